@@ -1,0 +1,14 @@
+"""The one exception that a user sees as a single line."""
+
+
+class UserError(Exception):
+    """A mistake that the user can mend: a wrong key, value, file or folder.
+
+    The message is one line that names the key or file, its value and what is allowed.
+    Commands print it without a traceback and exit with code 2.
+    """
+
+
+def bad_value(key: str, value: object, allowed: str) -> UserError:
+    """The usual form of the line: ``key=value: allowed``."""
+    return UserError(f"{key}={value}: {allowed}")

@@ -1,0 +1,154 @@
+"""The vocabulary of a run: every key that ``ttt-train`` knows, with its type and meaning.
+
+Values live in ``conf/``; these classes say which keys exist and refuse the others by name. Nothing heavy is
+imported here, so that help and composition errors answer at once.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class LayerConfig:
+    """What every sequence layer's configuration has. ``name`` is the layer's key in the registry."""
+
+    name: str = "???"
+
+
+@dataclass
+class SizeConfig:
+    """A row of the paper's table of sizes (Table 2), or a laptop size.
+
+    ``learning_rate`` gives the peak rate for each backbone. ``tokens_per_step`` and ``steps`` describe the full
+    recipe; a context longer than ``tokens_per_step`` takes one sequence a step and proportionally fewer steps.
+    """
+
+    name: str = "???"
+    width: int = 0
+    blocks: int = 0
+    heads: int = 0
+    mlp_hidden: int = 0
+    init_std: float = 0.02
+    steps: int = 0
+    tokens_per_step: int = 0
+    learning_rate: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class ContextConfig:
+    """Context length in tokens."""
+
+    length: int = 0
+
+
+@dataclass
+class BackboneConfig:
+    """How a sequence layer sits in a block. ``name`` is the backbone's key in the registry."""
+
+    name: str = "???"
+
+
+@dataclass
+class KernelConfig:
+    """Which form computes the inner loop.
+
+    ``checkpoint_group``: mini-batches whose inner states are recomputed together in the backward pass
+    (0 keeps every state).
+    """
+
+    name: str = "auto"
+    checkpoint_group: int = 0
+
+
+@dataclass
+class DataConfig:
+    """Where text comes from, how it is tokenised and split.
+
+    ``packages`` are importable names, ``stdlib`` standing for the interpreter's own library. ``min_chars`` and
+    ``max_chars`` bound a document's length. ``validation_fraction`` and ``test_fraction`` are shares of documents,
+    chosen by a hash of their content. ``eval_tokens`` bounds what one evaluation reads.
+    """
+
+    name: str = "???"
+    source: str = "???"
+    packages: list[str] = field(default_factory=list)
+    min_chars: int = 0
+    max_chars: int = 0
+    vocab_size: int = 0
+    validation_fraction: float = 0.0
+    test_fraction: float = 0.0
+    eval_tokens: int = 0
+    cache_dir: str | None = None
+
+
+@dataclass
+class RecipeConfig:
+    """Optimisation. Rates are per step; ``warmup`` is a share of the steps."""
+
+    name: str = "???"
+    steps: int = 0
+    tokens_per_step: int = 0
+    learning_rate: float = 0.0
+    final_learning_rate: float = 0.0
+    warmup: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.0
+    clip: float = 0.0
+
+
+@dataclass
+class TrainerConfig:
+    """The machine and the bookkeeping of a run; nothing here changes what is learned but rounding.
+
+    ``device_batch``: sequences a device holds at once (null: as many as ``device_tokens`` admits); the rest of a
+    step is accumulated. ``max_steps`` stops earlier than the recipe without changing its schedule. ``threads``: CPU
+    threads (0: torch's choice).
+    """
+
+    name: str = "???"
+    device: str = "auto"
+    devices: int = 1
+    nodes: int = 1
+    strategy: str = "single"
+    precision: str = "auto"
+    threads: int = 0
+    device_batch: int | None = None
+    device_tokens: int = 0
+    max_steps: int | None = None
+    checkpoint_every: int = 0
+    log_every: int = 1
+    logger: str = "csv"
+    progress: bool = True
+
+
+@dataclass
+class TrainConfig:
+    """A run of ``ttt-train``, whole."""
+
+    model: LayerConfig = field(default_factory=LayerConfig)
+    size: SizeConfig = field(default_factory=SizeConfig)
+    ctx: ContextConfig = field(default_factory=ContextConfig)
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    kernel: KernelConfig = field(default_factory=KernelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    recipe: RecipeConfig = field(default_factory=RecipeConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    seed: int = 0
+    runs_dir: str = "runs"
+    run_dir: str | None = None
+    ckpt: str | None = None
+    overwrite: bool = False
+
+
+@dataclass
+class EvalConfig:
+    """A run of ``ttt-eval``: the folder of a trained run, and what may differ from training."""
+
+    run: str = "???"
+    split: str = "validation"
+    eval_tokens: int | None = None
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+
+
+Resolved = dict[str, Any]
+"""A configuration as plain containers, the form that records and files hold."""

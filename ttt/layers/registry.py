@@ -1,0 +1,81 @@
+"""Layer types by name. A new layer is one new file in this folder that calls ``register_layer``."""
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from torch import nn
+
+from ttt.config.errors import bad_value
+from ttt.config.schema import KernelConfig, LayerConfig
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """Everything besides its own configuration that a sequence layer is built from.
+
+    Attributes:
+        width: C, the model width.
+        heads: H; the head width is D = C / H.
+        init_std: standard deviation of the initial projections.
+        conv_gate: whether the backbone asks for Mamba's temporal convolutions on the shared query / key projection
+            and for its output gate (the paper's Mamba backbone, Appendix C).
+        depth: number of sequence layers in the model, for initial values that depend on it.
+        kernel: which form computes an inner loop.
+    """
+
+    width: int
+    heads: int
+    init_std: float = 0.02
+    conv_gate: bool = False
+    depth: int = 1
+    kernel: KernelConfig = KernelConfig()  # noqa: RUF009 - never mutated
+
+    @property
+    def head_dim(self) -> int:
+        return self.width // self.heads
+
+
+@dataclass(frozen=True)
+class LayerType:
+    """A registered layer: its class, its schema and the backbones it can sit in, the paper's first."""
+
+    build: Callable[..., nn.Module]
+    schema: type[LayerConfig]
+    backbones: tuple[str, ...]
+
+
+_LAYERS: dict[str, LayerType] = {}
+L = TypeVar("L", bound=type[nn.Module])
+
+
+def register_layer(name: str, schema: type[LayerConfig], backbones: tuple[str, ...]) -> Callable[[L], L]:
+    """Class decorator: ``model=name`` builds ``cls(config, spec)``, a module from [B, T, C] to [B, T, C]."""
+
+    def register(cls: L) -> L:
+        _LAYERS[name] = LayerType(cls, schema, backbones)
+        return cls
+
+    return register
+
+
+def layer_types() -> dict[str, LayerType]:
+    """All registered layers by name; imports every module of this folder once."""
+    package = importlib.import_module(__package__)
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{__package__}.{module.name}")
+    return dict(sorted(_LAYERS.items()))
+
+
+def build_layer(config: LayerConfig, spec: LayerSpec) -> nn.Module:
+    """The sequence layer that ``config`` describes, with initial values set.
+
+    Raises:
+        UserError: no layer has this name.
+    """
+    types = layer_types()
+    if config.name not in types:
+        raise bad_value("model.name", config.name, f"choose one of {', '.join(types)}")
+    return types[config.name].build(config, spec)
