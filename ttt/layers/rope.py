@@ -1,0 +1,23 @@
+"""Rotary position embedding (RoPE), adjacent pairs rotating together.
+
+Shapes: B batch, H heads, T tokens, D head width.
+"""
+
+import torch
+from torch import Tensor
+
+
+def rope_tables(positions: Tensor, head_dim: int, base: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Cosines and sines [T, D / 2] of the angle ``position * base ** (-2 i / D)`` of pair i.
+
+    Computed in float64 and rounded once, because an angle of 32k radians has few digits left in float32.
+    """
+    pair = torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float64)
+    angle = positions.to(torch.float64)[:, None] * base ** (-pair / head_dim)
+    return angle.cos().to(dtype), angle.sin().to(dtype)
+
+
+def rotate(x_BHTD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotates the pairs (2 i, 2 i + 1) of the last axis by the angles of ``rope_tables``."""
+    even, odd = x_BHTD[..., 0::2], x_BHTD[..., 1::2]
+    return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2)

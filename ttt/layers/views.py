@@ -1,0 +1,73 @@
+"""Query, key and value views of the input, and the way back to the model width.
+
+Shapes: B batch, H heads, T tokens, C model width, D = C / H head width.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ttt.layers.convolution import CausalConv
+from ttt.layers.registry import LayerSpec
+
+CONV_KERNEL = 4
+
+
+def linear(in_features: int, out_features: int, init_std: float) -> nn.Linear:
+    """A projection without bias, initially normal with standard deviation ``init_std``."""
+    layer = nn.Linear(in_features, out_features, bias=False)
+    nn.init.normal_(layer.weight, std=init_std)
+    return layer
+
+
+class Views(nn.Module):
+    """theta_Q, theta_K, theta_V (the paper's test, train and label views). [B, T, C] -> three of [B, H, T, D].
+
+    With ``spec.conv_gate`` (Mamba backbone) queries and keys share one projection and differ by a causal
+    convolution each.
+    """
+
+    def __init__(self, spec: LayerSpec) -> None:
+        super().__init__()
+        self.head_dim = spec.head_dim
+        self.q = linear(spec.width, spec.width, spec.init_std)
+        self.k = None if spec.conv_gate else linear(spec.width, spec.width, spec.init_std)
+        self.v = linear(spec.width, spec.width, spec.init_std)
+        self.conv_q = CausalConv(spec.width, CONV_KERNEL) if spec.conv_gate else None
+        self.conv_k = CausalConv(spec.width, CONV_KERNEL) if spec.conv_gate else None
+
+    def forward(self, x_BTC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Projects, convolves where the backbone asks for it, and splits the heads."""
+        if self.k is not None:
+            q_BTC, k_BTC = self.q(x_BTC), self.k(x_BTC)
+        else:
+            assert self.conv_q is not None
+            assert self.conv_k is not None
+            shared_BTC = self.q(x_BTC)
+            q_BTC, k_BTC = self.conv_q(shared_BTC), self.conv_k(shared_BTC)
+        return self._heads(q_BTC), self._heads(k_BTC), self._heads(self.v(x_BTC))
+
+    def _heads(self, x_BTC: Tensor) -> Tensor:
+        return x_BTC.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+
+
+class Output(nn.Module):
+    """theta_O, after Mamba's gate GELU(x theta_G) where the backbone asks for it.
+
+    Takes the layer's result z [B, T, C] and its input x [B, T, C].
+    """
+
+    def __init__(self, spec: LayerSpec) -> None:
+        super().__init__()
+        self.g = linear(spec.width, spec.width, spec.init_std) if spec.conv_gate else None
+        self.o = linear(spec.width, spec.width, spec.init_std)
+
+    def forward(self, z_BTC: Tensor, x_BTC: Tensor) -> Tensor:
+        """Gates and projects."""
+        if self.g is not None:
+            z_BTC = F.gelu(self.g(x_BTC), approximate="tanh") * z_BTC
+        return self.o(z_BTC)
+
+
+def merge_heads(z_BHTD: Tensor) -> Tensor:
+    """[B, H, T, D] -> [B, T, C]."""
+    return z_BHTD.transpose(1, 2).flatten(-2)
