@@ -3,7 +3,7 @@
 import importlib
 import pkgutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from torch import nn
@@ -31,7 +31,7 @@ class LayerSpec:
     init_std: float = 0.02
     conv_gate: bool = False
     depth: int = 1
-    kernel: KernelConfig = KernelConfig()  # noqa: RUF009 - never mutated
+    kernel: KernelConfig = field(default_factory=KernelConfig)
 
     @property
     def head_dim(self) -> int:

@@ -1,0 +1,27 @@
+"""The paper's Mamba backbone: a temporal convolution before the block; convolutions and a gate inside its layer.
+
+Shapes: B batch, T tokens, C model width.
+"""
+
+from torch import Tensor, nn
+
+from ttt.backbones.modules import rms_norm
+from ttt.backbones.registry import register_backbone
+from ttt.backbones.transformer import TransformerBlock
+from ttt.config.schema import SizeConfig
+from ttt.layers.convolution import CausalConv
+from ttt.layers.views import CONV_KERNEL
+
+
+@register_backbone("mamba", conv_gate=True)
+class MambaBackboneBlock(TransformerBlock):
+    """h <- h + conv(norm(h)), then the Transformer block (Appendix C). [B, T, C] -> [B, T, C]."""
+
+    def __init__(self, layer: nn.Module, size: SizeConfig) -> None:
+        super().__init__(layer, size)
+        self.conv_norm = rms_norm(size.width)
+        self.conv = CausalConv(size.width, CONV_KERNEL)
+
+    def forward(self, h_BTC: Tensor) -> Tensor:
+        """Convolves, then goes on as the Transformer block."""
+        return super().forward(h_BTC + self.conv(self.conv_norm(h_BTC)))

@@ -1,0 +1,28 @@
+"""No feed-forward part: the block of a layer that brings its own, as Mamba does.
+
+Shapes: B batch, T tokens, C model width.
+"""
+
+from torch import Tensor, nn
+
+from ttt.backbones.modules import rms_norm
+from ttt.backbones.registry import register_backbone
+from ttt.config.schema import SizeConfig
+
+
+@register_backbone("own", layers_per_block=2)
+class OwnBlock(nn.Module):
+    """h + layer(norm(h)). [B, T, C] -> [B, T, C].
+
+    Two of them take the place of one block with a feed-forward part: Mamba-130M has 24 layers where the
+    Transformer of 125M has 12 blocks.
+    """
+
+    def __init__(self, layer: nn.Module, size: SizeConfig) -> None:
+        super().__init__()
+        self.layer_norm = rms_norm(size.width)
+        self.layer = layer
+
+    def forward(self, h_BTC: Tensor) -> Tensor:
+        """Adds what the layer says."""
+        return h_BTC + self.layer(self.layer_norm(h_BTC))

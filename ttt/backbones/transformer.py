@@ -1,0 +1,27 @@
+"""The Transformer backbone: sequence layer and SwiGLU, each behind a norm and beside a residual.
+
+Shapes: B batch, T tokens, C model width.
+"""
+
+from torch import Tensor, nn
+
+from ttt.backbones.modules import SwiGLU, rms_norm
+from ttt.backbones.registry import register_backbone
+from ttt.config.schema import SizeConfig
+
+
+@register_backbone("transformer")
+class TransformerBlock(nn.Module):
+    """The Llama block with ``layer`` in the place of attention. [B, T, C] -> [B, T, C]."""
+
+    def __init__(self, layer: nn.Module, size: SizeConfig) -> None:
+        super().__init__()
+        self.layer_norm = rms_norm(size.width)
+        self.layer = layer
+        self.mlp_norm = rms_norm(size.width)
+        self.mlp = SwiGLU(size.width, size.mlp_hidden, size.init_std)
+
+    def forward(self, h_BTC: Tensor) -> Tensor:
+        """Adds what the sequence layer and the feed-forward part say."""
+        h_BTC = h_BTC + self.layer(self.layer_norm(h_BTC))
+        return h_BTC + self.mlp(self.mlp_norm(h_BTC))

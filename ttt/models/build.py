@@ -1,0 +1,33 @@
+"""From a configuration to a model."""
+
+from ttt.backbones.registry import backbones
+from ttt.config.errors import bad_value
+from ttt.config.schema import BackboneConfig, KernelConfig, LayerConfig, SizeConfig
+from ttt.layers.registry import LayerSpec, build_layer, layer_types
+from ttt.models.language_model import LanguageModel
+
+
+def build_model(
+    layer: LayerConfig, size: SizeConfig, backbone: BackboneConfig, kernel: KernelConfig, vocab_size: int
+) -> LanguageModel:
+    """The language model of a configuration, with initial values drawn from torch's generator.
+
+    Raises:
+        UserError: a name that is not registered, or a layer that cannot sit in this backbone.
+    """
+    known = backbones()
+    if backbone.name not in known:
+        raise bad_value("backbone.name", backbone.name, f"choose one of {', '.join(known)}")
+    _check_backbone(layer, backbone)
+    chosen = known[backbone.name]
+    depth = size.blocks * chosen.layers_per_block
+    spec = LayerSpec(size.width, size.heads, size.init_std, chosen.conv_gate, depth, kernel)
+    blocks = [chosen.block(build_layer(layer, spec), size) for _ in range(depth)]
+    return LanguageModel(vocab_size, size.width, blocks, size.init_std)
+
+
+def _check_backbone(layer: LayerConfig, backbone: BackboneConfig) -> None:
+    types = layer_types()
+    if layer.name in types and backbone.name not in types[layer.name].backbones:
+        allowed = ", ".join(types[layer.name].backbones)
+        raise bad_value("backbone", backbone.name, f"model={layer.name} sits in {allowed}")

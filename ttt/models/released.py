@@ -1,0 +1,131 @@
+"""Weights of the authors' released PyTorch model, in and out, under its own parameter names."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ttt.config.errors import UserError, bad_value
+from ttt.config.layers import TTTConfig
+from ttt.config.schema import BackboneConfig, KernelConfig, SizeConfig
+from ttt.models.build import build_model
+from ttt.models.language_model import LanguageModel
+
+MODEL_NAMES = {"embedding.weight": "model.embed_tokens.weight", "norm.weight": "model.norm.weight"}
+BLOCK_NAMES = {
+    "conv_norm.weight": "conv.norm.weight",
+    "conv.weight": "conv.conv.weight",
+    "conv.bias": "conv.conv.bias",
+    "layer_norm.weight": "seq_norm.weight",
+    "mlp_norm.weight": "ffn_norm.weight",
+    "mlp.gate.weight": "mlp.gate_proj.weight",
+    "mlp.up.weight": "mlp.up_proj.weight",
+    "mlp.down.weight": "mlp.down_proj.weight",
+    "layer.views.q.weight": "seq_modeling_block.q_proj.weight",
+    "layer.views.k.weight": "seq_modeling_block.k_proj.weight",
+    "layer.views.v.weight": "seq_modeling_block.v_proj.weight",
+    "layer.views.conv_q.weight": "seq_modeling_block.conv_q.weight",
+    "layer.views.conv_q.bias": "seq_modeling_block.conv_q.bias",
+    "layer.views.conv_k.weight": "seq_modeling_block.conv_k.weight",
+    "layer.views.conv_k.bias": "seq_modeling_block.conv_k.bias",
+    "layer.output.g.weight": "seq_modeling_block.g_proj.weight",
+    "layer.output.o.weight": "seq_modeling_block.o_proj.weight",
+    "layer.W_init.W1": "seq_modeling_block.W1",
+    "layer.W_init.b1": "seq_modeling_block.b1",
+    "layer.W_init.W2": "seq_modeling_block.W2",
+    "layer.W_init.b2": "seq_modeling_block.b2",
+    "layer.norm_scale": "seq_modeling_block.ttt_norm_weight",
+    "layer.norm_shift": "seq_modeling_block.ttt_norm_bias",
+    "layer.eta_weight": "seq_modeling_block.learnable_ttt_lr_weight",
+    "layer.eta_bias": "seq_modeling_block.learnable_ttt_lr_bias",
+    "layer.token_delta": "seq_modeling_block.learnable_token_idx",
+    "layer.post_norm.weight": "seq_modeling_block.post_norm.weight",
+    "layer.post_norm.bias": "seq_modeling_block.post_norm.bias",
+}
+"""Parameter of a block here -> in the released model. The learnable eta's two have an axis of 1 more there."""
+
+
+def from_released(state: Mapping[str, Tensor], meta: Mapping[str, Any], kernel: str = "auto") -> LanguageModel:
+    """A model with the released weights, in their dtype.
+
+    Args:
+        state: released parameter name -> tensor; ``lm_head.weight``, tied to the embedding, may be there too.
+        meta: layer (linear, mlp), backbone (transformer, mamba), num_heads, head_dim, num_layers, mini_batch_size,
+            intermediate_size, vocab_size, ttt_base_lr, rope_theta.
+        kernel: which form computes the inner loop.
+
+    Raises:
+        UserError: a parameter that is missing, left over or of another shape, or a meta key that is missing.
+    """
+    dtype = next(iter(state.values())).dtype
+    model = _empty_model(meta, kernel).to(dtype)
+    left = dict(state)
+    left.pop("lm_head.weight", None)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            released = released_name(name)
+            if released not in left:
+                raise UserError(f"released weights: {released} is missing")
+            value = left.pop(released)
+            if value.numel() != parameter.numel():
+                raise bad_value(released, tuple(value.shape), f"the model that meta describes has {tuple(parameter.shape)}")
+            parameter.copy_(value.reshape(parameter.shape))
+    if left:
+        raise UserError(f"released weights: {min(left)} does not belong to the model that meta describes")
+    return model
+
+
+def to_released(model: LanguageModel, grads: bool = False) -> dict[str, Tensor]:
+    """The weights, or with ``grads`` their gradients, under the released names and in the released shapes.
+
+    Raises:
+        UserError: a layer type that the released model does not have, or a gradient that was not computed.
+    """
+    released: dict[str, Tensor] = {}
+    for name, parameter in model.named_parameters():
+        value = parameter.grad if grads else parameter.detach()
+        if value is None:
+            raise UserError(f"gradients: {name} has none; call backward() first")
+        released[released_name(name)] = _released_shape(name, value)
+    return released
+
+
+def released_name(name: str) -> str:
+    """The released model's name of a parameter here.
+
+    Raises:
+        UserError: the released model has no such parameter.
+    """
+    if name in MODEL_NAMES:
+        return MODEL_NAMES[name]
+    _, number, rest = name.split(".", 2)
+    if rest not in BLOCK_NAMES:
+        raise UserError(f"{name}: the released model has no such parameter; it has TTT-Linear and TTT-MLP only")
+    return f"model.layers.{number}.{BLOCK_NAMES[rest]}"
+
+
+def _released_shape(name: str, value: Tensor) -> Tensor:
+    return value.unsqueeze(1) if name.endswith(("layer.eta_weight", "layer.eta_bias")) else value
+
+
+def _empty_model(meta: Mapping[str, Any], kernel: str) -> LanguageModel:
+    try:
+        layer = TTTConfig(
+            name=f"ttt_{meta['layer']}",
+            inner_model=meta["layer"],
+            mini_batch_size=meta["mini_batch_size"],
+            eta_base=meta["ttt_base_lr"],
+            eta_base_start=meta["ttt_base_lr"],
+            rope_base=meta["rope_theta"],
+        )
+        size = SizeConfig(
+            name="released",
+            width=meta["num_heads"] * meta["head_dim"],
+            blocks=meta["num_layers"],
+            heads=meta["num_heads"],
+            mlp_hidden=meta["intermediate_size"],
+        )
+        return build_model(layer, size, BackboneConfig(meta["backbone"]), KernelConfig(kernel), meta["vocab_size"])
+    except KeyError as error:
+        raise UserError(f"released weights: meta lacks {error.args[0]}") from None
