@@ -1,4 +1,4 @@
-"""The one exception that a user sees as a single line."""
+"""The exceptions that a user sees as a single line."""
 
 
 class UserError(Exception):
@@ -6,6 +6,13 @@ class UserError(Exception):
 
     The message is one line that names the key or file, its value and what is allowed.
     Commands print it without a traceback and exit with code 2.
+    """
+
+
+class RunError(Exception):
+    """A run that could not go on though nothing was wrong with what was asked, such as a loss that diverged.
+
+    The message is one line that says what happened and where the run's remains are. Commands exit with code 1.
     """
 
 

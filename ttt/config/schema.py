@@ -21,6 +21,7 @@ class SizeConfig:
 
     ``learning_rate`` gives the peak rate for each backbone. ``tokens_per_step`` and ``steps`` describe the full
     recipe; a context longer than ``tokens_per_step`` takes one sequence a step and proportionally fewer steps.
+    ``checkpoint_group`` is what the kernel group takes as its own.
     """
 
     name: str = "???"
@@ -32,6 +33,7 @@ class SizeConfig:
     steps: int = 0
     tokens_per_step: int = 0
     learning_rate: dict[str, float] = field(default_factory=dict)
+    checkpoint_group: int = 0
 
 
 @dataclass
@@ -147,7 +149,7 @@ class EvalConfig:
     run: str = "???"
     split: str = "validation"
     eval_tokens: int | None = None
-    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    device: str = "auto"
 
 
 Resolved = dict[str, Any]

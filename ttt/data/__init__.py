@@ -1,0 +1,1 @@
+"""Text into tokens, tokens into windows, windows into batches."""

@@ -45,3 +45,19 @@ def _gradients(
     for layer in range(model.depth - 1, 0, -1):
         gradients.insert(0, (gradients[0] @ W[2 * layer].mT) * gelu_derivative(pre_activations[layer - 1]))
     return inputs, gradients
+
+
+def dual_flops(model: InnerMLP, head_dim: int, tokens: int, mini_batch_size: int) -> int:
+    """FLOPs of the matrix products of the dual form for one head and one sequence of ``tokens`` tokens.
+
+    For every layer: output, weight update, a query's product with W, the two products of the attention-like
+    correction, and for all but the first the gradient's way back.
+    """
+    b, rest = mini_batch_size, tokens % mini_batch_size
+    pairs = tokens // b * b * b + rest * rest
+    total = 0
+    for layer in range(1, model.depth + 1):
+        inputs, outputs = model.shapes(head_dim)[f"W{layer}"]
+        products_with_W = 3 if layer == 1 else 4
+        total += 2 * (products_with_W * tokens * inputs * outputs + pairs * (inputs + outputs))
+    return total

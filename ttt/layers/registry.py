@@ -69,13 +69,22 @@ def layer_types() -> dict[str, LayerType]:
     return dict(sorted(_LAYERS.items()))
 
 
+def layer_type(name: str) -> LayerType:
+    """The layer of this name.
+
+    Raises:
+        UserError: no layer has this name.
+    """
+    types = layer_types()
+    if name not in types:
+        raise bad_value("model.name", name, f"choose one of {', '.join(types)}")
+    return types[name]
+
+
 def build_layer(config: LayerConfig, spec: LayerSpec) -> nn.Module:
     """The sequence layer that ``config`` describes, with initial values set.
 
     Raises:
         UserError: no layer has this name.
     """
-    types = layer_types()
-    if config.name not in types:
-        raise bad_value("model.name", config.name, f"choose one of {', '.join(types)}")
-    return types[config.name].build(config, spec)
+    return layer_type(config.name).build(config, spec)

@@ -8,11 +8,13 @@ from torch import Tensor, nn
 
 from ttt.config.errors import bad_value
 from ttt.config.layers import TTTConfig
+from ttt.inner.dual import dual_flops
 from ttt.inner.eta import inner_learning_rate, token_scale
 from ttt.inner.layer_norm import EPS, LayerNormParams
 from ttt.inner.models import INNER_MODELS
 from ttt.inner.scan import scan
 from ttt.kernels.dispatch import choose_form
+from ttt.layers.flops import count_flops
 from ttt.layers.registry import LayerSpec, register_layer
 from ttt.layers.rope import rope_tables, rotate
 from ttt.layers.views import Output, Views, merge_heads
@@ -29,6 +31,7 @@ class TTT(nn.Module):
         eta_weight: theta_lr [H, C]; ``eta_bias`` is beta_lr [H].
         token_delta: learnable part delta [b] of the token scale.
         eta_warmup: share of ``eta_base`` in effect, set by ``set_warmup`` and kept in checkpoints.
+        no_weight_decay: names of the parameters that the optimizer must not decay.
 
     Raises:
         UserError: a mini-batch size or an inner model that cannot be.
@@ -57,11 +60,20 @@ class TTT(nn.Module):
         self.token_delta = nn.Parameter(torch.zeros(config.mini_batch_size))
         self.post_norm = nn.LayerNorm(spec.width, eps=EPS)
         self.register_buffer("eta_warmup", torch.ones(()))
+        biases = [name for name in self.W_init if name.startswith("b")]
+        self.no_weight_decay = ("norm_scale", "norm_shift", *(f"W_init.{name}" for name in biases))
 
     def set_warmup(self, progress: float) -> None:
         """Puts eta_base at ``progress`` (0 to 1) of the way from ``eta_base_start`` to ``eta_base`` (Appendix C)."""
         start = self.config.eta_base_start / self.config.eta_base
         self.eta_warmup.fill_(start + (1 - start) * min(progress, 1.0))
+
+    def flops(self, tokens: int) -> int:
+        """FLOPs of the matrix products of a forward pass over one sequence of ``tokens`` tokens, in the dual form."""
+        b, heads = self.config.mini_batch_size, self.eta_weight.shape[0]
+        inner = heads * dual_flops(self.inner_model, self.head_dim, tokens, b)
+        eta = 2 * tokens * self.eta_weight.numel()
+        return inner + eta + sum(count_flops(part, tokens) for part in (self.views, self.output))
 
     def forward(self, x_BTC: Tensor) -> Tensor:
         """Runs the inner loop over the sequence, from ``W_init``."""

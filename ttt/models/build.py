@@ -3,7 +3,7 @@
 from ttt.backbones.registry import backbones
 from ttt.config.errors import bad_value
 from ttt.config.schema import BackboneConfig, KernelConfig, LayerConfig, SizeConfig
-from ttt.layers.registry import LayerSpec, build_layer, layer_types
+from ttt.layers.registry import LayerSpec, build_layer, layer_type
 from ttt.models.language_model import LanguageModel
 
 
@@ -27,7 +27,6 @@ def build_model(
 
 
 def _check_backbone(layer: LayerConfig, backbone: BackboneConfig) -> None:
-    types = layer_types()
-    if layer.name in types and backbone.name not in types[layer.name].backbones:
-        allowed = ", ".join(types[layer.name].backbones)
-        raise bad_value("backbone", backbone.name, f"model={layer.name} sits in {allowed}")
+    allowed = layer_type(layer.name).backbones
+    if backbone.name not in allowed:
+        raise bad_value("backbone", backbone.name, f"model={layer.name} sits in {' or '.join(allowed)}")

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ttt.backbones.modules import rms_norm
+from ttt.layers.flops import count_flops
 
 
 class LanguageModel(nn.Module):
@@ -24,6 +25,11 @@ class LanguageModel(nn.Module):
         nn.init.normal_(self.embedding.weight, std=init_std)
         self.blocks = nn.ModuleList(blocks)
         self.norm = rms_norm(width)
+
+    def flops(self, tokens: int) -> int:
+        """FLOPs of the matrix products of a forward pass over one sequence of ``tokens`` tokens."""
+        head = 2 * tokens * self.embedding.weight.numel()
+        return head + sum(count_flops(block, tokens) for block in self.blocks)
 
     def forward(self, input_ids: Tensor) -> Tensor:
         """Logits of the next token at every position."""

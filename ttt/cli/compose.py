@@ -1,0 +1,118 @@
+"""From the command line to a checked configuration, through Hydra."""
+
+import importlib
+import os
+import pkgutil
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+from typing import Any, TypeVar
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+import ttt.layers
+from ttt.cli.errors import exit_with_one_line
+from ttt.config.assets import assets
+from ttt.config.errors import UserError, bad_value
+from ttt.config.layers import SHIPPED
+from ttt.config.schema import EvalConfig, TrainConfig
+
+SHIPPED_LAYER_FILES = {"attention", "convolution", "mamba", "registry", "rope", "selective_scan", "ttt", "views"}
+
+NOT_A_NAME = re.compile(r"(?<![^,])(\d+|null|true|false)(?![^,])", re.IGNORECASE)
+QUOTED = r"'\1'"
+
+C = TypeVar("C")
+
+
+def register_schemas() -> None:
+    """Tells Hydra every schema, and every layer that has no file in ``conf/model/``."""
+    OmegaConf.register_new_resolver("ttt_assets", lambda: str(assets()), replace=True)
+    store = ConfigStore.instance()
+    store.store(group="schema", name="train", node=TrainConfig, package="_global_")
+    store.store(group="schema", name="eval", node=EvalConfig, package="_global_")
+    for name, schema in SHIPPED.items():
+        store.store(group="schema/model", name=name, node=schema)
+    for name, layer in added_layers().items():
+        store.store(group="schema/model", name=name, node=layer.schema(name=name))
+        defaults = [{"/schema/model@model": name}, {"override /backbone": layer.backbones[0]}]
+        store.store(group="model", name=name, node={"defaults": defaults}, package="_global_")
+
+
+def added_layers() -> dict[str, Any]:
+    """Layers in files beyond the shipped ones, by name. Only when there is such a file, torch is imported here."""
+    if {module.name for module in pkgutil.iter_modules(ttt.layers.__path__)} <= SHIPPED_LAYER_FILES:
+        return {}
+    registry = importlib.import_module("ttt.layers.registry")
+    return {name: layer for name, layer in registry.layer_types().items() if name not in SHIPPED}
+
+
+def run_with_config(config_name: str, schema: type[C], command: Callable[[C, list[str]], None]) -> None:
+    """Composes ``conf/<config_name>.yaml`` with the command line and calls ``command(config, overrides)`` for each job.
+
+    What goes wrong ends the process: a user's mistake with one line and code 2, everything else loudly.
+    """
+
+    def job(composed: DictConfig) -> None:
+        overrides = list(HydraConfig.get().overrides.task)
+        if HydraConfig.get().mode is RunMode.MULTIRUN:
+            # One job's exception is kept by Hydra until the other jobs have run.
+            command(as_object(composed, schema), overrides)
+            return
+        with exit_with_one_line():
+            command(as_object(composed, schema), overrides)
+
+    # Hydra would print exceptions in its own way and exit with code 1; with this it lets them through.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    with exit_with_one_line():
+        sys.argv[1:] = [quote_option(argument) for argument in sys.argv[1:]]
+        register_schemas()
+        hydra.main(version_base="1.3", config_path=str(assets() / "conf"), config_name=config_name)(job)()
+
+
+def groups() -> list[str]:
+    """Names of the groups of ``conf/``."""
+    return sorted(folder.name for folder in (assets() / "conf").iterdir() if folder.is_dir())
+
+
+def quote_option(argument: str) -> str:
+    """``ctx=512`` -> ``ctx='512'``: Hydra takes a number or null for a value and refuses it as a group's option.
+
+    Raises:
+        UserError: an argument without a key.
+    """
+    key, _, value = argument.partition("=")
+    if not key:
+        raise UserError(f"{argument}: not of the form key=value")
+    if key not in groups():
+        return argument
+    return f"{key}={re.sub(NOT_A_NAME, QUOTED, value)}"
+
+
+def as_object(composed: DictConfig, schema: type[C]) -> C:
+    """The configuration with everything resolved, as instances of the schema's classes.
+
+    Raises:
+        UserError: a key that was added to the schema with ``+``.
+        OmegaConfBaseException: a value that is missing, of another type, or an interpolation that leads nowhere.
+    """
+    resolved = OmegaConf.to_object(composed)
+    assert isinstance(resolved, schema)
+    refuse_added_keys(resolved, "")
+    return resolved
+
+
+def refuse_added_keys(node: object, prefix: str) -> None:
+    """OmegaConf lets ``+key=value`` set attributes that no schema has; nothing would ever read them."""
+    if not is_dataclass(node):
+        return
+    known = [field.name for field in fields(node)]
+    for name, value in vars(node).items():
+        if name not in known:
+            raise bad_value(f"{prefix}{name}", value, f"no such key; choose one of {', '.join(known)}")
+        refuse_added_keys(value, f"{prefix}{name}.")

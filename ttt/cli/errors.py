@@ -1,0 +1,78 @@
+"""What a user sees of an error: one line, and an exit code."""
+
+import difflib
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
+
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf.errors import ConfigKeyError, InterpolationResolutionError, OmegaConfBaseException
+
+from ttt.config.errors import RunError, UserError
+
+
+@contextmanager
+def exit_with_one_line() -> Iterator[None]:
+    """Turns a user's mistake into one line and exit code 2, and a run that failed into one line and code 1.
+
+    Programming errors pass unchanged, with their traceback.
+    """
+    try:
+        yield
+    except UserError as error:
+        stop(str(error), 2)
+    except RunError as error:
+        stop(str(error), 1)
+    except (HydraException, OmegaConfBaseException) as error:
+        stop(describe(error), 2)
+    except KeyboardInterrupt:
+        stop("interrupted", 130)
+
+
+def stop(line: str, code: int) -> None:
+    """Prints ``error: line`` and leaves with ``code``."""
+    print(f"error: {line}", file=sys.stderr)
+    raise SystemExit(code) from None
+
+
+def describe(error: Exception) -> str:
+    """One line for what Hydra or OmegaConf say in several."""
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        return _no_such_option(error)
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: not of the form key=value"
+    if isinstance(cause, ConfigKeyError | AttributeError) and getattr(cause, "full_key", None):
+        return _no_such_key(cause)
+    if isinstance(cause, InterpolationResolutionError):
+        return f"{cause.full_key}: {_first_line(cause)}" if cause.full_key else _first_line(cause)
+    if isinstance(cause, OmegaConfBaseException) and cause.full_key:
+        return f"{cause.full_key}={_assigned(error, cause)}: {_first_line(cause)}"
+    return _first_line(error)
+
+
+def _no_such_option(error: MissingConfigException) -> str:
+    group, _, option = str(error.missing_cfg_file).rpartition("/")
+    options = sorted(error.options or [])
+    hint = f"choose one of {', '.join(options)}" if options else "there is no such file"
+    return f"{group}={option}: {hint}"
+
+
+def _no_such_key(cause: OmegaConfBaseException) -> str:
+    """Names the keys that there are, the likeliest first where one is close."""
+    schema = cause.object_type
+    known = [field.name for field in fields(schema)] if is_dataclass(schema) else sorted(cause.parent_node or [])
+    close = difflib.get_close_matches(str(cause.key), known, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(map(str, known))}"
+    return f"{cause.full_key}: no such key; {hint}"
+
+
+def _assigned(error: Exception, cause: OmegaConfBaseException) -> str:
+    """The value of ``Error merging override key=value``, or what OmegaConf remembers."""
+    _, found, value = _first_line(error).partition(f"{cause.full_key}=")
+    return value if found else str(cause.value)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]

@@ -1,0 +1,39 @@
+"""The text of ``--help``: every group with its options, from the files themselves."""
+
+import sys
+from pathlib import Path
+
+from ttt.config.assets import assets
+
+
+def print_help_if_asked(text: str) -> None:
+    """Prints ``text`` and leaves when the command line asks for help."""
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(text)
+        raise SystemExit(0)
+
+
+def describe_groups() -> str:
+    """A paragraph a group of ``conf/``: its options and the comment that each file begins with."""
+    folders = sorted(folder for folder in (assets() / "conf").iterdir() if folder.is_dir())
+    return "\n".join(_describe_group(folder) for folder in folders)
+
+
+def _describe_group(folder: Path) -> str:
+    files = sorted(folder.glob("*.yaml"), key=_by_number)
+    width = max(len(file.stem) for file in files) + 2
+    lines = [f"    {file.stem:<{width}}{comment(file)}" for file in files]
+    return "\n".join([f"  {folder.name}=", *lines])
+
+
+def comment(file: Path) -> str:
+    """What a YAML file says of itself in its first comment."""
+    lines = (line[1:].strip() for line in file.read_text(encoding="utf-8").splitlines() if line.startswith("#"))
+    return next((line for line in lines if not line.startswith("@package")), "")
+
+
+def _by_number(file: Path) -> tuple[float, str]:
+    """256 before 1k before 16k, 125m before 1.3b; names without a number in their order."""
+    number = file.stem.rstrip("kmb")
+    scale = {"k": 1024, "m": 1e6, "b": 1e9}.get(file.stem[-1], 1)
+    return (float(number) * scale, "") if number.replace(".", "").isdigit() else (0, file.stem)

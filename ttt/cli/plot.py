@@ -1,0 +1,75 @@
+"""``ttt-plot``: draw the paper's figures from the folders of runs."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from ttt.config.errors import UserError, bad_value
+from ttt.plots.registry import Figure, figures
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command with ``argv`` (the process's own by default) and return its exit code."""
+    arguments = _parser().parse_args(argv)
+    try:
+        if arguments.all or arguments.figures:
+            _draw(_chosen(arguments), arguments.results, arguments.out, partly=arguments.all)
+        else:
+            print(_listing())
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ttt-plot", description="Draw figures from runs as PNG, PDF and CSV. Without arguments: list the figures."
+    )
+    parser.add_argument("figures", nargs="*", metavar="FIGURE", help="figures to draw, by the names of the list")
+    parser.add_argument("--all", action="store_true", help="draw every figure that the runs allow, name the others")
+    parser.add_argument(
+        "--results", type=Path, default=Path("runs"), metavar="DIR", help="where runs are (%(default)s)"
+    )
+    parser.add_argument("--out", type=Path, default=Path("figures"), metavar="DIR", help="where to write (%(default)s)")
+    return parser
+
+
+def _listing() -> str:
+    entries = [
+        f"{figure.id}: {figure.title}\n  paper: {figure.paper}\n  needs: {figure.needs}\n  from:  {figure.give}\n"
+        for figure in figures().values()
+    ]
+    return "\n".join([*entries, "Draw one with `ttt-plot FIGURE`, all that your runs allow with `ttt-plot --all`."])
+
+
+def _chosen(arguments: argparse.Namespace) -> list[Figure]:
+    known = figures()
+    for name in arguments.figures:
+        if name not in known:
+            raise bad_value("figure", name, f"choose from {', '.join(known)}")
+    return [known[name] for name in (known if arguments.all else arguments.figures)]
+
+
+def _draw(chosen: list[Figure], folder: Path, out: Path, partly: bool) -> None:
+    """Write the chosen figures; ``partly``: those that the runs below ``folder`` allow, if there are any."""
+    if not folder.is_dir():
+        raise UserError(f"results={folder}: no such folder; {_how_to_get(chosen)}")
+    # Seconds of imports, which listing and usage errors need not wait for.
+    from ttt.plots.files import save
+    from ttt.results.store import load_results
+
+    results = load_results(folder)
+    tables = {figure: figure.table(results) for figure in chosen}
+    lacking = [figure for figure in chosen if tables[figure].empty]
+    if lacking and (not partly or lacking == chosen):
+        raise UserError(f"results={folder}: {len(results.runs)} runs, none of them enough; {_how_to_get(lacking)}")
+    for figure in chosen:
+        if figure not in lacking:
+            print("\n".join(str(path) for path in save(figure, tables[figure], out)))
+    for figure in lacking:
+        print(f"not drawn: {_how_to_get([figure])}")
+
+
+def _how_to_get(lacking: list[Figure]) -> str:
+    return "; ".join(f"{figure.id} needs {figure.needs}: {figure.give}" for figure in lacking)

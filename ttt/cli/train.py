@@ -1,0 +1,72 @@
+"""``ttt-train``: trains a language model, evaluates it and writes its record."""
+
+import sys
+
+from ttt.cli.compose import run_with_config
+from ttt.cli.help import describe_groups, print_help_if_asked
+from ttt.config.plan import check
+from ttt.config.schema import TrainConfig
+
+HELP = """\
+ttt-train trains a language model, evaluates it, and writes a run folder for ttt-plot.
+
+usage: ttt-train [GROUP=OPTION ...] [KEY=VALUE ...]
+
+  ttt-train                                    the default: TTT-Linear, smallest size, context 512
+  ttt-train model=ttt_mlp ctx=32k              another layer, another context
+  ttt-train size=125m trainer=gpu              the paper's smallest model on a GPU
+  ttt-train -m model=ttt_linear,ttt_mlp ctx=512,2k    every combination, one after another
+  ttt-train trainer.max_steps=10               stop early; ckpt=last goes on later
+  ttt-train --cfg job                          show the whole configuration and stop
+
+Groups and their options (the defaults: {defaults}):
+
+{groups}
+
+Keys besides those of the groups:
+
+  seed=0              decides initial weights and the order of the data
+  run_dir=FOLDER      this run's folder (default: a name made of the configuration, below runs_dir)
+  runs_dir=runs       where run folders go
+  ckpt=last           go on from the newest checkpoint; from the beginning where there is none
+  overwrite=true      delete an earlier run in the folder and start over
+"""
+
+DEFAULTS = "model=ttt_linear size=s1 ctx=512 backbone: the paper's for each model"
+
+
+def main() -> None:
+    """Entry point of ``ttt-train``."""
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print_help_if_asked(HELP.format(defaults=DEFAULTS, groups=describe_groups()))
+    run_with_config("train", TrainConfig, train)
+
+
+def train(config: TrainConfig, overrides: list[str]) -> None:
+    """Runs one configuration, or says that it has been run.
+
+    Raises:
+        UserError: the configuration, the folder or the data cannot be.
+        RunError: the run failed.
+    """
+    plan = check(config)
+    # Heavy imports wait until the configuration has been found good, so that a mistake is answered at once.
+    from ttt.train.opening import open_run, run_folder
+
+    folder = run_folder(config)
+    opening = open_run(config, plan, folder)
+    if opening == "finished":
+        print(f"{folder.path} is finished; overwrite=true runs it again")
+        return
+    from ttt.train.run import run, set_up
+
+    setting = set_up(config, plan, folder, resume=opening == "resume")
+    verb = "going on with" if setting.resume else "training"
+    print(f"{verb} {folder.path}: {plan.steps} steps of {plan.tokens_per_step:,} tokens", file=sys.stderr)
+    evaluation = run(setting, overrides)
+    if evaluation is not None:
+        print(f"{folder.path}: validation perplexity {evaluation.perplexity:.2f} ({evaluation.loss:.4f} nats/token)")
+
+
+if __name__ == "__main__":
+    main()

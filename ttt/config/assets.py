@@ -1,0 +1,18 @@
+"""Where the folders of values are: ``conf/``, ``sweeps/`` and ``slurm/``, in a checkout and in an installed wheel."""
+
+from functools import cache
+from pathlib import Path
+
+
+@cache
+def assets() -> Path:
+    """The folder that holds ``conf/``, ``sweeps/`` and ``slurm/``: the package's own, or the checkout around it.
+
+    Raises:
+        FileNotFoundError: the installation is broken.
+    """
+    package = Path(__file__).resolve().parent.parent
+    for folder in (package, package.parent):
+        if (folder / "conf" / "train.yaml").is_file():
+            return folder
+    raise FileNotFoundError(f"conf/train.yaml is neither in {package} nor beside it: install ttt-suite again")

@@ -1,0 +1,45 @@
+"""What makes two runs the same run: everything that decides what is learned, and nothing else."""
+
+import hashlib
+import json
+from dataclasses import asdict
+
+from ttt.config.schema import Resolved, TrainConfig
+
+BOOKKEEPING = ("trainer", "runs_dir", "run_dir", "ckpt", "overwrite")
+"""Keys of a configuration that say where and how to run, not what."""
+
+CONTEXT_UNIT = 1024
+
+
+def identity(plain: Resolved) -> Resolved:
+    """A configuration, as plain containers, without its bookkeeping."""
+    kept = {key: value for key, value in plain.items() if key not in BOOKKEEPING}
+    for group, key in (("data", "cache_dir"), ("kernel", "checkpoint_group"), ("size", "checkpoint_group")):
+        kept[group] = {name: value for name, value in kept[group].items() if name != key}
+    return kept
+
+
+def run_id(config: TrainConfig) -> str:
+    """A readable name with a hash of the identity, such as ``ttt_linear-mamba-s1-512-pycode-seed0-1a2b3c4d``."""
+    text = json.dumps(identity(asdict(config)), sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    parts = (config.model.name, config.backbone.name, config.size.name, context_name(config.ctx.length))
+    return "-".join([*parts, config.data.name, f"seed{config.seed}", digest])
+
+
+def context_name(length: int) -> str:
+    """2048 -> 2k, 512 -> 512, as the ``ctx`` group names them."""
+    return f"{length // CONTEXT_UNIT}k" if length % CONTEXT_UNIT == 0 else str(length)
+
+
+def differences(ours: Resolved, theirs: Resolved, prefix: str = "") -> list[str]:
+    """``key=ours, not theirs`` for every leaf in which two nested containers differ."""
+    found: list[str] = []
+    for key in sorted(ours.keys() | theirs.keys()):
+        mine, other = ours.get(key), theirs.get(key)
+        if isinstance(mine, dict) and isinstance(other, dict):
+            found += differences(mine, other, f"{prefix}{key}.")
+        elif mine != other:
+            found.append(f"{prefix}{key}={mine}, not {other}")
+    return found

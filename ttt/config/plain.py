@@ -1,0 +1,25 @@
+"""Configurations as plain containers, and back."""
+
+from dataclasses import fields, is_dataclass
+from typing import Any, TypeVar, cast, get_type_hints
+
+from ttt.config.schema import LayerConfig, Resolved, TrainConfig
+
+C = TypeVar("C")
+
+
+def from_plain(plain: Resolved, layer_schema: type[LayerConfig]) -> TrainConfig:
+    """The inverse of ``dataclasses.asdict``; ``layer_schema`` is the class of ``model``. Unknown keys are left out."""
+    config = _build(TrainConfig, plain)
+    config.model = _build(layer_schema, plain["model"])
+    return config
+
+
+def _build(schema: type[C], plain: Resolved) -> C:
+    hints = get_type_hints(schema)
+    values: dict[str, Any] = {}
+    for field in fields(cast(Any, schema)):
+        if field.name in plain:
+            value, kind = plain[field.name], hints[field.name]
+            values[field.name] = _build(kind, value) if is_dataclass(kind) else value
+    return schema(**values)

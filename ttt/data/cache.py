@@ -1,0 +1,59 @@
+"""Where prepared corpora lie, and how processes that want the same one at once share the work."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import filelock
+import platformdirs
+
+from ttt.config.errors import bad_value
+from ttt.config.schema import DataConfig
+from ttt.data.manifest import corpus_key
+from ttt.data.prepare import prepare
+from ttt.data.sources import find_source
+
+
+def prepared_folder(config: DataConfig, show_progress: bool) -> Path:
+    """The cache folder of the corpus that ``config`` describes, prepared if it is not there yet.
+
+    Raises:
+        UserError: the source is unknown or cannot be read, or the cache cannot be written.
+    """
+    source = find_source(config.source)
+    versions = source.versions(config)
+    root = Path(config.cache_dir).expanduser() if config.cache_dir else platformdirs.user_cache_path("ttt-suite")
+    folder = root / f"{config.name}-{corpus_key(config, versions)}"
+    if folder.exists():
+        return folder
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with _lock(folder, show_progress):
+            # Another process may have prepared it while this one waited.
+            if not folder.exists():
+                _say(f"preparing data={config.name} in {folder}, only this time", show_progress)
+                prepare(config, source, versions, folder, show_progress)
+    except OSError as error:
+        allowed = f"cannot be written ({error.strerror or error}); make room or choose another folder"
+        raise bad_value("data.cache_dir", root, allowed) from error
+    return folder
+
+
+@contextmanager
+def _lock(folder: Path, show_progress: bool) -> Iterator[None]:
+    lock = filelock.FileLock(f"{folder}.lock")
+    try:
+        lock.acquire(blocking=False)
+    except filelock.Timeout:
+        _say(f"waiting for another process that prepares {folder}", show_progress)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _say(line: str, show: bool) -> None:
+    if show:
+        print(line, file=sys.stderr, flush=True)

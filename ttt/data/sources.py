@@ -1,0 +1,72 @@
+"""Where text comes from, by name. A new source is one new file in this folder that calls ``register_source``."""
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from ttt.config.errors import bad_value
+from ttt.config.schema import DataConfig
+
+
+@dataclass(frozen=True)
+class Document:
+    """A whole text and what it is called inside its source, such as ``torch/nn/modules/linear.py``."""
+
+    name: str
+    text: str
+
+
+class Source(Protocol):
+    """What a class must have to be registered as a source; it is built without arguments."""
+
+    def versions(self, config: DataConfig) -> dict[str, str]:
+        """Names and versions that determine the documents. Reads none of them, so that a cache is found at once.
+
+        Raises:
+            UserError: ``config`` names something that is not there.
+        """
+        ...
+
+    def documents(self, config: DataConfig) -> Iterator[Document]:
+        """All documents in any order, duplicates included.
+
+        Raises:
+            UserError: ``config`` names something that is not there, or that cannot be read.
+        """
+        ...
+
+
+_SOURCES: dict[str, type[Source]] = {}
+S = TypeVar("S", bound=type[Source])
+
+
+def register_source(name: str) -> Callable[[S], S]:
+    """Class decorator: ``data.source=name`` reads from an object of this class."""
+
+    def register(cls: S) -> S:
+        _SOURCES[name] = cls
+        return cls
+
+    return register
+
+
+def source_types() -> dict[str, type[Source]]:
+    """All registered sources by name; imports every module of this folder once."""
+    package = importlib.import_module(__package__)
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{__package__}.{module.name}")
+    return dict(sorted(_SOURCES.items()))
+
+
+def find_source(name: str) -> Source:
+    """The source that ``data.source`` names.
+
+    Raises:
+        UserError: no source has this name.
+    """
+    types = source_types()
+    if name not in types:
+        raise bad_value("data.source", name, f"choose one of {', '.join(types)}")
+    return types[name]()

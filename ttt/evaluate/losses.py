@@ -1,0 +1,36 @@
+"""Losses of a model on windows of text, token by token.
+
+Shapes: B windows at once, T context length.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ttt.data.windows import Windows
+from ttt.models.language_model import token_losses
+
+
+@torch.no_grad()
+def window_losses(
+    model: nn.Module, windows: Windows, device: torch.device, device_tokens: int, show_progress: bool, what: str
+) -> Iterator[Tensor]:
+    """Cross entropy in nats, [B, T] float64 on the CPU, for all windows in their order.
+
+    Args:
+        model: a language model on ``device``.
+        windows: what to read.
+        device: where to compute.
+        device_tokens: tokens to hold on the device at once.
+        show_progress: whether to show a progress bar.
+        what: the progress bar's name.
+    """
+    length = windows.ctx
+    batch = max(1, device_tokens // length)
+    model.eval()
+    starts = range(0, len(windows), batch)
+    for start in tqdm(starts, desc=what, unit="batch", leave=False, disable=not show_progress):
+        indices = range(start, min(start + batch, len(windows)))
+        yield token_losses(model, windows.batch(indices).to(device)).double().cpu()

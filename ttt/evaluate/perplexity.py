@@ -1,0 +1,76 @@
+"""Perplexity on a split, and the loss by token index.
+
+Shapes: T context length.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ttt.data.corpus import Documents
+from ttt.data.windows import windows_at_start, windows_within
+from ttt.evaluate.losses import window_losses
+
+
+@dataclass(frozen=True)
+class SplitEvaluation:
+    """What a model reaches on a split.
+
+    Attributes:
+        loss: mean over tokens, in nats per token, over windows from all places of the documents.
+        tokens: how many were predicted for it.
+        sequences: windows that they stand in.
+        loss_by_index: [T], mean loss at token index 1 ... T over documents read from their start.
+        documents: how many documents stand behind every value of ``loss_by_index``.
+    """
+
+    loss: float
+    tokens: int
+    sequences: int
+    loss_by_index: Tensor
+    documents: int
+
+    @property
+    def perplexity(self) -> float:
+        """exp(loss)."""
+        return math.exp(self.loss)
+
+
+def evaluate_split(
+    model: nn.Module,
+    documents: Documents,
+    ctx: int,
+    eval_tokens: int,
+    device: torch.device,
+    device_tokens: int,
+    show_progress: bool = True,
+) -> SplitEvaluation:
+    """Reads at most ``eval_tokens`` tokens for each of the two measures, at least one window.
+
+    The loss by token index uses only documents longer than the context, each from its start: so index t always
+    means t tokens of context, and no window mixes documents.
+
+    Raises:
+        UserError: no document is longer than the context.
+    """
+    count = max(1, eval_tokens // ctx)
+    anywhere = windows_within(documents, ctx).subset(count)
+    at_start = windows_at_start(documents, ctx).subset(count)
+    losses = window_losses(model, anywhere, device, device_tokens, show_progress, "perplexity")
+    by_index = window_losses(model, at_start, device, device_tokens, show_progress, "loss by token index")
+    total, _ = _sum_over_windows(losses)
+    index_total, documents_read = _sum_over_windows(by_index)
+    tokens = len(anywhere) * ctx
+    return SplitEvaluation(float(total.sum()) / tokens, tokens, len(anywhere), index_total / documents_read, documents_read)
+
+
+def _sum_over_windows(losses: Iterable[Tensor]) -> tuple[Tensor, int]:
+    """Sum [T] over windows, and their number."""
+    total, count = torch.zeros(()), 0
+    for batch in losses:
+        total = total + batch.sum(0)
+        count += batch.shape[0]
+    return total, count

@@ -1,0 +1,98 @@
+"""Evaluating a trained run: its newest checkpoint, on its own data, into its own record."""
+
+from pathlib import Path
+
+import torch
+
+from ttt.config.errors import UserError, bad_value
+from ttt.config.plain import from_plain
+from ttt.config.schema import TrainConfig
+from ttt.data.corpus import Corpus, load_corpus
+from ttt.evaluate.perplexity import SplitEvaluation, evaluate_split
+from ttt.layers.registry import layer_type
+from ttt.models.build import build_model
+from ttt.models.language_model import LanguageModel
+from ttt.models.weights import load_weights
+from ttt.results.checkpoints import checkpoint_step, checkpoints
+from ttt.results.metrics import MetricLog, Split
+from ttt.results.record import Record, RunFolder, read_record, write_record
+
+
+def evaluate_run(
+    folder: RunFolder, split: Split, device: torch.device, eval_tokens: int | None = None, show_progress: bool = True
+) -> SplitEvaluation:
+    """Evaluates the newest checkpoint of the run in ``folder`` and puts the result into its table and its record.
+
+    Args:
+        folder: a run with at least one checkpoint.
+        split: which documents to read.
+        device: where to compute, in float32.
+        eval_tokens: most tokens to read for each measure; None: as configured in the run.
+        show_progress: whether to show progress bars.
+
+    Raises:
+        UserError: no such run or split, no checkpoint, or data that is not what the run was trained on.
+    """
+    record = read_record(folder.record)
+    config = restore_config(record)
+    saved = checkpoints(folder.checkpoints)
+    if not saved:
+        raise UserError(f"{folder.path}: has no checkpoint to evaluate; train it further with ckpt=last")
+    corpus = load_corpus(config.data, show_progress)
+    if split not in corpus.splits:
+        raise bad_value("split", split, f"choose one of {', '.join(corpus.splits)}")
+    refuse_other_data(folder.path, record, corpus)
+    model = _load_model(config, corpus.vocab_size, saved[-1]).to(device)
+    tokens = config.data.eval_tokens if eval_tokens is None else eval_tokens
+    evaluation = evaluate_split(
+        model, corpus.splits[split], config.ctx.length, tokens, device, config.trainer.device_tokens, show_progress
+    )
+    _write(folder, record, split, checkpoint_step(saved[-1]), evaluation)
+    return evaluation
+
+
+def restore_config(record: Record) -> TrainConfig:
+    """The configuration of a record, as instances of the schema's classes.
+
+    Raises:
+        UserError: it names a layer that is not registered.
+    """
+    plain = record["config"]
+    return from_plain(plain, layer_type(plain["model"]["name"]).schema)
+
+
+def refuse_other_data(folder: Path, record: Record, corpus: Corpus) -> None:
+    """The same configuration can give other text, when other versions of its packages are installed.
+
+    Raises:
+        UserError: ``corpus`` is not what the run was trained on.
+    """
+    if record["data"]["digest"] != corpus.digest:
+        raise UserError(
+            f"{folder}: was trained on data with digest {record['data']['digest'][:12]}, here it is "
+            f"{corpus.digest[:12]}; install the versions in its record, or train again"
+        )
+
+
+def _load_model(config: TrainConfig, vocab_size: int, checkpoint: Path) -> LanguageModel:
+    model = build_model(config.model, config.size, config.backbone, config.kernel, vocab_size)
+    load_weights(model, checkpoint)
+    return model
+
+
+def _write(folder: RunFolder, record: Record, split: Split, step: int, evaluation: SplitEvaluation) -> None:
+    log = MetricLog.resume(folder.metrics, record["run_id"], step)
+    log.add(split, step, "loss", evaluation.loss, "nats/token")
+    log.add(split, step, "perplexity", evaluation.perplexity, "1")
+    positions = range(1, len(evaluation.loss_by_index) + 1)
+    log.add_many(split, step, "loss", evaluation.loss_by_index.tolist(), "nats/token", positions)
+    log.add_many(split, step, "sequences", [evaluation.documents] * len(positions), "1", positions)
+    log.write()
+    record["results"][split] = {
+        "loss": evaluation.loss,
+        "perplexity": evaluation.perplexity,
+        "tokens": evaluation.tokens,
+        "sequences": evaluation.sequences,
+        "per_token_sequences": evaluation.documents,
+    }
+    write_record(folder.record, record)

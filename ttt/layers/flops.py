@@ -1,0 +1,18 @@
+"""Counting the matrix products of a module's forward pass: a multiplication and an addition are two FLOPs."""
+
+from torch import nn
+
+from ttt.layers.convolution import CausalConv
+
+
+def count_flops(module: nn.Module, tokens: int) -> int:
+    """FLOPs for one sequence of ``tokens`` tokens: what the module says itself, or the sum over its parts.
+
+    Linear maps and causal convolutions multiply every token with every weight once.
+    """
+    own = getattr(module, "flops", None)
+    if own is not None:
+        return own(tokens)
+    if isinstance(module, nn.Linear | CausalConv):
+        return 2 * tokens * module.weight.numel()
+    return sum(count_flops(part, tokens) for part in module.children())

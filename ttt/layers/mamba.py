@@ -1,0 +1,118 @@
+"""The selective state space layer of Mamba (arXiv 2312.00752, Section 3.4).
+
+Shapes: B batch, T tokens, C model width, E = expand C inner width, N state size, R rank of delta.
+"""
+
+import math
+from collections.abc import Callable
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ttt.config.layers import MambaConfig
+from ttt.layers.convolution import CausalConv
+from ttt.layers.registry import LayerSpec, register_layer
+from ttt.layers.selective_scan import selective_scan
+from ttt.layers.views import linear
+
+DELTA_MIN, DELTA_MAX, DELTA_FLOOR = 1e-3, 1e-1, 1e-4
+
+GatedScan = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+"""``(u_BTE, dt_BTE, A_EN, B_BTN, C_BTN, D_E, z_BTE, dt_bias_E)``: scans with softplus(dt + dt_bias), gates by SiLU(z)."""
+
+
+@register_layer("mamba", MambaConfig, backbones=("own", "transformer"))
+class Mamba(nn.Module):
+    """Mamba's mixer; parameters have the names and shapes of the authors' ``mamba_simple.py``. [B, T, C] -> [B, T, C].
+
+    Any floating dtype; ``A_log``, ``D`` and the state stay in float32 under autocast. Initial values are the
+    authors', but for ``in_proj``, ``x_proj`` and ``out_proj``: normal with ``spec.init_std``, so that one recipe
+    serves the whole model. ``out_proj`` is then divided by the root of ``spec.depth``, as the authors do.
+    """
+
+    def __init__(self, config: MambaConfig, spec: LayerSpec) -> None:
+        super().__init__()
+        inner, N = config.expand * spec.width, config.state_size
+        rank = math.ceil(spec.width / 16) if config.dt_rank is None else config.dt_rank
+        self.in_proj = linear(spec.width, 2 * inner, spec.init_std)
+        self.conv1d = CausalConv(inner, config.conv_kernel)
+        self.x_proj = linear(inner, rank + 2 * N, spec.init_std)
+        self.dt_proj = _delta_projection(rank, inner)
+        self.A_log = nn.Parameter(torch.arange(1.0, N + 1).log().repeat(inner, 1))
+        self.D = nn.Parameter(torch.ones(inner))
+        self.out_proj = linear(inner, spec.width, spec.init_std / math.sqrt(spec.depth))
+
+    def forward(self, x_BTC: Tensor) -> Tensor:
+        """Convolves, scans with parameters chosen by the input, gates."""
+        x_BTE, z_BTE = self.in_proj(x_BTC).chunk(2, dim=-1)
+        u_BTE = F.silu(self.conv1d(x_BTE))
+        rank, N = self.dt_proj.in_features, self.A_log.shape[1]
+        dt_BTR, B_BTN, C_BTN = self.x_proj(u_BTE).split((rank, N, N), dim=-1)
+        # The bias joins within the scan, where it stays in float32 under autocast.
+        dt_BTE = F.linear(dt_BTR, self.dt_proj.weight)
+        scan = choose_scan(x_BTC.device)
+        y_BTE = scan(u_BTE, dt_BTE, -self.A_log.exp(), B_BTN, C_BTN, self.D, z_BTE, self.dt_proj.bias)
+        return self.out_proj(y_BTE)
+
+
+def _delta_projection(rank: int, inner: int) -> nn.Linear:
+    """R -> E, initially so that softplus of its bias is log-uniform in [DELTA_MIN, DELTA_MAX]."""
+    layer = nn.Linear(rank, inner)
+    nn.init.uniform_(layer.weight, -(rank**-0.5), rank**-0.5)
+    log_delta = torch.empty(inner).uniform_(math.log(DELTA_MIN), math.log(DELTA_MAX))
+    delta = log_delta.exp().clamp(min=DELTA_FLOOR)
+    with torch.no_grad():
+        layer.bias.copy_(delta + torch.log(-torch.expm1(-delta)))  # the inverse of softplus
+    return layer
+
+
+def choose_scan(device: torch.device) -> GatedScan:
+    """The authors' CUDA kernel where it is installed and can run, the plain form elsewhere."""
+    fast = fast_scan() if device.type == "cuda" else None
+    return fast or plain_scan
+
+
+def plain_scan(
+    u_BTE: Tensor,
+    dt_BTE: Tensor,
+    A_EN: Tensor,
+    B_BTN: Tensor,
+    C_BTN: Tensor,
+    D_E: Tensor,
+    z_BTE: Tensor,
+    dt_bias_E: Tensor,
+) -> Tensor:
+    """A ``GatedScan`` on any device."""
+    delta_BTE = F.softplus(dt_BTE + dt_bias_E)
+    return selective_scan(u_BTE, delta_BTE, A_EN, B_BTN, C_BTN, D_E) * F.silu(z_BTE)
+
+
+@cache
+def fast_scan() -> GatedScan | None:
+    """The ``mamba_ssm`` package's fused kernel as a ``GatedScan``, or None if the package does not import.
+
+    The kernel itself has not been run with this adapter: the tests put the package's reference formula in its place.
+    """
+    try:
+        from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
+    except ImportError:
+        return None
+
+    def scan(
+        u_BTE: Tensor,
+        dt_BTE: Tensor,
+        A_EN: Tensor,
+        B_BTN: Tensor,
+        C_BTN: Tensor,
+        D_E: Tensor,
+        z_BTE: Tensor,
+        dt_bias_E: Tensor,
+    ) -> Tensor:
+        # The kernel wants time last, and what belongs to no token in float32.
+        u, dt, B, C, z = (x.transpose(1, 2) for x in (u_BTE, dt_BTE, B_BTN, C_BTN, z_BTE))
+        A, D, bias = A_EN.float(), D_E.float(), dt_bias_E.float()
+        return selective_scan_fn(u, dt, A, B, C, D, z=z, delta_bias=bias, delta_softplus=True).transpose(1, 2)
+
+    return scan

@@ -1,0 +1,39 @@
+"""Files that are either whole or not there: written beside their place and then renamed."""
+
+import os
+from pathlib import Path
+
+from ttt.config.errors import UserError
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replace ``path`` by ``data``, making its folder where it is missing.
+
+    A reader sees the old file or the new one, never a part; when writing fails the old file stays.
+
+    Raises:
+        UserError: the folder or the file cannot be written.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            _write_through(beside, data)
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); free the place or choose another") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """``write_bytes`` of ``text`` in UTF-8."""
+    write_bytes(path, text.encode())
+
+
+def _write_through(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        # Without it a power cut after the rename can leave an empty file under the final name.
+        os.fsync(file.fileno())

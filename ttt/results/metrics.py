@@ -1,0 +1,133 @@
+"""Metrics of a run: one long table with a row for each number, kept in ``metrics.parquet``.
+
+| column   | type   | meaning                                                                       |
+|----------|--------|-------------------------------------------------------------------------------|
+| run_id   | string |                                                                               |
+| split    | string | train, validation or test                                                     |
+| step     | int64  | optimiser steps done                                                          |
+| position | int64  | token index from 1: tokens of context seen when predicting; null: not by token |
+| metric   | string | loss, perplexity, learning_rate, ...                                          |
+| value    | double |                                                                               |
+| unit     | string | nats/token, 1, ...                                                            |
+
+It holds no times, so that equal runs leave equal bytes.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ttt.config.errors import UserError
+from ttt.results.atomic import write_bytes
+
+Split = Literal["train", "validation", "test"]
+
+SCHEMA = pa.schema(
+    [
+        ("run_id", pa.string()),
+        ("split", pa.string()),
+        ("step", pa.int64()),
+        ("position", pa.int64()),
+        ("metric", pa.string()),
+        ("value", pa.float64()),
+        ("unit", pa.string()),
+    ]
+)
+TEXT_COLUMNS = ["run_id", "split", "metric", "unit"]
+
+
+class _Key(NamedTuple):
+    """What a number is about; in this order the rows lie in the file."""
+
+    split: str
+    metric: str
+    step: int
+    position: int | None
+
+
+class MetricLog:
+    """The metrics of one run, gathered in memory and written whole.
+
+    A number given twice for the same split, metric, step and position counts once, with its last value: a repeated
+    evaluation replaces the former one.
+
+    Args:
+        run_id: stands in every row.
+        path: the parquet file that ``write`` replaces.
+    """
+
+    def __init__(self, run_id: str, path: Path) -> None:
+        self.run_id = run_id
+        self.path = path
+        self._values: dict[_Key, tuple[float, str]] = {}
+
+    @classmethod
+    def resume(cls, path: Path, run_id: str, step: int) -> "MetricLog":
+        """The log as it was after ``step`` steps: rows of ``path`` that came later are dropped.
+
+        To miss no row, write the log before each checkpoint.
+
+        Raises:
+            UserError: ``path`` is missing or not a table of metrics.
+        """
+        log = cls(run_id, path)
+        rows = read_metrics(path).select(["split", "metric", "step", "position", "value", "unit"])
+        for split, metric, row_step, position, value, unit in zip(*rows.to_pydict().values(), strict=True):
+            if row_step <= step:
+                log._values[_Key(split, metric, row_step, position)] = (value, unit)
+        return log
+
+    def add(self, split: Split, step: int, metric: str, value: float, unit: str, position: int | None = None) -> None:
+        """One number."""
+        self._values[_Key(split, metric, step, position)] = (float(value), unit)
+
+    def add_many(
+        self, split: Split, step: int, metric: str, values: Iterable[float], unit: str, positions: Iterable[int]
+    ) -> None:
+        """A metric by token index: ``values`` and ``positions`` have the same length."""
+        for value, position in zip(values, positions, strict=True):
+            self.add(split, step, metric, value, unit, int(position))
+
+    def write(self) -> None:
+        """Replace the file by all rows, sorted by split, metric, step and position.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
+        sink = pa.BufferOutputStream()
+        pq.write_table(self._table(), sink, compression="zstd")
+        write_bytes(self.path, sink.getvalue().to_pybytes())
+
+    def _table(self) -> pa.Table:
+        rows = sorted(self._values.items(), key=lambda row: row[0]._replace(position=row[0].position or 0))
+        columns = {
+            "run_id": [self.run_id] * len(rows),
+            "split": [key.split for key, _ in rows],
+            "step": [key.step for key, _ in rows],
+            "position": [key.position for key, _ in rows],
+            "metric": [key.metric for key, _ in rows],
+            "value": [value for _, (value, _) in rows],
+            "unit": [unit for _, (_, unit) in rows],
+        }
+        return pa.table(columns, schema=SCHEMA)
+
+
+def read_metrics(path: Path) -> pa.Table:
+    """The table in ``path``, text columns dictionary-encoded.
+
+    Raises:
+        UserError: no such file, or not a table of metrics.
+    """
+    try:
+        with pq.ParquetFile(path, read_dictionary=TEXT_COLUMNS) as file:
+            table = file.read()
+    except (OSError, pa.ArrowInvalid) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path}: not a table of metrics ({reason}); restore or remove the run's folder") from error
+    if table.column_names != SCHEMA.names:
+        expected = ", ".join(SCHEMA.names)
+        raise UserError(f"{path}: columns {', '.join(table.column_names)}: a table of metrics has {expected}")
+    return table

@@ -1,0 +1,159 @@
+"""A run's folder and its record: everything about a run that is not a curve."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypedDict, cast
+
+from ttt.config.errors import UserError
+from ttt.config.schema import Resolved
+from ttt.results.atomic import write_text
+
+SCHEMA_VERSION = 1
+RECORD_FILE = "record.json"
+
+Status = Literal["running", "finished", "failed", "interrupted"]
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where the parts of a run lie below ``path``."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration, YAML."""
+        return self.path / "config.yaml"
+
+    @property
+    def record(self) -> Path:
+        """A ``Record``, JSON."""
+        return self.path / RECORD_FILE
+
+    @property
+    def metrics(self) -> Path:
+        """One long table, see ``ttt.results.metrics``."""
+        return self.path / "metrics.parquet"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of checkpoints."""
+        return self.path / "checkpoints"
+
+
+class GitState(TypedDict):
+    """The commit of the code, and whether files differed from it."""
+
+    commit: str
+    dirty: bool
+
+
+class Device(TypedDict):
+    """What the run computed on: the device's name, how many of them, and the precision."""
+
+    name: str
+    count: int
+    precision: str
+
+
+class Parameters(TypedDict):
+    """Parameter counts; ``embedding`` is the part of ``total`` that is the (tied) token embedding."""
+
+    total: int
+    embedding: int
+
+
+class Data(TypedDict):
+    """The data set; ``digest`` identifies its content, so that equal names with other text are told apart."""
+
+    name: str
+    digest: str
+    vocab_size: int
+
+
+class Evaluation(TypedDict):
+    """One split's result: ``loss`` in nats per token, and ``per_token_sequences`` behind the loss by token index."""
+
+    loss: float
+    perplexity: float
+    tokens: int
+    sequences: int
+    per_token_sequences: int
+
+
+class Timing(TypedDict):
+    """Start and end in ISO 8601 UTC; ``seconds`` and ``tokens_per_second`` of training."""
+
+    started: str
+    ended: str | None
+    seconds: float | None
+    tokens_per_second: float | None
+
+
+class Record(TypedDict):
+    """``record.json``.
+
+    ``error`` is one line when ``status`` is "failed". ``steps`` and ``tokens`` were done, ``steps_planned`` is what
+    the recipe asks for. ``training_flops`` is the whole run's. ``results`` has one evaluation for each split
+    evaluated. ``versions`` comes from ``provenance.versions``.
+    """
+
+    schema_version: int
+    run_id: str
+    name: str
+    status: Status
+    error: str | None
+    config: Resolved
+    overrides: list[str]
+    sweep: str | None
+    git: GitState | None
+    versions: dict[str, str]
+    device: Device
+    seed: int
+    parameters: Parameters
+    training_flops: float
+    tokens_per_step: int
+    steps: int
+    steps_planned: int
+    tokens: int
+    data: Data
+    last_checkpoint: str | None
+    results: dict[str, Evaluation]
+    timing: Timing
+
+
+def write_record(path: Path, record: Record) -> None:
+    """Replace the file ``path`` by ``record``; other processes see the old record or the new one.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    write_text(path, json.dumps(record, indent=2) + "\n")
+
+
+def read_record(path: Path) -> Record:
+    """The record in the file ``path``.
+
+    Raises:
+        UserError: no such file, not a record, or one that a newer version of this package wrote.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); a run's folder holds {RECORD_FILE}") from error
+    except ValueError as error:
+        raise UserError(f"{path}: not a run's record ({error}); restore or remove the run's folder") from error
+    _check(path, record)
+    return cast(Record, record)
+
+
+def _check(path: Path, record: object) -> None:
+    version = record.get("schema_version") if isinstance(record, dict) else None
+    if not isinstance(record, dict) or not isinstance(version, int):
+        raise UserError(f"{path}: not a run's record (no schema_version); restore or remove the run's folder")
+    if version > SCHEMA_VERSION:
+        raise UserError(f"{path}: schema_version={version} is newer than {SCHEMA_VERSION}; upgrade ttt-suite")
+    missing = sorted(Record.__required_keys__ - record.keys())
+    if missing:
+        raise UserError(f"{path}: lacks {', '.join(missing)}; restore or remove the run's folder")

@@ -1,0 +1,97 @@
+"""What a run tells while it trains: a progress bar, a log and a table of metrics."""
+
+import sys
+import time
+from typing import Any
+
+import lightning.pytorch as pl
+from tqdm import tqdm
+
+from ttt.results.metrics import MetricLog
+from ttt.train.module import TrainingModule
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+class StepEnd(pl.Callback):
+    """Calls ``on_step`` once an optimizer step instead of once a device batch."""
+
+    def __init__(self) -> None:
+        self._done = 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:  # noqa: ARG002 - Lightning's signature
+        """Where a resumed run starts."""
+        self._done = trainer.global_step
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
+        """Looks whether a step was done."""
+        if trainer.global_step > self._done:
+            self._done = trainer.global_step
+            self.on_step(trainer, pl_module, trainer.global_step)
+
+    def on_step(self, trainer: pl.Trainer, module: TrainingModule, step: int) -> None:
+        """After optimizer step number ``step``, counted from 1."""
+        raise NotImplementedError
+
+
+class Metrics(StepEnd):
+    """Loss, learning rate and gradient norm of every step, to the run's table and to Lightning's loggers.
+
+    Args:
+        log: the run's table.
+        every: optimizer steps between two rows.
+    """
+
+    def __init__(self, log: MetricLog, every: int) -> None:
+        super().__init__()
+        self.log, self.every = log, every
+        self._clock = time.perf_counter()
+
+    def on_step(self, trainer: pl.Trainer, module: TrainingModule, step: int) -> None:
+        """Adds the step's rows."""
+        loss = float(trainer.strategy.reduce(module.step_loss, reduce_op="mean"))
+        if step % self.every:
+            return
+        rate = float(trainer.optimizers[0].param_groups[0]["lr"])
+        self.log.add("train", step, "loss", loss, "nats/token")
+        self.log.add("train", step, "learning_rate", rate, "1")
+        self.log.add("train", step, "gradient_norm", module.gradient_norm, "1")
+        now = time.perf_counter()
+        tokens_per_second = self.every * module.plan.tokens_per_step / (now - self._clock)
+        self._clock = now
+        values = {"loss": loss, "learning_rate": rate, "tokens_per_second": tokens_per_second}
+        for logger in trainer.loggers:
+            logger.log_metrics(values, step)
+
+
+class Progress(StepEnd):
+    """A bar with steps, loss, tokens/s and time left; on something other than a terminal, a line every 10 s."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Opens the bar where the run stands."""
+        super().on_train_start(trainer, pl_module)
+        interactive = sys.stderr.isatty()
+        self._bar = tqdm(
+            total=pl_module.plan.steps,
+            initial=trainer.global_step,
+            desc="training",
+            unit="step",
+            dynamic_ncols=True,
+            mininterval=0.1 if interactive else SECONDS_BETWEEN_LINES,
+            disable=not trainer.is_global_zero,
+        )
+
+    def on_step(self, trainer: pl.Trainer, module: TrainingModule, step: int) -> None:  # noqa: ARG002 - StepEnd's
+        """Moves the bar on."""
+        rate = self._bar.format_dict["rate"] or 0.0
+        tokens_per_second = rate * module.plan.tokens_per_step
+        self._bar.set_postfix_str(f"loss {module.step_loss:.3f}, {tokens_per_second:,.0f} tokens/s", refresh=False)
+        self._bar.update()
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:  # noqa: ARG002 - Lightning's signature
+        """Leaves the finished bar on the screen."""
+        self._bar.close()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:  # noqa: ARG002
+        """Leaves the bar where it stood."""
+        self._bar.close()

@@ -1,0 +1,53 @@
+"""What a run computes on: torch's and Lightning's names for the configuration's."""
+
+import platform
+from typing import Any
+
+import torch
+from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, Strategy
+
+from ttt.backbones.registry import backbones
+from ttt.config.errors import bad_value
+from ttt.config.schema import TrainerConfig
+from ttt.results.record import Device
+
+
+def choose_device(name: str) -> torch.device:
+    """The torch device of ``device=name``; ``auto`` takes a GPU where there is one.
+
+    Raises:
+        UserError: the device is not there.
+    """
+    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        name = next(candidate for candidate in ("cuda", "mps", "cpu") if present[candidate])
+    if name not in present:
+        raise bad_value("device", name, f"choose one of auto, {', '.join(present)}")
+    if not present[name]:
+        raise bad_value("device", name, "torch finds no such device here; device=cpu always runs")
+    return torch.device(name)
+
+
+def choose_precision(name: str, device: torch.device) -> str:
+    """Lightning's precision; ``auto`` is mixed on a GPU, in bfloat16 where it has that, and float32 elsewhere."""
+    if name != "auto":
+        return name
+    if device.type != "cuda":
+        return "32-true"
+    return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
+
+
+def choose_strategy(name: str) -> str | Strategy:
+    """Lightning's strategy. FSDP wraps every block and gathers whole checkpoints."""
+    if name == "single":
+        return "auto"
+    if name == "ddp":
+        return DDPStrategy()
+    blocks: set[Any] = {backbone.block for backbone in backbones().values()}
+    return FSDPStrategy(auto_wrap_policy=blocks, state_dict_type="full")
+
+
+def describe_device(config: TrainerConfig, device: torch.device, precision: str) -> Device:
+    """The device as the record names it."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return {"name": f"{device.type}: {name}", "count": config.devices * config.nodes, "precision": precision}

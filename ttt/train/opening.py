@@ -1,0 +1,62 @@
+"""Opening a run's folder: whether a run starts, goes on, is done already or must not touch what is there."""
+
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Literal
+
+from ttt.config.errors import UserError
+from ttt.config.identity import differences, identity, run_id
+from ttt.config.plan import StepPlan
+from ttt.config.schema import TrainConfig
+from ttt.results.checkpoints import checkpoints
+from ttt.results.record import Record, RunFolder, read_record
+
+OPEN_WAY = "ckpt=last goes on from there, overwrite=true starts over, run_dir=FOLDER chooses another folder"
+
+Opening = Literal["start", "resume", "finished"]
+
+
+def run_folder(config: TrainConfig) -> RunFolder:
+    """``run_dir``, or the folder below ``runs_dir`` that the configuration's name and hash give."""
+    return RunFolder(Path(config.run_dir) if config.run_dir else Path(config.runs_dir) / run_id(config))
+
+
+def open_run(config: TrainConfig, plan: StepPlan, folder: RunFolder) -> Opening:
+    """What to do in ``folder``; nothing is changed.
+
+    Raises:
+        UserError: the folder belongs to something else, or holds work that was not asked to go on.
+    """
+    if not folder.path.exists():
+        return "start"
+    if not folder.record.exists():
+        if not folder.path.is_dir() or any(folder.path.iterdir()):
+            raise UserError(f"run_dir={folder.path}: holds other files and no run; choose another folder")
+        return "start"
+    record = read_record(folder.record)
+    if config.overwrite:
+        return "start"
+    _refuse_another(config, folder, record)
+    if record["status"] == "finished" and record["steps"] >= plan.steps:
+        return "finished"
+    if not checkpoints(folder.checkpoints):
+        return "start"
+    if config.ckpt != "last":
+        raise UserError(f"{folder.path}: holds {record['steps']} steps of this run ({record['status']}); {OPEN_WAY}")
+    return "resume"
+
+
+def clear(folder: RunFolder) -> None:
+    """Removes what an earlier run left, and nothing else."""
+    for file in (folder.record, folder.config, folder.metrics):
+        file.unlink(missing_ok=True)
+    for part in (folder.checkpoints, folder.path / "logs"):
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _refuse_another(config: TrainConfig, folder: RunFolder, record: Record) -> None:
+    different = differences(identity(asdict(config)), identity(record["config"]))
+    if different:
+        listed = "; ".join(different[:3]) + ("; ..." if len(different) > 3 else "")
+        raise UserError(f"run_dir={folder.path}: belongs to another configuration ({listed}); choose another folder")

@@ -1,0 +1,215 @@
+"""A run from its configuration to its record."""
+
+import logging
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+import yaml
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+
+from ttt.config.identity import run_id
+from ttt.config.plan import StepPlan
+from ttt.config.schema import TrainConfig
+from ttt.data.corpus import Corpus, load_corpus
+from ttt.data.loader import TrainLoader
+from ttt.data.windows import Windows, windows_at_start, windows_within
+from ttt.evaluate.perplexity import SplitEvaluation
+from ttt.evaluate.run import evaluate_run, refuse_other_data
+from ttt.models.build import build_model
+from ttt.models.flops import training_flops
+from ttt.models.language_model import LanguageModel
+from ttt.results.atomic import write_text
+from ttt.results.checkpoints import checkpoint_step, checkpoints
+from ttt.results.metrics import MetricLog
+from ttt.results.provenance import git_state, versions
+from ttt.results.record import SCHEMA_VERSION, Record, RunFolder, read_record
+from ttt.train.callbacks import Metrics, Progress
+from ttt.train.checkpoint import Keep, WholeFiles
+from ttt.train.device import choose_device, choose_precision, choose_strategy, describe_device
+from ttt.train.module import Diverged, TrainingModule
+from ttt.train.opening import clear
+from ttt.train.recording import now, recording
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a run is made of, once everything that can be refused has been looked at.
+
+    Attributes:
+        resume: whether to go on from the newest checkpoint in ``folder``.
+    """
+
+    config: TrainConfig
+    plan: StepPlan
+    folder: RunFolder
+    resume: bool
+    device: torch.device
+    precision: str
+    corpus: Corpus
+    windows: Windows
+    model: LanguageModel
+
+
+def set_up(config: TrainConfig, plan: StepPlan, folder: RunFolder, resume: bool) -> Setting:
+    """Prepares data and model; writes nothing but the data cache.
+
+    Raises:
+        UserError: the data, the device or the model cannot be as asked.
+    """
+    device = choose_device(config.trainer.device)
+    if config.trainer.threads:
+        torch.set_num_threads(config.trainer.threads)
+    corpus = load_corpus(config.data, config.trainer.progress)
+    windows = windows_within(corpus.splits["train"], config.ctx.length)
+    windows_at_start(corpus.splits["validation"], config.ctx.length)  # a context without any is refused now, not at the end
+    pl.seed_everything(config.seed, verbose=False)
+    model = build_model(config.model, config.size, config.backbone, config.kernel, corpus.vocab_size)
+    precision = choose_precision(config.trainer.precision, device)
+    return Setting(config, plan, folder, resume, device, precision, corpus, windows, model)
+
+
+def run(setting: Setting, overrides: list[str]) -> SplitEvaluation | None:
+    """Trains, evaluates, and keeps the record; processes of rank 1 and up only train and return None.
+
+    Raises:
+        RunError: the loss diverged or a signal stopped the run; the record says so.
+        UserError: the folder cannot be written.
+    """
+    folder, config = setting.folder, setting.config
+    record = read_record(folder.record) if setting.resume else _new_record(setting, overrides)
+    if rank_zero_only.rank:
+        _fit(setting, record)
+        return None
+    if setting.resume:
+        refuse_other_data(folder.path, record, setting.corpus)
+        record.update(status="running", error=None, overrides=overrides, steps_planned=setting.plan.steps)
+    else:
+        clear(folder)
+        write_text(folder.config, yaml.safe_dump(_plain(config), sort_keys=False))
+    with recording(folder, record):
+        _fit(setting, record)
+        evaluation = evaluate_run(folder, "validation", setting.device, show_progress=config.trainer.progress)
+        record["results"] = read_record(folder.record)["results"]
+    return evaluation
+
+
+def _fit(setting: Setting, record: Record) -> None:
+    """Trains to the last step of the plan, from the newest checkpoint if the run is resumed."""
+    config, plan, folder = setting.config, setting.plan, setting.folder
+    newest = checkpoints(folder.checkpoints)[-1] if setting.resume else None
+    log = _metric_log(folder, record["run_id"], checkpoint_step(newest) if newest else None)
+    trainer = _trainer(setting, record, log)
+    loader = TrainLoader(
+        setting.windows,
+        batch_size=plan.device_batch,
+        batches=plan.schedule_steps * plan.accumulate,
+        seed=config.seed,
+        rank=trainer.global_rank,
+        world_size=trainer.world_size,
+    )
+    started = time.perf_counter()
+    steps_before = checkpoint_step(newest) if newest else 0
+    try:
+        trainer.fit(TrainingModule(setting.model, config.recipe, plan), loader, ckpt_path=newest, weights_only=True)
+    except Diverged as error:
+        raise _with_last_good(error, folder, record) from None
+    finally:
+        if trainer.is_global_zero:
+            log.write()
+    tokens = (record["steps"] - steps_before) * plan.tokens_per_step
+    record["timing"]["tokens_per_second"] = round(tokens / (time.perf_counter() - started), 1)
+
+
+def _with_last_good(error: Diverged, folder: RunFolder, record: Record) -> Diverged:
+    """Adds to the message the newest checkpoint whose weights still gave a finite loss."""
+    good = [path.name for path in checkpoints(folder.checkpoints) if checkpoint_step(path) < error.step]
+    record["last_checkpoint"] = good[-1] if good else None
+    where = f"the last good checkpoint is {folder.checkpoints / good[-1]}" if good else "no checkpoint had been written"
+    return Diverged(f"{error}; {where}", error.step)
+
+
+def _metric_log(folder: RunFolder, run: str, step: int | None) -> MetricLog:
+    return MetricLog(run, folder.metrics) if step is None else MetricLog.resume(folder.metrics, run, step)
+
+
+def _trainer(setting: Setting, record: Record, log: MetricLog) -> pl.Trainer:
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # what it tells at start, the record has
+    trainer, plan = setting.config.trainer, setting.plan
+    callbacks: list[pl.Callback] = [Metrics(log, trainer.log_every)]
+    callbacks.append(Keep(setting.folder, record, log, trainer.checkpoint_every))
+    if trainer.progress:
+        callbacks.append(Progress())
+    settings: dict[str, Any] = {"strategy": choose_strategy(trainer.strategy), "precision": setting.precision}
+    return pl.Trainer(
+        accelerator=setting.device.type,
+        devices=trainer.devices,
+        num_nodes=trainer.nodes,
+        max_steps=plan.steps,
+        accumulate_grad_batches=plan.accumulate,
+        callbacks=callbacks,
+        logger=_loggers(setting),
+        log_every_n_steps=1,
+        plugins=[WholeFiles()],
+        default_root_dir=setting.folder.path,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        **settings,
+    )
+
+
+def _loggers(setting: Setting) -> list[Logger]:
+    path, kind = setting.folder.path, setting.config.trainer.logger
+    loggers: list[Logger] = [CSVLogger(path, name="logs", version="csv")]
+    if kind == "tensorboard":
+        loggers.append(TensorBoardLogger(path, name="logs", version="tensorboard"))
+    if kind == "wandb":
+        loggers.append(WandbLogger(save_dir=path / "logs", project="ttt-suite", name=run_id(setting.config)))
+    return loggers
+
+
+def _new_record(setting: Setting, overrides: list[str]) -> Record:
+    config, plan, model = setting.config, setting.plan, setting.model
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "run_id": run_id(config),
+        "name": setting.folder.path.name,
+        "status": "running",
+        "error": None,
+        "config": _plain(config),
+        "overrides": overrides,
+        "sweep": None,
+        "git": git_state(),
+        "versions": versions(),
+        "device": describe_device(config.trainer, setting.device, setting.precision),
+        "seed": config.seed,
+        "parameters": {
+            "total": sum(parameter.numel() for parameter in model.parameters()),
+            "embedding": model.embedding.weight.numel(),
+        },
+        "training_flops": training_flops(model, config.ctx.length, plan.steps * plan.tokens_per_step),
+        "tokens_per_step": plan.tokens_per_step,
+        "steps": 0,
+        "steps_planned": plan.steps,
+        "tokens": 0,
+        "data": {
+            "name": config.data.name,
+            "digest": setting.corpus.digest,
+            "vocab_size": setting.corpus.vocab_size,
+        },
+        "last_checkpoint": None,
+        "results": {},
+        "timing": {"started": now(), "ended": None, "seconds": None, "tokens_per_second": None},
+    }
+
+
+def _plain(config: TrainConfig) -> dict[str, Any]:
+    """Plain containers that YAML and JSON write alike: tuples become lists."""
+    plain = asdict(config)
+    plain["recipe"]["betas"] = list(plain["recipe"]["betas"])
+    return plain
