@@ -87,7 +87,7 @@ def _check(config: DataConfig) -> None:
         if not 0 <= getattr(config, key) < 1:
             raise bad_value(f"data.{key}", getattr(config, key), "must be at least 0 and below 1")
     if config.validation_fraction + config.test_fraction >= 1:
-        allowed = f"with data.validation_fraction={config.validation_fraction} no documents are left for training"
+        allowed = f"leaves none for training beside data.validation_fraction={config.validation_fraction}; lower one"
         raise bad_value("data.test_fraction", config.test_fraction, allowed)
 
 

@@ -74,7 +74,7 @@ def _write(folder: Path, description: Manifest, tokenizer: Tokenizer, encoded: S
     try:
         partial.mkdir()
         _write_files(partial, description, tokenizer, encoded)
-        partial.rename(folder)
+        partial.replace(folder)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise

@@ -44,7 +44,7 @@ class Metrics(StepEnd):
 
     def __init__(self, log: MetricLog, every: int) -> None:
         super().__init__()
-        self.log, self.every = log, every
+        self.metrics, self.every = log, every
         self._clock = time.perf_counter()
 
     def on_step(self, trainer: pl.Trainer, module: TrainingModule, step: int) -> None:
@@ -53,9 +53,9 @@ class Metrics(StepEnd):
         if step % self.every:
             return
         rate = float(trainer.optimizers[0].param_groups[0]["lr"])
-        self.log.add("train", step, "loss", loss, "nats/token")
-        self.log.add("train", step, "learning_rate", rate, "1")
-        self.log.add("train", step, "gradient_norm", module.gradient_norm, "1")
+        self.metrics.add("train", step, "loss", loss, "nats/token")
+        self.metrics.add("train", step, "learning_rate", rate, "1")
+        self.metrics.add("train", step, "gradient_norm", module.gradient_norm, "1")
         now = time.perf_counter()
         tokens_per_second = self.every * module.plan.tokens_per_step / (now - self._clock)
         self._clock = now

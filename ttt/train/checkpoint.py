@@ -59,7 +59,7 @@ class Keep(StepEnd):
 
     def __init__(self, folder: RunFolder, record: Record, log: MetricLog, every: int) -> None:
         super().__init__()
-        self.folder, self.record, self.log, self.every = folder, record, log, every
+        self.folder, self.record, self.metrics, self.every = folder, record, log, every
 
     def on_step(self, trainer: pl.Trainer, module: TrainingModule, step: int) -> None:
         """Keeps count, and saves when it is time."""
@@ -69,7 +69,7 @@ class Keep(StepEnd):
 
     def _save(self, trainer: pl.Trainer, step: int) -> None:
         if trainer.is_global_zero:
-            self.log.write()
+            self.metrics.write()
         path = checkpoint_path(self.folder.checkpoints, step)
         trainer.save_checkpoint(path)
         if trainer.is_global_zero:

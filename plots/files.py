@@ -1,0 +1,46 @@
+"""A figure's files: PNG and PDF of the drawing, CSV of the numbers behind it."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ttt.results.atomic import write_bytes
+
+from .registry import Figure
+from .style import paper_style
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Canvas
+    from pandas import DataFrame
+
+NO_METADATA = {
+    "png": {"Software": None},
+    "pdf": {"Creator": None, "Producer": None, "CreationDate": None},
+}
+"""Dates and versions that matplotlib would write: without them the same numbers give the same bytes."""
+
+
+def save(figure: Figure, table: DataFrame, folder: Path) -> list[Path]:
+    """Draw ``figure`` from ``table`` and write ``folder``/id.png, .pdf and .csv; nothing before all are ready.
+
+    Equal tables give equal bytes.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    with paper_style():
+        canvas = figure.draw(table)
+        contents = {kind: _rendered(canvas, kind) for kind in NO_METADATA}
+    contents["csv"] = table.to_csv(index=False, lineterminator="\n").encode()
+    paths = [folder / f"{figure.id}.{kind}" for kind in contents]
+    for path, content in zip(paths, contents.values(), strict=True):
+        write_bytes(path, content)
+    return paths
+
+
+def _rendered(canvas: Canvas, kind: str) -> bytes:
+    buffer = BytesIO()
+    canvas.savefig(buffer, format=kind, metadata=NO_METADATA[kind])
+    return buffer.getvalue()

@@ -1,0 +1,158 @@
+"""Panels, lines with a band over seeds, axes and captions that the figures share.
+
+Tables in here have the columns ``SETTING``, ``METHOD``, variant, parameters and run_id of ``Results.runs``.
+"""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, cast
+
+from ttt.results.variants import METHOD, SETTING
+
+from .style import Look, legend_order, look
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure as Canvas
+    from pandas import DataFrame
+
+RUN_COLUMNS = ["run_id", *SETTING, *METHOD, "variant", "seed", "parameters"]
+"""Columns of ``Results.runs`` with which every figure's table names the run behind a number."""
+
+PANEL_WIDTH, PANEL_HEIGHT, MARGIN = 2.7, 2.1, 0.8
+"""Inches; the margin holds legend and caption."""
+
+CAPTION_SIZE, CHARACTERS_PER_INCH = 6.5, 21
+"""Points, and how many characters of that size surely fit in an inch."""
+
+TICKS = (
+    tuple(tenths / 10 for tenths in range(10, 100)),
+    tuple(halves / 2 for halves in range(2, 20)),
+    (1, 1.5, 2, 3, 4, 5, 6, 8),
+    (1, 1.5, 2, 3, 5, 7),
+    (1, 2, 5),
+    (1, 3),
+    (1,),
+)
+"""Choices of ticks in a decade of a logarithmic axis, the densest first."""
+MOST_TICKS = 7
+
+
+def panels(table: DataFrame) -> tuple[Canvas, list[tuple[Axes, DataFrame]]]:
+    """A figure with a panel for each data set, size and context, and each panel's part of ``table``.
+
+    Smaller models come first, then shorter contexts; a row holds one size where there are several contexts.
+    """
+    from matplotlib.figure import Figure as Canvas
+
+    parts = _parts(table)
+    columns = min(table["ctx"].nunique() if table["ctx"].nunique() > 1 else len(parts), 4)
+    rows = math.ceil(len(parts) / columns)
+    canvas = Canvas(figsize=(max(PANEL_WIDTH * columns, 3.4), PANEL_HEIGHT * rows + MARGIN), layout="constrained")
+    grid = canvas.subplots(rows, columns, sharey=True, squeeze=False).ravel()
+    for empty in grid[len(parts) :]:
+        empty.set_axis_off()
+    several_data = table["data"].nunique() > 1
+    for axes, part in zip(grid, parts, strict=False):
+        axes.set_title(_title(part, several_data))
+    return canvas, list(zip(grid, parts, strict=False))
+
+
+def lines(part: DataFrame) -> Iterator[tuple[Look, DataFrame]]:
+    """The rows of each method in a panel, all seeds together, with the method's look, in the legend's order."""
+    methods = {cast(tuple[str, str, str], key): rows for key, rows in part.groupby([*METHOD, "variant"], observed=True)}
+    for method in sorted(methods, key=lambda method: legend_order(*method)):
+        yield look(*method), methods[method]
+
+
+def over_seeds(rows: DataFrame, x: str, y: str) -> DataFrame:
+    """Mean, min and max of ``y`` over the runs of a line at each ``x``, the index."""
+    return rows.groupby(x)[y].agg(["mean", "min", "max"])
+
+
+def band(axes: Axes, line: DataFrame, look: Look, number: int) -> None:
+    """A line of ``over_seeds`` with its band; ``number`` counts the panel's lines, whose markers avoid one another."""
+    axes.fill_between(line.index, line["min"], line["max"], color=look.colour, alpha=0.15, linewidth=0)
+    axes.plot(line.index, line["mean"], **look.line, label=look.label, markevery=(0.05 * number, 0.2))
+
+
+def legend(canvas: Canvas) -> None:
+    """One legend for all panels, above them."""
+    entries: dict[str, Artist] = {}
+    for axes in canvas.axes:
+        handles, names = axes.get_legend_handles_labels()
+        entries |= zip(names, handles, strict=True)
+    columns = min(len(entries), max(2, int(canvas.get_figwidth() / 1.3)))
+    canvas.legend(entries.values(), entries.keys(), loc="outside upper center", ncols=columns)
+
+
+def labels(canvas: Canvas, x: str, y: str) -> None:
+    """Axis labels where a reader looks for them: below the lowest panel of a column, left of each row."""
+    shown = [axes for axes in canvas.axes if axes.axison]
+    columns = shown[0].get_subplotspec().get_gridspec().ncols  # type: ignore[union-attr]
+    for number, axes in enumerate(shown):
+        axes.set_xlabel(x if number + columns >= len(shown) else "")
+        axes.set_ylabel(y if number % columns == 0 else "")
+
+
+def caption(canvas: Canvas, *sentences: str) -> None:
+    """Small print below the panels: how the numbers were smoothed and averaged."""
+    width = int(CHARACTERS_PER_INCH * canvas.get_figwidth())
+    text = "\n".join(textwrap.fill(sentence, width) for sentence in sentences if sentence)
+    canvas.supxlabel(text, fontsize=CAPTION_SIZE, color="0.35")
+
+
+def seeds_sentence(table: DataFrame) -> str:
+    """What line and band mean, empty where no line has several seeds."""
+    seeds = table.groupby([*SETTING, *METHOD, "variant"], observed=True)["run_id"].nunique()
+    if seeds.max() == 1:
+        return ""
+    return f"Lines: mean of {span(seeds.min(), seeds.max())} seeds; bands: lowest to highest seed."
+
+
+def span(low: float, high: float) -> str:
+    """``low`` or, where they differ, ``low-high``, as whole numbers with an en dash."""
+    return f"{low:,.0f}" if low == high else f"{low:,.0f}\N{EN DASH}{high:,.0f}"
+
+
+def plain_log_ticks(axis: Axis) -> None:
+    """Plain numbers on a logarithmic axis: 20, 50, 100 instead of powers of ten."""
+    low, high = axis.get_view_interval()
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for choice in TICKS:
+        numbers = [number * 10.0**decade for decade in decades for number in choice]
+        ticks = [number for number in numbers if low <= number <= high]
+        if len(ticks) <= MOST_TICKS:
+            break
+    _set_ticks(axis, ticks)
+
+
+def powers_of_two(axis: Axis, highest: float) -> None:
+    """Every second power of two up to ``highest`` that lies on a logarithmic axis."""
+    low, _ = axis.get_view_interval()
+    exponents = range(math.floor(math.log2(highest)), math.ceil(math.log2(low)) - 1, -2)
+    _set_ticks(axis, [2.0**exponent for exponent in exponents])
+
+
+def _set_ticks(axis: Axis, ticks: list[float]) -> None:
+    from matplotlib.ticker import NullLocator
+
+    axis.set_minor_locator(NullLocator())
+    axis.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
+
+
+def _parts(table: DataFrame) -> list[DataFrame]:
+    parameters = table.groupby("size")["parameters"].min()
+    parts = [part for _, part in table.groupby(SETTING, observed=True)]
+    return sorted(parts, key=lambda part: (part["data"].iloc[0], parameters[part["size"].iloc[0]], part["ctx"].iloc[0]))
+
+
+def _title(part: DataFrame, several_data: bool) -> str:
+    data, size, ctx = (part[column].iloc[0] for column in SETTING)
+    title = f"size {size}, context of {ctx:,} tokens"
+    return f"{data}, {title}" if several_data else title

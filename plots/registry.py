@@ -1,0 +1,46 @@
+"""What a figure is, and all figures there are."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Canvas
+    from pandas import DataFrame
+
+    from ttt.results.store import Results
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure: its place in the paper, the runs it needs and how it is drawn. A new one is one new module in here.
+
+    Attributes:
+        id: the name on the command line and of the files; also the module's name.
+        title: what it shows, one line.
+        paper: its number in the paper, or "not in the paper".
+        needs: what the runs must have, one line.
+        give: the command that gives such runs.
+        table: the numbers behind the figure, with their run ids; without rows where no run has what it needs.
+        draw: the figure of a table with at least one row. It runs inside ``style.paper_style``.
+    """
+
+    id: str
+    title: str
+    paper: str
+    needs: str
+    give: str
+    table: Callable[[Results], DataFrame]
+    draw: Callable[[DataFrame], Canvas]
+
+
+def figures() -> dict[str, Figure]:
+    """All figures by id: ``FIGURE`` of every module of this folder that has one."""
+    package = importlib.import_module(__package__)
+    names = sorted(module.name for module in pkgutil.iter_modules(package.__path__))
+    modules = [importlib.import_module(f"{__package__}.{name}") for name in names]
+    return {module.FIGURE.id: module.FIGURE for module in modules if hasattr(module, "FIGURE")}

@@ -1,0 +1,22 @@
+"""Running means."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def window_means(x: np.ndarray, values: np.ndarray, centres: np.ndarray, width: float) -> np.ndarray:
+    """Mean of the ``values`` at ``x`` (both [N], ``x`` rising) within ``width / 2`` of each of the ``centres``: [M].
+
+    At the ends a window holds what there is; an empty one gives NaN.
+    """
+    import numpy as np
+
+    total = np.append(0.0, np.cumsum(values))
+    first = np.searchsorted(x, centres - width / 2, side="left")
+    end = np.searchsorted(x, centres + width / 2, side="right")
+    count = (end - first).astype(float)
+    return np.divide(total[end] - total[first], count, out=np.full(len(count), np.nan), where=count > 0)

@@ -1,0 +1,108 @@
+"""How the figures look: the methods' names, colours, line styles and markers, and matplotlib's settings.
+
+Colours are Okabe and Ito's, which colour-blind readers tell apart; line styles and markers tell the methods apart in
+grey. The backbone stands in parentheses as in the paper: (M) Mamba, (T) Transformer.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+Dashes = tuple[float, ...]
+"""Lengths of strokes and gaps in line widths; () is a solid line."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """A method's label in the legend and the look of its line."""
+
+    label: str
+    colour: str
+    dashes: Dashes
+    marker: str
+    filled: bool = True
+
+    @property
+    def line(self) -> dict[str, Any]:
+        """The look as arguments of ``Axes.plot``."""
+        face = self.colour if self.filled else "white"
+        linestyle = (0, self.dashes) if self.dashes else "-"
+        return {"color": self.colour, "linestyle": linestyle, "marker": self.marker, "markerfacecolor": face}
+
+
+PAPER: dict[tuple[str, str], Look] = {
+    ("ttt_linear", "mamba"): Look("TTT-Linear (M)", "#0072B2", (), "o"),
+    ("ttt_mlp", "mamba"): Look("TTT-MLP (M)", "#D55E00", (6, 1.5), "s"),
+    ("ttt_linear", "transformer"): Look("TTT-Linear (T)", "#56B4E9", (), "o", filled=False),
+    ("ttt_mlp", "transformer"): Look("TTT-MLP (T)", "#E69F00", (6, 1.5), "s", filled=False),
+    ("transformer", "transformer"): Look("Transformer", "#000000", (5, 1.5, 1, 1.5), "^"),
+    ("mamba", "mamba"): Look("Mamba", "#009E73", (1, 1), "D"),
+}
+"""(model, backbone) -> look, in the order of the legend."""
+
+OTHER_COLOURS = ("#CC79A7", "#7F4F24", "#5B4B8A", "#8A8D0F", "#A01A58", "#4A6572")
+OTHER_DASHES: tuple[Dashes, ...] = ((), (4, 1.5), (1, 1), (4, 1.5, 1, 1.5), (8, 2))
+OTHER_MARKERS = ("v", "P", "X", "*", "p", "<", ">", "h")
+
+RC: dict[str, Any] = {
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7.5,
+    "legend.frameon": False,
+    "legend.handlelength": 3.2,
+    "lines.linewidth": 1.3,
+    "lines.markersize": 3.4,
+    "lines.markeredgewidth": 0.9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "axes.grid": True,
+    "grid.color": "0.9",
+    "grid.linewidth": 0.5,
+    "axes.axisbelow": True,
+    "savefig.dpi": 160,
+    "pdf.fonttype": 42,
+}
+"""matplotlib's settings on top of its own defaults. Font type 42 is what conferences ask for."""
+
+
+def look(model: str, backbone: str, variant: str = "") -> Look:
+    """The look of a method: the paper's, or for another method or variant one that follows from its name.
+
+    ``variant`` is the text of ``Results.runs``: the settings in which runs of the same method differ.
+    """
+    label = PAPER[model, backbone].label if (model, backbone) in PAPER else f"{model} ({backbone[:1].upper()})"
+    if variant:
+        label = f"{label}, {variant}"
+    elif (model, backbone) in PAPER:
+        return PAPER[model, backbone]
+    number = zlib.crc32(label.encode())
+    return Look(
+        label,
+        OTHER_COLOURS[number % len(OTHER_COLOURS)],
+        OTHER_DASHES[(number >> 8) % len(OTHER_DASHES)],
+        OTHER_MARKERS[(number >> 16) % len(OTHER_MARKERS)],
+    )
+
+
+def legend_order(model: str, backbone: str, variant: str) -> tuple[int, str, str, str]:
+    """Sort key of a method: the paper's methods first, in the order of ``PAPER``."""
+    keys = list(PAPER)
+    place = keys.index((model, backbone)) if (model, backbone) in PAPER else len(keys)
+    return place, model, backbone, variant
+
+
+@contextmanager
+def paper_style() -> Iterator[None]:
+    """Inside it matplotlib has its defaults and ``RC``, whatever the user's own settings; outside nothing changes."""
+    import matplotlib.style
+
+    with matplotlib.style.context(RC, after_reset=True):
+        yield

@@ -1,0 +1,76 @@
+"""Training loss against tokens seen: whether the runs learned, and how far they have got."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from .panels import RUN_COLUMNS, band, caption, labels, legend, lines, over_seeds, panels, seeds_sentence
+from .registry import Figure
+from .smoothing import window_means
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Canvas
+    from pandas import DataFrame
+
+    from ttt.results.store import Results
+
+POINTS = 400
+"""About how many points a long run has: its steps are averaged in groups."""
+
+WINDOW = 0.05
+"""Width of the moving average as a share of the steps planned."""
+
+SCALES = ((1e9, "billions"), (1e6, "millions"), (1e3, "thousands"), (1.0, ""))
+
+
+def table(results: Results) -> DataFrame:
+    """Training loss (nats/token) of each run against tokens seen, plain and as a centred moving average."""
+    runs = results.runs[[*RUN_COLUMNS, "status", "steps_planned", "tokens_per_step"]]
+    rows = results.select("train", "loss").merge(runs, on="run_id")
+    group = (rows["steps_planned"] / POINTS).clip(lower=1).round().astype(int)
+    rows["step"] = ((rows["step"] - 1) // group + 1) * group
+    rows["tokens"] = rows["step"] * rows["tokens_per_step"]
+    keys = [*runs.columns, "step", "tokens"]
+    points = rows.groupby(keys, as_index=False, observed=True, dropna=False).agg(loss=("value", "mean"))
+    points["smoothed"] = math.nan
+    for _, run in points.groupby("run_id", observed=True):
+        steps, width = run["step"].to_numpy(float), WINDOW * run["steps_planned"].iloc[0]
+        points.loc[run.index, "smoothed"] = window_means(steps, run["loss"].to_numpy(), steps, width)
+    return points
+
+
+def draw(table: DataFrame) -> Canvas:
+    """One line a method: the moving average, behind it the plain loss. The steep first steps are cropped."""
+    scale, word = next((scale, word) for scale, word in SCALES if table["tokens"].max() >= scale / 2)
+    canvas, parts = panels(table)
+    for axes, part in parts:
+        for number, (look, rows) in enumerate(lines(part)):
+            plain, line = over_seeds(rows, "tokens", "loss"), over_seeds(rows, "tokens", "smoothed")
+            axes.plot(plain.index / scale, plain["mean"], color=look.colour, alpha=0.3, linewidth=0.4, rasterized=True)
+            line.index /= scale
+            band(axes, line, look, number)
+    parts[0][0].set_ylim(*_settled(table))
+    labels(canvas, f"Training tokens ({word})", "Training loss (nats/token)")
+    legend(canvas)
+    caption(canvas, f"Moving average over {WINDOW:.0%} of the steps; faint: without it.", seeds_sentence(table))
+    return canvas
+
+
+def _settled(table: DataFrame) -> tuple[float, float]:
+    """Limits of the loss axis: the range of the moving averages after each run's first steps, and a margin."""
+    last = table.groupby("run_id", observed=True)["tokens"].transform("max")
+    losses = table.loc[table["tokens"] >= WINDOW * last, "smoothed"]
+    margin = 0.05 * (losses.max() - losses.min()) + 0.01
+    return losses.min() - margin, losses.max() + margin
+
+
+FIGURE = Figure(
+    id="training",
+    title="Training loss against tokens seen",
+    paper="not in the paper",
+    needs="a run that has begun to train",
+    give="ttt-train -m +sweeps=laptop_training",
+    table=table,
+    draw=draw,
+)

@@ -1,0 +1,80 @@
+"""Batches of a training run."""
+
+from collections.abc import Callable
+from itertools import chain
+
+import pytest
+import torch
+
+from ttt.data.corpus import Documents
+from ttt.data.loader import TrainLoader
+from ttt.data.windows import Windows, windows_within
+
+Make = Callable[[list[int]], Documents]
+
+
+@pytest.fixture
+def windows(make_documents: Make) -> Windows:
+    """Ten windows of two tokens; the first token names the window."""
+    return windows_within(make_documents([6, 1, 4, 3]), ctx=1)
+
+
+def names(loader: TrainLoader) -> list[list[int]]:
+    return [batch[:, 0].tolist() for batch in loader]
+
+
+def test_batches(windows: Windows) -> None:
+    loader = TrainLoader(windows, batch_size=3, batches=7, seed=0)
+    batches = list(loader)
+    assert len(loader) == len(batches) == 7
+    assert all(batch.shape == (3, 2) and batch.dtype == torch.int64 for batch in batches)
+
+
+def test_every_epoch_reads_every_window_once_in_its_own_order(windows: Windows) -> None:
+    read = [name for batch in names(TrainLoader(windows, batch_size=3, batches=10, seed=0)) for name in batch]
+    epochs = [read[start : start + len(windows)] for start in range(0, 30, len(windows))]
+    assert len(windows) == 10
+    assert all(sorted(epoch) == sorted(windows.batch(range(10))[:, 0].tolist()) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+
+
+def test_order_depends_on_the_seed_alone(windows: Windows) -> None:
+    orders = [names(TrainLoader(windows, 3, 10, seed)) for seed in (0, 0, 1)]
+    assert orders[0] == orders[1] != orders[2]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 5])
+def test_ranks_share_each_global_batch(windows: Windows, world_size: int) -> None:
+    ranks = [names(TrainLoader(windows, 2, 9, 0, rank, world_size)) for rank in range(world_size)]
+    whole = names(TrainLoader(windows, 2 * world_size, 9, 0))
+    assert [[*chain(*batches)] for batches in zip(*ranks, strict=True)] == whole
+    assert len(set(whole[0])) == 2 * world_size
+
+
+def test_fewer_windows_than_a_batch(windows: Windows) -> None:
+    (batch,) = names(TrainLoader(windows.subset(2), batch_size=5, batches=1, seed=0))
+    assert batch.count(0) in (2, 3)
+    assert len(batch) == 5
+
+
+@pytest.mark.parametrize("cut", range(9))
+def test_resumed_equals_uninterrupted(windows: Windows, cut: int) -> None:
+    whole = names(TrainLoader(windows, 3, 8, seed=4, rank=1, world_size=2))
+    interrupted = TrainLoader(windows, 3, 8, seed=4, rank=1, world_size=2)
+    before = [batch[:, 0].tolist() for batch, _ in zip(interrupted, range(cut), strict=False)]
+    resumed = TrainLoader(windows, 3, 8, seed=4, rank=1, world_size=2)
+    resumed.load_state_dict({"batches": cut})
+    assert before + names(resumed) == whole
+
+
+def test_state_counts_the_batch_in_use(windows: Windows) -> None:
+    loader = TrainLoader(windows, 3, 8, seed=0)
+    assert loader.state_dict() == {"batches": 0}
+    assert [loader.state_dict()["batches"] for _ in loader] == list(range(1, 9))
+
+
+def test_a_pass_goes_on_where_the_last_one_stopped(windows: Windows) -> None:
+    loader = TrainLoader(windows, 3, 8, seed=0)
+    first = [next(iter(loader))[:, 0].tolist() for _ in range(2)]
+    assert first + names(loader) == names(TrainLoader(windows, 3, 8, seed=0))
+    assert names(loader) == []

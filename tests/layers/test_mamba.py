@@ -1,0 +1,154 @@
+"""The Mamba mixer against the one of transformers, its initial values, and the choice of the scan."""
+
+import sys
+from collections.abc import Iterator
+from types import ModuleType
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import MambaConfig as TheirConfig
+from transformers.models.mamba.modeling_mamba import MambaMixer
+
+from ttt.config.layers import MambaConfig
+from ttt.layers.mamba import Mamba, choose_scan, fast_scan, plain_scan
+from ttt.layers.registry import LayerSpec, build_layer
+
+WIDTH, TOKENS = 24, 70
+CUDA = torch.device("cuda")
+
+
+def make_mamba(width: int = WIDTH, depth: int = 1, init_std: float = 0.3) -> Mamba:
+    torch.manual_seed(0)
+    layer = build_layer(MambaConfig(name="mamba"), LayerSpec(width, heads=4, init_std=init_std, depth=depth))
+    assert isinstance(layer, Mamba)
+    return layer
+
+
+def assert_near(actual: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5 * expected.abs().max().item())
+
+
+def test_outputs_and_gradients_are_those_of_transformers() -> None:
+    ours = make_mamba()
+    theirs = MambaMixer(TheirConfig(hidden_size=WIDTH, use_mambapy=False), layer_idx=0)
+    theirs.load_state_dict(ours.state_dict())
+    x, dy = torch.randn(2, 3, TOKENS, WIDTH)
+    x.requires_grad_()
+
+    y_ours, y_theirs = ours(x), theirs(x)
+    dx_ours, *ours_grads = torch.autograd.grad(y_ours, [x, *ours.parameters()], dy)
+    dx_theirs, *their_grads = torch.autograd.grad(y_theirs, [x, *theirs.parameters()], dy)
+
+    assert_near(y_ours, y_theirs)
+    assert_near(dx_ours, dx_theirs)
+    expected = dict(zip([name for name, _ in theirs.named_parameters()], their_grads, strict=True))
+    for (name, _), gradient in zip(ours.named_parameters(), ours_grads, strict=True):
+        assert_near(gradient, expected[name])
+
+
+def test_a_token_changes_nothing_before_itself() -> None:
+    layer = make_mamba().double()
+    x = torch.randn(1, TOKENS, WIDTH, dtype=torch.float64)
+    changed = x.clone()
+    changed[:, 30] += 1
+    before, after = layer(x), layer(changed)
+    torch.testing.assert_close(after[:, :30], before[:, :30], rtol=0, atol=1e-12)
+    assert (after[:, 30:] != before[:, 30:]).any(dim=-1).all()
+
+
+def test_initial_values_are_the_authors() -> None:
+    layer = make_mamba(width=256, depth=4, init_std=0.02)
+    assert layer.A_log.exp()[7].tolist() == pytest.approx(range(1, 17))
+    assert (layer.D == 1).all()
+    delta = F.softplus(layer.dt_proj.bias)
+    assert delta.min() > 0.99e-3
+    assert delta.max() < 0.101
+    assert delta.log().mean().item() == pytest.approx(torch.tensor([1e-3, 1e-1]).log().mean().item(), abs=0.2)
+    assert layer.dt_proj.weight.abs().max().item() == pytest.approx(16**-0.5, rel=0.01)
+
+
+def test_projections_start_with_the_models_deviation() -> None:
+    layer = make_mamba(width=256, depth=4, init_std=0.02)
+    assert layer.in_proj.weight.std().item() == pytest.approx(0.02, rel=0.05)
+    assert layer.x_proj.weight.std().item() == pytest.approx(0.02, rel=0.05)
+    assert layer.out_proj.weight.std().item() == pytest.approx(0.01, rel=0.05)
+
+
+@pytest.mark.parametrize(("width", "dt_rank", "rank"), [(24, None, 2), (256, None, 16), (24, 5, 5)])
+def test_rank_of_delta(width: int, dt_rank: int | None, rank: int) -> None:
+    layer = Mamba(MambaConfig(name="mamba", dt_rank=dt_rank), LayerSpec(width, heads=4))
+    assert layer.dt_proj.in_features == rank
+
+
+def test_bfloat16_stays_near() -> None:
+    layer = make_mamba()
+    x = torch.randn(2, TOKENS, WIDTH)
+    exact = layer(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = layer(x)
+    assert rounded.dtype == torch.bfloat16
+    assert (rounded - exact).norm() < 0.02 * exact.norm()
+
+
+@pytest.fixture(autouse=True)
+def _fresh_import() -> Iterator[None]:
+    """The import of mamba_ssm is tried anew before each test, and its outcome forgotten afterwards."""
+    fast_scan.cache_clear()
+    yield
+    fast_scan.cache_clear()
+
+
+def reference_selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    z: Tensor,
+    delta_bias: Tensor,
+    delta_softplus: bool,
+) -> Tensor:
+    """What the package documents: u, delta, z (B, E, T); A (E, N); B, C (B, N, T); D, delta_bias (E)."""
+    assert A.dtype == D.dtype == delta_bias.dtype == torch.float32
+    assert delta_softplus
+    delta = F.softplus(delta + delta_bias[:, None])
+    h = u.new_zeros(u.shape[0], *A.shape)
+    y = []
+    for t in range(u.shape[2]):
+        h = torch.exp(delta[:, :, t, None] * A) * h + (delta * u)[:, :, t, None] * B[:, None, :, t]
+        y.append((h * C[:, None, :, t]).sum(-1) + D * u[:, :, t])
+    return torch.stack(y, dim=2) * F.silu(z)
+
+
+@pytest.fixture
+def _mamba_ssm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mamba_ssm package whose kernel is the reference formula."""
+    interface = ModuleType("mamba_ssm.ops.selective_scan_interface")
+    interface.selective_scan_fn = reference_selective_scan  # type: ignore[attr-defined]
+    for name in ("mamba_ssm", "mamba_ssm.ops"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setitem(sys.modules, interface.__name__, interface)
+
+
+@pytest.mark.usefixtures("_mamba_ssm")
+def test_the_packages_scan_gets_its_layout() -> None:
+    fast = choose_scan(CUDA)
+    assert fast is not plain_scan
+    torch.manual_seed(0)
+    u, dt, z = torch.randn(3, 2, 9, 5)
+    B, C = torch.randn(2, 2, 9, 3)
+    A, D, bias = -torch.rand(5, 3), torch.randn(5), torch.randn(5)
+    torch.testing.assert_close(fast(u, dt, A, B, C, D, z, bias), plain_scan(u, dt, A, B, C, D, z, bias))
+
+
+@pytest.mark.usefixtures("_mamba_ssm")
+def test_the_cpu_never_asks_for_the_package() -> None:
+    assert choose_scan(torch.device("cpu")) is plain_scan
+
+
+def test_without_the_package_cuda_has_the_plain_scan(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mamba_ssm", None)
+    assert choose_scan(CUDA) is plain_scan

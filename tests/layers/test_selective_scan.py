@@ -1,0 +1,135 @@
+"""The selective scan against the recurrence it computes, and its promises of time and memory."""
+
+import statistics
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from torch import Tensor
+
+from ttt.layers import selective_scan as module
+from ttt.layers.selective_scan import LinearRecurrence, chunk_length, selective_scan
+
+BATCH, INNER, STATE = 2, 5, 3
+
+
+def make_inputs(
+    tokens: int, batch: int = BATCH, inner: int = INNER, state: int = STATE, dtype: torch.dtype = torch.float64
+) -> list[Tensor]:
+    """(u, delta, A, B, C, D) requiring gradients, of the sizes that Mamba's initial values give."""
+    torch.manual_seed(0)
+    u, B, C = (torch.randn(batch, tokens, width, dtype=dtype) for width in (inner, state, state))
+    delta = torch.rand(batch, tokens, inner, dtype=dtype) * 0.2
+    A = -torch.arange(1, state + 1, dtype=dtype).repeat(inner, 1)
+    return [x.requires_grad_() for x in (u, delta, A, B, C, torch.randn(inner, dtype=dtype))]
+
+
+def token_by_token(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> Tensor:
+    h = u.new_zeros(u.shape[0], *A.shape)
+    y = []
+    for t in range(u.shape[1]):
+        h = torch.exp(delta[:, t, :, None] * A) * h + (delta * u)[:, t, :, None] * B[:, t, None]
+        y.append((h * C[:, t, None]).sum(-1) + D * u[:, t])
+    return torch.stack(y, dim=1)
+
+
+def assert_same_gradients(actual: Tensor, expected: Tensor, inputs: list[Tensor]) -> None:
+    dy = torch.randn_like(expected)
+    ours, theirs = torch.autograd.grad(actual, inputs, dy), torch.autograd.grad(expected, inputs, dy)
+    torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 31, 32, 33, 1024 + 5])
+def test_outputs_and_gradients_are_the_recurrences(tokens: int) -> None:
+    inputs = make_inputs(tokens)
+    actual, expected = selective_scan(*inputs), token_by_token(*inputs)
+    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
+    assert_same_gradients(actual, expected, inputs)
+
+
+def test_many_short_segments_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SEGMENT_ENTRIES", 1)
+    inputs = make_inputs(tokens=101)
+    actual, expected = selective_scan(*inputs), token_by_token(*inputs)
+    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
+    assert_same_gradients(actual, expected, inputs)
+
+
+def test_gradcheck() -> None:
+    assert torch.autograd.gradcheck(selective_scan, make_inputs(tokens=3, batch=1, inner=2, state=2))
+
+
+def test_gradcheck_of_the_recurrence() -> None:
+    torch.manual_seed(0)
+    a, x = torch.rand(2, 1, 6, 2, 2, dtype=torch.float64)
+    h = torch.randn(1, 2, 2, dtype=torch.float64)
+    assert torch.autograd.gradcheck(
+        lambda a, x, h: LinearRecurrence.apply(a, x, h, 2), [tensor.requires_grad_() for tensor in (a, x, h)]
+    )
+
+
+def test_the_state_before_the_first_token_counts() -> None:
+    a, x, h = torch.full((1, 4, 1, 1), 0.5), torch.zeros(1, 4, 1, 1), torch.ones(1, 1, 1)
+    assert LinearRecurrence.apply(a, x, h, 2).flatten().tolist() == [0.5, 0.25, 0.125, 0.0625]
+
+
+def test_decays_that_vanish_do_no_harm() -> None:
+    u, delta, A, B, C, D = (x.detach() for x in make_inputs(tokens=40, dtype=torch.float32))
+    inputs = [x.requires_grad_() for x in (u, delta, 1e6 * A, B, C, D)]
+    actual, expected = selective_scan(*inputs), token_by_token(*inputs)
+    torch.testing.assert_close(actual, expected)
+    assert all(gradient.isfinite().all() for gradient in torch.autograd.grad(actual.sum(), inputs))
+
+
+def test_the_state_is_float32_under_autocast() -> None:
+    inputs = [x.detach().bfloat16() for x in make_inputs(tokens=70)]
+    exact = token_by_token(*(x.float() for x in inputs))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        actual = selective_scan(*inputs)
+    assert actual.dtype == torch.bfloat16
+    torch.testing.assert_close(actual, exact.bfloat16(), rtol=2**-7, atol=1e-3)
+
+
+def test_a_segment_is_about_as_large_as_measured_best() -> None:
+    assert chunk_length(state_entries=512 * 16) == 11
+    assert chunk_length(state_entries=1) == module.LONGEST_CHUNK
+    assert chunk_length(state_entries=2**30) == module.SHORTEST_CHUNK
+
+
+def seconds(tokens: int) -> float:
+    inputs = make_inputs(tokens, batch=1, inner=64, state=16, dtype=torch.float32)
+    start = time.perf_counter()
+    torch.autograd.grad(selective_scan(*inputs).sum(), inputs)
+    return time.perf_counter() - start
+
+
+@pytest.mark.slow
+def test_time_per_token_does_not_grow() -> None:
+    seconds(2048)
+    pairs = [(seconds(2048) / 2048, seconds(8192) / 8192) for _ in range(9)]
+    short, long = (statistics.median(times) for times in zip(*pairs, strict=True))
+    assert long <= 1.5 * short
+
+
+PEAK_BYTES = """
+import resource, sys, torch
+from ttt.layers.selective_scan import selective_scan
+T, E, N = int(sys.argv[1]), 64, 16
+u, delta, B, C = (torch.rand(1, T, width, requires_grad=True) for width in (E, E, N, N))
+selective_scan(u, delta, -torch.ones(E, N), B, C, torch.ones(E)).sum().backward()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+def peak_bytes(tokens: int) -> int:
+    command = [sys.executable, "-c", PEAK_BYTES, str(tokens)]
+    return int(subprocess.run(command, capture_output=True, check=True).stdout)
+
+
+@pytest.mark.slow
+def test_no_state_sequence_is_kept() -> None:
+    """Memory grows by inputs, outputs and their gradients: by fewer floats a token than one state has."""
+    short, long = 8192, 32768
+    assert peak_bytes(long) - peak_bytes(short) < (long - short) * 64 * 16 * 4

@@ -1,0 +1,106 @@
+"""Run folders with made-up but lifelike numbers."""
+
+import math
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from ttt.results.metrics import MetricLog
+from ttt.results.record import SCHEMA_VERSION, Record, RunFolder, Status, write_record
+
+TOKENS_PER_STEP = 1024
+METHODS = {
+    ("ttt_linear", "mamba"): (3.05, 0.35),
+    ("ttt_mlp", "mamba"): (3.0, 0.35),
+    ("transformer", "transformer"): (3.15, 0.40),
+    ("mamba", "mamba"): (3.2, 0.55),
+}
+"""(model, backbone) -> loss in nats per token that a long run tends to, and how fast it falls with context."""
+
+
+def make_run(
+    folder: Path,
+    model: str = "ttt_linear",
+    backbone: str = "mamba",
+    size: str = "s2",
+    ctx: int = 512,
+    seed: int = 0,
+    steps: int = 100,
+    steps_planned: int | None = None,
+    evaluated: bool = True,
+    status: Status = "finished",
+    **settings: object,
+) -> RunFolder:
+    """A run in its folder below ``folder``; ``settings`` are further keys of ``config.model``."""
+    name = "-".join([model, backbone, size, str(ctx), str(seed), *map(str, settings.values())])
+    run = RunFolder(folder / name)
+    record = make_record(name, model, backbone, size, ctx, seed, steps, steps_planned or steps, status, settings)
+    write_record(run.record, record)
+    log = MetricLog(name, run.metrics)
+    # Runs of one seed share the order of their data, so they share the noise of a step's text.
+    text, own = np.random.default_rng(seed), np.random.default_rng(zlib.crc32(name.encode()))
+    floor, slope = METHODS.get((model, backbone), (3.2, 0.4))
+    floor += {"s1": 0.6, "s2": 0.3, "s3": 0.0}[size] + own.normal(0, 0.02)
+    for step in range(1, steps + 1):
+        loss = floor + 0.6 + 3.4 * (1 + step / 12) ** -0.6 + text.normal(0, 0.12) + own.normal(0, 0.02)
+        log.add("train", step, "loss", loss, "nats/token")
+        log.add("train", step, "learning_rate", 1e-3, "1")
+        log.add("train", step, "gradient_norm", own.lognormal(), "1")
+    if evaluated:
+        positions = np.arange(1, ctx + 1)
+        losses = floor + 2.6 * positions**-slope + text.normal(0, 0.25, ctx) + own.normal(0, 0.05, ctx)
+        log.add("validation", steps, "loss", losses.mean(), "nats/token")
+        log.add("validation", steps, "perplexity", math.exp(losses.mean()), "1")
+        log.add_many("validation", steps, "loss", losses, "nats/token", positions)
+        log.add_many("validation", steps, "sequences", [64] * ctx, "1", positions)
+    log.write()
+    return run
+
+
+def make_record(
+    run_id: str,
+    model: str,
+    backbone: str,
+    size: str,
+    ctx: int,
+    seed: int,
+    steps: int,
+    steps_planned: int,
+    status: Status,
+    settings: dict[str, object],
+) -> Record:
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "run_id": run_id,
+        "name": run_id,
+        "status": status,
+        "error": "loss is not finite" if status == "failed" else None,
+        "config": {
+            "model": {"name": model, **({"mini_batch_size": 16} if "ttt" in model else {}), **settings},
+            "size": {"name": size, "learning_rate": {"mamba": 1e-2, "transformer": 5e-3}},
+            "ctx": {"length": ctx},
+            "backbone": {"name": backbone},
+            "kernel": {"name": "auto"},
+            "recipe": {"learning_rate": 5e-3},
+            "trainer": {"device": "cpu", "max_steps": None},
+            "seed": seed,
+            "run_dir": f"runs/{run_id}",
+        },
+        "overrides": [f"model={model}"],
+        "sweep": None,
+        "git": {"commit": "0" * 40, "dirty": False},
+        "versions": {"python": "3.11.0"},
+        "device": {"name": "cpu", "count": 1, "precision": "float32"},
+        "seed": seed,
+        "parameters": {"total": 1000 * int(size[1:]), "embedding": 100},
+        "training_flops": 1e12,
+        "tokens_per_step": TOKENS_PER_STEP,
+        "steps": steps,
+        "steps_planned": steps_planned,
+        "tokens": steps * TOKENS_PER_STEP,
+        "data": {"name": "python", "digest": "abc", "vocab_size": 1024},
+        "last_checkpoint": None,
+        "results": {},
+        "timing": {"started": "2026-01-01T00:00:00+00:00", "ended": None, "seconds": None, "tokens_per_second": None},
+    }
