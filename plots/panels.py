@@ -24,8 +24,11 @@ if TYPE_CHECKING:
 RUN_COLUMNS = ["run_id", *SETTING, *METHOD, "variant", "seed", "parameters"]
 """Columns of ``Results.runs`` with which every figure's table names the run behind a number."""
 
-PANEL_WIDTH, PANEL_HEIGHT, MARGIN = 2.7, 2.1, 0.8
-"""Inches; the margin holds legend and caption."""
+PANEL_WIDTH, PANEL_HEIGHT, CAPTION_HEIGHT = 2.7, 2.1, 0.6
+"""Inches."""
+
+LEGEND_LINE, LEGEND_CHARACTER, LEGEND_ROW = 0.5, 0.06, 0.17
+"""Inches that an entry of the legend takes: its line, a character, and in height."""
 
 CAPTION_SIZE, CHARACTERS_PER_INCH = 6.5, 21
 """Points, and how many characters of that size surely fit in an inch."""
@@ -53,7 +56,9 @@ def panels(table: DataFrame) -> tuple[Canvas, list[tuple[Axes, DataFrame]]]:
     parts = _parts(table)
     columns = min(table["ctx"].nunique() if table["ctx"].nunique() > 1 else len(parts), 4)
     rows = math.ceil(len(parts) / columns)
-    canvas = Canvas(figsize=(max(PANEL_WIDTH * columns, 3.4), PANEL_HEIGHT * rows + MARGIN), layout="constrained")
+    canvas = Canvas(
+        figsize=(max(PANEL_WIDTH * columns, 3.4), PANEL_HEIGHT * rows + CAPTION_HEIGHT), layout="constrained"
+    )
     grid = canvas.subplots(rows, columns, sharey=True, squeeze=False).ravel()
     for empty in grid[len(parts) :]:
         empty.set_axis_off()
@@ -82,13 +87,15 @@ def band(axes: Axes, line: DataFrame, look: Look, number: int) -> None:
 
 
 def legend(canvas: Canvas) -> None:
-    """One legend for all panels, above them."""
+    """One legend for all panels, above them; the figure grows by what it takes."""
     entries: dict[str, Artist] = {}
     for axes in canvas.axes:
         handles, names = axes.get_legend_handles_labels()
         entries |= zip(names, handles, strict=True)
-    columns = min(len(entries), max(2, int(canvas.get_figwidth() / 1.3)))
+    width = LEGEND_LINE + LEGEND_CHARACTER * max(map(len, entries))
+    columns = min(len(entries), max(1, int(canvas.get_figwidth() / width)))
     canvas.legend(entries.values(), entries.keys(), loc="outside upper center", ncols=columns)
+    canvas.set_figheight(canvas.get_figheight() + LEGEND_ROW * math.ceil(len(entries) / columns))
 
 
 def labels(canvas: Canvas, x: str, y: str) -> None:

@@ -6,6 +6,7 @@ grey. The backbone stands in parentheses as in the paper: (M) Mamba, (T) Transfo
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,9 +41,12 @@ PAPER: dict[tuple[str, str], Look] = {
     ("ttt_linear", "transformer"): Look("TTT-Linear (T)", "#56B4E9", (), "o", filled=False),
     ("ttt_mlp", "transformer"): Look("TTT-MLP (T)", "#E69F00", (6, 1.5), "s", filled=False),
     ("transformer", "transformer"): Look("Transformer", "#000000", (5, 1.5, 1, 1.5), "^"),
-    ("mamba", "mamba"): Look("Mamba", "#009E73", (1, 1), "D"),
+    ("mamba", "own"): Look("Mamba", "#009E73", (1, 1), "D"),
 }
 """(model, backbone) -> look, in the order of the legend."""
+
+LETTERS = {"mamba": " (M)", "transformer": " (T)"}
+"""The backbone behind the name of a method that the paper does not have."""
 
 OTHER_COLOURS = ("#CC79A7", "#7F4F24", "#5B4B8A", "#8A8D0F", "#A01A58", "#4A6572")
 OTHER_DASHES: tuple[Dashes, ...] = ((), (4, 1.5), (1, 1), (4, 1.5, 1, 1.5), (8, 2))
@@ -78,11 +82,10 @@ def look(model: str, backbone: str, variant: str = "") -> Look:
 
     ``variant`` is the text of ``Results.runs``: the settings in which runs of the same method differ.
     """
-    label = PAPER[model, backbone].label if (model, backbone) in PAPER else f"{model} ({backbone[:1].upper()})"
-    if variant:
-        label = f"{label}, {variant}"
-    elif (model, backbone) in PAPER:
+    if (model, backbone) in PAPER and not variant:
         return PAPER[model, backbone]
+    label = PAPER[model, backbone].label if (model, backbone) in PAPER else model + LETTERS.get(backbone, "")
+    label = f"{label}, {variant}" if variant else label
     number = zlib.crc32(label.encode())
     return Look(
         label,
@@ -92,11 +95,12 @@ def look(model: str, backbone: str, variant: str = "") -> Look:
     )
 
 
-def legend_order(model: str, backbone: str, variant: str) -> tuple[int, str, str, str]:
-    """Sort key of a method: the paper's methods first, in the order of ``PAPER``."""
+def legend_order(model: str, backbone: str, variant: str) -> tuple[Any, ...]:
+    """Sort key of a method: the paper's methods first, in the order of ``PAPER``; variants by their numbers."""
     keys = list(PAPER)
     place = keys.index((model, backbone)) if (model, backbone) in PAPER else len(keys)
-    return place, model, backbone, variant
+    numbers = [float(number) for number in re.findall(r"\d+\.?\d*(?:e-?\d+)?", variant)]
+    return place, model, backbone, numbers, variant
 
 
 @contextmanager

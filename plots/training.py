@@ -29,7 +29,7 @@ def table(results: Results) -> DataFrame:
     runs = results.runs[[*RUN_COLUMNS, "status", "steps_planned", "tokens_per_step"]]
     rows = results.select("train", "loss").merge(runs, on="run_id")
     group = (rows["steps_planned"] / POINTS).clip(lower=1).round().astype(int)
-    rows["step"] = ((rows["step"] - 1) // group + 1) * group
+    rows["step"] = (((rows["step"] - 1) // group + 1) * group).clip(upper=rows["steps_planned"])
     rows["tokens"] = rows["step"] * rows["tokens_per_step"]
     keys = [*runs.columns, "step", "tokens"]
     points = rows.groupby(keys, as_index=False, observed=True, dropna=False).agg(loss=("value", "mean"))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ttt.layers import selective_scan as module
-from ttt.layers.selective_scan import LinearRecurrence, chunk_length, selective_scan
+from ttt.layers.selective_scan import chunk_length, recurrence, selective_scan
 
 BATCH, INNER, STATE = 2, 5, 3
 
@@ -61,18 +61,12 @@ def test_gradcheck() -> None:
     assert torch.autograd.gradcheck(selective_scan, make_inputs(tokens=3, batch=1, inner=2, state=2))
 
 
-def test_gradcheck_of_the_recurrence() -> None:
-    torch.manual_seed(0)
-    a, x = torch.rand(2, 1, 6, 2, 2, dtype=torch.float64)
-    h = torch.randn(1, 2, 2, dtype=torch.float64)
-    assert torch.autograd.gradcheck(
-        lambda a, x, h: LinearRecurrence.apply(a, x, h, 2), [tensor.requires_grad_() for tensor in (a, x, h)]
-    )
-
-
-def test_the_state_before_the_first_token_counts() -> None:
+@pytest.mark.parametrize(
+    ("backwards", "expected"), [(False, [0.5, 0.25, 0.125, 0.0625]), (True, [0.0625, 0.125, 0.25, 0.5])]
+)
+def test_the_recurrence_starts_from_its_state(backwards: bool, expected: list[float]) -> None:
     a, x, h = torch.full((1, 4, 1, 1), 0.5), torch.zeros(1, 4, 1, 1), torch.ones(1, 1, 1)
-    assert LinearRecurrence.apply(a, x, h, 2).flatten().tolist() == [0.5, 0.25, 0.125, 0.0625]
+    assert recurrence(a, x, h, L=2, backwards=backwards).flatten().tolist() == expected
 
 
 def test_decays_that_vanish_do_no_harm() -> None:

@@ -14,7 +14,7 @@ METHODS = {
     ("ttt_linear", "mamba"): (3.05, 0.35),
     ("ttt_mlp", "mamba"): (3.0, 0.35),
     ("transformer", "transformer"): (3.15, 0.40),
-    ("mamba", "mamba"): (3.2, 0.55),
+    ("mamba", "own"): (3.2, 0.55),
 }
 """(model, backbone) -> loss in nats per token that a long run tends to, and how fast it falls with context."""
 
@@ -78,10 +78,11 @@ def make_record(
         "error": "loss is not finite" if status == "failed" else None,
         "config": {
             "model": {"name": model, **({"mini_batch_size": 16} if "ttt" in model else {}), **settings},
-            "size": {"name": size, "learning_rate": {"mamba": 1e-2, "transformer": 5e-3}},
+            "size": {"name": size, "learning_rate": {"mamba": 1e-2, "transformer": 5e-3, "own": 1e-2}},
             "ctx": {"length": ctx},
             "backbone": {"name": backbone},
             "kernel": {"name": "auto"},
+            "data": {"name": "pycode"},
             "recipe": {"learning_rate": 5e-3},
             "trainer": {"device": "cpu", "max_steps": None},
             "seed": seed,
@@ -99,7 +100,7 @@ def make_record(
         "steps": steps,
         "steps_planned": steps_planned,
         "tokens": steps * TOKENS_PER_STEP,
-        "data": {"name": "python", "digest": "abc", "vocab_size": 1024},
+        "data": {"name": "pycode", "digest": "abc", "vocab_size": 1024},
         "last_checkpoint": None,
         "results": {},
         "timing": {"started": "2026-01-01T00:00:00+00:00", "ended": None, "seconds": None, "tokens_per_second": None},

@@ -4,22 +4,19 @@ import argparse
 import sys
 from pathlib import Path
 
-from ttt.config.errors import UserError, bad_value
+from ttt.cli.errors import exit_with_one_line
+from ttt.config.errors import UserError
 from ttt.plots.registry import Figure, figures
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command with ``argv`` (the process's own by default) and return its exit code."""
+def main(argv: list[str] | None = None) -> None:
+    """Entry point of ``ttt-plot``; ``argv`` is the process's own by default."""
     arguments = _parser().parse_args(argv)
-    try:
+    with exit_with_one_line():
         if arguments.all or arguments.figures:
             _draw(_chosen(arguments), arguments.results, arguments.out, partly=arguments.all)
         else:
             print(_listing())
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -47,23 +44,26 @@ def _chosen(arguments: argparse.Namespace) -> list[Figure]:
     known = figures()
     for name in arguments.figures:
         if name not in known:
-            raise bad_value("figure", name, f"choose from {', '.join(known)}")
+            raise UserError(f"{name}: no such figure; choose from {', '.join(known)}")
     return [known[name] for name in (known if arguments.all else arguments.figures)]
 
 
 def _draw(chosen: list[Figure], folder: Path, out: Path, partly: bool) -> None:
     """Write the chosen figures; ``partly``: those that the runs below ``folder`` allow, if there are any."""
     if not folder.is_dir():
-        raise UserError(f"results={folder}: no such folder; {_how_to_get(chosen)}")
+        raise UserError(f"--results {folder}: no such folder; {_how_to_get(chosen)}")
     # Seconds of imports, which listing and usage errors need not wait for.
     from ttt.plots.files import save
     from ttt.results.store import load_results
 
     results = load_results(folder)
+    for left_out, counted in results.left_out.items():
+        print(f"left out: {left_out} is the same run as {counted}, which has at least as many steps", file=sys.stderr)
     tables = {figure: figure.table(results) for figure in chosen}
     lacking = [figure for figure in chosen if tables[figure].empty]
     if lacking and (not partly or lacking == chosen):
-        raise UserError(f"results={folder}: {len(results.runs)} runs, none of them enough; {_how_to_get(lacking)}")
+        found = f"none of its {len(results.runs)} runs will do" if len(results.runs) else "no runs in it"
+        raise UserError(f"--results {folder}: {found}; {_how_to_get(lacking)}")
     for figure in chosen:
         if figure not in lacking:
             print("\n".join(str(path) for path in save(figure, tables[figure], out)))
@@ -73,3 +73,7 @@ def _draw(chosen: list[Figure], folder: Path, out: Path, partly: bool) -> None:
 
 def _how_to_get(lacking: list[Figure]) -> str:
     return "; ".join(f"{figure.id} needs {figure.needs}: {figure.give}" for figure in lacking)
+
+
+if __name__ == "__main__":
+    main()

@@ -20,7 +20,7 @@ from ttt.layers.views import linear
 DELTA_MIN, DELTA_MAX, DELTA_FLOOR = 1e-3, 1e-1, 1e-4
 
 GatedScan = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
-"""``(u_BTE, dt_BTE, A_EN, B_BTN, C_BTN, D_E, z_BTE, dt_bias_E)``: scans with softplus(dt + dt_bias), gates by SiLU(z)."""
+"""``(u_BTE, dt_BTE, A_EN, B_BTN, C_BTN, D_E, z_BTE, dt_bias_E)``: scans with softplus(dt + dt_bias), times SiLU(z)."""
 
 
 @register_layer("mamba", MambaConfig, backbones=("own", "transformer"))

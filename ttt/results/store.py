@@ -1,16 +1,18 @@
 """All runs below a folder as two tables, the only thing that figures read."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 
 from ttt.config.errors import UserError
 from ttt.results.metrics import SCHEMA, TEXT_COLUMNS, Split, read_metrics
 from ttt.results.record import RECORD_FILE, Record, RunFolder, read_record
-from ttt.results.variants import METHOD, SETTING, learned_settings, variants
+from ttt.results.variants import METHOD, SETTING, settings_of, variants
 
 RUN_COLUMNS: dict[str, tuple[str, str]] = {
     "run_id": ("run_id", "string"),
@@ -56,13 +58,15 @@ class Results:
             of these are seeds of one another.
         metrics: the rows of all ``metrics.parquet`` (columns of ``ttt.results.metrics``); text is categorical,
             ``position`` nullable.
+        left_out: folder of a run that is not in the tables -> folder of the same run that is.
     """
 
     runs: pd.DataFrame
     metrics: pd.DataFrame
+    left_out: dict[Path, Path]
 
     def select(self, split: Split, metric: str, by_position: bool = False) -> pd.DataFrame:
-        """The rows of one metric: run_id, step, position, value.
+        """The rows of one metric whose value is finite, in their order: run_id, step, position, value.
 
         Args:
             split: the split.
@@ -71,47 +75,41 @@ class Results:
         """
         rows = self.metrics
         wanted = (rows["split"] == split) & (rows["metric"] == metric) & (rows["position"].notna() == by_position)
-        return rows.loc[wanted, ["run_id", "step", "position", "value"]].reset_index(drop=True)
+        return rows.loc[wanted & np.isfinite(rows["value"]), ["run_id", "step", "position", "value"]].reset_index(
+            drop=True
+        )
 
 
 def load_results(folder: Path) -> Results:
     """Every run below ``folder``, at any depth, sorted by path; a run without metrics yet has only its row of ``runs``.
 
+    Of several folders with the same run_id, that is with the same configuration, the one with the most steps counts.
+
     Raises:
-        UserError: no such folder, a file that is not what a run writes, or two folders of the same run.
+        UserError: no such folder, or a file in it that is not what a run writes.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give one that holds runs of ttt-train")
-    found = [RunFolder(path.parent) for path in sorted(folder.rglob(RECORD_FILE))]
-    records = [read_record(run.record) for run in found]
-    _refuse_copies(found, records)
-    return Results(_runs(found, records), _metrics(found))
+    records = {path.parent: read_record(path) for path in sorted(folder.rglob(RECORD_FILE))}
+    longest: dict[str, Path] = {}
+    for path in sorted(records, key=lambda path: records[path]["steps"]):
+        longest[records[path]["run_id"]] = path
+    counted = {path: record for path, record in records.items() if longest[record["run_id"]] == path}
+    left_out = {path: longest[record["run_id"]] for path, record in records.items() if path not in counted}
+    return Results(_runs(counted), _metrics(counted), left_out)
 
 
-def _refuse_copies(found: list[RunFolder], records: list[Record]) -> None:
-    seen: dict[str, Path] = {}
-    for run, record in zip(found, records, strict=True):
-        first = seen.setdefault(record["run_id"], run.path)
-        if first != run.path:
-            raise UserError(f"{run.path}: the same run_id={record['run_id']} as {first}; move one of them away")
-
-
-def _runs(found: list[RunFolder], records: list[Record]) -> pd.DataFrame:
+def _runs(records: dict[Path, Record]) -> pd.DataFrame:
     runs = pd.DataFrame(
         {
-            column: pd.array([_lookup(record, key) for record in records], dtype=dtype)  # type: ignore[call-overload]
+            column: pd.array([_lookup(record, key) for record in records.values()], dtype=dtype)  # type: ignore[call-overload]
             for column, (key, dtype) in RUN_COLUMNS.items()
         }
     )
-    runs["run_dir"] = pd.array([str(run.path) for run in found], dtype="string")
+    runs["run_dir"] = pd.array([str(path) for path in records], dtype="string")
     groups = list(runs[[*SETTING, *METHOD]].itertuples(index=False, name=None))
-    runs["variant"] = pd.array(variants(groups, [_settings(record) for record in records]), dtype="string")
+    runs["variant"] = pd.array(variants(groups, [settings_of(record) for record in records.values()]), dtype="string")
     return runs
-
-
-def _settings(record: Record) -> dict[str, str]:
-    # A data set's content may follow installed versions: only its digest tells whether two runs learned the same text.
-    return learned_settings(record["config"]) | {"data.digest": str(_lookup(record, "data.digest"))[:12]}
 
 
 def _lookup(record: Record, key: str) -> Any:
@@ -121,8 +119,8 @@ def _lookup(record: Record, key: str) -> Any:
     return value
 
 
-def _metrics(found: list[RunFolder]) -> pd.DataFrame:
-    tables = [read_metrics(run.metrics) for run in found if run.metrics.exists()]
+def _metrics(folders: Iterable[Path]) -> pd.DataFrame:
+    tables = [read_metrics(path) for path in (RunFolder(folder).metrics for folder in folders) if path.exists()]
     empty = SCHEMA.empty_table()
     table = pa.concat_tables(tables).unify_dictionaries() if tables else empty
     metrics = table.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)

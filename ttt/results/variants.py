@@ -3,7 +3,9 @@
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 
+from ttt.config.identity import identity
 from ttt.config.schema import Resolved
+from ttt.results.record import Record
 
 SETTING = ["data", "size", "ctx"]
 """Columns of ``Results.runs`` that runs share when a figure compares them."""
@@ -11,16 +13,13 @@ SETTING = ["data", "size", "ctx"]
 METHOD = ["model", "backbone"]
 """Columns that name what is compared."""
 
-NOT_LEARNED = ("seed", "runs_dir", "run_dir", "ckpt", "overwrite", "kernel", "trainer", "data.cache_dir")
-"""Keys and groups of keys that change where, how fast and from which random numbers a run learns, but not what."""
 
-LEARNED = ("trainer.max_steps",)
-"""Exceptions to ``NOT_LEARNED``."""
-
-
-def learned_settings(config: Resolved) -> dict[str, str]:
-    """The settings that shape what is learned: dotted key -> value as text."""
-    return {key: value for key, value in _flatten(config).items() if key in LEARNED or not _within(key, NOT_LEARNED)}
+def settings_of(record: Record) -> dict[str, str]:
+    """All that shapes what a run learns, but for the seed: dotted key -> value as text."""
+    settings = _flatten(identity(record["config"]))
+    del settings["seed"]
+    # A data set's content may follow installed versions: its digest tells whether two runs learned from the same text.
+    return settings | {"data.digest": record["data"]["digest"][:12], "steps_planned": str(record["steps_planned"])}
 
 
 def variants(groups: Sequence[Hashable], settings: Sequence[dict[str, str]]) -> list[str]:
@@ -30,7 +29,7 @@ def variants(groups: Sequence[Hashable], settings: Sequence[dict[str, str]]) -> 
 
     Args:
         groups: for each run, the group it belongs to.
-        settings: for each run, its ``learned_settings``.
+        settings: for each run, its ``settings_of``.
     """
     members = defaultdict(list)
     for group, setting in zip(groups, settings, strict=True):
@@ -45,10 +44,6 @@ def variants(groups: Sequence[Hashable], settings: Sequence[dict[str, str]]) -> 
 def _differing(settings: list[dict[str, str]]) -> list[str]:
     keys = sorted({key for setting in settings for key in setting})
     return [key for key in keys if len({setting.get(key) for setting in settings}) > 1]
-
-
-def _within(key: str, names: tuple[str, ...]) -> bool:
-    return any(key == name or key.startswith(f"{name}.") for name in names)
 
 
 def _flatten(config: Resolved, prefix: str = "") -> dict[str, str]:
