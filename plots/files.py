@@ -33,7 +33,7 @@ def save(figure: Figure, table: DataFrame, folder: Path) -> list[Path]:
     with paper_style():
         canvas = figure.draw(table)
         contents = {kind: _rendered(canvas, kind) for kind in NO_METADATA}
-    contents["csv"] = table.to_csv(index=False, lineterminator="\n").encode()
+    contents["csv"] = table.to_csv(index=False, float_format="%.6g", lineterminator="\n").encode()
     paths = [folder / f"{figure.id}.{kind}" for kind in contents]
     for path, content in zip(paths, contents.values(), strict=True):
         write_bytes(path, content)

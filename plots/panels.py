@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 RUN_COLUMNS = ["run_id", *SETTING, *METHOD, "variant", "seed", "parameters"]
 """Columns of ``Results.runs`` with which every figure's table names the run behind a number."""
 
-PANEL_WIDTH, PANEL_HEIGHT, CAPTION_HEIGHT = 2.7, 2.1, 0.6
+PANEL_WIDTH, LEAST_WIDTH, PANEL_HEIGHT, CAPTION_HEIGHT = 2.7, 3.4, 2.1, 0.6
 """Inches."""
 
 LEGEND_LINE, LEGEND_CHARACTER, LEGEND_ROW = 0.5, 0.06, 0.17

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ttt.config.layers import AttentionConfig
+from ttt.layers.flops import count_flops
 from ttt.layers.registry import LayerSpec, register_layer
 from ttt.layers.rope import rope_tables, rotate
 from ttt.layers.views import Output, Views, merge_heads
@@ -23,9 +24,14 @@ class Attention(nn.Module):
 
     def __init__(self, config: AttentionConfig, spec: LayerSpec) -> None:
         super().__init__()
-        self.rope_base = config.rope_base
+        self.rope_base, self.width = config.rope_base, spec.width
         self.views = Views(spec)
         self.output = Output(spec)
+
+    def flops(self, tokens: int) -> int:
+        """FLOPs of the matrix products of a forward pass; of q k^T and of the product with v all T x T pairs count."""
+        pairs = 4 * tokens * tokens * self.width
+        return pairs + sum(count_flops(part, tokens) for part in (self.views, self.output))
 
     def forward(self, x_BTC: Tensor) -> Tensor:
         """Attends from every token to itself and those before it."""

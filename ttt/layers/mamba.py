@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ttt.config.layers import MambaConfig
 from ttt.layers.convolution import CausalConv
+from ttt.layers.flops import count_flops
 from ttt.layers.registry import LayerSpec, register_layer
 from ttt.layers.selective_scan import selective_scan
 from ttt.layers.views import linear
@@ -43,6 +44,16 @@ class Mamba(nn.Module):
         self.A_log = nn.Parameter(torch.arange(1.0, N + 1).log().repeat(inner, 1))
         self.D = nn.Parameter(torch.ones(inner))
         self.out_proj = linear(inner, spec.width, spec.init_std / math.sqrt(spec.depth))
+
+    def flops(self, tokens: int) -> int:
+        """FLOPs of the matrix products and of the scan of a forward pass over one sequence of ``tokens`` tokens."""
+        read_state = 2 * tokens * self.A_log.numel()
+        products = read_state + sum(count_flops(part, tokens) for part in self.children())
+        return products + self.elementwise_flops(tokens)
+
+    def elementwise_flops(self, tokens: int) -> int:
+        """FLOPs of the scan's recurrence: for every entry of the state delta A, its exponential, delta B u and a h + x."""
+        return 6 * tokens * self.A_log.numel()
 
     def forward(self, x_BTC: Tensor) -> Tensor:
         """Convolves, scans with parameters chosen by the input, gates."""

@@ -8,7 +8,7 @@ the state that the one before it left, keeps only that state, and is computed ag
 """
 
 from collections.abc import Iterable
-from math import isqrt
+from math import log2
 from typing import Any
 
 import torch
@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# An array [B, S, E, N] of a segment has about this many entries. Measured on two CPU cores (E = 96 ... 512, N = 16,
-# batch 1 ... 8): a quarter of it loses up to a third of the speed to the dispatch of small operations; four times it
-# loses up to a half, the arrays then outgrowing the caches.
+# An array [B, S, E, N] of a segment has at most this many entries, and rarely less than a quarter. Measured on two CPU cores (E = 96 ... 512, N = 16,
+# batch 1 ... 16): a quarter of it loses up to a third of the speed to the dispatch of small operations; four times it
+# about a half, the arrays then outgrowing the caches.
 SEGMENT_ENTRIES = 2**20
 SHORTEST_CHUNK, LONGEST_CHUNK = 4, 32
 
@@ -49,8 +49,12 @@ def selective_scan(u_BTE: Tensor, delta_BTE: Tensor, A_EN: Tensor, B_BTN: Tensor
 
 
 def chunk_length(state_entries: int) -> int:
-    """L for a state of B E N entries. A segment has L chunks of L tokens, the fewest steps for its length."""
-    return min(max(isqrt(SEGMENT_ENTRIES // state_entries), SHORTEST_CHUNK), LONGEST_CHUNK)
+    """L for a state of B E N entries; a segment has L chunks of L tokens, the fewest steps for its length.
+
+    A power of two, so that the usual T need no padding.
+    """
+    tokens = max(SEGMENT_ENTRIES // state_entries, 1)
+    return min(max(2 ** int(log2(tokens) / 2), SHORTEST_CHUNK), LONGEST_CHUNK)
 
 
 def _whole_chunks(x_BTX: Tensor, L: int) -> Tensor:

@@ -75,9 +75,8 @@ class Results:
         """
         rows = self.metrics
         wanted = (rows["split"] == split) & (rows["metric"] == metric) & (rows["position"].notna() == by_position)
-        return rows.loc[wanted & np.isfinite(rows["value"]), ["run_id", "step", "position", "value"]].reset_index(
-            drop=True
-        )
+        finite = np.isfinite(rows["value"])
+        return rows.loc[wanted & finite, ["run_id", "step", "position", "value"]].reset_index(drop=True)
 
 
 def load_results(folder: Path) -> Results:

@@ -1,0 +1,78 @@
+import subprocess
+import sys
+from pathlib import Path
+from runpy import run_path
+
+import pytest
+
+from ttt.cli.plot import main
+
+make_run = run_path(str(Path(__file__).parents[1] / "plots" / "synthetic.py"))["make_run"]
+
+
+def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as exit_:
+        main(arguments)
+    captured = capsys.readouterr()
+    assert exit_.value.code == 2
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert captured.err.startswith("error: ")
+    return captured.err
+
+
+def test_without_arguments_the_figures_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    main([])
+    listing = capsys.readouterr().out
+    assert "per_token: Perplexity by token index" in listing
+    assert "Figure 2 right" in listing
+    assert "ttt-train -m +sweeps=laptop_per_token" in listing
+
+
+def test_listing_imports_nothing_heavy() -> None:
+    code = "import sys; from ttt.cli.plot import main; main([]); print({'pandas', 'matplotlib', 'torch'} & set(sys.modules))"
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert output.endswith("set()\n")
+
+
+def test_a_figure_is_written_and_its_files_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_run(tmp_path / "runs", steps=5, ctx=64)
+    main(["per_token", "--results", str(tmp_path / "runs"), "--out", str(tmp_path / "out")])
+    files = [tmp_path / "out" / f"per_token.{kind}" for kind in ("png", "pdf", "csv")]
+    assert capsys.readouterr().out.splitlines() == [str(file) for file in files]
+    assert sorted(tmp_path.glob("out/*")) == sorted(files)
+
+
+def test_all_draws_what_it_can_and_names_the_rest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_run(tmp_path / "runs", steps=5, evaluated=False, status="running")
+    main(["--all", "--results", str(tmp_path / "runs"), "--out", str(tmp_path / "out")])
+    lines = capsys.readouterr().out.splitlines()
+    assert [Path(line).name for line in lines[:-1]] == ["training.png", "training.pdf", "training.csv"]
+    assert lines[-1].startswith("not drawn: per_token needs ")
+    assert lines[-1].endswith("ttt-train -m +sweeps=laptop_per_token")
+
+
+@pytest.mark.parametrize("runs", ["none", "unevaluated", "no folder"])
+def test_lacking_runs_are_refused_with_the_way_to_get_them(
+    runs: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = tmp_path / "runs", tmp_path / "out"
+    if runs != "no folder":
+        folder.mkdir()
+    if runs == "unevaluated":
+        make_run(folder, steps=5, evaluated=False)
+    error = refused(["per_token", "--results", str(folder), "--out", str(out)], capsys)
+    assert str(folder) in error
+    assert "ttt-train -m +sweeps=laptop_per_token" in error
+    assert not out.exists()
+
+
+def test_an_unknown_figure_is_refused_with_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    assert refused(["loss"], capsys) == "error: loss: no such figure; choose from per_token, training\n"
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_run(tmp_path / "runs", steps=5)
+    (tmp_path / "out").write_text("")
+    error = refused(["training", "--results", str(tmp_path / "runs"), "--out", str(tmp_path / "out")], capsys)
+    assert str(tmp_path / "out") in error

@@ -1,0 +1,122 @@
+"""What every registered layer must do, in every backbone that it sits in. A new layer is covered without an edit."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from ttt.backbones.registry import backbones
+from ttt.config.errors import UserError
+from ttt.config.layers import SHIPPED
+from ttt.config.schema import LayerConfig
+from ttt.layers.flops import count_flops
+from ttt.layers.registry import LayerSpec, build_layer, layer_types
+from ttt.layers.ttt import TTT
+
+WIDTH, HEADS, T = 24, 2, 37
+OWN_VALUES = {"ttt_linear": {"inner_model": "linear"}, "ttt_mlp": {"inner_model": "mlp", "eta_base": 0.1}}
+CASES = [(name, backbone) for name, layer in layer_types().items() for backbone in layer.backbones]
+
+
+def make_layer(name: str, backbone: str, **values: object) -> nn.Module:
+    torch.manual_seed(0)
+    config = layer_types()[name].schema(name=name, **(OWN_VALUES.get(name, {}) | values))  # type: ignore[arg-type]
+    spec = LayerSpec(WIDTH, HEADS, init_std=0.2, conv_gate=backbones()[backbone].conv_gate)
+    return build_layer(config, spec)
+
+
+def stir(layer: nn.Module) -> nn.Module:
+    """Random values instead of the initial zeros and ones, which would hide terms."""
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return layer
+
+
+@pytest.mark.parametrize(("name", "backbone"), CASES)
+def test_a_token_changes_nothing_before_itself(name: str, backbone: str) -> None:
+    layer = stir(make_layer(name, backbone)).double()
+    x = torch.randn(1, T, WIDTH, dtype=torch.float64)
+    before = layer(x)
+    for token in (0, 1, 15, 16, 17, T - 1):
+        changed = x.clone()
+        changed[:, token] += 1
+        difference = (layer(changed) - before).abs().amax(-1)[0]
+        assert difference[:token].max() == 0 if token else True
+        assert difference[token] > 0
+
+
+@pytest.mark.parametrize(("name", "backbone"), CASES)
+def test_every_parameter_learns(name: str, backbone: str) -> None:
+    layer = stir(make_layer(name, backbone))
+    layer(torch.randn(2, T, WIDTH)).square().sum().backward()
+    for parameter_name, parameter in layer.named_parameters():
+        assert parameter.grad is not None, parameter_name
+        assert parameter.grad.abs().max() > 0, parameter_name
+
+
+@pytest.mark.parametrize(("name", "backbone"), CASES)
+def test_sequences_of_a_batch_do_not_meet(name: str, backbone: str) -> None:
+    layer = stir(make_layer(name, backbone)).double()
+    x = torch.randn(3, T, WIDTH, dtype=torch.float64)
+    alone = torch.cat([layer(sequence[None]) for sequence in x])
+    torch.testing.assert_close(layer(x), alone, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("name", "backbone"), CASES)
+def test_mixed_precision_stays_near(name: str, backbone: str) -> None:
+    layer = make_layer(name, backbone)
+    x = torch.randn(2, T, WIDTH)
+    exact = layer(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = layer(x)
+    assert (mixed.float() - exact).norm() < 0.05 * exact.norm()
+
+
+@pytest.mark.parametrize(
+    ("name", "backbone", "tokens"),
+    # A remainder matters to TTT; Mamba's scan fills it up with zeros, which torch counts and the layer does not.
+    [(*case, 32) for case in CASES] + [("ttt_linear", "mamba", T), ("ttt_mlp", "transformer", T)],
+)
+def test_flops_are_what_torch_counts(name: str, backbone: str, tokens: int) -> None:
+    """Matrix products, forward; what a layer adds for the operations that torch does not count is left out."""
+    layer = make_layer(name, backbone)
+    # Of the forms of attention on a CPU, torch counts the plain one alone.
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        layer(torch.randn(1, tokens, WIDTH))
+    counted = count_flops(layer, tokens) - getattr(layer, "elementwise_flops", lambda _: 0)(tokens)
+    assert counted == pytest.approx(counter.get_total_flops(), rel=0.02)
+
+
+@pytest.mark.parametrize("name", sorted(SHIPPED))
+def test_shipped_layers_are_registered_with_their_schema(name: str) -> None:
+    assert layer_types()[name].schema is SHIPPED[name]
+
+
+def test_an_unknown_layer_is_named() -> None:
+    with pytest.raises(UserError, match=r"model.name=rwkv: choose one of .*ttt_linear"):
+        build_layer(LayerConfig(name="rwkv"), LayerSpec(WIDTH, HEADS))
+
+
+def test_eta_base_warms_up_from_its_start() -> None:
+    layer = make_layer("ttt_mlp", "transformer", eta_base=0.1, eta_base_start=0.01)
+    assert isinstance(layer, TTT)
+    bases = []
+    for progress in (0.0, 0.5, 1.0, 2.0):
+        layer.set_warmup(progress)
+        bases.append(0.1 * layer.eta_warmup.item())
+    assert bases == pytest.approx([0.01, 0.055, 0.1, 0.1])
+
+
+@pytest.mark.parametrize("kernel", ["primal", "dual", "auto"])
+def test_every_kernel_computes_the_same_layer(kernel: str) -> None:
+    def output(name: str) -> Tensor:
+        layer = make_layer("ttt_mlp", "mamba").double()
+        assert isinstance(layer, TTT)
+        from ttt.kernels.dispatch import choose_form
+
+        layer.form = choose_form(name)
+        return layer(torch.ones(1, T, WIDTH, dtype=torch.float64).cumsum(1).sin())
+
+    torch.testing.assert_close(output(kernel), output("primal"), rtol=0, atol=1e-12)

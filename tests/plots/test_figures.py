@@ -1,0 +1,133 @@
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pytest
+from synthetic import METHODS, TOKENS_PER_STEP, make_run
+
+import ttt.plots
+from ttt.plots.files import save
+from ttt.plots.registry import Figure, figures
+from ttt.plots.style import paper_style
+from ttt.results.store import Results, load_results
+
+FIGURES = figures()
+SWEEPS = Path(ttt.plots.__file__).parents[1] / "sweeps"
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    folder = tmp_path_factory.mktemp("runs")
+    for model, backbone in METHODS:
+        for seed in (0, 1):
+            make_run(folder, model, backbone, "s1", 64, seed, steps=30)
+            make_run(folder, model, backbone, "s2", 128, seed, steps=30)
+    make_run(folder, "ttt_linear", "mamba", "s2", 64, steps=5, steps_planned=30, evaluated=False, status="running")
+    return load_results(folder)
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_says_what_it_is(name: str) -> None:
+    figure = FIGURES[name]
+    texts = {key: value for key, value in vars(figure).items() if isinstance(value, str)}
+    assert all(text and "\n" not in text for text in texts.values())
+    assert figure.id == figure.draw.__module__.rpartition(".")[2]
+    sweep = figure.give.partition("+sweeps=")[2]
+    assert (SWEEPS / f"{sweep}.yaml").is_file()
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_equal_numbers_give_equal_files(name: str, results: Results, tmp_path: Path) -> None:
+    figure = FIGURES[name]
+    table = figure.table(results)
+    assert set(table["run_id"]) <= set(results.runs["run_id"])
+    first, second = save(figure, table, tmp_path / "1"), save(figure, figure.table(results), tmp_path / "2")
+    assert [path.name for path in first] == [f"{name}.png", f"{name}.pdf", f"{name}.csv"]
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+    assert first[0].read_bytes().startswith(b"\x89PNG")
+    assert first[1].read_bytes().startswith(b"%PDF")
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_no_runs_give_a_table_without_rows(name: str, tmp_path: Path) -> None:
+    assert FIGURES[name].table(load_results(tmp_path)).empty
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_one_run_suffices(name: str, tmp_path: Path) -> None:
+    make_run(tmp_path / "runs", "gla", "own", "s1", 64, steps=1)
+    figure = FIGURES[name]
+    assert save(figure, figure.table(load_results(tmp_path / "runs")), tmp_path)
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_drawing_leaves_no_settings_behind_and_ignores_the_users(name: str, results: Results, tmp_path: Path) -> None:
+    figure, table = FIGURES[name], FIGURES[name].table(results)
+    plain = save(figure, table, tmp_path / "plain")[0].read_bytes()
+    with matplotlib.rc_context({"font.size": 20, "lines.linewidth": 9}):
+        before: dict[str, Any] = dict(matplotlib.rcParams)
+        assert save(figure, table, tmp_path / "users")[0].read_bytes() == plain
+        assert dict(matplotlib.rcParams) == before
+
+
+def drawn(figure: Figure, results: Results) -> Any:
+    with paper_style():
+        canvas = figure.draw(figure.table(results))
+        canvas.draw_without_rendering()
+    return canvas
+
+
+def texts(canvas: Any) -> list[str]:
+    return [text.get_text() for text in canvas.legends[0].get_texts()]
+
+
+def test_per_token_is_logarithmic_with_plain_ticks_and_a_line_a_method(results: Results) -> None:
+    canvas = drawn(FIGURES["per_token"], results)
+    axes = canvas.axes[0]
+    assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
+    assert texts(canvas) == ["TTT-Linear (M)", "TTT-MLP (M)", "Transformer", "Mamba"]
+    assert [label.get_text() for label in axes.get_xticklabels()][:2] == ["64", "16"]
+    assert all(label.get_text().replace(".", "").isdigit() for label in axes.get_yticklabels())
+    assert "64 validation sequences" in canvas.get_supxlabel()
+    assert "2 seeds" in canvas.get_supxlabel()
+    titles = [panel.get_title() for panel in canvas.axes if panel.axison]
+    assert titles == ["size s1, context of 64 tokens", "size s2, context of 128 tokens"]
+
+
+def test_per_token_smooths_in_nats(tmp_path: Path) -> None:
+    run = make_run(tmp_path, ctx=256)
+    results = load_results(tmp_path)
+    rows = results.metrics
+    by_position = (rows["metric"] == "loss") & rows["position"].notna()
+    rows.loc[by_position, "value"] = 5 - 0.5 * np.log(rows.loc[by_position, "position"].to_numpy(float))
+    table = FIGURES["per_token"].table(results)
+    assert set(table["run_id"]) == {run.path.name}
+    assert table["token_index"].is_monotonic_increasing
+    np.testing.assert_allclose(table["loss"], 5 - 0.5 * np.log(table["token_index"]), atol=0.03)
+    np.testing.assert_allclose(table["perplexity"], np.exp(table["loss"]))
+
+
+def test_per_token_takes_the_last_evaluation_and_names_unfinished_runs(tmp_path: Path) -> None:
+    make_run(tmp_path, seed=0, steps=20, steps_planned=40)
+    make_run(tmp_path, seed=1, steps=10, steps_planned=40)
+    figure, results = FIGURES["per_token"], load_results(tmp_path)
+    assert set(figure.table(results)["step"]) == {20}
+    assert "before the planned end of training: TTT-Linear (M)" in drawn(figure, results).get_supxlabel()
+
+
+def test_training_draws_unfinished_runs_against_tokens(results: Results) -> None:
+    figure = FIGURES["training"]
+    table = figure.table(results)
+    running = table[table["status"] == "running"]
+    assert running["tokens"].tolist() == [TOKENS_PER_STEP * step for step in range(1, 6)]
+    canvas = drawn(figure, results)
+    assert canvas.axes[0].get_ylabel() == "Training loss (nats/token)"
+    assert "Training tokens (thousands)" in [axes.get_xlabel() for axes in canvas.axes]
+
+
+def test_training_groups_the_steps_of_long_runs(tmp_path: Path) -> None:
+    make_run(tmp_path, steps=2001, evaluated=False)
+    table = FIGURES["training"].table(load_results(tmp_path))
+    assert len(table) == 401
+    assert table["step"].tolist()[-2:] == [2000, 2001]

@@ -1,0 +1,50 @@
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from ttt.plots.panels import plain_log_ticks
+from ttt.plots.smoothing import window_means
+from ttt.plots.style import PAPER, legend_order, look
+
+
+def test_methods_of_the_paper_differ_without_colour() -> None:
+    without_colour = {(style.dashes, style.marker, style.filled) for style in PAPER.values()}
+    assert len(without_colour) == len({style.colour for style in PAPER.values()}) == len(PAPER)
+
+
+def test_the_backbone_is_shown_where_a_layer_can_sit_in_several() -> None:
+    assert look("ttt_linear", "transformer").label == "TTT-Linear (T)"
+    assert look("mamba", "own").label == "Mamba"
+    assert look("gla", "mamba").label == "gla (M)"
+
+
+def test_other_methods_keep_their_look_and_variants_differ() -> None:
+    assert look("gla", "mamba") == look("gla", "mamba")
+    assert look("ttt_mlp", "mamba", "model.mini_batch_size=4").label == "TTT-MLP (M), model.mini_batch_size=4"
+    assert look("ttt_mlp", "mamba", "model.mini_batch_size=4") != look("ttt_mlp", "mamba", "model.mini_batch_size=16")
+
+
+def test_the_legend_begins_with_the_paper_and_counts() -> None:
+    methods = [
+        ("gla", "mamba", ""),
+        ("ttt_mlp", "mamba", "b=16"),
+        ("ttt_mlp", "mamba", "b=4"),
+        ("ttt_linear", "mamba", ""),
+    ]
+    assert sorted(methods, key=lambda method: legend_order(*method)) == [methods[i] for i in (3, 2, 1, 0)]
+
+
+def test_window_means() -> None:
+    x, values = np.array([1.0, 2.0, 3.0, 7.0]), np.array([1.0, 2.0, 6.0, 5.0])
+    means = window_means(x, values, centres=np.array([1.0, 2.0, 5.0, 7.0]), width=2)
+    np.testing.assert_array_equal(means, [1.5, 3.0, np.nan, 5.0])
+
+
+@pytest.mark.parametrize(("low", "high"), [(10, 13), (12, 40), (20, 900), (1, 1e6)])
+def test_logarithmic_axes_have_a_few_plain_numbers(low: float, high: float) -> None:
+    axes = Figure().subplots()
+    axes.set(yscale="log", ylim=(low, high))
+    plain_log_ticks(axes.yaxis)
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert 3 <= len(labels) <= 7
+    assert [float(label) for label in labels] == pytest.approx(axes.get_yticks().tolist())

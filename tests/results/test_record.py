@@ -1,0 +1,81 @@
+import json
+import os
+from pathlib import Path
+from runpy import run_path
+
+import pytest
+
+from ttt.config.errors import UserError
+from ttt.results.record import SCHEMA_VERSION, Record, RunFolder, read_record, write_record
+
+make_record = run_path(str(Path(__file__).parents[1] / "plots" / "synthetic.py"))["make_record"]
+
+
+@pytest.fixture
+def record() -> Record:
+    return make_record(
+        "a", "ttt_mlp", "mamba", "s1", 512, seed=0, steps=3, steps_planned=5, status="running", settings={}
+    )
+
+
+def test_a_record_comes_back_as_it_was_written(tmp_path: Path, record: Record) -> None:
+    run = RunFolder(tmp_path / "new" / "run")
+    write_record(run.record, record)
+    assert read_record(run.record) == record
+    assert [path.name for path in run.path.iterdir()] == ["record.json"]
+
+
+def test_every_key_of_the_schema_is_in_the_file(tmp_path: Path, record: Record) -> None:
+    write_record(tmp_path / "record.json", record)
+    assert json.loads((tmp_path / "record.json").read_text()).keys() == Record.__required_keys__
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"schema_version": SCHEMA_VERSION + 1}, "upgrade"),
+        ({"schema_version": None}, "no schema_version"),
+    ],
+)
+def test_other_schemas_are_refused(tmp_path: Path, record: Record, change: dict[str, object], message: str) -> None:
+    path = tmp_path / "record.json"
+    path.write_text(json.dumps(record | change))
+    with pytest.raises(UserError, match=message) as error:
+        read_record(path)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ['{"schema_version": 1, ', "[]", "3", '{"schema_version": 1}', "\0"])
+def test_broken_files_are_refused_by_name(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "record.json"
+    path.write_text(text)
+    with pytest.raises(UserError) as error:
+        read_record(path)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"record\.json: cannot be read"):
+        read_record(tmp_path / "record.json")
+
+
+def test_a_failing_write_leaves_the_old_record(tmp_path: Path, record: Record, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "record.json"
+    write_record(path, record)
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match="No space left"):
+        write_record(path, record | {"status": "finished"})
+    assert read_record(path)["status"] == "running"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_in_the_place_of_a_folder_is_the_users_error(tmp_path: Path, record: Record) -> None:
+    (tmp_path / "run").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        write_record(tmp_path / "run" / "record.json", record)

@@ -1,0 +1,85 @@
+import shutil
+from pathlib import Path
+from runpy import run_path
+
+import pytest
+
+from ttt.config.errors import UserError
+from ttt.results.metrics import SCHEMA
+from ttt.results.record import RunFolder
+from ttt.results.store import RUN_COLUMNS, load_results
+
+make_run = run_path(str(Path(__file__).parents[1] / "plots" / "synthetic.py"))["make_run"]
+
+
+def test_runs_are_found_at_any_depth_and_flattened(tmp_path: Path) -> None:
+    make_run(tmp_path / "deep" / "model=ttt_mlp", "ttt_mlp", "mamba", "s1", 256, seed=3, steps=4, mini_batch_size=8)
+    make_run(tmp_path, "transformer", "transformer", "s2", 512, steps=5, evaluated=False, status="failed")
+    runs = load_results(tmp_path).runs.set_index("model")
+    ours = runs.loc["ttt_mlp"]
+    assert (ours["backbone"], ours["size"], ours["ctx"], ours["seed"]) == ("mamba", "s1", 256, 3)
+    assert (ours["mini_batch_size"], ours["tokens"], ours["status"]) == (8, 4 * 1024, "finished")
+    assert Path(ours["run_dir"]).parent == tmp_path / "deep" / "model=ttt_mlp"
+    assert runs["mini_batch_size"].isna()["transformer"]
+    assert runs.loc["transformer", "status"] == "failed"
+
+
+def test_metrics_of_all_runs_are_one_table(tmp_path: Path) -> None:
+    make_run(tmp_path, seed=0, steps=4, ctx=8)
+    make_run(tmp_path, seed=1, steps=6, ctx=8)
+    results = load_results(tmp_path)
+    assert list(results.metrics.columns) == SCHEMA.names
+    assert len(results.select("train", "loss")) == 4 + 6
+    by_position = results.select("validation", "loss", by_position=True)
+    assert by_position["position"].tolist() == [*range(1, 9)] * 2
+    assert set(by_position["run_id"]) == set(results.runs["run_id"])
+
+
+def test_values_that_are_not_finite_are_not_selected(tmp_path: Path) -> None:
+    make_run(tmp_path, steps=3)
+    results = load_results(tmp_path)
+    results.metrics.loc[results.metrics["step"] == 2, "value"] = float("nan")
+    assert results.select("train", "loss")["step"].tolist() == [1, 3]
+
+
+def test_an_empty_folder_gives_empty_tables(tmp_path: Path) -> None:
+    results = load_results(tmp_path)
+    assert results.runs.empty
+    assert set(RUN_COLUMNS) < set(results.runs.columns)
+    assert results.select("train", "loss").empty
+
+
+def test_a_run_without_metrics_yet_is_a_run(tmp_path: Path) -> None:
+    make_run(tmp_path).metrics.unlink()
+    results = load_results(tmp_path)
+    assert (len(results.runs), len(results.metrics)) == (1, 0)
+
+
+def test_a_missing_folder_is_the_users_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such folder"):
+        load_results(tmp_path / "runs")
+
+
+def test_variants_are_told_apart_by_what_differs_but_the_seed(tmp_path: Path) -> None:
+    for b in (1, 16):
+        for seed in (0, 1):
+            make_run(tmp_path, seed=seed, steps=2, mini_batch_size=b)
+    make_run(tmp_path, "ttt_mlp", steps=2)
+    runs = load_results(tmp_path).runs
+    sizes = runs.groupby(["model", "variant"])["seed"].agg(list).to_dict()
+    assert sizes == {
+        ("ttt_linear", "model.mini_batch_size=1"): [0, 1],
+        ("ttt_linear", "model.mini_batch_size=16"): [0, 1],
+        ("ttt_mlp", ""): [0],
+    }
+
+
+def test_of_two_folders_of_the_same_run_the_longer_counts(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a", steps=3)
+    shutil.copytree(run.path, tmp_path / "b")
+    short = RunFolder(tmp_path / "b")
+    short.record.write_text(short.record.read_text().replace('"steps": 3', '"steps": 2'))
+    results = load_results(tmp_path)
+    assert results.runs["run_dir"].tolist() == [str(run.path)]
+    assert results.left_out == {short.path: run.path}
+    assert len(results.select("train", "loss")) == 3
