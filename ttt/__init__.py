@@ -1,0 +1,1 @@
+"""Reproduction suite for "Learning to (Learn at Test Time)" (arXiv 2407.04620)."""

@@ -88,7 +88,8 @@ def test_a_sequence_can_be_cut_at_mini_batches(form: MiniBatchForm) -> None:
     whole, _ = scan(form, LINEAR, (x["W1"], x["b1"]), norm, *views, tau)
     _, W = scan(form, LINEAR, (x["W1"], x["b1"]), norm, *(view[:, :, :8] for view in views), tau)
     for sequence in range(B):
-        rest, _ = scan(form, LINEAR, tuple(w[sequence] for w in W), norm, *(v[sequence, None, :, 8:] for v in views), tau)
+        W_then, later = tuple(w[sequence] for w in W), [view[sequence, None, :, 8:] for view in views]
+        rest, _ = scan(form, LINEAR, W_then, norm, *later, tau)
         torch.testing.assert_close(rest[0], whole[sequence, :, 8:], rtol=0, atol=1e-13)
 
 

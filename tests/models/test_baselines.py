@@ -75,7 +75,9 @@ def from_mamba(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
     return ours
 
 
-def logits_and_gradients(model: nn.Module, read: Callable[[nn.Module, Tensor], Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+def logits_and_gradients(
+    model: nn.Module, read: Callable[[nn.Module, Tensor], Tensor]
+) -> tuple[Tensor, dict[str, Tensor]]:
     ids = torch.randint(V, (2, T), generator=torch.Generator().manual_seed(0))
     logits = read(model, ids)
     nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()).backward()

@@ -35,7 +35,7 @@ def make_run(
     """A run in its folder below ``folder``; ``settings`` are further keys of ``config.model``."""
     name = "-".join([model, backbone, size, str(ctx), str(seed), *map(str, settings.values())])
     run = RunFolder(folder / name)
-    record = make_record(name, model, backbone, size, ctx, seed, steps, steps_planned or steps, status, settings)
+    record = make_record(name, model, backbone, size, ctx, seed, steps, steps_planned or steps, status, **settings)
     write_record(run.record, record)
     log = MetricLog(name, run.metrics)
     # Runs of one seed share the order of their data, so they share the noise of a step's text.
@@ -68,7 +68,7 @@ def make_record(
     steps: int,
     steps_planned: int,
     status: Status,
-    settings: dict[str, object],
+    **settings: object,
 ) -> Record:
     return {
         "schema_version": SCHEMA_VERSION,

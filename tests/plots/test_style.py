@@ -25,13 +25,14 @@ def test_other_methods_keep_their_look_and_variants_differ() -> None:
 
 
 def test_the_legend_begins_with_the_paper_and_counts() -> None:
-    methods = [
-        ("gla", "mamba", ""),
-        ("ttt_mlp", "mamba", "b=16"),
-        ("ttt_mlp", "mamba", "b=4"),
-        ("ttt_linear", "mamba", ""),
+    mlp_4, mlp_16 = ("ttt_mlp", "mamba", "b=4"), ("ttt_mlp", "mamba", "b=16")
+    gla, linear = ("gla", "mamba", ""), ("ttt_linear", "mamba", "")
+    assert sorted([gla, mlp_16, mlp_4, linear], key=lambda method: legend_order(*method)) == [
+        linear,
+        mlp_4,
+        mlp_16,
+        gla,
     ]
-    assert sorted(methods, key=lambda method: legend_order(*method)) == [methods[i] for i in (3, 2, 1, 0)]
 
 
 def test_window_means() -> None:

@@ -75,5 +75,5 @@ def test_files_that_are_no_metrics_are_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"metrics\.parquet: not a table"):
         read_metrics(path)
     pq.write_table(pa.table({"loss": [1.0]}), path)
-    with pytest.raises(UserError, match=r"metrics\.parquet: columns loss"):
+    with pytest.raises(UserError, match=r"metrics\.parquet: not a table of metrics \(columns loss"):
         read_metrics(path)

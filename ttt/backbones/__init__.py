@@ -1,0 +1,1 @@
+"""How a sequence layer sits in a block."""

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf.errors import ConfigKeyError, InterpolationResolutionError, OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, InterpolationResolutionError, OmegaConfBaseException
 
 from ttt.config.errors import RunError, UserError
 
@@ -43,7 +43,7 @@ def describe(error: Exception) -> str:
         return _no_such_option(error)
     if isinstance(error, OverrideParseException):
         return f"{error.override}: not of the form key=value"
-    if isinstance(cause, ConfigKeyError | AttributeError) and getattr(cause, "full_key", None):
+    if isinstance(cause, ConfigKeyError | ConfigAttributeError) and cause.full_key:
         return _no_such_key(cause)
     if isinstance(cause, InterpolationResolutionError):
         return f"{cause.full_key}: {_first_line(cause)}" if cause.full_key else _first_line(cause)

@@ -1,0 +1,1 @@
+"""The vocabulary of a run, without torch and without Hydra."""

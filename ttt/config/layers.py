@@ -11,7 +11,10 @@ from ttt.config.schema import LayerConfig
 
 @dataclass
 class TTTConfig(LayerConfig):
-    """A TTT layer. ``mini_batch_size`` is the paper's b; ``eta_base`` rises linearly from ``eta_base_start`` in warm-up."""
+    """A TTT layer.
+
+    ``mini_batch_size`` is the paper's b. ``eta_base`` rises linearly from ``eta_base_start`` during warm-up.
+    """
 
     inner_model: str = "???"
     mini_batch_size: int = 16

@@ -21,5 +21,5 @@ def _build(schema: type[C], plain: Resolved) -> C:
     for field in fields(cast(Any, schema)):
         if field.name in plain:
             value, kind = plain[field.name], hints[field.name]
-            values[field.name] = _build(kind, value) if is_dataclass(kind) else value
+            values[field.name] = _build(cast(type, kind), value) if is_dataclass(kind) else value
     return schema(**values)

@@ -37,7 +37,9 @@ def plan_steps(config: TrainConfig) -> StepPlan:
     workers = trainer.devices * trainer.nodes
     tokens = max(recipe.tokens_per_step, length * workers)
     if tokens % (length * workers):
-        raise bad_value("recipe.tokens_per_step", tokens, f"must be a multiple of ctx.length x devices = {length * workers}")
+        raise bad_value(
+            "recipe.tokens_per_step", tokens, f"must be a multiple of ctx.length x devices = {length * workers}"
+        )
     sequences = tokens // length
     device_batch = _device_batch(config, sequences // workers)
     schedule_steps = max(1, recipe.steps * recipe.tokens_per_step // tokens)
@@ -56,7 +58,9 @@ def _device_batch(config: TrainConfig, per_device: int) -> int:
     asked = config.trainer.device_batch
     if asked is not None:
         if asked < 1 or per_device % asked:
-            raise bad_value("trainer.device_batch", asked, f"must divide the {per_device} sequences a device has in a step")
+            raise bad_value(
+                "trainer.device_batch", asked, f"must divide the {per_device} sequences a device has in a step"
+            )
         return asked
     fitting = max(1, config.trainer.device_tokens // config.ctx.length)
     return max(n for n in range(1, min(fitting, per_device) + 1) if per_device % n == 0)
@@ -84,7 +88,7 @@ def check(config: TrainConfig) -> StepPlan:
 def _at_least(config: TrainConfig) -> list[tuple[str, float, float]]:
     """Key, value and least allowed value of what is counted."""
     size, recipe, trainer, data = config.size, config.recipe, config.trainer, config.data
-    counted = [
+    counted: list[tuple[str, float, float]] = [
         ("size.width", size.width, 1),
         ("size.blocks", size.blocks, 1),
         ("size.heads", size.heads, 1),
@@ -103,11 +107,13 @@ def _at_least(config: TrainConfig) -> list[tuple[str, float, float]]:
         ("seed", config.seed, 0),
     ]
     layer = vars(config.model)
-    counted += [(f"model.{key}", layer[key], 1) for key in ("mini_batch_size", "state_size", "expand", "conv_kernel") if key in layer]
+    counted += [(f"model.{key}", layer[key], 1) for key in COUNTED_IN_LAYERS if layer.get(key) is not None]
     if trainer.max_steps is not None:
         counted.append(("trainer.max_steps", trainer.max_steps, 1))
     return counted
 
+
+COUNTED_IN_LAYERS = ("mini_batch_size", "state_size", "expand", "conv_kernel", "dt_rank")
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "device": ("auto", "cpu", "cuda", "mps"),
@@ -130,11 +136,10 @@ def _check_choices(config: TrainConfig) -> None:
 
 def _check_recipe(config: TrainConfig) -> None:
     recipe = config.recipe
-    for key, value in (("recipe.warmup", recipe.warmup), *((f"recipe.betas[{i}]", b) for i, b in enumerate(recipe.betas))):
-        if not 0 <= value < 1:
-            raise bad_value(key, value, "must be at least 0 and below 1")
-    if len(recipe.betas) != 2:
-        raise bad_value("recipe.betas", list(recipe.betas), "must be two numbers")
+    if not 0 <= recipe.warmup < 1:
+        raise bad_value("recipe.warmup", recipe.warmup, "must be at least 0 and below 1")
+    if len(recipe.betas) != 2 or not all(0 <= beta < 1 for beta in recipe.betas):
+        raise bad_value("recipe.betas", list(recipe.betas), "must be two numbers of at least 0 and below 1")
     if not recipe.learning_rate > 0:
         raise bad_value("recipe.learning_rate", recipe.learning_rate, "must be positive")
     if config.overwrite and config.ckpt:

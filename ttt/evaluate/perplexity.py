@@ -61,16 +61,14 @@ def evaluate_split(
     at_start = windows_at_start(documents, ctx).subset(count)
     losses = window_losses(model, anywhere, device, device_tokens, show_progress, "perplexity")
     by_index = window_losses(model, at_start, device, device_tokens, show_progress, "loss by token index")
-    total, _ = _sum_over_windows(losses)
-    index_total, documents_read = _sum_over_windows(by_index)
-    tokens = len(anywhere) * ctx
-    return SplitEvaluation(float(total.sum()) / tokens, tokens, len(anywhere), index_total / documents_read, documents_read)
+    loss = float(_mean_over_windows(losses).mean())
+    return SplitEvaluation(loss, len(anywhere) * ctx, len(anywhere), _mean_over_windows(by_index), len(at_start))
 
 
-def _sum_over_windows(losses: Iterable[Tensor]) -> tuple[Tensor, int]:
-    """Sum [T] over windows, and their number."""
+def _mean_over_windows(losses: Iterable[Tensor]) -> Tensor:
+    """Mean [T] of batches [B, T]."""
     total, count = torch.zeros(()), 0
     for batch in losses:
         total = total + batch.sum(0)
         count += batch.shape[0]
-    return total, count
+    return total / count

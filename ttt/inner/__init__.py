@@ -1,0 +1,1 @@
+"""The mathematics of one TTT layer: pure functions on tensors."""

@@ -7,13 +7,23 @@ import torch
 from torch import Tensor
 
 
-def inner_learning_rate(x_BTC: Tensor, weight_HC: Tensor, bias_H: Tensor, eta_base: Tensor | float, head_dim: int) -> Tensor:
-    """eta [B, H, T] = eta_base * sigmoid(x theta_lr + beta_lr) / D (Section 2.7; 1 / D is the released code's)."""
+def inner_learning_rate(
+    x_BTC: Tensor, weight_HC: Tensor, bias_H: Tensor, eta_base: Tensor | float, head_dim: int
+) -> Tensor:
+    """The rate eta [B, H, T] = eta_base * sigmoid(x theta_lr + beta_lr) / D (Section 2.7; 1 / D: the released code).
+
+    Args:
+        x_BTC: the layer's input.
+        weight_HC: theta_lr.
+        bias_H: beta_lr.
+        eta_base: the largest rate, times D.
+        head_dim: D.
+    """
     logits_BTH = x_BTC @ weight_HC.mT + bias_H
     return eta_base * torch.sigmoid(logits_BTH).transpose(1, 2) / head_dim
 
 
 def token_scale(delta_b: Tensor) -> Tensor:
-    """tau [b] = max(0, 1 / i + delta_i) at place i = 1..b of a mini-batch (the released code's)."""
+    """The scale tau [b] = max(0, 1 / i + delta_i) at place i = 1..b of a mini-batch (the released code's)."""
     place = torch.arange(1, delta_b.numel() + 1, device=delta_b.device, dtype=delta_b.dtype)
     return torch.clamp(1 / place + delta_b, min=0)

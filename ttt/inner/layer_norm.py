@@ -19,7 +19,7 @@ class LayerNormParams(NamedTuple):
 
 
 def standardise(x: Tensor) -> tuple[Tensor, Tensor]:
-    """x with mean 0 and variance 1 over D, and the reciprocal standard deviation [..., 1] that was used."""
+    """X with mean 0 and variance 1 over D, and the reciprocal standard deviation [..., 1] that was used."""
     centred = x - x.mean(-1, keepdim=True)
     reciprocal_std = torch.rsqrt((centred * centred).mean(-1, keepdim=True) + EPS)
     return centred * reciprocal_std, reciprocal_std

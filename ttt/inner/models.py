@@ -5,6 +5,7 @@ Shapes: B batch, H heads, T tokens, D head width, I and O a layer's input and ou
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +24,7 @@ def gelu(x: Tensor) -> Tensor:
 
 
 def gelu_derivative(x: Tensor) -> Tensor:
-    """d gelu(x) / d x, itself differentiable by autograd."""
+    """D gelu(x) / d x, itself differentiable by autograd."""
     square = x * x
     tanh = torch.tanh(SQRT_2_OVER_PI * x * (1 + GELU_CUBIC * square))
     slope = SQRT_2_OVER_PI * (1 + 3 * GELU_CUBIC * square)
@@ -51,7 +52,7 @@ class InnerMLP:
         """Name and shape of every parameter of one head, in the order of ``Params``."""
         widths = [head_dim, *(factor * head_dim for factor in self.hidden), head_dim]
         shapes: dict[str, tuple[int, int]] = {}
-        for layer, (inputs, outputs) in enumerate(zip(widths, widths[1:], strict=False), start=1):
+        for layer, (inputs, outputs) in enumerate(pairwise(widths), start=1):
             shapes[f"W{layer}"] = (inputs, outputs)
             shapes[f"b{layer}"] = (1, outputs)
         return shapes

@@ -50,5 +50,5 @@ def inner_prediction(model: InnerMLP, W: Params, norm: LayerNormParams, u: Tenso
 
 
 def _loss(model: InnerMLP, W: Params, norm: LayerNormParams, k: Tensor, v: Tensor) -> Tensor:
-    """Sum over B and H of 1/2 || f(k; W) - v ||^2; every (sequence, head) has a W of its own, so a sum keeps them apart."""
+    """Sum over B and H of 1/2 || f(k; W) - v ||^2; each of them has a W of its own, so a sum keeps them apart."""
     return 0.5 * (inner_prediction(model, W, norm, k) - v).square().sum()

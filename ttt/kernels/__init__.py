@@ -1,0 +1,1 @@
+"""Fast forms of the inner loop, and the choice among all forms."""

@@ -1,0 +1,1 @@
+"""Sequence layers, [B, T, C] -> [B, T, C], one file a type."""

@@ -52,7 +52,7 @@ class Mamba(nn.Module):
         return products + self.elementwise_flops(tokens)
 
     def elementwise_flops(self, tokens: int) -> int:
-        """FLOPs of the scan's recurrence: for every entry of the state delta A, its exponential, delta B u and a h + x."""
+        """FLOPs of the scan's recurrence: per entry of the state delta A, its exponential, delta B u and a h + x."""
         return 6 * tokens * self.A_log.numel()
 
     def forward(self, x_BTC: Tensor) -> Tensor:

@@ -35,6 +35,7 @@ class LayerSpec:
 
     @property
     def head_dim(self) -> int:
+        """D = C / H."""
         return self.width // self.heads
 
 

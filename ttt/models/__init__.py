@@ -1,0 +1,1 @@
+"""Language models: built, counted, and exchanged with the released code."""

@@ -69,7 +69,9 @@ def from_released(state: Mapping[str, Tensor], meta: Mapping[str, Any], kernel: 
                 raise UserError(f"released weights: {released} is missing")
             value = left.pop(released)
             if value.numel() != parameter.numel():
-                raise bad_value(released, tuple(value.shape), f"the model that meta describes has {tuple(parameter.shape)}")
+                raise bad_value(
+                    released, tuple(value.shape), f"the model that meta describes has {tuple(parameter.shape)}"
+                )
             parameter.copy_(value.reshape(parameter.shape))
     if left:
         raise UserError(f"released weights: {min(left)} does not belong to the model that meta describes")

@@ -24,6 +24,7 @@ from ttt.config.errors import UserError
 from ttt.results.atomic import write_bytes
 
 Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 SCHEMA = pa.schema(
     [
@@ -65,8 +66,8 @@ class MetricLog:
         self._values: dict[_Key, tuple[float, str]] = {}
 
     @classmethod
-    def resume(cls, path: Path, run_id: str, step: int) -> "MetricLog":
-        """The log as it was after ``step`` steps: rows of ``path`` that came later are dropped.
+    def resume(cls, path: Path, run_id: str, step: int, splits: tuple[Split, ...] = SPLITS) -> "MetricLog":
+        """The log as it was after ``step`` steps: rows of ``path`` that came later, or of other splits, are dropped.
 
         To miss no row, write the log before each checkpoint.
 
@@ -76,7 +77,7 @@ class MetricLog:
         log = cls(run_id, path)
         rows = read_metrics(path).select(["split", "metric", "step", "position", "value", "unit"])
         for split, metric, row_step, position, value, unit in zip(*rows.to_pydict().values(), strict=True):
-            if row_step <= step:
+            if row_step <= step and split in splits:
                 log._values[_Key(split, metric, row_step, position)] = (value, unit)
         return log
 
@@ -122,12 +123,11 @@ def read_metrics(path: Path) -> pa.Table:
         UserError: no such file, or not a table of metrics.
     """
     try:
+        names = pq.read_schema(path).names
+        if names != SCHEMA.names:
+            raise pa.ArrowInvalid(f"columns {', '.join(names)} instead of {', '.join(SCHEMA.names)}")
         with pq.ParquetFile(path, read_dictionary=TEXT_COLUMNS) as file:
-            table = file.read()
+            return file.read()
     except (OSError, pa.ArrowInvalid) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path}: not a table of metrics ({reason}); restore or remove the run's folder") from error
-    if table.column_names != SCHEMA.names:
-        expected = ", ".join(SCHEMA.names)
-        raise UserError(f"{path}: columns {', '.join(table.column_names)}: a table of metrics has {expected}")
-    return table

@@ -94,9 +94,9 @@ class Timing(TypedDict):
 class Record(TypedDict):
     """``record.json``.
 
-    ``error`` is one line when ``status`` is "failed". ``steps`` and ``tokens`` were done, ``steps_planned`` is what
-    the recipe asks for. ``training_flops`` is the whole run's. ``results`` has one evaluation for each split
-    evaluated. ``versions`` comes from ``provenance.versions``.
+    ``error`` is one line when ``status`` is "failed". ``steps`` and ``tokens`` were done; the run ends after
+    ``steps_planned``. ``training_flops`` is the whole run's. ``results`` has one evaluation for each split evaluated.
+    ``versions`` comes from ``provenance.versions``.
     """
 
     schema_version: int

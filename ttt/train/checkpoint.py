@@ -63,7 +63,7 @@ class Keep(StepEnd):
 
     def on_step(self, trainer: pl.Trainer, module: TrainingModule, step: int) -> None:
         """Keeps count, and saves when it is time."""
-        self.record.update(steps=step, tokens=step * module.plan.tokens_per_step)
+        self.record["steps"], self.record["tokens"] = step, step * module.plan.tokens_per_step
         if step == module.plan.steps or (self.every and step % self.every == 0):
             self._save(trainer, step)
 

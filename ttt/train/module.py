@@ -3,10 +3,12 @@
 Shapes: B sequences a device holds at once, T context length.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -17,7 +19,7 @@ from ttt.models.language_model import LanguageModel, token_losses
 from ttt.train.optim import adamw, clip_gradients, schedule, warmup_steps
 
 
-class Diverged(RunError):
+class DivergedError(RunError):
     """The training loss became infinite or not a number after ``step`` optimizer steps."""
 
     def __init__(self, message: str, step: int) -> None:
@@ -44,11 +46,11 @@ class TrainingModule(pl.LightningModule):
         """Mean loss of a device batch [B, T + 1].
 
         Raises:
-            Diverged: the loss is infinite or not a number.
+            DivergedError: the loss is infinite or not a number.
         """
         loss = token_losses(self.model, windows).mean()
         if not torch.isfinite(loss):
-            raise Diverged(f"the loss became {loss.item()} at step {self.global_step}", self.global_step)
+            raise DivergedError(f"the loss became {loss.item()} at step {self.global_step}", self.global_step)
         self._losses.append(loss.detach())
         return loss
 
@@ -56,8 +58,9 @@ class TrainingModule(pl.LightningModule):
         """Warms up what the layers warm up themselves, such as eta_base of TTT-MLP."""
         warmup = warmup_steps(self.recipe, self.plan.schedule_steps)
         for module in self.model.modules():
-            if hasattr(module, "set_warmup"):
-                module.set_warmup(self.global_step / warmup if warmup else 1.0)
+            set_warmup: Callable[[float], None] | None = getattr(module, "set_warmup", None)
+            if set_warmup is not None:
+                set_warmup(self.global_step / warmup if warmup else 1.0)
 
     def configure_gradient_clipping(self, *_: Any, **__: Any) -> None:
         """Clips by the total norm; called once an optimizer step, after the last device batch."""
@@ -66,7 +69,7 @@ class TrainingModule(pl.LightningModule):
         self.step_loss = torch.stack(self._losses).mean()
         self._losses.clear()
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW with warm-up and cosine, stepped once an optimizer step."""
         optimizer: Optimizer = adamw(self.model, self.recipe)
         scheduler = schedule(optimizer, self.recipe, self.plan.schedule_steps)

@@ -4,6 +4,7 @@ import math
 
 import torch
 from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -20,7 +21,8 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, ob
         for module_name, module in model.named_modules()
         for name in getattr(module, "no_weight_decay", ())
     }
-    decayed, kept = [], []
+    decayed: list[nn.Parameter] = []
+    kept: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         (kept if parameter.ndim < 2 or name in exempt else decayed).append(parameter)
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
@@ -55,6 +57,6 @@ def schedule(optimizer: Optimizer, recipe: RecipeConfig, steps: int) -> LambdaLR
 def clip_gradients(model: nn.Module, limit: float) -> torch.Tensor:
     """Scales all gradients down to a total norm of ``limit`` (0: leaves them) and returns the norm before."""
     limit = limit or math.inf
-    if hasattr(model, "clip_grad_norm_"):  # FSDP: only the wrapper sees the shards of all ranks
+    if isinstance(model, FullyShardedDataParallel):  # only the wrapper sees the shards of all ranks
         return model.clip_grad_norm_(limit)
     return nn.utils.clip_grad_norm_(model.parameters(), limit)

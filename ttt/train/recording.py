@@ -34,13 +34,13 @@ def recording(folder: RunFolder, record: Record) -> Iterator[None]:
             yield
         record["status"] = "finished"
     except Interrupted as interruption:
-        record.update(status="interrupted", error=f"{interruption} at step {record['steps']}")
+        record["status"], record["error"] = "interrupted", f"{interruption} at step {record['steps']}"
         raise RunError(f"{record['error']}; {_way_on(folder, record)}") from None
     except (RunError, UserError) as error:
-        record.update(status="failed", error=str(error))
+        record["status"], record["error"] = "failed", str(error)
         raise
     except BaseException as error:
-        record.update(status="failed", error=f"{type(error).__name__}: {error}".splitlines()[0])
+        record["status"], record["error"] = "failed", f"{type(error).__name__}: {error}".splitlines()[0]
         raise
     finally:
         record["timing"]["ended"] = now()

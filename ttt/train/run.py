@@ -2,13 +2,13 @@
 
 import logging
 import time
+import warnings
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 import yaml
-from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
 from ttt.config.identity import run_id
@@ -29,8 +29,8 @@ from ttt.results.provenance import git_state, versions
 from ttt.results.record import SCHEMA_VERSION, Record, RunFolder, read_record
 from ttt.train.callbacks import Metrics, Progress
 from ttt.train.checkpoint import Keep, WholeFiles
-from ttt.train.device import choose_device, choose_precision, choose_strategy, describe_device
-from ttt.train.module import Diverged, TrainingModule
+from ttt.train.device import choose_device, choose_precision, choose_strategy, describe_device, rank
+from ttt.train.module import DivergedError, TrainingModule
 from ttt.train.opening import clear
 from ttt.train.recording import now, recording
 
@@ -65,7 +65,8 @@ def set_up(config: TrainConfig, plan: StepPlan, folder: RunFolder, resume: bool)
         torch.set_num_threads(config.trainer.threads)
     corpus = load_corpus(config.data, config.trainer.progress)
     windows = windows_within(corpus.splits["train"], config.ctx.length)
-    windows_at_start(corpus.splits["validation"], config.ctx.length)  # a context without any is refused now, not at the end
+    # A context that is too long for validation is refused now, not at the end of training.
+    windows_at_start(corpus.splits["validation"], config.ctx.length)
     pl.seed_everything(config.seed, verbose=False)
     model = build_model(config.model, config.size, config.backbone, config.kernel, corpus.vocab_size)
     precision = choose_precision(config.trainer.precision, device)
@@ -81,12 +82,13 @@ def run(setting: Setting, overrides: list[str]) -> SplitEvaluation | None:
     """
     folder, config = setting.folder, setting.config
     record = read_record(folder.record) if setting.resume else _new_record(setting, overrides)
-    if rank_zero_only.rank:
+    if rank() > 0:
         _fit(setting, record)
         return None
     if setting.resume:
         refuse_other_data(folder.path, record, setting.corpus)
-        record.update(status="running", error=None, overrides=overrides, steps_planned=setting.plan.steps)
+        record["status"], record["error"] = "running", None
+        record["overrides"], record["steps_planned"], record["results"] = overrides, setting.plan.steps, {}
     else:
         clear(folder)
         write_text(folder.config, yaml.safe_dump(_plain(config), sort_keys=False))
@@ -101,8 +103,9 @@ def _fit(setting: Setting, record: Record) -> None:
     """Trains to the last step of the plan, from the newest checkpoint if the run is resumed."""
     config, plan, folder = setting.config, setting.plan, setting.folder
     newest = checkpoints(folder.checkpoints)[-1] if setting.resume else None
-    log = _metric_log(folder, record["run_id"], checkpoint_step(newest) if newest else None)
-    trainer = _trainer(setting, record, log)
+    first_step = checkpoint_step(newest) if newest else 0
+    log = _metric_log(folder, record["run_id"], first_step)
+    trainer = _trainer(setting, record, log, first_step)
     loader = TrainLoader(
         setting.windows,
         batch_size=plan.device_batch,
@@ -112,32 +115,40 @@ def _fit(setting: Setting, record: Record) -> None:
         world_size=trainer.world_size,
     )
     started = time.perf_counter()
-    steps_before = checkpoint_step(newest) if newest else 0
     try:
         trainer.fit(TrainingModule(setting.model, config.recipe, plan), loader, ckpt_path=newest, weights_only=True)
-    except Diverged as error:
+    except DivergedError as error:
         raise _with_last_good(error, folder, record) from None
     finally:
         if trainer.is_global_zero:
             log.write()
-    tokens = (record["steps"] - steps_before) * plan.tokens_per_step
+    tokens = (record["steps"] - first_step) * plan.tokens_per_step
     record["timing"]["tokens_per_second"] = round(tokens / (time.perf_counter() - started), 1)
 
 
-def _with_last_good(error: Diverged, folder: RunFolder, record: Record) -> Diverged:
+def _with_last_good(error: DivergedError, folder: RunFolder, record: Record) -> DivergedError:
     """Adds to the message the newest checkpoint whose weights still gave a finite loss."""
     good = [path.name for path in checkpoints(folder.checkpoints) if checkpoint_step(path) < error.step]
     record["last_checkpoint"] = good[-1] if good else None
     where = f"the last good checkpoint is {folder.checkpoints / good[-1]}" if good else "no checkpoint had been written"
-    return Diverged(f"{error}; {where}", error.step)
+    return DivergedError(f"{error}; {where}", error.step)
 
 
-def _metric_log(folder: RunFolder, run: str, step: int | None) -> MetricLog:
-    return MetricLog(run, folder.metrics) if step is None else MetricLog.resume(folder.metrics, run, step)
+def _metric_log(folder: RunFolder, run: str, first_step: int) -> MetricLog:
+    if not first_step:
+        return MetricLog(run, folder.metrics)
+    # An evaluation of a run that goes on is out of date.
+    return MetricLog.resume(folder.metrics, run, first_step, splits=("train",))
 
 
-def _trainer(setting: Setting, record: Record, log: MetricLog) -> pl.Trainer:
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # what it tells at start, the record has
+def _quiet_lightning() -> None:
+    """What Lightning tells at start, the record has; its warnings here are about its own insides."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"lightning\.pytorch\.utilities\._pytree")
+
+
+def _trainer(setting: Setting, record: Record, log: MetricLog, first_step: int) -> pl.Trainer:
+    _quiet_lightning()
     trainer, plan = setting.config.trainer, setting.plan
     callbacks: list[pl.Callback] = [Metrics(log, trainer.log_every)]
     callbacks.append(Keep(setting.folder, record, log, trainer.checkpoint_every))
@@ -151,7 +162,7 @@ def _trainer(setting: Setting, record: Record, log: MetricLog) -> pl.Trainer:
         max_steps=plan.steps,
         accumulate_grad_batches=plan.accumulate,
         callbacks=callbacks,
-        logger=_loggers(setting),
+        logger=_loggers(setting, first_step),
         log_every_n_steps=1,
         plugins=[WholeFiles()],
         default_root_dir=setting.folder.path,
@@ -163,9 +174,11 @@ def _trainer(setting: Setting, record: Record, log: MetricLog) -> pl.Trainer:
     )
 
 
-def _loggers(setting: Setting) -> list[Logger]:
+def _loggers(setting: Setting, first_step: int) -> list[Logger]:
     path, kind = setting.folder.path, setting.config.trainer.logger
-    loggers: list[Logger] = [CSVLogger(path, name="logs", version="csv")]
+    # Lightning's CSV logger deletes what is in its folder: a resumed run gets one of its own.
+    version = f"csv-from-{first_step:08d}" if first_step else "csv"
+    loggers: list[Logger] = [CSVLogger(path, name="logs", version=version)]
     if kind == "tensorboard":
         loggers.append(TensorBoardLogger(path, name="logs", version="tensorboard"))
     if kind == "wandb":

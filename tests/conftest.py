@@ -1,0 +1,52 @@
+"""A corpus and a configuration small enough to train within a test."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from ttt.cli.compose import as_object, quote_option, register_schemas
+from ttt.config.assets import assets
+from ttt.config.schema import TrainConfig
+
+TINY = [
+    "size.width=16",
+    "size.blocks=1",
+    "size.heads=2",
+    "size.mlp_hidden=32",
+    "ctx.length=64",
+    "recipe.tokens_per_step=256",
+    "recipe.steps=12",
+    "data.packages=[networkx]",
+    "data.vocab_size=400",
+    "data.eval_tokens=512",
+    "trainer.device=cpu",
+    "trainer.progress=false",
+]
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the tests prepare their corpus, once."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def tiny(cache: Path) -> list[str]:
+    """Overrides that make a run of ``ttt-train`` take a second."""
+    return [*TINY, f"data.cache_dir={cache}"]
+
+
+@pytest.fixture
+def configure(tiny: list[str]) -> Iterator[Callable[..., TrainConfig]]:
+    """Composes a tiny run's configuration with further overrides, as the command line would."""
+    GlobalHydra.instance().clear()
+    register_schemas()
+    with initialize_config_dir(str(assets() / "conf"), version_base="1.3"):
+
+        def composed(*overrides: str) -> TrainConfig:
+            return as_object(compose("train", [*tiny, *map(quote_option, overrides)]), TrainConfig)
+
+        yield composed

@@ -1,0 +1,130 @@
+"""Imports point one way: a package imports only what stands below it, and third parties have one importer each."""
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ttt.config.assets import assets
+
+ROOT = assets()
+
+ALLOWED: dict[str, set[str]] = {
+    "config": set(),
+    "inner": set(),
+    "kernels": {"config", "inner"},
+    "layers": {"config", "inner", "kernels"},
+    "backbones": {"config", "layers"},
+    "models": {"config", "layers", "backbones"},
+    "data": {"config"},
+    "results": {"config"},
+    "evaluate": {"config", "layers", "models", "data", "results"},
+    "train": {"config", "layers", "backbones", "models", "data", "results", "evaluate"},
+    "plots": {"config", "results"},
+    "cli": {"config", "layers", "results", "evaluate", "train", "plots"},
+}
+"""Package -> packages of the suite that it may import besides itself."""
+
+FENCED: dict[str, set[str]] = {
+    "torch": {"inner", "kernels", "layers", "backbones", "models", "data", "evaluate", "train"},
+    "triton": {"kernels"},
+    "lightning": {"train"},
+    "datasets": {"data"},
+    "tokenizers": {"data"},
+    "submitit": {"launch"},
+    "hydra": {"cli"},
+    "omegaconf": {"cli"},
+    "pandas": {"results", "plots"},
+    "matplotlib": {"plots"},
+    "pyarrow": {"results"},
+}
+"""Third party -> the only packages that may import it."""
+
+Import = tuple[str, str]
+
+
+def source_files() -> Iterator[tuple[str, Path]]:
+    """Package and path of every source file; ``plots/`` at the top is the package ``plots``."""
+    for path in sorted((ROOT / "ttt").rglob("*.py")):
+        parts = path.relative_to(ROOT / "ttt").parts
+        if len(parts) > 1:
+            yield parts[0], path
+    for path in sorted((ROOT / "plots").rglob("*.py")):
+        yield "plots", path
+
+
+def imported(package: str, source: str) -> Iterator[str]:
+    """Absolute names of all modules that the source imports, also inside functions."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level <= 1, "a relative import stays within its package"
+            module = f"ttt.{package}.{node.module}" if node.level else node.module
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def violations(package: str, source: str) -> list[Import]:
+    """What a file of ``package`` imports and must not."""
+    found = []
+    for name in imported(package, source):
+        top, _, rest = name.partition(".")
+        inner = rest.partition(".")[0]
+        foreign = top == "ttt" and inner in ALLOWED and inner != package and inner not in ALLOWED[package]
+        fenced = top in FENCED and package not in FENCED[top]
+        if foreign or fenced:
+            found.append((package, name))
+    return found
+
+
+@pytest.mark.parametrize(("package", "path"), list(source_files()), ids=lambda value: getattr(value, "stem", value))
+def test_imports_point_one_way(package: str, path: Path) -> None:
+    assert violations(package, path.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    ("package", "source"),
+    [
+        ("inner", "from ttt.layers.ttt import TTT"),
+        ("config", "import torch"),
+        ("plots", "def draw():\n    from ttt import models"),
+        ("data", "import lightning.pytorch as pl"),
+        ("models", "from omegaconf import OmegaConf"),
+        ("results", "from ttt.train import run"),
+    ],
+)
+def test_a_planted_violation_is_found(package: str, source: str) -> None:
+    assert violations(package, source)
+
+
+def test_every_package_has_its_rule() -> None:
+    folders = {package for package, _ in source_files()}
+    assert folders == ALLOWED.keys()
+
+
+def test_allowed_imports_have_no_circle() -> None:
+    placed: set[str] = set()
+    while len(placed) < len(ALLOWED):
+        free = {name for name, below in ALLOWED.items() if name not in placed and below <= placed}
+        assert free, f"a circle among {sorted(ALLOWED.keys() - placed)}"
+        placed |= free
+
+
+@pytest.mark.parametrize("heavy", ["torch", "lightning", "pandas", "matplotlib", "datasets"])
+def test_composing_imports_nothing_heavy(heavy: str) -> None:
+    import subprocess
+
+    check = f"import sys, ttt.cli.train, ttt.cli.plot, ttt.cli.eval; sys.exit({heavy!r} in sys.modules)"
+    subprocess.run([sys.executable, "-c", check], check=True, cwd=ROOT)
+
+
+@pytest.mark.parametrize(("package", "path"), list(source_files()), ids=lambda value: getattr(value, "stem", value))
+def test_files_and_functions_stay_readable(package: str, path: Path) -> None:
+    source = path.read_text(encoding="utf-8")
+    assert len(source.splitlines()) <= (450 if package == "kernels" else 350)
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef):
+            length = (node.end_lineno or node.lineno) - node.lineno + 1
+            assert length <= (150 if package == "kernels" else 70), f"{node.name} has {length} lines"

@@ -1,0 +1,103 @@
+"""Every YAML composes against the schema, so that no configuration rots."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from ttt.cli.compose import as_object, quote_option, register_schemas
+from ttt.config.assets import assets
+from ttt.config.errors import UserError
+from ttt.config.plan import check
+from ttt.config.schema import EvalConfig, TrainConfig
+
+CONF = assets() / "conf"
+OPTIONS = sorted(path.relative_to(CONF).with_suffix("") for path in CONF.glob("*/*.yaml"))
+SHAPES = sorted((assets() / "slurm").glob("*.yaml"))
+SWEEPS = sorted((assets() / "sweeps").glob("*.yaml"))
+PAPER_SIZES = ["125m", "350m", "760m", "1.3b"]
+
+
+@pytest.fixture(autouse=True)
+def hydra() -> Iterator[None]:
+    GlobalHydra.instance().clear()
+    register_schemas()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
+
+
+def composed(*overrides: str) -> TrainConfig:
+    return as_object(compose("train", [quote_option(override) for override in overrides]), TrainConfig)
+
+
+def devices(option: Path) -> list[str]:
+    """Sequences of a laptop size cannot be shared by 8 devices; the trainers for those are for the paper's sizes."""
+    return ["size=125m"] if option.parts[0] == "trainer" else []
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=str)
+def test_every_option_composes(option: Path) -> None:
+    group, name = option.parts
+    config = composed(f"{group}={name}", *devices(option))
+    check(config)
+    value = getattr(config, group)
+    if group != "ctx":
+        assert value.name == name
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=str)
+def test_every_option_says_what_it_is(option: Path) -> None:
+    from ttt.cli.help import comment
+
+    assert comment((CONF / option).with_name(f"{option.name}.yaml"))
+
+
+@pytest.mark.parametrize("path", [*SHAPES, *SWEEPS], ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_every_shape_and_sweep_composes(path: Path) -> None:
+    full = compose("train", [f"+{path.parent.name}={path.stem}"], return_hydra_config=True)
+    assert full.hydra.mode.name == "MULTIRUN"
+    check(as_object(compose("train", [f"+{path.parent.name}={path.stem}"]), TrainConfig))
+
+
+@pytest.mark.parametrize("model", ["ttt_linear", "ttt_mlp", "transformer", "mamba"])
+@pytest.mark.parametrize("size", PAPER_SIZES)
+@pytest.mark.parametrize("ctx", ["1k", "2k", "4k", "8k", "16k", "32k"])
+def test_the_papers_steps_have_the_same_tokens_at_every_context(model: str, size: str, ctx: str) -> None:
+    plan = check(composed(f"model={model}", f"size={size}", f"ctx={ctx}"))
+    assert plan.tokens_per_step == 524288
+    assert plan.schedule_steps == {"125m": 4800, "350m": 13500, "760m": 29000, "1.3b": 50000}[size]
+
+
+@pytest.mark.parametrize(
+    ("model", "backbone"),
+    [("ttt_linear", "mamba"), ("ttt_mlp", "mamba"), ("transformer", "transformer"), ("mamba", "own")],
+)
+def test_the_default_backbone_is_the_papers(model: str, backbone: str) -> None:
+    assert composed(f"model={model}").backbone.name == backbone
+    assert composed("backbone=transformer", f"model={model}").backbone.name == "transformer"
+
+
+def test_the_papers_inner_learning_rates() -> None:
+    linear, mlp = composed("model=ttt_linear").model, composed("model=ttt_mlp").model
+    assert (linear.eta_base, linear.eta_base_start) == (1.0, 1.0)  # type: ignore[attr-defined]
+    assert (mlp.eta_base, mlp.eta_base_start) == (0.1, 0.01)  # type: ignore[attr-defined]
+
+
+def test_the_learning_rate_is_the_sizes_for_the_backbone() -> None:
+    assert composed("size=s2", "model=ttt_linear").recipe.learning_rate == 1e-2
+    assert composed("size=s2", "model=ttt_linear", "backbone=transformer").recipe.learning_rate == 5e-3
+
+
+def test_eval_composes() -> None:
+    config = as_object(compose("eval", ["run=runs/a"]), EvalConfig)
+    assert (config.run, config.split) == ("runs/a", "validation")
+
+
+def test_numbers_are_quoted_for_groups_alone() -> None:
+    assert quote_option("ctx=512,1k,256") == "ctx='512',1k,'256'"
+    assert quote_option("trainer=null") == "trainer='null'"
+    assert quote_option("seed=512") == "seed=512"
+    with pytest.raises(UserError, match="=3: not of the form"):
+        quote_option("=3")

@@ -1,0 +1,206 @@
+"""Runs from configuration to record: what they leave, how they end, how they go on."""
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+
+from ttt.cli.eval import evaluate
+from ttt.cli.train import train
+from ttt.config.errors import RunError, UserError
+from ttt.config.schema import EvalConfig, TrainConfig
+from ttt.train.module import TrainingModule
+
+Configure = Callable[..., TrainConfig]
+
+
+def record(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "record.json").read_text())
+
+
+def weights(folder: Path, step: int) -> dict[str, torch.Tensor]:
+    return torch.load(folder / "checkpoints" / f"step-{step:08d}.ckpt", weights_only=True)["state_dict"]
+
+
+def test_a_run_leaves_a_whole_folder(configure: Configure, tmp_path: Path) -> None:
+    train(configure(f"run_dir={tmp_path}/run", "trainer.checkpoint_every=5"), ["seed=0"])
+    run = tmp_path / "run"
+    written = record(run)
+    assert written["status"] == "finished"
+    assert (written["steps"], written["tokens"], written["tokens_per_step"]) == (12, 12 * 256, 256)
+    assert written["config"] == yaml.safe_load((run / "config.yaml").read_text())
+    assert written["overrides"] == ["seed=0"]
+    assert len(written["data"]["digest"]) == 64
+    assert {"python", "torch", "lightning", "ttt-suite"} <= written["versions"].keys()
+    assert written["parameters"]["embedding"] == written["data"]["vocab_size"] * 16
+    assert written["results"]["validation"]["sequences"] == 8
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step-00000010.ckpt", "step-00000012.ckpt"]
+    rows = pd.read_parquet(run / "metrics.parquet")
+    training = rows[(rows.split == "train") & (rows.metric == "loss")]
+    assert training.step.tolist() == list(range(1, 13))
+    by_index = rows[(rows.split == "validation") & (rows.metric == "loss") & rows.position.notna()]
+    assert by_index.position.tolist() == list(range(1, 65))
+    assert (run / "logs" / "csv" / "metrics.csv").is_file()
+
+
+def test_equal_runs_leave_equal_metrics_and_weights(configure: Configure, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        train(configure(f"run_dir={tmp_path}/{name}", "model=ttt_mlp"), [])
+    assert (tmp_path / "a/metrics.parquet").read_bytes() == (tmp_path / "b/metrics.parquet").read_bytes()
+    theirs = weights(tmp_path / "b", 12)
+    assert all(torch.equal(value, theirs[name]) for name, value in weights(tmp_path / "a", 12).items())
+
+
+def test_another_seed_is_another_run(configure: Configure, tmp_path: Path) -> None:
+    for seed in (0, 1):
+        train(configure(f"runs_dir={tmp_path}", f"seed={seed}", "trainer.max_steps=1"), [])
+    first, second = sorted(tmp_path.iterdir())
+    assert first.name != second.name
+    assert (first / "metrics.parquet").read_bytes() != (second / "metrics.parquet").read_bytes()
+
+
+@pytest.mark.parametrize("model", ["ttt_linear", "ttt_mlp", "transformer", "mamba"])
+@pytest.mark.parametrize("device_batch", [4, 1], ids=["whole", "accumulated"])
+def test_resumed_is_uninterrupted(configure: Configure, tmp_path: Path, model: str, device_batch: int) -> None:
+    common = [f"model={model}", f"trainer.device_batch={device_batch}", "trainer.checkpoint_every=3"]
+    train(configure(f"run_dir={tmp_path}/whole", *common), [])
+    train(configure(f"run_dir={tmp_path}/parts", *common, "trainer.max_steps=7", "ckpt=last"), [])
+    assert record(tmp_path / "parts")["steps"] == 7
+    train(configure(f"run_dir={tmp_path}/parts", *common, "ckpt=last"), [])
+    assert record(tmp_path / "parts")["steps"] == 12
+    theirs = weights(tmp_path / "whole", 12)
+    assert all(torch.equal(value, theirs[name]) for name, value in weights(tmp_path / "parts", 12).items())
+    assert (tmp_path / "parts/metrics.parquet").read_bytes() == (tmp_path / "whole/metrics.parquet").read_bytes()
+
+
+def test_accumulation_is_the_whole_batch(configure: Configure, tmp_path: Path) -> None:
+    for device_batch in (4, 2, 1):
+        train(configure(f"run_dir={tmp_path}/{device_batch}", f"trainer.device_batch={device_batch}"), [])
+    for device_batch in (2, 1):
+        for name, value in weights(tmp_path / "4", 12).items():
+            torch.testing.assert_close(weights(tmp_path / str(device_batch), 12)[name], value, rtol=1e-3, atol=1e-4)
+
+
+def test_a_finished_run_is_left_alone(configure: Configure, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = configure(f"run_dir={tmp_path}/run", "trainer.max_steps=2")
+    train(config, [])
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
+    train(config, [])
+    assert "is finished" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == before
+    config.overwrite = True
+    train(config, [])
+    assert record(tmp_path / "run")["timing"]["started"]
+    assert (tmp_path / "run/record.json").stat().st_mtime_ns != before[tmp_path / "run/record.json"]
+
+
+def test_earlier_work_is_not_overwritten_unasked(configure: Configure, tmp_path: Path) -> None:
+    train(configure(f"run_dir={tmp_path}/run", "trainer.max_steps=2"), [])
+    with pytest.raises(UserError, match=r"holds 2 steps of this run .* ckpt=last goes on"):
+        train(configure(f"run_dir={tmp_path}/run", "trainer.max_steps=3"), [])
+    with pytest.raises(UserError, match=r"belongs to another configuration \(seed=5, not 0\)"):
+        train(configure(f"run_dir={tmp_path}/run", "seed=5"), [])
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "thesis.tex").write_text("mine")
+    with pytest.raises(UserError, match="holds other files and no run"):
+        train(configure(f"run_dir={other}", "overwrite=true"), [])
+    assert (other / "thesis.tex").read_text() == "mine"
+
+
+def test_a_loss_that_diverges_stops_the_run(
+    configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = TrainingModule.training_step
+
+    def poisoned(self: TrainingModule, windows: torch.Tensor, batch_idx: int) -> torch.Tensor:
+        if self.global_step == 6:
+            with torch.no_grad():
+                self.model.embedding.weight.fill_(float("nan"))
+        return step(self, windows, batch_idx)
+
+    monkeypatch.setattr(TrainingModule, "training_step", poisoned)
+    with pytest.raises(RunError, match=r"the loss became nan at step 6; the last good checkpoint is .*step-00000004"):
+        train(configure(f"run_dir={tmp_path}/run", "trainer.checkpoint_every=2"), [])
+    written = record(tmp_path / "run")
+    assert (written["status"], written["last_checkpoint"]) == ("failed", "step-00000004.ckpt")
+    assert "the loss became nan at step 6" in written["error"]
+    losses = pd.read_parquet(tmp_path / "run/metrics.parquet").query("metric == 'loss'")
+    assert losses.step.max() == 6
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_interrupted_run_says_so_and_goes_on(
+    configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    common = [f"run_dir={tmp_path}/run", "trainer.checkpoint_every=2"]
+    with monkeypatch.context() as patch:
+        step = TrainingModule.training_step
+
+        def killed(self: TrainingModule, windows: torch.Tensor, batch_idx: int) -> torch.Tensor:
+            if self.global_step == 5:
+                os.kill(os.getpid(), number)
+            return step(self, windows, batch_idx)
+
+        patch.setattr(TrainingModule, "training_step", killed)
+        with pytest.raises(RunError, match=rf"stopped by {number.name} at step 5; .* goes on from step-00000004.ckpt"):
+            train(configure(*common), [])
+    assert record(tmp_path / "run")["status"] == "interrupted"
+    assert f"{number.name} at step 5" in record(tmp_path / "run")["error"]
+    train(configure(*common, "ckpt=last"), [])
+    train(configure(f"run_dir={tmp_path}/whole", "trainer.checkpoint_every=2"), [])
+    assert (tmp_path / "run/metrics.parquet").read_bytes() == (tmp_path / "whole/metrics.parquet").read_bytes()
+    assert (record(tmp_path / "run")["status"], record(tmp_path / "run")["error"]) == ("finished", None)
+
+
+def test_ckpt_last_starts_where_there_is_none(configure: Configure, tmp_path: Path) -> None:
+    train(configure(f"run_dir={tmp_path}/run", "ckpt=last", "trainer.max_steps=1"), [])
+    assert record(tmp_path / "run")["status"] == "finished"
+
+
+def test_a_context_longer_than_any_document_is_refused(configure: Configure, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"ctx=1000000: no train document .* the longest has \d+"):
+        train(configure(f"runs_dir={tmp_path}/runs", "ctx.length=1000000"), [])
+    assert not (tmp_path / "runs").exists()
+
+
+def test_evaluation_can_be_repeated(configure: Configure, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(configure(f"run_dir={tmp_path}/run"), [])
+    before = record(tmp_path / "run")["results"]["validation"]
+    metrics = (tmp_path / "run/metrics.parquet").read_bytes()
+    evaluate(EvalConfig(run=f"{tmp_path}/run"), [])
+    assert f"validation perplexity {before['perplexity']:.2f}" in capsys.readouterr().out
+    assert record(tmp_path / "run")["results"] == {"validation": before}
+    assert (tmp_path / "run/metrics.parquet").read_bytes() == metrics
+    evaluate(EvalConfig(run=f"{tmp_path}/run", split="test", eval_tokens=64), [])
+    assert record(tmp_path / "run")["results"]["test"]["tokens"] == 64
+
+
+def test_evaluating_what_is_no_run_is_refused(configure: Configure, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"record\.json: cannot be read"):
+        evaluate(EvalConfig(run=str(tmp_path)), [])
+    with pytest.raises(UserError, match="split=train: choose one of validation, test"):
+        evaluate(EvalConfig(run=str(tmp_path), split="train"), [])
+    train(configure(f"run_dir={tmp_path}/run", "trainer.max_steps=1"), [])
+    checkpoint = next((tmp_path / "run/checkpoints").iterdir())
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    with pytest.raises(UserError, match=r"step-00000001.ckpt: not a checkpoint of this model"):
+        evaluate(EvalConfig(run=f"{tmp_path}/run"), [])
+
+
+def test_other_data_than_the_runs_is_refused(configure: Configure, tmp_path: Path) -> None:
+    train(configure(f"run_dir={tmp_path}/run", "trainer.max_steps=1"), [])
+    changed = record(tmp_path / "run")
+    changed["data"]["digest"] = "0" * 64
+    (tmp_path / "run/record.json").write_text(json.dumps(changed))
+    with pytest.raises(UserError, match="was trained on data with digest 000000000000"):
+        evaluate(EvalConfig(run=f"{tmp_path}/run"), [])
+    with pytest.raises(UserError, match="was trained on data with digest 000000000000"):
+        train(configure(f"run_dir={tmp_path}/run", "ckpt=last"), [])
