@@ -1,15 +1,21 @@
 """A corpus and a configuration small enough to train within a test."""
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from ttt.cli.compose import as_object, quote_option, register_schemas
 from ttt.config.assets import assets
 from ttt.config.schema import TrainConfig
+
+# Tensors this small gain nothing by more threads, and lose much when the machine has other work.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
 
 TINY = [
     "size.width=16",

@@ -6,8 +6,9 @@ import pkgutil
 import re
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import fields, is_dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -59,20 +60,23 @@ def run_with_config(config_name: str, schema: type[C], command: Callable[[C, lis
     """
 
     def job(composed: DictConfig) -> None:
-        overrides = list(HydraConfig.get().overrides.task)
-        if HydraConfig.get().mode is RunMode.MULTIRUN:
-            # One job's exception is kept by Hydra until the other jobs have run.
-            command(as_object(composed, schema), overrides)
-            return
-        with exit_with_one_line():
-            command(as_object(composed, schema), overrides)
+        overrides = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+        # One exception in a multirun is Hydra's to keep until the other jobs have run.
+        alone = HydraConfig.get().mode is not RunMode.MULTIRUN
+        with exit_with_one_line() if alone else nullcontext():
+            command(as_object(composed, schema), cast(list[str], overrides))
 
     # Hydra would print exceptions in its own way and exit with code 1; with this it lets them through.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     with exit_with_one_line():
-        sys.argv[1:] = [quote_option(argument) for argument in sys.argv[1:]]
+        sys.argv[1:] = [quote_option(argument) for argument in flags_first(sys.argv[1:])]
         register_schemas()
         hydra.main(version_base="1.3", config_path=str(assets() / "conf"), config_name=config_name)(job)()
+
+
+def flags_first(arguments: list[str]) -> list[str]:
+    """Moves ``-m`` to the front: Hydra does not take it between overrides."""
+    return sorted(arguments, key=lambda argument: argument not in ("-m", "--multirun"))
 
 
 def groups() -> list[str]:

@@ -33,6 +33,8 @@ class Mamba(nn.Module):
     serves the whole model. ``out_proj`` is then divided by the root of ``spec.depth``, as the authors do.
     """
 
+    no_weight_decay = ("A_log",)
+
     def __init__(self, config: MambaConfig, spec: LayerSpec) -> None:
         super().__init__()
         inner, N = config.expand * spec.width, config.state_size

@@ -43,6 +43,8 @@ class TTT(nn.Module):
         super().__init__()
         if config.inner_model not in INNER_MODELS:
             raise bad_value("model.inner_model", config.inner_model, f"choose one of {', '.join(INNER_MODELS)}")
+        if not config.eta_base > 0:
+            raise bad_value("model.eta_base", config.eta_base, "must be positive")
         self.config, self.kernel, self.head_dim = config, spec.kernel, spec.head_dim
         self.form = choose_form(spec.kernel.name)
         self.inner_model = INNER_MODELS[config.inner_model]

@@ -48,11 +48,22 @@ def open_run(config: TrainConfig, plan: StepPlan, folder: RunFolder) -> Opening:
 
 
 def clear(folder: RunFolder) -> None:
-    """Removes what an earlier run left, and nothing else."""
-    for file in (folder.record, folder.config, folder.metrics):
-        file.unlink(missing_ok=True)
-    for part in (folder.checkpoints, folder.path / "logs"):
-        shutil.rmtree(part, ignore_errors=True)
+    """Makes the folder, and removes what an earlier run left in it, nothing else.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    try:
+        folder.path.mkdir(parents=True, exist_ok=True)
+        for file in (folder.record, folder.config, folder.metrics):
+            file.unlink(missing_ok=True)
+        for part in (folder.checkpoints, folder.path / "logs"):
+            if part.exists():
+                shutil.rmtree(part)
+    except OSError as error:
+        raise UserError(
+            f"run_dir={folder.path}: cannot be written ({error.strerror}); choose another folder"
+        ) from error
 
 
 def _refuse_another(config: TrainConfig, folder: RunFolder, record: Record) -> None:

@@ -1,0 +1,34 @@
+# Every command that sets something up or checks something. Choose an interpreter with: make PYTHON=python3.12 ...
+PYTHON ?= python3
+BIN := .venv/bin
+DEMO_RUNS := runs/demo
+DEMO_FIGURES := figures/demo
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check clean
+
+help: ## this list
+	@grep -E '^[a-z]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 12
+
+setup: .venv/installed ## create .venv and install the project with its pinned dependencies
+
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "make: python 3.11 or newer is needed, $(PYTHON) is " + sys.version.split()[0] + "; try: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: setup ## train the default model, evaluate it and draw its figures (a few minutes without a GPU)
+	$(BIN)/ttt-train runs_dir=$(DEMO_RUNS) ckpt=last
+	$(BIN)/ttt-plot --all --results $(DEMO_RUNS) --out $(DEMO_FIGURES)
+
+test: setup ## run all tests
+	$(BIN)/python -m pytest
+
+check: setup ## lint, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean: ## remove .venv and caches; runs and figures stay
+	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .hypothesis build *.egg-info

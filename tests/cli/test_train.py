@@ -1,0 +1,206 @@
+"""``ttt-train`` as a user meets it: help, mistakes, and the two ways to run several configurations."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ttt.cli import train as command
+from ttt.cli.compose import added_layers
+
+MISTAKES = [
+    (["model=rwkv"], "model=rwkv: choose one of mamba, transformer, ttt_linear, ttt_mlp"),
+    (["ctx=5k"], "ctx=5k: choose one of 16k, 1k"),
+    (["ctx=500"], "ctx=500: choose one of"),
+    (["trainer=null"], "trainer=null: choose one of"),
+    (["backbone=transformr"], "backbone=transformr: choose one of mamba, own, transformer"),
+    (["trainer.max_stps=2"], "trainer.max_stps: no such key; did you mean max_steps?"),
+    (["model.mini_batch=2"], "model.mini_batch: no such key; did you mean mini_batch_size?"),
+    (["model=mamba", "model.eta_base=1"], "model.eta_base: no such key; choose one of name, state_size"),
+    (["+model.heads=2"], "model.heads=2: no such key"),
+    (["frobnicate=1"], "frobnicate: no such key; choose one of model, size"),
+    (
+        ["trainer.max_steps=many"],
+        "trainer.max_steps=many: Value 'many' of type 'str' could not be converted to Integer",
+    ),
+    (["recipe.warmup=[1]"], "recipe.warmup=[1]: "),
+    (["seed"], "seed: not of the form key=value"),
+    (["=3"], "=3: not of the form key=value"),
+    (["recipe.steps=${nowhere}"], "Interpolation key 'nowhere' not found"),
+    (["model.mini_batch_size=0"], "model.mini_batch_size=0: must be at least 1"),
+    (["model.inner_model=cnn"], "model.inner_model=cnn: choose one of linear, mlp"),
+    (["model.eta_base=0"], "model.eta_base=0.0: must be positive"),
+    (["kernel.name=fast"], "kernel.name=fast: choose one of auto, primal, dual"),
+    (["model=mamba", "backbone=mamba"], "backbone=mamba: model=mamba sits in own or transformer"),
+    (["size.heads=5"], "size.heads=5: must divide size.width=48"),
+    (["size.heads=16"], "size.heads=16: must leave an even head width, not 3"),
+    (["trainer.device_batch=3"], "trainer.device_batch=3: must divide the 2 sequences"),
+    (["recipe.tokens_per_step=1000"], "recipe.tokens_per_step=1000: must be a multiple of ctx.length x devices = 512"),
+    (["trainer.devices=2"], "trainer.strategy=single: is for one device"),
+    (["trainer.device=tpu"], "trainer.device=tpu: choose one of auto, cpu, cuda, mps"),
+    (["trainer.precision=8"], "trainer.precision=8: choose one of"),
+    (["recipe.betas=[0.9]"], "recipe.betas=[0.9]: must be two numbers"),
+    (["recipe.learning_rate=0"], "recipe.learning_rate=0.0: must be positive"),
+    (["ckpt=step-3"], "ckpt=step-3: must be last or null"),
+    (["ckpt=last", "overwrite=true"], "overwrite=true ckpt=last: start over or go on, not both"),
+    (["data.packages=[nosuchpackage]"], "nosuchpackage"),
+    (["data.vocab_size=10"], "data.vocab_size=10: must be at least"),
+    (["ctx.length=10000000"], "no train document"),
+]
+
+
+def run_in_process(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr(sys, "argv", ["ttt-train", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        command.main()
+    assert isinstance(stopped.value.code, int)
+    return stopped.value.code
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"), MISTAKES, ids=lambda value: " ".join(value) if isinstance(value, list) else ""
+)
+def test_a_mistake_gets_one_line_and_writes_nothing(
+    arguments: list[str],
+    line: str,
+    cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    quick = [] if any(argument.startswith("data.packages") for argument in arguments) else ["data.packages=[networkx]"]
+    common = [*quick, f"data.cache_dir={cache}", "trainer.progress=false"]
+    assert run_in_process([*common, *arguments], monkeypatch) == 2
+    shown = capsys.readouterr()
+    errors = shown.err.splitlines()
+    assert len(errors) == 1, shown.err
+    assert errors[0].startswith("error: ")
+    assert line in errors[0]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["trainer.max_stps=2"], ["size.heads=5"]], ids=" ".join)
+def test_answers_come_in_under_three_seconds(arguments: list[str], tmp_path: Path) -> None:
+    started = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "ttt.cli.train", *arguments], cwd=tmp_path, check=False, capture_output=True)
+    assert time.perf_counter() - started < 3
+
+
+def test_help_names_every_option(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_in_process(["--help"], monkeypatch) == 0
+    shown = capsys.readouterr().out
+    for word in ("ttt_linear", "TTT-MLP", "1.3b", "32k", "pycode", "ckpt=last", "run_dir", "fsdp"):
+        assert word in shown
+
+
+def test_a_run_folder_that_cannot_be_written_is_named(tiny: list[str], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    command = [sys.executable, "-m", "ttt.cli.train", *tiny, f"run_dir={tmp_path}/file/run"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert f"{tmp_path}/file/run" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
+def test_a_full_disk_leaves_whole_what_was_written(tiny: list[str], tmp_path: Path) -> None:
+    """A limit on the size of files stands in for the disk: metrics and records are below it, checkpoints above."""
+    limited = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000)); from ttt.cli.train import main; main()"
+    )
+    command = [sys.executable, "-c", limited, *tiny, f"run_dir={tmp_path}/run"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert "step-00000012.ckpt: cannot be written" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert not list((tmp_path / "run/checkpoints").iterdir())
+    record = (tmp_path / "run/record.json").read_text()
+    assert '"status": "failed"' in record
+    assert "cannot be written" in record
+    assert (tmp_path / "run/metrics.parquet").is_file()
+
+
+@pytest.mark.parametrize("extra", [[], ["+slurm=local"]], ids=["one after another", "through submitit"])
+def test_multirun_trains_every_combination(tiny: list[str], tmp_path: Path, extra: list[str]) -> None:
+    sweep = [
+        "-m",
+        *extra,
+        "model=ttt_linear,transformer",
+        "seed=0,1",
+        "trainer.max_steps=1",
+        f"runs_dir={tmp_path}/runs",
+    ]
+    command = [sys.executable, "-m", "ttt.cli.train", *tiny, *sweep]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    names = sorted(path.parent.name for path in (tmp_path / "runs").glob("*/record.json"))
+    assert len(names) == 4
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_model(tiny: list[str], tmp_path: Path) -> None:
+    """DDP over gloo: the same steps as one process with the whole batch, up to the order of sums."""
+    import torch
+
+    both = ["trainer.strategy=ddp", "trainer.devices=2", f"run_dir={tmp_path}/two"]
+    for arguments in (both, [f"run_dir={tmp_path}/one"]):
+        command = [sys.executable, "-m", "ttt.cli.train", *tiny, *arguments]
+        environment = os.environ | {"MASTER_PORT": "29541"}
+        subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, env=environment)
+
+    def weights(name: str) -> dict[str, torch.Tensor]:
+        path = tmp_path / name / "checkpoints/step-00000012.ckpt"
+        return torch.load(path, weights_only=True)["state_dict"]
+
+    for name, value in weights("one").items():
+        torch.testing.assert_close(weights("two")[name], value, rtol=2e-3, atol=2e-4)
+
+
+LAYER_IN_ONE_FILE = """
+from dataclasses import dataclass
+from torch import nn
+from ttt.config.schema import LayerConfig
+from ttt.layers.registry import register_layer
+
+@dataclass
+class MeanConfig(LayerConfig):
+    decay: float = 0.5
+
+@register_layer("mean", MeanConfig, backbones=("transformer",))
+class Mean(nn.Linear):
+    def __init__(self, config, spec):
+        super().__init__(spec.width, spec.width)
+"""
+
+
+def test_a_new_layer_is_one_new_file(tiny: list[str], tmp_path: Path) -> None:
+    """In a copy of the layers' folder, so that the checkout stays as it is."""
+    import shutil
+
+    import ttt
+
+    copy = tmp_path / "ttt"
+    for folder in Path(ttt.__file__).parent.iterdir():
+        if folder.name == "layers":
+            shutil.copytree(folder, copy / "layers")
+        elif folder.name != "__pycache__":
+            copy.mkdir(exist_ok=True)
+            (copy / folder.name).symlink_to(folder)
+    (copy / "layers" / "mean.py").write_text(LAYER_IN_ONE_FILE)
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "ttt.cli.train", *tiny, "model=mean", *arguments]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    assert "decay: 0.5" in run("--cfg", "job").stdout
+    assert "did you mean decay?" in run("model.decai=1").stderr
+    trained = run("trainer.max_steps=1", f"run_dir={tmp_path}/run")
+    assert "validation perplexity" in trained.stdout, trained.stderr
+
+
+def test_the_shipped_layers_need_no_import() -> None:
+    assert added_layers() == {}
