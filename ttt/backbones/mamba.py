@@ -15,7 +15,7 @@ from ttt.layers.views import CONV_KERNEL
 
 @register_backbone("mamba", conv_gate=True)
 class MambaBackboneBlock(TransformerBlock):
-    """h <- h + conv(norm(h)), then the Transformer block (Appendix C). [B, T, C] -> [B, T, C]."""
+    """h <- h + conv(norm(h)), then the Transformer block (Section 2.7). [B, T, C] -> [B, T, C]."""
 
     def __init__(self, layer: nn.Module, size: SizeConfig) -> None:
         super().__init__(layer, size)

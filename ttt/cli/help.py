@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+from ttt.cli.compose import added_layers
 from ttt.config.assets import assets
 
 
@@ -20,10 +21,11 @@ def describe_groups() -> str:
 
 
 def _describe_group(folder: Path) -> str:
-    files = sorted(folder.glob("*.yaml"), key=_by_number)
-    width = max(len(file.stem) for file in files) + 2
-    lines = [f"    {file.stem:<{width}}{comment(file)}" for file in files]
-    return "\n".join([f"  {folder.name}=", *lines])
+    options = {file.stem: comment(file) for file in sorted(folder.glob("*.yaml"), key=_by_number)}
+    if folder.name == "model":
+        options |= {name: (layer.build.__doc__ or "").splitlines()[0] for name, layer in added_layers().items()}
+    width = max(map(len, options)) + 2
+    return "\n".join([f"  {folder.name}=", *(f"    {name:<{width}}{text}" for name, text in options.items())])
 
 
 def comment(file: Path) -> str:

@@ -46,7 +46,7 @@ def scan(
         eta: inner learning rate [B, H, T].
         tau: token scale [b]; its length is the mini-batch size. A last, shorter mini-batch uses its beginning.
         checkpoint_group: mini-batches whose inner states the backward pass computes again instead of keeping
-            (checkpointing through time, Appendix B); 0 keeps all.
+            (checkpointing through time); 0 keeps all.
 
     Returns:
         z [B, H, T, D] and the parameters after the last token, each [B, H, ...].

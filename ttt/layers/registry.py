@@ -21,7 +21,7 @@ class LayerSpec:
         heads: H; the head width is D = C / H.
         init_std: standard deviation of the initial projections.
         conv_gate: whether the backbone asks for Mamba's temporal convolutions on the shared query / key projection
-            and for its output gate (the paper's Mamba backbone, Appendix C).
+            and for its output gate (the paper's Mamba backbone, Section 2.7).
         depth: number of sequence layers in the model, for initial values that depend on it.
         kernel: which form computes an inner loop.
     """

@@ -65,33 +65,41 @@ class Metrics(StepEnd):
 
 
 class Progress(StepEnd):
-    """A bar with steps, loss, tokens/s and time left; on something other than a terminal, a line every 10 s."""
+    """A bar with steps, loss, tokens/s and time left; where there is no terminal, drawn at most every 10 s."""
+
+    _bar: tqdm | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        """Opens the bar where the run stands."""
+        """Opens the bar where the run stands; of several processes the first alone shows it."""
         super().on_train_start(trainer, pl_module)
-        interactive = sys.stderr.isatty()
+        if not trainer.is_global_zero:
+            return
+        self._first, self._started = trainer.global_step, time.perf_counter()
         self._bar = tqdm(
             total=pl_module.plan.steps,
             initial=trainer.global_step,
             desc="training",
             unit="step",
             dynamic_ncols=True,
-            mininterval=0.1 if interactive else SECONDS_BETWEEN_LINES,
-            disable=not trainer.is_global_zero,
+            mininterval=0.1 if sys.stderr.isatty() else SECONDS_BETWEEN_LINES,
         )
 
     def on_step(self, trainer: pl.Trainer, module: TrainingModule, step: int) -> None:  # noqa: ARG002 - StepEnd's
         """Moves the bar on."""
-        rate = self._bar.format_dict["rate"] or 0.0
-        tokens_per_second = rate * module.plan.tokens_per_step
-        self._bar.set_postfix_str(f"loss {module.step_loss:.3f}, {tokens_per_second:,.0f} tokens/s", refresh=False)
-        self._bar.update()
+        if self._bar is not None:
+            tokens = (step - self._first) * module.plan.tokens_per_step
+            tokens_per_second = tokens / (time.perf_counter() - self._started)
+            self._bar.set_postfix_str(f"loss {module.step_loss:.3f}, {tokens_per_second:,.0f} tokens/s", refresh=False)
+            self._bar.update()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:  # noqa: ARG002 - Lightning's signature
         """Leaves the finished bar on the screen."""
-        self._bar.close()
+        self._close()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:  # noqa: ARG002
         """Leaves the bar where it stood."""
-        self._bar.close()
+        self._close()
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()

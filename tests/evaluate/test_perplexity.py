@@ -1,0 +1,62 @@
+"""Evaluation against sums by hand, with a model whose losses are known."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ttt.data.corpus import Documents
+from ttt.evaluate.perplexity import SplitEvaluation, evaluate_split
+
+V, CTX = 8, 5
+
+
+class Counting(nn.Module):
+    """Gives the next token the logit t at token index t = 1, 2, ..., and every other token 0."""
+
+    def forward(self, ids: Tensor) -> Tensor:
+        index = torch.arange(1, ids.shape[1] + 1, dtype=torch.float64)
+        return nn.functional.one_hot((ids + 1) % V, V) * index[None, :, None]
+
+
+def documents(*lengths: int) -> Documents:
+    """Every document counts 0, 1, 2, ... modulo V."""
+    tokens = np.concatenate([np.arange(length) % V for length in lengths]).astype(np.uint16)
+    return Documents("test", "validation", tokens, np.cumsum([0, *lengths]).astype(np.int64))
+
+
+@pytest.fixture
+def evaluate() -> Callable[..., SplitEvaluation]:
+    def run(*lengths: int, eval_tokens: int = 1000, device_tokens: int = 10) -> SplitEvaluation:
+        device = torch.device("cpu")
+        return evaluate_split(Counting(), documents(*lengths), CTX, eval_tokens, device, device_tokens, False)
+
+    return run
+
+
+def expected_losses() -> list[float]:
+    return [math.log(math.exp(t) + V - 1) - t for t in range(1, CTX + 1)]
+
+
+def test_loss_by_index_and_perplexity(evaluate: Callable[..., SplitEvaluation]) -> None:
+    result = evaluate(6, 3, 17)
+    assert result.loss_by_index.tolist() == pytest.approx(expected_losses(), rel=1e-6)
+    assert result.documents == 2  # the document of 3 tokens is shorter than the context
+    assert (result.sequences, result.tokens) == (4, 20)  # 1 + 3 windows of 5 tokens
+    assert result.loss == pytest.approx(sum(expected_losses()) / CTX, rel=1e-6)
+    assert result.perplexity == pytest.approx(math.exp(result.loss))
+
+
+def test_no_more_is_read_than_asked(evaluate: Callable[..., SplitEvaluation]) -> None:
+    result = evaluate(100, 100, eval_tokens=12)
+    assert (result.sequences, result.documents) == (2, 2)
+    assert evaluate(100, eval_tokens=1).sequences == 1
+
+
+@pytest.mark.parametrize("device_tokens", [1, 5, 11, 1000])
+def test_the_size_of_batches_does_not_matter(evaluate: Callable[..., SplitEvaluation], device_tokens: int) -> None:
+    result = evaluate(40, 33, 6, device_tokens=device_tokens)
+    assert result.loss_by_index.tolist() == pytest.approx(expected_losses(), rel=1e-6)

@@ -1,0 +1,124 @@
+"""What the documents say is true: files and commands exist, and the examples run."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hydra import compose
+
+from ttt.cli.compose import as_object, quote_option
+from ttt.config.assets import assets
+from ttt.config.schema import TrainConfig
+from ttt.plots.registry import figures
+
+ROOT = assets()
+DOCUMENTS = [ROOT / name for name in ("README.md", "REPRODUCE.md", "CONTRIBUTING.md", "slurm/README.md")]
+EXAMPLE = re.compile(r"`(?P<path>[\w/]+\.(?:py|yaml))`:\n\n```\w+\n(?P<text>.*?)```", re.DOTALL)
+
+
+def examples() -> dict[str, str]:
+    """Path and text of every example file of CONTRIBUTING.md."""
+    return {match["path"]: match["text"] for match in EXAMPLE.finditer((ROOT / "CONTRIBUTING.md").read_text())}
+
+
+def commands() -> Iterator[str]:
+    """Every ``ttt-train`` command of the documents that is meant literally, without its comment."""
+    for document in DOCUMENTS:
+        for line in re.findall(r"(?:^    |`)(ttt-train [^`\n]*)", document.read_text(), re.MULTILINE):
+            command = line.partition("#")[0].strip()
+            # The examples of CONTRIBUTING.md have a test of their own below.
+            if not re.search(r"--help|GROUP|NAME|model=ema|data=numbers", command):
+                yield command
+
+
+def test_the_two_commands_are_targets() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for name in ("demo", "test", "check", "setup"):
+        assert re.search(rf"^{name}: .*##", makefile, re.MULTILINE)
+    readme = (ROOT / "README.md").read_text()
+    assert "make demo" in readme
+    assert "make test" in readme
+
+
+@pytest.mark.parametrize("name", ["ttt-train", "ttt-eval", "ttt-plot"])
+def test_every_command_is_installed(name: str) -> None:
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    assert name in scripts
+    shown = subprocess.run([Path(sys.executable).with_name(name), "--help"], capture_output=True, text=True, check=True)
+    assert name in shown.stdout
+
+
+@pytest.mark.usefixtures("configure")
+@pytest.mark.parametrize("line", list(commands()))
+def test_every_ttt_train_command_composes(line: str) -> None:
+    words = [word for word in line.split()[1:] if word != "-m"]
+    first_of_each = [re.sub(r",[^=\]]*$", "", word) for word in words]
+    as_object(compose("train", [quote_option(word) for word in first_of_each]), TrainConfig)
+
+
+def test_the_tree_of_the_readme_is_the_tree() -> None:
+    listed = re.findall(r"^    ([\w/]+/) +\w", (ROOT / "README.md").read_text(), re.MULTILINE)
+    packages = {f"ttt/{path.parent.name}/" for path in (ROOT / "ttt").glob("*/__init__.py")}
+    top = {f"{name}/" for name in ("conf", "sweeps", "slurm", "plots", "tests")}
+    assert set(listed) == packages | top
+
+
+def test_files_that_the_documents_name_exist() -> None:
+    for document in DOCUMENTS:
+        for name in re.findall(r"`((?:ttt|tests|plots|conf|sweeps|slurm)/[\w./]+)`", document.read_text()):
+            assert (ROOT / name).exists() or name in examples(), f"{document.name} names {name}"
+
+
+@pytest.mark.parametrize("name", figures())
+def test_every_figure_has_its_row(name: str) -> None:
+    assert f"ttt-plot {name}" in (ROOT / "REPRODUCE.md").read_text()
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """A copy of the sources, laid out as a wheel installs them, with the example files added."""
+    site = tmp_path / "site"
+    without = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "ttt", site / "ttt", ignore=without)
+    for folder in ("conf", "plots", "sweeps", "slurm"):
+        shutil.copytree(ROOT / folder, site / "ttt" / folder, ignore=without)
+    for name, text in examples().items():
+        (site / "ttt" / name.removeprefix("ttt/")).write_text(text)
+    return site
+
+
+@pytest.mark.slow
+def test_the_examples_of_contributing_work(site: Path, tiny: list[str], tmp_path: Path) -> None:
+    assert set(examples()) == {"ttt/layers/ema.py", "plots/final.py", "conf/data/numbers.yaml", "ttt/data/folder.py"}
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    for number in range(40):
+        (texts / f"{number}.txt").write_text(f"text {number} " * 400)
+
+    def run(module: str, *arguments: str) -> str:
+        command = [sys.executable, "-m", module, *arguments]
+        environment = os.environ | {"PYTHONPATH": str(site)}
+        done = subprocess.run(command, cwd=site, env=environment, capture_output=True, text=True, check=False)
+        return done.stdout + done.stderr
+
+    def train(*arguments: str) -> str:
+        # A later override of a key wins, so that a test can choose other packages than the tiny corpus's.
+        return run("ttt.cli.train", *tiny, "trainer.max_steps=1", f"runs_dir={tmp_path}/runs", *arguments)
+
+    assert "validation perplexity" in train("model=ema", "model.decay=0.5")
+    assert "did you mean decay?" in train("model=ema", "model.dekay=0.5")
+    assert "Exponential" not in run("ttt.cli.train", "--help")
+    assert "y_t = decay" in run("ttt.cli.train", "--help")
+    assert "validation perplexity" in train("data=numbers", "data.packages=[mpmath]")
+    assert "validation perplexity" in train("data.source=folder", f"data.packages=[{texts}]", "data.name=texts")
+    assert "final.png" in run("ttt.cli.plot", "final", "--results", f"{tmp_path}/runs", "--out", f"{tmp_path}/figures")
+    generic_tests = str(ROOT / "tests/layers/test_registry.py")
+    assert " passed" in run(
+        "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(site), generic_tests, "-k", "ema"
+    )

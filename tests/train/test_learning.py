@@ -1,0 +1,38 @@
+"""Training really learns: the loss on real text falls below what any model without context can reach."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ttt.cli.train import train
+from ttt.config.schema import TrainConfig
+from ttt.data.corpus import load_corpus
+
+
+def unigram_loss(config: TrainConfig) -> float:
+    """Cross entropy in nats on validation of the tokens' frequencies in training, the best that ignores context."""
+    corpus = load_corpus(config.data, show_progress=False)
+    counts = np.bincount(corpus.splits["train"].tokens, minlength=corpus.vocab_size) + 1.0
+    return float(-np.log(counts / counts.sum())[corpus.splits["validation"].tokens].mean())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["ttt_linear", "ttt_mlp", "transformer", "mamba"])
+def test_the_loss_falls_below_a_unigram_models(
+    configure: Callable[..., TrainConfig], tmp_path: Path, model: str
+) -> None:
+    config = configure(
+        f"model={model}",
+        f"run_dir={tmp_path}/run",
+        "size.width=32",
+        "recipe.steps=150",
+        "recipe.tokens_per_step=512",
+        "recipe.learning_rate=1e-2",
+        "data.eval_tokens=4096",
+    )
+    train(config, [])
+    reached = json.loads((tmp_path / "run/record.json").read_text())["results"]["validation"]["loss"]
+    assert reached < unigram_loss(config) - 0.3

@@ -1,0 +1,57 @@
+"""Schedule, weight decay and clipping of the recipe."""
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import pytest
+import torch
+
+from ttt.config.schema import TrainConfig
+from ttt.models.build import build_model
+from ttt.models.language_model import LanguageModel
+from ttt.train.optim import clip_gradients, learning_rate, parameter_groups
+
+Configure = Callable[..., TrainConfig]
+STEPS = 100
+
+
+def model_of(config: TrainConfig) -> LanguageModel:
+    torch.manual_seed(0)
+    return build_model(config.model, config.size, config.backbone, config.kernel, vocab_size=50)
+
+
+def test_the_rate_rises_over_a_tenth_and_falls_to_its_end(configure: Configure) -> None:
+    recipe = configure().recipe
+    rates = [learning_rate(step, recipe, STEPS) for step in range(STEPS)]
+    assert rates[:10] == pytest.approx([recipe.learning_rate * (i + 1) / 10 for i in range(10)])
+    assert rates[10] == pytest.approx(recipe.learning_rate)
+    assert rates[-1] == pytest.approx(1e-5)
+    assert all(later < earlier for earlier, later in pairwise(rates[10:]))
+    middle = 10 + (STEPS - 1 - 10) // 2
+    assert rates[middle] == pytest.approx((recipe.learning_rate + 1e-5) / 2, rel=0.02)
+
+
+@pytest.mark.parametrize("model", ["ttt_linear", "ttt_mlp", "transformer", "mamba"])
+def test_only_matrices_decay(configure: Configure, model: str) -> None:
+    built = model_of(configure(f"model={model}"))
+    decayed, kept = parameter_groups(built, weight_decay=0.1)
+    assert (decayed["weight_decay"], kept["weight_decay"]) == (0.1, 0.0)
+    names = {id(parameter): name for name, parameter in built.named_parameters()}
+    decayed_names = {names[id(p)] for p in decayed["params"]}  # type: ignore[attr-defined]
+    kept_names = {names[id(p)] for p in kept["params"]}  # type: ignore[attr-defined]
+    assert decayed_names | kept_names == set(names.values())
+    for word in ("norm", "bias", "W_init.b", "token_delta", "A_log", ".D"):
+        assert not [name for name in decayed_names if word in name]
+    for name in kept_names:
+        assert any(word in name for word in ("norm", "bias", "W_init.b", "token_delta", "A_log", ".D")), name
+    assert "embedding.weight" in decayed_names
+
+
+def test_clipping_returns_the_norm_before(configure: Configure) -> None:
+    model = model_of(configure())
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    count = sum(parameter.numel() for parameter in model.parameters())
+    assert clip_gradients(model, 0).item() == pytest.approx(count**0.5)
+    assert clip_gradients(model, 1.0).item() == pytest.approx(count**0.5)
+    assert clip_gradients(model, 1.0).item() == pytest.approx(1.0, rel=1e-4)
