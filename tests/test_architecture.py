@@ -1,6 +1,7 @@
 """Imports point one way: a package imports only what stands below it, and third parties have one importer each."""
 
 import ast
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -112,12 +113,19 @@ def test_allowed_imports_have_no_circle() -> None:
         placed |= free
 
 
-@pytest.mark.parametrize("heavy", ["torch", "lightning", "pandas", "matplotlib", "datasets"])
-def test_composing_imports_nothing_heavy(heavy: str) -> None:
-    import subprocess
-
-    check = f"import sys, ttt.cli.train, ttt.cli.plot, ttt.cli.eval; sys.exit({heavy!r} in sys.modules)"
-    subprocess.run([sys.executable, "-c", check], check=True, cwd=ROOT)
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--cfg", "job"], ["trainer.max_stps=1"], ["size.heads=5"]], ids=" ".join
+)
+def test_answers_before_a_run_import_nothing_heavy(arguments: list[str], tmp_path: Path) -> None:
+    program = (
+        f"import sys; sys.argv = ['ttt-train', *{arguments}]\n"
+        "from ttt.cli.train import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print(*{'torch', 'lightning', 'pandas', 'matplotlib', 'datasets'}.intersection(sys.modules), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines()[-1] == "", done.stderr
 
 
 @pytest.mark.parametrize(("package", "path"), list(source_files()), ids=lambda value: getattr(value, "stem", value))

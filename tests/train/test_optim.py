@@ -9,7 +9,7 @@ import torch
 from ttt.config.schema import TrainConfig
 from ttt.models.build import build_model
 from ttt.models.language_model import LanguageModel
-from ttt.train.optim import clip_gradients, learning_rate, parameter_groups
+from ttt.train.optim import FSDP_PREFIX, adamw, clip_gradients, decayed_parameters, learning_rate
 
 Configure = Callable[..., TrainConfig]
 STEPS = 100
@@ -33,12 +33,12 @@ def test_the_rate_rises_over_a_tenth_and_falls_to_its_end(configure: Configure) 
 
 @pytest.mark.parametrize("model", ["ttt_linear", "ttt_mlp", "transformer", "mamba"])
 def test_only_matrices_decay(configure: Configure, model: str) -> None:
-    built = model_of(configure(f"model={model}"))
-    decayed, kept = parameter_groups(built, weight_decay=0.1)
-    assert (decayed["weight_decay"], kept["weight_decay"]) == (0.1, 0.0)
+    config = configure(f"model={model}")
+    built = model_of(config)
     names = {id(parameter): name for name, parameter in built.named_parameters()}
-    decayed_names = {names[id(p)] for p in decayed["params"]}  # type: ignore[attr-defined]
-    kept_names = {names[id(p)] for p in kept["params"]}  # type: ignore[attr-defined]
+    decayed, kept = adamw(built, decayed_parameters(built), config.recipe).param_groups
+    assert (decayed["weight_decay"], kept["weight_decay"]) == (0.1, 0.0)
+    decayed_names, kept_names = ({names[id(p)] for p in group["params"]} for group in (decayed, kept))
     assert decayed_names | kept_names == set(names.values())
     for word in ("norm", "bias", "W_init.b", "token_delta", "A_log", ".D"):
         assert not [name for name in decayed_names if word in name]
@@ -55,3 +55,22 @@ def test_clipping_returns_the_norm_before(configure: Configure) -> None:
     assert clip_gradients(model, 0).item() == pytest.approx(count**0.5)
     assert clip_gradients(model, 1.0).item() == pytest.approx(count**0.5)
     assert clip_gradients(model, 1.0).item() == pytest.approx(1.0, rel=1e-4)
+
+
+def test_decay_is_the_same_once_parameters_are_flat_shards(configure: Configure) -> None:
+    """What FSDP does to names and shapes, without FSDP, which wants a GPU."""
+    config = configure()
+    built = model_of(config)
+    decayed = decayed_parameters(built)
+    sharded = torch.nn.Module()
+    for name, parameter in built.named_parameters():
+        *path, last = name.split(".")
+        place = sharded
+        for part in path:
+            if not hasattr(place, part):
+                setattr(place, part, torch.nn.Module())
+                getattr(place, part).add_module(FSDP_PREFIX.rstrip("."), torch.nn.Module())
+            place = getattr(getattr(place, part), FSDP_PREFIX.rstrip("."))
+        place.register_parameter(last, torch.nn.Parameter(parameter.detach().flatten()))
+    groups = [len(group["params"]) for group in adamw(sharded, decayed, config.recipe).param_groups]
+    assert groups == [len(decayed), len(list(built.parameters())) - len(decayed)]

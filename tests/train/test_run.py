@@ -134,6 +134,9 @@ def test_a_loss_that_diverges_stops_the_run(
     assert "the loss became nan at step 6" in written["error"]
     losses = pd.read_parquet(tmp_path / "run/metrics.parquet").query("metric == 'loss'")
     assert losses.step.max() == 6
+    monkeypatch.undo()
+    train(configure(f"run_dir={tmp_path}/run", "trainer.checkpoint_every=2", "ckpt=last"), [])
+    assert record(tmp_path / "run")["status"] == "finished", "it goes on from the last good checkpoint"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -204,3 +207,17 @@ def test_other_data_than_the_runs_is_refused(configure: Configure, tmp_path: Pat
         evaluate(EvalConfig(run=f"{tmp_path}/run"), [])
     with pytest.raises(UserError, match="was trained on data with digest 000000000000"):
         train(configure(f"run_dir={tmp_path}/run", "ckpt=last"), [])
+
+
+def test_tensorboard_can_be_had(configure: Configure, tmp_path: Path) -> None:
+    train(configure(f"run_dir={tmp_path}/run", "trainer.max_steps=1", "trainer.logger=tensorboard"), [])
+    assert list((tmp_path / "run/logs/tensorboard").glob("events.*"))
+
+
+def test_a_logger_that_is_not_installed_is_named(
+    configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ttt.train.loggers.find_spec", lambda _: None)
+    with pytest.raises(UserError, match=r"trainer.logger=wandb: is not installed; pip install wandb"):
+        train(configure(f"run_dir={tmp_path}/run", "trainer.logger=wandb"), [])
+    assert not (tmp_path / "run").exists()

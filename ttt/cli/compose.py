@@ -2,12 +2,12 @@
 
 import importlib
 import os
-import pkgutil
 import re
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import hydra
@@ -23,8 +23,7 @@ from ttt.config.errors import UserError, bad_value
 from ttt.config.layers import SHIPPED
 from ttt.config.schema import EvalConfig, TrainConfig
 
-SHIPPED_LAYER_FILES = {"attention", "convolution", "mamba", "registry", "rope", "selective_scan", "ttt", "views"}
-
+REGISTRATION = re.compile(r"^@register_layer\(\"(\w+)\"", re.MULTILINE)
 NOT_A_NAME = re.compile(r"(?<![^,])(\d+|null|true|false)(?![^,])", re.IGNORECASE)
 QUOTED = r"'\1'"
 
@@ -46,8 +45,13 @@ def register_schemas() -> None:
 
 
 def added_layers() -> dict[str, Any]:
-    """Layers in files beyond the shipped ones, by name. Only when there is such a file, torch is imported here."""
-    if {module.name for module in pkgutil.iter_modules(ttt.layers.__path__)} <= SHIPPED_LAYER_FILES:
+    """Layers beyond the shipped ones, by name.
+
+    Files are searched for registrations, not imported: only where there is another one, torch is needed for its schema.
+    """
+    files = Path(ttt.layers.__path__[0]).glob("*.py")
+    names = {name for file in files for name in REGISTRATION.findall(file.read_text(encoding="utf-8"))}
+    if names <= SHIPPED.keys():
         return {}
     registry = importlib.import_module("ttt.layers.registry")
     return {name: layer for name, layer in registry.layer_types().items() if name not in SHIPPED}

@@ -51,18 +51,22 @@ def train(config: TrainConfig, overrides: list[str]) -> None:
     """
     plan = check(config)
     # Heavy imports wait until the configuration has been found good, so that a mistake is answered at once.
+    from ttt.results.record import read_record
     from ttt.train.opening import open_run, run_folder
 
     folder = run_folder(config)
     opening = open_run(config, plan, folder)
     if opening == "finished":
-        print(f"{folder.path} is finished; overwrite=true runs it again")
+        reached = read_record(folder.record)["results"]["validation"]["perplexity"]
+        print(f"{folder.path} is finished: validation perplexity {reached:.2f}; overwrite=true runs it again")
         return
+    from ttt.train.device import rank
     from ttt.train.run import run, set_up
 
     setting = set_up(config, plan, folder, resume=opening == "resume")
-    verb = "going on with" if setting.resume else "training"
-    print(f"{verb} {folder.path}: {plan.steps} steps of {plan.tokens_per_step:,} tokens", file=sys.stderr)
+    if rank() == 0:
+        verb = "going on with" if setting.resume else "training"
+        print(f"{verb} {folder.path}: {plan.steps} steps of {plan.tokens_per_step:,} tokens", file=sys.stderr)
     evaluation = run(setting, overrides)
     if evaluation is not None:
         print(f"{folder.path}: validation perplexity {evaluation.perplexity:.2f} ({evaluation.loss:.4f} nats/token)")

@@ -102,6 +102,7 @@ def _at_least(config: TrainConfig) -> list[tuple[str, float, float]]:
         ("trainer.devices", trainer.devices, 1),
         ("trainer.nodes", trainer.nodes, 1),
         ("trainer.threads", trainer.threads, 0),
+        ("trainer.device_tokens", trainer.device_tokens, 1),
         ("trainer.checkpoint_every", trainer.checkpoint_every, 0),
         ("trainer.log_every", trainer.log_every, 1),
         ("seed", config.seed, 0),

@@ -1,4 +1,4 @@
-"""Evaluating a trained run: its newest checkpoint, on its own data, into its own record."""
+"""Evaluating a trained run: its last checkpoint, on its own data, into its own record."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from ttt.layers.registry import layer_type
 from ttt.models.build import build_model
 from ttt.models.language_model import LanguageModel
 from ttt.models.weights import load_weights
-from ttt.results.checkpoints import checkpoint_step, checkpoints
+from ttt.results.checkpoints import checkpoint_step, last_checkpoint
 from ttt.results.metrics import MetricLog, Split
 from ttt.results.record import Record, RunFolder, read_record, write_record
 
@@ -21,7 +21,7 @@ from ttt.results.record import Record, RunFolder, read_record, write_record
 def evaluate_run(
     folder: RunFolder, split: Split, device: torch.device, eval_tokens: int | None = None, show_progress: bool = True
 ) -> SplitEvaluation:
-    """Evaluates the newest checkpoint of the run in ``folder`` and puts the result into its table and its record.
+    """Evaluates the last checkpoint of the run in ``folder`` and puts the result into its table and its record.
 
     Args:
         folder: a run with at least one checkpoint.
@@ -35,19 +35,19 @@ def evaluate_run(
     """
     record = read_record(folder.record)
     config = restore_config(record)
-    saved = checkpoints(folder.checkpoints)
-    if not saved:
+    checkpoint = last_checkpoint(folder.checkpoints, record["last_checkpoint"])
+    if checkpoint is None:
         raise UserError(f"{folder.path}: has no checkpoint to evaluate; train it further with ckpt=last")
     corpus = load_corpus(config.data, show_progress)
     if split not in corpus.splits:
         raise bad_value("split", split, f"choose one of {', '.join(corpus.splits)}")
     refuse_other_data(folder.path, record, corpus)
-    model = _load_model(config, corpus.vocab_size, saved[-1]).to(device)
+    model = _load_model(config, corpus.vocab_size, checkpoint).to(device)
     tokens = config.data.eval_tokens if eval_tokens is None else eval_tokens
     evaluation = evaluate_split(
         model, corpus.splits[split], config.ctx.length, tokens, device, config.trainer.device_tokens, show_progress
     )
-    _write(folder, record, split, checkpoint_step(saved[-1]), evaluation)
+    _write(folder, record, split, checkpoint_step(checkpoint), evaluation)
     return evaluation
 
 

@@ -86,7 +86,7 @@ class TTT(nn.Module):
         return self.output(self.post_norm(merge_heads(z_BHTD)), x_BTC)
 
     def _inner_loop(self, q: Tensor, k: Tensor, v: Tensor, eta: Tensor) -> Tensor:
-        """Z [B, H, T, D], in float32 at least: W gathers thousands of small steps, which half precision would lose."""
+        """The outputs z [B, H, T, D], in float32 at least: half precision would lose the small steps that W gathers."""
         with torch.autocast(q.device.type, enabled=False):
             q, k, v, eta = (x.float() if x.dtype.itemsize < 4 else x for x in (q, k, v, eta))
             b = self.config.mini_batch_size

@@ -18,3 +18,13 @@ def checkpoint_step(path: Path) -> int:
 def checkpoints(folder: Path) -> list[Path]:
     """Checkpoints in ``folder``, oldest first."""
     return sorted(folder.glob(f"step-*{SUFFIX}"))
+
+
+def last_checkpoint(folder: Path, named: str | None) -> Path | None:
+    """The checkpoint to go on from: the one that the record names if it is there, else the newest, None without any.
+
+    After a loss that diverged the newest may hold the weights that made it diverge; the record names one before.
+    """
+    if named is not None and (folder / named).is_file():
+        return folder / named
+    return next(reversed(checkpoints(folder)), None)

@@ -10,13 +10,12 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
-from torch.optim import Optimizer
 
 from ttt.config.errors import RunError
 from ttt.config.plan import StepPlan
 from ttt.config.schema import RecipeConfig
 from ttt.models.language_model import LanguageModel, token_losses
-from ttt.train.optim import adamw, clip_gradients, schedule, warmup_steps
+from ttt.train.optim import adamw, clip_gradients, decayed_parameters, schedule, warmup_steps
 
 
 class DivergedError(RunError):
@@ -41,6 +40,7 @@ class TrainingModule(pl.LightningModule):
         self.step_loss = torch.tensor(float("nan"))
         self.gradient_norm = float("nan")
         self._losses: list[Tensor] = []
+        self._decayed = decayed_parameters(model)
 
     def training_step(self, windows: Tensor, batch_idx: int) -> Tensor:  # noqa: ARG002 - Lightning's signature
         """Mean loss of a device batch [B, T + 1].
@@ -71,6 +71,6 @@ class TrainingModule(pl.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW with warm-up and cosine, stepped once an optimizer step."""
-        optimizer: Optimizer = adamw(self.model, self.recipe)
+        optimizer = adamw(self.model, self._decayed, self.recipe)
         scheduler = schedule(optimizer, self.recipe, self.plan.schedule_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

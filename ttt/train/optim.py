@@ -10,9 +10,12 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from ttt.config.schema import RecipeConfig
 
+FSDP_PREFIX = "_fsdp_wrapped_module."
+"""What FSDP puts into the names of the parameters that it wraps."""
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Matrices decay; norms, biases and other vectors do not.
+
+def decayed_parameters(model: nn.Module) -> frozenset[str]:
+    """Names of the parameters that decay: matrices; norms, biases and other vectors do not.
 
     A module names further exceptions among its own parameters in ``no_weight_decay``.
     """
@@ -21,17 +24,26 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, ob
         for module_name, module in model.named_modules()
         for name in getattr(module, "no_weight_decay", ())
     }
-    decayed: list[nn.Parameter] = []
-    kept: list[nn.Parameter] = []
+    return frozenset(name for name, p in model.named_parameters() if p.ndim >= 2 and name not in exempt)
+
+
+def adamw(model: nn.Module, decayed: frozenset[str], recipe: RecipeConfig) -> AdamW:
+    """The optimizer, at the peak learning rate.
+
+    Args:
+        model: may be sharded by FSDP by now.
+        decayed: what ``decayed_parameters`` gave before, while every parameter still had its own shape.
+        recipe: rates, betas and weight decay.
+    """
+    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
     for name, parameter in model.named_parameters():
-        (kept if parameter.ndim < 2 or name in exempt else decayed).append(parameter)
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
-
-
-def adamw(model: nn.Module, recipe: RecipeConfig) -> Optimizer:
-    """The optimizer, at the peak learning rate."""
+        groups[name.replace(FSDP_PREFIX, "") in decayed].append(parameter)
     beta1, beta2 = recipe.betas
-    return AdamW(parameter_groups(model, recipe.weight_decay), lr=recipe.learning_rate, betas=(beta1, beta2))
+    return AdamW(
+        [{"params": groups[True], "weight_decay": recipe.weight_decay}, {"params": groups[False], "weight_decay": 0.0}],
+        lr=recipe.learning_rate,
+        betas=(beta1, beta2),
+    )
 
 
 def warmup_steps(recipe: RecipeConfig, steps: int) -> int:

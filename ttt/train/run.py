@@ -9,7 +9,6 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 import yaml
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
 from ttt.config.identity import run_id
 from ttt.config.plan import StepPlan
@@ -23,13 +22,14 @@ from ttt.models.build import build_model
 from ttt.models.flops import training_flops
 from ttt.models.language_model import LanguageModel
 from ttt.results.atomic import write_text
-from ttt.results.checkpoints import checkpoint_step, checkpoints
+from ttt.results.checkpoints import checkpoint_step, checkpoints, last_checkpoint
 from ttt.results.metrics import MetricLog
 from ttt.results.provenance import git_state, versions
 from ttt.results.record import SCHEMA_VERSION, Record, RunFolder, read_record
 from ttt.train.callbacks import Metrics, Progress
 from ttt.train.checkpoint import Keep, WholeFiles
 from ttt.train.device import choose_device, choose_precision, choose_strategy, describe_device, rank
+from ttt.train.loggers import make_loggers, require_logger
 from ttt.train.module import DivergedError, TrainingModule
 from ttt.train.opening import clear
 from ttt.train.recording import now, recording
@@ -61,6 +61,7 @@ def set_up(config: TrainConfig, plan: StepPlan, folder: RunFolder, resume: bool)
         UserError: the data, the device or the model cannot be as asked.
     """
     device = choose_device(config.trainer.device)
+    require_logger(config.trainer.logger)
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
     corpus = load_corpus(config.data, config.trainer.progress)
@@ -102,7 +103,7 @@ def run(setting: Setting, overrides: list[str]) -> SplitEvaluation | None:
 def _fit(setting: Setting, record: Record) -> None:
     """Trains to the last step of the plan, from the newest checkpoint if the run is resumed."""
     config, plan, folder = setting.config, setting.plan, setting.folder
-    newest = checkpoints(folder.checkpoints)[-1] if setting.resume else None
+    newest = last_checkpoint(folder.checkpoints, record["last_checkpoint"]) if setting.resume else None
     first_step = checkpoint_step(newest) if newest else 0
     log = _metric_log(folder, record["run_id"], first_step)
     trainer = _trainer(setting, record, log, first_step)
@@ -162,7 +163,7 @@ def _trainer(setting: Setting, record: Record, log: MetricLog, first_step: int) 
         max_steps=plan.steps,
         accumulate_grad_batches=plan.accumulate,
         callbacks=callbacks,
-        logger=_loggers(setting, first_step),
+        logger=make_loggers(trainer.logger, setting.folder.path, run_id(setting.config), first_step),
         log_every_n_steps=1,
         plugins=[WholeFiles()],
         default_root_dir=setting.folder.path,
@@ -172,18 +173,6 @@ def _trainer(setting: Setting, record: Record, log: MetricLog, first_step: int) 
         use_distributed_sampler=False,
         **settings,
     )
-
-
-def _loggers(setting: Setting, first_step: int) -> list[Logger]:
-    path, kind = setting.folder.path, setting.config.trainer.logger
-    # Lightning's CSV logger deletes what is in its folder: a resumed run gets one of its own.
-    version = f"csv-from-{first_step:08d}" if first_step else "csv"
-    loggers: list[Logger] = [CSVLogger(path, name="logs", version=version)]
-    if kind == "tensorboard":
-        loggers.append(TensorBoardLogger(path, name="logs", version="tensorboard"))
-    if kind == "wandb":
-        loggers.append(WandbLogger(save_dir=path / "logs", project="ttt-suite", name=run_id(setting.config)))
-    return loggers
 
 
 def _new_record(setting: Setting, overrides: list[str]) -> Record:

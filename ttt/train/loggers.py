@@ -1,0 +1,30 @@
+"""Where the numbers of a run are shown while it trains, besides its own table."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+
+from ttt.config.errors import bad_value
+
+
+def require_logger(kind: str) -> None:
+    """Looks whether the package that ``trainer.logger`` needs is installed.
+
+    Raises:
+        UserError: it is not.
+    """
+    if kind != "csv" and find_spec(kind) is None:
+        raise bad_value("trainer.logger", kind, f"is not installed; pip install {kind}, or take csv")
+
+
+def make_loggers(kind: str, folder: Path, name: str, first_step: int) -> list[Logger]:
+    """A CSV log always, and TensorBoard or Weights & Biases, all below ``folder / "logs"``."""
+    # Lightning's CSV logger deletes what is in its folder: a resumed run gets one of its own.
+    version = f"csv-from-{first_step:08d}" if first_step else "csv"
+    loggers: list[Logger] = [CSVLogger(folder, name="logs", version=version)]
+    if kind == "tensorboard":
+        loggers.append(TensorBoardLogger(folder, name="logs", version="tensorboard"))
+    if kind == "wandb":
+        loggers.append(WandbLogger(save_dir=folder / "logs", project="ttt-suite", name=name))
+    return loggers
