@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from ttt.config.discover import modules_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
@@ -40,7 +40,4 @@ class Figure:
 
 def figures() -> dict[str, Figure]:
     """All figures by id: ``FIGURE`` of every module of this folder that has one."""
-    package = importlib.import_module(__package__)
-    names = sorted(module.name for module in pkgutil.iter_modules(package.__path__))
-    modules = [importlib.import_module(f"{__package__}.{name}") for name in names]
-    return {module.FIGURE.id: module.FIGURE for module in modules if hasattr(module, "FIGURE")}
+    return {module.FIGURE.id: module.FIGURE for module in modules_of(__package__) if hasattr(module, "FIGURE")}

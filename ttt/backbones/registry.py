@@ -1,13 +1,12 @@
 """Backbones by name. A new backbone is one new file in this folder that calls ``register_backbone``."""
 
-import importlib
-import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
 from torch import nn
 
+from ttt.config.discover import modules_of
 from ttt.config.schema import SizeConfig
 
 
@@ -42,7 +41,5 @@ def register_backbone(name: str, conv_gate: bool = False, layers_per_block: int 
 
 def backbones() -> dict[str, Backbone]:
     """All registered backbones by name; imports every module of this folder once."""
-    package = importlib.import_module(__package__)
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"{__package__}.{module.name}")
+    modules_of(__package__)
     return dict(sorted(_BACKBONES.items()))

@@ -1,11 +1,10 @@
 """Where text comes from, by name. A new source is one new file in this folder that calls ``register_source``."""
 
-import importlib
-import pkgutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+from ttt.config.discover import modules_of
 from ttt.config.errors import bad_value
 from ttt.config.schema import DataConfig
 
@@ -54,9 +53,7 @@ def register_source(name: str) -> Callable[[S], S]:
 
 def source_types() -> dict[str, type[Source]]:
     """All registered sources by name; imports every module of this folder once."""
-    package = importlib.import_module(__package__)
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"{__package__}.{module.name}")
+    modules_of(__package__)
     return dict(sorted(_SOURCES.items()))
 
 

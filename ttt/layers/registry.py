@@ -1,13 +1,12 @@
 """Layer types by name. A new layer is one new file in this folder that calls ``register_layer``."""
 
-import importlib
-import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from torch import nn
 
+from ttt.config.discover import modules_of
 from ttt.config.errors import bad_value
 from ttt.config.schema import KernelConfig, LayerConfig
 
@@ -64,9 +63,7 @@ def register_layer(name: str, schema: type[LayerConfig], backbones: tuple[str, .
 
 def layer_types() -> dict[str, LayerType]:
     """All registered layers by name; imports every module of this folder once."""
-    package = importlib.import_module(__package__)
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"{__package__}.{module.name}")
+    modules_of(__package__)
     return dict(sorted(_LAYERS.items()))
 
 

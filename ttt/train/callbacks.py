@@ -2,6 +2,7 @@
 
 import sys
 import time
+from abc import ABC, abstractmethod
 from typing import Any
 
 import lightning.pytorch as pl
@@ -13,7 +14,7 @@ from ttt.train.module import TrainingModule
 SECONDS_BETWEEN_LINES = 10.0
 
 
-class StepEnd(pl.Callback):
+class StepEnd(pl.Callback, ABC):
     """Calls ``on_step`` once an optimizer step instead of once a device batch."""
 
     def __init__(self) -> None:
@@ -29,9 +30,9 @@ class StepEnd(pl.Callback):
             self._done = trainer.global_step
             self.on_step(trainer, pl_module, trainer.global_step)
 
+    @abstractmethod
     def on_step(self, trainer: pl.Trainer, module: TrainingModule, step: int) -> None:
         """After optimizer step number ``step``, counted from 1."""
-        raise NotImplementedError
 
 
 class Metrics(StepEnd):
