@@ -15,7 +15,7 @@ CONTEXT_UNIT = 1024
 def identity(plain: Resolved) -> Resolved:
     """A configuration, as plain containers, without its bookkeeping."""
     kept = {key: value for key, value in plain.items() if key not in BOOKKEEPING}
-    for group, key in (("data", "cache_dir"), ("kernel", "checkpoint_group"), ("size", "checkpoint_group")):
+    for group, key in (("data", "cache_dir"), ("kernel", "checkpoint_group")):
         kept[group] = {name: value for name, value in kept[group].items() if name != key}
     return kept
 

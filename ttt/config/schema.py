@@ -21,7 +21,6 @@ class SizeConfig:
 
     ``learning_rate`` gives the peak rate for each backbone. ``tokens_per_step`` and ``steps`` describe the full
     recipe; a context longer than ``tokens_per_step`` takes one sequence a step and proportionally fewer steps.
-    ``checkpoint_group`` is what the kernel group takes as its own.
     """
 
     name: str = "???"
@@ -33,7 +32,6 @@ class SizeConfig:
     steps: int = 0
     tokens_per_step: int = 0
     learning_rate: dict[str, float] = field(default_factory=dict)
-    checkpoint_group: int = 0
 
 
 @dataclass
@@ -55,11 +53,11 @@ class KernelConfig:
     """Which form computes the inner loop.
 
     ``checkpoint_group``: mini-batches whose inner states are recomputed together in the backward pass
-    (0 keeps every state).
+    (0 keeps every state). 16 costs at most a sixth of the time and makes time per token flat in the context.
     """
 
     name: str = "auto"
-    checkpoint_group: int = 0
+    checkpoint_group: int = 16
 
 
 @dataclass

@@ -3,12 +3,12 @@
 Shapes: B batch, H heads, T tokens, D head width, b mini-batch size.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
+from ttt.inner.checkpoint import recompute
 from ttt.inner.layer_norm import LayerNormParams
 from ttt.inner.models import InnerMLP, Params
 
@@ -16,9 +16,6 @@ MiniBatchForm = Callable[
     [InnerMLP, Params, LayerNormParams, Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Params]
 ]
 """``primal_mini_batch``, ``dual_mini_batch`` or another form with their arguments and results."""
-
-MiniBatch = tuple[Tensor, Tensor, Tensor, Tensor]
-"""q, k, v [B, H, b, D] and eta [B, H, b]."""
 
 
 def scan(
@@ -51,23 +48,32 @@ def scan(
     Returns:
         z [B, H, T, D] and the parameters after the last token, each [B, H, ...].
     """
-    # Splitting all inputs once, and joining once, keeps the backward pass linear in T: indexing a mini-batch out of
-    # the whole tensor would make autograd fill a zero tensor of the whole length for each of them.
-    mini_batches = list(zip(*(x.split(tau.numel(), dim=2) for x in (q, k, v, eta)), strict=True))
     W = tuple(w.expand(q.shape[0], *w.shape) for w in W_init)
 
-    def run(W: Params, group: Sequence[MiniBatch]) -> tuple[Tensor, Params]:
+    def run(
+        q: Tensor, k: Tensor, v: Tensor, eta: Tensor, tau: Tensor, scale: Tensor, shift: Tensor, *W: Tensor
+    ) -> tuple[Tensor, ...]:
         outputs = []
-        for q_b, k_b, v_b, eta_b in group:
-            z_b, W = form(model, W, norm, q_b, k_b, v_b, eta_b, tau)
-            outputs.append(z_b)
-        return torch.cat(outputs, dim=2), W
+        for q_b, k_b, v_b, eta_b in _split(tau.numel(), q, k, v, eta):
+            z, W = form(model, W, LayerNormParams(scale, shift), q_b, k_b, v_b, eta_b, tau)
+            outputs.append(z)
+        return torch.cat(outputs, dim=2), *W
 
     if not checkpoint_group or not torch.is_grad_enabled():
-        return run(W, mini_batches)
+        z, *W_last = run(q, k, v, eta, tau, *norm, *W)
+        return z, tuple(W_last)
     outputs = []
-    for start in range(0, len(mini_batches), checkpoint_group):
-        group = mini_batches[start : start + checkpoint_group]
-        z, W = checkpoint(run, W, group, use_reentrant=False, preserve_rng_state=False)
+    for group in _split(checkpoint_group * tau.numel(), q, k, v, eta):
+        z, *W_next = recompute(run, *group, tau, *norm, *W)
+        W = tuple(W_next)
         outputs.append(z)
     return torch.cat(outputs, dim=2), W
+
+
+def _split(tokens: int, *sequences: Tensor) -> list[tuple[Tensor, ...]]:
+    """Cuts sequences [B, H, T, ...] into pieces of ``tokens`` tokens, the last one shorter where T has a remainder.
+
+    Splitting all of a sequence once, and joining once, keeps the backward pass linear in T: indexing a piece out of the
+    whole would make autograd fill a zero tensor of the whole length for each of them.
+    """
+    return list(zip(*(x.split(tokens, dim=2) for x in sequences), strict=True))
