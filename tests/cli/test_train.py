@@ -41,6 +41,7 @@ MISTAKES = [
     (["recipe.tokens_per_step=1000"], "recipe.tokens_per_step=1000: must be a multiple of ctx.length x devices = 512"),
     (["trainer.devices=2"], "trainer.strategy=single: is for one device"),
     (["trainer.device=tpu"], "trainer.device=tpu: choose one of auto, cpu, cuda, mps"),
+    (["trainer.device=mps"], "trainer.device=mps: torch finds no such device here; cpu always runs"),
     (["trainer.precision=8"], "trainer.precision=8: choose one of"),
     (["recipe.betas=[0.9]"], "recipe.betas=[0.9]: must be two numbers"),
     (["recipe.learning_rate=0"], "recipe.learning_rate=0.0: must be positive"),

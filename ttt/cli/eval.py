@@ -44,7 +44,9 @@ def evaluate(config: EvalConfig, overrides: list[str]) -> None:  # noqa: ARG001 
     from ttt.train.device import choose_device
 
     folder = RunFolder(Path(config.run))
-    evaluation = evaluate_run(folder, cast(Split, config.split), choose_device(config.device), config.eval_tokens)
+    evaluation = evaluate_run(
+        folder, cast(Split, config.split), choose_device(config.device, "device"), config.eval_tokens
+    )
     print(f"{folder.path}: {config.split} perplexity {evaluation.perplexity:.2f} ({evaluation.loss:.4f} nats/token)")
     print(f"loss by token index: mean of {evaluation.documents} documents read from their start", file=sys.stderr)
 

@@ -18,8 +18,8 @@ def rank() -> int:
     return int(getattr(rank_zero_only, "rank", None) or 0)
 
 
-def choose_device(name: str) -> torch.device:
-    """The torch device of ``device=name``; ``auto`` takes a GPU where there is one.
+def choose_device(name: str, key: str) -> torch.device:
+    """The torch device of ``key=name``; ``auto`` takes a GPU where there is one.
 
     Raises:
         UserError: the device is not there.
@@ -28,9 +28,9 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         name = next(candidate for candidate in ("cuda", "mps", "cpu") if present[candidate])
     if name not in present:
-        raise bad_value("device", name, f"choose one of auto, {', '.join(present)}")
+        raise bad_value(key, name, f"choose one of auto, {', '.join(present)}")
     if not present[name]:
-        raise bad_value("device", name, "torch finds no such device here; device=cpu always runs")
+        raise bad_value(key, name, "torch finds no such device here; cpu always runs")
     return torch.device(name)
 
 

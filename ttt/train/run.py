@@ -60,7 +60,7 @@ def set_up(config: TrainConfig, plan: StepPlan, folder: RunFolder, resume: bool)
     Raises:
         UserError: the data, the device or the model cannot be as asked.
     """
-    device = choose_device(config.trainer.device)
+    device = choose_device(config.trainer.device, "trainer.device")
     require_logger(config.trainer.logger)
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)

@@ -1,0 +1,46 @@
+"""Sizes and costs of the paper's models, on torch's meta device: shapes without numbers."""
+
+import pytest
+import torch
+from hydra import compose
+
+from ttt.cli.compose import as_object
+from ttt.config.schema import TrainConfig
+from ttt.models.build import build_model
+from ttt.models.flops import training_flops
+from ttt.models.language_model import LanguageModel
+
+LLAMA_2_VOCABULARY = 32000
+
+pytestmark = pytest.mark.usefixtures("configure")
+
+
+def build(model: str, size: str, vocabulary: int = LLAMA_2_VOCABULARY) -> tuple[LanguageModel, TrainConfig]:
+    config = as_object(compose("train", [f"model={model}", f"size={size}"]), TrainConfig)
+    with torch.device("meta"):
+        return build_model(config.model, config.size, config.backbone, config.kernel, vocabulary), config
+
+
+def count(model: LanguageModel) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("name", ["125m", "350m", "760m", "1.3b"])
+def test_a_transformers_parameters_and_flops_by_hand(name: str) -> None:
+    model, config = build("transformer", name)
+    C, hidden, blocks, T = config.size.width, config.size.mlp_hidden, config.size.blocks, 2048
+    matrices = blocks * (4 * C * C + 3 * C * hidden) + LLAMA_2_VOCABULARY * C
+    norms = (2 * blocks + 1) * C
+    assert count(model) == matrices + norms
+    attention = blocks * 4 * T * C
+    assert training_flops(model, T, tokens=10**9) == pytest.approx(3 * (2 * matrices + attention) * 10**9)
+
+
+def test_mamba_130m_has_its_authors_number_of_parameters() -> None:
+    assert count(build("mamba", "125m", vocabulary=50280)[0]) == 129_135_360
+
+
+@pytest.mark.parametrize("model", ["ttt_linear", "ttt_mlp", "mamba"])
+@pytest.mark.parametrize("name", ["125m", "350m", "760m", "1.3b"])
+def test_the_methods_of_a_size_are_of_one_size(model: str, name: str) -> None:
+    assert count(build(model, name)[0]) == pytest.approx(count(build("transformer", name)[0]), rel=0.06)
