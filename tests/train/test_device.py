@@ -17,7 +17,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, cuda: bool, mps: bool, bf16: bool =
 
 @pytest.mark.parametrize(
     ("cuda", "mps", "chosen"),
-    [(True, False, "cuda"), (False, True, "mps"), (False, False, "cpu"), (True, True, "cuda")],,
+    [(True, False, "cuda"), (False, True, "mps"), (False, False, "cpu"), (True, True, "cuda")],
 )
 def test_auto_takes_a_gpu_where_there_is_one(
     monkeypatch: pytest.MonkeyPatch, cuda: bool, mps: bool, chosen: str
