@@ -33,4 +33,4 @@ def window_losses(
     starts = range(0, len(windows), batch)
     for start in tqdm(starts, desc=what, unit="batch", leave=False, disable=not show_progress):
         indices = range(start, min(start + batch, len(windows)))
-        yield token_losses(model, windows.batch(indices).to(device)).double().cpu()
+        yield token_losses(model, windows.batch(indices).to(device)).cpu().double()

@@ -10,10 +10,12 @@ from torch import Tensor
 def rope_tables(positions: Tensor, head_dim: int, base: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Cosines and sines [T, D / 2] of the angle ``position * base ** (-2 i / D)`` of pair i.
 
-    Computed in float64 and rounded once, because an angle of 32k radians has few digits left in float32.
+    Computed in float64 and rounded once, because an angle of 32k radians has few digits left in float32; Apple's
+    GPUs know no float64.
     """
-    pair = torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float64)
-    angle = positions.to(torch.float64)[:, None] * base ** (-pair / head_dim)
+    exact = torch.float32 if positions.device.type == "mps" else torch.float64
+    pair = torch.arange(0, head_dim, 2, device=positions.device, dtype=exact)
+    angle = positions.to(exact)[:, None] * base ** (-pair / head_dim)
     return angle.cos().to(dtype), angle.sin().to(dtype)
 
 
