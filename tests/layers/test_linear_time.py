@@ -1,6 +1,8 @@
-"""Work that grows with the context grows linearly: time per token, forward and backward, at two lengths."""
+"""Work that grows with the context grows linearly: processor time per token, forward and backward, at two lengths.
 
-import statistics
+Processor time of one thread, and the least of several rounds, so that a busy machine does not decide.
+"""
+
 import time
 
 import pytest
@@ -10,14 +12,17 @@ from ttt.config.layers import MambaConfig, TTTConfig
 from ttt.config.schema import LayerConfig
 from ttt.layers.registry import LayerSpec, build_layer
 
-SHORT, LONG, ROUNDS = 1024, 8192, 5
+SHORT, LONG, ROUNDS = 2048, 16384, 4
+
+TOLERATED = 1.6
+"""Measured at rest: 0.9 to 1.05. Work that grew with T ** 1.5 would give 2.8, with T * T 8."""
 
 
 def seconds_per_token(layer: torch.nn.Module, tokens: int) -> float:
     x = torch.randn(1, tokens, 32, requires_grad=True)
-    started = time.perf_counter()
+    started = time.process_time()
     layer(x).sum().backward()
-    return (time.perf_counter() - started) / tokens
+    return (time.process_time() - started) / tokens
 
 
 @pytest.mark.slow
@@ -33,6 +38,6 @@ def seconds_per_token(layer: torch.nn.Module, tokens: int) -> float:
 def test_time_per_token_does_not_grow(config: LayerConfig) -> None:
     layer = build_layer(config, LayerSpec(width=32, heads=2, init_std=0.1))
     seconds_per_token(layer, SHORT)
-    # Alternating within one process: a machine that slows down slows both.
     rounds = [(seconds_per_token(layer, LONG), seconds_per_token(layer, SHORT)) for _ in range(ROUNDS)]
-    assert statistics.median(long / short for long, short in rounds) < 1.3
+    long, short = map(min, zip(*rounds, strict=True))
+    assert long < TOLERATED * short
