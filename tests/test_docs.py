@@ -70,6 +70,8 @@ def test_the_tree_of_the_readme_is_the_tree() -> None:
 
 
 def test_files_that_the_documents_name_exist() -> None:
+    for picture in re.findall(r"\]\((docs/[\w.]+)\)", (ROOT / "README.md").read_text()):
+        assert (ROOT / picture).is_file()
     for document in DOCUMENTS:
         for name in re.findall(r"`((?:ttt|tests|plots|conf|sweeps|slurm)/[\w./]+)`", document.read_text()):
             assert (ROOT / name).exists() or name in examples(), f"{document.name} names {name}"
