@@ -168,6 +168,15 @@ def test_ckpt_last_starts_where_there_is_none(configure: Configure, tmp_path: Pa
     assert record(tmp_path / "run")["status"] == "finished"
 
 
+def test_a_run_goes_on_with_the_batches_it_began_with(configure: Configure, tmp_path: Path) -> None:
+    train(configure(f"run_dir={tmp_path}/run", "trainer.max_steps=2"), [])
+    with pytest.raises(UserError, match=r"trainer.device_batch=1: the run began with 4 \(1 times a step"):
+        train(configure(f"run_dir={tmp_path}/run", "trainer.device_batch=1", "ckpt=last"), [])
+    assert record(tmp_path / "run")["status"] == "finished"
+    train(configure(f"run_dir={tmp_path}/run", "trainer.device_batch=4", "ckpt=last"), [])
+    assert record(tmp_path / "run")["steps"] == 12
+
+
 def test_a_context_longer_than_any_document_is_refused(configure: Configure, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"ctx=1000000: no train document .* the longest has \d+"):
         train(configure(f"runs_dir={tmp_path}/runs", "ctx.length=1000000"), [])

@@ -5,9 +5,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
-from ttt.config.errors import UserError
+from ttt.config.errors import UserError, bad_value
 from ttt.config.identity import differences, identity, run_id
-from ttt.config.plan import StepPlan
+from ttt.config.plain import from_plain
+from ttt.config.plan import StepPlan, plan_steps
 from ttt.config.schema import TrainConfig
 from ttt.results.checkpoints import checkpoints
 from ttt.results.record import Record, RunFolder, read_record
@@ -44,6 +45,7 @@ def open_run(config: TrainConfig, plan: StepPlan, folder: RunFolder) -> Opening:
         return "start"
     if config.ckpt != "last":
         raise UserError(f"{folder.path}: holds {record['steps']} steps of this run ({record['status']}); {OPEN_WAY}")
+    _refuse_another_split(config, plan, record)
     return "resume"
 
 
@@ -71,3 +73,11 @@ def _refuse_another(config: TrainConfig, folder: RunFolder, record: Record) -> N
     if different:
         listed = "; ".join(different[:3]) + ("; ..." if len(different) > 3 else "")
         raise UserError(f"run_dir={folder.path}: belongs to another configuration ({listed}); choose another folder")
+
+
+def _refuse_another_split(config: TrainConfig, plan: StepPlan, record: Record) -> None:
+    """The place in the data is counted in device batches: with others a resumed run would read other sequences."""
+    before = plan_steps(from_plain(record["config"], type(config.model)))
+    if (before.device_batch, before.accumulate) != (plan.device_batch, plan.accumulate):
+        began = f"the run began with {before.device_batch} ({before.accumulate} times a step on each device)"
+        raise bad_value("trainer.device_batch", plan.device_batch, f"{began}, and must go on so")
