@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -83,6 +84,7 @@ def flags_first(arguments: list[str]) -> list[str]:
     return sorted(arguments, key=lambda argument: argument not in ("-m", "--multirun"))
 
 
+@cache
 def groups() -> list[str]:
     """Names of the groups of ``conf/``."""
     return sorted(folder.name for folder in (assets() / "conf").iterdir() if folder.is_dir())

@@ -23,7 +23,7 @@ usage: ttt-eval run=FOLDER [KEY=VALUE ...]
 
 def main() -> None:
     """Entry point of ``ttt-eval``."""
-    print_help_if_asked(HELP)
+    print_help_if_asked(lambda: HELP)
     run_with_config("eval", EvalConfig, evaluate)
 
 

@@ -1,23 +1,23 @@
 """The text of ``--help``: every group with its options, from the files themselves."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-from ttt.cli.compose import added_layers
+from ttt.cli.compose import added_layers, groups
 from ttt.config.assets import assets
 
 
-def print_help_if_asked(text: str) -> None:
-    """Prints ``text`` and leaves when the command line asks for help."""
+def print_help_if_asked(text: Callable[[], str]) -> None:
+    """Prints ``text()`` and leaves when the command line asks for help."""
     if {"-h", "--help"} & set(sys.argv[1:]):
-        print(text)
+        print(text())
         raise SystemExit(0)
 
 
 def describe_groups() -> str:
     """A paragraph a group of ``conf/``: its options and the comment that each file begins with."""
-    folders = sorted(folder for folder in (assets() / "conf").iterdir() if folder.is_dir())
-    return "\n".join(_describe_group(folder) for folder in folders)
+    return "\n".join(_describe_group(assets() / "conf" / group) for group in groups())
 
 
 def _describe_group(folder: Path) -> str:

@@ -37,8 +37,7 @@ DEFAULTS = "model=ttt_linear size=s1 ctx=512 backbone: the paper's for each mode
 
 def main() -> None:
     """Entry point of ``ttt-train``."""
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        print_help_if_asked(HELP.format(defaults=DEFAULTS, groups=describe_groups()))
+    print_help_if_asked(lambda: HELP.format(defaults=DEFAULTS, groups=describe_groups()))
     run_with_config("train", TrainConfig, train)
 
 

@@ -1,13 +1,17 @@
 """Files that are either whole or not there: written beside their place and then renamed."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from ttt.config.errors import UserError
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Replace ``path`` by ``data``, making its folder where it is missing.
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write that takes the place of ``path`` at the end, making its folder where it is missing.
 
     A reader sees the old file or the new one, never a part; when writing fails the old file stays.
 
@@ -18,7 +22,11 @@ def write_bytes(path: Path, data: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            _write_through(beside, data)
+            with beside.open("wb") as file:
+                yield file
+                file.flush()
+                # Without it a power cut after the rename can leave an empty file under the final name.
+                os.fsync(file.fileno())
             beside.replace(path)
         finally:
             beside.unlink(missing_ok=True)
@@ -26,14 +34,16 @@ def write_bytes(path: Path, data: bytes) -> None:
         raise UserError(f"{path}: cannot be written ({error.strerror}); free the place or choose another") from error
 
 
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replaces ``path`` by ``data``, whole or not at all.
+
+    Raises:
+        UserError: the folder or the file cannot be written.
+    """
+    with replacing(path) as file:
+        file.write(data)
+
+
 def write_text(path: Path, text: str) -> None:
     """``write_bytes`` of ``text`` in UTF-8."""
     write_bytes(path, text.encode())
-
-
-def _write_through(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        # Without it a power cut after the rename can leave an empty file under the final name.
-        os.fsync(file.fileno())

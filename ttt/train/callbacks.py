@@ -50,9 +50,9 @@ class Metrics(StepEnd):
 
     def on_step(self, trainer: pl.Trainer, module: TrainingModule, step: int) -> None:
         """Adds the step's rows."""
-        loss = float(trainer.strategy.reduce(module.step_loss, reduce_op="mean"))
         if step % self.every:
             return
+        loss = float(trainer.strategy.reduce(module.step_loss, reduce_op="mean"))
         rate = float(trainer.optimizers[0].param_groups[0]["lr"])
         self.metrics.add("train", step, "loss", loss, "nats/token")
         self.metrics.add("train", step, "learning_rate", rate, "1")

@@ -1,6 +1,5 @@
 """Writing checkpoints, so that a run loses at most what it did since the last one."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from ttt.config.errors import UserError
+from ttt.results.atomic import replacing
 from ttt.results.checkpoints import checkpoint_path, checkpoints
 from ttt.results.metrics import MetricLog
 from ttt.results.record import Record, RunFolder, write_record
@@ -27,21 +27,12 @@ class WholeFiles(TorchCheckpointIO):
         Raises:
             UserError: the folder or the file cannot be written.
         """
-        target = Path(path)
-        beside = target.with_name(f".{target.name}.{os.getpid()}.partial")
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                with beside.open("wb") as file:
-                    torch.save(checkpoint, file)
-                    file.flush()
-                    os.fsync(file.fileno())
-                beside.replace(target)
-            finally:
-                beside.unlink(missing_ok=True)
-        except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-            raise UserError(f"{target}: cannot be written ({reason}); earlier checkpoints are whole") from error
+            with replacing(Path(path)) as file:
+                torch.save(checkpoint, file)
+        except RuntimeError as error:  # torch's own word for a disk that fills up while it writes
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{path}: cannot be written ({reason}); earlier checkpoints are whole") from error
 
 
 class Keep(StepEnd):

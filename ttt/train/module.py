@@ -41,6 +41,10 @@ class TrainingModule(pl.LightningModule):
         self.gradient_norm = float("nan")
         self._losses: list[Tensor] = []
         self._decayed = decayed_parameters(model)
+        found = (getattr(module, "set_warmup", None) for module in model.modules())
+        self._set_warmups: list[Callable[[float], None]] = [
+            set_warmup for set_warmup in found if set_warmup is not None
+        ]
 
     def training_step(self, windows: Tensor, batch_idx: int) -> Tensor:  # noqa: ARG002 - Lightning's signature
         """Mean loss of a device batch [B, T + 1].
@@ -57,10 +61,8 @@ class TrainingModule(pl.LightningModule):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:  # noqa: ARG002 - Lightning's signature
         """Warms up what the layers warm up themselves, such as eta_base of TTT-MLP."""
         warmup = warmup_steps(self.recipe, self.plan.schedule_steps)
-        for module in self.model.modules():
-            set_warmup: Callable[[float], None] | None = getattr(module, "set_warmup", None)
-            if set_warmup is not None:
-                set_warmup(self.global_step / warmup if warmup else 1.0)
+        for set_warmup in self._set_warmups:
+            set_warmup(self.global_step / warmup if warmup else 1.0)
 
     def configure_gradient_clipping(self, *_: Any, **__: Any) -> None:
         """Clips by the total norm; called once an optimizer step, after the last device batch."""
