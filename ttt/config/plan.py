@@ -80,6 +80,7 @@ def check(config: TrainConfig) -> StepPlan:
         raise bad_value("size.heads", size.heads, f"must divide size.width={size.width}")
     if (size.width // size.heads) % 2:
         raise bad_value("size.heads", size.heads, f"must leave an even head width, not {size.width // size.heads}")
+    config.model.check()
     _check_choices(config)
     _check_recipe(config)
     return plan_steps(config)
@@ -114,7 +115,7 @@ def _at_least(config: TrainConfig) -> list[tuple[str, float, float]]:
     return counted
 
 
-COUNTED_IN_LAYERS = ("mini_batch_size", "state_size", "expand", "conv_kernel", "dt_rank")
+COUNTED_IN_LAYERS = ("state_size", "expand", "conv_kernel", "dt_rank")
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "device": ("auto", "cpu", "cuda", "mps"),

@@ -14,6 +14,13 @@ class LayerConfig:
 
     name: str = "???"
 
+    def check(self) -> None:
+        """Refuses values that no such layer can have; a layer with more keys overrides it.
+
+        Raises:
+            UserError: a value out of its range, or values that contradict each other.
+        """
+
 
 @dataclass
 class SizeConfig:

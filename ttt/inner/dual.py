@@ -1,63 +1,121 @@
 """The dual form: one mini-batch by matrix products alone, no per-token W (Section 2.5, Appendix A).
 
-Shapes: B batch, H heads, b tokens of a mini-batch (fewer in the last one), D head width.
+Shapes: B batch, H heads, n tokens of a piece, D head width, b mini-batch size.
 """
 
+from typing import cast
+
+import torch
 from torch import Tensor
 
-from ttt.inner.layer_norm import LayerNormParams, layer_norm, loss_gradient
-from ttt.inner.models import InnerMLP, Params, gelu, gelu_derivative
+from ttt.inner.layer_norm import LayerNormParams
+from ttt.inner.loop import InnerLoop, InnerState, Tokens
+from ttt.inner.models.base import Params
+from ttt.inner.models.mlp import InnerMLP
+from ttt.inner.rule import Rule, rule_of
 
 
 def dual_mini_batch(
-    model: InnerMLP, W: Params, norm: LayerNormParams, q: Tensor, k: Tensor, v: Tensor, eta: Tensor, tau: Tensor
-) -> tuple[Tensor, Params]:
-    """What ``primal_mini_batch`` computes, with the same arguments and results, by matrix products.
+    loop: InnerLoop, norm: LayerNormParams, state: InnerState, tokens: Tokens, tau: Tensor
+) -> tuple[Tensor, InnerState]:
+    """What ``primal_mini_batch`` computes, with the same arguments and results; ``loop.model`` is an ``InnerMLP``.
 
     Every gradient of a mini-batch is taken at the same W, so token j changes layer l's weights by an outer product
     of its input X_j and output gradient G_j. The product of a query with all changed weights is then
     ``X_bar W - (mask * X_bar X^T) G``, an attention without softmax, and W_i is never formed.
     """
-    inputs, gradients = _gradients(model, W, norm, k, v)
-    mask = (tau[: q.shape[2], None] * eta[:, :, None, :]).tril()
-    x_bar = q
-    W_last: list[Tensor] = []
+    model, rule = cast(InnerMLP, loop.model), rule_of(loop.momentum, tokens)
+    inputs, gradients = _gradients(loop, norm, state.W, tokens.k, tokens.v)
+    tau_n = tau[state.place : state.place + tokens.count]
+    mask = tau_n[:, None] * tokens.eta[:, :, None, :]
+    mask = mask.tril() if rule.mix is None else mask * rule.mix
+    x_bar = tokens.q
     for layer, (x, gradient) in enumerate(zip(inputs, gradients, strict=True)):
-        weight, bias = W[2 * layer], W[2 * layer + 1]
-        # The bias is the weight of one more input that is always 1: hence the 1 beside the scores.
-        z_bar = x_bar @ weight + bias - (mask * (x_bar @ x.mT + 1)) @ gradient
-        step = mask[:, :, -1, :, None] * gradient
-        W_last += [weight - x.mT @ step, bias - step.sum(2, keepdim=True)]
-        x_bar = gelu(z_bar) if layer < model.depth - 1 else z_bar
-    return q + layer_norm(x_bar, norm), tuple(W_last)
+        scores = x_bar @ x.mT
+        # The bias is the weight of one more input that is always 1.
+        scores = scores + 1 if model.bias else scores
+        x_bar = _carried(model, layer, state, rule, tau_n, x_bar) - (mask * scores) @ gradient
+        x_bar = model.act.function(x_bar) if layer < model.depth - 1 else x_bar
+    z = loop.output(x_bar, tokens.q, norm)
+    return z, _next_state(loop, state, rule, tokens, tau, _Products(model, inputs, gradients))
 
 
 def _gradients(
-    model: InnerMLP, W: Params, norm: LayerNormParams, k: Tensor, v: Tensor
+    loop: InnerLoop, norm: LayerNormParams, W: Params, k: Tensor, v: Tensor
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Input of every layer and gradient of the loss with respect to its output, for all tokens at the same W."""
+    model = cast(InnerMLP, loop.model)
     inputs, pre_activations = [k], []
     for layer in range(model.depth):
-        pre_activations.append(inputs[layer] @ W[2 * layer] + W[2 * layer + 1])
+        pre_activations.append(model.affine(W, layer, inputs[layer]))
         if layer < model.depth - 1:
-            inputs.append(gelu(pre_activations[layer]))
-    gradients = [loss_gradient(pre_activations[-1], v - k, norm)]
+            inputs.append(model.act.function(pre_activations[layer]))
+    gradients = [loop.loss_gradient(pre_activations[-1], k, v, norm)]
     for layer in range(model.depth - 1, 0, -1):
-        gradients.insert(0, (gradients[0] @ W[2 * layer].mT) * gelu_derivative(pre_activations[layer - 1]))
+        back = gradients[0] @ model.map(W, layer)[0].mT
+        gradients.insert(0, back * model.act.derivative(pre_activations[layer - 1]))
     return inputs, gradients
 
 
-def dual_flops(model: InnerMLP, head_dim: int, tokens: int, mini_batch_size: int) -> int:
-    """FLOPs of the matrix products of the dual form for one head and one sequence of ``tokens`` tokens.
+def _carried(model: InnerMLP, layer: int, state: InnerState, rule: Rule, tau_n: Tensor, x: Tensor) -> Tensor:
+    """The layer's output by what stood before the piece: W, the sum of steps so far, the velocity."""
+    z = model.affine(state.W, layer, x)
+    keep = rule.keep
+    if keep is not None:
+        z = (keep if state.kept is None else keep * state.kept[..., None])[..., None] * z
+    if state.step is not None:
+        share = tau_n if keep is None else tau_n * keep
+        z = z - share[..., None] * model.affine(state.step, layer, x)
+    if state.momentum is not None:
+        assert rule.velocity is not None
+        z = z - (tau_n * rule.velocity)[..., None] * model.affine(state.momentum, layer, x)
+    return z
 
-    For every layer: output, weight update, a query's product with W, the two products of the attention-like
-    correction, and for all but the first the gradient's way back.
-    """
-    b, rest = mini_batch_size, tokens % mini_batch_size
-    pairs = tokens // b * b * b + rest * rest
-    total = 0
-    for layer in range(1, model.depth + 1):
-        inputs, outputs = model.shapes(head_dim)[f"W{layer}"]
-        products_with_W = 3 if layer == 1 else 4
-        total += 2 * (products_with_W * tokens * inputs * outputs + pairs * (inputs + outputs))
-    return total
+
+class _Products:
+    """Sums over the piece's tokens of weight_j times the gradient of loss_j(W), for every parameter."""
+
+    def __init__(self, model: InnerMLP, inputs: list[Tensor], gradients: list[Tensor]) -> None:
+        self.model, self.layers = model, list(zip(inputs, gradients, strict=True))
+
+    def sum(self, weight: Tensor) -> Params:
+        """Weight [B, H, n] -> each parameter's sum [B, H, I, O] or [B, H, 1, O]."""
+        total: list[Tensor] = []
+        for x, gradient in self.layers:
+            step = weight[..., None] * gradient
+            total.append(x.mT @ step)
+            if self.model.bias:
+                total.append(step.sum(2, keepdim=True))
+        return tuple(total)
+
+
+def _next_state(
+    loop: InnerLoop, state: InnerState, rule: Rule, tokens: Tokens, tau: Tensor, products: _Products
+) -> InnerState:
+    place = state.place + tokens.count
+    ends = place == tau.numel()
+    # Where the mini-batch ends, tau_b joins the small factors rather than the large sums.
+    scale = tau[-1] if ends else torch.ones_like(tau[-1])
+    weight = scale * tokens.eta
+    step = products.sum(weight if rule.mix is None else rule.mix[..., -1, :] * weight)
+    keep_n = None if rule.keep is None else rule.keep[..., -1]
+    if state.step is not None:
+        step = _add(step, scale if keep_n is None else scale * keep_n, state.step)
+    momentum = None
+    if state.momentum is not None:
+        assert rule.velocity is not None
+        step = _add(step, scale * rule.velocity[..., -1], state.momentum)
+        exponent = torch.arange(tokens.count - 1, -1, -1, device=tau.device, dtype=tau.dtype)
+        decay = torch.as_tensor(loop.momentum**tokens.count, device=tau.device, dtype=tau.dtype)
+        momentum = _add(products.sum(loop.momentum**exponent * tokens.eta), decay, state.momentum)
+    kept = keep_n if state.kept is None or keep_n is None else keep_n * state.kept
+    if not ends:
+        return InnerState(state.W, step, momentum, kept, place)
+    W = state.W if kept is None else tuple(kept[..., None, None] * w for w in state.W)
+    return InnerState(tuple(w - s for w, s in zip(W, step, strict=True)), None, momentum)
+
+
+def _add(P: Params, factor: Tensor, Q: Params) -> Params:
+    """P + factor * Q; factor is a number or [B, H]."""
+    factor = factor[..., None, None] if factor.ndim else factor
+    return tuple(p + factor * q for p, q in zip(P, Q, strict=True))

@@ -7,20 +7,17 @@ import torch
 from torch import Tensor
 
 
-def inner_learning_rate(
-    x_BTC: Tensor, weight_HC: Tensor, bias_H: Tensor, eta_base: Tensor | float, head_dim: int
-) -> Tensor:
-    """The rate eta [B, H, T] = eta_base * sigmoid(x theta_lr + beta_lr) / D (Section 2.7; 1 / D: the released code).
+def inner_learning_rate(x_BTC: Tensor, weight_HC: Tensor, bias_H: Tensor, eta_base: Tensor | float) -> Tensor:
+    """The rate eta [B, H, T] = eta_base * sigmoid(x theta_lr + beta_lr) (Section 2.7).
 
     Args:
         x_BTC: the layer's input.
         weight_HC: theta_lr.
         bias_H: beta_lr.
-        eta_base: the largest rate, times D.
-        head_dim: D.
+        eta_base: the largest rate; the released code divides it by D.
     """
-    logits_BTH = x_BTC @ weight_HC.mT + bias_H
-    return eta_base * torch.sigmoid(logits_BTH).transpose(1, 2) / head_dim
+    logits_BTH = x_BTC @ weight_HC.to(x_BTC.dtype).mT + bias_H.to(x_BTC.dtype)
+    return eta_base * torch.sigmoid(logits_BTH).transpose(1, 2)
 
 
 def token_scale(delta_b: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ def layer_norm(x: Tensor, norm: LayerNormParams) -> Tensor:
     return norm.scale * standardise(x)[0] + norm.shift
 
 
-def loss_gradient(x: Tensor, target: Tensor, norm: LayerNormParams) -> Tensor:
+def standardised_gradient(x: Tensor, target: Tensor, norm: LayerNormParams) -> Tensor:
     """Gradient with respect to x of 1/2 || LN(x) - target ||^2, per token."""
     unit, reciprocal_std = standardise(x)
     upstream = (norm.scale * unit + norm.shift - target) * norm.scale

@@ -1,4 +1,4 @@
-"""From one mini-batch to a sequence: W goes from mini-batch to mini-batch.
+"""From one mini-batch to a sequence: the state goes from mini-batch to mini-batch.
 
 Shapes: B batch, H heads, T tokens, D head width, b mini-batch size.
 """
@@ -10,70 +10,99 @@ from torch import Tensor
 
 from ttt.inner.checkpoint import recompute
 from ttt.inner.layer_norm import LayerNormParams
-from ttt.inner.models import InnerMLP, Params
+from ttt.inner.loop import InnerLoop, InnerState, Tokens
 
-MiniBatchForm = Callable[
-    [InnerMLP, Params, LayerNormParams, Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Params]
-]
-"""``primal_mini_batch``, ``dual_mini_batch`` or another form with their arguments and results."""
+Form = Callable[[InnerLoop, LayerNormParams, InnerState, Tokens, Tensor], tuple[Tensor, InnerState]]
+"""``(loop, norm, state, tokens, tau)`` -> z [B, H, T, D] and the state after the last token.
+
+A mini-batch form, such as ``primal_mini_batch`` and ``dual_mini_batch``, takes tokens of one mini-batch; a sequence
+form any number.
+"""
+
+LONGEST_PIECE = 64
+"""The dual form's cost grows with the square of a piece, so a longer mini-batch is read in several."""
 
 
 def scan(
-    form: MiniBatchForm,
-    model: InnerMLP,
-    W_init: Params,
+    form: Form,
+    loop: InnerLoop,
     norm: LayerNormParams,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    eta: Tensor,
+    state: InnerState,
+    tokens: Tokens,
     tau: Tensor,
     checkpoint_group: int = 0,
-) -> tuple[Tensor, Params]:
-    """Runs the inner loop over a whole sequence, in time linear in T.
+) -> tuple[Tensor, InnerState]:
+    """Runs a mini-batch form over any number of tokens, in time linear in T.
 
     Args:
-        form: what computes a mini-batch.
-        model: the inner model.
-        W_init: parameters before the first token, each [H, ...], shared by all sequences.
-        norm: scale and shift of the inner model's LN, each [H, 1, D].
-        q: test view [B, H, T, D]; ``k`` and ``v``, the train and label views, likewise.
-        k: see ``q``.
-        v: see ``q``.
-        eta: inner learning rate [B, H, T].
-        tau: token scale [b]; its length is the mini-batch size. A last, shorter mini-batch uses its beginning.
-        checkpoint_group: mini-batches whose inner states the backward pass computes again instead of keeping
-            (checkpointing through time); 0 keeps all.
+        form: what computes a piece of a mini-batch.
+        loop: what is learned.
+        norm: scale and shift of LN, each [H, 1, D].
+        state: what the tokens before have left; ``loop.start`` gives the first.
+        tokens: T tokens, from wherever in a mini-batch the state stands.
+        tau: token scale [b]; its length is the mini-batch size.
+        checkpoint_group: pieces whose inner states the backward pass computes again instead of keeping (checkpointing
+            through time); 0 keeps all.
 
     Returns:
-        z [B, H, T, D] and the parameters after the last token, each [B, H, ...].
+        z [B, H, T, D] and the state after the last token.
     """
-    W = tuple(w.expand(q.shape[0], *w.shape) for w in W_init)
-
-    def run(
-        q: Tensor, k: Tensor, v: Tensor, eta: Tensor, tau: Tensor, scale: Tensor, shift: Tensor, *W: Tensor
-    ) -> tuple[Tensor, ...]:
-        outputs = []
-        for q_b, k_b, v_b, eta_b in _split(tau.numel(), q, k, v, eta):
-            z, W = form(model, W, LayerNormParams(scale, shift), q_b, k_b, v_b, eta_b, tau)
-            outputs.append(z)
-        return torch.cat(outputs, dim=2), *W
-
+    lengths = piece_lengths(tokens.count, tau.numel(), state.place)
     if not checkpoint_group or not torch.is_grad_enabled():
-        z, *W_last = run(q, k, v, eta, tau, *norm, *W)
-        return z, tuple(W_last)
+        return _in_pieces(form, loop, lengths, norm, state, tokens, tau)
+    groups = [lengths[i : i + checkpoint_group] for i in range(0, len(lengths), checkpoint_group)]
     outputs = []
-    for group in _split(checkpoint_group * tau.numel(), q, k, v, eta):
-        z, *W_next = recompute(run, *group, tau, *norm, *W)
-        W = tuple(W_next)
+    for group, piece in zip(groups, tokens.split([sum(group) for group in groups]), strict=True):
+        z, state = _recomputed(form, loop, group, norm, state, piece, tau)
         outputs.append(z)
-    return torch.cat(outputs, dim=2), W
+    return torch.cat(outputs, dim=2), state
 
 
-def _split(tokens: int, *sequences: Tensor) -> list[tuple[Tensor, ...]]:
-    """Cuts sequences [B, H, T, ...] into pieces of ``tokens`` tokens, the last one shorter where T has a remainder.
+def piece_lengths(tokens: int, mini_batch_size: int, place: int = 0) -> list[int]:
+    """Cuts tokens into pieces that stay within a mini-batch and within ``LONGEST_PIECE``."""
+    lengths = []
+    while tokens:
+        length = min(tokens, mini_batch_size - place, LONGEST_PIECE)
+        lengths.append(length)
+        tokens, place = tokens - length, (place + length) % mini_batch_size
+    return lengths
 
-    Splitting all of a sequence once, and joining once, keeps the backward pass linear in T: indexing a piece out of the
-    whole would make autograd fill a zero tensor of the whole length for each of them.
-    """
-    return list(zip(*(x.split(tokens, dim=2) for x in sequences), strict=True))
+
+def _in_pieces(
+    form: Form,
+    loop: InnerLoop,
+    lengths: list[int],
+    norm: LayerNormParams,
+    state: InnerState,
+    tokens: Tokens,
+    tau: Tensor,
+) -> tuple[Tensor, InnerState]:
+    outputs = []
+    for piece in tokens.split(lengths):
+        z, state = form(loop, norm, state, piece, tau)
+        outputs.append(z)
+    return torch.cat(outputs, dim=2), state
+
+
+def _recomputed(
+    form: Form,
+    loop: InnerLoop,
+    lengths: list[int],
+    norm: LayerNormParams,
+    state: InnerState,
+    tokens: Tokens,
+    tau: Tensor,
+) -> tuple[Tensor, InnerState]:
+    """``_in_pieces`` with nothing kept for the backward pass but its arguments."""
+    given = [x for x in tokens if x is not None]
+    forgets, place = tokens.log_keep is not None, state.place
+
+    def function(*tensors: Tensor) -> tuple[Tensor, ...]:
+        tau, scale, shift, *rest = tensors
+        first = loop.unpack(tuple(rest[len(given) :]), place, forgets)
+        views = Tokens(*rest[: len(given)])
+        z, last = _in_pieces(form, loop, lengths, LayerNormParams(scale, shift), first, views, tau)
+        return z, *last.tensors
+
+    z, *tensors = recompute(function, tau, *norm, *given, *state.tensors)
+    return z, loop.unpack(tuple(tensors), (place + sum(lengths)) % tau.numel(), forgets)

@@ -52,7 +52,7 @@ L = TypeVar("L", bound=type[nn.Module])
 
 
 def register_layer(name: str, schema: type[LayerConfig], backbones: tuple[str, ...]) -> Callable[[L], L]:
-    """Class decorator: ``model=name`` builds ``cls(config, spec)``, a module from [B, T, C] to [B, T, C]."""
+    """Class decorator: ``model=name`` builds ``cls(config, spec)``, a sequence module as ``ttt.layers.state`` has it."""
 
     def register(cls: L) -> L:
         _LAYERS[name] = LayerType(cls, schema, backbones)
@@ -83,6 +83,8 @@ def build_layer(config: LayerConfig, spec: LayerSpec) -> nn.Module:
     """The sequence layer that ``config`` describes, with initial values set.
 
     Raises:
-        UserError: no layer has this name.
+        UserError: no layer has this name, or ``config`` has a value that the layer cannot have.
     """
-    return layer_type(config.name).build(config, spec)
+    kind = layer_type(config.name)
+    config.check()
+    return kind.build(config, spec)

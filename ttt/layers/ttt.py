@@ -3,66 +3,75 @@
 Shapes: B batch, H heads, T tokens, C model width, D = C / H head width, b mini-batch size.
 """
 
+from collections.abc import Callable
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ttt.config.errors import bad_value
 from ttt.config.layers import TTTConfig
-from ttt.inner.dual import dual_flops
 from ttt.inner.eta import inner_learning_rate, token_scale
+from ttt.inner.flops import inner_flops
 from ttt.inner.layer_norm import EPS, LayerNormParams
-from ttt.inner.models import INNER_MODELS
-from ttt.inner.scan import scan
+from ttt.inner.loop import InnerLoop, InnerState, Tokens
+from ttt.inner.models.registry import make_inner_model
 from ttt.kernels.dispatch import choose_form
 from ttt.layers.flops import count_flops
+from ttt.layers.inner_state import pack, unpack
 from ttt.layers.registry import LayerSpec, register_layer
 from ttt.layers.rope import rope_tables, rotate
+from ttt.layers.state import State, named, part
 from ttt.layers.views import Output, Views, merge_heads
+
+KEPT_AT_FIRST = 0.999
+"""Share of W that a forget gate keeps a token before it has learned."""
 
 
 @register_layer("ttt_linear", TTTConfig, backbones=("mamba", "transformer"))
 @register_layer("ttt_mlp", TTTConfig, backbones=("mamba", "transformer"))
 class TTT(nn.Module):
-    """The TTT layer of Section 2, as the authors' code has it. [B, T, C] -> [B, T, C].
+    """The TTT layer of Section 2 with the switches of ``TTTConfig``. A sequence module, [B, T, C] -> [B, T, C].
 
     Attributes:
-        W_init: theta_init, the inner model's parameters before the first token (W1 [H, D, D], b1 [H, 1, D], ...).
-        norm_scale: scale [H, D] of the inner model's LN; ``norm_shift`` its shift.
-        eta_weight: theta_lr [H, C]; ``eta_bias`` is beta_lr [H].
-        token_delta: learnable part delta [b] of the token scale.
+        loop: the inner model, its loss and its update rule.
+        form: what computes the inner loop.
+        W_init: theta_init, the inner model's parameters before the first token (W1 [H, D, D], b1 [H, 1, D], ...);
+            empty where they are zero.
+        norm_scale: scale [H, D] of the inner model's LN, or None; ``norm_shift`` its shift.
+        eta_weight: theta_lr [H, C] of a learnable eta, or None; ``eta_bias`` is beta_lr [H].
+        token_delta: learnable part delta [b] of the token scale, or None.
+        gate_weight: projection [H, C] of the forget gate, or None; ``gate_bias`` [H].
         eta_warmup: share of ``eta_base`` in effect, set by ``set_warmup`` and kept in checkpoints.
         no_weight_decay: names of the parameters that the optimizer must not decay.
 
     Raises:
-        UserError: a mini-batch size or an inner model that cannot be.
+        UserError: an inner model or an activation that does not exist, or a kernel that cannot compute this layer.
     """
 
     eta_warmup: Tensor
 
     def __init__(self, config: TTTConfig, spec: LayerSpec) -> None:
         super().__init__()
-        if config.inner_model not in INNER_MODELS:
-            raise bad_value("model.inner_model", config.inner_model, f"choose one of {', '.join(INNER_MODELS)}")
-        if not config.eta_base > 0:
-            raise bad_value("model.eta_base", config.eta_base, "must be positive")
-        self.config, self.kernel, self.head_dim = config, spec.kernel, spec.head_dim
-        self.form = choose_form(spec.kernel.name)
-        self.inner_model = INNER_MODELS[config.inner_model]
-        self.views, self.output = Views(spec), Output(spec)
-        self.W_init = nn.ParameterDict(
-            {
-                name: nn.Parameter(_initial(name, (spec.heads, *shape), spec.init_std))
-                for name, shape in self.inner_model.shapes(spec.head_dim).items()
-            }
+        self.config, self.heads, self.head_dim = config, spec.heads, spec.head_dim
+        model = make_inner_model(
+            config.inner_model, spec.head_dim, tuple(config.hidden), config.activation, config.inner_bias
         )
-        self.norm_scale = nn.Parameter(torch.ones(spec.heads, spec.head_dim))
-        self.norm_shift = nn.Parameter(torch.zeros(spec.heads, spec.head_dim))
-        self.eta_weight = nn.Parameter(torch.randn(spec.heads, spec.width) * spec.init_std)
-        self.eta_bias = nn.Parameter(torch.zeros(spec.heads))
-        self.token_delta = nn.Parameter(torch.zeros(config.mini_batch_size))
+        self.loop = InnerLoop(model, config.norm, config.residual, config.halved_loss, config.momentum)
+        self.form = choose_form(spec.kernel, self.loop)
+        self.views, self.output = Views(spec), Output(spec)
+        initial = model.initial(spec.heads, spec.head_dim, spec.init_std) if config.W_init == "learnable" else {}
+        self.W_init = nn.ParameterDict({name: nn.Parameter(value) for name, value in initial.items()})
+        self.norm_scale = _parameter(torch.ones(spec.heads, spec.head_dim), config.learnable_norm)
+        self.norm_shift = _parameter(torch.zeros(spec.heads, spec.head_dim), config.learnable_norm)
+        projection = torch.randn(spec.heads, spec.width) * spec.init_std
+        self.eta_weight = _parameter(projection, config.learnable_eta)
+        self.eta_bias = _parameter(torch.zeros(spec.heads), config.learnable_eta)
+        self.token_delta = _parameter(torch.zeros(config.mini_batch_size), config.token_scale)
+        self.gate_weight = _parameter(torch.zeros(spec.heads, spec.width), config.forget_gate)
+        self.gate_bias = _parameter(torch.logit(torch.full((spec.heads,), KEPT_AT_FIRST)), config.forget_gate)
         self.post_norm = nn.LayerNorm(spec.width, eps=EPS)
         self.register_buffer("eta_warmup", torch.ones(()))
-        biases = [name for name in self.W_init if name.startswith("b")]
+        biases = [name for name, shape in model.shapes(spec.head_dim).items() if len(shape) == 1 or shape[0] == 1]
         self.no_weight_decay = ("norm_scale", "norm_shift", *(f"W_init.{name}" for name in biases))
 
     def set_warmup(self, progress: float) -> None:
@@ -72,43 +81,67 @@ class TTT(nn.Module):
 
     def flops(self, tokens: int) -> int:
         """FLOPs of the matrix products of a forward pass over one sequence of ``tokens`` tokens, in the dual form."""
-        b, heads = self.config.mini_batch_size, self.eta_weight.shape[0]
-        inner = heads * dual_flops(self.inner_model, self.head_dim, tokens, b)
-        eta = 2 * tokens * self.eta_weight.numel()
-        return inner + eta + sum(count_flops(part, tokens) for part in (self.views, self.output))
+        inner = self.heads * inner_flops(self.loop.model, self.head_dim, tokens, self.config.mini_batch_size)
+        projections = [weight.numel() for weight in (self.eta_weight, self.gate_weight) if weight is not None]
+        return inner + 2 * tokens * sum(projections) + sum(count_flops(x, tokens) for x in (self.views, self.output))
 
-    def forward(self, x_BTC: Tensor) -> Tensor:
-        """Runs the inner loop over the sequence, from ``W_init``."""
-        q, k, v = self.views(x_BTC)
-        eta_base = self.config.eta_base * self.eta_warmup
-        eta = inner_learning_rate(x_BTC, self.eta_weight, self.eta_bias, eta_base, self.head_dim)
-        z_BHTD = self._inner_loop(q, k, v, eta).to(x_BTC.dtype)
-        return self.output(self.post_norm(merge_heads(z_BHTD)), x_BTC)
-
-    def _inner_loop(self, q: Tensor, k: Tensor, v: Tensor, eta: Tensor) -> Tensor:
-        """The outputs z [B, H, T, D], in float32 at least: half precision would lose the small steps that W gathers."""
+    def forward(self, x_BTC: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """Runs the inner loop over the tokens, from ``W_init`` or from ``state``."""
+        (q, k, v), views_state = self.views(x_BTC, part(state, "views"))
+        # In float32 at least: half precision would lose the small steps that W gathers.
         with torch.autocast(q.device.type, enabled=False):
-            q, k, v, eta = (x.float() if x.dtype.itemsize < 4 else x for x in (q, k, v, eta))
-            b = self.config.mini_batch_size
-            # Positions restart in every mini-batch: earlier tokens are known through W, not through attention.
-            positions = torch.arange(q.shape[2], device=q.device) % b
-            tables = rope_tables(positions, self.head_dim, self.config.rope_base, q.dtype)
-            norm = LayerNormParams(self.norm_scale[:, None], self.norm_shift[:, None])
-            z_BHTD, _ = scan(
-                self.form,
-                self.inner_model,
-                tuple(self.W_init[name] for name in self.inner_model.shapes(self.head_dim)),
-                norm,
-                rotate(q, *tables),
-                rotate(k, *tables),
-                v,
-                eta,
-                token_scale(self.token_delta),
-                self.kernel.checkpoint_group,
-            )
-        return z_BHTD
+            dtype = torch.promote_types(q.dtype, torch.float32)
+            inner_state = self._inner_state(part(state, "inner"), q.shape[0], dtype)
+            q, k = self._rotated(q.to(dtype), k.to(dtype), inner_state.place)
+            tokens = Tokens(q, k, v.to(dtype), *self._rates(x_BTC.to(dtype)))
+            z_BHTD, inner_state = self.form(self.loop, self._norm(dtype), inner_state, tokens, self._tau(dtype))
+        y_BTC = self.output(self.post_norm(merge_heads(z_BHTD.to(x_BTC.dtype))), x_BTC)
+        return y_BTC, named("views", views_state) | named("inner", pack(self._names, inner_state))
+
+    @property
+    def _names(self) -> list[str]:
+        return list(self.loop.model.shapes(self.head_dim))
+
+    def _inner_state(self, state: State, batch: int, dtype: torch.dtype) -> InnerState:
+        if state:
+            return unpack(self._names, state, self.loop.momentum > 0)
+        if self.W_init:
+            return self.loop.start(tuple(self.W_init[name].to(dtype) for name in self._names), batch)
+        shapes = self.loop.model.shapes(self.head_dim).values()
+        device = self.eta_warmup.device
+        return self.loop.start(tuple(torch.zeros(self.heads, *s, device=device, dtype=dtype) for s in shapes), batch)
+
+    def _rotated(self, q: Tensor, k: Tensor, place: int) -> tuple[Tensor, Tensor]:
+        # Positions restart in every mini-batch: earlier tokens are known through W, not through attention.
+        positions = (place + torch.arange(q.shape[2], device=q.device)) % self.config.mini_batch_size
+        tables = rope_tables(positions, self.head_dim, self.config.rope_base, q.dtype)
+        return rotate(q, *tables), rotate(k, *tables)
+
+    def _rates(self, x_BTC: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Eta [B, H, T], and log of what the forget gate keeps, likewise."""
+        eta_base = self.config.eta_base * self.eta_warmup.to(x_BTC.dtype)
+        if self.config.eta_over_dim:
+            eta_base = eta_base / self.head_dim
+        if self.eta_weight is None or self.eta_bias is None:
+            eta = (eta_base / 2).expand(x_BTC.shape[0], self.heads, x_BTC.shape[1])
+        else:
+            eta = inner_learning_rate(x_BTC, self.eta_weight, self.eta_bias, eta_base)
+        if self.gate_weight is None or self.gate_bias is None:
+            return eta, None
+        gate = x_BTC @ self.gate_weight.to(x_BTC.dtype).mT + self.gate_bias.to(x_BTC.dtype)
+        return eta, F.logsigmoid(gate).transpose(1, 2)
+
+    def _norm(self, dtype: torch.dtype) -> LayerNormParams:
+        if self.norm_scale is None or self.norm_shift is None:
+            one = torch.ones(self.heads, 1, self.head_dim, device=self.eta_warmup.device, dtype=dtype)
+            return LayerNormParams(one, torch.zeros_like(one))
+        return LayerNormParams(self.norm_scale[:, None].to(dtype), self.norm_shift[:, None].to(dtype))
+
+    def _tau(self, dtype: torch.dtype) -> Tensor:
+        if self.token_delta is None:
+            return torch.ones(self.config.mini_batch_size, device=self.eta_warmup.device, dtype=dtype)
+        return token_scale(self.token_delta.to(dtype))
 
 
-def _initial(name: str, shape: tuple[int, ...], init_std: float) -> Tensor:
-    """Weights normal, biases zero."""
-    return torch.zeros(shape) if name.startswith("b") else torch.randn(shape) * init_std
+def _parameter(value: Tensor, wanted: bool) -> nn.Parameter | None:
+    return nn.Parameter(value) if wanted else None

@@ -116,6 +116,7 @@ def _empty_model(meta: Mapping[str, Any], kernel: str) -> LanguageModel:
         layer = TTTConfig(
             name=f"ttt_{meta['layer']}",
             inner_model=meta["layer"],
+            hidden=[4] if meta["layer"] == "mlp" else [],
             mini_batch_size=meta["mini_batch_size"],
             eta_base=meta["ttt_base_lr"],
             eta_base_start=meta["ttt_base_lr"],

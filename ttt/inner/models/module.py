@@ -1,0 +1,58 @@
+"""Any ``nn.Module`` as an inner model, through ``torch.func``.
+
+Shapes: H heads, D head width.
+"""
+
+from collections.abc import Callable
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from torch.utils.flop_counter import FlopCounterMode
+
+from ttt.inner.models.base import Params
+
+
+class InnerModule:
+    """The function that ``build(head_dim)`` computes, with its parameters taken out. It has the primal form alone.
+
+    The module maps [tokens, D] to [tokens, D], treats tokens alone, and holds no buffers. Every head starts from
+    initial values of its own, drawn as the module draws them.
+    """
+
+    def __init__(self, build: Callable[[int], nn.Module]) -> None:
+        self.build = build
+        self._empty = cache(self._without_values)
+
+    def shapes(self, head_dim: int) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every parameter; dots of the module's names become underscores."""
+        named = self._empty(head_dim).named_parameters()
+        return {name.replace(".", "_"): tuple(parameter.shape) for name, parameter in named}
+
+    def initial(self, heads: int, head_dim: int, std: float) -> dict[str, Tensor]:  # noqa: ARG002 - the module's own
+        """The initial values of ``heads`` new modules."""
+        drawn = [[parameter.detach() for parameter in self.build(head_dim).parameters()] for _ in range(heads)]
+        return dict(zip(self.shapes(head_dim), (torch.stack(values) for values in zip(*drawn)), strict=True))
+
+    def flops(self, head_dim: int) -> int:
+        """Matrix products of one token, as torch counts them."""
+        with FlopCounterMode(display=False) as counter:
+            self._empty(head_dim)(torch.empty(1, head_dim, device="meta"))
+        return counter.get_total_flops()
+
+    def __call__(self, W: Params, u: Tensor) -> Tensor:
+        """f_res(u; W): [..., tokens, D] -> [..., tokens, D]."""
+        head_dim, lead = u.shape[-1], u.shape[:-2]
+        module, shapes = self._empty(head_dim), self.shapes(head_dim).values()
+        each = [w.expand(*lead, *shape).reshape(-1, *shape) for w, shape in zip(W, shapes, strict=True)]
+        names = [name for name, _ in module.named_parameters()]
+
+        def one(W: list[Tensor], u: Tensor) -> Tensor:
+            return functional_call(module, dict(zip(names, W, strict=True)), (u,))
+
+        return vmap(one)(each, u.reshape(-1, *u.shape[-2:])).unflatten(0, lead)
+
+    def _without_values(self, head_dim: int) -> nn.Module:
+        with torch.device("meta"):
+            return self.build(head_dim)
