@@ -14,7 +14,7 @@ ROOT = assets()
 
 ALLOWED: dict[str, set[str]] = {
     "config": set(),
-    "inner": set(),
+    "inner": {"config"},
     "kernels": {"config", "inner"},
     "layers": {"config", "inner", "kernels"},
     "backbones": {"config", "layers"},

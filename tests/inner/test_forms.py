@@ -1,107 +1,174 @@
-"""Primal against dual: outputs, final state and every gradient, with a random learning rate for every token."""
+"""Every form is the primal form: outputs, final state and every gradient, with random rates, for every switch."""
+
+from functools import partial
 
 import pytest
 import torch
-from torch import Tensor
+from cases import Case, assert_agree
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ttt.inner.dual import dual_mini_batch
-from ttt.inner.eta import token_scale
 from ttt.inner.layer_norm import LayerNormParams
-from ttt.inner.models import InnerMLP
+from ttt.inner.loop import InnerLoop, Tokens
+from ttt.inner.models.base import InnerModel
+from ttt.inner.models.mlp import InnerMLP
+from ttt.inner.models.module import InnerModule
 from ttt.inner.primal import primal_mini_batch
-from ttt.inner.scan import MiniBatchForm, scan
+from ttt.inner.scan import Form, scan
 
-B, H, T, D = 2, 2, 19, 4
+T = 19
 LINEAR, MLP, DEEP = InnerMLP(), InnerMLP(hidden=(4,)), InnerMLP(hidden=(3, 2))
-TOLERANCE = 1e-10
 
 
-def random_inputs(model: InnerMLP, b: int, tokens: int = T) -> dict[str, Tensor]:
-    """Everything the inner loop depends on, in float64, each with its own gradient."""
-    generator = torch.Generator().manual_seed(0)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-    inputs = {name: normal(B, H, tokens, D) for name in ("q", "k", "v")}
-    inputs["eta"] = torch.rand(B, H, tokens, generator=generator, dtype=torch.float64) / D
-    inputs["delta"] = 0.3 * normal(b)
-    inputs["scale"], inputs["shift"] = 1 + 0.1 * normal(H, 1, D), 0.1 * normal(H, 1, D)
-    for name, shape in model.shapes(D).items():
-        inputs[name] = 0.5 * normal(H, *shape)
-    return {name: value.requires_grad_() for name, value in inputs.items()}
+def primal(group: int = 0) -> Form:
+    return partial(scan, primal_mini_batch, checkpoint_group=group)
 
 
-def run(form: MiniBatchForm, model: InnerMLP, inputs: dict[str, Tensor], group: int = 0) -> dict[str, Tensor]:
-    """Output, final state, and the gradient of a random functional of both with respect to every input."""
-    x = inputs
-    W_init = tuple(x[name] for name in model.shapes(D))
-    norm = LayerNormParams(x["scale"], x["shift"])
-    z, W_last = scan(form, model, W_init, norm, x["q"], x["k"], x["v"], x["eta"], token_scale(x["delta"]), group)
-    results = {"z": z} | {f"last {name}": w for name, w in zip(model.shapes(D), W_last, strict=True)}
-    generator = torch.Generator().manual_seed(1)
-    functional = sum((torch.randn(r.shape, generator=generator, dtype=r.dtype) * r).sum() for r in results.values())
-    gradients = torch.autograd.grad(functional, list(inputs.values()))
-    return results | {f"gradient of {name}": g for name, g in zip(inputs, gradients, strict=True)}
+def dual(group: int = 0) -> Form:
+    return partial(scan, dual_mini_batch, checkpoint_group=group)
 
 
-def assert_agree(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    for name, value in expected.items():
-        error = (actual[name] - value).abs().max() / value.abs().max()
-        assert error < TOLERANCE, f"{name}: relative error {error:.1e}"
+class Gated(torch.nn.Module):
+    """Anything but an MLP."""
+
+    def __init__(self, head_dim: int) -> None:
+        super().__init__()
+        self.gate, self.up = torch.nn.Linear(head_dim, 3), torch.nn.Linear(head_dim, 3, bias=False)
+        self.down = torch.nn.Linear(3, head_dim)
+
+    def forward(self, u: torch.Tensor) -> torch.Tensor:
+        return self.down(torch.nn.functional.silu(self.gate(u)) * self.up(u))
+
+
+GATED = InnerModule(Gated)
 
 
 @pytest.mark.parametrize("model", [LINEAR, MLP, DEEP], ids=["linear", "mlp", "three layers"])
 @pytest.mark.parametrize("b", [1, 4, 16, T, T + 3], ids=lambda b: f"b{b}")
 def test_dual_is_primal(model: InnerMLP, b: int) -> None:
-    inputs = random_inputs(model, b)
-    assert_agree(run(dual_mini_batch, model, inputs), run(primal_mini_batch, model, inputs))
+    case = Case(InnerLoop(model), b)
+    assert_agree(case.run(dual()), case.run(primal()))
 
 
-@pytest.mark.parametrize("form", [primal_mini_batch, dual_mini_batch])
+@pytest.mark.parametrize("activation", ["gelu", "relu", "silu", "tanh"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_dual_is_primal_for_every_activation(activation: str, bias: bool) -> None:
+    case = Case(InnerLoop(InnerMLP((2,), activation, bias)), 4)
+    assert_agree(case.run(dual()), case.run(primal()))
+
+
+@pytest.mark.parametrize("norm", [True, False])
+@pytest.mark.parametrize("residual", [True, False])
+@pytest.mark.parametrize("halved_loss", [True, False])
+@pytest.mark.parametrize(("momentum", "forgets"), [(0.0, False), (0.7, False), (0.0, True), (0.7, True)])
+def test_dual_is_primal_for_every_switch(
+    norm: bool, residual: bool, halved_loss: bool, momentum: float, forgets: bool
+) -> None:
+    case = Case(InnerLoop(MLP, norm, residual, halved_loss, momentum), 4, T=11, forgets=forgets)
+    assert_agree(case.run(dual()), case.run(primal()))
+
+
+def test_a_long_mini_batch_is_read_in_pieces() -> None:
+    case = Case(InnerLoop(LINEAR, momentum=0.5), 150, T=150, forgets=True)
+    assert_agree(case.run(dual()), case.run(primal()))
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_any_cut_gives_the_whole(data: st.DataObject) -> None:
+    form = data.draw(st.sampled_from([primal(), dual(), dual(2)]), "form")
+    momentum, forgets = data.draw(st.sampled_from([(0.0, False), (0.7, True)]), "rule")
+    case = Case(InnerLoop(MLP, momentum=momentum), data.draw(st.integers(1, T + 2), "b"), forgets=forgets)
+    ends = data.draw(st.sets(st.integers(1, T - 1), max_size=T), "cuts")
+    places = [0, *sorted(ends), T]
+    cuts = [end - start for start, end in zip(places, places[1:], strict=False)]
+    assert_agree(case.run(form, cuts), case.run(dual()))
+
+
+@pytest.mark.parametrize("form", [primal, dual])
 @pytest.mark.parametrize("group", [1, 2, 100])
-def test_checkpointing_changes_nothing(form: MiniBatchForm, group: int) -> None:
-    inputs = random_inputs(MLP, 4)
-    assert_agree(run(form, MLP, inputs, group), run(form, MLP, inputs))
+@pytest.mark.parametrize(("momentum", "forgets"), [(0.0, False), (0.7, True)])
+def test_checkpointing_changes_nothing(form, group: int, momentum: float, forgets: bool) -> None:
+    case = Case(InnerLoop(MLP, momentum=momentum), 4, forgets=forgets)
+    assert_agree(case.run(form(group)), case.run(form()))
 
 
-@pytest.mark.parametrize("form", [primal_mini_batch, dual_mini_batch])
-def test_without_gradients_the_result_is_the_same_and_holds_no_graph(form: MiniBatchForm) -> None:
-    inputs = random_inputs(MLP, 4)
-    expected = run(form, MLP, inputs)["z"]
+@pytest.mark.parametrize("form", [primal(), dual()], ids=["primal", "dual"])
+def test_without_gradients_the_result_is_the_same_and_holds_no_graph(form: Form) -> None:
+    case = Case(InnerLoop(MLP), 4)
+    expected = case.run(form)
     with torch.no_grad():
-        W_init = tuple(inputs[name] for name in MLP.shapes(D))
-        norm = LayerNormParams(inputs["scale"], inputs["shift"])
-        views = (inputs["q"], inputs["k"], inputs["v"])
-        z, W_last = scan(form, MLP, W_init, norm, *views, inputs["eta"], token_scale(inputs["delta"]))
-    torch.testing.assert_close(z, expected, rtol=0, atol=1e-14)
-    assert not any(x.requires_grad for x in (z, *W_last))
+        results = case.outputs(form)
+    assert_agree(results, {name: expected[name] for name in results}, tolerance=1e-14)
+    assert not any(x.requires_grad for x in results.values())
 
 
-@pytest.mark.parametrize("form", [primal_mini_batch, dual_mini_batch])
-def test_a_sequence_can_be_cut_at_mini_batches(form: MiniBatchForm) -> None:
-    """W after the first piece is all that the second needs."""
-    x = random_inputs(LINEAR, 4)
-    norm, tau = LayerNormParams(x["scale"], x["shift"]), token_scale(x["delta"])
-    views = [x[name] for name in ("q", "k", "v", "eta")]
-    whole, _ = scan(form, LINEAR, (x["W1"], x["b1"]), norm, *views, tau)
-    _, W = scan(form, LINEAR, (x["W1"], x["b1"]), norm, *(view[:, :, :8] for view in views), tau)
-    for sequence in range(B):
-        W_then, later = tuple(w[sequence] for w in W), [view[sequence, None, :, 8:] for view in views]
-        rest, _ = scan(form, LINEAR, W_then, norm, *later, tau)
-        torch.testing.assert_close(rest[0], whole[sequence, :, 8:], rtol=0, atol=1e-13)
+@pytest.mark.parametrize(("module", "same"), [(torch.nn.Linear, LINEAR), (Gated, None)], ids=["linear", "gated"])
+def test_any_module_is_an_inner_model(module: type[torch.nn.Module], same: InnerModel | None) -> None:
+    """The token-by-token definition, written out for one head with the module itself."""
+    model = InnerModule(module if same is None else lambda head_dim: module(head_dim, head_dim))
+    case = Case(InnerLoop(model), 3, T=7)
+    assert_agree(case.outputs(primal()), _by_hand(case))
+
+
+def _by_hand(case: Case) -> dict[str, torch.Tensor]:
+    """Z of a primal loop for one sequence and head at a time, weights put into the module itself."""
+    outputs, last = [], []
+    for sequence in range(2):
+        for head in range(2):
+            module = case.loop.model.build(case.D).double()  # type: ignore[attr-defined]
+            W = [w[head].detach() for w in case.W_init]
+            q, k, v, eta = (x[sequence, head].detach() for x in case.tokens[:4])
+            norm = LayerNormParams(*(x[head].detach() for x in case.norm))
+            z, step = [], [torch.zeros_like(w) for w in W]
+            for t in range(case.T):
+                if t % case.b == 0 and t:
+                    W, step = W_t, [torch.zeros_like(w) for w in W]  # noqa: F821 - set by the token before
+                torch.nn.utils.vector_to_parameters(torch.cat([w.flatten() for w in W]), module.parameters())
+                loss = case.loop.losses(module(k[t : t + 1]), k[t : t + 1], v[t : t + 1], norm).sum()
+                gradients = torch.autograd.grad(loss, list(module.parameters()))
+                step = [s + eta[t] * g for s, g in zip(step, gradients, strict=True)]
+                W_t = [w - case.tau[t % case.b].detach() * s for w, s in zip(W, step, strict=True)]
+                torch.nn.utils.vector_to_parameters(torch.cat([w.flatten() for w in W_t]), module.parameters())
+                z.append(case.loop.output(module(q[t : t + 1]), q[t : t + 1], norm).detach())
+            outputs.append(torch.cat(z))
+            last.append([*W, *step])
+    states = {f"state {n}": torch.stack(values).unflatten(0, (2, 2)) for n, values in enumerate(zip(*last))}
+    return {"z": torch.stack(outputs).unflatten(0, (2, 2))} | states
+
+
+def test_a_module_draws_its_own_initial_values() -> None:
+    torch.manual_seed(0)
+    drawn = GATED.initial(heads=3, head_dim=4, std=0.02)
+    assert {name: tuple(value.shape[1:]) for name, value in drawn.items()} == GATED.shapes(4)
+    assert not torch.equal(drawn["gate_weight"][0], drawn["gate_weight"][1])
 
 
 def test_one_token_by_hand() -> None:
     """One token, one number: loss 1/2 (k + LN(w k + b) - v)^2 with LN of a single number equal to its shift."""
     one = torch.ones(1, 1, 1, 1, dtype=torch.float64)
-    norm = LayerNormParams(one[0], 0.5 * one[0])
-    z, (W, b) = primal_mini_batch(LINEAR, (2 * one, one), norm, 3 * one, one, one, one[..., 0], one[0, 0, 0])
+    loop = InnerLoop(LINEAR)
+    tokens = Tokens(3 * one, one, one, one[..., 0])
+    start = loop.start((2 * one[0], one[0]), batch=1)
+    z, state = primal_mini_batch(loop, LayerNormParams(one[0], 0.5 * one[0]), start, tokens, one[0, 0, 0])
     # The standardised single number is 0 whatever the weights are, so no gradient reaches them.
     assert z.item() == 3.5
-    assert (W.item(), b.item()) == (2, 1)
+    assert [w.item() for w in state.W] == [2, 1]
 
 
-def test_token_scale_is_clamped() -> None:
-    delta = torch.tensor([0.5, -1.0, 0.0], dtype=torch.float64)
-    assert token_scale(delta).tolist() == pytest.approx([1.5, 0.0, 1 / 3])
+def test_momentum_and_forgetting_by_hand() -> None:
+    """F(u; w) = w u on single numbers; two tokens of one mini-batch, gradients -v k each at w = 0."""
+    loop = InnerLoop(InnerMLP(bias=False), norm=False, residual=False, momentum=0.5)
+    keep = torch.tensor([[[0.25, 0.5]]], dtype=torch.float64)
+    k, v = (torch.tensor(x, dtype=torch.float64).view(1, 1, 2, 1) for x in ([1.0, 2.0], [3.0, 5.0]))
+    tokens = Tokens(torch.ones_like(k), k, v, torch.ones_like(keep), keep.log())
+    one = torch.ones(1, 1, 1, dtype=torch.float64)
+    start = loop.start((4 * one,), batch=1)
+    z, state = primal_mini_batch(loop, LayerNormParams(one, 0 * one), start, tokens, torch.ones(2).double())
+    # Gradients at w = 4: (4 - 3) 1 = 1 and (8 - 5) 2 = 6. Token 1: m = 1, w = 0.25 * 4 - 1 = 0.
+    # Token 2: m = 0.5 + 6 = 6.5, s = 0.5 * 1 + 6.5 = 7, w = 0.25 * 0.5 * 4 - 7.
+    assert z.flatten().tolist() == [0.0, -6.5]
+    assert state.W[0].item() == -6.5
+    assert state.momentum is not None
+    assert state.momentum[0].item() == 6.5

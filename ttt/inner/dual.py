@@ -24,37 +24,65 @@ def dual_mini_batch(
     of its input X_j and output gradient G_j. The product of a query with all changed weights is then
     ``X_bar W - (mask * X_bar X^T) G``, an attention without softmax, and W_i is never formed.
     """
-    model, rule = cast(InnerMLP, loop.model), rule_of(loop.momentum, tokens)
-    inputs, gradients = _gradients(loop, norm, state.W, tokens.k, tokens.v)
-    tau_n = tau[state.place : state.place + tokens.count]
+    gradients, rule = Gradients(loop, norm, state.W, tokens.k, tokens.v), rule_of(loop.momentum, tokens)
+    z = dual_outputs(loop, norm, state, tokens, tau, gradients, rule)
+    return z, dual_update(loop, state, tokens, tau, gradients, rule)
+
+
+class Gradients:
+    """All gradients of a piece at the same W, as factors: token j's for a weight is the outer product X_j^T G_j.
+
+    Attributes:
+        layers: X [B, H, n, I], the input of each affine map, and G [B, H, n, O], the gradient of the tokens' losses
+            with respect to its output.
+    """
+
+    def __init__(self, loop: InnerLoop, norm: LayerNormParams, W: Params, k: Tensor, v: Tensor) -> None:
+        self.model = cast(InnerMLP, loop.model)
+        last = self.model.depth - 1
+        inputs, outputs = [k], []
+        for layer in range(last + 1):
+            outputs.append(self.model.affine(W, layer, inputs[layer]))
+            if layer < last:
+                inputs.append(self.model.act.function(outputs[layer]))
+        gradients = [loop.loss_gradient(outputs[last], k, v, norm)]
+        for layer in range(last, 0, -1):
+            back = gradients[0] @ self.model.map(W, layer)[0].mT
+            gradients.insert(0, back * self.model.act.derivative(outputs[layer - 1]))
+        self.layers = list(zip(inputs, gradients, strict=True))
+
+    def sum(self, weight: Tensor) -> Params:
+        """Sums over tokens, weight [B, H, n] times gradient, for every parameter [B, H, ...]."""
+        total: list[Tensor] = []
+        for x, gradient in self.layers:
+            step = weight[..., None] * gradient
+            total.append(x.mT @ step)
+            if self.model.bias:
+                total.append(step.sum(2, keepdim=True))
+        return tuple(total)
+
+
+def dual_outputs(
+    loop: InnerLoop,
+    norm: LayerNormParams,
+    state: InnerState,
+    tokens: Tokens,
+    tau: Tensor,
+    gradients: Gradients,
+    rule: Rule,
+) -> Tensor:
+    """The z [B, H, n, D] of a piece, each with its own W_i, which is never formed."""
+    model, tau_n = gradients.model, tau[state.place : state.place + tokens.count]
     mask = tau_n[:, None] * tokens.eta[:, :, None, :]
     mask = mask.tril() if rule.mix is None else mask * rule.mix
     x_bar = tokens.q
-    for layer, (x, gradient) in enumerate(zip(inputs, gradients, strict=True)):
+    for layer, (x, gradient) in enumerate(gradients.layers):
         scores = x_bar @ x.mT
         # The bias is the weight of one more input that is always 1.
         scores = scores + 1 if model.bias else scores
         x_bar = _carried(model, layer, state, rule, tau_n, x_bar) - (mask * scores) @ gradient
         x_bar = model.act.function(x_bar) if layer < model.depth - 1 else x_bar
-    z = loop.output(x_bar, tokens.q, norm)
-    return z, _next_state(loop, state, rule, tokens, tau, _Products(model, inputs, gradients))
-
-
-def _gradients(
-    loop: InnerLoop, norm: LayerNormParams, W: Params, k: Tensor, v: Tensor
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Input of every layer and gradient of the loss with respect to its output, for all tokens at the same W."""
-    model = cast(InnerMLP, loop.model)
-    inputs, pre_activations = [k], []
-    for layer in range(model.depth):
-        pre_activations.append(model.affine(W, layer, inputs[layer]))
-        if layer < model.depth - 1:
-            inputs.append(model.act.function(pre_activations[layer]))
-    gradients = [loop.loss_gradient(pre_activations[-1], k, v, norm)]
-    for layer in range(model.depth - 1, 0, -1):
-        back = gradients[0] @ model.map(W, layer)[0].mT
-        gradients.insert(0, back * model.act.derivative(pre_activations[layer - 1]))
-    return inputs, gradients
+    return loop.output(x_bar, tokens.q, norm)
 
 
 def _carried(model: InnerMLP, layer: int, state: InnerState, rule: Rule, tau_n: Tensor, x: Tensor) -> Tensor:
@@ -72,32 +100,16 @@ def _carried(model: InnerMLP, layer: int, state: InnerState, rule: Rule, tau_n: 
     return z
 
 
-class _Products:
-    """Sums over the piece's tokens of weight_j times the gradient of loss_j(W), for every parameter."""
-
-    def __init__(self, model: InnerMLP, inputs: list[Tensor], gradients: list[Tensor]) -> None:
-        self.model, self.layers = model, list(zip(inputs, gradients, strict=True))
-
-    def sum(self, weight: Tensor) -> Params:
-        """Weight [B, H, n] -> each parameter's sum [B, H, I, O] or [B, H, 1, O]."""
-        total: list[Tensor] = []
-        for x, gradient in self.layers:
-            step = weight[..., None] * gradient
-            total.append(x.mT @ step)
-            if self.model.bias:
-                total.append(step.sum(2, keepdim=True))
-        return tuple(total)
-
-
-def _next_state(
-    loop: InnerLoop, state: InnerState, rule: Rule, tokens: Tokens, tau: Tensor, products: _Products
+def dual_update(
+    loop: InnerLoop, state: InnerState, tokens: Tokens, tau: Tensor, gradients: Gradients, rule: Rule
 ) -> InnerState:
+    """The state after a piece."""
     place = state.place + tokens.count
     ends = place == tau.numel()
     # Where the mini-batch ends, tau_b joins the small factors rather than the large sums.
     scale = tau[-1] if ends else torch.ones_like(tau[-1])
     weight = scale * tokens.eta
-    step = products.sum(weight if rule.mix is None else rule.mix[..., -1, :] * weight)
+    step = gradients.sum(weight if rule.mix is None else rule.mix[..., -1, :] * weight)
     keep_n = None if rule.keep is None else rule.keep[..., -1]
     if state.step is not None:
         step = _add(step, scale if keep_n is None else scale * keep_n, state.step)
@@ -107,7 +119,7 @@ def _next_state(
         step = _add(step, scale * rule.velocity[..., -1], state.momentum)
         exponent = torch.arange(tokens.count - 1, -1, -1, device=tau.device, dtype=tau.dtype)
         decay = torch.as_tensor(loop.momentum**tokens.count, device=tau.device, dtype=tau.dtype)
-        momentum = _add(products.sum(loop.momentum**exponent * tokens.eta), decay, state.momentum)
+        momentum = _add(gradients.sum(loop.momentum**exponent * tokens.eta), decay, state.momentum)
     kept = keep_n if state.kept is None or keep_n is None else keep_n * state.kept
     if not ends:
         return InnerState(state.W, step, momentum, kept, place)

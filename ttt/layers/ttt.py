@@ -3,8 +3,6 @@
 Shapes: B batch, H heads, T tokens, C model width, D = C / H head width, b mini-batch size.
 """
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -1,0 +1,78 @@
+"""What the paper proves: inner loops that are attention, and the delta rule. No LN, residual, bias, tau or 1 / D.
+
+Shapes: B batch, H heads, T tokens, D head width.
+"""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ttt.inner.dual import dual_mini_batch
+from ttt.inner.layer_norm import LayerNormParams
+from ttt.inner.loop import InnerLoop, Tokens
+from ttt.inner.models.mlp import InnerMLP
+from ttt.inner.primal import primal_mini_batch
+from ttt.inner.scan import Form, scan
+
+B, H, T, D = 2, 3, 70, 8
+PLAIN = InnerLoop(InnerMLP(bias=False), norm=False, residual=False, halved_loss=False)
+UNUSED = LayerNormParams(torch.ones(H, 1, D), torch.zeros(H, 1, D))
+
+
+def normal(*shape: int, seed: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+Q, K, V = (normal(B, H, T, D, seed=seed) for seed in (1, 2, 3))
+
+
+def z_of(form: Form, loop: InnerLoop, eta: Tensor, b: int) -> Tensor:
+    start = loop.start((torch.zeros(H, D, D, dtype=torch.float64),), B)
+    return scan(form, loop, UNUSED, start, Tokens(Q, K, V, eta), torch.ones(b, dtype=torch.float64))[0]
+
+
+@pytest.mark.parametrize("form", [primal_mini_batch, dual_mini_batch])
+def test_theorem_1_batch_gradient_descent_is_linear_attention(form: Form) -> None:
+    """F_res linear, b = T, eta = 1/2, W_0 = 0: z_t = sum_{s <= t} v_s (k_s . q_t)."""
+    z = z_of(form, PLAIN, torch.full((B, H, T), 0.5, dtype=torch.float64), b=T)
+    expected = (Q @ K.mT).tril() @ V
+    torch.testing.assert_close(z, expected, rtol=1e-10, atol=1e-10)
+
+
+def nadaraya_watson(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """F(q; x_1 ... x_t) = sum_s kappa(k_s, q) v_s / sum_s kappa(k_s, q) with the kernel kappa(k, q) = exp(k . q).
+
+    Training is remembering (k_s, v_s), prediction an average over what is remembered.
+    """
+    outputs = []
+    for t in range(q.shape[2]):
+        kernel = (k[:, :, : t + 1] * q[:, :, t : t + 1]).sum(-1, keepdim=True).exp()
+        outputs.append((kernel * v[:, :, : t + 1]).sum(2) / kernel.sum(2))
+    return torch.stack(outputs, dim=2)
+
+
+def test_theorem_2_the_nadaraya_watson_learner_is_softmax_attention() -> None:
+    z = nadaraya_watson(Q, K, V)
+    expected = F.scaled_dot_product_attention(Q, K, V, is_causal=True, scale=1.0)
+    torch.testing.assert_close(z, expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("form", [primal_mini_batch, dual_mini_batch])
+def test_online_gradient_descent_is_the_delta_rule(form: Form) -> None:
+    """DeltaNet: S_t = S_{t-1} + beta_t k_t (v_t - S_{t-1}^T k_t)^T, with beta the eta of the halved loss."""
+    beta = torch.sigmoid(normal(B, H, T, seed=4)) / D
+    halved = InnerLoop(InnerMLP(bias=False), norm=False, residual=False)
+    S = torch.zeros(B, H, D, D, dtype=torch.float64)
+    expected = []
+    for t in range(T):
+        k, v = K[:, :, t, :, None], V[:, :, t, None]
+        S = S + beta[:, :, t, None, None] * k @ (v - k.mT @ S)
+        expected.append(Q[:, :, t, None] @ S)
+    torch.testing.assert_close(z_of(form, halved, beta, b=1), torch.cat(expected, dim=2), rtol=1e-10, atol=1e-10)
+
+
+def test_theorem_1_needs_the_unhalved_loss() -> None:
+    halved = InnerLoop(InnerMLP(bias=False), norm=False, residual=False)
+    z = z_of(dual_mini_batch, halved, torch.full((B, H, T), 0.5, dtype=torch.float64), b=T)
+    torch.testing.assert_close(2 * z, (Q @ K.mT).tril() @ V, rtol=1e-10, atol=1e-10)
