@@ -42,7 +42,7 @@ class Case:
         self.inputs = {name: value.requires_grad_() for name, value in inputs.items()}
 
     @property
-    def W_init(self) -> tuple[Tensor, ...]:
+    def W_init(self) -> tuple[Tensor, ...]:  # noqa: N802 - the paper's name
         return tuple(self.inputs[name] for name in self.loop.model.shapes(self.D))
 
     @property

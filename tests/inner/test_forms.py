@@ -1,6 +1,7 @@
 """Every form is the primal form: outputs, final state and every gradient, with random rates, for every switch."""
 
 from functools import partial
+from itertools import pairwise
 
 import pytest
 import torch
@@ -82,7 +83,7 @@ def test_any_cut_gives_the_whole(data: st.DataObject) -> None:
     case = Case(InnerLoop(MLP, momentum=momentum), data.draw(st.integers(1, T + 2), "b"), forgets=forgets)
     ends = data.draw(st.sets(st.integers(1, T - 1), max_size=T), "cuts")
     places = [0, *sorted(ends), T]
-    cuts = [end - start for start, end in zip(places, places[1:], strict=False)]
+    cuts = [end - start for start, end in pairwise(places)]
     assert_agree(case.run(form, cuts), case.run(dual()))
 
 
@@ -134,7 +135,9 @@ def _by_hand(case: Case) -> dict[str, torch.Tensor]:
                 z.append(case.loop.output(module(q[t : t + 1]), q[t : t + 1], norm).detach())
             outputs.append(torch.cat(z))
             last.append([*W, *step])
-    states = {f"state {n}": torch.stack(values).unflatten(0, (2, 2)) for n, values in enumerate(zip(*last))}
+    states = {
+        f"state {n}": torch.stack(values).unflatten(0, (2, 2)) for n, values in enumerate(zip(*last, strict=True))
+    }
     return {"z": torch.stack(outputs).unflatten(0, (2, 2))} | states
 
 

@@ -72,7 +72,7 @@ def dual_outputs(
     rule: Rule,
 ) -> Tensor:
     """The z [B, H, n, D] of a piece, each with its own W_i, which is never formed."""
-    model, tau_n = gradients.model, tau[state.place : state.place + tokens.count]
+    model, tau_n = gradients.model, tau[state.place : state.place + tokens.length]
     mask = tau_n[:, None] * tokens.eta[:, :, None, :]
     mask = mask.tril() if rule.mix is None else mask * rule.mix
     x_bar = tokens.q
@@ -104,7 +104,7 @@ def dual_update(
     loop: InnerLoop, state: InnerState, tokens: Tokens, tau: Tensor, gradients: Gradients, rule: Rule
 ) -> InnerState:
     """The state after a piece."""
-    place = state.place + tokens.count
+    place = state.place + tokens.length
     ends = place == tau.numel()
     # Where the mini-batch ends, tau_b joins the small factors rather than the large sums.
     scale = tau[-1] if ends else torch.ones_like(tau[-1])
@@ -117,8 +117,8 @@ def dual_update(
     if state.momentum is not None:
         assert rule.velocity is not None
         step = _add(step, scale * rule.velocity[..., -1], state.momentum)
-        exponent = torch.arange(tokens.count - 1, -1, -1, device=tau.device, dtype=tau.dtype)
-        decay = torch.as_tensor(loop.momentum**tokens.count, device=tau.device, dtype=tau.dtype)
+        exponent = torch.arange(tokens.length - 1, -1, -1, device=tau.device, dtype=tau.dtype)
+        decay = torch.as_tensor(loop.momentum**tokens.length, device=tau.device, dtype=tau.dtype)
         momentum = _add(gradients.sum(loop.momentum**exponent * tokens.eta), decay, state.momentum)
     kept = keep_n if state.kept is None or keep_n is None else keep_n * state.kept
     if not ends:

@@ -33,7 +33,7 @@ class Tokens(NamedTuple):
     log_keep: Tensor | None = None
 
     @property
-    def count(self) -> int:
+    def length(self) -> int:
         """T."""
         return self.q.shape[2]
 

@@ -36,7 +36,7 @@ def primal_mini_batch(
         momentum = state.momentum or tuple(map(torch.zeros_like, W))
         kept = W[0].new_ones(W[0].shape[:2]) if state.kept is None else state.kept
         W_i, outputs = W, []
-        for i in range(tokens.count):
+        for i in range(tokens.length):
             q_i, k_i, v_i = (x[:, :, i : i + 1] for x in tokens[:3])
             losses = loop.losses(loop.model(W, k_i), k_i, v_i, norm)
             # Every sequence and head has a W of its own, so the sum keeps their gradients apart.
@@ -48,7 +48,7 @@ def primal_mini_batch(
             step = _sum(1.0, step, momentum)
             W_i = _sum(-tau[state.place + i], step, _scaled(kept, W))
             outputs.append(loop.output(loop.model(W_i, q_i), q_i, norm))
-    z, place = torch.cat(outputs, dim=2), state.place + tokens.count
+    z, place = torch.cat(outputs, dim=2), state.place + tokens.length
     velocity = momentum if loop.momentum else None
     if place == tau.numel():
         last = InnerState(W_i, None, velocity)

@@ -34,7 +34,7 @@ def rule_of(momentum: float, tokens: Tokens) -> Rule:
     """The coefficients for a piece; with neither momentum nor forget gate all is left out that would be 1."""
     if not momentum and tokens.log_keep is None:
         return Rule()
-    place = torch.arange(1, tokens.count + 1, device=tokens.q.device, dtype=tokens.q.dtype)
+    place = torch.arange(1, tokens.length + 1, device=tokens.q.device, dtype=tokens.q.dtype)
     repeated = (momentum ** (place[:, None] - place).clamp(min=0)).tril()
     velocity = momentum**place if momentum else None
     if tokens.log_keep is None:

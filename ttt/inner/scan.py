@@ -47,7 +47,7 @@ def scan(
     Returns:
         z [B, H, T, D] and the state after the last token.
     """
-    lengths = piece_lengths(tokens.count, tau.numel(), state.place)
+    lengths = piece_lengths(tokens.length, tau.numel(), state.place)
     if not checkpoint_group or not torch.is_grad_enabled():
         return _in_pieces(form, loop, lengths, norm, state, tokens, tau)
     groups = [lengths[i : i + checkpoint_group] for i in range(0, len(lengths), checkpoint_group)]

@@ -33,7 +33,8 @@ class InnerModule:
     def initial(self, heads: int, head_dim: int, std: float) -> dict[str, Tensor]:  # noqa: ARG002 - the module's own
         """The initial values of ``heads`` new modules."""
         drawn = [[parameter.detach() for parameter in self.build(head_dim).parameters()] for _ in range(heads)]
-        return dict(zip(self.shapes(head_dim), (torch.stack(values) for values in zip(*drawn)), strict=True))
+        heads_of_each = zip(*drawn, strict=True)
+        return dict(zip(self.shapes(head_dim), map(torch.stack, heads_of_each), strict=True))
 
     def flops(self, head_dim: int) -> int:
         """Matrix products of one token, as torch counts them."""
