@@ -58,11 +58,11 @@ def scan(
     return torch.cat(outputs, dim=2), state
 
 
-def piece_lengths(tokens: int, mini_batch_size: int, place: int = 0) -> list[int]:
-    """Cuts tokens into pieces that stay within a mini-batch and within ``LONGEST_PIECE``."""
+def piece_lengths(tokens: int, mini_batch_size: int, place: int = 0, longest: int = LONGEST_PIECE) -> list[int]:
+    """Cuts tokens into pieces that stay within a mini-batch, none longer than ``longest``."""
     lengths = []
     while tokens:
-        length = min(tokens, mini_batch_size - place, LONGEST_PIECE)
+        length = min(tokens, mini_batch_size - place, longest)
         lengths.append(length)
         tokens, place = tokens - length, (place + length) % mini_batch_size
     return lengths
