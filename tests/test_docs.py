@@ -33,7 +33,7 @@ def commands() -> Iterator[str]:
         for line in re.findall(r"(?:^    |`)(ttt-train [^`\n]*)", document.read_text(), re.MULTILINE):
             command = line.partition("#")[0].strip()
             # The examples of CONTRIBUTING.md have a test of their own below.
-            if not re.search(r"--help|GROUP|NAME|model=ema|data=numbers", command):
+            if not re.search(r"--help|GROUP|NAME|model=ema|data=numbers|swiglu", command):
                 yield command
 
 
@@ -97,7 +97,13 @@ def site(tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 def test_the_examples_of_contributing_work(site: Path, tiny: list[str], tmp_path: Path) -> None:
-    assert set(examples()) == {"ttt/layers/ema.py", "plots/final.py", "conf/data/numbers.yaml", "ttt/data/folder.py"}
+    assert set(examples()) == {
+        "ttt/layers/ema.py",
+        "ttt/inner/models/swiglu.py",
+        "plots/final.py",
+        "conf/data/numbers.yaml",
+        "ttt/data/folder.py",
+    }
     texts = tmp_path / "texts"
     texts.mkdir()
     for number in range(40):
@@ -117,6 +123,9 @@ def test_the_examples_of_contributing_work(site: Path, tiny: list[str], tmp_path
     assert "did you mean decay?" in train("model=ema", "model.dekay=0.5")
     assert "Exponential" not in run("ttt.cli.train", "--help")
     assert "y_t = decay" in run("ttt.cli.train", "--help")
+    assert "validation perplexity" in train("model.inner_model=swiglu")
+    assert "takes the primal form" in train("model.inner_model=swiglu", "kernel=dual")
+    assert "choose one of linear, mlp, swiglu" in train("model.inner_model=swigly")
     assert "validation perplexity" in train("data=numbers", "data.packages=[mpmath]")
     assert "validation perplexity" in train("data.source=folder", f"data.packages=[{texts}]", "data.name=texts")
     assert "final.png" in run("ttt.cli.plot", "final", "--results", f"{tmp_path}/runs", "--out", f"{tmp_path}/figures")

@@ -2,10 +2,12 @@
 
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 from ttt.cli.compose import added_layers, groups
 from ttt.config.assets import assets
+from ttt.config.schema import TrainConfig
 
 
 def print_help_if_asked(text: Callable[[], str]) -> None:
@@ -25,7 +27,9 @@ def _describe_group(folder: Path) -> str:
     if folder.name == "model":
         options |= {name: (layer.build.__doc__ or "").splitlines()[0] for name, layer in added_layers().items()}
     width = max(map(len, options)) + 2
-    return "\n".join([f"  {folder.name}=", *(f"    {name:<{width}}{text}" for name, text in options.items())])
+    # What is no part of every configuration is added to it.
+    plus = "" if folder.name in {field.name for field in fields(TrainConfig)} else "+"
+    return "\n".join([f"  {plus}{folder.name}=", *(f"    {name:<{width}}{text}" for name, text in options.items())])
 
 
 def comment(file: Path) -> str:

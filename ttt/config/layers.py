@@ -89,6 +89,29 @@ class AttentionConfig(LayerConfig):
 
 
 @dataclass
+class LinearAttentionConfig(LayerConfig):
+    """Causal linear attention with RoPE.
+
+    ``feature_map`` phi is elu (elu(x) + 1) or none; ``normaliser`` divides by the sum of phi(k_s) . phi(q_t).
+    """
+
+    feature_map: str = "elu"
+    normaliser: bool = True
+    rope_base: float = 10000.0
+
+    def check(self) -> None:
+        """What linear attention cannot be.
+
+        Raises:
+            UserError: no such feature map, or a normaliser that could be zero.
+        """
+        if self.feature_map not in ("elu", "none"):
+            raise bad_value("model.feature_map", self.feature_map, "choose one of elu, none")
+        if self.normaliser and self.feature_map == "none":
+            raise bad_value("model.normaliser", True, "could be zero with model.feature_map=none; set it to false")
+
+
+@dataclass
 class MambaConfig(LayerConfig):
     """Selective state space layer. ``dt_rank`` null means ceil(width / 16)."""
 
@@ -101,6 +124,7 @@ class MambaConfig(LayerConfig):
 SHIPPED: dict[str, type[LayerConfig]] = {
     "ttt_linear": TTTConfig,
     "ttt_mlp": TTTConfig,
+    "linear_attention": LinearAttentionConfig,
     "transformer": AttentionConfig,
     "mamba": MambaConfig,
 }

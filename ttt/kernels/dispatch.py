@@ -23,6 +23,6 @@ def choose_form(kernel: KernelConfig, loop: InnerLoop) -> Form:
         raise bad_value("kernel.name", kernel.name, f"choose one of {', '.join(KERNELS)}")
     has_dual = isinstance(loop.model, InnerMLP)
     if kernel.name == "dual" and not has_dual:
-        raise bad_value("kernel.name", "dual", "this inner model has the primal form alone; take primal or auto")
+        raise bad_value("kernel.name", "dual", "no dual form: this inner model takes the primal form; choose primal or auto")
     form = dual_mini_batch if has_dual and kernel.name != "primal" else primal_mini_batch
     return partial(scan, form, checkpoint_group=kernel.checkpoint_group)
