@@ -1,6 +1,6 @@
 """How the figures look: the methods' names, colours, line styles and markers, and matplotlib's settings.
 
-Colours are Okabe and Ito's, which colour-blind readers tell apart; line styles and markers tell the methods apart in
+Colours are Okabe and Ito's and grey, which colour-blind readers tell apart; line styles and markers tell the methods apart in
 grey. The backbone stands in parentheses as in the paper: (M) Mamba, (T) Transformer.
 """
 
@@ -40,6 +40,8 @@ PAPER: dict[tuple[str, str], Look] = {
     ("ttt_mlp", "mamba"): Look("TTT-MLP (M)", "#D55E00", (6, 1.5), "s"),
     ("ttt_linear", "transformer"): Look("TTT-Linear (T)", "#56B4E9", (), "o", filled=False),
     ("ttt_mlp", "transformer"): Look("TTT-MLP (T)", "#E69F00", (6, 1.5), "s", filled=False),
+    ("linear_attention", "mamba"): Look("Linear attention (M)", "#999999", (3, 1, 1, 1, 1, 1), "v"),
+    ("linear_attention", "transformer"): Look("Linear attention (T)", "#CC79A7", (3, 1, 1, 1, 1, 1), "v", filled=False),
     ("transformer", "transformer"): Look("Transformer", "#000000", (5, 1.5, 1, 1.5), "^"),
     ("mamba", "own"): Look("Mamba", "#009E73", (1, 1), "D"),
 }
@@ -48,9 +50,9 @@ PAPER: dict[tuple[str, str], Look] = {
 LETTERS = {"mamba": " (M)", "transformer": " (T)"}
 """The backbone behind the name of a method that the paper does not have."""
 
-OTHER_COLOURS = ("#CC79A7", "#7F4F24", "#5B4B8A", "#8A8D0F", "#A01A58", "#4A6572")
+OTHER_COLOURS = ("#7F4F24", "#5B4B8A", "#8A8D0F", "#A01A58", "#4A6572")
 OTHER_DASHES: tuple[Dashes, ...] = ((), (4, 1.5), (1, 1), (4, 1.5, 1, 1.5), (8, 2))
-OTHER_MARKERS = ("v", "P", "X", "*", "p", "<", ">", "h")
+OTHER_MARKERS = ("P", "X", "*", "p", "<", ">", "h")
 
 RC: dict[str, Any] = {
     "font.size": 8,

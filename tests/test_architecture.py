@@ -21,15 +21,16 @@ ALLOWED: dict[str, set[str]] = {
     "models": {"config", "layers", "backbones"},
     "data": {"config"},
     "results": {"config"},
+    "bench": {"config", "inner", "kernels", "layers", "backbones", "models", "results"},
     "evaluate": {"config", "layers", "models", "data", "results"},
     "train": {"config", "layers", "backbones", "models", "data", "results", "evaluate"},
     "plots": {"config", "results"},
-    "cli": {"config", "layers", "results", "evaluate", "train", "plots"},
+    "cli": {"config", "layers", "results", "evaluate", "train", "bench", "plots"},
 }
 """Package -> packages of the suite that it may import besides itself."""
 
 FENCED: dict[str, set[str]] = {
-    "torch": {"inner", "kernels", "layers", "backbones", "models", "data", "evaluate", "train"},
+    "torch": {"inner", "kernels", "layers", "backbones", "models", "data", "evaluate", "train", "bench"},
     "triton": {"kernels"},
     "lightning": {"train"},
     "datasets": {"data"},

@@ -61,7 +61,7 @@ def test_every_shape_and_sweep_composes(path: Path) -> None:
     check(as_object(compose("train", [f"+{path.parent.name}={path.stem}"]), TrainConfig))
 
 
-@pytest.mark.parametrize("model", ["ttt_linear", "ttt_mlp", "transformer", "mamba"])
+@pytest.mark.parametrize("model", ["ttt_linear", "ttt_mlp", "linear_attention", "transformer", "mamba"])
 @pytest.mark.parametrize("size", PAPER_SIZES)
 @pytest.mark.parametrize("ctx", ["1k", "2k", "4k", "8k", "16k", "32k"])
 def test_the_papers_steps_have_the_same_tokens_at_every_context(model: str, size: str, ctx: str) -> None:
@@ -72,7 +72,13 @@ def test_the_papers_steps_have_the_same_tokens_at_every_context(model: str, size
 
 @pytest.mark.parametrize(
     ("model", "backbone"),
-    [("ttt_linear", "mamba"), ("ttt_mlp", "mamba"), ("transformer", "transformer"), ("mamba", "own")],
+    [
+        ("ttt_linear", "mamba"),
+        ("ttt_mlp", "mamba"),
+        ("linear_attention", "transformer"),
+        ("transformer", "transformer"),
+        ("mamba", "own"),
+    ],
 )
 def test_the_default_backbone_is_the_papers(model: str, backbone: str) -> None:
     assert composed(f"model={model}").backbone.name == backbone

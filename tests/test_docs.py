@@ -130,6 +130,6 @@ def test_the_examples_of_contributing_work(site: Path, tiny: list[str], tmp_path
     assert "validation perplexity" in train("data.source=folder", f"data.packages=[{texts}]", "data.name=texts")
     assert "final.png" in run("ttt.cli.plot", "final", "--results", f"{tmp_path}/runs", "--out", f"{tmp_path}/figures")
     generic_tests = str(ROOT / "tests/layers/test_registry.py")
-    assert " passed" in run(
-        "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(site), generic_tests, "-k", "ema"
-    )
+    tested = run("pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(site), generic_tests, "-k", "ema")
+    assert " passed" in tested, tested
+    assert " failed" not in tested, tested

@@ -13,7 +13,7 @@ from ttt.cli import train as command
 from ttt.cli.compose import added_layers
 
 MISTAKES = [
-    (["model=rwkv"], "model=rwkv: choose one of mamba, transformer, ttt_linear, ttt_mlp"),
+    (["model=rwkv"], "model=rwkv: choose one of linear_attention, mamba, transformer, ttt_linear, ttt_mlp"),
     (["ctx=5k"], "ctx=5k: choose one of 16k, 1k"),
     (["ctx=500"], "ctx=500: choose one of"),
     (["trainer=null"], "trainer=null: choose one of"),
@@ -33,6 +33,8 @@ MISTAKES = [
     (["recipe.steps=${nowhere}"], "Interpolation key 'nowhere' not found"),
     (["model.mini_batch_size=0"], "model.mini_batch_size=0: must be at least 1"),
     (["model.inner_model=cnn"], "model.inner_model=cnn: choose one of linear, mlp"),
+    (["model=linear_attention", "model.feature_map=relu"], "model.feature_map=relu: choose one of elu, none"),
+    (["model=linear_attention", "model.feature_map=none"], "model.normaliser=True: could be zero with model.feature_map"),
     (["model.eta_base=0"], "model.eta_base=0.0: must be positive"),
     (["kernel.name=fast"], "kernel.name=fast: choose one of auto, primal, dual"),
     (["model=mamba", "backbone=mamba"], "backbone=mamba: model=mamba sits in own or transformer"),
@@ -178,6 +180,9 @@ class MeanConfig(LayerConfig):
 class Mean(nn.Linear):
     def __init__(self, config, spec):
         super().__init__(spec.width, spec.width)
+
+    def forward(self, x, state=None):
+        return super().forward(x), {}
 """
 
 

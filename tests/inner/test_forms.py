@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from cases import Case, assert_agree
+from inner_cases import Case, assert_agree
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

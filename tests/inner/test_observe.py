@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from cases import B, Case, assert_agree
+from inner_cases import B, Case, assert_agree
 from torch import nn
 
 from ttt.inner.loop import InnerLoop, InnerState, Tokens

@@ -37,7 +37,7 @@ def test_outputs_and_gradients_are_those_of_transformers() -> None:
     x, dy = torch.randn(2, 3, TOKENS, WIDTH)
     x.requires_grad_()
 
-    y_ours, y_theirs = ours(x), theirs(x)
+    (y_ours, _), y_theirs = ours(x), theirs(x)
     dx_ours, *ours_grads = torch.autograd.grad(y_ours, [x, *ours.parameters()], dy)
     dx_theirs, *their_grads = torch.autograd.grad(y_theirs, [x, *theirs.parameters()], dy)
 
@@ -53,7 +53,7 @@ def test_a_token_changes_nothing_before_itself() -> None:
     x = torch.randn(1, TOKENS, WIDTH, dtype=torch.float64)
     changed = x.clone()
     changed[:, 30] += 1
-    before, after = layer(x), layer(changed)
+    (before, _), (after, _) = layer(x), layer(changed)
     torch.testing.assert_close(after[:, :30], before[:, :30], rtol=0, atol=1e-12)
     assert (after[:, 30:] != before[:, 30:]).any(dim=-1).all()
 
@@ -85,10 +85,11 @@ def test_rank_of_delta(width: int, dt_rank: int | None, rank: int) -> None:
 def test_bfloat16_stays_near() -> None:
     layer = make_mamba()
     x = torch.randn(2, TOKENS, WIDTH)
-    exact = layer(x)
+    exact, _ = layer(x)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        rounded = layer(x)
+        rounded, state = layer(x)
     assert rounded.dtype == torch.bfloat16
+    assert state["h"].dtype == torch.float32
     assert (rounded - exact).norm() < 0.02 * exact.norm()
 
 
@@ -110,17 +111,19 @@ def reference_selective_scan(
     z: Tensor,
     delta_bias: Tensor,
     delta_softplus: bool,
-) -> Tensor:
+    return_last_state: bool,
+) -> tuple[Tensor, Tensor]:
     """What the package documents: u, delta, z (B, E, T); A (E, N); B, C (B, N, T); D, delta_bias (E)."""
     assert A.dtype == D.dtype == delta_bias.dtype == torch.float32
     assert delta_softplus
+    assert return_last_state
     delta = F.softplus(delta + delta_bias[:, None])
     h = u.new_zeros(u.shape[0], *A.shape)
     y = []
     for t in range(u.shape[2]):
         h = torch.exp(delta[:, :, t, None] * A) * h + (delta * u)[:, :, t, None] * B[:, None, :, t]
         y.append((h * C[:, None, :, t]).sum(-1) + D * u[:, :, t])
-    return torch.stack(y, dim=2) * F.silu(z)
+    return torch.stack(y, dim=2) * F.silu(z), h
 
 
 @pytest.fixture
@@ -135,20 +138,25 @@ def _mamba_ssm(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("_mamba_ssm")
 def test_the_packages_scan_gets_its_layout() -> None:
-    fast = choose_scan(CUDA)
+    fast = choose_scan(CUDA, None)
     assert fast is not plain_scan
     torch.manual_seed(0)
     u, dt, z = torch.randn(3, 2, 9, 5)
     B, C = torch.randn(2, 2, 9, 3)
     A, D, bias = -torch.rand(5, 3), torch.randn(5), torch.randn(5)
-    torch.testing.assert_close(fast(u, dt, A, B, C, D, z, bias), plain_scan(u, dt, A, B, C, D, z, bias))
+    torch.testing.assert_close(fast(u, dt, A, B, C, D, z, bias, None), plain_scan(u, dt, A, B, C, D, z, bias, None))
+
+
+@pytest.mark.usefixtures("_mamba_ssm")
+def test_a_state_to_go_on_from_takes_the_plain_scan() -> None:
+    assert choose_scan(CUDA, torch.zeros(2, 5, 3)) is plain_scan
 
 
 @pytest.mark.usefixtures("_mamba_ssm")
 def test_the_cpu_never_asks_for_the_package() -> None:
-    assert choose_scan(torch.device("cpu")) is plain_scan
+    assert choose_scan(torch.device("cpu"), None) is plain_scan
 
 
 def test_without_the_package_cuda_has_the_plain_scan(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mamba_ssm", None)
-    assert choose_scan(CUDA) is plain_scan
+    assert choose_scan(CUDA, None) is plain_scan

@@ -1,7 +1,11 @@
 """What every registered layer must do, in every backbone that it sits in. A new layer is covered without an edit."""
 
+from itertools import pairwise
+
 import pytest
 import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -9,20 +13,28 @@ from torch.utils.flop_counter import FlopCounterMode
 from ttt.backbones.registry import backbones
 from ttt.config.errors import UserError
 from ttt.config.layers import SHIPPED
-from ttt.config.schema import LayerConfig
+from ttt.config.schema import KernelConfig, LayerConfig
 from ttt.layers.flops import count_flops
 from ttt.layers.registry import LayerSpec, build_layer, layer_types
+from ttt.layers.state import State
 from ttt.layers.ttt import TTT
 
 WIDTH, HEADS, T = 24, 2, 37
-OWN_VALUES = {"ttt_linear": {"inner_model": "linear"}, "ttt_mlp": {"inner_model": "mlp", "eta_base": 0.1}}
+STREAMED = 70
+"""Tokens of a sequence that is read in pieces: more than mini-batches and chunks have."""
+
+OWN_VALUES = {
+    "ttt_linear": {"inner_model": "linear"},
+    "ttt_mlp": {"inner_model": "mlp", "hidden": [4], "eta_base": 0.1},
+}
 CASES = [(name, backbone) for name, layer in layer_types().items() for backbone in layer.backbones]
 
 
-def make_layer(name: str, backbone: str, **values: object) -> nn.Module:
+def make_layer(name: str, backbone: str, kernel: str = "auto", **values: object) -> nn.Module:
     torch.manual_seed(0)
     config = layer_types()[name].schema(name=name, **(OWN_VALUES.get(name, {}) | values))  # type: ignore[arg-type]
-    spec = LayerSpec(WIDTH, HEADS, init_std=0.2, conv_gate=backbones()[backbone].conv_gate)
+    conv_gate = backbones()[backbone].conv_gate
+    spec = LayerSpec(WIDTH, HEADS, init_std=0.2, conv_gate=conv_gate, kernel=KernelConfig(kernel))
     return build_layer(config, spec)
 
 
@@ -38,11 +50,11 @@ def stir(layer: nn.Module) -> nn.Module:
 def test_a_token_changes_nothing_before_itself(name: str, backbone: str) -> None:
     layer = stir(make_layer(name, backbone)).double()
     x = torch.randn(1, T, WIDTH, dtype=torch.float64)
-    before = layer(x)
+    before, _ = layer(x)
     for token in (0, 1, 15, 16, 17, T - 1):
         changed = x.clone()
         changed[:, token] += 1
-        difference = (layer(changed) - before).abs().amax(-1)[0]
+        difference = (layer(changed)[0] - before).abs().amax(-1)[0]
         assert difference[:token].max() == 0 if token else True
         assert difference[token] > 0
 
@@ -50,7 +62,8 @@ def test_a_token_changes_nothing_before_itself(name: str, backbone: str) -> None
 @pytest.mark.parametrize(("name", "backbone"), CASES)
 def test_every_parameter_learns(name: str, backbone: str) -> None:
     layer = stir(make_layer(name, backbone))
-    layer(torch.randn(2, T, WIDTH)).square().sum().backward()
+    y, _ = layer(torch.randn(2, T, WIDTH))
+    y.square().sum().backward()
     for parameter_name, parameter in layer.named_parameters():
         assert parameter.grad is not None, parameter_name
         assert parameter.grad.abs().max() > 0, parameter_name
@@ -60,17 +73,43 @@ def test_every_parameter_learns(name: str, backbone: str) -> None:
 def test_sequences_of_a_batch_do_not_meet(name: str, backbone: str) -> None:
     layer = stir(make_layer(name, backbone)).double()
     x = torch.randn(3, T, WIDTH, dtype=torch.float64)
-    alone = torch.cat([layer(sequence[None]) for sequence in x])
-    torch.testing.assert_close(layer(x), alone, rtol=0, atol=1e-12)
+    alone = torch.cat([layer(sequence[None])[0] for sequence in x])
+    torch.testing.assert_close(layer(x)[0], alone, rtol=0, atol=1e-12)
+
+
+def in_pieces(layer: nn.Module, x: Tensor, cuts: set[int]) -> tuple[Tensor, State]:
+    """What the layer gives for a sequence that is cut before these tokens."""
+    lengths = [end - start for start, end in pairwise((0, *sorted(cuts), x.shape[1]))]
+    outputs, state = [], {}
+    for piece in x.split(lengths, dim=1):
+        y, state = layer(piece, state)
+        outputs.append(y)
+    return torch.cat(outputs, dim=1), state
+
+
+@pytest.mark.parametrize(("name", "backbone"), CASES)
+@settings(max_examples=10, deadline=None, derandomize=True)
+@given(cuts=st.sets(st.integers(1, STREAMED - 1)))
+@example(cuts=set(range(1, STREAMED)))
+@example(cuts={15, 17, 32, 33, 66})
+def test_pieces_of_a_sequence_are_the_whole(name: str, backbone: str, cuts: set[int]) -> None:
+    layer = stir(make_layer(name, backbone)).double()
+    x, dy = torch.randn(2, 2, STREAMED, WIDTH, dtype=torch.float64)
+    inputs = [x.requires_grad_(), *layer.parameters()]
+    (whole, last), (pieces, last_of_pieces) = layer(x), in_pieces(layer, x, cuts)
+    torch.testing.assert_close(pieces, whole, rtol=0, atol=1e-10)
+    torch.testing.assert_close(last_of_pieces, last, rtol=1e-10, atol=1e-10)
+    expected, actual = (torch.autograd.grad(y, inputs, dy) for y in (whole, pieces))
+    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize(("name", "backbone"), CASES)
 def test_mixed_precision_stays_near(name: str, backbone: str) -> None:
     layer = make_layer(name, backbone)
     x = torch.randn(2, T, WIDTH)
-    exact = layer(x)
+    exact, _ = layer(x)
     with torch.autocast("cpu", torch.bfloat16):
-        mixed = layer(x)
+        mixed, _ = layer(x)
     assert (mixed.float() - exact).norm() < 0.05 * exact.norm()
 
 
@@ -112,11 +151,7 @@ def test_eta_base_warms_up_from_its_start() -> None:
 @pytest.mark.parametrize("kernel", ["primal", "dual", "auto"])
 def test_every_kernel_computes_the_same_layer(kernel: str) -> None:
     def output(name: str) -> Tensor:
-        layer = make_layer("ttt_mlp", "mamba").double()
-        assert isinstance(layer, TTT)
-        from ttt.kernels.dispatch import choose_form
-
-        layer.form = choose_form(name)
-        return layer(torch.ones(1, T, WIDTH, dtype=torch.float64).cumsum(1).sin())
+        layer = make_layer("ttt_mlp", "mamba", kernel=name).double()
+        return layer(torch.ones(1, T, WIDTH, dtype=torch.float64).cumsum(1).sin())[0]
 
     torch.testing.assert_close(output(kernel), output("primal"), rtol=0, atol=1e-12)

@@ -17,43 +17,47 @@ BATCH, INNER, STATE = 2, 5, 3
 def make_inputs(
     tokens: int, batch: int = BATCH, inner: int = INNER, state: int = STATE, dtype: torch.dtype = torch.float64
 ) -> list[Tensor]:
-    """(u, delta, A, B, C, D) requiring gradients, of the sizes that Mamba's initial values give."""
+    """(u, delta, A, B, C, D, h) requiring gradients, of the sizes that Mamba's initial values give."""
     torch.manual_seed(0)
     u, B, C = (torch.randn(batch, tokens, width, dtype=dtype) for width in (inner, state, state))
     delta = torch.rand(batch, tokens, inner, dtype=dtype) * 0.2
     A = -torch.arange(1, state + 1, dtype=dtype).repeat(inner, 1)
-    return [x.requires_grad_() for x in (u, delta, A, B, C, torch.randn(inner, dtype=dtype))]
+    D, h = torch.randn(inner, dtype=dtype), torch.randn(batch, inner, state, dtype=dtype)
+    return [x.requires_grad_() for x in (u, delta, A, B, C, D, h)]
 
 
-def token_by_token(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> Tensor:
-    h = u.new_zeros(u.shape[0], *A.shape)
+def token_by_token(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, h: Tensor
+) -> tuple[Tensor, Tensor]:
     y = []
     for t in range(u.shape[1]):
         h = torch.exp(delta[:, t, :, None] * A) * h + (delta * u)[:, t, :, None] * B[:, t, None]
         y.append((h * C[:, t, None]).sum(-1) + D * u[:, t])
-    return torch.stack(y, dim=1)
+    return torch.stack(y, dim=1), h
 
 
-def assert_same_gradients(actual: Tensor, expected: Tensor, inputs: list[Tensor]) -> None:
-    dy = torch.randn_like(expected)
-    ours, theirs = torch.autograd.grad(actual, inputs, dy), torch.autograd.grad(expected, inputs, dy)
+def assert_computes_the_recurrence(inputs: list[Tensor]) -> None:
+    """Outputs, last state, and the gradients of a random functional of both."""
+    actual, expected = selective_scan(*inputs), token_by_token(*inputs)
+    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
+    upstream = [torch.randn_like(result) for result in expected]
+    ours, theirs = (torch.autograd.grad(results, inputs, upstream) for results in (actual, expected))
     torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("tokens", [1, 2, 31, 32, 33, 1024 + 5])
-def test_outputs_and_gradients_are_the_recurrences(tokens: int) -> None:
-    inputs = make_inputs(tokens)
-    actual, expected = selective_scan(*inputs), token_by_token(*inputs)
-    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
-    assert_same_gradients(actual, expected, inputs)
+def test_outputs_state_and_gradients_are_the_recurrences(tokens: int) -> None:
+    assert_computes_the_recurrence(make_inputs(tokens))
 
 
 def test_many_short_segments_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SEGMENT_ENTRIES", 1)
-    inputs = make_inputs(tokens=101)
-    actual, expected = selective_scan(*inputs), token_by_token(*inputs)
-    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
-    assert_same_gradients(actual, expected, inputs)
+    assert_computes_the_recurrence(make_inputs(tokens=101))
+
+
+def test_without_a_state_it_starts_from_zero() -> None:
+    *inputs, h = make_inputs(tokens=9)
+    torch.testing.assert_close(selective_scan(*inputs), selective_scan(*inputs, torch.zeros_like(h)))
 
 
 def test_gradcheck() -> None:
@@ -69,19 +73,19 @@ def test_the_recurrence_starts_from_its_state(backwards: bool, expected: list[fl
 
 
 def test_decays_that_vanish_do_no_harm() -> None:
-    u, delta, A, B, C, D = (x.detach() for x in make_inputs(tokens=40, dtype=torch.float32))
-    inputs = [x.requires_grad_() for x in (u, delta, 1e6 * A, B, C, D)]
+    u, delta, A, *others = (x.detach() for x in make_inputs(tokens=40, dtype=torch.float32))
+    inputs = [x.requires_grad_() for x in (u, delta, 1e6 * A, *others)]
     actual, expected = selective_scan(*inputs), token_by_token(*inputs)
     torch.testing.assert_close(actual, expected)
-    assert all(gradient.isfinite().all() for gradient in torch.autograd.grad(actual.sum(), inputs))
+    assert all(gradient.isfinite().all() for gradient in torch.autograd.grad(actual[0].sum(), inputs))
 
 
 def test_the_state_is_float32_under_autocast() -> None:
     inputs = [x.detach().bfloat16() for x in make_inputs(tokens=70)]
-    exact = token_by_token(*(x.float() for x in inputs))
+    exact, _ = token_by_token(*(x.float() for x in inputs))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        actual = selective_scan(*inputs)
-    assert actual.dtype == torch.bfloat16
+        actual, h = selective_scan(*inputs)
+    assert (actual.dtype, h.dtype) == (torch.bfloat16, torch.float32)
     torch.testing.assert_close(actual, exact.bfloat16(), rtol=2**-7, atol=1e-3)
 
 
@@ -94,7 +98,7 @@ def test_a_segment_is_about_as_large_as_measured_best() -> None:
 def seconds(tokens: int) -> float:
     inputs = make_inputs(tokens, batch=1, inner=64, state=16, dtype=torch.float32)
     start = time.process_time()
-    torch.autograd.grad(selective_scan(*inputs).sum(), inputs)
+    torch.autograd.grad(selective_scan(*inputs)[0].sum(), inputs)
     return time.process_time() - start
 
 
@@ -111,7 +115,7 @@ import resource, sys, torch
 from ttt.layers.selective_scan import selective_scan
 T, E, N = int(sys.argv[1]), 64, 16
 u, delta, B, C = (torch.rand(1, T, width, requires_grad=True) for width in (E, E, N, N))
-selective_scan(u, delta, -torch.ones(E, N), B, C, torch.ones(E)).sum().backward()
+selective_scan(u, delta, -torch.ones(E, N), B, C, torch.ones(E))[0].sum().backward()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 """
 

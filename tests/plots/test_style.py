@@ -14,6 +14,7 @@ def test_methods_of_the_paper_differ_without_colour() -> None:
 
 def test_the_backbone_is_shown_where_a_layer_can_sit_in_several() -> None:
     assert look("ttt_linear", "transformer").label == "TTT-Linear (T)"
+    assert look("linear_attention", "transformer").label == "Linear attention (T)"
     assert look("mamba", "own").label == "Mamba"
     assert look("gla", "mamba").label == "gla (M)"
 

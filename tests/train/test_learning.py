@@ -20,7 +20,7 @@ def unigram_loss(config: TrainConfig) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["ttt_linear", "ttt_mlp", "transformer", "mamba"])
+@pytest.mark.parametrize("model", ["ttt_linear", "ttt_mlp", "linear_attention", "transformer", "mamba"])
 def test_the_loss_falls_below_a_unigram_models(
     configure: Callable[..., TrainConfig], tmp_path: Path, model: str
 ) -> None:

@@ -31,7 +31,7 @@ def test_the_rate_rises_over_a_tenth_and_falls_to_its_end(configure: Configure) 
     assert rates[middle] == pytest.approx((recipe.learning_rate + 1e-5) / 2, rel=0.02)
 
 
-@pytest.mark.parametrize("model", ["ttt_linear", "ttt_mlp", "transformer", "mamba"])
+@pytest.mark.parametrize("model", ["ttt_linear", "ttt_mlp", "linear_attention", "transformer", "mamba"])
 def test_only_matrices_decay(configure: Configure, model: str) -> None:
     config = configure(f"model={model}")
     built = model_of(config)

@@ -66,7 +66,7 @@ def test_another_seed_is_another_run(configure: Configure, tmp_path: Path) -> No
     assert (first / "metrics.parquet").read_bytes() != (second / "metrics.parquet").read_bytes()
 
 
-@pytest.mark.parametrize("model", ["ttt_linear", "ttt_mlp", "transformer", "mamba"])
+@pytest.mark.parametrize("model", ["ttt_linear", "ttt_mlp", "linear_attention", "transformer", "mamba"])
 @pytest.mark.parametrize("device_batch", [4, 1], ids=["whole", "accumulated"])
 def test_resumed_is_uninterrupted(configure: Configure, tmp_path: Path, model: str, device_batch: int) -> None:
     common = [f"model={model}", f"trainer.device_batch={device_batch}", "trainer.checkpoint_every=3"]

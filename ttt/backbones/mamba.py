@@ -10,6 +10,7 @@ from ttt.backbones.registry import register_backbone
 from ttt.backbones.transformer import TransformerBlock
 from ttt.config.schema import SizeConfig
 from ttt.layers.convolution import CausalConv
+from ttt.layers.state import State, named, part
 from ttt.layers.views import CONV_KERNEL
 
 
@@ -22,6 +23,8 @@ class MambaBackboneBlock(TransformerBlock):
         self.conv_norm = rms_norm(size.width)
         self.conv = CausalConv(size.width, CONV_KERNEL)
 
-    def forward(self, h_BTC: Tensor) -> Tensor:
+    def forward(self, h_BTC: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Convolves, then goes on as the Transformer block."""
-        return super().forward(h_BTC + self.conv(self.conv_norm(h_BTC)))
+        y_BTC, conv_state = self.conv(self.conv_norm(h_BTC), part(state, "conv"))
+        h_BTC, block_state = super().forward(h_BTC + y_BTC, state)
+        return h_BTC, named("conv", conv_state) | block_state

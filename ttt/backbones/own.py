@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from ttt.backbones.modules import rms_norm
 from ttt.backbones.registry import register_backbone
 from ttt.config.schema import SizeConfig
+from ttt.layers.state import State, named, part
 
 
 @register_backbone("own", layers_per_block=2)
@@ -23,6 +24,7 @@ class OwnBlock(nn.Module):
         self.layer_norm = rms_norm(size.width)
         self.layer = layer
 
-    def forward(self, h_BTC: Tensor) -> Tensor:
+    def forward(self, h_BTC: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Adds what the layer says."""
-        return h_BTC + self.layer(self.layer_norm(h_BTC))
+        y_BTC, layer_state = self.layer(self.layer_norm(h_BTC), part(state, "layer"))
+        return h_BTC + y_BTC, named("layer", layer_state)

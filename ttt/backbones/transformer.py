@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from ttt.backbones.modules import SwiGLU, rms_norm
 from ttt.backbones.registry import register_backbone
 from ttt.config.schema import SizeConfig
+from ttt.layers.state import State, named, part
 
 
 @register_backbone("transformer")
@@ -21,7 +22,8 @@ class TransformerBlock(nn.Module):
         self.mlp_norm = rms_norm(size.width)
         self.mlp = SwiGLU(size.width, size.mlp_hidden, size.init_std)
 
-    def forward(self, h_BTC: Tensor) -> Tensor:
+    def forward(self, h_BTC: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Adds what the sequence layer and the feed-forward part say."""
-        h_BTC = h_BTC + self.layer(self.layer_norm(h_BTC))
-        return h_BTC + self.mlp(self.mlp_norm(h_BTC))
+        y_BTC, layer_state = self.layer(self.layer_norm(h_BTC), part(state, "layer"))
+        h_BTC = h_BTC + y_BTC
+        return h_BTC + self.mlp(self.mlp_norm(h_BTC)), named("layer", layer_state)

@@ -20,9 +20,10 @@ from omegaconf import DictConfig, OmegaConf
 import ttt.layers
 from ttt.cli.errors import exit_with_one_line
 from ttt.config.assets import assets
+from ttt.config.bench import InnerBenchConfig, ModelBenchConfig
 from ttt.config.errors import UserError, bad_value
 from ttt.config.layers import SHIPPED
-from ttt.config.schema import EvalConfig, TrainConfig
+from ttt.config.schema import EvalConfig, LayerConfig, TrainConfig
 
 REGISTRATION = re.compile(r"^@register_layer\(\"(\w+)\"", re.MULTILINE)
 NOT_A_NAME = re.compile(r"(?<![^,])(\d+|null|true|false)(?![^,])", re.IGNORECASE)
@@ -37,6 +38,8 @@ def register_schemas() -> None:
     store = ConfigStore.instance()
     store.store(group="schema", name="train", node=TrainConfig, package="_global_")
     store.store(group="schema", name="eval", node=EvalConfig, package="_global_")
+    store.store(group="schema", name="bench_inner", node=InnerBenchConfig, package="_global_")
+    store.store(group="schema", name="bench_model", node=ModelBenchConfig, package="_global_")
     for name, schema in SHIPPED.items():
         store.store(group="schema/model", name=name, node=schema)
     for name, layer in added_layers().items():
@@ -77,6 +80,15 @@ def run_with_config(config_name: str, schema: type[C], command: Callable[[C, lis
         sys.argv[1:] = [quote_option(argument) for argument in flags_first(sys.argv[1:])]
         register_schemas()
         hydra.main(version_base="1.3", config_path=str(assets() / "conf"), config_name=config_name)(job)()
+
+
+def layer_config(name: str, ctx: int) -> LayerConfig:
+    """The layer of ``ttt-train model=<name>`` at a context of ``ctx`` tokens, for a command that Hydra runs.
+
+    Raises:
+        MissingConfigException: no such option of the group.
+    """
+    return as_object(hydra.compose("train", [quote_option(f"model={name}"), f"ctx.length={ctx}"]), TrainConfig).model
 
 
 def flags_first(arguments: list[str]) -> list[str]:

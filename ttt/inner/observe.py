@@ -60,9 +60,9 @@ def observe(
         W_i, last = _steps(loop, norm, state, piece, tau)
         W_previous = tuple(torch.cat((w[:, :, None], w_i[:, :, :-1]), 2) for w, w_i in zip(W_before, W_i, strict=True))
         W_0 = tuple(w[:, None] for w in W_init)
-        losses = (_losses(loop, norm, W, piece) for W in (W_0, W_previous, W_i))
+        initial, before, after = (_losses(loop, norm, W, piece) for W in (W_0, W_previous, W_i))
         change = tuple(w - v for w, v in zip(W_i, W_previous, strict=True))
-        observations.append(Observation(*losses, _norm(change), _norm(W_i)))
+        observations.append(Observation(initial, before, after, _norm(change), _norm(W_i)))
         outputs.append(_each(loop, norm, W_i, piece.q))
         state = last
     together = Observation(*(torch.cat(parts, dim=2) for parts in zip(*observations, strict=True)))

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from ttt.config.layers import AttentionConfig
 from ttt.layers.flops import count_flops
 from ttt.layers.registry import LayerSpec, register_layer
-from ttt.layers.rope import rope_tables, rotate
+from ttt.layers.rope import rotated
+from ttt.layers.state import State, named, part
 from ttt.layers.views import Output, Views, merge_heads
 
 
@@ -19,7 +20,7 @@ class Attention(nn.Module):
     """Multi-head attention as in Llama (the TTT paper's Transformer baseline, Section 3). [B, T, C] -> [B, T, C].
 
     Any floating dtype. ``spec.conv_gate`` puts the Mamba backbone's convolutions and gate around it, as around
-    every other layer.
+    every other layer. The state has the rotated ``keys`` and the ``values`` of all tokens so far, each [B, H, T, D].
     """
 
     def __init__(self, config: AttentionConfig, spec: LayerSpec) -> None:
@@ -31,20 +32,26 @@ class Attention(nn.Module):
     def flops(self, tokens: int) -> int:
         """FLOPs of the matrix products of a forward pass; of q k^T and of the product with v all T x T pairs count."""
         pairs = 4 * tokens * tokens * self.width
-        return pairs + sum(count_flops(part, tokens) for part in (self.views, self.output))
+        return pairs + sum(count_flops(module, tokens) for module in (self.views, self.output))
 
-    def forward(self, x_BTC: Tensor) -> Tensor:
+    def forward(self, x_BTC: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Attends from every token to itself and those before it."""
-        q_BHTD, k_BHTD, v_BHTD = self.views(x_BTC)
-        z_BHTD = F.scaled_dot_product_attention(*self._rotated(q_BHTD, k_BHTD), v_BHTD, is_causal=True)
-        return self.output(merge_heads(z_BHTD), x_BTC)
+        (q_BHTD, k_BHTD, v_BHTD), views_state = self.views(x_BTC, part(state, "views"))
+        past = state["keys"].shape[2] if state else 0
+        positions = past + torch.arange(q_BHTD.shape[2], device=q_BHTD.device)
+        q_BHTD, k_BHTD = rotated(q_BHTD, k_BHTD, positions, self.rope_base)
+        if state:
+            k_BHTD = torch.cat((state["keys"], k_BHTD), dim=2)
+            v_BHTD = torch.cat((state["values"], v_BHTD), dim=2)
+        z_BHTD = _attend(q_BHTD, k_BHTD, v_BHTD)
+        # Contiguous, because safetensors writes nothing else.
+        own_state = {"keys": k_BHTD, "values": v_BHTD.contiguous()}
+        return self.output(merge_heads(z_BHTD), x_BTC), named("views", views_state) | own_state
 
-    def _rotated(self, q_BHTD: Tensor, k_BHTD: Tensor) -> tuple[Tensor, Tensor]:
-        """Queries and keys turned by their absolute positions 0 ... T - 1, in float32 at least.
 
-        The tables are made anew on every call: that is 1 % of forward and backward at 512 tokens, and less beyond.
-        """
-        *_, T, D = q_BHTD.shape
-        positions = torch.arange(T, device=q_BHTD.device)
-        cos, sin = rope_tables(positions, D, self.rope_base, torch.promote_types(q_BHTD.dtype, torch.float32))
-        return rotate(q_BHTD, cos, sin).to(q_BHTD.dtype), rotate(k_BHTD, cos, sin).to(k_BHTD.dtype)
+def _attend(q_BHTD: Tensor, k_BHSD: Tensor, v_BHSD: Tensor) -> Tensor:
+    """From the last T of S tokens to all up to themselves."""
+    T, S = q_BHTD.shape[2], k_BHSD.shape[2]
+    # A mask costs a tensor [T, S] and torch's fastest forms: only a piece of several tokens after others needs one.
+    mask = torch.ones(T, S, dtype=torch.bool, device=q_BHTD.device).tril(S - T) if 1 < T < S else None
+    return F.scaled_dot_product_attention(q_BHTD, k_BHSD, v_BHSD, attn_mask=mask, is_causal=T == S)

@@ -3,8 +3,11 @@
 Shapes: B batch, T tokens, C channels, K kernel width.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from ttt.layers.state import State
 
 
 class CausalConv(nn.Module):
@@ -18,7 +21,11 @@ class CausalConv(nn.Module):
         reference = nn.Conv1d(channels, channels, kernel_size, groups=channels)
         self.weight, self.bias = reference.weight, reference.bias
 
-    def forward(self, x_BTC: Tensor) -> Tensor:
-        """Filters every channel; before the first token stand zeros."""
-        x_BCT = F.pad(x_BTC.transpose(1, 2), (self.weight.shape[-1] - 1, 0))
-        return F.conv1d(x_BCT, self.weight, self.bias, groups=self.weight.shape[0]).transpose(1, 2)
+    def forward(self, x_BTC: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """Filters every channel; before the first token stand zeros. The state: the last ``inputs`` [B, K - 1, C]."""
+        B, T, C = x_BTC.shape
+        before = state["inputs"] if state else x_BTC.new_zeros(B, self.weight.shape[-1] - 1, C)
+        inputs = torch.cat((before, x_BTC), dim=1)
+        y_BCT = F.conv1d(inputs.transpose(1, 2), self.weight, self.bias, groups=C)
+        # A copy, because a view would keep all inputs in memory, and in a file.
+        return y_BCT.transpose(1, 2), {"inputs": inputs[:, T:].clone()}

@@ -16,12 +16,16 @@ from ttt.layers.convolution import CausalConv
 from ttt.layers.flops import count_flops
 from ttt.layers.registry import LayerSpec, register_layer
 from ttt.layers.selective_scan import selective_scan
+from ttt.layers.state import State, named, part
 from ttt.layers.views import linear
 
 DELTA_MIN, DELTA_MAX, DELTA_FLOOR = 1e-3, 1e-1, 1e-4
 
-GatedScan = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
-"""``(u_BTE, dt_BTE, A_EN, B_BTN, C_BTN, D_E, z_BTE, dt_bias_E)``: scans with softplus(dt + dt_bias), times SiLU(z)."""
+GatedScan = Callable[
+    [Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]
+]
+"""``(u_BTE, dt_BTE, A_EN, B_BTN, C_BTN, D_E, z_BTE, dt_bias_E, h_BEN)``: scans from h with softplus(dt + dt_bias);
+gives the result times SiLU(z) and the last state."""
 
 
 @register_layer("mamba", MambaConfig, backbones=("own", "transformer"))
@@ -31,6 +35,8 @@ class Mamba(nn.Module):
     Any floating dtype; ``A_log``, ``D`` and the state stay in float32 under autocast. Initial values are the
     authors', but for ``in_proj``, ``x_proj`` and ``out_proj``: normal with ``spec.init_std``, so that one recipe
     serves the whole model. ``out_proj`` is then divided by the root of ``spec.depth``, as the authors do.
+
+    The state has ``h`` [B, E, N], in float32 at least, beside the convolution's.
     """
 
     no_weight_decay = ("A_log",)
@@ -50,24 +56,26 @@ class Mamba(nn.Module):
     def flops(self, tokens: int) -> int:
         """FLOPs of the matrix products and of the scan of a forward pass over one sequence of ``tokens`` tokens."""
         read_state = 2 * tokens * self.A_log.numel()
-        products = read_state + sum(count_flops(part, tokens) for part in self.children())
+        products = read_state + sum(count_flops(module, tokens) for module in self.children())
         return products + self.elementwise_flops(tokens)
 
     def elementwise_flops(self, tokens: int) -> int:
         """FLOPs of the scan's recurrence: per entry of the state delta A, its exponential, delta B u and a h + x."""
         return 6 * tokens * self.A_log.numel()
 
-    def forward(self, x_BTC: Tensor) -> Tensor:
+    def forward(self, x_BTC: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Convolves, scans with parameters chosen by the input, gates."""
         x_BTE, z_BTE = self.in_proj(x_BTC).chunk(2, dim=-1)
-        u_BTE = F.silu(self.conv1d(x_BTE))
+        x_BTE, conv_state = self.conv1d(x_BTE, part(state, "conv1d"))
+        u_BTE = F.silu(x_BTE)
         rank, N = self.dt_proj.in_features, self.A_log.shape[1]
         dt_BTR, B_BTN, C_BTN = self.x_proj(u_BTE).split((rank, N, N), dim=-1)
         # The bias joins within the scan, where it stays in float32 under autocast.
         dt_BTE = F.linear(dt_BTR, self.dt_proj.weight)
-        scan = choose_scan(x_BTC.device)
-        y_BTE = scan(u_BTE, dt_BTE, -self.A_log.exp(), B_BTN, C_BTN, self.D, z_BTE, self.dt_proj.bias)
-        return self.out_proj(y_BTE)
+        h_BEN = state["h"] if state else None
+        scan = choose_scan(x_BTC.device, h_BEN)
+        y_BTE, h_BEN = scan(u_BTE, dt_BTE, -self.A_log.exp(), B_BTN, C_BTN, self.D, z_BTE, self.dt_proj.bias, h_BEN)
+        return self.out_proj(y_BTE), named("conv1d", conv_state) | {"h": h_BEN}
 
 
 def _delta_projection(rank: int, inner: int) -> nn.Linear:
@@ -81,9 +89,12 @@ def _delta_projection(rank: int, inner: int) -> nn.Linear:
     return layer
 
 
-def choose_scan(device: torch.device) -> GatedScan:
-    """The authors' CUDA kernel where it is installed and can run, the plain form elsewhere."""
-    fast = fast_scan() if device.type == "cuda" else None
+def choose_scan(device: torch.device, h_BEN: Tensor | None) -> GatedScan:
+    """The authors' CUDA kernel where it is installed and can run, the plain form elsewhere.
+
+    The kernel begins with h = 0: it cannot go on from a state.
+    """
+    fast = fast_scan() if device.type == "cuda" and h_BEN is None else None
     return fast or plain_scan
 
 
@@ -96,17 +107,20 @@ def plain_scan(
     D_E: Tensor,
     z_BTE: Tensor,
     dt_bias_E: Tensor,
-) -> Tensor:
+    h_BEN: Tensor | None,
+) -> tuple[Tensor, Tensor]:
     """A ``GatedScan`` on any device."""
     delta_BTE = F.softplus(dt_BTE + dt_bias_E)
-    return selective_scan(u_BTE, delta_BTE, A_EN, B_BTN, C_BTN, D_E) * F.silu(z_BTE)
+    y_BTE, h_BEN = selective_scan(u_BTE, delta_BTE, A_EN, B_BTN, C_BTN, D_E, h_BEN)
+    return y_BTE * F.silu(z_BTE), h_BEN
 
 
 @cache
 def fast_scan() -> GatedScan | None:
     """The ``mamba_ssm`` package's fused kernel as a ``GatedScan``, or None if the package does not import.
 
-    The kernel itself has not been run with this adapter: the tests put the package's reference formula in its place.
+    It starts from h = 0 only, and no gradient passes through its last state, which is therefore detached. The kernel
+    itself has not been run with this adapter: the tests put the package's reference formula in its place.
     """
     try:
         from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
@@ -122,10 +136,15 @@ def fast_scan() -> GatedScan | None:
         D_E: Tensor,
         z_BTE: Tensor,
         dt_bias_E: Tensor,
-    ) -> Tensor:
+        h_BEN: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        assert h_BEN is None
         # The kernel wants time last, and what belongs to no token in float32.
         u, dt, B, C, z = (x.transpose(1, 2) for x in (u_BTE, dt_BTE, B_BTN, C_BTN, z_BTE))
         A, D, bias = A_EN.float(), D_E.float(), dt_bias_E.float()
-        return selective_scan_fn(u, dt, A, B, C, D, z=z, delta_bias=bias, delta_softplus=True).transpose(1, 2)
+        y_BET, last_BEN = selective_scan_fn(
+            u, dt, A, B, C, D, z=z, delta_bias=bias, delta_softplus=True, return_last_state=True
+        )
+        return y_BET.transpose(1, 2), last_BEN.detach()
 
     return scan

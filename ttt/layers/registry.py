@@ -52,7 +52,7 @@ L = TypeVar("L", bound=type[nn.Module])
 
 
 def register_layer(name: str, schema: type[LayerConfig], backbones: tuple[str, ...]) -> Callable[[L], L]:
-    """Class decorator: ``model=name`` builds ``cls(config, spec)``, a sequence module as ``ttt.layers.state`` has it."""
+    """Class decorator: ``model=name`` builds ``cls(config, spec)``, a sequence module (``ttt.layers.state``)."""
 
     def register(cls: L) -> L:
         _LAYERS[name] = LayerType(cls, schema, backbones)

@@ -23,8 +23,16 @@ SEGMENT_ENTRIES = 2**20
 SHORTEST_CHUNK, LONGEST_CHUNK = 4, 32
 
 
-def selective_scan(u_BTE: Tensor, delta_BTE: Tensor, A_EN: Tensor, B_BTN: Tensor, C_BTN: Tensor, D_E: Tensor) -> Tensor:
-    """h_t = exp(delta_t A) h_{t-1} + delta_t B_t u_t, y_t = C_t h_t + D u_t, from h = 0.
+def selective_scan(
+    u_BTE: Tensor,
+    delta_BTE: Tensor,
+    A_EN: Tensor,
+    B_BTN: Tensor,
+    C_BTN: Tensor,
+    D_E: Tensor,
+    h_BEN: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """h_t = exp(delta_t A) h_{t-1} + delta_t B_t u_t, y_t = C_t h_t + D u_t.
 
     Mamba's Algorithm 2 with Equation 2, discretised as the authors' ``selective_scan_ref`` does. No division and no
     logarithm, so decays exp(delta_t A) that vanish do no harm.
@@ -36,17 +44,19 @@ def selective_scan(u_BTE: Tensor, delta_BTE: Tensor, A_EN: Tensor, B_BTN: Tensor
         B_BTN: input matrices.
         C_BTN: output matrices.
         D_E: the skip.
+        h_BEN: the state before the first token; None: zero.
 
     Returns:
-        y [B, T, E] in the dtype of ``u_BTE``.
+        y [B, T, E] in the dtype of ``u_BTE``, and the last state [B, E, N].
     """
     (batch, T, _), dtype = u_BTE.shape, torch.promote_types(u_BTE.dtype, torch.float32)
-    L = chunk_length(batch * A_EN.numel())
+    L = min(chunk_length(batch * A_EN.numel()), T)
+    h_BEN = A_EN.new_zeros(batch, *A_EN.shape) if h_BEN is None else h_BEN
     with torch.autocast(u_BTE.device.type, enabled=False):
         # Contiguous, because a convolution leaves its tokens side by side, not its channels: a quarter of the speed.
         u, delta, B, C = (_whole_chunks(x.to(dtype).contiguous(), L) for x in (u_BTE, delta_BTE, B_BTN, C_BTN))
-        y = SelectiveScan.apply(u, delta, A_EN.to(dtype), B, C, L) + D_E.to(dtype) * u
-        return y[:, :T].to(u_BTE.dtype)
+        y, h_BEN = SelectiveScan.apply(u, delta, A_EN.to(dtype), B, C, h_BEN.to(dtype), L)
+        return (y + D_E.to(dtype) * u)[:, :T].to(u_BTE.dtype), h_BEN
 
 
 def chunk_length(state_entries: int) -> int:
@@ -65,35 +75,36 @@ def _whole_chunks(x_BTX: Tensor, L: int) -> Tensor:
 
 
 class SelectiveScan(torch.autograd.Function):
-    """The scan without its skip: ``apply(u_BTE, delta_BTE, A_EN, B_BTN, C_BTN, L)`` gives y [B, T, E].
+    """The scan without its skip: ``apply(u_BTE, delta_BTE, A_EN, B_BTN, C_BTN, h_BEN, L)`` gives y [B, T, E] and h.
 
     All of one dtype; T a multiple of L.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, u_BTE: Tensor, delta_BTE: Tensor, A_EN: Tensor, B_BTN: Tensor, C_BTN: Tensor, L: int
-    ) -> Tensor:
+        ctx: Any, u_BTE: Tensor, delta_BTE: Tensor, A_EN: Tensor, B_BTN: Tensor, C_BTN: Tensor, h_BEN: Tensor, L: int
+    ) -> tuple[Tensor, Tensor]:
         """Segment after segment; keeps the inputs and the state that each segment starts from."""
         segments = [slice(t, t + L * L) for t in range(0, u_BTE.shape[1], L * L)]
         y_BTE = torch.empty_like(u_BTE)
-        starts = A_EN.new_zeros(len(segments) + 1, u_BTE.shape[0], *A_EN.shape)
+        starts = h_BEN.new_empty(len(segments), *h_BEN.shape)
         for i, s in enumerate(segments):
-            _, h_BSEN = _decays_and_states(u_BTE[:, s], delta_BTE[:, s], A_EN, B_BTN[:, s], starts[i], L)
+            starts[i] = h_BEN
+            _, h_BSEN = _decays_and_states(u_BTE[:, s], delta_BTE[:, s], A_EN, B_BTN[:, s], h_BEN, L)
             y_BTE[:, s] = torch.einsum("bsen,bsn->bse", h_BSEN, C_BTN[:, s])
-            starts[i + 1] = h_BSEN[:, -1]
+            h_BEN = h_BSEN[:, -1]
         ctx.save_for_backward(u_BTE, delta_BTE, A_EN, B_BTN, C_BTN, starts)
         ctx.segments, ctx.L = segments, L
-        return y_BTE
+        return y_BTE, h_BEN.clone()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy_BTE: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, dy_BTE: Tensor, dh_BEN: Tensor) -> tuple[Tensor | None, ...]:
         """Segments from last to first, handing back the gradient dh of the state that each starts from."""
         u_BTE, delta_BTE, A_EN, B_BTN, C_BTN, starts = ctx.saved_tensors
         inputs = u_BTE, delta_BTE, B_BTN, C_BTN
         gradients = [torch.empty_like(x) for x in inputs]
-        dA_EN, dh_BEN = torch.zeros_like(A_EN), torch.zeros_like(starts[0])
+        dA_EN = torch.zeros_like(A_EN)
         for i, s in reversed(list(enumerate(ctx.segments))):
             tokens = (x[:, s] for x in (*inputs, dy_BTE))
             *of_tokens, of_A, dh_BEN = _segment_gradients(A_EN, starts[i], dh_BEN, ctx.L, *tokens)
@@ -101,7 +112,7 @@ class SelectiveScan(torch.autograd.Function):
                 gradient[:, s] = part
             dA_EN += of_A
         du_BTE, ddelta_BTE, dB_BTN, dC_BTN = gradients
-        return du_BTE, ddelta_BTE, dA_EN, dB_BTN, dC_BTN, None
+        return du_BTE, ddelta_BTE, dA_EN, dB_BTN, dC_BTN, dh_BEN, None
 
 
 def _decays_and_states(

@@ -12,6 +12,7 @@ from ttt.inner.eta import inner_learning_rate, token_scale
 from ttt.inner.flops import inner_flops
 from ttt.inner.layer_norm import EPS, LayerNormParams
 from ttt.inner.loop import InnerLoop, InnerState, Tokens
+from ttt.inner.models.base import Params
 from ttt.inner.models.registry import make_inner_model
 from ttt.kernels.dispatch import choose_form
 from ttt.layers.flops import count_flops
@@ -96,6 +97,14 @@ class TTT(nn.Module):
         y_BTC = self.output(self.post_norm(merge_heads(z_BHTD.to(x_BTC.dtype))), x_BTC)
         return y_BTC, named("views", views_state) | named("inner", pack(self._names, inner_state))
 
+    def initial_weights(self, dtype: torch.dtype) -> Params:
+        """W_0, the inner model's parameters before the first token, each [H, ...]."""
+        if self.W_init:
+            return tuple(self.W_init[name].to(dtype) for name in self._names)
+        shapes = self.loop.model.shapes(self.head_dim).values()
+        device = self.eta_warmup.device
+        return tuple(torch.zeros(self.heads, *shape, device=device, dtype=dtype) for shape in shapes)
+
     @property
     def _names(self) -> list[str]:
         return list(self.loop.model.shapes(self.head_dim))
@@ -103,11 +112,7 @@ class TTT(nn.Module):
     def _inner_state(self, state: State, batch: int, dtype: torch.dtype) -> InnerState:
         if state:
             return unpack(self._names, state, self.loop.momentum > 0)
-        if self.W_init:
-            return self.loop.start(tuple(self.W_init[name].to(dtype) for name in self._names), batch)
-        shapes = self.loop.model.shapes(self.head_dim).values()
-        device = self.eta_warmup.device
-        return self.loop.start(tuple(torch.zeros(self.heads, *s, device=device, dtype=dtype) for s in shapes), batch)
+        return self.loop.start(self.initial_weights(dtype), batch)
 
     def _rotated(self, q: Tensor, k: Tensor, place: int) -> tuple[Tensor, Tensor]:
         # Positions restart in every mini-batch: earlier tokens are known through W, not through attention.

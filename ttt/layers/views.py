@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ttt.layers.convolution import CausalConv
 from ttt.layers.registry import LayerSpec
+from ttt.layers.state import State, named, part
 
 CONV_KERNEL = 4
 
@@ -35,16 +36,20 @@ class Views(nn.Module):
         self.conv_q = CausalConv(spec.width, CONV_KERNEL) if spec.conv_gate else None
         self.conv_k = CausalConv(spec.width, CONV_KERNEL) if spec.conv_gate else None
 
-    def forward(self, x_BTC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, x_BTC: Tensor, state: State | None = None) -> tuple[tuple[Tensor, Tensor, Tensor], State]:
         """Projects, convolves where the backbone asks for it, and splits the heads."""
+        q_BTC, k_BTC, left = self._query_and_key(x_BTC, state)
+        return (self._heads(q_BTC), self._heads(k_BTC), self._heads(self.v(x_BTC))), left
+
+    def _query_and_key(self, x_BTC: Tensor, state: State | None) -> tuple[Tensor, Tensor, State]:
         if self.k is not None:
-            q_BTC, k_BTC = self.q(x_BTC), self.k(x_BTC)
-        else:
-            assert self.conv_q is not None
-            assert self.conv_k is not None
-            shared_BTC = self.q(x_BTC)
-            q_BTC, k_BTC = self.conv_q(shared_BTC), self.conv_k(shared_BTC)
-        return self._heads(q_BTC), self._heads(k_BTC), self._heads(self.v(x_BTC))
+            return self.q(x_BTC), self.k(x_BTC), {}
+        assert self.conv_q is not None
+        assert self.conv_k is not None
+        shared_BTC = self.q(x_BTC)
+        q_BTC, q_state = self.conv_q(shared_BTC, part(state, "conv_q"))
+        k_BTC, k_state = self.conv_k(shared_BTC, part(state, "conv_k"))
+        return q_BTC, k_BTC, named("conv_q", q_state) | named("conv_k", k_state)
 
     def _heads(self, x_BTC: Tensor) -> Tensor:
         return x_BTC.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)

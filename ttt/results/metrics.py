@@ -18,10 +18,8 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from ttt.config.errors import UserError
-from ttt.results.atomic import write_bytes
+from ttt.results.parquet import read_table, write_table
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -98,9 +96,7 @@ class MetricLog:
         Raises:
             UserError: the file cannot be written.
         """
-        sink = pa.BufferOutputStream()
-        pq.write_table(self._table(), sink, compression="zstd")
-        write_bytes(self.path, sink.getvalue().to_pybytes())
+        write_table(self.path, self._table())
 
     def _table(self) -> pa.Table:
         rows = sorted(self._values.items(), key=lambda row: row[0]._replace(position=row[0].position or 0))
@@ -122,12 +118,4 @@ def read_metrics(path: Path) -> pa.Table:
     Raises:
         UserError: no such file, or not a table of metrics.
     """
-    try:
-        names = pq.read_schema(path).names
-        if names != SCHEMA.names:
-            raise pa.ArrowInvalid(f"columns {', '.join(names)} instead of {', '.join(SCHEMA.names)}")
-        with pq.ParquetFile(path, read_dictionary=TEXT_COLUMNS) as file:
-            return file.read()
-    except (OSError, pa.ArrowInvalid) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path}: not a table of metrics ({reason}); restore or remove the run's folder") from error
+    return read_table(path, SCHEMA, TEXT_COLUMNS, "metrics")

@@ -1,9 +1,10 @@
 """A run's folder and its record: everything about a run that is not a curve."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypedDict, cast
+from typing import Literal, NotRequired, TypedDict, cast
 
 from ttt.config.errors import UserError
 from ttt.config.schema import Resolved
@@ -35,6 +36,11 @@ class RunFolder:
     def metrics(self) -> Path:
         """One long table, see ``ttt.results.metrics``."""
         return self.path / "metrics.parquet"
+
+    @property
+    def inner_loss(self) -> Path:
+        """What a probe saw in the inner loops, see ``ttt.results.inner_loss``; most runs have none."""
+        return self.path / "inner_loss.parquet"
 
     @property
     def checkpoints(self) -> Path:
@@ -96,7 +102,8 @@ class Record(TypedDict):
 
     ``error`` is one line when ``status`` is "failed". ``steps`` and ``tokens`` were done; the run ends after
     ``steps_planned``. ``training_flops`` is the whole run's. ``results`` has one evaluation for each split evaluated.
-    ``versions`` comes from ``provenance.versions``.
+    ``versions`` comes from ``provenance.versions``. ``warnings`` are lines ``subject: text`` about what went wrong
+    without ending the run; most records have none.
     """
 
     schema_version: int
@@ -121,6 +128,7 @@ class Record(TypedDict):
     last_checkpoint: str | None
     results: dict[str, Evaluation]
     timing: Timing
+    warnings: NotRequired[list[str]]
 
 
 def write_record(path: Path, record: Record) -> None:
@@ -130,6 +138,13 @@ def write_record(path: Path, record: Record) -> None:
         UserError: the file cannot be written.
     """
     write_text(path, json.dumps(record, indent=2) + "\n")
+
+
+def put_warnings(record: Record, texts: Mapping[str, str]) -> None:
+    """Adds a line for each subject of ``texts``, in the place of an earlier one about the same subject."""
+    if texts:
+        kept = [line for line in record.get("warnings", []) if line.partition(": ")[0] not in texts]
+        record["warnings"] = kept + [f"{subject}: {text}" for subject, text in texts.items()]
 
 
 def read_record(path: Path) -> Record:

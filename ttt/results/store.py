@@ -10,6 +10,10 @@ import pandas as pd
 import pyarrow as pa
 
 from ttt.config.errors import UserError
+from ttt.results.benchmarks import BENCHMARK_FILE, Benchmark, read_benchmark
+from ttt.results.inner_loss import SCHEMA as INNER_LOSS_SCHEMA
+from ttt.results.inner_loss import TEXT_COLUMNS as INNER_LOSS_TEXT
+from ttt.results.inner_loss import read_inner_loss
 from ttt.results.metrics import SCHEMA, TEXT_COLUMNS, Split, read_metrics
 from ttt.results.record import RECORD_FILE, Record, RunFolder, read_record
 from ttt.results.variants import METHOD, SETTING, settings_of, variants
@@ -47,10 +51,39 @@ RUN_COLUMNS: dict[str, tuple[str, str]] = {
 }
 """Column of ``Results.runs`` -> where the record holds it, and its dtype; missing where the record has none."""
 
+BENCHMARK_COLUMNS: dict[str, tuple[str, str]] = {
+    "benchmark_id": ("benchmark_id", "string"),
+    "kind": ("kind", "string"),
+    "started": ("started", "string"),
+    "cpu": ("machine.cpu", "string"),
+    "cores": ("machine.cores", "Int64"),
+    "threads": ("machine.threads", "Int64"),
+    "width": ("settings.width", "Int64"),
+    "heads": ("settings.heads", "Int64"),
+    "dtype": ("settings.dtype", "string"),
+    "rounds": ("settings.rounds", "Int64"),
+}
+"""Column of ``Results.benchmarks`` -> where the benchmark's file holds it, and its dtype."""
+
+MEASUREMENT_COLUMNS = {
+    "model": "string",
+    "form": "string",
+    "checkpoint_group": "Int64",
+    "tokens": "Int64",
+    "mini_batch_size": "Int64",
+    "batch": "Int64",
+    "measure": "string",
+    "value": "float64",
+    "low": "float64",
+    "high": "float64",
+    "unit": "string",
+}
+"""Further columns of ``Results.benchmarks``, the keys of ``ttt.results.benchmarks.Row``, and their dtypes."""
+
 
 @dataclass(frozen=True)
 class Results:
-    """Every run found.
+    """Every run and every benchmark found.
 
     Attributes:
         runs: one row a run, indexed from 0: ``RUN_COLUMNS``; ``run_dir``, the run's folder; and ``variant``, the
@@ -58,12 +91,16 @@ class Results:
             of these are seeds of one another.
         metrics: the rows of all ``metrics.parquet`` (columns of ``ttt.results.metrics``); text is categorical,
             ``position`` nullable.
+        inner_loss: the rows of all ``inner_loss.parquet`` (columns of ``ttt.results.inner_loss``); text is categorical.
         left_out: folder of a run that is not in the tables -> folder of the same run that is.
+        benchmarks: one row a measurement: ``BENCHMARK_COLUMNS`` and ``MEASUREMENT_COLUMNS``.
     """
 
     runs: pd.DataFrame
     metrics: pd.DataFrame
+    inner_loss: pd.DataFrame
     left_out: dict[Path, Path]
+    benchmarks: pd.DataFrame
 
     def select(self, split: Split, metric: str, by_position: bool = False) -> pd.DataFrame:
         """The rows of one metric whose value is finite, in their order: run_id, step, position, value.
@@ -80,12 +117,13 @@ class Results:
 
 
 def load_results(folder: Path) -> Results:
-    """Every run below ``folder``, at any depth, sorted by path; a run without metrics yet has only its row of ``runs``.
+    """Every run and benchmark below ``folder``, at any depth, sorted by path.
 
-    Of several folders with the same run_id, that is with the same configuration, the one with the most steps counts.
+    A run without metrics yet has only its row of ``runs``. Of several folders with the same run_id, that is with the
+    same configuration, the one with the most steps counts.
 
     Raises:
-        UserError: no such folder, or a file in it that is not what a run writes.
+        UserError: no such folder, or a file in it that is not what a run or a benchmark writes.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give one that holds runs of ttt-train")
@@ -95,7 +133,8 @@ def load_results(folder: Path) -> Results:
         longest[records[path]["run_id"]] = path
     counted = {path: record for path, record in records.items() if longest[record["run_id"]] == path}
     left_out = {path: longest[record["run_id"]] for path, record in records.items() if path not in counted}
-    return Results(_runs(counted), _metrics(counted), left_out)
+    benchmarks = [read_benchmark(path) for path in sorted(folder.rglob(BENCHMARK_FILE))]
+    return Results(_runs(counted), _metrics(counted), _inner_loss(counted), left_out, _benchmarks(benchmarks))
 
 
 def _runs(records: dict[Path, Record]) -> pd.DataFrame:
@@ -111,7 +150,7 @@ def _runs(records: dict[Path, Record]) -> pd.DataFrame:
     return runs
 
 
-def _lookup(record: Record, key: str) -> Any:
+def _lookup(record: Record | Benchmark, key: str) -> Any:
     value: Any = record
     for part in key.split("."):
         value = value.get(part) if isinstance(value, dict) else None
@@ -120,7 +159,26 @@ def _lookup(record: Record, key: str) -> Any:
 
 def _metrics(folders: Iterable[Path]) -> pd.DataFrame:
     tables = [read_metrics(path) for path in (RunFolder(folder).metrics for folder in folders) if path.exists()]
-    empty = SCHEMA.empty_table()
-    table = pa.concat_tables(tables).unify_dictionaries() if tables else empty
-    metrics = table.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
+    metrics = _together(tables, SCHEMA).to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
     return metrics.astype({"step": "int64"} | dict.fromkeys(TEXT_COLUMNS, "category"))
+
+
+def _inner_loss(folders: Iterable[Path]) -> pd.DataFrame:
+    paths = (RunFolder(folder).inner_loss for folder in folders)
+    tables = [read_inner_loss(path) for path in paths if path.exists()]
+    return _together(tables, INNER_LOSS_SCHEMA).to_pandas().astype(dict.fromkeys(INNER_LOSS_TEXT, "category"))
+
+
+def _together(tables: list[pa.Table], schema: pa.Schema) -> pa.Table:
+    return pa.concat_tables(tables).unify_dictionaries() if tables else schema.empty_table()
+
+
+def _benchmarks(benchmarks: Iterable[Benchmark]) -> pd.DataFrame:
+    rows: list[dict[str, Any]] = []
+    for benchmark in benchmarks:
+        whole = {column: _lookup(benchmark, key) for column, (key, _) in BENCHMARK_COLUMNS.items()}
+        rows += [{**whole, **row} for row in benchmark["rows"]]
+    dtypes = {column: dtype for column, (_, dtype) in BENCHMARK_COLUMNS.items()} | MEASUREMENT_COLUMNS
+    return pd.DataFrame(
+        {column: pd.array([row[column] for row in rows], dtype=dtype) for column, dtype in dtypes.items()}  # type: ignore[call-overload]
+    )

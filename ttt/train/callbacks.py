@@ -14,6 +14,11 @@ from ttt.train.module import TrainingModule
 SECONDS_BETWEEN_LINES = 10.0
 
 
+def checkpoint_due(step: int, last: int, every: int) -> bool:
+    """Whether step number ``step`` of ``last`` ends with a checkpoint: every ``every`` steps (0: never), and the last."""
+    return step == last or (every > 0 and step % every == 0)
+
+
 class StepEnd(pl.Callback, ABC):
     """Calls ``on_step`` once an optimizer step instead of once a device batch."""
 

@@ -12,7 +12,7 @@ from ttt.results.atomic import replacing
 from ttt.results.checkpoints import checkpoint_path, checkpoints
 from ttt.results.metrics import MetricLog
 from ttt.results.record import Record, RunFolder, write_record
-from ttt.train.callbacks import StepEnd
+from ttt.train.callbacks import StepEnd, checkpoint_due
 from ttt.train.module import TrainingModule
 
 KEPT = 2
@@ -55,7 +55,7 @@ class Keep(StepEnd):
     def on_step(self, trainer: pl.Trainer, module: TrainingModule, step: int) -> None:
         """Keeps count, and saves when it is time."""
         self.record["steps"], self.record["tokens"] = step, step * module.plan.tokens_per_step
-        if step == module.plan.steps or (self.every and step % self.every == 0):
+        if checkpoint_due(step, module.plan.steps, self.every):
             self._save(trainer, step)
 
     def _save(self, trainer: pl.Trainer, step: int) -> None:

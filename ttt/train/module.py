@@ -8,12 +8,14 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.strategies import FSDPStrategy
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from ttt.config.errors import RunError
 from ttt.config.plan import StepPlan
 from ttt.config.schema import RecipeConfig
+from ttt.layers.diagnose import explained
 from ttt.models.language_model import LanguageModel, token_losses
 from ttt.train.optim import adamw, clip_gradients, decayed_parameters, schedule, warmup_steps
 
@@ -54,9 +56,15 @@ class TrainingModule(pl.LightningModule):
         """
         loss = token_losses(self.model, windows).mean()
         if not torch.isfinite(loss):
-            raise DivergedError(f"the loss became {loss.item()} at step {self.global_step}", self.global_step)
+            message = f"the loss became {loss.item()} at step {self.global_step}"
+            raise DivergedError(self._explained(message, windows), self.global_step)
         self._losses.append(loss.detach())
         return loss
+
+    def _explained(self, message: str, windows: Tensor) -> str:
+        # All ranks read a sharded model together, and the others' loss may be finite.
+        sharded = isinstance(self.trainer.strategy, FSDPStrategy)
+        return message if sharded else explained(message, self.model, windows[:, :-1])
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:  # noqa: ARG002 - Lightning's signature
         """Warms up what the layers warm up themselves, such as eta_base of TTT-MLP."""

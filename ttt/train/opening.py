@@ -57,7 +57,7 @@ def clear(folder: RunFolder) -> None:
     """
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
-        for file in (folder.record, folder.config, folder.metrics):
+        for file in (folder.record, folder.config, folder.metrics, folder.inner_loss):
             file.unlink(missing_ok=True)
         for part in (folder.checkpoints, folder.path / "logs"):
             if part.exists():

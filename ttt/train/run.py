@@ -18,6 +18,7 @@ from ttt.data.loader import TrainLoader
 from ttt.data.windows import Windows, windows_at_start, windows_within
 from ttt.evaluate.perplexity import SplitEvaluation
 from ttt.evaluate.run import evaluate_run, refuse_other_data
+from ttt.layers.observing import ttt_layers
 from ttt.models.build import build_model
 from ttt.models.flops import training_flops
 from ttt.models.language_model import LanguageModel
@@ -29,6 +30,7 @@ from ttt.results.record import SCHEMA_VERSION, Record, RunFolder, read_record
 from ttt.train.callbacks import Metrics, Progress
 from ttt.train.checkpoint import Keep, WholeFiles
 from ttt.train.device import choose_device, choose_precision, choose_strategy, describe_device, rank
+from ttt.train.inner_watch import InnerWatch
 from ttt.train.loggers import make_loggers, require_logger
 from ttt.train.module import DivergedError, TrainingModule
 from ttt.train.opening import clear
@@ -152,6 +154,9 @@ def _trainer(setting: Setting, record: Record, log: MetricLog, first_step: int) 
     _quiet_lightning()
     trainer, plan = setting.config.trainer, setting.plan
     callbacks: list[pl.Callback] = [Metrics(log, trainer.log_every)]
+    # A sharded model is only read by all ranks together, and each with its own text.
+    if ttt_layers(setting.model) and trainer.strategy != "fsdp":
+        callbacks.append(InnerWatch(record, setting.windows[0], trainer.checkpoint_every))
     callbacks.append(Keep(setting.folder, record, log, trainer.checkpoint_every))
     if trainer.progress:
         callbacks.append(Progress())

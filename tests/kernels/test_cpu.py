@@ -1,0 +1,293 @@
+"""The compiled inner loop against the definition, token by token in float64, and how it is built and called."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ttt.kernels.cpu.build import CompilerError, load
+from ttt.kernels.cpu.op import inner_loop, supports
+
+B, H = 2, 3
+
+try:
+    load()
+except CompilerError as error:
+    pytest.skip(str(error), allow_module_level=True)
+
+
+class Case(NamedTuple):
+    """Sizes: D, F (0 for TTT-Linear), b, T."""
+
+    head_dim: int
+    hidden: int
+    mini_batch_size: int
+    tokens: int
+
+
+class Arguments(NamedTuple):
+    W: tuple[Tensor, ...]
+    scale: Tensor
+    shift: Tensor
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    eta: Tensor
+    tau: Tensor
+
+    def tensors(self) -> list[Tensor]:
+        return [*self.W, *self[1:]]
+
+    def map(self, function) -> "Arguments":  # type: ignore[no-untyped-def]
+        return Arguments(tuple(map(function, self.W)), *map(function, self[1:]))
+
+
+CASES = [
+    Case(16, 0, 16, 48),
+    Case(48, 0, 5, 15),
+    Case(64, 0, 32, 64),
+    Case(64, 0, 1, 4),
+    Case(96, 0, 16, 16),
+    Case(16, 64, 16, 48),
+    Case(48, 80, 5, 15),
+    Case(64, 256, 32, 64),
+    Case(64, 256, 16, 32),
+    Case(16, 64, 1, 4),
+    Case(16, 64, 64, 128),
+]
+SMALL = [Case(16, 0, 5, 20), Case(16, 32, 5, 20)]
+NAMES = ["W1", "b1", "W2", "b2", "scale", "shift", "q", "k", "v", "eta", "tau"]
+
+
+def arguments(case: Case, dtype: torch.dtype = torch.float64) -> Arguments:
+    """Random leaves; views as a projection leaves them, heads side by side; a tau that the clamp made zero."""
+    D, hidden, b, T = case
+    generator = torch.Generator().manual_seed(sum(case))
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    widths = [D, hidden, D] if hidden else [D, D]
+    W: list[Tensor] = []
+    for inputs, outputs in zip(widths[:-1], widths[1:], strict=True):
+        W += [normal(B, H, inputs, outputs) / inputs**0.5, normal(B, H, 1, outputs) * 0.1]
+    scale, shift = 1 + 0.3 * normal(H, 1, D), 0.1 * normal(H, 1, D)
+    scale[0, 0, :3] = 0
+    q, k, v = (normal(B, T, H, D).transpose(1, 2) for _ in range(3))
+    eta = torch.rand(B, H, T, generator=generator, dtype=torch.float64) / D
+    tau = (1 / torch.arange(1, b + 1, dtype=torch.float64) + 0.2 * normal(b)).clamp(min=0)
+    tau[b // 2] = 0 if b > 2 else tau[b // 2]
+    return Arguments(tuple(W), scale, shift, q, k, v, eta, tau).map(lambda x: x.to(dtype).requires_grad_())
+
+
+def f_res(W: tuple[Tensor, ...], u: Tensor) -> Tensor:
+    hidden = u @ W[0] + W[1]
+    return F.gelu(hidden, approximate="tanh") @ W[2] + W[3] if len(W) == 4 else hidden
+
+
+def f(W: tuple[Tensor, ...], scale: Tensor, shift: Tensor, u: Tensor) -> Tensor:
+    unscaled = F.layer_norm(f_res(W, u), u.shape[-1:], eps=1e-6)
+    return u + scale * unscaled + shift
+
+
+def primal(given: Arguments) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """The definition: every token's gradient by autograd, at W of the mini-batch's start."""
+    W, scale, shift, q, k, v, eta, tau = given
+    b, outputs = tau.numel(), []
+    for start in range(0, q.shape[2], b):
+        steps, W_i = [torch.zeros_like(w) for w in W], W
+        for i in range(b):
+            token = slice(start + i, start + i + 1)
+            loss = 0.5 * (f(W, scale, shift, k[:, :, token]) - v[:, :, token]).square().sum()
+            gradients = torch.autograd.grad(loss, W, create_graph=True)
+            steps = [s + eta[:, :, token, None] * g for s, g in zip(steps, gradients, strict=True)]
+            W_i = tuple(w - tau[i] * s for w, s in zip(W, steps, strict=True))
+            outputs.append(f(W_i, scale, shift, q[:, :, token]))
+        W = W_i
+    return torch.cat(outputs, dim=2), W
+
+
+def results(form, given: Arguments) -> dict[str, Tensor]:  # type: ignore[no-untyped-def]
+    """Outputs, final state and, from random upstream gradients of both, the gradient of every input."""
+    z, W_last = form(given)
+    generator = torch.Generator().manual_seed(1)
+    upstream = [torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x.dtype) for x in (z, *W_last)]
+    gradients = torch.autograd.grad((z, *W_last), given.tensors(), upstream)
+    names = NAMES if len(given.W) == 4 else [*NAMES[:2], *NAMES[4:]]
+    found = {"z": z, **{f"{name}_last": w for name, w in zip(NAMES, W_last, strict=False)}}
+    return found | {f"d{name}": x for name, x in zip(names, gradients, strict=True)}
+
+
+def assert_close(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float) -> None:
+    assert found.keys() == expected.keys()
+    for name, x in expected.items():
+        error = (found[name].double() - x).abs().max() / x.abs().max()
+        assert error < tolerance, f"{name}: {error:.1e}"
+
+
+def compiled(given: Arguments, group: int = 0) -> tuple[Tensor, tuple[Tensor, ...]]:
+    return inner_loop(*given, checkpoint_group=group)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_float64_is_the_definition(case: Case) -> None:
+    given = arguments(case)
+    assert_close(results(compiled, given), results(primal, given), 1e-10)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_float32_is_near_the_definition(case: Case) -> None:
+    single = arguments(case, torch.float32)
+    double = single.map(lambda x: x.detach().double().requires_grad_())
+    assert_close(results(compiled, single), results(primal, double), 1e-5)
+
+
+@pytest.mark.parametrize("case", SMALL, ids=str)
+@pytest.mark.parametrize("group", [1, 3, 100])
+def test_any_group_gives_the_same_bytes(case: Case, group: int) -> None:
+    given = arguments(case)
+    for x, y in zip(results(compiled, given).values(), results(lambda a: compiled(a, group), given).values(), strict=True):
+        assert torch.equal(x, y)
+
+
+@pytest.mark.parametrize("case", SMALL, ids=str)
+def test_the_number_of_threads_changes_no_byte(case: Case) -> None:
+    given = arguments(case, torch.float32)
+    alone = results(compiled, given)
+    torch.set_num_threads(2)
+    try:
+        together = results(compiled, given)
+    finally:
+        torch.set_num_threads(1)
+    for name, x in alone.items():
+        assert torch.equal(x, together[name]), name
+
+
+@pytest.mark.parametrize("case", SMALL, ids=str)
+def test_without_gradients_the_numbers_are_the_same_and_nothing_is_kept(case: Case) -> None:
+    given = arguments(case)
+    z, W_last = compiled(given)
+    with torch.no_grad():
+        z_alone, W_alone = compiled(given)
+    assert z_alone.grad_fn is None
+    assert torch.equal(z, z_alone)
+    assert all(map(torch.equal, W_last, W_alone))
+    arguments_of_op = [list(given.W), *given[1:], 2]
+    assert torch.ops.ttt_cpu.forward(*arguments_of_op, False)[2].numel() == 0
+    assert torch.ops.ttt_cpu.forward(*arguments_of_op, True)[2].shape[:3] == (B, H, 2)
+
+
+@pytest.mark.parametrize("case", SMALL, ids=str)
+def test_layouts_do_not_matter(case: Case) -> None:
+    given = arguments(case)
+    dense = given.map(lambda x: x.detach().contiguous().requires_grad_())
+    strided = given.map(lambda x: x.detach().transpose(-1, 0).contiguous().transpose(-1, 0).requires_grad_())
+    expected = results(compiled, dense)
+    assert_close(results(compiled, given), expected, 1e-14)
+    assert_close(results(compiled, strided), expected, 1e-14)
+    z, _ = compiled(dense)
+    assert z.transpose(1, 2).is_contiguous(), "merging the heads costs nothing"
+
+
+@pytest.mark.parametrize("case", SMALL, ids=str)
+def test_one_initial_state_for_all_sequences(case: Case) -> None:
+    given = arguments(case)
+    shared = given._replace(W=tuple(w[0].detach().requires_grad_() for w in given.W))
+
+    def of_all(form, given: Arguments) -> tuple[Tensor, tuple[Tensor, ...]]:  # type: ignore[no-untyped-def]
+        return form(given._replace(W=tuple(w.expand(B, *w.shape) for w in given.W)))
+
+    found = results(lambda a: of_all(compiled, a), shared)
+    assert_close(found, results(lambda a: of_all(primal, a), shared), 1e-10)
+
+
+@pytest.mark.parametrize("case", SMALL, ids=str)
+def test_any_subset_of_gradients(case: Case) -> None:
+    given = arguments(case)
+    expected = results(compiled, given)
+    for i, name in enumerate(["q", "k"]):
+        constant = given.map(Tensor.detach)
+        wanted = constant[3 + i].requires_grad_()
+        z, _ = compiled(constant)
+        (alone,) = torch.autograd.grad(z.sum(), wanted)
+        (among,) = torch.autograd.grad(compiled(given)[0].sum(), given[3 + i])
+        assert torch.equal(alone, among), name
+    (only_state,) = torch.autograd.grad(compiled(given)[1][0].sum(), given.v)
+    assert only_state.shape == expected["dv"].shape
+
+
+@pytest.mark.parametrize("case", SMALL, ids=str)
+def test_inputs_are_left_alone(case: Case) -> None:
+    given = arguments(case)
+    before = [x.detach().clone() for x in given.tensors()]
+    results(compiled, given)
+    assert all(map(torch.equal, before, given.tensors()))
+
+
+@pytest.mark.parametrize("case", SMALL, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_loop_that_diverged_is_seen(case: Case, dtype: torch.dtype) -> None:
+    for poison in (float("nan"), float("inf")):
+        given = arguments(case, dtype).map(Tensor.detach)
+        given.k[0, 1, 7] = poison
+        z, W_last = compiled(given)
+        assert z[0, 1, 10:].isnan().all()
+        assert all(w[0, 1].isnan().any() for w in W_last)
+        assert z[1].isfinite().all()
+
+
+@pytest.mark.parametrize("case", SMALL, ids=str)
+@pytest.mark.filterwarnings("ignore")
+def test_torch_finds_nothing_wrong_with_the_operators(case: Case) -> None:
+    given = arguments(case)
+    torch.library.opcheck(torch.ops.ttt_cpu.forward.default, (list(given.W), *given[1:], 3, True))
+    constant = given.map(Tensor.detach)
+    z, W_last, kept = torch.ops.ttt_cpu.forward(list(constant.W), *constant[1:], 3, True)
+    torch.library.opcheck(
+        torch.ops.ttt_cpu.backward.default, (torch.ones_like(z), W_last, kept, list(constant.W), *constant[1:], 3)
+    )
+
+
+def test_a_compiled_function_calls_it_without_a_break() -> None:
+    given = arguments(SMALL[1])
+    fused = torch.compile(lambda a: compiled(a), backend="aot_eager", fullgraph=True)
+    assert_close(results(fused, given), results(compiled, given), 1e-14)
+
+
+def test_a_second_derivative_is_refused() -> None:
+    given = arguments(SMALL[0])
+    (dq,) = torch.autograd.grad(compiled(given)[0].sum(), given.q, create_graph=True)
+    with pytest.raises(RuntimeError, match="no second derivatives"):
+        dq.sum().backward()
+
+
+def test_what_is_supported() -> None:
+    assert supports(64, (), 16, torch.float32)
+    assert supports(48, (80,), 64, torch.float64)
+    assert not supports(24, (), 16, torch.float32)
+    assert not supports(64, (40,), 16, torch.float32)
+    assert not supports(64, (256, 256), 16, torch.float32)
+    assert not supports(64, (), 65, torch.float32)
+    assert not supports(64, (), 16, torch.bfloat16)
+
+
+@pytest.mark.parametrize("compiler", ["/nowhere/c++", "false"])
+def test_a_compiler_that_fails_is_one_line(compiler: str, tmp_path: Path) -> None:
+    program = (
+        "from ttt.kernels.cpu.build import CompilerError, load\n"
+        "for _ in range(2):\n"
+        "    try: load()\n"
+        "    except CompilerError as error: print(error)\n"
+    )
+    environment = os.environ | {"CXX": compiler, "XDG_CACHE_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    first, second = done.stdout.splitlines()
+    assert first == second
+    assert "does not compile" in first
+    assert done.stderr.count("compiling the CPU kernel") == 1, "a process tries once"

@@ -1,0 +1,104 @@
+"""A whole language model: training and decoding.
+
+Shapes: B batch, T tokens, V vocabulary.
+"""
+
+import statistics
+import time
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ttt.bench.case import DTYPES, PLAIN, Case, Setting, Variant, Work, variants
+from ttt.bench.timing import Measurement, alternate, spread
+from ttt.config.bench import ModelBenchConfig
+from ttt.config.layers import TTTConfig
+from ttt.config.schema import LayerConfig, SizeConfig
+from ttt.models.build import build_model
+from ttt.models.language_model import LanguageModel, token_losses
+from ttt.results.benchmarks import Row
+
+PREFILL = 512
+"""Tokens that are read before the decoding that is timed."""
+
+Layers = dict[tuple[str, int], LayerConfig]
+"""The layer's configuration by the model's name and T: some layers follow the context's length."""
+
+
+def cases(config: ModelBenchConfig, layers: Layers) -> Iterator[Case]:
+    """Every model at every length.
+
+    Raises:
+        UserError: a form that does not exist.
+    """
+    chosen = variants(config.forms, config.checkpoint_group)
+    for (name, tokens), layer in layers.items():
+        setting = Setting(name, tokens, getattr(layer, "mini_batch_size", None), config.batch)
+        # A layer without an inner loop is the same in every form.
+        yield Case(setting, chosen if isinstance(layer, TTTConfig) else [PLAIN], partial(model_work, config, layer))
+
+
+def model_work(config: ModelBenchConfig, layer: LayerConfig, variant: Variant, tokens: int) -> Work:
+    """The mean cross entropy of random tokens, all forms with equal weights.
+
+    Raises:
+        UserError: a model that cannot be built.
+    """
+    model = random_model(config, layer, variant)
+    parameters = list(model.parameters())
+    windows = torch.randint(config.vocab, (config.batch, tokens + 1))
+
+    def loss() -> Tensor:
+        return token_losses(model, windows).mean()
+
+    def gradients() -> tuple[Tensor | None, ...]:
+        return torch.autograd.grad(loss(), parameters, allow_unused=True)
+
+    return Work(torch.no_grad()(loss), gradients, config.batch * model.flops(tokens))
+
+
+def random_model(config: ModelBenchConfig, layer: LayerConfig, variant: Variant) -> LanguageModel:
+    """The model of this layer and form with its initial weights.
+
+    Raises:
+        UserError: a model that cannot be built.
+    """
+    torch.manual_seed(config.seed)
+    size = SizeConfig("bench", config.width, config.blocks, config.heads, config.mlp_hidden)
+    return build_model(layer, size, config.backbone, variant.kernel, config.vocab).to(DTYPES[config.dtype])
+
+
+def decode_rows(config: ModelBenchConfig, layers: Layers) -> Iterator[list[Row]]:
+    """Seconds a token of reading one by one after ``PREFILL`` others, the forms in turn; the rows of a model at once.
+
+    What a token takes depends neither on T nor on ``checkpoint_group``, so each form stands once.
+    """
+    for name in config.models if config.decode else ():
+        layer = layers[name, config.tokens[0]]
+        (case,) = cases(config, {(name, PREFILL): layer})
+        forms = [v for v in case.variants if v == PLAIN or v.checkpoint_group == config.checkpoint_group[0]]
+        steps = {variant: [decoding(random_model(config, layer, variant), config)] for variant in forms}
+        with tqdm(total=(config.rounds + 1) * len(steps), desc=f"{name} decode", leave=False, disable=None) as bar:
+            times = alternate(steps, config.rounds, bar.update)
+        yield [case.setting.row(variant, measure, spread(of), "s") for (variant, measure), of in times.items()]
+
+
+@torch.no_grad()
+def decoding(model: LanguageModel, config: ModelBenchConfig) -> Measurement:
+    """Reads ``PREFILL`` tokens; returns what reads the next ones, and takes the median of them."""
+    _, prefilled = model(torch.randint(config.vocab, (config.batch, PREFILL)), state={})
+    next_ids = torch.randint(config.vocab, (config.decode, config.batch, 1))
+
+    @torch.no_grad()
+    def read() -> dict[str, float]:
+        state, seconds = prefilled, []
+        for ids in next_ids:
+            started = time.perf_counter()
+            _, state = model(ids, state=state)
+            seconds.append(time.perf_counter() - started)
+        return {"decode": statistics.median(seconds)}
+
+    return read

@@ -1,0 +1,115 @@
+"""The vocabulary of ``ttt-bench``: the keys of its two benchmarks. Values live in ``conf/bench_*.yaml``."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from ttt.config.errors import bad_value
+from ttt.config.schema import BackboneConfig
+
+DTYPES = ("float32", "float64")
+
+
+@dataclass
+class BenchConfig:
+    """What both benchmarks have.
+
+    Attributes:
+        forms: what to hold against ``plain``, which is always measured: names of the ``kernel`` group.
+        width: C, the model width.
+        heads: H; the head width is C / H.
+        tokens: lengths T of the sequences.
+        batch: B, how many sequences at once.
+        threads: CPU threads.
+        rounds: how often everything is timed, after a first time that does not count.
+        checkpoint_group: as ``kernel.checkpoint_group``, for every form but ``plain``, which keeps all states.
+        backward: whether to time forward and backward pass together too.
+        memory: whether to measure the most memory of forward and backward pass, which takes a process for each form.
+        dtype: of inputs and parameters.
+        seed: decides them.
+        results: the folder below which the benchmark gets its own.
+    """
+
+    forms: list[str] = field(default_factory=list)
+    width: int = 0
+    heads: int = 0
+    tokens: list[int] = field(default_factory=list)
+    batch: int = 0
+    threads: int = 0
+    rounds: int = 0
+    checkpoint_group: list[int] = field(default_factory=list)
+    backward: bool = True
+    memory: bool = True
+    dtype: str = "float32"
+    seed: int = 0
+    results: str = "???"
+
+    def check(self) -> None:
+        """Refuses what cannot be measured; names of forms and models are left to those who know them.
+
+        Raises:
+            UserError: a value out of its range, or values that do not fit together.
+        """
+        for key, values, low in self._at_least():
+            if not values:
+                raise bad_value(key, "[]", "give at least one value")
+            for value in values:
+                if value < low:
+                    raise bad_value(key, value, f"must be at least {low}")
+        if self.width % self.heads or (self.width // self.heads) % 2:
+            raise bad_value("heads", self.heads, f"must divide width={self.width} into heads of even width")
+        if self.dtype not in DTYPES:
+            raise bad_value("dtype", self.dtype, f"choose one of {', '.join(DTYPES)}")
+
+    def _at_least(self) -> Iterator[tuple[str, list[int], int]]:
+        """Key, values and least allowed value of what is counted."""
+        yield "tokens", self.tokens, 1
+        yield "checkpoint_group", self.checkpoint_group, 0
+        for key in ("width", "heads", "batch", "threads", "rounds"):
+            yield key, [getattr(self, key)], 1
+        yield "seed", [self.seed], 0
+
+
+@dataclass
+class InnerBenchConfig(BenchConfig):
+    """``ttt-bench inner``: the inner loop of one TTT layer.
+
+    Attributes:
+        inner_model: linear, mlp.
+        mini_batch_size: the paper's b.
+        split: whether to time W and z of the plain form apart (Figure 9).
+    """
+
+    inner_model: list[str] = field(default_factory=list)
+    mini_batch_size: list[int] = field(default_factory=list)
+    split: bool = True
+
+    def _at_least(self) -> Iterator[tuple[str, list[int], int]]:
+        yield from super()._at_least()
+        yield "mini_batch_size", self.mini_batch_size, 1
+
+
+@dataclass
+class ModelBenchConfig(BenchConfig):
+    """``ttt-bench model``: a whole language model.
+
+    Attributes:
+        models: options of the ``model`` group. On the command line ``model=``.
+        backbone: how a layer sits in a block.
+        blocks: how many blocks.
+        mlp_hidden: width of a block's SwiGLU.
+        vocab: entries of the vocabulary.
+        decode: how many tokens to decode one by one; 0 for none.
+    """
+
+    models: list[str] = field(default_factory=list)
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    blocks: int = 0
+    mlp_hidden: int = 0
+    vocab: int = 0
+    decode: int = 0
+
+    def _at_least(self) -> Iterator[tuple[str, list[int], int]]:
+        yield from super()._at_least()
+        for key in ("blocks", "mlp_hidden", "vocab"):
+            yield key, [getattr(self, key)], 1
+        yield "decode", [self.decode], 0

@@ -1,0 +1,77 @@
+"""Inner loops that grow without bound instead of learning.
+
+Shapes: H heads, T tokens.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ttt.layers.observing import Observation
+
+FACTOR = 10
+"""The loss of later tokens may vary, but not so much that the inner loop cannot be at fault."""
+
+
+@dataclass(frozen=True)
+class Growth:
+    """The loss of an inner loop before the update, in the first and in the last quarter of the sequence.
+
+    Attributes:
+        layer: the TTT layer, from 1.
+        head: from 0.
+        first: mean over the first ``quarter`` tokens.
+        last: mean over the last ``quarter`` tokens.
+        initial: mean over the last ``quarter`` tokens of the loss under W_0.
+        quarter: a quarter of ``tokens``, at least 1.
+        tokens: T.
+    """
+
+    layer: int
+    head: int
+    first: float
+    last: float
+    initial: float
+    quarter: int
+    tokens: int
+
+    @property
+    def place(self) -> str:
+        """Which inner loop it is."""
+        return f"layer {self.layer}, head {self.head}"
+
+    @property
+    def unbounded(self) -> bool:
+        """Whether the loss lost its numbers, or became much larger, and larger than without learning."""
+        if not math.isfinite(self.first) or not math.isfinite(self.last):
+            return True
+        return self.last > FACTOR * self.first and self.last > self.initial
+
+    def __str__(self) -> str:
+        first = f"from {self.first:.3g} (tokens 1 to {self.quarter})"
+        last = f"to {self.last:.3g} (tokens {self.tokens - self.quarter + 1} to {self.tokens}"
+        return f"the inner loss grew {first} {last}, where W_0 has {self.initial:.3g}); lower model.eta_base"
+
+
+def unbounded_growth(layers: Sequence[Observation]) -> list[Growth]:
+    """The inner loops whose loss grows without bound, given each TTT layer's losses [H, T].
+
+    After a layer whose losses are not finite no other is looked at: it reads what that one has lost.
+    """
+    found: list[Growth] = []
+    for layer, seen in enumerate(layers, 1):
+        losses = enumerate(zip(seen.loss_before, seen.loss_initial, strict=True))
+        growths = [_growth(layer, head, before_T, initial_T) for head, (before_T, initial_T) in losses]
+        found += [growth for growth in growths if growth.unbounded]
+        if not seen.loss_before.isfinite().all():
+            break
+    return found
+
+
+def _growth(layer: int, head: int, before_T: Tensor, initial_T: Tensor) -> Growth:
+    tokens = len(before_T)
+    quarter = max(1, tokens // 4)
+    means = (float(x.mean()) for x in (before_T[:quarter], before_T[-quarter:], initial_T[-quarter:]))
+    return Growth(layer, head, *means, quarter, tokens)

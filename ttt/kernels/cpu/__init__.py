@@ -1,0 +1,1 @@
+"""The inner loop of TTT-Linear and TTT-MLP in C++, compiled on the machine that runs it."""

@@ -1,0 +1,157 @@
+"""The compiled inner loop as an operator of torch: one node for autograd, torch.compile and DDP.
+
+Shapes: B batch, H heads, T tokens, D head width, F hidden width of TTT-MLP, b mini-batch size.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ttt.kernels.cpu.build import load
+
+Params = tuple[Tensor, ...]
+
+_INPUTS = "Tensor[] W, Tensor scale, Tensor shift, Tensor q, Tensor k, Tensor v, Tensor eta, Tensor tau, int group"
+_LIBRARY = torch.library.Library("ttt_cpu", "DEF")
+_LIBRARY.define(f"forward({_INPUTS}, bool keep) -> (Tensor, Tensor[], Tensor)")
+_LIBRARY.define(
+    f"backward(Tensor dz, Tensor[] dW_last, Tensor kept, {_INPUTS})"
+    " -> (Tensor[], Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+)
+
+
+def supports(head_dim: int, hidden: tuple[int, ...], mini_batch_size: int, dtype: torch.dtype) -> bool:
+    """Whether ``inner_loop`` computes this inner model.
+
+    Args:
+        head_dim: D; a multiple of 16.
+        hidden: widths of the hidden layers, none for TTT-Linear; at most one, a multiple of 16.
+        mini_batch_size: b; at most 64.
+        dtype: float32 or, slowly, float64.
+    """
+    widths = (head_dim, *hidden)
+    return (
+        len(hidden) <= 1
+        and all(width > 0 and width % 16 == 0 for width in widths)
+        and 1 <= mini_batch_size <= 64
+        and dtype in (torch.float32, torch.float64)
+    )
+
+
+def inner_loop(
+    W: Params,
+    scale: Tensor,
+    shift: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    eta: Tensor,
+    tau: Tensor,
+    checkpoint_group: int = 0,
+) -> tuple[Tensor, Params]:
+    """The inner loop over whole mini-batches, all tensors of one dtype on the CPU; ``supports`` says which sizes.
+
+    Differentiable once, in every tensor. For the backward pass it keeps, besides its inputs, W once for a group of
+    mini-batches. Equal inputs give equal bytes, whatever the number of threads.
+
+    Args:
+        W: state before the first token, (W1, b1) or (W1, b1, W2, b2), each [B, H, I, O] and [B, H, 1, O].
+        scale: of the inner model's LN, [H, 1, D].
+        shift: likewise.
+        q: test view [B, H, T, D]; T is a multiple of b.
+        k: train view, likewise.
+        v: label view, likewise.
+        eta: inner learning rate [B, H, T].
+        tau: token scale [b].
+        checkpoint_group: mini-batches for each kept W; 0 chooses.
+
+    Returns:
+        z [B, H, T, D], in memory [B, T, H, D], and the state after the last token.
+
+    Raises:
+        CompilerError: the kernel cannot be compiled here.
+    """
+    if not torch.compiler.is_compiling():  # there, the operator's shapes are asked for first, and that loads
+        load()
+    keep = torch.is_grad_enabled() and any(x.requires_grad for x in (*W, scale, shift, q, k, v, eta, tau))
+    group = checkpoint_group or default_group(len(W))
+    z, W_last, _ = torch.ops.ttt_cpu.forward(list(W), scale, shift, q, k, v, eta, tau, group, keep)
+    return z, tuple(W_last)
+
+
+def default_group(tensors: int) -> int:
+    """Mini-batches for each kept W, by the number of tensors in W: what a group needs stays in the cache."""
+    return 16
+
+
+def _outputs(W: list[Tensor], q: Tensor, tau: Tensor, group: int, keep: bool) -> tuple[Tensor, list[Tensor], Tensor]:
+    """The results of ``forward`` without data."""
+    B, H, T, D = q.shape
+    mini_batches = T // tau.numel()
+    kept = q.new_empty(
+        B if keep else 0, H, (mini_batches + group - 1) // group, sum(w.shape[2] * w.shape[3] for w in W)
+    )
+    return q.new_empty(B, T, H, D).transpose(1, 2), [w.new_empty(w.shape) for w in W], kept
+
+
+@torch.library.register_fake("ttt_cpu::forward", lib=_LIBRARY)
+def _(
+    W: list[Tensor],
+    scale: Tensor,  # noqa: ARG001
+    shift: Tensor,  # noqa: ARG001
+    q: Tensor,
+    k: Tensor,  # noqa: ARG001
+    v: Tensor,  # noqa: ARG001
+    eta: Tensor,  # noqa: ARG001
+    tau: Tensor,
+    group: int,
+    keep: bool,
+) -> tuple[Tensor, list[Tensor], Tensor]:
+    load()
+    return _outputs(W, q, tau, group, keep)
+
+
+@torch.library.register_fake("ttt_cpu::backward", lib=_LIBRARY)
+def _(
+    dz: Tensor,  # noqa: ARG001
+    dW_last: list[Tensor],  # noqa: ARG001
+    kept: Tensor,  # noqa: ARG001
+    W: list[Tensor],
+    scale: Tensor,
+    shift: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    eta: Tensor,
+    tau: Tensor,
+    group: int,  # noqa: ARG001
+) -> tuple[list[Tensor], Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    views = [x.new_empty(x.shape[0], x.shape[2], x.shape[1], x.shape[3]).transpose(1, 2) for x in (q, k, v)]
+    dense = [x.new_empty(x.shape) for x in (scale, shift, eta, tau)]
+    return [w.new_empty(w.shape) for w in W], dense[0], dense[1], *views, dense[2], dense[3]  # type: ignore[return-value]
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
+    W, *tensors, group, _ = inputs
+    _, W_last, kept = output
+    ctx.layers, ctx.group = len(W), group
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(kept, *W, *tensors)
+
+
+def _backward(ctx: Any, dz: Tensor | None, dW_last: list[Tensor | None], _: None) -> tuple[Any, ...]:
+    kept, *tensors = ctx.saved_tensors
+    W, (scale, shift, q, *others) = tensors[: ctx.layers], tensors[ctx.layers :]
+    dz = torch.zeros_like(q) if dz is None else dz
+    dW = [torch.zeros(w.shape, dtype=w.dtype) if d is None else d for w, d in zip(W, dW_last, strict=True)]
+    gradients = torch.ops.ttt_cpu.backward(dz, dW, kept, W, scale, shift, q, *others, ctx.group)
+    return *gradients, None, None
+
+
+def _no_second(*_: Any) -> None:
+    raise RuntimeError("the compiled inner loop has no second derivatives: use kernel=dual for them")
+
+
+torch.library.register_autograd("ttt_cpu::forward", _backward, setup_context=_save, lib=_LIBRARY)
+torch.library.register_autograd("ttt_cpu::backward", _no_second, lib=_LIBRARY)

@@ -1,0 +1,162 @@
+// The inner loop as the operators ttt_cpu::forward and ttt_cpu::backward: tensors in, tensors out. Their schemas, their
+// shapes without data and their place in autograd are in op.py.
+//
+// Shapes: B batch, H heads, T tokens, D head width, b mini-batch size, F hidden width of TTT-MLP.
+#include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+#include <torch/library.h>
+
+#include "kernel.h"
+
+namespace ttt {
+namespace {
+
+using at::Tensor;
+using std::vector;
+
+// Dense from axis `from` on, so that a pointer to one head's (or one token's) numbers is enough.
+Tensor dense(const Tensor& x, int64_t from) {
+    int64_t expected = 1;
+    for (int64_t axis = x.dim() - 1; axis >= from; axis--) {
+        if (x.size(axis) != 1 && x.stride(axis) != expected) return x.contiguous();
+        expected *= x.size(axis);
+    }
+    return x;
+}
+
+// All inputs as the kernel can read them.
+struct Tensors {
+    vector<Tensor> W;
+    Tensor scale, shift, q, k, v, eta, tau;
+
+    Tensors(at::TensorList W_any, const Tensor& scale, const Tensor& shift, const Tensor& q, const Tensor& k, const Tensor& v,
+            const Tensor& eta, const Tensor& tau)
+        : scale(scale.contiguous()), shift(shift.contiguous()), q(dense(q, 3)), k(dense(k, 3)), v(dense(v, 3)), eta(eta),
+          tau(tau.contiguous()) {
+        for (const Tensor& w : W_any) W.push_back(dense(w, 2));
+    }
+
+    int64_t B() const { return q.size(0); }
+    int64_t H() const { return q.size(1); }
+    int64_t T() const { return q.size(2); }
+    int64_t D() const { return q.size(3); }
+
+    Sizes sizes(int64_t group) const {
+        const int64_t b = tau.numel();
+        return {int(D()), W.size() == 4 ? int(W[0].size(3)) : 0, int(b), int(H()), T() / b, group};
+    }
+
+    // [B, H, T, ...] with the heads of a token side by side, as the projections before and after the layer have them.
+    Tensor heads_together() const { return at::empty({B(), T(), H(), D()}, q.options()).transpose(1, 2); }
+
+    vector<Tensor> like_W() const {
+        vector<Tensor> all;
+        for (const Tensor& w : W) all.push_back(at::empty(w.sizes(), w.options()));
+        return all;
+    }
+};
+
+template <class T>
+Sequences<T> sequences(const Tensor& x) {
+    return {x.data_ptr<T>(), x.stride(0), x.stride(1), x.stride(2)};
+}
+
+template <class T>
+Sequences<const T> read_sequences(const Tensor& x) {
+    return {x.const_data_ptr<T>(), x.stride(0), x.stride(1), x.stride(2)};
+}
+
+template <class T>
+Parameters<T> parameters(const vector<Tensor>& W) {
+    Parameters<T> all;
+    for (size_t i = 0; i < W.size(); i++) all.tensors[i] = sequences<T>(W[i]);
+    return all;
+}
+
+template <class T>
+Parameters<const T> read_parameters(const vector<Tensor>& W) {
+    Parameters<const T> all;
+    for (size_t i = 0; i < W.size(); i++) all.tensors[i] = read_sequences<T>(W[i]);
+    return all;
+}
+
+template <class T>
+Inputs<T> inputs(const Tensors& x, int64_t group) {
+    return {
+        x.sizes(group), read_parameters<T>(x.W),
+        read_sequences<T>(x.q), read_sequences<T>(x.k), read_sequences<T>(x.v), read_sequences<T>(x.eta),
+        x.tau.const_data_ptr<T>(), x.scale.const_data_ptr<T>(), x.shift.const_data_ptr<T>(),
+    };
+}
+
+// Runs `work` for float or double, the type of the tensors.
+template <class Work>
+void with_type(const Tensor& x, Work work) {
+    if (x.scalar_type() == at::kFloat) return work(float());
+    TORCH_CHECK(x.scalar_type() == at::kDouble, "the inner loop is for float32 and float64, not ", x.scalar_type());
+    work(double());
+}
+
+std::tuple<Tensor, vector<Tensor>, Tensor> forward(
+    at::TensorList W, const Tensor& scale, const Tensor& shift, const Tensor& q, const Tensor& k, const Tensor& v,
+    const Tensor& eta, const Tensor& tau, int64_t group, bool keep
+) {
+    const Tensors x(W, scale, shift, q, k, v, eta, tau);
+    const Sizes sizes = x.sizes(group);
+    const Tensor z = x.heads_together();
+    const vector<Tensor> W_last = x.like_W();
+    const Tensor kept = at::empty({keep ? x.B() : 0, x.H(), sizes.groups(), sizes.state_numbers()}, q.options());
+    with_type(q, [&](auto zero) {
+        using T = decltype(zero);
+        const Forward<T> call{inputs<T>(x, group), sequences<T>(z), parameters<T>(W_last), keep ? kept.data_ptr<T>() : nullptr};
+        at::parallel_for(0, x.B() * x.H(), 1, [&](int64_t begin, int64_t end) { forward_pairs(call, begin, end); });
+    });
+    return {z, W_last, kept};
+}
+
+// The sum over `from`'s first axis, always in the same order, whatever the number of threads.
+Tensor sum_first(const Tensor& from, at::IntArrayRef shape) {
+    const Tensor sum = at::zeros(shape, from.options());
+    with_type(from, [&](auto zero) {
+        using T = decltype(zero);
+        const T* x = from.const_data_ptr<T>();
+        T* to = sum.data_ptr<T>();
+        for (int64_t i = 0; i < from.numel(); i++) to[i % sum.numel()] += x[i];
+    });
+    return sum;
+}
+
+// Gradients of W, scale, shift, q, k, v, eta and tau.
+std::tuple<vector<Tensor>, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
+    const Tensor& dz_any, at::TensorList dW_last_any, const Tensor& kept, at::TensorList W, const Tensor& scale,
+    const Tensor& shift, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& eta, const Tensor& tau, int64_t group
+) {
+    const Tensors x(W, scale, shift, q, k, v, eta, tau);
+    const Tensor dz = dense(dz_any, 3);
+    vector<Tensor> dW_last;
+    for (const Tensor& w : dW_last_any) dW_last.push_back(dense(w, 2));
+    const Tensor dq = x.heads_together(), dk = x.heads_together(), dv = x.heads_together();
+    const vector<Tensor> dW = x.like_W();
+    const int64_t B = x.B(), H = x.H(), D = x.D(), b = tau.numel();
+    const Tensor deta = at::empty({B, H, x.T()}, q.options()), dtau = at::empty({B * H, b}, q.options());
+    const Tensor dscale = at::empty({B, H, D}, q.options()), dshift = at::empty({B, H, D}, q.options());
+    with_type(q, [&](auto zero) {
+        using T = decltype(zero);
+        const Backward<T> call{
+            inputs<T>(x, group), kept.const_data_ptr<T>(), read_sequences<T>(dz), read_parameters<T>(dW_last),
+            sequences<T>(dq), sequences<T>(dk), sequences<T>(dv), sequences<T>(deta), parameters<T>(dW),
+            dtau.data_ptr<T>(), dscale.data_ptr<T>(), dshift.data_ptr<T>(),
+        };
+        at::parallel_for(0, B * H, 1, [&](int64_t begin, int64_t end) { backward_pairs(call, begin, end); });
+    });
+    return {dW, sum_first(dscale, {H, 1, D}), sum_first(dshift, {H, 1, D}), dq, dk, dv, deta, sum_first(dtau, {b})};
+}
+
+}  // namespace
+}  // namespace ttt
+
+TORCH_LIBRARY_IMPL(ttt_cpu, CPU, library) {
+    library.impl("forward", &ttt::forward);
+    library.impl("backward", &ttt::backward);
+}

@@ -1,0 +1,124 @@
+// The places of a mini-batch with eta and tau, and their gradients.
+//
+// Shapes: D head width, b mini-batch size, N the same rounded up to 16. The inner loop works on matrices [width, N], a
+// token in every lane; lanes from b on have eta = tau = 0, and sums over tokens end at b or meet those zeros.
+#pragma once
+
+#include "state.h"
+
+namespace ttt {
+
+inline int padded(int b) { return (b + 15) / 16 * 16; }
+
+// Sum over the tokens of x [N], weighted.
+template <class T>
+INLINE T weighted_sum(int N, const T* x, const T* weight) {
+    Vector<T> sum{};
+    for (int lane = 0; lane < N; lane += LANES<T>) sum += load(x + lane) * load(weight + lane);
+    return sum_lanes<T>(sum);
+}
+
+// The mask M[i][j] = tau_i eta_j for j <= i is never stored. A matrix of scores has a row for every j and the places i
+// in its lanes, so that a row needs one eta and all of tau.
+template <class T>
+class Places {
+  public:
+    const int D, b, N;
+    T* last;                // [N]: M[b][j] = tau_b eta_j, the step that W_last takes along token j
+    T *deta, *dlast, *dtau; // [N]: gradients; those of eta and last of this mini-batch, that of tau of all so far
+
+    Places(const Sizes& sizes, const T* tau_b, Arena<T>& arena) : D(sizes.D), b(sizes.b), N(padded(sizes.b)) {
+        for (T** each : {&last, &deta, &dlast, &dtau, &eta, &tau, &ones}) *each = arena.take(N);
+        minus_causal = arena.take(N * N);
+        for (int i = 0; i < N; i++) {
+            tau[i] = i < b ? tau_b[i] : T(0);
+            ones[i] = 1, eta[i] = 0;
+            for (int j = 0; j < N; j++) minus_causal[j * N + i] = j <= i ? T(-1) : T(0);
+        }
+    }
+
+    // Begins the mini-batch at token t.
+    void enter(Sequences<const T> eta_T, long t) {
+        for (int j = 0; j < b; j++) eta[j] = *eta_T[t + j];
+        for (int j = 0; j < N; j++) last[j] = tau[b - 1] * eta[j], deta[j] = 0, dlast[j] = 0;
+    }
+
+    // to [b, D] = -last * from [b, D].
+    void minus_last_rows(const T* from, long stride, T* to) const {
+        for (int j = 0; j < b; j++) {
+            for (int d = 0; d < D; d += LANES<T>) store<T>(to + j * D + d, -last[j] * load(from + j * stride + d));
+        }
+    }
+
+    // scores += 1 and mixed = -M * scores, both [j, i]; the 1 is the product of the inputs that the biases have.
+    void mix(T* scores, T* mixed) const {
+        for (int j = 0; j < N; j++) {
+            for (int i = 0; i < N; i += LANES<T>) {
+                const int n = j * N + i;
+                const Vector<T> score = load(scores + n) + T(1);
+                store<T>(scores + n, score);
+                store<T>(mixed + n, eta[j] * load(tau + i) * load(minus_causal + n) * score);
+            }
+        }
+    }
+
+    // `gradient` of mixed becomes that of scores; adds to those of eta and tau.
+    void mix_backward(const T* scores, T* gradient) {
+        for (int j = 0; j < N; j++) {
+            Vector<T> to_eta{};
+            for (int i = 0; i < N; i += LANES<T>) {
+                const int n = j * N + i;
+                const Vector<T> seen = load(gradient + n) * load(minus_causal + n), tau_i = load(tau + i);
+                const Vector<T> to_mask = seen * load(scores + n);
+                to_eta += to_mask * tau_i;
+                store<T>(dtau + i, load(dtau + i) + to_mask * eta[j]);
+                store<T>(gradient + n, seen * tau_i * eta[j]);
+            }
+            deta[j] += sum_lanes<T>(to_eta);
+        }
+    }
+
+    // Through a layer's step -last * G: from its gradient [width, N] to that of G in its place; adds to that of last.
+    void step_backward(int width, const T* G, T* gradient) {
+        for (int lane = 0; lane < N; lane += LANES<T>) {
+            Vector<T> to_last = load(dlast + lane);
+            const Vector<T> minus_last = -load(last + lane);
+            for (int n = lane; n < width * N; n += N) {
+                const Vector<T> to_step = load(gradient + n);
+                to_last -= load(G + n) * to_step;
+                store<T>(gradient + n, minus_last * to_step);
+            }
+            store<T>(dlast + lane, to_last);
+        }
+    }
+
+    // x [width, N] times -last, token by token.
+    void minus_last(int width, T* x) const {
+        for (int n = 0; n < width * N; n += N) {
+            for (int lane = 0; lane < N; lane += LANES<T>) store<T>(x + n + lane, -load(last + lane) * load(x + n + lane));
+        }
+    }
+
+    // When the gradient of last is complete: on to its factors tau_b and eta.
+    void finish_gradients() {
+        for (int j = 0; j < b; j++) {
+            deta[j] += tau[b - 1] * dlast[j];
+            dtau[b - 1] += eta[j] * dlast[j];
+        }
+    }
+
+    // bias_last = bias - sum_j last_j G_j for G [width, N].
+    void step_bias(int width, const T* G, const T* bias, T* bias_last) const {
+        for (int o = 0; o < width; o++) bias_last[o] = bias[o] - weighted_sum(N, G + o * N, last);
+    }
+
+    // sums += sum_j x_j for x [width, N].
+    void add_tokens(int width, const T* x, T* sums) const {
+        for (int o = 0; o < width; o++) sums[o] += weighted_sum(N, x + o * N, ones);
+    }
+
+  private:
+    T *eta, *tau, *ones, *minus_causal;  // [N], [N], [N], [N, N]: -1 for j <= i, otherwise 0
+};
+
+}  // namespace ttt

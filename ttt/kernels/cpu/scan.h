@@ -1,0 +1,183 @@
+// From mini-batch to mini-batch: the inner loop of one (sequence, head) pair, forward and backward.
+//
+// The forward pass keeps W once for a group of mini-batches. The backward pass goes through the groups from the last to
+// the first: it computes the states and records of a group again, then takes its mini-batches in reverse.
+// Shapes: D head width, b mini-batch size, N the same rounded up to 16. Matrices [D, N] hold a token in every lane.
+#pragma once
+
+#include "forms.h"
+
+namespace ttt {
+
+// What both passes need, reused for all pairs that one thread computes. Form: Linear or MLP.
+template <class T, class Form>
+class Scan {
+  protected:
+    explicit Scan(const Inputs<T>& in) : in(in), sizes(in.sizes), places(sizes, in.tau, arena), form(sizes, places, arena) {
+        for (T** each : {&q.lanes, &target, &z_bar}) *each = take_DN();
+        rstd = arena.take(places.N);
+    }
+
+    T* take_DN() { return arena.take(long(sizes.D) * places.N); }
+    State<T> take_state() { return {sizes, arena.take(sizes.state_numbers())}; }
+
+    void enter_pair(long pair) {
+        batch = pair / sizes.H, head = pair % sizes.H;
+        norm.scale = in.scale + head * sizes.D, norm.shift = in.shift + head * sizes.D;
+    }
+
+    // Train view of the mini-batch at token t.
+    void train(long t, const State<T>& W, typename Form::Record& record) {
+        places.enter(in.eta.of(batch, head), t);
+        record.k.enter(in.k.of(batch, head), t, places);
+        const Sequences<const T> v = in.v.of(batch, head);
+        transpose(v[t], v.token, sizes.b, places.N, sizes.D, target, places.N);
+        for (int n = 0; n < sizes.D * places.N; n += LANES<T>) {
+            store<T>(target + n, load(target + n) - load(record.k.lanes + n));
+        }
+        form.train(W, norm, target, record);
+    }
+
+    // Test view: LN's standardised input into z_bar, its reciprocal standard deviation into rstd.
+    void test(long t, const State<T>& W, const typename Form::Record& record) {
+        q.enter(in.q.of(batch, head), t, places);
+        form.test(W, record, q, z_bar);
+        standardise(sizes.D, places.N, z_bar, rstd);
+    }
+
+    void write_rows(const T* lanes_DN, const Sequences<T>& to, long t) const {
+        const Sequences<T> tokens = to.of(batch, head);
+        transpose(lanes_DN, places.N, sizes.D, sizes.D, sizes.b, tokens[t], tokens.token);
+    }
+
+    T* kept_of(T* kept, long group) const {
+        return kept + ((batch * sizes.H + head) * sizes.groups() + group) * sizes.state_numbers();
+    }
+
+    const Inputs<T>& in;
+    const Sizes sizes;
+    Arena<T> arena;
+    Places<T> places;
+    Form form;
+    long batch = 0, head = 0;
+    Norm<T> norm{};
+    View<T> q{};
+    T *target, *z_bar, *rstd;
+};
+
+template <class T, class Form>
+class ForwardScan : Scan<T, Form> {
+  public:
+    explicit ForwardScan(const Forward<T>& call)
+        : Scan<T, Form>(call.in), call(call), W(this->take_state()), record(this->sizes, this->arena) {}
+
+    void run(long pair) {
+        const Sizes& sizes = this->sizes;
+        this->enter_pair(pair);
+        W.read(call.in.W, this->batch, this->head);
+        for (long m = 0; m < sizes.mini_batches; m++) {
+            if (call.kept && m % sizes.group == 0) {
+                std::memcpy(this->kept_of(call.kept, m / sizes.group), W.numbers, sizes.state_numbers() * sizeof(T));
+            }
+            this->train(m * sizes.b, W, record);
+            this->test(m * sizes.b, W, record);
+            write_z(m * sizes.b);
+            this->form.update(W, record, W);
+        }
+        W.write(call.W_last, this->batch, this->head);
+    }
+
+  private:
+    const Forward<T>& call;
+    const State<T> W;
+    typename Form::Record record;
+
+    // z = q + LN(z_bar).
+    void write_z(long t) {
+        const int N = this->places.N;
+        for (int d = 0; d < this->sizes.D; d++) {
+            const Vector<T> scale = all(this->norm.scale[d]), shift = all(this->norm.shift[d]);
+            for (int n = d * N; n < (d + 1) * N; n += LANES<T>) {
+                store<T>(this->z_bar + n, load(this->q.lanes + n) + scale * load(this->z_bar + n) + shift);
+            }
+        }
+        this->write_rows(this->z_bar, call.z, t);
+    }
+};
+
+template <class T, class Form>
+class BackwardScan : Scan<T, Form> {
+  public:
+    explicit BackwardScan(const Backward<T>& call) : Scan<T, Form>(call.in), call(call), dW(this->take_state()) {
+        for (T** each : {&to.q, &to.k, &to.target, &dz_bar, &this->norm.dscale, &this->norm.dshift}) {
+            *each = this->take_DN();
+        }
+        for (long m = 0; m < this->sizes.group; m++) {
+            states.push_back(this->take_state());
+            records.emplace_back(this->sizes, this->arena);
+        }
+    }
+
+    void run(long pair) {
+        const Sizes& sizes = this->sizes;
+        this->enter_pair(pair);
+        dW.read(call.dW_last, this->batch, this->head);
+        for (T* each : {this->norm.dscale, this->norm.dshift}) std::memset(each, 0, sizeof(T) * sizes.D * this->places.N);
+        std::memset(this->places.dtau, 0, sizeof(T) * this->places.N);
+        for (long group = sizes.groups() - 1; group >= 0; group--) {
+            const long first = group * sizes.group, end = std::min(first + sizes.group, sizes.mini_batches);
+            recompute(group, first, end);
+            for (long m = end - 1; m >= first; m--) mini_batch(m * sizes.b, states[m - first], records[m - first]);
+        }
+        dW.write(call.dW, this->batch, this->head);
+        write_shares(pair);
+    }
+
+  private:
+    const Backward<T>& call;
+    const State<T> dW;  // gradient of the state after the mini-batch at hand, then of that before
+    std::vector<State<T>> states;  // of the group's mini-batches
+    std::vector<typename Form::Record> records;
+    InputGradients<T> to;
+    T* dz_bar;
+
+    void recompute(long group, long first, long end) {
+        const T* kept = this->kept_of(const_cast<T*>(call.kept), group);
+        std::memcpy(states[0].numbers, kept, this->sizes.state_numbers() * sizeof(T));
+        for (long m = first; m < end; m++) {
+            const long i = m - first;
+            this->train(m * this->sizes.b, states[i], records[i]);
+            if (m + 1 < end) this->form.update(states[i], records[i], states[i + 1]);
+        }
+    }
+
+    void mini_batch(long t, const State<T>& W, const typename Form::Record& record) {
+        const int D = this->sizes.D, b = this->sizes.b, N = this->places.N;
+        this->places.enter(this->in.eta.of(this->batch, this->head), t);
+        this->test(t, W, record);
+        const Sequences<const T> dz = call.dz.of(this->batch, this->head);
+        transpose(dz[t], dz.token, b, N, D, to.q, N);  // z = q + LN(z_bar)
+        std::memcpy(dz_bar, to.q, sizeof(T) * D * N);
+        layer_norm_backward(D, N, this->norm.scale, this->z_bar, this->rstd, dz_bar, this->norm.dscale, this->norm.dshift);
+        this->form.backward(W, dW, this->norm, record, this->q, dz_bar, to);
+        this->places.finish_gradients();
+        for (int n = 0; n < D * N; n += LANES<T>) store<T>(to.k + n, load(to.k + n) - load(to.target + n));
+        this->write_rows(to.q, call.dq, t);
+        this->write_rows(to.k, call.dk, t);
+        this->write_rows(to.target, call.dv, t);
+        const Sequences<T> deta = call.deta.of(this->batch, this->head);
+        for (int j = 0; j < b; j++) *deta[t + j] = this->places.deta[j];
+    }
+
+    // The pair's shares of the gradients that heads or sequences have in common.
+    void write_shares(long pair) const {
+        const int D = this->sizes.D, b = this->sizes.b;
+        std::memcpy(call.dtau + pair * b, this->places.dtau, sizeof(T) * b);
+        std::memset(call.dscale + pair * D, 0, sizeof(T) * D);
+        std::memset(call.dshift + pair * D, 0, sizeof(T) * D);
+        this->places.add_tokens(D, this->norm.dscale, call.dscale + pair * D);
+        this->places.add_tokens(D, this->norm.dshift, call.dshift + pair * D);
+    }
+};
+
+}  // namespace ttt

@@ -1,0 +1,173 @@
+// Vectors of the machine's width, and what the inner loop does with whole vectors: load, store, sum, transpose, exp.
+//
+// The compilers' vector extension gives arithmetic on them; nothing here names an instruction. L is the number of
+// lanes: 16 floats with AVX-512, 8 with AVX2, 4 with NEON.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <utility>
+
+#ifdef __clang__
+#define UNROLL _Pragma("unroll")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+#define INLINE inline __attribute__((always_inline))
+
+namespace ttt {
+
+#if defined(__AVX512F__)
+constexpr int VECTOR_BYTES = 64, VECTOR_REGISTERS = 32;
+#elif defined(__AVX__)
+constexpr int VECTOR_BYTES = 32, VECTOR_REGISTERS = 16;
+#elif defined(__aarch64__)
+constexpr int VECTOR_BYTES = 16, VECTOR_REGISTERS = 32;
+#else
+constexpr int VECTOR_BYTES = 16, VECTOR_REGISTERS = 16;
+#endif
+
+template <class T>
+constexpr int LANES = VECTOR_BYTES / sizeof(T);
+
+template <class T>
+struct VectorOf {
+    typedef T type __attribute__((vector_size(VECTOR_BYTES)));
+    typedef T anywhere __attribute__((vector_size(VECTOR_BYTES), aligned(alignof(T)), may_alias));
+};
+template <class T>
+using Vector = typename VectorOf<T>::type;
+using Integers = VectorOf<int32_t>::type;  // as many as floats
+
+template <class T>
+INLINE Vector<T> load(const T* from) {
+    return *reinterpret_cast<const typename VectorOf<T>::anywhere*>(from);
+}
+
+template <class T>
+INLINE void store(T* to, Vector<T> x) {
+    *reinterpret_cast<typename VectorOf<T>::anywhere*>(to) = x;
+}
+
+template <class T>
+INLINE Vector<T> all(T x) {
+    return x - Vector<T>{};  // not 0 + x, which would turn -0 into 0 and so cost an instruction
+}
+
+// The lanes of a and b, numbered 0 to 2L - 1, that Order::lane picks.
+template <class T, class Order, int... I>
+INLINE Vector<T> shuffle(Vector<T> a, Vector<T> b, std::integer_sequence<int, I...>) {
+#ifdef __clang__
+    return __builtin_shufflevector(a, b, Order::lane(I)...);
+#else
+    using Lane = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
+    return __builtin_shuffle(a, b, Vector<Lane>{Order::lane(I)...});
+#endif
+}
+
+template <class T, class Order>
+INLINE Vector<T> shuffle(Vector<T> a, Vector<T> b) {
+    return shuffle<T, Order>(a, b, std::make_integer_sequence<int, LANES<T>>{});
+}
+
+// Half HALF (0 or 1) of a0 b0 a1 b1 a2 b2 ...
+template <int L, int HALF>
+struct Zip {
+    static constexpr int lane(int i) { return (HALF * L + i) / 2 + (i % 2) * L; }
+};
+
+template <int DISTANCE>
+struct Swap {
+    static constexpr int lane(int i) { return i ^ DISTANCE; }
+};
+
+template <class T, int DISTANCE = LANES<T> / 2>
+INLINE T sum_lanes(Vector<T> x) {
+    x += shuffle<T, Swap<DISTANCE>>(x, x);
+    if constexpr (DISTANCE == 1) {
+        return x[0];
+    } else {
+        return sum_lanes<T, DISTANCE / 2>(x);
+    }
+}
+
+// Transposes L rows in place: log2 L times, every row is zipped with the one half the block further.
+template <class T>
+INLINE void transpose_block(Vector<T> (&rows)[LANES<T>]) {
+    constexpr int L = LANES<T>;
+    UNROLL for (int distance = 1; distance < L; distance *= 2) {
+        Vector<T> zipped[L];
+        UNROLL for (int i = 0; i < L / 2; i++) {
+            zipped[2 * i] = shuffle<T, Zip<L, 0>>(rows[i], rows[i + L / 2]);
+            zipped[2 * i + 1] = shuffle<T, Zip<L, 1>>(rows[i], rows[i + L / 2]);
+        }
+        UNROLL for (int i = 0; i < L; i++) rows[i] = zipped[i];
+    }
+}
+
+// to[c][r] = from[r][c] for r < rows, c < columns; for r from there to padded_rows, 0. Whole vectors are read and
+// written: from's rows and to's rows have space up to a multiple of L.
+template <class T>
+void transpose(const T* from, long from_stride, int rows, int padded_rows, int columns, T* to, long to_stride) {
+    constexpr int L = LANES<T>;
+    for (int r = 0; r < padded_rows; r += L) {
+        for (int c = 0; c < columns; c += L) {
+            Vector<T> block[L];
+            const T* source = from + r * from_stride + c;
+            if (r + L <= rows) {
+                UNROLL for (int i = 0; i < L; i++, source += from_stride) block[i] = load(source);
+            } else {
+                for (int i = 0; i < L; i++) block[i] = r + i < rows ? load(source + i * from_stride) : Vector<T>{};
+            }
+            transpose_block<T>(block);
+            T* target = to + c * to_stride + r;
+            if (c + L <= columns) {
+                UNROLL for (int i = 0; i < L; i++, target += to_stride) store(target, block[i]);
+            } else {
+                for (int i = 0; c + i < columns; i++) store(target + i * to_stride, block[i]);
+            }
+        }
+    }
+}
+
+template <class T, class Function>
+INLINE Vector<T> each_lane(Vector<T> x, Function function) {
+    T lanes[LANES<T>];
+    store(lanes, x);
+    for (T& lane : lanes) lane = function(lane);
+    return load(lanes);
+}
+
+template <class T>
+INLINE Vector<T> reciprocal_root(Vector<T> x) {
+    return each_lane<T>(x, [](T lane) { return 1 / std::sqrt(lane); });
+}
+
+INLINE Vector<double> exp_of_negative(Vector<double> x) {
+    return each_lane<double>(x, [](double lane) { return std::exp(lane); });
+}
+
+// exp(x) for x <= 0 with a relative error of 1e-7: 2^n exp(r) with x = n ln 2 + r and |r| <= ln 2 / 2.
+// Below -87, where exp leaves the normal floats, exp(-87). NaN stays NaN, because no comparison with it holds.
+INLINE Vector<float> exp_of_negative(Vector<float> x) {
+    constexpr float SHIFTER = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, kept in the lowest bits
+    x = x < -87.0f ? all(-87.0f) : x;
+    const Vector<float> shifted = x * 1.44269504f + SHIFTER;
+    const Vector<float> n = shifted - SHIFTER;
+    const Vector<float> r = (x - n * 0.693359375f) + n * 2.12194440e-4f;  // ln 2 in two parts, the first exact
+    Vector<float> series = r * 1.9875691500e-4f + 1.3981999507e-3f;
+    series = series * r + 8.3334519073e-3f;
+    series = series * r + 4.1665795894e-2f;
+    series = series * r + 1.6666665459e-1f;
+    series = series * r + 5.0000001201e-1f;
+    series = series * r * r + r + 1.0f;
+    Integers bits, exponent;
+    std::memcpy(&bits, &series, sizeof bits);
+    std::memcpy(&exponent, &shifted, sizeof exponent);
+    bits += exponent << 23;
+    std::memcpy(&series, &bits, sizeof bits);
+    return series;
+}
+
+}  // namespace ttt

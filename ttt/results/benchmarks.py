@@ -1,0 +1,154 @@
+"""A benchmark's file: what was measured, on what machine, with which code; kept in ``benchmark.json``.
+
+Each benchmark has a folder of its own below the folder of results, and ``load_results`` reads them beside the runs.
+"""
+
+import hashlib
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal, TypedDict, cast
+
+from ttt.config.errors import UserError
+from ttt.config.schema import Resolved
+from ttt.results.atomic import write_text
+from ttt.results.machine import Machine, describe_machine
+from ttt.results.provenance import git_state, versions
+from ttt.results.record import GitState
+
+SCHEMA_VERSION = 1
+BENCHMARK_FILE = "benchmark.json"
+
+Kind = Literal["inner", "model"]
+
+
+class Row(TypedDict):
+    """One measurement.
+
+    Attributes:
+        model: the inner model, or the language model's layer.
+        form: what computed the inner loop; None where that plays no part.
+        checkpoint_group: the form's; None where that plays no part.
+        tokens: length of the sequences; for ``decode`` what was read before.
+        mini_batch_size: None for a layer that has none.
+        batch: sequences at once.
+        measure: forward, forward_backward, W, z, decode (s); the first two with _speedup (1), _tokens_per_second
+            (tokens/s) and _share (1); peak_memory (B); matmul (FLOP/s).
+        value: the median over rounds, in ``unit``.
+        low: the lower quartile.
+        high: the upper quartile.
+        unit: s, 1, tokens/s, B or FLOP/s.
+    """
+
+    model: str
+    form: str | None
+    checkpoint_group: int | None
+    tokens: int
+    mini_batch_size: int | None
+    batch: int
+    measure: str
+    value: float
+    low: float
+    high: float
+    unit: str
+
+
+class Benchmark(TypedDict):
+    """``benchmark.json``. ``settings`` is the whole configuration; times are ISO 8601 UTC, ``ended`` None before."""
+
+    schema_version: int
+    benchmark_id: str
+    kind: Kind
+    settings: Resolved
+    versions: dict[str, str]
+    git: GitState | None
+    machine: Machine
+    started: str
+    ended: str | None
+    rows: list[Row]
+
+
+class BenchmarkLog:
+    """A benchmark while it is measured: its file is whole after every ``add``, so that a kill loses only what follows.
+
+    Args:
+        folder: the folder of results, in which the benchmark makes its own.
+        kind: what is measured.
+        settings: the configuration.
+        threads: CPU threads in use.
+
+    Attributes:
+        path: the file.
+    """
+
+    def __init__(self, folder: Path, kind: Kind, settings: Resolved, threads: int) -> None:
+        started = datetime.now(UTC)
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+        # The time keeps a repetition from taking the place of what it repeats.
+        benchmark_id = f"bench-{kind}-{digest}-{started:%Y%m%d-%H%M%S-%f}"
+        self.path = folder / benchmark_id / BENCHMARK_FILE
+        self._benchmark: Benchmark = {
+            "schema_version": SCHEMA_VERSION,
+            "benchmark_id": benchmark_id,
+            "kind": kind,
+            "settings": settings,
+            "versions": versions(),
+            "git": git_state(),
+            "machine": describe_machine(threads),
+            "started": started.isoformat(),
+            "ended": None,
+            "rows": [],
+        }
+        self._write()
+
+    @property
+    def machine(self) -> Machine:
+        """What is measured on."""
+        return self._benchmark["machine"]
+
+    def add(self, rows: list[Row]) -> None:
+        """Measurements, into the file at once.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
+        self._benchmark["rows"] += rows
+        self._write()
+
+    def finish(self) -> None:
+        """Nothing more will be measured."""
+        self._benchmark["ended"] = datetime.now(UTC).isoformat()
+        self._write()
+
+    def _write(self) -> None:
+        write_text(self.path, json.dumps(self._benchmark, indent=2) + "\n")
+
+
+def read_benchmark(path: Path) -> Benchmark:
+    """The benchmark in the file ``path``.
+
+    Raises:
+        UserError: no such file, not a benchmark, or one that a newer version of this package wrote.
+    """
+    try:
+        benchmark = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); a benchmark is one {BENCHMARK_FILE}") from error
+    except ValueError as error:
+        raise UserError(f"{path}: not a benchmark ({error}); restore or remove its folder") from error
+    _check(path, benchmark)
+    return cast(Benchmark, benchmark)
+
+
+def _check(path: Path, benchmark: object) -> None:
+    version = benchmark.get("schema_version") if isinstance(benchmark, dict) else None
+    if not isinstance(benchmark, dict) or not isinstance(version, int):
+        raise UserError(f"{path}: not a benchmark (no schema_version); restore or remove its folder")
+    if version > SCHEMA_VERSION:
+        raise UserError(f"{path}: schema_version={version} is newer than {SCHEMA_VERSION}; upgrade ttt-suite")
+    missing = Benchmark.__required_keys__ - benchmark.keys()
+    rows = benchmark.get("rows", [])
+    for row in rows if isinstance(rows, list) else [{}]:
+        missing |= Row.__required_keys__ - row.keys() if isinstance(row, dict) else Row.__required_keys__
+    if missing:
+        raise UserError(f"{path}: lacks {', '.join(sorted(missing))}; restore or remove its folder")

@@ -1,0 +1,86 @@
+"""What a run's inner loops do at every token of a sequence, kept in ``inner_loss.parquet``.
+
+| column       | type   | meaning                                                           |
+|--------------|--------|-------------------------------------------------------------------|
+| run_id       | string |                                                                   |
+| split        | string | validation or test                                                |
+| step         | int64  | optimiser steps done                                              |
+| layer        | int64  | TTT layer, from 1                                                 |
+| position     | int64  | token index t, from 1                                             |
+| loss_initial | double | inner loss of token t under W_0                                   |
+| loss_before  | double | under W_{t-1}, the weights that the tokens before it left         |
+| loss_after   | double | under W_t, after its own update                                   |
+| update_norm  | double | norm of W_t - W_{t-1}                                             |
+| weight_norm  | double | norm of W_t                                                       |
+| sequences    | int64  | how many sequences, with all their heads, stand behind the values |
+
+The inner loss has no unit. A split's rows are those of its last probe. There are no times in it, so that equal runs
+leave equal bytes.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ttt.results.metrics import Split
+from ttt.results.parquet import read_table, write_table
+
+VALUES = ("loss_initial", "loss_before", "loss_after", "update_norm", "weight_norm")
+
+SCHEMA = pa.schema(
+    [
+        ("run_id", pa.string()),
+        ("split", pa.string()),
+        ("step", pa.int64()),
+        ("layer", pa.int64()),
+        ("position", pa.int64()),
+        *((name, pa.float64()) for name in VALUES),
+        ("sequences", pa.int64()),
+    ]
+)
+TEXT_COLUMNS = ["run_id", "split"]
+
+
+def write_inner_loss(
+    path: Path, run_id: str, split: Split, step: int, layers: Sequence[Mapping[str, np.ndarray]], sequences: int
+) -> None:
+    """Puts a probe in the place of the split's former one.
+
+    Args:
+        path: the file.
+        run_id: stands in every row.
+        split: what was read.
+        step: optimiser steps that the weights have seen.
+        layers: for each layer every name of ``VALUES``, [T] from position 1, the mean over sequences and heads.
+        sequences: how many.
+
+    Raises:
+        UserError: the file cannot be written, or there is one that is not such a table.
+    """
+    tables = [_rows(run_id, split, step, number, values, sequences) for number, values in enumerate(layers, 1)]
+    if path.exists():
+        former = read_table(path, SCHEMA, (), "inner losses")
+        tables.append(former.filter(pc.not_equal(former["split"], split)))
+    order = [(name, "ascending") for name in ("split", "layer", "position")]
+    write_table(path, pa.concat_tables(tables).sort_by(order).combine_chunks())
+
+
+def read_inner_loss(path: Path) -> pa.Table:
+    """The table in ``path``, text columns dictionary-encoded.
+
+    Raises:
+        UserError: no such file, or not a table of inner losses.
+    """
+    return read_table(path, SCHEMA, TEXT_COLUMNS, "inner losses")
+
+
+def _rows(
+    run_id: str, split: Split, step: int, layer: int, values: Mapping[str, np.ndarray], sequences: int
+) -> pa.Table:
+    T = len(values[VALUES[0]])
+    same = {"run_id": run_id, "split": split, "step": step, "layer": layer, "sequences": sequences}
+    columns = {name: [value] * T for name, value in same.items()} | {"position": np.arange(1, T + 1), **values}
+    return pa.table({name: columns[name] for name in SCHEMA.names}, schema=SCHEMA)

@@ -1,0 +1,40 @@
+"""What a benchmark was measured on."""
+
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import TypedDict
+
+CPU_INFO = Path("/proc/cpuinfo")
+
+
+class Machine(TypedDict):
+    """The processor's name, the cores that this process may use, and the threads that it did use."""
+
+    cpu: str
+    cores: int
+    threads: int
+
+
+def describe_machine(threads: int) -> Machine:
+    """The machine at hand; ``threads`` is what the caller computes with."""
+    return {"cpu": cpu_name(), "cores": _cores(), "threads": threads}
+
+
+def cpu_name() -> str:
+    """The processor's name as its maker has it, or its architecture where the system does not tell."""
+    if CPU_INFO.is_file():
+        lines = CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines()
+        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+        return names[0] if names else platform.machine()
+    if platform.system() == "Darwin":
+        command = ["sysctl", "-n", "machdep.cpu.brand_string"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        return done.stdout.strip() or platform.machine()
+    return platform.processor() or platform.machine()
+
+
+def _cores() -> int:
+    # What the process may use, where the system tells: a container often has fewer cores than its machine.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

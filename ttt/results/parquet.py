@@ -1,0 +1,44 @@
+"""Tables in parquet files: equal tables are equal bytes, and a file that holds another table is refused by name."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ttt.config.errors import UserError
+from ttt.results.atomic import write_bytes
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """Replaces the file ``path`` by ``table``, whole or not at all.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    write_bytes(path, sink.getvalue().to_pybytes())
+
+
+def read_table(path: Path, schema: pa.Schema, text_columns: Sequence[str], what: str) -> pa.Table:
+    """The table in ``path``, text columns dictionary-encoded.
+
+    Args:
+        path: the file.
+        schema: the columns that it must have, in this order.
+        text_columns: those of them that hold few different words.
+        what: what the table holds, for the error's line.
+
+    Raises:
+        UserError: no such file, or not a table with these columns.
+    """
+    try:
+        names = pq.read_schema(path).names
+        if names != schema.names:
+            raise pa.ArrowInvalid(f"columns {', '.join(names)} instead of {', '.join(schema.names)}")
+        with pq.ParquetFile(path, read_dictionary=list(text_columns)) as file:
+            return file.read()
+    except (OSError, pa.ArrowInvalid) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path}: not a table of {what} ({reason}); restore or remove the run's folder") from error
