@@ -64,15 +64,12 @@ class TTTConfig(LayerConfig):
         if min(self.hidden, default=1) < 1 or (self.inner_model == "mlp") > bool(self.hidden):
             raise bad_value("model.hidden", self.hidden, "an MLP needs one positive width or more, such as [4]")
         if self.inner_model == "linear" and self.hidden:
-            raise bad_value(
-                "model.hidden", self.hidden, "is for inner_model=mlp; a linear inner model has no hidden layer"
-            )
+            raise bad_value("model.hidden", self.hidden, "must be [] for inner_model=linear; mlp has hidden layers")
         if self.W_init not in ("learnable", "zero"):
             raise bad_value("model.W_init", self.W_init, "choose one of learnable, zero")
         if self.W_init == "zero" and self.inner_model != "linear":
-            raise bad_value(
-                "model.W_init", "zero", f"inner_model={self.inner_model} has no gradient there; take learnable"
-            )
+            must = f"leaves inner_model={self.inner_model} without gradients; take learnable"
+            raise bad_value("model.W_init", "zero", must)
         if self.learnable_norm and not self.norm:
             raise bad_value("model.learnable_norm", True, "model.norm=false leaves no LN to learn; set both to false")
         if not self.eta_base > 0:

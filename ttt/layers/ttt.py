@@ -62,8 +62,10 @@ class TTT(nn.Module):
         self.W_init = nn.ParameterDict({name: nn.Parameter(value) for name, value in initial.items()})
         self.norm_scale = _parameter(torch.ones(spec.heads, spec.head_dim), config.learnable_norm)
         self.norm_shift = _parameter(torch.zeros(spec.heads, spec.head_dim), config.learnable_norm)
-        projection = torch.randn(spec.heads, spec.width) * spec.init_std
-        self.eta_weight = _parameter(projection, config.learnable_eta)
+        # Nothing is drawn that is not learned, so that equal seeds start the rows of Table 1 from equal projections.
+        self.eta_weight = (
+            nn.Parameter(torch.randn(spec.heads, spec.width) * spec.init_std) if config.learnable_eta else None
+        )
         self.eta_bias = _parameter(torch.zeros(spec.heads), config.learnable_eta)
         self.token_delta = _parameter(torch.zeros(config.mini_batch_size), config.token_scale)
         self.gate_weight = _parameter(torch.zeros(spec.heads, spec.width), config.forget_gate)
