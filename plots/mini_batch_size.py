@@ -7,17 +7,7 @@ from typing import TYPE_CHECKING
 
 from ttt.results.variants import METHOD, SETTING
 
-from .panels import (
-    RUN_COLUMNS,
-    band,
-    caption,
-    legend,
-    lines,
-    over_seeds,
-    plain_log_ticks,
-    powers_of_two,
-    seeds_sentence,
-)
+from .panels import RUN_COLUMNS, caption, legend, lines, over_seeds, plain_log_ticks, powers_of_two, span
 from .registry import Figure
 from .style import Look
 
@@ -28,20 +18,21 @@ if TYPE_CHECKING:
 
     from ttt.results.store import Results
 
-PANEL_WIDTH, HEIGHT = 2.9, 3.0
+PANEL_WIDTH, LEAST_WIDTH, HEIGHT = 3.0, 3.6, 2.9
 """Inches."""
 
-PERPLEXITY, TOTAL = "perplexity", "W + z"
+X_LABEL = "Mini-batch size b (tokens)"
+
+PERPLEXITY = "perplexity"
 
 TIMES = {
-    TOTAL: Look("Time for both", "#000000", (5, 1.5, 1, 1.5), "^"),
-    "W": Look("Time for W", "#0072B2", (), "o"),
-    "z": Look("Time for z", "#D55E00", (6, 1.5), "s"),
+    "forward": Look("Whole forward pass", "#000000", (5, 1.5, 1, 1.5), "^"),
+    "W": Look("Time for W", "#D55E00", (1, 1), "D"),
+    "z": Look("Time for z", "#009E73", (6, 1.5), "s", filled=False),
 }
-"""Measure -> look; W is each mini-batch's gradients and update, z the outputs."""
+"""Measure -> look. W: the gradients and the update of every mini-batch; z: the outputs."""
 
-OWN_SETTING = re.compile(r"model\.mini_batch_size=\d+(?:, )?|, model\.mini_batch_size=\d+$")
-"""What tells the points of a line apart, in the text of ``Results.runs["variant"]``."""
+B_IN_VARIANT = re.compile(r"(, )?model\.mini_batch_size=\w+")
 
 BENCHMARK_COLUMNS = ["benchmark_id", "cpu", "threads", "width", "heads", "dtype", "rounds", "tokens", "batch"]
 
@@ -49,83 +40,105 @@ BENCHMARK_COLUMNS = ["benchmark_id", "cpu", "threads", "width", "heads", "dtype"
 def table(results: Results) -> DataFrame:
     """One row a point: ``mini_batch_size``, ``measure`` and ``value``, with ``low`` and ``high`` of times.
 
-    Perplexities come from finished runs of TTT-Linear that differ in nothing but b and seed; times from the newest
-    benchmark that timed W and z apart at several b. Without times the table has no rows.
+    Perplexities come from finished runs of TTT-Linear that differ in nothing but b and seed; seconds from the newest
+    benchmark that timed W and z apart at several b. Either may be missing.
     """
     import pandas as pd
 
-    times = _times(results.benchmarks)
-    return pd.concat([_perplexities(results.runs), times], ignore_index=True) if len(times) else times
+    return pd.concat([_perplexities(results.runs), _times(results.benchmarks)], ignore_index=True)
 
 
 def draw(table: DataFrame) -> Canvas:
-    """Time on the right, perplexity on the left where there is any; b on a logarithmic axis."""
+    """Perplexity on the left, time on the right, as far as there are any."""
     from matplotlib.figure import Figure as Canvas
 
-    quality, times = table[table["measure"] == PERPLEXITY], table[table["measure"] != PERPLEXITY]
-    columns = 1 + (len(quality) > 0)
-    canvas = Canvas(figsize=(max(PANEL_WIDTH * columns, 3.4), HEIGHT), layout="constrained")
-    *left, right = canvas.subplots(1, columns, squeeze=False).ravel()
-    for axes in left:
-        _draw_quality(axes, quality)
-    _draw_times(right, times)
+    is_quality = table["measure"] == PERPLEXITY
+    panels = [(_draw_quality, table[is_quality]), (_draw_times, table[~is_quality])]
+    panels = [(draw_panel, part) for draw_panel, part in panels if len(part)]
+    canvas = Canvas(figsize=(max(PANEL_WIDTH * len(panels), LEAST_WIDTH), HEIGHT), layout="constrained")
+    grid = canvas.subplots(1, len(panels), squeeze=False).ravel()
+    sentences = [draw_panel(axes, part) for axes, (draw_panel, part) in zip(grid, panels, strict=True)]
     legend(canvas)
-    caption(canvas, *_quality_sentences(quality), *_time_sentences(times))
+    caption(canvas, *sentences)
     return canvas
 
 
-def _draw_quality(axes: Axes, quality: DataFrame) -> None:
-    axes.set_xscale("log", base=2)
+def _draw_quality(axes: Axes, quality: DataFrame) -> str:
+    """Draws the panel and returns its caption."""
     for look, rows in lines(quality):
         line = over_seeds(rows, "mini_batch_size", "value")
-        axes.fill_between(line.index, line["min"], line["max"], color=look.colour, alpha=0.15, linewidth=0)
-        axes.plot(line.index, line["mean"], **look.line, label=look.label)
-    axes.set(xlabel="Mini-batch size b (tokens)", ylabel="Validation perplexity (per token)")
-    powers_of_two(axes.xaxis, quality["mini_batch_size"].max())
+        _line(axes, look, line.rename(columns={"mean": "value", "min": "low", "max": "high"}))
+    _axes(axes, quality, "Validation perplexity (per token)")
+    data, size, ctx = quality[SETTING].iloc[0]
+    seeds = quality.groupby([*METHOD, "variant", "mini_batch_size"], observed=True)["run_id"].nunique()
+    several = f" mean and range of {span(seeds.min(), seeds.max())} seeds." if seeds.max() > 1 else " one seed."
+    return f"Perplexity: size {size}, context of {ctx:,} tokens, {data};{several}"
 
 
-def _draw_times(axes: Axes, times: DataFrame) -> None:
-    axes.set_xscale("log", base=2)
+def _draw_times(axes: Axes, times: DataFrame) -> str:
+    """Draws the panel and returns its caption."""
     axes.set_yscale("log")
     for measure, look in TIMES.items():
-        line = times[times["measure"] == measure].sort_values("mini_batch_size")
-        b, milliseconds = line["mini_batch_size"].astype(float), 1e3 * line[["low", "value", "high"]]
-        axes.fill_between(b, milliseconds["low"], milliseconds["high"], color=look.colour, alpha=0.15, linewidth=0)
-        axes.plot(b, milliseconds["value"], **look.line, label=look.label)
-    axes.set(xlabel="Mini-batch size b (tokens)", ylabel="Forward time (ms)")
-    powers_of_two(axes.xaxis, times["mini_batch_size"].max())
+        line = times[times["measure"] == measure].set_index("mini_batch_size").sort_index()
+        _line(axes, look, 1e3 * line[["value", "low", "high"]].astype(float))
+    _axes(axes, times, "Forward time (ms)")
     plain_log_ticks(axes.yaxis)
+    of = times.iloc[0]
+    threads = "1 thread" if of["threads"] == 1 else f"{of['threads']} threads"
+    return (
+        f"Time: one TTT-Linear layer in the plain dual form, width {of['width']}, {of['heads']} heads, "
+        f"T\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{of['tokens']:,}, batch {of['batch']}, {of['dtype']}, {threads} of {of['cpu']}; "
+        f"median and quartiles of {of['rounds']} rounds. Long mini-batches are read in pieces."
+    )
+
+
+def _axes(axes: Axes, part: DataFrame, y_label: str) -> None:
+    axes.set_xscale("log", base=2)
+    axes.set(xlabel=X_LABEL, ylabel=y_label)
+    powers_of_two(axes.xaxis, part["mini_batch_size"].max())
+
+
+def _line(axes: Axes, look: Look, line: DataFrame) -> None:
+    """A line through ``value`` with a band from ``low`` to ``high``; the index is b."""
+    b = line.index.to_numpy(float)
+    axes.fill_between(b, line["low"], line["high"], color=look.colour, alpha=0.15, linewidth=0)
+    axes.plot(b, line["value"], **look.line, label=look.label)
 
 
 def _perplexities(runs: DataFrame) -> DataFrame:
-    """The runs of the setting with the most mini-batch sizes; without rows where no line has two."""
-    rows = runs[(runs["model"] == "ttt_linear") & (runs["status"] == "finished")].dropna(
-        subset=["validation_perplexity", "mini_batch_size"]
-    )
+    """The runs of the setting that has the most mini-batch sizes; lines with a single one are left out."""
+    wanted = (runs["model"] == "ttt_linear") & (runs["status"] == "finished")
+    rows = runs[wanted].dropna(subset=["validation_perplexity", "mini_batch_size"])
+    variants = [B_IN_VARIANT.sub("", variant).removeprefix(", ") for variant in rows["variant"]]
     rows = rows.assign(
-        variant=[OWN_SETTING.sub("", variant) for variant in rows["variant"]],
-        measure=PERPLEXITY,
-        value=rows["validation_perplexity"].astype(float),
-        unit="1",
+        variant=variants, measure=PERPLEXITY, value=rows["validation_perplexity"].astype(float), unit="1"
     )
     sizes = rows.groupby([*SETTING, *METHOD, "variant"], observed=True)["mini_batch_size"].transform("nunique")
-    rows, sizes = rows[sizes > 1], sizes[sizes > 1]
+    rows = rows[sizes > 1]
     if len(rows):
-        best = rows.loc[sizes.astype(int).idxmax(), SETTING]
-        rows = rows[(rows[SETTING] == best).all(axis=1)]
+        best = rows.loc[[sizes[sizes > 1].astype(int).idxmax()], SETTING]
+        rows = rows.merge(best, on=SETTING)
     return rows[[*RUN_COLUMNS, "mini_batch_size", "measure", "value", "unit"]]
 
 
 def _times(benchmarks: DataFrame) -> DataFrame:
-    """W, z and both, in seconds, of the newest benchmark and the length with the most mini-batch sizes."""
-    import pandas as pd
+    """The newest benchmark that fits, at the length for which it has the most mini-batch sizes."""
+    rows = benchmarks[(benchmarks["model"] == "linear") & benchmarks["measure"].isin(list(TIMES))]
+    # W and z are the plain form's alone, so the whole has to be that form's too.
+    rows = rows[rows["form"] == "plain"]
+    sizes = rows[rows["measure"] == "W"].groupby(["started", "benchmark_id", "tokens"])["mini_batch_size"].nunique()
+    several = sizes[sizes > 1].reset_index().sort_values(["started", "mini_batch_size", "tokens"])
+    chosen = several.iloc[-1:][["benchmark_id", "tokens"]]
+    rows = rows.merge(chosen, on=["benchmark_id", "tokens"])
+    return rows[[*BENCHMARK_COLUMNS, "mini_batch_size", "measure", "value", "low", "high", "unit"]]
 
-    rows = benchmarks[(benchmarks["model"] == "linear") & benchmarks["measure"].isin(["W", "z"])]
-    sizes = rows.groupby(["benchmark_id", "tokens"])["mini_batch_size"].transform("nunique")
-    rows, sizes = rows[sizes > 1], sizes[sizes > 1]
-    newest = rows["started"] == rows["started"].max()
-    if len(rows):
-        rows = rows[newest & (rows["tokens"] == rows.loc[sizes[newest].astype(int).idxmax(), "tokens"])]
-    both = rows.groupby([*BENCHMARK_COLUMNS, "mini_batch_size", "unit"], as_index=False)[["value", "low", "high"]].sum()
-    times = pd.concat([rows, both.assign(measure=TOTAL)], ignore_index=True)
-    return times[[*BENCHMARK_COLUMNS, "mini_batch_size", "measure", "value", "low", "high", "unit"]].assign(run_id=pd.NA)
+
+FIGURE = Figure(
+    id="mini_batch_size",
+    title="Perplexity and forward time against the mini-batch size",
+    paper="Figure 7 (submission: Figure 9)",
+    needs="a benchmark of the inner loop at several mini-batch sizes, or runs of TTT-Linear that differ in it",
+    give="ttt-bench inner inner_model=linear forms=plain mini_batch_size=1,2,4,8,16,32,64,128,256,512,1024,2048",
+    table=table,
+    draw=draw,
+)

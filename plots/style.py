@@ -1,7 +1,7 @@
 """How the figures look: the methods' names, colours, line styles and markers, and matplotlib's settings.
 
-Colours are Okabe and Ito's and grey, which colour-blind readers tell apart; line styles and markers tell the methods apart in
-grey. The backbone stands in parentheses as in the paper: (M) Mamba, (T) Transformer.
+Colours are Okabe and Ito's with a grey, which colour-blind readers tell apart; line styles and markers tell the
+methods apart in grey. The backbone stands in parentheses as in the paper: (M) Mamba, (T) Transformer.
 """
 
 from __future__ import annotations

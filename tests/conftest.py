@@ -39,7 +39,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny(cache: Path) -> list[str]:
     """Overrides that make a run of ``ttt-train`` take a second."""
     return [*TINY, f"data.cache_dir={cache}"]

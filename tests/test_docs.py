@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hydra import compose
 
+import ttt.cli.bench
 from ttt.cli.compose import as_object, quote_option
 from ttt.config.assets import assets
 from ttt.config.schema import TrainConfig
@@ -46,7 +47,7 @@ def test_the_two_commands_are_targets() -> None:
     assert "make test" in readme
 
 
-@pytest.mark.parametrize("name", ["ttt-train", "ttt-eval", "ttt-plot"])
+@pytest.mark.parametrize("name", ["ttt-train", "ttt-eval", "ttt-generate", "ttt-plot", "ttt-bench"])
 def test_every_command_is_installed(name: str) -> None:
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
     assert name in scripts
@@ -60,6 +61,19 @@ def test_every_ttt_train_command_composes(line: str) -> None:
     words = [word for word in line.split()[1:] if word != "-m"]
     first_of_each = [re.sub(r",[^=\]]*$", "", word) for word in words]
     as_object(compose("train", [quote_option(word) for word in first_of_each]), TrainConfig)
+
+
+@pytest.mark.usefixtures("configure")
+def test_every_ttt_bench_command_composes() -> None:
+    texts = [*(document.read_text() for document in DOCUMENTS), ttt.cli.bench.HELP]
+    texts += [f"`{figure.give}`" for figure in figures().values()]
+    lines = re.findall(r"(?:^    |`|^  )ttt-bench (inner|model) ([^`#\n]*)", "\n".join(texts), re.MULTILINE)
+    assert len(lines) > 4
+    for kind, arguments in lines:
+        # What follows two blanks explains.
+        words = [word for word in re.split(r"  ", arguments)[0].split() if "KEY" not in word and word != "--help"]
+        schema = ttt.cli.bench.SCHEMAS[kind]
+        as_object(compose(f"bench_{kind}", [ttt.cli.bench.as_list(word, schema) for word in words]), schema).check()
 
 
 def test_the_tree_of_the_readme_is_the_tree() -> None:

@@ -34,7 +34,10 @@ MISTAKES = [
     (["model.mini_batch_size=0"], "model.mini_batch_size=0: must be at least 1"),
     (["model.inner_model=cnn"], "model.inner_model=cnn: choose one of linear, mlp"),
     (["model=linear_attention", "model.feature_map=relu"], "model.feature_map=relu: choose one of elu, none"),
-    (["model=linear_attention", "model.feature_map=none"], "model.normaliser=True: could be zero with model.feature_map"),
+    (
+        ["model=linear_attention", "model.feature_map=none"],
+        "model.normaliser=True: could be zero with model.feature_map",
+    ),
     (["model.eta_base=0"], "model.eta_base=0.0: must be positive"),
     (["kernel.name=fast"], "kernel.name=fast: choose one of auto, primal, dual"),
     (["model=mamba", "backbone=mamba"], "backbone=mamba: model=mamba sits in own or transformer"),

@@ -11,7 +11,15 @@ from tokenizers import Tokenizer
 from ttt.config.schema import DataConfig
 from ttt.data import tokenizer as module
 from ttt.data.sources import find_source
-from ttt.data.tokenizer import END_OF_DOCUMENT, encode_documents, load_tokenizer, save_tokenizer, train_tokenizer
+from ttt.data.tokenizer import (
+    END_OF_DOCUMENT,
+    SMALLEST_VOCABULARY,
+    encode_documents,
+    load_tokenizer,
+    save_tokenizer,
+    token_bytes,
+    train_tokenizer,
+)
 
 TEXTS = ["def forward(self, x):\n    return self.norm(x)\n"] * 20
 TOKENIZER = train_tokenizer(TEXTS, 280)
@@ -48,6 +56,12 @@ def test_every_text_comes_back(texts: list[str]) -> None:
     for text, tokens in zip(texts, encode_documents(TOKENIZER, texts), strict=True):
         assert tokens.dtype == np.int64
         assert decode(TOKENIZER, tokens[:-1]) == text
+        assert b"".join(token_bytes(TOKENIZER, token) for token in tokens[:-1]) == text.encode()
+
+
+def test_every_byte_has_its_token() -> None:
+    single = {token_bytes(TOKENIZER, token) for token in range(1, SMALLEST_VOCABULARY)}
+    assert single == {bytes([byte]) for byte in range(256)}
 
 
 def test_the_end_of_a_document_is_its_last_token_only() -> None:

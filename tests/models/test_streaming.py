@@ -45,17 +45,15 @@ def test_pieces_of_a_sequence_are_the_whole(model: LanguageModel, pieces: int) -
 
 @torch.no_grad()
 @pytest.mark.parametrize("format_name", FORMATS)
-def test_a_state_from_a_file_goes_on_as_it_would_have(
-    model: LanguageModel, format_name: str, tmp_path: Path
-) -> None:
+def test_a_state_from_a_file_goes_on_as_it_would_have(model: LanguageModel, format_name: str, tmp_path: Path) -> None:
     save, load = FORMATS[format_name]
     _, state = model(IDS[:, :37], {})
     save(state, tmp_path / "state")
     expected, expected_state = model(IDS[:, 37:], state)
     actual, actual_state = model(IDS[:, 37:], load(tmp_path / "state"))
     # Where safetensors puts tensors in memory can change the last bit of what is computed from them.
-    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-13)
-    torch.testing.assert_close(actual_state, expected_state, rtol=0, atol=1e-13)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(actual_state, expected_state, rtol=0, atol=1e-12)
     assert all(torch.equal(value, state[name]) for name, value in load(tmp_path / "state").items())
 
 

@@ -3,11 +3,13 @@
 import math
 import zlib
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
+from ttt.results.benchmarks import BenchmarkLog, Row
 from ttt.results.metrics import MetricLog
-from ttt.results.record import SCHEMA_VERSION, Record, RunFolder, Status, write_record
+from ttt.results.record import SCHEMA_VERSION, Evaluation, Record, RunFolder, Status, write_record
 
 TOKENS_PER_STEP = 1024
 METHODS = {
@@ -30,12 +32,18 @@ def make_run(
     steps_planned: int | None = None,
     evaluated: bool = True,
     status: Status = "finished",
+    perplexity: float | None = None,
     **settings: object,
 ) -> RunFolder:
-    """A run in its folder below ``folder``; ``settings`` are further keys of ``config.model``."""
+    """A run in its folder below ``folder``; ``settings`` are further keys of ``config.model``.
+
+    ``perplexity`` is that of the validation in its record.
+    """
     name = "-".join([model, backbone, size, str(ctx), str(seed), *map(str, settings.values())])
     run = RunFolder(folder / name)
     record = make_record(name, model, backbone, size, ctx, seed, steps, steps_planned or steps, status, **settings)
+    if perplexity is not None:
+        record["results"]["validation"] = evaluation(perplexity)
     write_record(run.record, record)
     log = MetricLog(name, run.metrics)
     # Runs of one seed share the order of their data, so they share the noise of a step's text.
@@ -56,6 +64,11 @@ def make_run(
         log.add_many("validation", steps, "sequences", [64] * ctx, "1", positions)
     log.write()
     return run
+
+
+def evaluation(perplexity: float) -> Evaluation:
+    loss = math.log(perplexity)
+    return {"loss": loss, "perplexity": perplexity, "tokens": 512, "sequences": 1, "per_token_sequences": 1}
 
 
 def make_record(
@@ -105,3 +118,28 @@ def make_record(
         "results": {},
         "timing": {"started": "2026-01-01T00:00:00+00:00", "ended": None, "seconds": None, "tokens_per_second": None},
     }
+
+
+def make_benchmark(folder: Path, sizes: tuple[int, ...] = (1, 4, 16, 64), tokens: int = 2048, **more: object) -> Path:
+    """A benchmark of the inner loop with W and z apart; ``more`` replaces columns of its rows."""
+    settings = {"width": 256, "heads": 4, "dtype": "float32", "rounds": 7}
+    log = BenchmarkLog(folder, "inner", settings, threads=1)
+    for b in sizes:
+        seconds = {"W": 0.1 / b + 0.002, "z": 0.08 / b + 1e-5 * b}
+        for measure, value in (seconds | {"forward": sum(seconds.values())}).items():
+            row = {
+                "model": "linear",
+                "form": "plain",
+                "checkpoint_group": 0,
+                "tokens": tokens,
+                "mini_batch_size": b,
+                "batch": 1,
+                "measure": measure,
+                "value": value,
+                "low": 0.9 * value,
+                "high": 1.2 * value,
+                "unit": "s",
+            }
+            log.add([cast(Row, row | more)])
+    log.finish()
+    return log.path

@@ -4,7 +4,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 import pytest
-from synthetic import METHODS, TOKENS_PER_STEP, make_run
+from synthetic import METHODS, TOKENS_PER_STEP, make_benchmark, make_run
 
 import ttt.plots
 from ttt.plots.files import save
@@ -24,6 +24,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
             make_run(folder, model, backbone, "s1", 64, seed, steps=30)
             make_run(folder, model, backbone, "s2", 128, seed, steps=30)
     make_run(folder, "ttt_linear", "mamba", "s2", 64, steps=5, steps_planned=30, evaluated=False, status="running")
+    make_benchmark(folder)
     return load_results(folder)
 
 
@@ -34,14 +35,14 @@ def test_a_figure_says_what_it_is(name: str) -> None:
     assert all(text and "\n" not in text for text in texts.values())
     assert figure.id == figure.draw.__module__.rpartition(".")[2]
     sweep = figure.give.partition("+sweeps=")[2]
-    assert (SWEEPS / f"{sweep}.yaml").is_file()
+    assert (SWEEPS / f"{sweep}.yaml").is_file() if sweep else figure.give.startswith("ttt-bench ")
 
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_equal_numbers_give_equal_files(name: str, results: Results, tmp_path: Path) -> None:
     figure = FIGURES[name]
     table = figure.table(results)
-    assert set(table["run_id"]) <= set(results.runs["run_id"])
+    assert set(table["run_id"].dropna()) <= set(results.runs["run_id"])
     first, second = save(figure, table, tmp_path / "1"), save(figure, figure.table(results), tmp_path / "2")
     assert [path.name for path in first] == [f"{name}.png", f"{name}.pdf", f"{name}.csv"]
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
@@ -55,8 +56,9 @@ def test_no_runs_give_a_table_without_rows(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_one_run_suffices(name: str, tmp_path: Path) -> None:
+def test_one_run_or_benchmark_suffices(name: str, tmp_path: Path) -> None:
     make_run(tmp_path / "runs", "gla", "own", "s1", 64, steps=1)
+    make_benchmark(tmp_path / "runs", sizes=(1, 16))
     figure = FIGURES[name]
     assert save(figure, figure.table(load_results(tmp_path / "runs")), tmp_path)
 
@@ -131,3 +133,46 @@ def test_training_groups_the_steps_of_long_runs(tmp_path: Path) -> None:
     table = FIGURES["training"].table(load_results(tmp_path))
     assert len(table) == 401
     assert table["step"].tolist()[-2:] == [2000, 2001]
+
+
+def test_mini_batch_size_draws_time_alone_where_no_runs_differ_in_it(results: Results) -> None:
+    canvas = drawn(FIGURES["mini_batch_size"], results)
+    (axes,) = canvas.axes
+    assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("Mini-batch size b (tokens)", "Forward time (ms)")
+    assert texts(canvas) == ["Whole forward pass", "Time for W", "Time for z"]
+    assert axes.lines[1].get_xdata().tolist() == [1, 4, 16, 64]
+    np.testing.assert_allclose(axes.lines[1].get_ydata()[0], 102)
+    caption = canvas.get_supxlabel().replace("\n", " ").replace("\N{NO-BREAK SPACE}", " ")
+    assert "width 256, 4 heads, T = 2,048, batch 1, float32, 1 thread of " in caption
+
+
+def test_mini_batch_size_draws_quality_of_runs_that_differ_in_nothing_else(tmp_path: Path) -> None:
+    make_benchmark(tmp_path)
+    for b, perplexity in ((1, 30.0), (16, 32.0), (64, 40.0)):
+        for seed in (0, 1):
+            make_run(tmp_path, seed=seed, steps=2, perplexity=perplexity + seed, mini_batch_size=b)
+            make_run(tmp_path, "transformer", "transformer", seed=seed, steps=2, perplexity=9, mini_batch_size=b)
+    make_run(tmp_path, steps=2, perplexity=99, mini_batch_size=4, status="failed")
+    make_run(tmp_path, steps=2, perplexity=99, mini_batch_size=4, momentum=0.5)
+    make_run(tmp_path, size="s1", steps=2, perplexity=99, mini_batch_size=4)
+    make_run(tmp_path, size="s1", steps=2, perplexity=99, mini_batch_size=16)
+    canvas = drawn(FIGURES["mini_batch_size"], load_results(tmp_path))
+    quality, time = canvas.axes
+    (line,) = quality.lines
+    assert line.get_xdata().tolist() == [1, 16, 64]
+    assert line.get_ydata().tolist() == [30.5, 32.5, 40.5]
+    assert len(time.lines) == 3
+    assert "size s2, context of 512 tokens, pycode; mean and range of 2 seeds." in canvas.get_supxlabel().replace(
+        "\n", " "
+    )
+
+
+def test_mini_batch_size_takes_the_newest_benchmark_with_several(tmp_path: Path) -> None:
+    make_benchmark(tmp_path, sizes=(1, 2, 4, 8))
+    make_benchmark(tmp_path, sizes=(1, 2, 4), model="mlp")
+    chosen = make_benchmark(tmp_path, sizes=(1, 2))
+    make_benchmark(tmp_path, sizes=(16,))
+    table = FIGURES["mini_batch_size"].table(load_results(tmp_path))
+    assert set(table["benchmark_id"]) == {chosen.parent.name}
+    assert len(table) == 6

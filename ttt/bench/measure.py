@@ -18,7 +18,7 @@ def measure_case(case: Case, config: BenchConfig, record: Callable[[list[Row]], 
     """All rows of a case, which are also given to ``record`` as soon as there are some."""
     setting = case.setting
     name = " ".join([setting.model, f"tokens={setting.tokens}", f"b={setting.mini_batch_size}"])
-    children = len(case.variants) if config.memory else 0
+    children = len(case.variants) if config.backward and config.memory else 0
     steps = (len(case.variants) + 1) * (config.rounds + 1) + children
     with tqdm(total=steps, desc=name, leave=False, disable=None) as bar:
         rows = list(_time_rows(case, config, bar.update))

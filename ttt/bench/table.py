@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import torch
 
-from ttt.bench.timing import MATMUL_SIZE
+from ttt.bench.timing import LEAST_SECONDS, MATMUL_SIZE
 from ttt.config.bench import BenchConfig
 from ttt.results.benchmarks import Row
 from ttt.results.machine import Machine
@@ -20,9 +20,10 @@ LINES = {
 """Measures that have a line of their own, in this order, and its name."""
 
 NOTES = f"""\
-ms, x plain: medians over rounds, and quartiles; in every round all forms take turns
+ms, x plain: medians over rounds, and quartiles; in every round all forms take turns,
+  and what takes less than {LEAST_SECONDS} s is repeated, of which the least counts
 x plain: how many times as fast as the plain form, taken within each round
-of mm %: the dual form's matrix products, at the speed of torch.mm ({MATMUL_SIZE} x {MATMUL_SIZE}), as a share of the time
+of mm %: the dual form's matrix products, at the speed of torch.mm ({MATMUL_SIZE} x {MATMUL_SIZE}), as a share of ms
 peak: the most memory of a forward and backward pass beyond its inputs and parameters
 one more token: read alone, after as many as stand under tokens"""
 

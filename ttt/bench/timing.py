@@ -52,14 +52,14 @@ def timed(name: str, work: Callable[[], object]) -> Measurement:
 
 
 def repeated(measure: Measurement) -> dict[str, float]:
-    """Medians of measuring again and again for ``LEAST_SECONDS``, once at least.
+    """The least of measuring again and again for ``LEAST_SECONDS``, once at least.
 
     What takes milliseconds is otherwise decided by what ran before it and by who else uses the machine.
     """
     started, seen = time.perf_counter(), [measure()]
     while time.perf_counter() - started < LEAST_SECONDS:
         seen.append(measure())
-    return {name: statistics.median(seconds[name] for seconds in seen) for name in seen[0]}
+    return {name: min(seconds[name] for seconds in seen) for name in seen[0]}
 
 
 def alternate(

@@ -23,7 +23,7 @@ from ttt.config.assets import assets
 from ttt.config.bench import InnerBenchConfig, ModelBenchConfig
 from ttt.config.errors import UserError, bad_value
 from ttt.config.layers import SHIPPED
-from ttt.config.schema import EvalConfig, LayerConfig, TrainConfig
+from ttt.config.schema import EvalConfig, GenerateConfig, LayerConfig, TrainConfig
 
 REGISTRATION = re.compile(r"^@register_layer\(\"(\w+)\"", re.MULTILINE)
 NOT_A_NAME = re.compile(r"(?<![^,])(\d+|null|true|false)(?![^,])", re.IGNORECASE)
@@ -38,6 +38,7 @@ def register_schemas() -> None:
     store = ConfigStore.instance()
     store.store(group="schema", name="train", node=TrainConfig, package="_global_")
     store.store(group="schema", name="eval", node=EvalConfig, package="_global_")
+    store.store(group="schema", name="generate", node=GenerateConfig, package="_global_")
     store.store(group="schema", name="bench_inner", node=InnerBenchConfig, package="_global_")
     store.store(group="schema", name="bench_model", node=ModelBenchConfig, package="_global_")
     for name, schema in SHIPPED.items():
@@ -61,23 +62,30 @@ def added_layers() -> dict[str, Any]:
     return {name: layer for name, layer in registry.layer_types().items() if name not in SHIPPED}
 
 
-def run_with_config(config_name: str, schema: type[C], command: Callable[[C, list[str]], None]) -> None:
+def run_with_config(
+    config_name: str, schema: type[C], command: Callable[[C, list[str]], None], as_typed: tuple[str, ...] = ()
+) -> None:
     """Composes ``conf/<config_name>.yaml`` with the command line and calls ``command(config, overrides)`` for each job.
 
-    What goes wrong ends the process: a user's mistake with one line and code 2, everything else loudly.
+    The keys ``as_typed`` hold texts in which nothing has a meaning to Hydra, no comma, quote or brace. What goes wrong
+    ends the process: a user's mistake with one line and code 2, everything else loudly.
     """
+    arguments, texts = without_texts(sys.argv[1:], as_typed)
 
     def job(composed: DictConfig) -> None:
         overrides = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
         # One exception in a multirun is Hydra's to keep until the other jobs have run.
         alone = HydraConfig.get().mode is not RunMode.MULTIRUN
         with exit_with_one_line() if alone else nullcontext():
-            command(as_object(composed, schema), cast(list[str], overrides))
+            config = as_object(composed, schema)
+            for key, text in texts.items():
+                setattr(config, key, text)
+            command(config, cast(list[str], overrides))
 
     # Hydra would print exceptions in its own way and exit with code 1; with this it lets them through.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     with exit_with_one_line():
-        sys.argv[1:] = [quote_option(argument) for argument in flags_first(sys.argv[1:])]
+        sys.argv[1:] = [quote_option(argument) for argument in flags_first(arguments)]
         register_schemas()
         hydra.main(version_base="1.3", config_path=str(assets() / "conf"), config_name=config_name)(job)()
 
@@ -89,6 +97,18 @@ def layer_config(name: str, ctx: int) -> LayerConfig:
         MissingConfigException: no such option of the group.
     """
     return as_object(hydra.compose("train", [quote_option(f"model={name}"), f"ctx.length={ctx}"]), TrainConfig).model
+
+
+def without_texts(arguments: list[str], keys: tuple[str, ...]) -> tuple[list[str], dict[str, str]]:
+    """``key=text`` of these keys taken out of ``arguments``: what is left, and the texts."""
+    others, texts = [], {}
+    for argument in arguments:
+        key, equals, text = argument.partition("=")
+        if equals and key in keys:
+            texts[key] = text
+        else:
+            others.append(argument)
+    return others, texts
 
 
 def flags_first(arguments: list[str]) -> list[str]:

@@ -1,6 +1,7 @@
 """What a user sees of an error: one line, and an exit code."""
 
 import difflib
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +29,10 @@ def exit_with_one_line() -> Iterator[None]:
         stop(describe(error), 2)
     except KeyboardInterrupt:
         stop("interrupted", 130)
+    except BrokenPipeError:
+        # Whoever reads the output has seen enough, as ``head`` does; Python's last flush must not find the pipe again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(141) from None
 
 
 def stop(line: str, code: int) -> None:

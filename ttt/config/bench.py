@@ -23,7 +23,7 @@ class BenchConfig:
         rounds: how often everything is timed, after a first time that does not count.
         checkpoint_group: as ``kernel.checkpoint_group``, for every form but ``plain``, which keeps all states.
         backward: whether to time forward and backward pass together too.
-        memory: whether to measure the most memory of forward and backward pass, which takes a process for each form.
+        memory: whether to measure their most memory, which takes a process for each form; not without ``backward``.
         dtype: of inputs and parameters.
         seed: decides them.
         results: the folder below which the benchmark gets its own.

@@ -149,11 +149,32 @@ class TrainConfig:
 
 @dataclass
 class EvalConfig:
-    """A run of ``ttt-eval``: the folder of a trained run, and what may differ from training."""
+    """A run of ``ttt-eval``: the folder of a trained run, and what may differ from training.
+
+    ``probe``: what to look at instead of the perplexity; inner_loss or null.
+    """
 
     run: str = "???"
     split: str = "validation"
+    probe: str | None = None
     eval_tokens: int | None = None
+    device: str = "auto"
+
+
+@dataclass
+class GenerateConfig:
+    """A run of ``ttt-generate``: the folder of a trained run, and how its model goes on from a prompt.
+
+    At most ``tokens`` tokens are written. ``temperature`` 0 takes the likeliest token; ``top_k`` null lets every token
+    be drawn, not only the likeliest ones.
+    """
+
+    run: str = "???"
+    prompt: str = ""
+    tokens: int = 200
+    temperature: float = 0.8
+    top_k: int | None = 40
+    seed: int = 0
     device: str = "auto"
 
 

@@ -1,6 +1,7 @@
 """A byte-level BPE trained on the corpus itself: every text can be encoded and comes back exactly."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -45,8 +46,30 @@ def load_tokenizer(path: Path) -> Tokenizer:
 
 def encode_documents(tokenizer: Tokenizer, texts: Sequence[str]) -> list[np.ndarray]:
     """The tokens of each text with the end-of-document token after them, each int64 [tokens]; uses all cores."""
-    end = tokenizer.token_to_id(END_OF_DOCUMENT)
+    end = end_token(tokenizer)
     return [np.array([*encoding.ids, end]) for encoding in tokenizer.encode_batch_fast(texts)]
+
+
+def token_bytes(tokenizer: Tokenizer, token: int) -> bytes:
+    """The bytes that an ordinary token stands for; only with those of its neighbours need they be whole characters."""
+    characters = tokenizer.id_to_token(token)
+    assert characters is not None
+    return bytes(map(_bytes_of_characters().__getitem__, characters))
+
+
+def end_token(tokenizer: Tokenizer) -> int:
+    """The token after every document."""
+    token = tokenizer.token_to_id(END_OF_DOCUMENT)
+    assert token is not None
+    return token
+
+
+@cache
+def _bytes_of_characters() -> dict[str, int]:
+    """Byte-level BPE writes printable bytes of Latin-1 as themselves, the others in their order from U+0100 on."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = sorted(set(range(0x100)) - set(printable))
+    return {chr(byte): byte for byte in printable} | {chr(0x100 + place): byte for place, byte in enumerate(others)}
 
 
 def _sample(texts: Iterable[str]) -> Iterator[str]:

@@ -73,5 +73,5 @@ def unbounded_growth(layers: Sequence[Observation]) -> list[Growth]:
 def _growth(layer: int, head: int, before_T: Tensor, initial_T: Tensor) -> Growth:
     tokens = len(before_T)
     quarter = max(1, tokens // 4)
-    means = (float(x.mean()) for x in (before_T[:quarter], before_T[-quarter:], initial_T[-quarter:]))
-    return Growth(layer, head, *means, quarter, tokens)
+    first, last, initial = (float(x.mean()) for x in (before_T[:quarter], before_T[-quarter:], initial_T[-quarter:]))
+    return Growth(layer, head, first, last, initial, quarter, tokens)

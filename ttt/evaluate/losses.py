@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ttt.config.errors import RunError
 from ttt.data.windows import Windows
+from ttt.layers.diagnose import explained
 from ttt.models.language_model import token_losses
 
 
@@ -26,6 +28,9 @@ def window_losses(
         device_tokens: tokens to hold on the device at once.
         show_progress: whether to show a progress bar.
         what: the progress bar's name.
+
+    Raises:
+        RunError: a loss is not finite.
     """
     length = windows.ctx
     batch = max(1, device_tokens // length)
@@ -33,4 +38,8 @@ def window_losses(
     starts = range(0, len(windows), batch)
     for start in tqdm(starts, desc=what, unit="batch", leave=False, disable=not show_progress):
         indices = range(start, min(start + batch, len(windows)))
-        yield token_losses(model, windows.batch(indices).to(device)).cpu().double()
+        batch_BT = windows.batch(indices).to(device)
+        losses_BT = token_losses(model, batch_BT)
+        if not losses_BT.isfinite().all():
+            raise RunError(explained(f"{what}: the loss is not finite", model, batch_BT[:, :-1]))
+        yield losses_BT.cpu().double()

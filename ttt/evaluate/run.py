@@ -1,5 +1,6 @@
 """Evaluating a trained run: its last checkpoint, on its own data, into its own record."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -7,7 +8,7 @@ import torch
 from ttt.config.errors import UserError, bad_value
 from ttt.config.plain import from_plain
 from ttt.config.schema import TrainConfig
-from ttt.data.corpus import Corpus, load_corpus
+from ttt.data.corpus import Corpus, Documents, load_corpus
 from ttt.evaluate.perplexity import SplitEvaluation, evaluate_split
 from ttt.layers.registry import layer_type
 from ttt.models.build import build_model
@@ -16,6 +17,55 @@ from ttt.models.weights import load_weights
 from ttt.results.checkpoints import checkpoint_step, last_checkpoint
 from ttt.results.metrics import MetricLog, Split
 from ttt.results.record import Record, RunFolder, read_record, write_record
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run with the weights of its last checkpoint.
+
+    Attributes:
+        folder: where it is.
+        record: its record.
+        config: what it was trained with.
+        corpus: the data it was trained on.
+        model: in float32, on the device that was asked for.
+        step: optimizer steps that the weights have seen.
+    """
+
+    folder: RunFolder
+    record: Record
+    config: TrainConfig
+    corpus: Corpus
+    model: LanguageModel
+    step: int
+
+    def documents(self, split: Split) -> Documents:
+        """The documents of a split.
+
+        Raises:
+            UserError: there is no such split.
+        """
+        if split not in self.corpus.splits:
+            raise bad_value("split", split, f"choose one of {', '.join(self.corpus.splits)}")
+        return self.corpus.splits[split]
+
+
+def load_run(folder: RunFolder, device: torch.device, show_progress: bool = True) -> TrainedRun:
+    """The run in ``folder`` as its last checkpoint left it.
+
+    Raises:
+        UserError: no such run, no checkpoint, or data that is not what the run was trained on.
+    """
+    record = read_record(folder.record)
+    config = restore_config(record)
+    checkpoint = last_checkpoint(folder.checkpoints, record["last_checkpoint"])
+    if checkpoint is None:
+        raise UserError(f"{folder.path}: has no checkpoint to evaluate; train it further with ckpt=last")
+    corpus = load_corpus(config.data, show_progress)
+    refuse_other_data(folder.path, record, corpus)
+    model = build_model(config.model, config.size, config.backbone, config.kernel, corpus.vocab_size)
+    load_weights(model, checkpoint)
+    return TrainedRun(folder, record, config, corpus, model.to(device), checkpoint_step(checkpoint))
 
 
 def evaluate_run(
@@ -32,22 +82,15 @@ def evaluate_run(
 
     Raises:
         UserError: no such run or split, no checkpoint, or data that is not what the run was trained on.
+        RunError: the model's loss is not finite.
     """
-    record = read_record(folder.record)
-    config = restore_config(record)
-    checkpoint = last_checkpoint(folder.checkpoints, record["last_checkpoint"])
-    if checkpoint is None:
-        raise UserError(f"{folder.path}: has no checkpoint to evaluate; train it further with ckpt=last")
-    corpus = load_corpus(config.data, show_progress)
-    if split not in corpus.splits:
-        raise bad_value("split", split, f"choose one of {', '.join(corpus.splits)}")
-    refuse_other_data(folder.path, record, corpus)
-    model = _load_model(config, corpus.vocab_size, checkpoint).to(device)
+    run = load_run(folder, device, show_progress)
+    config, documents = run.config, run.documents(split)
     tokens = config.data.eval_tokens if eval_tokens is None else eval_tokens
     evaluation = evaluate_split(
-        model, corpus.splits[split], config.ctx.length, tokens, device, config.trainer.device_tokens, show_progress
+        run.model, documents, config.ctx.length, tokens, device, config.trainer.device_tokens, show_progress
     )
-    _write(folder, record, split, checkpoint_step(checkpoint), evaluation)
+    _write(run, split, evaluation)
     return evaluation
 
 
@@ -74,13 +117,8 @@ def refuse_other_data(folder: Path, record: Record, corpus: Corpus) -> None:
         )
 
 
-def _load_model(config: TrainConfig, vocab_size: int, checkpoint: Path) -> LanguageModel:
-    model = build_model(config.model, config.size, config.backbone, config.kernel, vocab_size)
-    load_weights(model, checkpoint)
-    return model
-
-
-def _write(folder: RunFolder, record: Record, split: Split, step: int, evaluation: SplitEvaluation) -> None:
+def _write(run: TrainedRun, split: Split, evaluation: SplitEvaluation) -> None:
+    folder, record, step = run.folder, run.record, run.step
     log = MetricLog.resume(folder.metrics, record["run_id"], step)
     log.add(split, step, "loss", evaluation.loss, "nats/token")
     log.add(split, step, "perplexity", evaluation.perplexity, "1")

@@ -11,11 +11,7 @@ from torch import Tensor, nn
 from ttt.inner.layer_norm import LayerNormParams
 from ttt.inner.loop import InnerLoop, InnerState, Tokens
 from ttt.inner.scan import Form, piece_lengths
-from ttt.layers.observing import replaced_forms, ttt_layers
-from ttt.layers.state import State
-
-PIECE = 512
-"""Tokens that the model reads at once; the search ends with the piece in which it has found something."""
+from ttt.layers.observing import read_in_pieces, replaced_forms, ttt_layers
 
 
 @dataclass(frozen=True)
@@ -56,13 +52,10 @@ def find_divergence(model: nn.Module, input_ids: Tensor) -> Divergence | None:
     layers, found = ttt_layers(model), list[Divergence]()
     if not layers:
         return None
-    state: State = {}
     with replaced_forms(layers, lambda layer, number: _Checking(layer.form, number, found)):
-        for piece in input_ids.split(PIECE, dim=1):
-            _, state = model(piece, state=state)
-            if found:
-                return found[0]
-    return None
+        # The piece in which something is found is the last that is read.
+        next((piece for piece in read_in_pieces(model, input_ids) if found), None)
+    return found[0] if found else None
 
 
 class _Checking:
@@ -84,9 +77,7 @@ class _Checking:
         self.read += tokens.length
         return z, after
 
-    def _locate(
-        self, loop: InnerLoop, norm: LayerNormParams, state: InnerState, tokens: Tokens, tau: Tensor
-    ) -> None:
+    def _locate(self, loop: InnerLoop, norm: LayerNormParams, state: InnerState, tokens: Tokens, tau: Tensor) -> None:
         """Goes through the mini-batches to the first whose outputs or state are lost."""
         b, end = tau.numel(), self.read
         for piece in tokens.split(piece_lengths(tokens.length, b, state.place, longest=b)):

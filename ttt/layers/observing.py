@@ -1,6 +1,6 @@
 """Looking inside the inner loops of a model: what runs in the place of their forms, for as long as one looks.
 
-Shapes: B batch, H heads, T tokens of one call.
+Shapes: B batch, H heads, T tokens of one call, V vocabulary.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +13,11 @@ from ttt.inner.loop import InnerLoop, InnerState, Tokens
 from ttt.inner.observe import Observation as Observation  # for packages that do not know ``ttt.inner``
 from ttt.inner.observe import observe
 from ttt.inner.scan import Form
+from ttt.layers.state import State
 from ttt.layers.ttt import TTT
+
+PIECE = 512
+"""Tokens that a model reads at once, so that a long sequence takes no more memory than a short one."""
 
 
 def ttt_layers(model: nn.Module) -> list[TTT]:
@@ -55,3 +59,11 @@ def observing(model: nn.Module) -> Iterator[list[Observation]]:
 
     with replaced_forms(ttt_layers(model), seeing):
         yield seen
+
+
+def read_in_pieces(model: nn.Module, ids_BT: Tensor) -> Iterator[Tensor]:
+    """The logits [B, PIECE, V] of a language model, piece after piece."""
+    state: State = {}
+    for piece in ids_BT.split(PIECE, dim=1):
+        logits, state = model(piece, state=state)
+        yield logits

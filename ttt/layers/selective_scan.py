@@ -49,14 +49,30 @@ def selective_scan(
     Returns:
         y [B, T, E] in the dtype of ``u_BTE``, and the last state [B, E, N].
     """
-    (batch, T, _), dtype = u_BTE.shape, torch.promote_types(u_BTE.dtype, torch.float32)
-    L = min(chunk_length(batch * A_EN.numel()), T)
-    h_BEN = A_EN.new_zeros(batch, *A_EN.shape) if h_BEN is None else h_BEN
+    dtype = torch.promote_types(u_BTE.dtype, torch.float32)
+    h_BEN = A_EN.new_zeros(u_BTE.shape[0], *A_EN.shape) if h_BEN is None else h_BEN
+    scan = _one_token if u_BTE.shape[1] == 1 else _many_tokens
     with torch.autocast(u_BTE.device.type, enabled=False):
-        # Contiguous, because a convolution leaves its tokens side by side, not its channels: a quarter of the speed.
-        u, delta, B, C = (_whole_chunks(x.to(dtype).contiguous(), L) for x in (u_BTE, delta_BTE, B_BTN, C_BTN))
-        y, h_BEN = SelectiveScan.apply(u, delta, A_EN.to(dtype), B, C, h_BEN.to(dtype), L)
-        return (y + D_E.to(dtype) * u)[:, :T].to(u_BTE.dtype), h_BEN
+        y, h_BEN = scan(*(x.to(dtype) for x in (u_BTE, delta_BTE, A_EN, B_BTN, C_BTN, h_BEN)))
+        return (y + D_E.to(dtype) * u_BTE).to(u_BTE.dtype), h_BEN
+
+
+def _one_token(
+    u_BTE: Tensor, delta_BTE: Tensor, A_EN: Tensor, B_BTN: Tensor, C_BTN: Tensor, h_BEN: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The recurrence as it is written, for T = 1: a fifth of the time that segments of one token would take."""
+    h_BEN = torch.exp(delta_BTE.mT * A_EN) * h_BEN + (delta_BTE * u_BTE).mT @ B_BTN
+    return C_BTN @ h_BEN.mT, h_BEN
+
+
+def _many_tokens(
+    u_BTE: Tensor, delta_BTE: Tensor, A_EN: Tensor, B_BTN: Tensor, C_BTN: Tensor, h_BEN: Tensor
+) -> tuple[Tensor, Tensor]:
+    T, L = u_BTE.shape[1], chunk_length(h_BEN.numel())
+    # Contiguous, because a convolution leaves its tokens side by side, not its channels: a quarter of the speed.
+    u, delta, B, C = (_whole_chunks(x.contiguous(), L) for x in (u_BTE, delta_BTE, B_BTN, C_BTN))
+    y_BTE, h_BEN = SelectiveScan.apply(u, delta, A_EN, B, C, h_BEN, L)
+    return y_BTE[:, :T], h_BEN
 
 
 def chunk_length(state_entries: int) -> int:

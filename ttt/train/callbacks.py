@@ -15,7 +15,7 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 def checkpoint_due(step: int, last: int, every: int) -> bool:
-    """Whether step number ``step`` of ``last`` ends with a checkpoint: every ``every`` steps (0: never), and the last."""
+    """Whether step number ``step`` ends with a checkpoint: after every ``every`` steps (0: never), and at the last."""
     return step == last or (every > 0 and step % every == 0)
 
 

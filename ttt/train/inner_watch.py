@@ -1,4 +1,4 @@
-"""Watching a model's inner loops while it trains, so that one that grows without bound is noticed before it diverges."""
+"""Watching a model's inner loops while it trains: one that grows without bound is noticed before it diverges."""
 
 import sys
 
@@ -13,7 +13,7 @@ from ttt.results.record import Record, put_warnings
 from ttt.train.callbacks import StepEnd, checkpoint_due
 from ttt.train.module import TrainingModule
 
-MOST_TOKENS, MOST_MINI_BATCHES = 512, 64
+MOST_TOKENS, MOST_MINI_BATCHES = 256, 64
 """What one look reads at most. Its cost goes by mini-batches, and must not show beside the training."""
 
 

@@ -83,13 +83,14 @@ def _build(sources: Path, scratch: Path, library: Path) -> None:
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
     print(f"compiling the CPU kernel of the inner loop (once, about 15 s) into {library.parent}", file=sys.stderr)
-    path = os.environ.get("PATH", "")
+    before = dict(os.environ)
     # An environment's programs, ninja among them, need not be on PATH for its Python to run.
-    os.environ["PATH"] = os.pathsep.join([path, str(Path(sys.executable).parent), sysconfig.get_path("scripts")])
+    scripts = [str(Path(sys.executable).parent), sysconfig.get_path("scripts")]
+    os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", os.defpath), *scripts])
+    os.environ["TORCH_DONT_CHECK_COMPILER_ABI"] = "1"  # else a page of warnings where $CXX is not g++
     try:
         from torch.utils import cpp_extension
 
-        # A standalone program would not be loaded at once; a library that is no Python module is.
         cpp_extension.load(
             name=NAME,
             sources=[str(sources / name) for name in SOURCES],
@@ -101,7 +102,8 @@ def _build(sources: Path, scratch: Path, library: Path) -> None:
     except Exception as error:  # torch raises RuntimeError, ImportError, OSError, CalledProcessError: all the same here
         raise CompilerError(f"the CPU kernel does not compile: {_one_line(str(error))}") from error
     finally:
-        os.environ["PATH"] = path
+        os.environ.clear()
+        os.environ.update(before)
     (scratch / library.name).replace(library)
     shutil.rmtree(scratch, ignore_errors=True)
 

@@ -17,8 +17,10 @@ struct View {
     const T* rows;    // [b, D], as in the tensor
     long row_stride;
 
-    void enter(Sequences<const T> tokens, long t, const Places<T>& places) {
+    // The mini-batch at token t; the next one to come is that at t + step.
+    void enter(Sequences<const T> tokens, long t, long step, const Places<T>& places) {
         rows = tokens[t], row_stride = tokens.token;
+        prefetch(tokens[t + step], row_stride, places.b, places.D);
         transpose(rows, row_stride, places.b, places.N, places.D, lanes, places.N);
     }
 };
@@ -101,8 +103,8 @@ class MLP {
   public:
     struct Record {
         View<T> k;
-        LossGradient<T> loss;        // loss.g is G_2
-        T *x_2, *slope, *G_1, *bend; // [F, N]: gelu and gelu' at z_1, G_1 = (W2 G_2) * slope, (W2 G_2) * gelu''
+        LossGradient<T> loss;         // loss.g is G_2
+        T *x_2, *slope, *G_1, *bend;  // [F, N]: gelu and gelu' at z_1, G_1 = (W2 G_2) * slope, (W2 G_2) * gelu''
 
         Record(const Sizes& sizes, Arena<T>& arena) {
             const int N = padded(sizes.b);
@@ -189,8 +191,8 @@ class MLP {
     const int D, F, b, N;
     DualLayer<T> layer_1, layer_2;
     T *step_rows, *G_2_rows, *dz_2_rows, *dz_2_bar_rows;  // [b, D]
-    T *x_2_bar, *slope_bar, *dz_1_bar, *dx_2, *dG_1;   // [F, N]
-    T* dz_2;                                           // [D, N]
+    T *x_2_bar, *slope_bar, *dz_1_bar, *dx_2, *dG_1;       // [F, N]
+    T* dz_2;                                               // [D, N]
 
     // What this mini-batch's own products with W contribute to the gradient of W.
     void add_to_dW(const State<T>& dW, const Record& record, const View<T>& q, const T* dz_2_bar, const T* dpulled,
@@ -204,8 +206,10 @@ class MLP {
             transpose(lanes_DN, N, D, D, b, rows_bD, D);
             return {rows(left, N), rows_bD, D};
         };
-        const Product<T> by_z_bar = by_rows(x_2_bar, dz_2_bar, dz_2_bar_rows), by_z = by_rows(record.x_2, dz_2, dz_2_rows);
-        sum_products<T>(F, D, b, {by_z_bar, by_z, by_rows(dpulled, record.loss.g, G_2_rows)}, dW.W2, D, {dW.W2});
+        const Product<T> by_z_bar = by_rows(x_2_bar, dz_2_bar, dz_2_bar_rows);
+        const Product<T> by_z = by_rows(record.x_2, dz_2, dz_2_rows);
+        const Product<T> by_G = by_rows(dpulled, record.loss.g, G_2_rows);
+        sum_products<T>(F, D, b, {by_z_bar, by_z, by_G}, dW.W2, D, {dW.W2});
         places.add_tokens(D, dz_2_bar, dW.b2);
         places.add_tokens(D, dz_2, dW.b2);
     }

@@ -1,4 +1,4 @@
-// The inner loop in float64, which is for tests: a translation unit of its own, so that the two are compiled side by side.
+// The inner loop in float64, which is for tests; of its own, so that it and float32 are compiled side by side.
 #include "pairs.h"
 
 namespace ttt {

@@ -1,4 +1,4 @@
-// The inner loop in float32: a translation unit of its own, so that the two are compiled side by side.
+// The inner loop in float32; see kernel_double.cpp.
 #include "pairs.h"
 
 namespace ttt {

@@ -60,7 +60,8 @@ INLINE void tile(int m, int n, int K, const Product<T>* products, int count, T* 
         }
     }
     for (const Product<T>* product = products; product < products + count; product++) {
-        const long stride = product->A.stride, row_step = STRIDE == TRANSPOSED ? 1 : STRIDE == ANY_STRIDE ? stride : STRIDE;
+        const long stride = product->A.stride;
+        const long row_step = STRIDE == TRANSPOSED ? 1 : STRIDE == ANY_STRIDE ? stride : STRIDE;
         const T *A = product->A.at + m * row_step, *B = product->B + n;
         for (int k = 0; k < K; k++) {
             Vector<T> b[VECTORS];

@@ -30,11 +30,12 @@ struct Tensors {
     vector<Tensor> W;
     Tensor scale, shift, q, k, v, eta, tau;
 
-    Tensors(at::TensorList W_any, const Tensor& scale, const Tensor& shift, const Tensor& q, const Tensor& k, const Tensor& v,
-            const Tensor& eta, const Tensor& tau)
-        : scale(scale.contiguous()), shift(shift.contiguous()), q(dense(q, 3)), k(dense(k, 3)), v(dense(v, 3)), eta(eta),
-          tau(tau.contiguous()) {
+    Tensors(at::TensorList W_any, const Tensor& scale, const Tensor& shift, const Tensor& q, const Tensor& k,
+            const Tensor& v, const Tensor& eta, const Tensor& tau)
+        : scale(scale.contiguous()), shift(shift.contiguous()), q(dense(q, 3)), k(dense(k, 3)), v(dense(v, 3)),
+          eta(eta), tau(tau.contiguous()) {
         for (const Tensor& w : W_any) W.push_back(dense(w, 2));
+        check_sizes();
     }
 
     int64_t B() const { return q.size(0); }
@@ -49,6 +50,25 @@ struct Tensors {
 
     // [B, H, T, ...] with the heads of a token side by side, as the projections before and after the layer have them.
     Tensor heads_together() const { return at::empty({B(), T(), H(), D()}, q.options()).transpose(1, 2); }
+
+    // The kernel believes the sizes, so that a wrong one must not reach it.
+    void check_sizes() const {
+        const int64_t b = tau.numel();
+        TORCH_CHECK(q.dim() == 4 && D() > 0 && D() % 16 == 0, "q is [B, H, T, 16 n], not ", q.sizes());
+        TORCH_CHECK(1 <= b && b <= 64 && T() % b == 0, "T = ", T(), " is no multiple of b = ", b, ", or b is over 64");
+        TORCH_CHECK(W.size() == 2 || W.size() == 4, "W has 2 or 4 tensors, not ", W.size());
+        TORCH_CHECK(W[0].dim() == 4, "W1 is [B, H, D, O], not ", W[0].sizes());
+        const int64_t O = W[0].size(3), F = W.size() == 4 ? O : D();
+        TORCH_CHECK(O == F && O > 0 && O % 16 == 0, "the first layer has ", O, " outputs, not D or a multiple of 16");
+        const vector<int64_t> shapes[] = {{B(), H(), D(), O}, {B(), H(), 1, O}, {B(), H(), F, D()}, {B(), H(), 1, D()}};
+        const auto expect = [](const Tensor& x, at::IntArrayRef shape) {
+            TORCH_CHECK(x.sizes() == shape, "a tensor has the shape ", x.sizes(), " instead of ", shape);
+        };
+        for (size_t i = 0; i < W.size(); i++) expect(W[i], shapes[i]);
+        for (const Tensor& x : {k, v}) expect(x, q.sizes());
+        for (const Tensor& x : {scale, shift}) expect(x, {H(), 1, D()});
+        expect(eta, {B(), H(), T()});
+    }
 
     vector<Tensor> like_W() const {
         vector<Tensor> all;
@@ -109,7 +129,8 @@ std::tuple<Tensor, vector<Tensor>, Tensor> forward(
     const Tensor kept = at::empty({keep ? x.B() : 0, x.H(), sizes.groups(), sizes.state_numbers()}, q.options());
     with_type(q, [&](auto zero) {
         using T = decltype(zero);
-        const Forward<T> call{inputs<T>(x, group), sequences<T>(z), parameters<T>(W_last), keep ? kept.data_ptr<T>() : nullptr};
+        T* const kept_here = keep ? kept.data_ptr<T>() : nullptr;
+        const Forward<T> call{inputs<T>(x, group), sequences<T>(z), parameters<T>(W_last), kept_here};
         at::parallel_for(0, x.B() * x.H(), 1, [&](int64_t begin, int64_t end) { forward_pairs(call, begin, end); });
     });
     return {z, W_last, kept};
@@ -130,7 +151,8 @@ Tensor sum_first(const Tensor& from, at::IntArrayRef shape) {
 // Gradients of W, scale, shift, q, k, v, eta and tau.
 std::tuple<vector<Tensor>, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
     const Tensor& dz_any, at::TensorList dW_last_any, const Tensor& kept, at::TensorList W, const Tensor& scale,
-    const Tensor& shift, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& eta, const Tensor& tau, int64_t group
+    const Tensor& shift, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& eta, const Tensor& tau,
+    int64_t group
 ) {
     const Tensors x(W, scale, shift, q, k, v, eta, tau);
     const Tensor dz = dense(dz_any, 3);

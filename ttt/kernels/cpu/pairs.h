@@ -1,8 +1,6 @@
 // The two functions of kernel.h, for both inner models.
 #pragma once
 
-#include <algorithm>
-
 #include "scan.h"
 
 namespace ttt {

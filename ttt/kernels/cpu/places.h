@@ -24,8 +24,8 @@ template <class T>
 class Places {
   public:
     const int D, b, N;
-    T* last;                // [N]: M[b][j] = tau_b eta_j, the step that W_last takes along token j
-    T *deta, *dlast, *dtau; // [N]: gradients; those of eta and last of this mini-batch, that of tau of all so far
+    T* last;                 // [N]: M[b][j] = tau_b eta_j, the step that W_last takes along token j
+    T *deta, *dlast, *dtau;  // [N]: gradients; for eta and last of this mini-batch, for tau of all so far
 
     Places(const Sizes& sizes, const T* tau_b, Arena<T>& arena) : D(sizes.D), b(sizes.b), N(padded(sizes.b)) {
         for (T** each : {&last, &deta, &dlast, &dtau, &eta, &tau, &ones}) *each = arena.take(N);
@@ -95,7 +95,7 @@ class Places {
     // x [width, N] times -last, token by token.
     void minus_last(int width, T* x) const {
         for (int n = 0; n < width * N; n += N) {
-            for (int lane = 0; lane < N; lane += LANES<T>) store<T>(x + n + lane, -load(last + lane) * load(x + n + lane));
+            for (int i = 0; i < N; i += LANES<T>) store<T>(x + n + i, -load(last + i) * load(x + n + i));
         }
     }
 

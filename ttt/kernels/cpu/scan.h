@@ -5,6 +5,8 @@
 // Shapes: D head width, b mini-batch size, N the same rounded up to 16. Matrices [D, N] hold a token in every lane.
 #pragma once
 
+#include <algorithm>
+
 #include "forms.h"
 
 namespace ttt {
@@ -13,7 +15,8 @@ namespace ttt {
 template <class T, class Form>
 class Scan {
   protected:
-    explicit Scan(const Inputs<T>& in) : in(in), sizes(in.sizes), places(sizes, in.tau, arena), form(sizes, places, arena) {
+    explicit Scan(const Inputs<T>& in)
+        : in(in), sizes(in.sizes), places(sizes, in.tau, arena), form(sizes, places, arena) {
         for (T** each : {&q.lanes, &target, &z_bar}) *each = take_DN();
         rstd = arena.take(places.N);
     }
@@ -29,8 +32,9 @@ class Scan {
     // Train view of the mini-batch at token t.
     void train(long t, const State<T>& W, typename Form::Record& record) {
         places.enter(in.eta.of(batch, head), t);
-        record.k.enter(in.k.of(batch, head), t, places);
+        record.k.enter(in.k.of(batch, head), t, sizes.b, places);
         const Sequences<const T> v = in.v.of(batch, head);
+        prefetch(v[t + sizes.b], v.token, sizes.b, sizes.D);
         transpose(v[t], v.token, sizes.b, places.N, sizes.D, target, places.N);
         for (int n = 0; n < sizes.D * places.N; n += LANES<T>) {
             store<T>(target + n, load(target + n) - load(record.k.lanes + n));
@@ -38,9 +42,10 @@ class Scan {
         form.train(W, norm, target, record);
     }
 
-    // Test view: LN's standardised input into z_bar, its reciprocal standard deviation into rstd.
-    void test(long t, const State<T>& W, const typename Form::Record& record) {
-        q.enter(in.q.of(batch, head), t, places);
+    // Test view: LN's standardised input into z_bar, its reciprocal standard deviation into rstd. The next call is for
+    // token t + step.
+    void test(long t, long step, const State<T>& W, const typename Form::Record& record) {
+        q.enter(in.q.of(batch, head), t, step, places);
         form.test(W, record, q, z_bar);
         standardise(sizes.D, places.N, z_bar, rstd);
     }
@@ -50,8 +55,9 @@ class Scan {
         transpose(lanes_DN, places.N, sizes.D, sizes.D, sizes.b, tokens[t], tokens.token);
     }
 
-    T* kept_of(T* kept, long group) const {
-        return kept + ((batch * sizes.H + head) * sizes.groups() + group) * sizes.state_numbers();
+    // Where a group's W begins in what is kept.
+    long kept_offset(long group) const {
+        return ((batch * sizes.H + head) * sizes.groups() + group) * sizes.state_numbers();
     }
 
     const Inputs<T>& in;
@@ -77,10 +83,11 @@ class ForwardScan : Scan<T, Form> {
         W.read(call.in.W, this->batch, this->head);
         for (long m = 0; m < sizes.mini_batches; m++) {
             if (call.kept && m % sizes.group == 0) {
-                std::memcpy(this->kept_of(call.kept, m / sizes.group), W.numbers, sizes.state_numbers() * sizeof(T));
+                T* const kept = call.kept + this->kept_offset(m / sizes.group);
+                std::memcpy(kept, W.numbers, sizes.state_numbers() * sizeof(T));
             }
             this->train(m * sizes.b, W, record);
-            this->test(m * sizes.b, W, record);
+            this->test(m * sizes.b, sizes.b, W, record);
             write_z(m * sizes.b);
             this->form.update(W, record, W);
         }
@@ -112,7 +119,7 @@ class BackwardScan : Scan<T, Form> {
         for (T** each : {&to.q, &to.k, &to.target, &dz_bar, &this->norm.dscale, &this->norm.dshift}) {
             *each = this->take_DN();
         }
-        for (long m = 0; m < this->sizes.group; m++) {
+        for (long m = 0; m < std::min(this->sizes.group, this->sizes.mini_batches); m++) {
             states.push_back(this->take_state());
             records.emplace_back(this->sizes, this->arena);
         }
@@ -122,8 +129,9 @@ class BackwardScan : Scan<T, Form> {
         const Sizes& sizes = this->sizes;
         this->enter_pair(pair);
         dW.read(call.dW_last, this->batch, this->head);
-        for (T* each : {this->norm.dscale, this->norm.dshift}) std::memset(each, 0, sizeof(T) * sizes.D * this->places.N);
-        std::memset(this->places.dtau, 0, sizeof(T) * this->places.N);
+        const int N = this->places.N;
+        for (T* each : {this->norm.dscale, this->norm.dshift}) std::memset(each, 0, sizeof(T) * sizes.D * N);
+        std::memset(this->places.dtau, 0, sizeof(T) * N);
         for (long group = sizes.groups() - 1; group >= 0; group--) {
             const long first = group * sizes.group, end = std::min(first + sizes.group, sizes.mini_batches);
             recompute(group, first, end);
@@ -142,7 +150,7 @@ class BackwardScan : Scan<T, Form> {
     T* dz_bar;
 
     void recompute(long group, long first, long end) {
-        const T* kept = this->kept_of(const_cast<T*>(call.kept), group);
+        const T* const kept = call.kept + this->kept_offset(group);
         std::memcpy(states[0].numbers, kept, this->sizes.state_numbers() * sizeof(T));
         for (long m = first; m < end; m++) {
             const long i = m - first;
@@ -154,12 +162,14 @@ class BackwardScan : Scan<T, Form> {
     void mini_batch(long t, const State<T>& W, const typename Form::Record& record) {
         const int D = this->sizes.D, b = this->sizes.b, N = this->places.N;
         this->places.enter(this->in.eta.of(this->batch, this->head), t);
-        this->test(t, W, record);
+        this->test(t, -b, W, record);
         const Sequences<const T> dz = call.dz.of(this->batch, this->head);
+        prefetch(dz[t - b], dz.token, b, D);
         transpose(dz[t], dz.token, b, N, D, to.q, N);  // z = q + LN(z_bar)
         std::memcpy(dz_bar, to.q, sizeof(T) * D * N);
-        layer_norm_backward(D, N, this->norm.scale, this->z_bar, this->rstd, dz_bar, this->norm.dscale, this->norm.dshift);
-        this->form.backward(W, dW, this->norm, record, this->q, dz_bar, to);
+        const Norm<T>& norm = this->norm;
+        layer_norm_backward(D, N, norm.scale, this->z_bar, this->rstd, dz_bar, norm.dscale, norm.dshift);
+        this->form.backward(W, dW, norm, record, this->q, dz_bar, to);
         this->places.finish_gradients();
         for (int n = 0; n < D * N; n += LANES<T>) store<T>(to.k + n, load(to.k + n) - load(to.target + n));
         this->write_rows(to.q, call.dq, t);

@@ -92,17 +92,26 @@ INLINE T sum_lanes(Vector<T> x) {
     }
 }
 
-// Transposes L rows in place: log2 L times, every row is zipped with the one half the block further.
-template <class T>
-INLINE void transpose_block(Vector<T> (&rows)[LANES<T>]) {
+// One L x L block of `transpose`, of which `rows` are there to read and `columns` have space to be written. A function
+// of its own: as part of a loop, compilers prepare a pointer for every row and run out of registers.
+template <class T, bool WHOLE>
+__attribute__((noinline)) void transpose_block(
+    const T* from, long from_stride, int rows, int columns, T* to, long to_stride
+) {
     constexpr int L = LANES<T>;
+    Vector<T> block[L];
+    UNROLL for (int i = 0; i < L; i++, from += from_stride) block[i] = WHOLE || i < rows ? load(from) : Vector<T>{};
+    // log2 L times, every row is zipped with the one half the block further.
     UNROLL for (int distance = 1; distance < L; distance *= 2) {
         Vector<T> zipped[L];
         UNROLL for (int i = 0; i < L / 2; i++) {
-            zipped[2 * i] = shuffle<T, Zip<L, 0>>(rows[i], rows[i + L / 2]);
-            zipped[2 * i + 1] = shuffle<T, Zip<L, 1>>(rows[i], rows[i + L / 2]);
+            zipped[2 * i] = shuffle<T, Zip<L, 0>>(block[i], block[i + L / 2]);
+            zipped[2 * i + 1] = shuffle<T, Zip<L, 1>>(block[i], block[i + L / 2]);
         }
-        UNROLL for (int i = 0; i < L; i++) rows[i] = zipped[i];
+        UNROLL for (int i = 0; i < L; i++) block[i] = zipped[i];
+    }
+    UNROLL for (int i = 0; i < L; i++, to += to_stride) {
+        if (WHOLE || i < columns) store(to, block[i]);
     }
 }
 
@@ -113,21 +122,18 @@ void transpose(const T* from, long from_stride, int rows, int padded_rows, int c
     constexpr int L = LANES<T>;
     for (int r = 0; r < padded_rows; r += L) {
         for (int c = 0; c < columns; c += L) {
-            Vector<T> block[L];
-            const T* source = from + r * from_stride + c;
-            if (r + L <= rows) {
-                UNROLL for (int i = 0; i < L; i++, source += from_stride) block[i] = load(source);
-            } else {
-                for (int i = 0; i < L; i++) block[i] = r + i < rows ? load(source + i * from_stride) : Vector<T>{};
-            }
-            transpose_block<T>(block);
-            T* target = to + c * to_stride + r;
-            if (c + L <= columns) {
-                UNROLL for (int i = 0; i < L; i++, target += to_stride) store(target, block[i]);
-            } else {
-                for (int i = 0; c + i < columns; i++) store(target + i * to_stride, block[i]);
-            }
+            const bool whole = r + L <= rows && c + L <= columns;
+            const auto block = whole ? transpose_block<T, true> : transpose_block<T, false>;
+            block(from + r * from_stride + c, from_stride, rows - r, columns - c, to + c * to_stride + r, to_stride);
         }
+    }
+}
+
+// Asks for the rows [rows, columns] of a tensor that are needed next.
+template <class T>
+INLINE void prefetch(const T* from, long stride, int rows, int columns) {
+    for (int r = 0; r < rows; r++) {
+        for (int c = 0; c < columns; c += 64 / sizeof(T)) __builtin_prefetch(from + r * stride + c);
     }
 }
 

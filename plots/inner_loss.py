@@ -1,0 +1,135 @@
+"""The inner loss of every token before and after the update that it causes, by layer: what W learns on the way."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from .panels import (
+    CAPTION_HEIGHT,
+    LEAST_WIDTH,
+    PANEL_HEIGHT,
+    PANEL_WIDTH,
+    RUN_COLUMNS,
+    caption,
+    legend,
+    plain_log_ticks,
+    span,
+)
+from .registry import Figure
+from .smoothing import window_means
+from .style import Look, look
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
+    from pandas import DataFrame
+
+    from ttt.results.store import Results
+
+WINDOW = 10
+"""Positions that a point is the mean of."""
+
+MOST_POINTS = 500
+"""About how many points the line of a long sequence has."""
+
+MOST_COLUMNS = 4
+
+LOG_FROM = 30
+"""How many times a panel's lowest loss the highest is where its axis becomes logarithmic: an inner loop diverges."""
+
+LOSSES = {
+    "loss_initial": Look("under $W_0$", "#000000", (1, 1), ""),
+    "loss_before": Look("under $W_{t-1}$", "#D55E00", (6, 1.5), ""),
+    "loss_after": Look("under $W_t$", "#0072B2", (), ""),
+}
+"""Column -> look."""
+
+
+def table(results: Results) -> DataFrame:
+    """The three losses of each run's TTT layers, smoothed over ``position``, as far as they are finite.
+
+    A run's validation counts, its test where it has no other.
+    """
+    import pandas as pd
+
+    # In descending order validation comes before test.
+    splits = results.inner_loss.sort_values("split", ascending=False, kind="stable")
+    chosen = splits.groupby("run_id", observed=True)["split"].transform("first") == splits["split"]
+    rows = splits[chosen].merge(results.runs[RUN_COLUMNS], on="run_id")
+    keys = [*RUN_COLUMNS, "split", "step", "layer", "sequences"]
+    layers = rows.groupby(["run_id", "layer"], observed=True)
+    curves = [_smoothed(layer).assign(**layer[keys].iloc[0]) for _, layer in layers]
+    columns = [*keys, "position", *LOSSES]
+    return pd.concat(curves, ignore_index=True)[columns].dropna(subset=[*LOSSES]) if curves else rows[columns]
+
+
+def draw(table: DataFrame) -> Canvas:
+    """A block of panels for each run, one panel a layer."""
+    from matplotlib.figure import Figure as Canvas
+
+    runs = [run for _, run in table.groupby(["size", "run_id"], observed=True)]
+    columns = min(table["layer"].max(), MOST_COLUMNS)
+    heights = [math.ceil(run["layer"].nunique() / columns) for run in runs]
+    size = max(PANEL_WIDTH * columns, LEAST_WIDTH), PANEL_HEIGHT * sum(heights) + CAPTION_HEIGHT
+    canvas = Canvas(figsize=size, layout="constrained")
+    grid = canvas.subplots(sum(heights), columns, squeeze=False)
+    for number, run in enumerate(runs):
+        _draw_run(grid[sum(heights[:number]) : sum(heights[: number + 1])].ravel(), columns, run)
+    legend(canvas)
+    sequences, steps = (span(table[column].min(), table[column].max()) for column in ("sequences", "step"))
+    splits = " and ".join(sorted(table["split"].unique(), reverse=True))
+    caption(
+        canvas,
+        f"Loss of token t under the weights before the sequence, before the token's update and after it. Mean over all "
+        f"heads and {sequences} {splits} documents read from their start, after {steps} training steps; moving average "
+        f"over {WINDOW} positions.",
+    )
+    return canvas
+
+
+def _draw_run(grid: list[Axes], columns: int, run: DataFrame) -> None:
+    layers = list(run.groupby("layer"))
+    for empty in grid[len(layers) :]:
+        empty.set_axis_off()
+    for number, (axes, (layer, rows)) in enumerate(zip(grid, layers, strict=False)):
+        for column, line in LOSSES.items():
+            axes.plot(rows["position"], rows[column], **line.line, label=line.label)
+        losses = rows[[*LOSSES]]
+        if losses.max().max() > LOG_FROM * losses.min().min():
+            axes.set_yscale("log")
+            plain_log_ticks(axes.yaxis)
+        axes.set_title(f"{_title(run)}\nlayer {layer}" if number == 0 else f"layer {layer}", loc="left")
+        axes.set_ylabel("Inner loss (no unit)" if number % columns == 0 else "")
+        axes.set_xlabel("Token index t (tokens)" if number + columns >= len(layers) else "")
+
+
+def _title(run: DataFrame) -> str:
+    first = run.iloc[0]
+    return (
+        f"{look(first['model'], first['backbone'], first['variant']).label}, size {first['size']}, seed {first['seed']}"
+    )
+
+
+def _smoothed(layer: DataFrame) -> DataFrame:
+    """Means over windows of WINDOW positions, at the ends over what there is of them."""
+    import numpy as np
+    import pandas as pd
+
+    layer = layer.sort_values("position")
+    positions = layer["position"].to_numpy(float)
+    # The middle of an even number of positions lies between two of them.
+    centres = np.arange(1.5, max(len(positions), 2), max(1, len(positions) // MOST_POINTS))
+    means = {name: window_means(positions, layer[name].to_numpy(), centres, WINDOW) for name in LOSSES}
+    return pd.DataFrame({"position": centres, **means})
+
+
+FIGURE = Figure(
+    id="inner_loss",
+    title="Inner loss before and after each token's update, by layer",
+    paper="submission: Figures 7 and 14",
+    needs="a run of a TTT model that was looked into",
+    give="ttt-eval run=FOLDER probe=inner_loss",
+    table=table,
+    draw=draw,
+)

@@ -1,0 +1,110 @@
+"""Text from a trained run: the prompt is read at once, then token follows token from the state that it left.
+
+Shapes: B = 1 sequence, T tokens, V vocabulary.
+"""
+
+import codecs
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ttt.data.files import TOKENIZER
+from ttt.data.tokenizer import end_token, load_tokenizer, token_bytes
+from ttt.evaluate.run import TrainedRun
+from ttt.layers.state import State
+from ttt.models.language_model import LanguageModel
+
+PIECE = 512
+"""Tokens of the prompt that are read at once, so that a long one has no logits [T, V] beyond memory."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen.
+
+    Attributes:
+        temperature: divides the logits; 0 takes the likeliest token.
+        top_k: only so many of the likeliest tokens can be drawn; None: all.
+        seed: decides what is drawn.
+    """
+
+    temperature: float
+    top_k: int | None
+    seed: int
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What reading and writing took.
+
+    Attributes:
+        read: tokens of the prompt.
+        read_seconds: from the prompt to the first token.
+        written: tokens.
+        write_seconds: from the first token to the last.
+    """
+
+    read: int
+    read_seconds: float
+    written: int
+    write_seconds: float
+
+    def __str__(self) -> str:
+        prefill = f"prefill: {self.read} tokens, {self.read / self.read_seconds:,.0f} tokens/s"
+        if self.written == 1:
+            return prefill
+        return f"{prefill}; decode: {self.written} tokens, {(self.written - 1) / self.write_seconds:,.0f} tokens/s"
+
+
+def generate_text(run: TrainedRun, prompt: str, tokens: int, sampling: Sampling, show: Callable[[str], None]) -> Speed:
+    """Shows what the model writes after ``prompt`` as it comes: ``tokens`` tokens, or up to the end of the document.
+
+    Args:
+        run: whose model writes.
+        prompt: the text before; empty: the start of a document.
+        tokens: most tokens to write.
+        sampling: how they are chosen.
+        show: gets the text piece by piece, in whole characters.
+    """
+    tokenizer = load_tokenizer(run.corpus.folder / TOKENIZER)
+    end = end_token(tokenizer)
+    # Documents are trained on one after another: the end of one stands before the next.
+    ids = tokenizer.encode(prompt).ids or [end]
+    characters = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    times = [time.perf_counter()]
+    for _, token in zip(range(tokens), continuation(run.model, ids, sampling), strict=False):
+        times.append(time.perf_counter())
+        if token == end:
+            break
+        show(characters.decode(token_bytes(tokenizer, token)))
+    show(characters.decode(b"", final=True))
+    return Speed(len(ids), times[1] - times[0], len(times) - 1, times[-1] - times[1])
+
+
+@torch.no_grad()
+def continuation(model: LanguageModel, ids: Sequence[int], sampling: Sampling) -> Iterator[int]:
+    """Tokens after ``ids`` without end, each drawn by the model's logits after all tokens before it."""
+    model.eval()
+    generator = torch.Generator().manual_seed(sampling.seed)
+    *earlier, ids_BT = torch.tensor([ids], device=model.embedding.weight.device).split(PIECE, dim=1)
+    state: State = {}
+    for piece_BT in earlier:
+        _, state = model(piece_BT, state)
+    while True:
+        logits_BTV, state = model(ids_BT, state)
+        token = choose(logits_BTV[0, -1], sampling, generator)
+        yield token
+        ids_BT = ids_BT.new_tensor([[token]])
+
+
+def choose(logits_V: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
+    """The next token."""
+    if sampling.temperature == 0:
+        return int(logits_V.argmax())
+    logits, ids = logits_V.cpu().double().topk(min(sampling.top_k or len(logits_V), len(logits_V)))
+    # Less the largest, so that dividing by a low temperature leaves a finite one.
+    weights = ((logits - logits[0]) / sampling.temperature).exp()
+    return int(ids[torch.multinomial(weights, 1, generator=generator)])
