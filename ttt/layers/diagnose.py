@@ -34,7 +34,8 @@ class Divergence:
 
     def __str__(self) -> str:
         place = f"layer {self.layer}, head {self.head} diverged in mini-batch {self.mini_batch}"
-        return f"the inner loop of {place} (tokens {self.first} to {self.last})"
+        tokens = f"token {self.first}" if self.first == self.last else f"tokens {self.first} to {self.last}"
+        return f"the inner loop of {place} ({tokens})"
 
 
 def explained(message: str, model: nn.Module, input_ids: Tensor) -> str:
@@ -53,9 +54,10 @@ def find_divergence(model: nn.Module, input_ids: Tensor) -> Divergence | None:
     if not layers:
         return None
     with replaced_forms(layers, lambda layer, number: _Checking(layer.form, number, found)):
-        # The piece in which something is found is the last that is read.
-        next((piece for piece in read_in_pieces(model, input_ids) if found), None)
-    return found[0] if found else None
+        for _ in read_in_pieces(model, input_ids):
+            if found:
+                return found[0]
+    return None
 
 
 class _Checking:
