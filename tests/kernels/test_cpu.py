@@ -12,15 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ttt.kernels.cpu.build import CompilerError, load
 from ttt.kernels.cpu.op import inner_loop, supports
 
 B, H = 2, 3
-
-try:
-    load()
-except CompilerError as error:
-    pytest.skip(str(error), allow_module_level=True)
 
 
 class Case(NamedTuple):
@@ -181,8 +175,8 @@ def test_without_gradients_the_numbers_are_the_same_and_nothing_is_kept(case: Ca
     assert torch.equal(z, z_alone)
     assert all(map(torch.equal, W_last, W_alone))
     arguments_of_op = [list(given.W), *given[1:], 2]
-    assert torch.ops.ttt_cpu.forward(*arguments_of_op, False)[2].numel() == 0
-    assert torch.ops.ttt_cpu.forward(*arguments_of_op, True)[2].shape[:3] == (B, H, 2)
+    assert torch.ops.ttt_cpu.forward(*arguments_of_op, True, False)[2].numel() == 0
+    assert torch.ops.ttt_cpu.forward(*arguments_of_op, True, True)[2].shape[:3] == (B, H, 2)
 
 
 @pytest.mark.parametrize("case", SMALL, ids=str)
@@ -248,11 +242,11 @@ def test_a_loop_that_diverged_is_seen(case: Case, dtype: torch.dtype) -> None:
 @pytest.mark.filterwarnings("ignore")
 def test_torch_finds_nothing_wrong_with_the_operators(case: Case) -> None:
     given = arguments(case)
-    torch.library.opcheck(torch.ops.ttt_cpu.forward.default, (list(given.W), *given[1:], 3, True))
+    torch.library.opcheck(torch.ops.ttt_cpu.forward.default, (list(given.W), *given[1:], 3, True, True))
     constant = given.map(Tensor.detach)
-    z, W_last, kept = torch.ops.ttt_cpu.forward(list(constant.W), *constant[1:], 3, True)
+    z, W_last, kept = torch.ops.ttt_cpu.forward(list(constant.W), *constant[1:], 3, True, True)
     torch.library.opcheck(
-        torch.ops.ttt_cpu.backward.default, (torch.ones_like(z), W_last, kept, list(constant.W), *constant[1:], 3)
+        torch.ops.ttt_cpu.backward.default, (torch.ones_like(z), W_last, kept, list(constant.W), *constant[1:], 3, True)
     )
 
 

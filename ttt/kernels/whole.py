@@ -21,8 +21,8 @@ Kernel = Callable[[Params, LayerNormParams, Tokens, Tensor], tuple[Tensor, Param
 def unfit(loop: InnerLoop) -> str | None:
     """Why no kernel computes ``loop``, or None: kernels know the released code's two layers alone."""
     model = loop.model
-    if not isinstance(model, InnerMLP) or model.depth > 2 or not model.bias or model.activation != "gelu":
-        return "it knows linear inner models and MLPs of one hidden layer with GELU and biases"
+    if not isinstance(model, InnerMLP) or model.depth > 2 or model.activation != "gelu":
+        return "it knows linear inner models and MLPs of one hidden layer with GELU"
     if not (loop.norm and loop.residual):
         return "it knows f with LN and residual alone"
     return "it knows no momentum" if loop.momentum else None

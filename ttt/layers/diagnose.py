@@ -46,7 +46,7 @@ def explained(message: str, model: nn.Module, input_ids: Tensor) -> str:
 
 @torch.no_grad()
 def find_divergence(model: nn.Module, input_ids: Tensor) -> Divergence | None:
-    """Reads sequences [B, T] again from their start, to the first inner loop that diverges.
+    """Reads sequences [B, T] again from their start, to the first token at which an inner loop diverges.
 
     None where no inner loop is to blame: all of them stay finite, or the numbers were lost before they came to one.
     """
@@ -56,14 +56,14 @@ def find_divergence(model: nn.Module, input_ids: Tensor) -> Divergence | None:
     with replaced_forms(layers, lambda layer, number: _Checking(layer.form, number, found)):
         for _ in read_in_pieces(model, input_ids):
             if found:
-                return found[0]
+                return min(found, key=lambda divergence: (divergence.last, divergence.layer))
     return None
 
 
 class _Checking:
     """A sequence form with the results of ``form``, which adds to ``found`` where they are lost.
 
-    What comes to it not finite is not its doing: in a model the layers after one that diverged add nothing.
+    Tokens that come to it not finite are not its doing, but that of what stands before it.
     """
 
     def __init__(self, form: Form, layer: int, found: list[Divergence]) -> None:
@@ -73,16 +73,18 @@ class _Checking:
         self, loop: InnerLoop, norm: LayerNormParams, state: InnerState, tokens: Tokens, tau: Tensor
     ) -> tuple[Tensor, InnerState]:
         z, after = self.form(loop, norm, state, tokens, tau)
-        given = [x for x in (*tokens, *norm, *state.tensors) if x is not None]
-        if not _sound(z, *after.tensors) and all(map(_finite, given)):
+        if not _sound(z, *after.tensors):
             self._locate(loop, norm, state, tokens, tau)
         self.read += tokens.length
         return z, after
 
     def _locate(self, loop: InnerLoop, norm: LayerNormParams, state: InnerState, tokens: Tokens, tau: Tensor) -> None:
-        """Goes through the mini-batches to the first whose outputs or state are lost."""
+        """Goes through the mini-batches to the first whose outputs or state are lost, if it was given finite numbers."""
         b, end = tau.numel(), self.read
         for piece in tokens.split(piece_lengths(tokens.length, b, state.place, longest=b)):
+            given = [x for x in (*piece, *norm, *state.tensors) if x is not None]
+            if not all(map(_finite, given)):
+                return
             z, state = self.form(loop, norm, state, piece, tau)
             end += piece.length
             lost = [head for head in range(z.shape[1]) if not _sound(*(x[:, head] for x in (z, *state.tensors)))]

@@ -87,8 +87,8 @@ class Linear {
         pull_back<T>(N, W.first(), dz_1, to.k, to.k);
         const Product<T> by_q{rows(dz_bar, N), q.rows, q.row_stride}, by_k{rows<T>(dz_1, N), k.rows, k.row_stride};
         sum_products<T>(D, D, b, {by_q, by_k}, dW.W1, D, {dW.W1});
-        places.add_tokens(D, dz_bar, dW.b1);
-        places.add_tokens(D, dz_1, dW.b1);
+        places.add_to_bias(D, dz_bar, dW.b1);
+        places.add_to_bias(D, dz_1, dW.b1);
     }
 
   private:
@@ -200,8 +200,8 @@ class MLP {
         const View<T>& k = record.k;
         const Product<T> by_q{rows<T>(dz_1_bar, N), q.rows, q.row_stride}, by_k{rows(dz_1, N), k.rows, k.row_stride};
         sum_products<T>(F, D, b, {by_q, by_k}, dW.W1, D, {dW.W1});
-        places.add_tokens(F, dz_1_bar, dW.b1);
-        places.add_tokens(F, dz_1, dW.b1);
+        places.add_to_bias(F, dz_1_bar, dW.b1);
+        places.add_to_bias(F, dz_1, dW.b1);
         const auto by_rows = [&](const T* left, const T* lanes_DN, T* rows_bD) -> Product<T> {
             transpose(lanes_DN, N, D, D, b, rows_bD, D);
             return {rows(left, N), rows_bD, D};
@@ -210,8 +210,8 @@ class MLP {
         const Product<T> by_z = by_rows(record.x_2, dz_2, dz_2_rows);
         const Product<T> by_G = by_rows(dpulled, record.loss.g, G_2_rows);
         sum_products<T>(F, D, b, {by_z_bar, by_z, by_G}, dW.W2, D, {dW.W2});
-        places.add_tokens(D, dz_2_bar, dW.b2);
-        places.add_tokens(D, dz_2, dW.b2);
+        places.add_to_bias(D, dz_2_bar, dW.b2);
+        places.add_to_bias(D, dz_2, dW.b2);
     }
 };
 

@@ -9,6 +9,7 @@ struct Sizes {
     int D, F, b, H;
     long mini_batches;  // T / b
     long group;         // mini-batches for each kept W
+    bool bias;          // whether biases are learned; if not, they come as zeros and stay
 
     long groups() const { return (mini_batches + group - 1) / group; }
     int layers() const { return F ? 2 : 1; }

@@ -17,7 +17,9 @@ DEFAULT_GROUP = 16
 a token, as much as two of its views; what is computed again at a time, states and activations, are 4 MB: the last
 cache."""
 
-_INPUTS = "Tensor[] W, Tensor scale, Tensor shift, Tensor q, Tensor k, Tensor v, Tensor eta, Tensor tau, int group"
+_INPUTS = (
+    "Tensor[] W, Tensor scale, Tensor shift, Tensor q, Tensor k, Tensor v, Tensor eta, Tensor tau, int group, bool bias"
+)
 _LIBRARY = torch.library.Library("ttt_cpu", "DEF")
 _LIBRARY.define(f"forward({_INPUTS}, bool keep) -> (Tensor, Tensor[], Tensor)")
 _LIBRARY.define(
@@ -61,7 +63,8 @@ def inner_loop(
     mini-batches. Equal inputs give equal bytes, whatever the number of threads.
 
     Args:
-        W: state before the first token, (W1, b1) or (W1, b1, W2, b2), each [B, H, I, O] and [B, H, 1, O].
+        W: state before the first token, (W1, b1) or (W1, b1, W2, b2), each [B, H, I, O] and [B, H, 1, O]; or without
+            biases (W1,) or (W1, W2).
         scale: of the inner model's LN, [H, 1, D].
         shift: likewise.
         q: test view [B, H, T, D]; T is a multiple of b.
@@ -80,10 +83,13 @@ def inner_loop(
     """
     if not torch.compiler.is_compiling():  # there, the operator's shapes are asked for first, and that loads
         load()
+    bias = len(W) > 1 and W[1].shape[2] == 1
+    if not bias:
+        W = tuple(tensor for w in W for tensor in (w, torch.zeros_like(w[:, :, :1])))
     keep = torch.is_grad_enabled() and any(x.requires_grad for x in (*W, scale, shift, q, k, v, eta, tau))
     group = checkpoint_group or DEFAULT_GROUP
-    z, W_last, _ = torch.ops.ttt_cpu.forward(list(W), scale, shift, q, k, v, eta, tau, group, keep)
-    return z, tuple(W_last)
+    z, W_last, _ = torch.ops.ttt_cpu.forward(list(W), scale, shift, q, k, v, eta, tau, group, bias, keep)
+    return z, tuple(W_last if bias else W_last[::2])
 
 
 def _outputs(W: list[Tensor], q: Tensor, tau: Tensor, group: int, keep: bool) -> tuple[Tensor, list[Tensor], Tensor]:
@@ -107,6 +113,7 @@ def _(
     eta: Tensor,  # noqa: ARG001
     tau: Tensor,
     group: int,
+    bias: bool,  # noqa: ARG001
     keep: bool,
 ) -> tuple[Tensor, list[Tensor], Tensor]:
     load()
@@ -127,6 +134,7 @@ def _(
     eta: Tensor,
     tau: Tensor,
     group: int,  # noqa: ARG001
+    bias: bool,  # noqa: ARG001
 ) -> tuple[list[Tensor], Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     views = [x.new_empty(x.shape[0], x.shape[2], x.shape[1], x.shape[3]).transpose(1, 2) for x in (q, k, v)]
     dense = [x.new_empty(x.shape) for x in (scale, shift, eta, tau)]
@@ -136,9 +144,9 @@ def _(
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
-    W, *tensors, group, _ = inputs
+    W, *tensors, group, bias, _ = inputs
     kept = output[2]
-    ctx.layers, ctx.group = len(W), group
+    ctx.layers, ctx.group, ctx.bias = len(W), group, bias
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(kept, *W, *tensors)
 
@@ -148,8 +156,8 @@ def _backward(ctx: Any, dz: Tensor | None, dW_last: list[Tensor | None], _: None
     W, (scale, shift, q, *others) = tensors[: ctx.layers], tensors[ctx.layers :]
     dz = torch.zeros_like(q) if dz is None else dz
     dW = [torch.zeros(w.shape, dtype=w.dtype) if d is None else d for w, d in zip(W, dW_last, strict=True)]
-    gradients = torch.ops.ttt_cpu.backward(dz, dW, kept, W, scale, shift, q, *others, ctx.group)
-    return *gradients, None, None
+    gradients = torch.ops.ttt_cpu.backward(dz, dW, kept, W, scale, shift, q, *others, ctx.group, ctx.bias)
+    return *gradients, None, None, None
 
 
 def _no_second(*_: Any) -> None:

@@ -43,9 +43,9 @@ struct Tensors {
     int64_t T() const { return q.size(2); }
     int64_t D() const { return q.size(3); }
 
-    Sizes sizes(int64_t group) const {
+    Sizes sizes(int64_t group, bool bias) const {
         const int64_t b = tau.numel();
-        return {int(D()), W.size() == 4 ? int(W[0].size(3)) : 0, int(b), int(H()), T() / b, group};
+        return {int(D()), W.size() == 4 ? int(W[0].size(3)) : 0, int(b), int(H()), T() / b, group, bias};
     }
 
     // [B, H, T, ...] with the heads of a token side by side, as the projections before and after the layer have them.
@@ -102,9 +102,9 @@ Parameters<const T> read_parameters(const vector<Tensor>& W) {
 }
 
 template <class T>
-Inputs<T> inputs(const Tensors& x, int64_t group) {
+Inputs<T> inputs(const Tensors& x, const Sizes& sizes) {
     return {
-        x.sizes(group), read_parameters<T>(x.W),
+        sizes, read_parameters<T>(x.W),
         read_sequences<T>(x.q), read_sequences<T>(x.k), read_sequences<T>(x.v), read_sequences<T>(x.eta),
         x.tau.const_data_ptr<T>(), x.scale.const_data_ptr<T>(), x.shift.const_data_ptr<T>(),
     };
@@ -120,17 +120,17 @@ void with_type(const Tensor& x, Work work) {
 
 std::tuple<Tensor, vector<Tensor>, Tensor> forward(
     at::TensorList W, const Tensor& scale, const Tensor& shift, const Tensor& q, const Tensor& k, const Tensor& v,
-    const Tensor& eta, const Tensor& tau, int64_t group, bool keep
+    const Tensor& eta, const Tensor& tau, int64_t group, bool bias, bool keep
 ) {
     const Tensors x(W, scale, shift, q, k, v, eta, tau);
-    const Sizes sizes = x.sizes(group);
+    const Sizes sizes = x.sizes(group, bias);
     const Tensor z = x.heads_together();
     const vector<Tensor> W_last = x.like_W();
     const Tensor kept = at::empty({keep ? x.B() : 0, x.H(), sizes.groups(), sizes.state_numbers()}, q.options());
     with_type(q, [&](auto zero) {
         using T = decltype(zero);
         T* const kept_here = keep ? kept.data_ptr<T>() : nullptr;
-        const Forward<T> call{inputs<T>(x, group), sequences<T>(z), parameters<T>(W_last), kept_here};
+        const Forward<T> call{inputs<T>(x, sizes), sequences<T>(z), parameters<T>(W_last), kept_here};
         at::parallel_for(0, x.B() * x.H(), 1, [&](int64_t begin, int64_t end) { forward_pairs(call, begin, end); });
     });
     return {z, W_last, kept};
@@ -152,9 +152,10 @@ Tensor sum_first(const Tensor& from, at::IntArrayRef shape) {
 std::tuple<vector<Tensor>, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
     const Tensor& dz_any, at::TensorList dW_last_any, const Tensor& kept, at::TensorList W, const Tensor& scale,
     const Tensor& shift, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& eta, const Tensor& tau,
-    int64_t group
+    int64_t group, bool bias
 ) {
     const Tensors x(W, scale, shift, q, k, v, eta, tau);
+    const Sizes sizes = x.sizes(group, bias);
     const Tensor dz = dense(dz_any, 3);
     vector<Tensor> dW_last;
     for (const Tensor& w : dW_last_any) dW_last.push_back(dense(w, 2));
@@ -166,7 +167,7 @@ std::tuple<vector<Tensor>, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tenso
     with_type(q, [&](auto zero) {
         using T = decltype(zero);
         const Backward<T> call{
-            inputs<T>(x, group), kept.const_data_ptr<T>(), read_sequences<T>(dz), read_parameters<T>(dW_last),
+            inputs<T>(x, sizes), kept.const_data_ptr<T>(), read_sequences<T>(dz), read_parameters<T>(dW_last),
             sequences<T>(dq), sequences<T>(dk), sequences<T>(dv), sequences<T>(deta), parameters<T>(dW),
             dtau.data_ptr<T>(), dscale.data_ptr<T>(), dshift.data_ptr<T>(),
         };

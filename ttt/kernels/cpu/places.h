@@ -27,7 +27,8 @@ class Places {
     T* last;                 // [N]: M[b][j] = tau_b eta_j, the step that W_last takes along token j
     T *deta, *dlast, *dtau;  // [N]: gradients; for eta and last of this mini-batch, for tau of all so far
 
-    Places(const Sizes& sizes, const T* tau_b, Arena<T>& arena) : D(sizes.D), b(sizes.b), N(padded(sizes.b)) {
+    Places(const Sizes& sizes, const T* tau_b, Arena<T>& arena)
+        : D(sizes.D), b(sizes.b), N(padded(sizes.b)), bias_input(sizes.bias ? 1 : 0) {
         for (T** each : {&last, &deta, &dlast, &dtau, &eta, &tau, &ones}) *each = arena.take(N);
         minus_causal = arena.take(N * N);
         for (int i = 0; i < N; i++) {
@@ -50,12 +51,13 @@ class Places {
         }
     }
 
-    // scores += 1 and mixed = -M * scores, both [j, i]; the 1 is the product of the inputs that the biases have.
+    // scores += 1 and mixed = -M * scores, both [j, i]; the 1 is the product of the inputs that the biases have, and 0
+    // without biases.
     void mix(T* scores, T* mixed) const {
         for (int j = 0; j < N; j++) {
             for (int i = 0; i < N; i += LANES<T>) {
                 const int n = j * N + i;
-                const Vector<T> score = load(scores + n) + T(1);
+                const Vector<T> score = load(scores + n) + bias_input;
                 store<T>(scores + n, score);
                 store<T>(mixed + n, eta[j] * load(tau + i) * load(minus_causal + n) * score);
             }
@@ -109,7 +111,7 @@ class Places {
 
     // bias_last = bias - sum_j last_j G_j for G [width, N].
     void step_bias(int width, const T* G, const T* bias, T* bias_last) const {
-        for (int o = 0; o < width; o++) bias_last[o] = bias[o] - weighted_sum(N, G + o * N, last);
+        for (int o = 0; o < width; o++) bias_last[o] = bias[o] - bias_input * weighted_sum(N, G + o * N, last);
     }
 
     // sums += sum_j x_j for x [width, N].
@@ -117,7 +119,13 @@ class Places {
         for (int o = 0; o < width; o++) sums[o] += weighted_sum(N, x + o * N, ones);
     }
 
+    // The same from the gradient of a layer's outputs to that of its biases.
+    void add_to_bias(int width, const T* dz, T* dbias) const {
+        if (bias_input != 0) add_tokens(width, dz, dbias);
+    }
+
   private:
+    const T bias_input;                  // what a bias is the weight of: 1, or 0 without biases
     T *eta, *tau, *ones, *minus_causal;  // [N], [N], [N], [N, N]: -1 for j <= i, otherwise 0
 };
 

@@ -1,0 +1,173 @@
+"""The probe against the observations that it gathers, and as ``ttt-eval probe=inner_loss`` shows it."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ttt.cli import eval as command
+from ttt.cli.train import train
+from ttt.config.layers import TTTConfig
+from ttt.config.schema import BackboneConfig, KernelConfig, SizeConfig, TrainConfig
+from ttt.data.windows import Windows
+from ttt.evaluate.growth import unbounded_growth
+from ttt.evaluate.inner_loss import measure_inner_losses
+from ttt.layers.observing import PIECE, Observation, observing
+from ttt.models.build import build_model
+from ttt.results.inner_loss import read_inner_loss
+
+Configure = Callable[..., TrainConfig]
+Evaluate = Callable[..., int]
+
+
+@pytest.mark.parametrize("device_tokens", [1, 2 * PIECE, 100 * PIECE])
+@torch.no_grad()
+def test_pieces_and_batches_give_the_mean_over_whole_sequences(device_tokens: int) -> None:
+    torch.manual_seed(0)
+    size = SizeConfig(name="tiny", width=8, blocks=2, heads=2, mlp_hidden=8, init_std=0.3)
+    layer = TTTConfig(name="ttt_linear", inner_model="linear", mini_batch_size=48)
+    model = build_model(layer, size, BackboneConfig("mamba"), KernelConfig("dual"), 20)
+    ctx = PIECE + 90
+    tokens = np.random.default_rng(0).integers(0, 20, 3 * (ctx + 1)).astype(np.uint16)
+    windows = Windows(tokens, np.arange(3) * (ctx + 1), ctx)
+    losses = measure_inner_losses(model, windows, torch.device("cpu"), device_tokens, show_progress=False)
+    assert (losses.sequences, losses.lost) == (3, None)
+    with observing(model) as seen:
+        model(windows.batch(range(3))[:, :-1])
+    for mine, whole in zip(losses.layers, seen, strict=True):
+        for value, expected in zip(mine, whole, strict=True):
+            torch.testing.assert_close(value, expected.double().mean(0), rtol=1e-4, atol=1e-5)
+
+
+def observation(before: list[list[float]], initial: float = 1.0) -> Observation:
+    """One whose losses before the update are given, heads by tokens."""
+    loss = torch.tensor(before, dtype=torch.float64)
+    return Observation(torch.full_like(loss, initial), loss, loss, loss, loss)
+
+
+def test_growth_is_tenfold_and_above_what_no_learning_gives() -> None:
+    steady, grown = [1.0] * 8, [1.0, 1.0, 1.0, 5.0, 5.0, 5.0, 30.0, 10.0]
+    assert unbounded_growth([observation([steady, [*steady[:6], 9.0, 9.0]])]) == []
+    assert unbounded_growth([observation([grown], initial=25.0)]) == []
+    (growth,) = unbounded_growth([observation([steady]), observation([steady, grown])])
+    assert growth.place == "layer 2, head 1"
+    assert str(growth) == (
+        "the inner loss grew from 1 (tokens 1 to 2) to 20 (tokens 7 to 8, where W_0 has 1); lower model.eta_base"
+    )
+
+
+def test_growth_without_numbers_is_named_where_it_begins() -> None:
+    steady, lost = [1.0] * 4, [1.0, 1.0, 1.0, float("nan")]
+    layers = [observation([steady, steady]), observation([steady, lost]), observation([lost, lost])]
+    assert [growth.place for growth in unbounded_growth(layers)] == ["layer 2, head 1"]
+    assert unbounded_growth([observation([[1.0]])]) == []
+
+
+@pytest.fixture
+def run(configure: Configure, tmp_path: Path) -> Path:
+    """A run of two layers and two steps."""
+    train(configure(f"run_dir={tmp_path}/run", "size.blocks=2", "trainer.max_steps=2"), [])
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def evaluate(monkeypatch: pytest.MonkeyPatch) -> Evaluate:
+    """Runs ``ttt-eval`` and gives its exit code."""
+
+    def code(*arguments: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["ttt-eval", "device=cpu", *arguments])
+        try:
+            command.main()
+        except SystemExit as stopped:
+            assert isinstance(stopped.code, int)
+            return stopped.code
+        return 0
+
+    return code
+
+
+def record(run: Path) -> dict[str, Any]:
+    return json.loads((run / "record.json").read_text())
+
+
+def test_the_command_writes_its_own_table_alone(
+    run: Path, evaluate: Evaluate, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {name: (run / name).read_bytes() for name in ("metrics.parquet", "record.json", "config.yaml")}
+    capsys.readouterr()
+    assert evaluate(f"run={run}", "probe=inner_loss", "eval_tokens=256") == 0
+    first, header, *layers, last = capsys.readouterr().out.splitlines()
+    assert "4 validation documents read from their start, at step 2" in first
+    assert header.split("  ")[0] == "layer"
+    assert header.endswith("gain 1-16  gain 49-64")
+    assert [line.split()[0] for line in layers] == ["1", "2"]
+    assert last == f"{run}/inner_loss.parquet"
+    assert {name: (run / name).read_bytes() for name in before} == before
+    rows = read_inner_loss(run / "inner_loss.parquet").to_pandas()
+    assert rows.groupby("layer")["position"].agg(list).tolist() == [list(range(1, 65))] * 2
+    assert set(rows["sequences"]) == {4}
+    assert rows.loc[rows["layer"] == 1, "loss_before"].mean() == pytest.approx(float(layers[0].split()[2]), rel=1e-3)
+    probed = (run / "inner_loss.parquet").read_bytes()
+    assert evaluate(f"run={run}", "probe=inner_loss", "eval_tokens=256") == 0
+    assert (run / "inner_loss.parquet").read_bytes() == probed
+    assert evaluate(f"run={run}", "probe=inner_loss", "split=test") == 0
+    assert set(read_inner_loss(run / "inner_loss.parquet").to_pandas()["split"]) == {"validation", "test"}
+
+
+def test_a_new_run_in_the_folder_leaves_no_former_probe(run: Path, evaluate: Evaluate, configure: Configure) -> None:
+    assert evaluate(f"run={run}", "probe=inner_loss") == 0
+    train(configure(f"run_dir={run}", "size.blocks=2", "trainer.max_steps=1", "overwrite=true"), [])
+    assert not (run / "inner_loss.parquet").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["probe=outer_loss"], "probe=outer_loss: choose inner_loss or null"),
+        (["probe=inner_loss", "split=train"], "split=train: choose one of validation, test"),
+        (["probe=inner_loss", "eval_tokens=0"], "eval_tokens=0: must be at least 1"),
+    ],
+)
+def test_mistakes_get_one_line(
+    arguments: list[str], line: str, tmp_path: Path, evaluate: Evaluate, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate(f"run={tmp_path}", *arguments) == 2
+    assert capsys.readouterr().err == f"error: {line}\n"
+
+
+def test_a_run_without_inner_loops_is_refused(
+    configure: Configure, tmp_path: Path, evaluate: Evaluate, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(configure(f"run_dir={tmp_path}/run", "model=transformer", "trainer.max_steps=1"), [])
+    capsys.readouterr()
+    assert evaluate(f"run={tmp_path}/run", "probe=inner_loss") == 2
+    said = f"error: probe=inner_loss: {tmp_path}/run has no inner loop: its model is transformer"
+    assert capsys.readouterr().err.splitlines()[-1] == said
+    assert not (tmp_path / "run/inner_loss.parquet").exists()
+
+
+def test_a_diverged_model_ends_with_the_inner_loop_to_blame(
+    run: Path, evaluate: Evaluate, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = run / "checkpoints/step-00000002.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    (name,) = (name for name in checkpoint["state_dict"] if "blocks.1" in name and name.endswith("W_init.W1"))
+    checkpoint["state_dict"][name][1] = 1e38
+    torch.save(checkpoint, path)
+    metrics = (run / "metrics.parquet").read_bytes()
+    capsys.readouterr()
+    culprit = "the inner loop of layer 2, head 1 diverged in mini-batch 1 (tokens 1 to 16)"
+    assert evaluate(f"run={run}") == 1
+    assert capsys.readouterr().err.splitlines()[-1] == f"error: perplexity: the loss is not finite: {culprit}"
+    assert (run / "metrics.parquet").read_bytes() == metrics
+    assert evaluate(f"run={run}", "probe=inner_loss") == 1
+    *_, warning, error = capsys.readouterr().err.splitlines()
+    assert warning.startswith("warning: validation, layer 2, head 1: at step 2 the inner loss grew from ")
+    assert error == f"error: {run}: the inner losses are not finite: {culprit}"
+    assert record(run)["warnings"] == [warning.removeprefix("warning: ")]
+    assert record(run)["status"] == "finished"

@@ -1,0 +1,74 @@
+from pathlib import Path
+from runpy import run_path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from ttt.config.errors import UserError
+from ttt.results.inner_loss import SCHEMA, VALUES, read_inner_loss, write_inner_loss
+from ttt.results.record import Record, put_warnings
+from ttt.results.store import load_results
+
+synthetic = run_path(str(Path(__file__).parents[1] / "plots" / "synthetic.py"))
+
+Layers = list[dict[str, np.ndarray]]
+
+
+def layers(number: int = 2, T: int = 3, start: float = 0.0) -> Layers:
+    return [{name: start + layer + np.arange(T) / 8 for name in VALUES} for layer in range(number)]
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "inner_loss.parquet"
+    write_inner_loss(path, "a", "validation", 7, layers(), sequences=5)
+    rows = read_inner_loss(path).to_pandas()
+    assert list(rows.columns) == SCHEMA.names
+    assert rows["layer"].tolist() == [1, 1, 1, 2, 2, 2]
+    assert rows["position"].tolist() == [1, 2, 3] * 2
+    assert rows["loss_after"].tolist() == [0, 0.125, 0.25, 1, 1.125, 1.25]
+    assert set(zip(rows["run_id"], rows["split"], rows["step"], rows["sequences"], strict=True)) == {
+        ("a", "validation", 7, 5)
+    }
+
+
+def test_a_new_probe_replaces_its_split_and_equal_probes_leave_equal_bytes(tmp_path: Path) -> None:
+    path, other = tmp_path / "a.parquet", tmp_path / "b.parquet"
+    write_inner_loss(path, "a", "validation", 7, layers(3), sequences=5)
+    write_inner_loss(path, "a", "test", 7, layers(), sequences=5)
+    write_inner_loss(path, "a", "validation", 8, layers(start=1.0), sequences=4)
+    write_inner_loss(other, "a", "validation", 8, layers(start=1.0), sequences=4)
+    write_inner_loss(other, "a", "test", 7, layers(), sequences=5)
+    assert path.read_bytes() == other.read_bytes()
+    rows = read_inner_loss(path).to_pandas()
+    assert rows.groupby("split", observed=True)["step"].unique().map(list).to_dict() == {"test": [7], "validation": [8]}
+
+
+def test_another_file_in_its_place_is_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "inner_loss.parquet"
+    path.write_text("not a table")
+    with pytest.raises(UserError, match=r"inner_loss\.parquet: not a table of inner losses") as error:
+        write_inner_loss(path, "a", "test", 1, layers(), sequences=1)
+    assert "\n" not in str(error.value)
+    assert path.read_text() == "not a table"
+
+
+def test_all_runs_that_were_looked_into_are_one_table(tmp_path: Path) -> None:
+    runs = [synthetic["make_run"](tmp_path, seed=seed, steps=2, ctx=8, evaluated=False) for seed in range(3)]
+    assert load_results(tmp_path).inner_loss.empty
+    assert list(load_results(tmp_path).inner_loss.columns) == SCHEMA.names
+    for run in runs[:2]:
+        write_inner_loss(run.inner_loss, run.path.name, "validation", 2, layers(), sequences=1)
+    rows = load_results(tmp_path).inner_loss
+    assert set(rows["run_id"]) == {run.path.name for run in runs[:2]}
+    assert len(rows) == 2 * 6
+    assert pq.read_schema(runs[0].inner_loss).equals(SCHEMA)
+
+
+def test_a_subject_has_one_warning_the_newest() -> None:
+    record: Record = synthetic["make_record"]("a", "ttt_mlp", "mamba", "s1", 8, 0, 3, 5, "running")
+    put_warnings(record, {})
+    assert "warnings" not in record
+    put_warnings(record, {"train, layer 1, head 0": "at step 1: grew", "train, layer 1, head 1": "at step 1"})
+    put_warnings(record, {"train, layer 1, head 0": "at step 2"})
+    assert record["warnings"] == ["train, layer 1, head 1: at step 1", "train, layer 1, head 0: at step 2"]
