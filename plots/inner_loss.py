@@ -47,14 +47,15 @@ LOSSES = {
 
 
 def table(results: Results) -> DataFrame:
-    """The three losses of each run's TTT layers, smoothed over ``position``, as far as they are finite.
+    """The three losses of each run's TTT layers, smoothed over ``position``, up to the first that is not finite.
 
     A run's validation counts, its test where it has no other.
     """
+    import numpy as np
     import pandas as pd
 
     # In descending order validation comes before test.
-    splits = results.inner_loss.sort_values("split", ascending=False, kind="stable")
+    splits = results.inner_loss.replace(np.inf, np.nan).sort_values("split", ascending=False, kind="stable")
     chosen = splits.groupby("run_id", observed=True)["split"].transform("first") == splits["split"]
     rows = splits[chosen].merge(results.runs[RUN_COLUMNS], on="run_id")
     keys = [*RUN_COLUMNS, "split", "step", "layer", "sequences"]
@@ -75,7 +76,7 @@ def draw(table: DataFrame) -> Canvas:
     canvas = Canvas(figsize=size, layout="constrained")
     grid = canvas.subplots(sum(heights), columns, squeeze=False)
     for number, run in enumerate(runs):
-        _draw_run(grid[sum(heights[:number]) : sum(heights[: number + 1])].ravel(), columns, run)
+        _draw_run(list(grid[sum(heights[:number]) : sum(heights[: number + 1])].flat), columns, run)
     legend(canvas)
     sequences, steps = (span(table[column].min(), table[column].max()) for column in ("sequences", "step"))
     splits = " and ".join(sorted(table["split"].unique(), reverse=True))

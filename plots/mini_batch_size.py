@@ -85,9 +85,10 @@ def _draw_times(axes: Axes, times: DataFrame) -> str:
     plain_log_ticks(axes.yaxis)
     of = times.iloc[0]
     threads = "1 thread" if of["threads"] == 1 else f"{of['threads']} threads"
+    length = f"T\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{of['tokens']:,}"
     return (
         f"Time: one TTT-Linear layer in the plain dual form, width {of['width']}, {of['heads']} heads, "
-        f"T\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{of['tokens']:,}, batch {of['batch']}, {of['dtype']}, {threads} of {of['cpu']}; "
+        f"{length}, batch {of['batch']}, {of['dtype']}, {threads} of {of['cpu']}; "
         f"median and quartiles of {of['rounds']} rounds. Long mini-batches are read in pieces."
     )
 

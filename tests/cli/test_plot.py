@@ -48,7 +48,9 @@ def test_all_draws_what_it_can_and_names_the_rest(tmp_path: Path, capsys: pytest
     main(["--all", "--results", str(tmp_path / "runs"), "--out", str(tmp_path / "out")])
     lines = capsys.readouterr().out.splitlines()
     assert [Path(line).name for line in lines[:3]] == ["training.png", "training.pdf", "training.csv"]
-    assert [line.split(" needs ")[0] for line in lines[3:]] == ["not drawn: mini_batch_size", "not drawn: per_token"]
+    assert [line.split(" needs ")[0] for line in lines[3:]] == [
+        f"not drawn: {name}" for name in ("inner_loss", "mini_batch_size", "per_token")
+    ]
     assert lines[-1].endswith("ttt-train -m +sweeps=laptop_per_token")
 
 
@@ -68,7 +70,9 @@ def test_lacking_runs_are_refused_with_the_way_to_get_them(
 
 
 def test_an_unknown_figure_is_refused_with_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
-    assert refused(["loss"], capsys) == "error: loss: no such figure; choose from mini_batch_size, per_token, training\n"
+    assert refused(["loss"], capsys) == (
+        "error: loss: no such figure; choose from inner_loss, mini_batch_size, per_token, training\n"
+    )
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from ttt.cli import eval as command
+from ttt.cli.errors import exit_with_one_line
 from ttt.cli.train import train
 from ttt.config.layers import TTTConfig
-from ttt.config.schema import BackboneConfig, KernelConfig, SizeConfig, TrainConfig
+from ttt.config.schema import BackboneConfig, EvalConfig, KernelConfig, SizeConfig, TrainConfig
 from ttt.data.windows import Windows
 from ttt.evaluate.growth import unbounded_growth
 from ttt.evaluate.inner_loss import measure_inner_losses
@@ -22,7 +23,6 @@ from ttt.models.build import build_model
 from ttt.results.inner_loss import read_inner_loss
 
 Configure = Callable[..., TrainConfig]
-Evaluate = Callable[..., int]
 
 
 @pytest.mark.parametrize("device_tokens", [1, 2 * PIECE, 100 * PIECE])
@@ -75,32 +75,24 @@ def run(configure: Configure, tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-@pytest.fixture
-def evaluate(monkeypatch: pytest.MonkeyPatch) -> Evaluate:
+def evaluate(run: Path, **settings: Any) -> int:
     """Runs ``ttt-eval`` and gives its exit code."""
-
-    def code(*arguments: str) -> int:
-        monkeypatch.setattr(sys, "argv", ["ttt-eval", "device=cpu", *arguments])
-        try:
-            command.main()
-        except SystemExit as stopped:
-            assert isinstance(stopped.code, int)
-            return stopped.code
-        return 0
-
-    return code
+    try:
+        with exit_with_one_line():
+            command.evaluate(EvalConfig(run=str(run), device="cpu", **settings), [])
+    except SystemExit as stopped:
+        return int(stopped.code or 0)
+    return 0
 
 
 def record(run: Path) -> dict[str, Any]:
     return json.loads((run / "record.json").read_text())
 
 
-def test_the_command_writes_its_own_table_alone(
-    run: Path, evaluate: Evaluate, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_writes_its_own_table_alone(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {name: (run / name).read_bytes() for name in ("metrics.parquet", "record.json", "config.yaml")}
     capsys.readouterr()
-    assert evaluate(f"run={run}", "probe=inner_loss", "eval_tokens=256") == 0
+    assert evaluate(run, probe="inner_loss", eval_tokens=256) == 0
     first, header, *layers, last = capsys.readouterr().out.splitlines()
     assert "4 validation documents read from their start, at step 2" in first
     assert header.split("  ")[0] == "layer"
@@ -113,14 +105,14 @@ def test_the_command_writes_its_own_table_alone(
     assert set(rows["sequences"]) == {4}
     assert rows.loc[rows["layer"] == 1, "loss_before"].mean() == pytest.approx(float(layers[0].split()[2]), rel=1e-3)
     probed = (run / "inner_loss.parquet").read_bytes()
-    assert evaluate(f"run={run}", "probe=inner_loss", "eval_tokens=256") == 0
+    assert evaluate(run, probe="inner_loss", eval_tokens=256) == 0
     assert (run / "inner_loss.parquet").read_bytes() == probed
-    assert evaluate(f"run={run}", "probe=inner_loss", "split=test") == 0
+    assert evaluate(run, probe="inner_loss", split="test") == 0
     assert set(read_inner_loss(run / "inner_loss.parquet").to_pandas()["split"]) == {"validation", "test"}
 
 
-def test_a_new_run_in_the_folder_leaves_no_former_probe(run: Path, evaluate: Evaluate, configure: Configure) -> None:
-    assert evaluate(f"run={run}", "probe=inner_loss") == 0
+def test_a_new_run_in_the_folder_leaves_no_former_probe(run: Path, configure: Configure) -> None:
+    assert evaluate(run, probe="inner_loss") == 0
     train(configure(f"run_dir={run}", "size.blocks=2", "trainer.max_steps=1", "overwrite=true"), [])
     assert not (run / "inner_loss.parquet").exists()
 
@@ -134,26 +126,30 @@ def test_a_new_run_in_the_folder_leaves_no_former_probe(run: Path, evaluate: Eva
     ],
 )
 def test_mistakes_get_one_line(
-    arguments: list[str], line: str, tmp_path: Path, evaluate: Evaluate, capsys: pytest.CaptureFixture[str]
+    arguments: list[str],
+    line: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert evaluate(f"run={tmp_path}", *arguments) == 2
+    monkeypatch.setattr(sys, "argv", ["ttt-eval", f"run={tmp_path}", *arguments])
+    with pytest.raises(SystemExit, match="2"):
+        command.main()
     assert capsys.readouterr().err == f"error: {line}\n"
 
 
 def test_a_run_without_inner_loops_is_refused(
-    configure: Configure, tmp_path: Path, evaluate: Evaluate, capsys: pytest.CaptureFixture[str]
+    configure: Configure, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train(configure(f"run_dir={tmp_path}/run", "model=transformer", "trainer.max_steps=1"), [])
     capsys.readouterr()
-    assert evaluate(f"run={tmp_path}/run", "probe=inner_loss") == 2
+    assert evaluate(tmp_path / "run", probe="inner_loss") == 2
     said = f"error: probe=inner_loss: {tmp_path}/run has no inner loop: its model is transformer"
     assert capsys.readouterr().err.splitlines()[-1] == said
     assert not (tmp_path / "run/inner_loss.parquet").exists()
 
 
-def test_a_diverged_model_ends_with_the_inner_loop_to_blame(
-    run: Path, evaluate: Evaluate, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_diverged_model_ends_with_the_inner_loop_to_blame(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = run / "checkpoints/step-00000002.ckpt"
     checkpoint = torch.load(path, weights_only=True)
     (name,) = (name for name in checkpoint["state_dict"] if "blocks.1" in name and name.endswith("W_init.W1"))
@@ -162,10 +158,10 @@ def test_a_diverged_model_ends_with_the_inner_loop_to_blame(
     metrics = (run / "metrics.parquet").read_bytes()
     capsys.readouterr()
     culprit = "the inner loop of layer 2, head 1 diverged in mini-batch 1 (tokens 1 to 16)"
-    assert evaluate(f"run={run}") == 1
+    assert evaluate(run) == 1
     assert capsys.readouterr().err.splitlines()[-1] == f"error: perplexity: the loss is not finite: {culprit}"
     assert (run / "metrics.parquet").read_bytes() == metrics
-    assert evaluate(f"run={run}", "probe=inner_loss") == 1
+    assert evaluate(run, probe="inner_loss") == 1
     *_, warning, error = capsys.readouterr().err.splitlines()
     assert warning.startswith("warning: validation, layer 2, head 1: at step 2 the inner loss grew from ")
     assert error == f"error: {run}: the inner losses are not finite: {culprit}"

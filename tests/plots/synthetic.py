@@ -8,7 +8,8 @@ from typing import cast
 import numpy as np
 
 from ttt.results.benchmarks import BenchmarkLog, Row
-from ttt.results.metrics import MetricLog
+from ttt.results.inner_loss import write_inner_loss
+from ttt.results.metrics import MetricLog, Split
 from ttt.results.record import SCHEMA_VERSION, Evaluation, Record, RunFolder, Status, write_record
 
 TOKENS_PER_STEP = 1024
@@ -63,6 +64,17 @@ def make_run(
         log.add_many("validation", steps, "loss", losses, "nats/token", positions)
         log.add_many("validation", steps, "sequences", [64] * ctx, "1", positions)
     log.write()
+    return run
+
+
+def make_probe(run: RunFolder, layers: int = 2, T: int = 64, split: Split = "validation", steps: int = 30) -> RunFolder:
+    """What a probe of the run saw: losses that fall with the position, deeper layers' above the others'."""
+    positions = np.arange(1, T + 1)
+    learned = 4 + 12 / positions
+    values = {"loss_initial": np.full(T, 20.0), "loss_before": 1 + learned, "loss_after": learned}
+    norms = {"update_norm": np.ones(T), "weight_norm": np.sqrt(positions)}
+    seen = [{name: layer * value for name, value in (values | norms).items()} for layer in range(1, layers + 1)]
+    write_inner_loss(run.inner_loss, run.path.name, split, steps, seen, sequences=8)
     return run
 
 

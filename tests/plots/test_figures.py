@@ -4,7 +4,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 import pytest
-from synthetic import METHODS, TOKENS_PER_STEP, make_benchmark, make_run
+from synthetic import METHODS, TOKENS_PER_STEP, make_benchmark, make_probe, make_run
 
 import ttt.plots
 from ttt.plots.files import save
@@ -24,6 +24,8 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
             make_run(folder, model, backbone, "s1", 64, seed, steps=30)
             make_run(folder, model, backbone, "s2", 128, seed, steps=30)
     make_run(folder, "ttt_linear", "mamba", "s2", 64, steps=5, steps_planned=30, evaluated=False, status="running")
+    for model in ("ttt_linear", "ttt_mlp"):
+        make_probe(make_run(folder, model, "mamba", "s1", 64, seed=0, steps=30))
     make_benchmark(folder)
     return load_results(folder)
 
@@ -35,7 +37,7 @@ def test_a_figure_says_what_it_is(name: str) -> None:
     assert all(text and "\n" not in text for text in texts.values())
     assert figure.id == figure.draw.__module__.rpartition(".")[2]
     sweep = figure.give.partition("+sweeps=")[2]
-    assert (SWEEPS / f"{sweep}.yaml").is_file() if sweep else figure.give.startswith("ttt-bench ")
+    assert (SWEEPS / f"{sweep}.yaml").is_file() if sweep else figure.give.startswith(("ttt-bench ", "ttt-eval "))
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -57,7 +59,7 @@ def test_no_runs_give_a_table_without_rows(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_one_run_or_benchmark_suffices(name: str, tmp_path: Path) -> None:
-    make_run(tmp_path / "runs", "gla", "own", "s1", 64, steps=1)
+    make_probe(make_run(tmp_path / "runs", "gla", "own", "s1", 64, steps=1), layers=1)
     make_benchmark(tmp_path / "runs", sizes=(1, 16))
     figure = FIGURES[name]
     assert save(figure, figure.table(load_results(tmp_path / "runs")), tmp_path)
@@ -176,3 +178,51 @@ def test_mini_batch_size_takes_the_newest_benchmark_with_several(tmp_path: Path)
     table = FIGURES["mini_batch_size"].table(load_results(tmp_path))
     assert set(table["benchmark_id"]) == {chosen.parent.name}
     assert len(table) == 6
+
+
+def test_inner_loss_has_a_panel_for_each_layer_of_each_run(results: Results) -> None:
+    canvas = drawn(FIGURES["inner_loss"], results)
+    titles = [axes.get_title(loc="left") for axes in canvas.axes]
+    expected = [
+        "TTT-Linear (M), size s1, seed 0\nlayer 1",
+        "layer 2",
+        "TTT-MLP (M), size s1, seed 0\nlayer 1",
+        "layer 2",
+    ]
+    assert titles == expected
+    assert {axes.get_yscale() for axes in canvas.axes} == {"linear"}
+    assert [axes.get_ylabel() for axes in canvas.axes] == ["Inner loss (no unit)", ""] * 2
+    assert {axes.get_xlabel() for axes in canvas.axes} == {"Token index t (tokens)"}
+    assert texts(canvas) == ["under $W_0$", "under $W_{t-1}$", "under $W_t$"]
+    caption = canvas.get_supxlabel().replace("\n", " ")
+    assert "all heads and 8 validation documents read from their start, after 30 training steps" in caption
+    assert "moving average over 10 positions" in caption
+
+
+def test_inner_loss_takes_the_validation_and_smooths_over_ten_positions(tmp_path: Path) -> None:
+    run = make_run(tmp_path, steps=2, evaluated=False)
+    make_probe(run, T=32, split="test", steps=9)
+    assert set(FIGURES["inner_loss"].table(load_results(tmp_path))["split"]) == {"test"}
+    make_probe(run, T=32)
+    table = FIGURES["inner_loss"].table(load_results(tmp_path))
+    assert set(table["split"]) == {"validation"}
+    first = table[table["layer"] == 1].set_index("position")
+    assert first.index.tolist() == [t + 0.5 for t in range(1, 32)]
+    np.testing.assert_allclose(first.loc[10.5, "loss_after"], np.mean([4 + 12 / t for t in range(6, 16)]))
+    np.testing.assert_allclose(first.loc[1.5, "loss_after"], np.mean([4 + 12 / t for t in range(1, 7)]))
+
+
+def test_inner_loss_of_many_layers_and_long_sequences_stays_readable(tmp_path: Path) -> None:
+    make_probe(make_run(tmp_path, steps=2, evaluated=False), layers=6, T=3000)
+    results = load_results(tmp_path)
+    # An inner loop that diverges: its numbers grow a hundredfold, and end.
+    values = results.inner_loss["loss_before"]
+    last = results.inner_loss["layer"] == 6
+    results.inner_loss["loss_before"] = values.mask(last & (results.inner_loss["position"] > 2000), 1e5)
+    results.inner_loss.loc[last & (results.inner_loss["position"] > 2500), "loss_before"] = np.inf
+    assert FIGURES["inner_loss"].table(results).groupby("layer").size().max() <= 600
+    canvas = drawn(FIGURES["inner_loss"], results)
+    shown = [axes for axes in canvas.axes if axes.axison]
+    assert [axes.get_title(loc="left")[-7:] for axes in shown] == [f"layer {number}" for number in range(1, 7)]
+    assert [axes.get_yscale() for axes in shown] == ["linear"] * 5 + ["log"]
+    assert [bool(axes.get_xlabel()) for axes in shown] == [False] * 2 + [True] * 4
