@@ -128,7 +128,7 @@ def _smoothed(layer: DataFrame) -> DataFrame:
 FIGURE = Figure(
     id="inner_loss",
     title="Inner loss before and after each token's update, by layer",
-    paper="submission: Figures 7 and 14",
+    paper="Figure 14 (submission: Figure 7)",
     needs="a run of a TTT model that was looked into",
     give="ttt-eval run=FOLDER probe=inner_loss",
     table=table,

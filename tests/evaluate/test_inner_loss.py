@@ -1,6 +1,7 @@
 """The probe against the observations that it gathers, and as ``ttt-eval probe=inner_loss`` shows it."""
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,14 +14,18 @@ import torch
 from ttt.cli import eval as command
 from ttt.cli.errors import exit_with_one_line
 from ttt.cli.train import train
+from ttt.config.errors import RunError
 from ttt.config.layers import TTTConfig
 from ttt.config.schema import BackboneConfig, EvalConfig, KernelConfig, SizeConfig, TrainConfig
 from ttt.data.windows import Windows
+from ttt.evaluate.generate import Sampling, continuation
 from ttt.evaluate.growth import unbounded_growth
 from ttt.evaluate.inner_loss import measure_inner_losses
+from ttt.evaluate.run import load_run
 from ttt.layers.observing import PIECE, Observation, observing
 from ttt.models.build import build_model
 from ttt.results.inner_loss import read_inner_loss
+from ttt.results.record import RunFolder
 
 Configure = Callable[..., TrainConfig]
 
@@ -165,5 +170,7 @@ def test_a_diverged_model_ends_with_the_inner_loop_to_blame(run: Path, capsys: p
     *_, warning, error = capsys.readouterr().err.splitlines()
     assert warning.startswith("warning: validation, layer 2, head 1: at step 2 the inner loss grew from ")
     assert error == f"error: {run}: the inner losses are not finite: {culprit}"
+    with pytest.raises(RunError, match=re.escape(f"the logits are not finite: {culprit.replace('1 to 16', '1 to 3')}")):
+        next(continuation(load_run(RunFolder(run), torch.device("cpu"), False).model, [1, 2, 3], Sampling(0, None, 0)))
     assert record(run)["warnings"] == [warning.removeprefix("warning: ")]
     assert record(run)["status"] == "finished"

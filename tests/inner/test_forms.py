@@ -5,9 +5,9 @@ from itertools import pairwise
 
 import pytest
 import torch
-from inner_cases import Case, assert_agree
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from inner_cases import Case, assert_agree
 
 from ttt.inner.dual import dual_mini_batch
 from ttt.inner.layer_norm import LayerNormParams

@@ -15,7 +15,7 @@ class Backbone:
     """A registered backbone.
 
     Attributes:
-        block: called as ``block(layer, size)``; a module from [B, T, C] to [B, T, C].
+        block: called as ``block(layer, size)``; a sequence module as ``ttt.layers.state`` has it, like its layer.
         conv_gate: whether layers in it have Mamba's convolutions on queries and keys, and its output gate.
         layers_per_block: sequence layers in the place of one block of the table of sizes.
     """

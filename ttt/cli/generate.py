@@ -37,6 +37,7 @@ def generate(config: GenerateConfig, overrides: list[str]) -> None:  # noqa: ARG
 
     Raises:
         UserError: a value out of its range, no such run or device, or a run without a checkpoint.
+        RunError: the model's logits are not finite.
     """
     check(config)
     from ttt.evaluate.generate import Sampling, generate_text

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ttt.config.errors import RunError
 from ttt.data.files import TOKENIZER
 from ttt.data.tokenizer import end_token, load_tokenizer, token_bytes
 from ttt.evaluate.run import TrainedRun
+from ttt.layers.diagnose import explained
 from ttt.layers.state import State
 from ttt.models.language_model import LanguageModel
 
@@ -68,10 +70,14 @@ def generate_text(run: TrainedRun, prompt: str, tokens: int, sampling: Sampling,
         tokens: most tokens to write.
         sampling: how they are chosen.
         show: gets the text piece by piece, in whole characters.
+
+    Raises:
+        RunError: the model's logits are not finite.
     """
     tokenizer = load_tokenizer(run.corpus.folder / TOKENIZER)
     end = end_token(tokenizer)
-    # Documents are trained on one after another: the end of one stands before the next.
+    # A model must read something. What ends a document is the nearest to its start, though no training window has it
+    # before other tokens.
     ids = tokenizer.encode(prompt).ids or [end]
     characters = codecs.getincrementaldecoder("utf-8")(errors="replace")
     times = [time.perf_counter()]
@@ -86,16 +92,24 @@ def generate_text(run: TrainedRun, prompt: str, tokens: int, sampling: Sampling,
 
 @torch.no_grad()
 def continuation(model: LanguageModel, ids: Sequence[int], sampling: Sampling) -> Iterator[int]:
-    """Tokens after ``ids`` without end, each drawn by the model's logits after all tokens before it."""
+    """Tokens after ``ids`` without end, each drawn by the model's logits after all tokens before it.
+
+    Raises:
+        RunError: the logits are not finite.
+    """
     model.eval()
     generator = torch.Generator().manual_seed(sampling.seed)
     *earlier, ids_BT = torch.tensor([ids], device=model.embedding.weight.device).split(PIECE, dim=1)
     state: State = {}
+    read = list(ids)
     for piece_BT in earlier:
         _, state = model(piece_BT, state)
     while True:
         logits_BTV, state = model(ids_BT, state)
+        if not logits_BTV[0, -1].isfinite().all():
+            raise RunError(explained("the logits are not finite", model, ids_BT.new_tensor([read])))
         token = choose(logits_BTV[0, -1], sampling, generator)
+        read.append(token)
         yield token
         ids_BT = ids_BT.new_tensor([[token]])
 

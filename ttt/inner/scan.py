@@ -77,6 +77,8 @@ def _in_pieces(
     tokens: Tokens,
     tau: Tensor,
 ) -> tuple[Tensor, InnerState]:
+    if len(lengths) == 1:
+        return form(loop, norm, state, tokens, tau)
     outputs = []
     for piece in tokens.split(lengths):
         z, state = form(loop, norm, state, piece, tau)

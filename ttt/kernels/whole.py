@@ -37,6 +37,8 @@ def in_whole_mini_batches(kernel: Kernel, rest: Form) -> Form:
         b = tau.numel()
         begun = min(-state.place % b, tokens.length)
         whole = (tokens.length - begun) // b * b
+        if not whole:
+            return rest(loop, norm, state, tokens, tau)
         lengths = [begun, whole, tokens.length - begun - whole]
         outputs = []
         for number, piece in enumerate(tokens.split(lengths)):

@@ -45,7 +45,7 @@ class Attention(nn.Module):
             v_BHTD = torch.cat((state["values"], v_BHTD), dim=2)
         z_BHTD = _attend(q_BHTD, k_BHTD, v_BHTD)
         # Contiguous, because safetensors writes nothing else.
-        own_state = {"keys": k_BHTD, "values": v_BHTD.contiguous()}
+        own_state = {"keys": k_BHTD.contiguous(), "values": v_BHTD.contiguous()}
         return self.output(merge_heads(z_BHTD), x_BTC), named("views", views_state) | own_state
 
 

@@ -79,7 +79,7 @@ class _Checking:
         return z, after
 
     def _locate(self, loop: InnerLoop, norm: LayerNormParams, state: InnerState, tokens: Tokens, tau: Tensor) -> None:
-        """Goes through the mini-batches to the first whose outputs or state are lost, if it was given finite numbers."""
+        """Goes through the mini-batches to the first that makes lost numbers out of finite ones, if there is one."""
         b, end = tau.numel(), self.read
         for piece in tokens.split(piece_lengths(tokens.length, b, state.place, longest=b)):
             given = [x for x in (*piece, *norm, *state.tensors) if x is not None]

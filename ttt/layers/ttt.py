@@ -18,7 +18,7 @@ from ttt.kernels.dispatch import choose_form
 from ttt.layers.flops import count_flops
 from ttt.layers.inner_state import pack, unpack
 from ttt.layers.registry import LayerSpec, register_layer
-from ttt.layers.rope import rope_tables, rotate
+from ttt.layers.rope import first_rotations, rotate
 from ttt.layers.state import State, named, part
 from ttt.layers.views import Output, Views, merge_heads
 
@@ -118,9 +118,10 @@ class TTT(nn.Module):
 
     def _rotated(self, q: Tensor, k: Tensor, place: int) -> tuple[Tensor, Tensor]:
         # Positions restart in every mini-batch: earlier tokens are known through W, not through attention.
-        positions = (place + torch.arange(q.shape[2], device=q.device)) % self.config.mini_batch_size
-        tables = rope_tables(positions, self.head_dim, self.config.rope_base, q.dtype)
-        return rotate(q, *tables), rotate(k, *tables)
+        b = self.config.mini_batch_size
+        turn = first_rotations(b, self.head_dim, self.config.rope_base, q.dtype, q.device)
+        turn = turn[(place + torch.arange(q.shape[2], device=q.device)) % b]
+        return rotate(q, turn), rotate(k, turn)
 
     def _rates(self, x_BTC: Tensor) -> tuple[Tensor, Tensor | None]:
         """Eta [B, H, T], and log of what the forget gate keeps, likewise."""

@@ -26,9 +26,13 @@ def cross_entropy(logits_NV: Tensor, targets_N: Tensor) -> Tensor:
 class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits_NV: Tensor, targets_N: Tensor) -> Tensor:
-        log_sum_N = torch.cat([rows.logsumexp(-1) for rows in logits_NV.split(_rows(logits_NV))])
-        ctx.save_for_backward(logits_NV, log_sum_N, targets_N)
-        return log_sum_N - logits_NV.gather(-1, targets_N[:, None])[:, 0]
+        largest_N, log_sum_N = logits_NV.amax(-1), torch.empty_like(logits_NV[:, 0])
+        parts = (x.split(_rows(logits_NV)) for x in (logits_NV, largest_N, log_sum_N))
+        for logits, largest, log_sum in zip(*parts, strict=True):
+            log_sum.copy_((logits - largest[:, None]).exp_().sum(-1).log_())
+        ctx.save_for_backward(logits_NV, largest_N, log_sum_N, targets_N)
+        # In this order a small loss keeps its digits.
+        return log_sum_N - (logits_NV.gather(-1, targets_N[:, None])[:, 0] - largest_N)
 
     @staticmethod
     @once_differentiable
@@ -36,8 +40,8 @@ class _CrossEntropy(torch.autograd.Function):
         logits_NV, *by_token = ctx.saved_tensors
         rows = _rows(logits_NV)
         parts = (x.split(rows) for x in (logits_NV, *by_token, upstream_N))
-        for logits, log_sum, targets, upstream in zip(*parts, strict=True):
-            logits.sub_(log_sum[:, None]).exp_().mul_(upstream[:, None])
+        for logits, largest, log_sum, targets, upstream in zip(*parts, strict=True):
+            logits.sub_(largest[:, None]).sub_(log_sum[:, None]).exp_().mul_(upstream[:, None])
             logits.scatter_add_(-1, targets[:, None], -upstream[:, None])
         return logits_NV, None
 
