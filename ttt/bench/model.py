@@ -19,6 +19,7 @@ from ttt.config.layers import TTTConfig
 from ttt.config.schema import LayerConfig, SizeConfig
 from ttt.models.build import build_model
 from ttt.models.language_model import LanguageModel, token_losses
+from ttt.models.memory import keep_freed_memory
 from ttt.results.benchmarks import Row
 
 PREFILL = 512
@@ -61,11 +62,12 @@ def model_work(config: ModelBenchConfig, layer: LayerConfig, variant: Variant, t
 
 
 def random_model(config: ModelBenchConfig, layer: LayerConfig, variant: Variant) -> LanguageModel:
-    """The model of this layer and form with its initial weights.
+    """The model of this layer and form with its initial weights, in a process that keeps memory as training does.
 
     Raises:
         UserError: a model that cannot be built.
     """
+    keep_freed_memory()
     torch.manual_seed(config.seed)
     size = SizeConfig("bench", config.width, config.blocks, config.heads, config.mlp_hidden)
     return build_model(layer, size, config.backbone, variant.kernel, config.vocab).to(DTYPES[config.dtype])

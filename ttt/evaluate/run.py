@@ -13,6 +13,7 @@ from ttt.evaluate.perplexity import SplitEvaluation, evaluate_split
 from ttt.layers.registry import layer_type
 from ttt.models.build import build_model
 from ttt.models.language_model import LanguageModel
+from ttt.models.memory import keep_freed_memory
 from ttt.models.weights import load_weights
 from ttt.results.checkpoints import checkpoint_step, last_checkpoint
 from ttt.results.metrics import MetricLog, Split
@@ -65,6 +66,8 @@ def load_run(folder: RunFolder, device: torch.device, show_progress: bool = True
     refuse_other_data(folder.path, record, corpus)
     model = build_model(config.model, config.size, config.backbone, config.kernel, corpus.vocab_size)
     load_weights(model, checkpoint)
+    if device.type == "cpu":
+        keep_freed_memory()
     return TrainedRun(folder, record, config, corpus, model.to(device), checkpoint_step(checkpoint))
 
 

@@ -22,6 +22,7 @@ from ttt.layers.observing import ttt_layers
 from ttt.models.build import build_model
 from ttt.models.flops import training_flops
 from ttt.models.language_model import LanguageModel
+from ttt.models.memory import keep_freed_memory
 from ttt.results.atomic import write_text
 from ttt.results.checkpoints import checkpoint_step, checkpoints, last_checkpoint
 from ttt.results.metrics import MetricLog
@@ -64,6 +65,8 @@ def set_up(config: TrainConfig, plan: StepPlan, folder: RunFolder, resume: bool)
     """
     device = choose_device(config.trainer.device, "trainer.device")
     require_logger(config.trainer.logger)
+    if device.type == "cpu":
+        keep_freed_memory()
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
     corpus = load_corpus(config.data, config.trainer.progress)

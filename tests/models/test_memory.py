@@ -1,0 +1,38 @@
+import platform
+import resource
+import subprocess
+import sys
+
+import pytest
+
+from ttt.models.memory import keep_freed_memory
+
+FAULTS = """
+import resource, torch
+from ttt.models.memory import keep_freed_memory
+if {keep}:
+    keep_freed_memory()
+for _ in range(3):
+    torch.ones(2**24)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    torch.ones(2**24)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def faults(keep: bool) -> int:
+    """Pages that the system had to clear for ten tensors of 64 MB, one after another."""
+    program = [sys.executable, "-c", FAULTS.format(keep=keep)]
+    return int(subprocess.run(program, capture_output=True, text=True, check=True).stdout)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries keep memory in their own ways")
+def test_freed_memory_is_used_again() -> None:
+    every_tensor = 10 * 2**26 // resource.getpagesize()
+    assert faults(keep=False) >= every_tensor
+    assert faults(keep=True) <= 0.6 * every_tensor
+
+
+def test_it_says_whether_it_could() -> None:
+    assert keep_freed_memory() == (platform.libc_ver()[0] == "glibc")
