@@ -229,9 +229,10 @@ def test_the_shipped_corpus(tmp_path: Path) -> None:
     config = OmegaConf.to_object(shipped)
     assert isinstance(config, DataConfig)
     config.cache_dir = str(tmp_path)
-    start = time.perf_counter()
+    # Processor time, so that a busy machine does not decide.
+    start = time.process_time()
     corpus = load_corpus(config)
-    assert time.perf_counter() - start < 120
+    assert time.process_time() - start < 120
     assert corpus.vocab_size == config.vocab_size
     assert corpus.splits["train"].lengths.sum() > 20_000_000
     for split in ("validation", "test"):
