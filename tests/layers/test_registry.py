@@ -17,7 +17,6 @@ from ttt.config.schema import KernelConfig, LayerConfig
 from ttt.layers.flops import count_flops
 from ttt.layers.registry import LayerSpec, build_layer, layer_types
 from ttt.layers.state import State
-from ttt.layers.ttt import TTT
 
 WIDTH, HEADS, T = 24, 2, 37
 STREAMED = 70
@@ -136,16 +135,6 @@ def test_shipped_layers_are_registered_with_their_schema(name: str) -> None:
 def test_an_unknown_layer_is_named() -> None:
     with pytest.raises(UserError, match=r"model.name=rwkv: choose one of .*ttt_linear"):
         build_layer(LayerConfig(name="rwkv"), LayerSpec(WIDTH, HEADS))
-
-
-def test_eta_base_warms_up_from_its_start() -> None:
-    layer = make_layer("ttt_mlp", "transformer", eta_base=0.1, eta_base_start=0.01)
-    assert isinstance(layer, TTT)
-    bases = []
-    for progress in (0.0, 0.5, 1.0, 2.0):
-        layer.set_warmup(progress)
-        bases.append(0.1 * layer.eta_warmup.item())
-    assert bases == pytest.approx([0.01, 0.055, 0.1, 0.1])
 
 
 @pytest.mark.parametrize("kernel", ["primal", "dual", "auto"])
