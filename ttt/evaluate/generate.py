@@ -11,8 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ttt.data.files import TOKENIZER
-from ttt.data.tokenizer import end_token, load_tokenizer, token_bytes
+from ttt.data.vocabulary import open_vocabulary
 from ttt.evaluate.run import TrainedRun
 from ttt.layers.state import State
 from ttt.models.language_model import LanguageModel
@@ -69,17 +68,16 @@ def generate_text(run: TrainedRun, prompt: str, tokens: int, sampling: Sampling,
         sampling: how they are chosen.
         show: gets the text piece by piece, in whole characters.
     """
-    tokenizer = load_tokenizer(run.corpus.folder / TOKENIZER)
-    end = end_token(tokenizer)
+    vocabulary = open_vocabulary(run.corpus.folder)
     # Documents are trained on one after another: the end of one stands before the next.
-    ids = tokenizer.encode(prompt).ids or [end]
+    ids = vocabulary.encode([prompt])[0][:-1].tolist() or [vocabulary.end]
     characters = codecs.getincrementaldecoder("utf-8")(errors="replace")
     times = [time.perf_counter()]
     for _, token in zip(range(tokens), continuation(run.model, ids, sampling), strict=False):
         times.append(time.perf_counter())
-        if token == end:
+        if token == vocabulary.end:
             break
-        show(characters.decode(token_bytes(tokenizer, token)))
+        show(characters.decode(vocabulary.bytes_of(token)))
     show(characters.decode(b"", final=True))
     return Speed(len(ids), times[1] - times[0], len(times) - 1, times[-1] - times[1])
 
