@@ -32,7 +32,7 @@ def save(figure: Figure, table: DataFrame, folder: Path) -> list[Path]:
     """
     with paper_style():
         canvas = figure.draw(table)
-        contents = {kind: _rendered(canvas, kind) for kind in NO_METADATA}
+        contents = {kind: rendered(canvas, kind) for kind in NO_METADATA}
     contents["csv"] = table.to_csv(index=False, float_format="%.6g", lineterminator="\n").encode()
     paths = [folder / f"{figure.id}.{kind}" for kind in contents]
     for path, content in zip(paths, contents.values(), strict=True):
@@ -40,7 +40,8 @@ def save(figure: Figure, table: DataFrame, folder: Path) -> list[Path]:
     return paths
 
 
-def _rendered(canvas: Canvas, kind: str) -> bytes:
+def rendered(canvas: Canvas, kind: str) -> bytes:
+    """The bytes of a ``png`` or ``pdf``; equal drawings give equal bytes."""
     buffer = BytesIO()
     canvas.savefig(buffer, format=kind, metadata=NO_METADATA[kind])
     return buffer.getvalue()

@@ -25,7 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "evaluate": {"config", "layers", "models", "data", "results"},
     "train": {"config", "layers", "backbones", "models", "data", "results", "evaluate"},
     "plots": {"config", "results"},
-    "cli": {"config", "layers", "results", "evaluate", "train", "bench", "plots"},
+    "cli": {"config", "layers", "data", "results", "evaluate", "train", "bench", "plots"},
 }
 """Package -> packages of the suite that it may import besides itself."""
 
@@ -35,6 +35,9 @@ FENCED: dict[str, set[str]] = {
     "lightning": {"train"},
     "datasets": {"data"},
     "tokenizers": {"data"},
+    "sentencepiece": {"data"},
+    "huggingface_hub": {"data"},
+    "fsspec": {"data"},
     "submitit": {"launch"},
     "hydra": {"cli"},
     "omegaconf": {"cli"},

@@ -42,7 +42,9 @@ def test_every_option_composes(option: Path) -> None:
     group, name = option.parts
     added = "+" if group == "ablation" else ""
     config = composed(f"{added}{group}={name}", *devices(option))
-    check(config)
+    # That recipe's steps come from the run that it starts from: tests/train/test_parent.py.
+    if name != "finetune":
+        check(config)
     if group not in ("ctx", "ablation"):
         assert getattr(config, group).name == name
 

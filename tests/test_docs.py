@@ -47,7 +47,9 @@ def test_the_two_commands_are_targets() -> None:
     assert "make test" in readme
 
 
-@pytest.mark.parametrize("name", ["ttt-train", "ttt-eval", "ttt-generate", "ttt-plot", "ttt-bench"])
+@pytest.mark.parametrize(
+    "name", ["ttt-train", "ttt-eval", "ttt-export", "ttt-generate", "ttt-plot", "ttt-bench", "ttt-data"]
+)
 def test_every_command_is_installed(name: str) -> None:
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
     assert name in scripts

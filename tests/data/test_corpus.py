@@ -19,9 +19,10 @@ from omegaconf import OmegaConf
 from ttt.config.errors import UserError
 from ttt.config.schema import DataConfig
 from ttt.data import prepare
-from ttt.data.corpus import Corpus, load_corpus
+from ttt.data.corpus import Corpus, load_corpus, verify
 from ttt.data.pycode import PyCode
-from ttt.data.tokenizer import END_OF_DOCUMENT, load_tokenizer
+from ttt.data.tokenizer import END_OF_DOCUMENT, load_tokenizer, save_tokenizer, train_tokenizer
+from ttt.data.vocabulary import open_vocabulary
 
 ROOT = Path(__file__).parents[2]
 LOAD = """
@@ -66,7 +67,7 @@ def test_manifest(config: DataConfig) -> None:
 
 
 def test_tokens_are_mapped_and_small(config: DataConfig) -> None:
-    tokens = load_corpus(config, show_progress=False).splits["train"].tokens
+    tokens = load_corpus(config, show_progress=False).splits["train"].tokens[:10]
     assert isinstance(tokens, np.memmap)
     assert tokens.dtype == np.uint16
 
@@ -108,7 +109,9 @@ def test_a_split_may_be_empty(config: DataConfig) -> None:
 def test_progress_can_be_shown_or_not(config: DataConfig, capsys: pytest.CaptureFixture[str]) -> None:
     load_corpus(config)
     shown = capsys.readouterr().err
-    assert all(part in shown for part in ("preparing data=tiny", "reading", "training tokenizer", "60/60 documents"))
+    assert all(
+        part in shown for part in ("preparing data=tiny", "reading", "training tokenizer", "tokenising", "hashing")
+    )
     shutil.rmtree(str(config.cache_dir))
     load_corpus(config, show_progress=False)
     assert capsys.readouterr().err == ""
@@ -134,22 +137,20 @@ def test_two_processes_at_once_prepare_one_corpus(config: DataConfig, site: Path
     assert [path.name for path in folder.parent.iterdir() if path.is_dir()] == [folder.name]
 
 
-def test_a_killed_preparation_leaves_no_trace(config: DataConfig) -> None:
-    folder = load_corpus(config, show_progress=False).folder
-    partial = folder.rename(f"{folder}.partial")
-    (partial / "train.tokens.npy").write_bytes(b"cut")
-    load_corpus(config, show_progress=False)
-    assert not partial.exists()
-
-
-def test_a_failed_preparation_leaves_nothing(config: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_no_corpus_and_the_next_attempt_goes_on(
+    config: DataConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(prepare.files, "write_document_list", fail)
-    with pytest.raises(UserError, match=rf"^data\.cache_dir={config.cache_dir}: .*No space left.*another folder$"):
-        load_corpus(config, show_progress=False)
-    assert not [path for path in Path(str(config.cache_dir)).iterdir() if path.is_dir()]
+    with monkeypatch.context() as patched:
+        patched.setattr(prepare, "write_shard", fail)
+        with pytest.raises(UserError, match=rf"^data\.cache_dir={config.cache_dir}: .*No space left.*another folder$"):
+            load_corpus(config, show_progress=False)
+    assert [path.suffix for path in Path(str(config.cache_dir)).iterdir() if path.is_dir()] == [".partial"]
+    monkeypatch.setattr(prepare, "write_stretch", fail)
+    load_corpus(config, show_progress=False)
+    assert [path.suffix for path in Path(str(config.cache_dir)).iterdir() if path.is_dir()] == [""]
 
 
 def test_unusable_cache(config: DataConfig, tmp_path: Path) -> None:
@@ -167,10 +168,6 @@ def empty(path: Path) -> None:
     path.write_bytes(b"")
 
 
-def shorten(path: Path) -> None:
-    np.save(path, np.load(path)[:-1])
-
-
 def become_a_list(path: Path) -> None:
     path.write_text("[]")
 
@@ -178,11 +175,11 @@ def become_a_list(path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "damage"),
     [
-        ("train.tokens.npy", Path.unlink),
-        ("train.tokens.npy", truncate),
-        ("train.tokens.npy", empty),
-        ("validation.tokens.npy", shorten),
-        ("test.offsets.npy", shorten),
+        ("train-00000.npy", Path.unlink),
+        ("train-00000.npy", truncate),
+        ("train-00000.npy", empty),
+        ("test.offsets.npy", truncate),
+        ("documents.jsonl", truncate),
         ("tokenizer.json", truncate),
         ("manifest.json", truncate),
         ("manifest.json", become_a_list),
@@ -195,14 +192,42 @@ def test_damaged_cache(config: DataConfig, name: str, damage: Callable[[Path], N
     with pytest.raises(UserError, match=rf"^{folder}: damaged \(.*\); delete this folder") as caught:
         load_corpus(config, show_progress=False)
     assert "\n" not in str(caught.value)
+    assert name in str(caught.value) or name == "manifest.json"
 
 
-def test_a_manifest_of_other_documents(config: DataConfig) -> None:
+def test_a_tokenizer_of_another_vocabulary(config: DataConfig) -> None:
     folder = load_corpus(config, show_progress=False).folder
-    for kind in ("tokens", "offsets"):
-        shutil.copy(folder / f"train.{kind}.npy", folder / f"test.{kind}.npy")
-    with pytest.raises(UserError, match="test has another size than in its manifest"):
+    path = folder / "tokenizer.json"
+    save_tokenizer(train_tokenizer(["other texts"] * 100, 260), path)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"]["tokenizer.json"]["bytes"] = path.stat().st_size
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    open_vocabulary.cache_clear()
+    with pytest.raises(
+        UserError, match=r"tokenizer\.json of 260 tokens is not the one of the shards, of 300\); delete"
+    ):
         load_corpus(config, show_progress=False)
+
+
+def test_a_manifest_of_a_newer_version(config: DataConfig) -> None:
+    folder = load_corpus(config, show_progress=False).folder
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"format_version": 99}))
+    with pytest.raises(UserError, match=rf"^{folder}/manifest\.json: has format 99, this ttt-suite reads \d+; install"):
+        load_corpus(config, show_progress=False)
+
+
+@pytest.mark.parametrize("name", ["train-00000.npy", "validation.offsets.npy", "documents.jsonl"])
+def test_a_flipped_bit_is_found_by_verifying(config: DataConfig, name: str) -> None:
+    corpus = load_corpus(config, show_progress=False)
+    verify(corpus)
+    path = corpus.folder / name
+    content = bytearray(path.read_bytes())
+    # Not in the last offset, which opening looks at.
+    content[-12] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=rf"^{path}: damaged \(its SHA-256 .* is not .*\); delete its folder"):
+        verify(load_corpus(config, show_progress=False))
 
 
 @pytest.mark.parametrize(

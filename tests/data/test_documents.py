@@ -1,53 +1,52 @@
 """Which documents there are, and their splits."""
 
 import hashlib
+import random
 
 import pytest
 
-from ttt.config.errors import UserError
 from ttt.config.schema import DataConfig
-from ttt.data.documents import select_documents, split_of
+from ttt.data import documents
+from ttt.data.documents import is_admitted, sha256_of, split_of, training_sample
 from ttt.data.sources import Document, find_source
 
 
-def test_duplicates_are_dropped_whatever_the_order(config: DataConfig) -> None:
-    documents = list(find_source("pycode").documents(config))
-    selected = select_documents(documents, config)
-    assert selected == select_documents(reversed(documents), config)
-    assert len({document.sha256 for document in selected}) == len(selected) == 60
-    names = [document.name for document in selected]
-    assert "tinycode/copy.py" in names
-    assert "tinycode/inner/module_00.py" not in names
-
-
-def test_hash_is_that_of_the_text(config: DataConfig) -> None:
-    for document in select_documents(find_source("pycode").documents(config), config):
-        assert document.sha256 == hashlib.sha256(document.text.encode()).hexdigest()
+def test_hash_is_that_of_the_text() -> None:
+    assert sha256_of("é").hex() == hashlib.sha256("é".encode()).hexdigest()
 
 
 def test_lengths_are_bounded_inclusively(config: DataConfig) -> None:
     config.min_chars, config.max_chars = 3, 4
-    config.validation_fraction = config.test_fraction = 0.0
     texts = ["aa", "aaa", "éééé", "aaaaa"]
-    selected = select_documents([Document(text, text) for text in texts], config)
-    assert {document.name for document in selected} == {"aaa", "éééé"}
-
-
-def test_split_depends_on_the_text_alone(config: DataConfig) -> None:
-    documents = list(find_source("pycode").documents(config))
-    whole = {d.sha256: d.split for d in select_documents(documents, config)}
-    half = {d.sha256: d.split for d in select_documents(documents[::2], config)}
-    assert half.items() <= whole.items()
+    assert [text for text in texts if is_admitted(Document(text, text), config)] == ["aaa", "éééé"]
 
 
 def test_fractions_are_kept() -> None:
-    hashes = [hashlib.sha256(str(i).encode()).hexdigest() for i in range(10_000)]
-    splits = [split_of(sha256, 0.2, 0.1) for sha256 in hashes]
+    splits = [split_of(sha256_of(str(i)), 0.2, 0.1) for i in range(10_000)]
     assert splits.count("validation") == pytest.approx(2000, abs=150)
     assert splits.count("test") == pytest.approx(1000, abs=150)
 
 
-def test_no_training_document(config: DataConfig) -> None:
-    config.min_chars = config.max_chars = 99_999
-    with pytest.raises(UserError, match=r"^data\.packages=\['tinycode'\]: no training document .*data\.min_chars"):
-        select_documents(find_source("pycode").documents(config), config)
+@pytest.mark.parametrize("chars", [1, 3000, 10**9])
+def test_the_sample_is_the_training_documents_of_lowest_hash(config: DataConfig, chars: int) -> None:
+    found = list(find_source("pycode").documents(config))
+    sample = training_sample(found, config, chars)
+    random.Random(0).shuffle(found)
+    assert sample == training_sample(found, config, chars)
+    distinct = {sha256_of(document.text): document.text for document in found if is_admitted(document, config)}
+    train = [text for sha256, text in sorted(distinct.items()) if split_of(sha256, 0.2, 0.1) == "train"]
+    assert sample == train[: len(sample)]
+    assert len(sample) == len(train) or sum(map(len, sample)) >= chars > sum(map(len, sample[:-1]))
+
+
+def test_the_sample_is_from_the_beginning(config: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(documents, "READ_FOR_SAMPLE", 5000)
+    read = []
+
+    def found() -> object:
+        for document in find_source("pycode").documents(config):
+            read.append(len(document.text))
+            yield document
+
+    training_sample(found(), config, 10**9)
+    assert 5000 <= sum(read) < 8000

@@ -1,11 +1,12 @@
 """Batches of a training run."""
 
 from collections.abc import Callable
-from itertools import chain
+from itertools import chain, islice
 
 import pytest
 import torch
 
+from ttt.config.errors import UserError
 from ttt.data.corpus import Documents
 from ttt.data.loader import TrainLoader
 from ttt.data.windows import Windows, windows_within
@@ -61,16 +62,48 @@ def test_fewer_windows_than_a_batch(windows: Windows) -> None:
 def test_resumed_equals_uninterrupted(windows: Windows, cut: int) -> None:
     whole = names(TrainLoader(windows, 3, 8, seed=4, rank=1, world_size=2))
     interrupted = TrainLoader(windows, 3, 8, seed=4, rank=1, world_size=2)
-    before = [batch[:, 0].tolist() for batch, _ in zip(interrupted, range(cut), strict=False)]
+    before = [batch[:, 0].tolist() for batch in islice(interrupted, cut)]
     resumed = TrainLoader(windows, 3, 8, seed=4, rank=1, world_size=2)
-    resumed.load_state_dict({"batches": cut})
+    resumed.load_state_dict(interrupted.state_dict())
     assert before + names(resumed) == whole
 
 
 def test_state_counts_the_batch_in_use(windows: Windows) -> None:
     loader = TrainLoader(windows, 3, 8, seed=0)
-    assert loader.state_dict() == {"batches": 0}
-    assert [loader.state_dict()["batches"] for _ in loader] == list(range(1, 9))
+    order = {"seed": 0, "windows": 10}
+    assert loader.state_dict() == {"epoch": 0, "position": 0} | order
+    places = [divmod(3 * batches, 10) for batches in range(1, 9)]
+    states = [loader.state_dict() for _ in loader]
+    assert states == [{"epoch": epoch, "position": position} | order for epoch, position in places]
+
+
+def test_every_rank_has_the_same_state(windows: Windows) -> None:
+    loaders = [TrainLoader(windows, 2, 9, 0, rank, world_size=2) for rank in range(2)]
+    for _ in range(7):
+        assert len({tuple(next(iter(loader)).shape) for loader in loaders}) == 1
+        assert loaders[0].state_dict() == loaders[1].state_dict()
+
+
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_the_same_batches_can_be_shared_otherwise(windows: Windows, world_size: int) -> None:
+    """The place is one in the data, whoever reads it."""
+    whole = [*chain(*names(TrainLoader(windows, 6, 8, seed=4)))]
+    before = TrainLoader(windows, 6, 8, seed=4)
+    read = [*chain(*(batch[:, 0].tolist() for batch in islice(before, 3)))]
+    ranks = [TrainLoader(windows, 6 // world_size, 8, 4, rank, world_size) for rank in range(world_size)]
+    for loader in ranks:
+        loader.load_state_dict(before.state_dict())
+    rest = [*chain(*(chain(*batches) for batches in zip(*map(names, ranks), strict=True)))]
+    assert read + rest == whole
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"windows": 11}, {"position": 2}], ids=str)
+def test_a_place_in_another_order_is_refused(windows: Windows, change: dict[str, int]) -> None:
+    loader = TrainLoader(windows, 3, 8, seed=0)
+    with pytest.raises(UserError, match="the checkpoint's place in the data"):
+        loader.load_state_dict({"epoch": 0, "position": 3, "seed": 0, "windows": 10} | change)
+    with pytest.raises(UserError, match="lacks epoch"):
+        loader.load_state_dict({"batches": 3})
 
 
 def test_a_pass_goes_on_where_the_last_one_stopped(windows: Windows) -> None:

@@ -46,14 +46,14 @@ def test_save_and_load(tmp_path: Path) -> None:
     save_tokenizer(TOKENIZER, tmp_path / "tokenizer.json")
     loaded = load_tokenizer(tmp_path / "tokenizer.json")
     assert loaded.to_str() == TOKENIZER.to_str()
-    (expected,) = encode_documents(TOKENIZER, [f"a{END_OF_DOCUMENT}b"])
-    (actual,) = encode_documents(loaded, [f"a{END_OF_DOCUMENT}b"])
+    (expected,) = encode_documents(TOKENIZER, [f"a{END_OF_DOCUMENT}b"], 0)
+    (actual,) = encode_documents(loaded, [f"a{END_OF_DOCUMENT}b"], 0)
     np.testing.assert_array_equal(actual, expected)
 
 
 @given(st.lists(st.text() | st.just(END_OF_DOCUMENT), max_size=4))
 def test_every_text_comes_back(texts: list[str]) -> None:
-    for text, tokens in zip(texts, encode_documents(TOKENIZER, texts), strict=True):
+    for text, tokens in zip(texts, encode_documents(TOKENIZER, texts, 0), strict=True):
         assert tokens.dtype == np.int64
         assert decode(TOKENIZER, tokens[:-1]) == text
         assert b"".join(token_bytes(TOKENIZER, token) for token in tokens[:-1]) == text.encode()
@@ -65,6 +65,6 @@ def test_every_byte_has_its_token() -> None:
 
 
 def test_the_end_of_a_document_is_its_last_token_only() -> None:
-    (tokens,) = encode_documents(TOKENIZER, [f"before {END_OF_DOCUMENT} after"])
     end = TOKENIZER.token_to_id(END_OF_DOCUMENT)
+    (tokens,) = encode_documents(TOKENIZER, [f"before {END_OF_DOCUMENT} after"], end)
     assert (tokens == end).nonzero()[0].tolist() == [len(tokens) - 1]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ttt.config.errors import UserError
 from ttt.data.corpus import Documents
-from ttt.data.windows import Windows, windows_at_start, windows_within
+from ttt.data.windows import StartsWithin, Windows, windows_at_start, windows_within
 
 Make = Callable[[list[int]], Documents]
 
@@ -72,3 +72,17 @@ def test_no_document_is_long_enough(make_documents: Make, make_windows: Callable
         make_windows(make_documents([]), ctx=8)
     with pytest.raises(UserError, match=r"^ctx=0: "):
         make_windows(make_documents([3]), ctx=0)
+
+
+@given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=300), ctx=st.integers(1, 12))
+def test_starts_are_computed_as_they_would_be_listed(lengths: list[int], ctx: int) -> None:
+    lengths = [*lengths, ctx + 1]
+    offsets = np.cumsum([0, *lengths])
+    listed = [
+        int(offset) + window * ctx
+        for offset, length in zip(offsets, lengths, strict=False)
+        for window in range((length - 1) // ctx)
+    ]
+    starts = StartsWithin(offsets, ctx)
+    assert len(starts) == len(listed)
+    assert starts[np.arange(len(listed))].tolist() == listed

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from ttt.config.schema import TrainConfig
-from ttt.data.files import TOKENIZER
 from ttt.data.tokenizer import END_OF_DOCUMENT, save_tokenizer, train_tokenizer
+from ttt.data.vocabulary import JSON
 from ttt.evaluate import generate as module
 from ttt.evaluate.generate import Sampling, Speed, choose, continuation, generate_text
 from ttt.models.build import build_model
@@ -73,7 +73,7 @@ def test_tokens_are_drawn_as_often_as_they_are_likely(temperature: float, top_k:
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
     """Shown pieces, the prompt's tokens and the speed, for a model that writes what it is told to."""
     tokenizer = train_tokenizer(["def forward(self):\n"] * 20, 280)
-    save_tokenizer(tokenizer, tmp_path / TOKENIZER)
+    save_tokenizer(tokenizer, tmp_path / JSON)
     run: Any = SimpleNamespace(corpus=SimpleNamespace(folder=tmp_path), model=None)
 
     def written(prompt: str, text: str, tokens: int = 100) -> tuple[list[str], list[int], Speed]:

@@ -1,5 +1,6 @@
 """The probe against the observations that it gathers, and as ``ttt-eval probe=inner_loss`` shows it."""
 
+import hashlib
 import json
 import re
 import sys
@@ -24,6 +25,7 @@ from ttt.evaluate.inner_loss import measure_inner_losses
 from ttt.evaluate.run import load_run
 from ttt.layers.observing import PIECE, Observation, observing
 from ttt.models.build import build_model
+from ttt.results.checkpoints import write_digest
 from ttt.results.inner_loss import read_inner_loss
 from ttt.results.record import RunFolder
 
@@ -160,6 +162,7 @@ def test_a_diverged_model_ends_with_the_inner_loop_to_blame(run: Path, capsys: p
     (name,) = (name for name in checkpoint["state_dict"] if "blocks.1" in name and name.endswith("W_init.W1"))
     checkpoint["state_dict"][name][1] = 1e38
     torch.save(checkpoint, path)
+    write_digest(path, hashlib.sha256(path.read_bytes()).hexdigest())
     metrics = (run / "metrics.parquet").read_bytes()
     capsys.readouterr()
     culprit = "the inner loop of layer 2, head 1 diverged in mini-batch 1 (tokens 1 to 16)"

@@ -1,5 +1,6 @@
 """Runs from configuration to record: what they leave, how they end, how they go on."""
 
+import hashlib
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ from ttt.cli.eval import evaluate
 from ttt.cli.train import train
 from ttt.config.errors import RunError, UserError
 from ttt.config.schema import EvalConfig, TrainConfig
+from ttt.results.checkpoints import write_digest
 from ttt.train.module import TrainingModule
 
 Configure = Callable[..., TrainConfig]
@@ -41,7 +43,8 @@ def test_a_run_leaves_a_whole_folder(configure: Configure, tmp_path: Path) -> No
     assert {"python", "torch", "lightning", "ttt-suite"} <= written["versions"].keys()
     assert written["parameters"]["embedding"] == written["data"]["vocab_size"] * 16
     assert written["results"]["validation"]["sequences"] == 8
-    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step-00000010.ckpt", "step-00000012.ckpt"]
+    kept = ["step-00000010.ckpt", "step-00000010.ckpt.sha256", "step-00000012.ckpt", "step-00000012.ckpt.sha256"]
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == kept
     rows = pd.read_parquet(run / "metrics.parquet")
     training = rows[(rows.split == "train") & (rows.metric == "loss")]
     assert training.step.tolist() == list(range(1, 13))
@@ -143,7 +146,7 @@ def test_a_loss_that_diverges_stops_the_run(
 def test_an_interrupted_run_says_so_and_goes_on(
     configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
-    common = [f"run_dir={tmp_path}/run", "trainer.checkpoint_every=2"]
+    common = [f"run_dir={tmp_path}/run", "trainer.checkpoint_every=4"]
     with monkeypatch.context() as patch:
         step = TrainingModule.training_step
 
@@ -153,12 +156,12 @@ def test_an_interrupted_run_says_so_and_goes_on(
             return step(self, windows, batch_idx)
 
         patch.setattr(TrainingModule, "training_step", killed)
-        with pytest.raises(RunError, match=rf"stopped by {number.name} at step 5; .* goes on from step-00000004.ckpt"):
+        with pytest.raises(RunError, match=rf"stopped by {number.name} at step 6; .* goes on from step-00000006.ckpt"):
             train(configure(*common), [])
     assert record(tmp_path / "run")["status"] == "interrupted"
-    assert f"{number.name} at step 5" in record(tmp_path / "run")["error"]
+    assert f"{number.name} at step 6" in record(tmp_path / "run")["error"]
     train(configure(*common, "ckpt=last"), [])
-    train(configure(f"run_dir={tmp_path}/whole", "trainer.checkpoint_every=2"), [])
+    train(configure(f"run_dir={tmp_path}/whole", "trainer.checkpoint_every=4"), [])
     assert (tmp_path / "run/metrics.parquet").read_bytes() == (tmp_path / "whole/metrics.parquet").read_bytes()
     assert (record(tmp_path / "run")["status"], record(tmp_path / "run")["error"]) == ("finished", None)
 
@@ -201,8 +204,11 @@ def test_evaluating_what_is_no_run_is_refused(configure: Configure, tmp_path: Pa
     with pytest.raises(UserError, match="split=train: choose one of validation, test"):
         evaluate(EvalConfig(run=str(tmp_path), split="train"), [])
     train(configure(f"run_dir={tmp_path}/run", "trainer.max_steps=1"), [])
-    checkpoint = next((tmp_path / "run/checkpoints").iterdir())
+    checkpoint = tmp_path / "run/checkpoints/step-00000001.ckpt"
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    with pytest.raises(UserError, match=r"run/checkpoints: every checkpoint is damaged"):
+        evaluate(EvalConfig(run=f"{tmp_path}/run"), [])
+    write_digest(checkpoint, hashlib.sha256(checkpoint.read_bytes()).hexdigest())
     with pytest.raises(UserError, match=r"step-00000001.ckpt: not a checkpoint of this model"):
         evaluate(EvalConfig(run=f"{tmp_path}/run"), [])
 

@@ -23,7 +23,15 @@ from ttt.config.assets import assets
 from ttt.config.bench import InnerBenchConfig, ModelBenchConfig
 from ttt.config.errors import UserError, bad_value
 from ttt.config.layers import SHIPPED
-from ttt.config.schema import EvalConfig, GenerateConfig, LayerConfig, TrainConfig
+from ttt.config.schema import (
+    EvalConfig,
+    ExportConfig,
+    GenerateConfig,
+    InspectConfig,
+    LayerConfig,
+    PrepareConfig,
+    TrainConfig,
+)
 
 REGISTRATION = re.compile(r"^@register_layer\(\"(\w+)\"", re.MULTILINE)
 NOT_A_NAME = re.compile(r"(?<![^,])(\d+|null|true|false)(?![^,])", re.IGNORECASE)
@@ -38,7 +46,10 @@ def register_schemas() -> None:
     store = ConfigStore.instance()
     store.store(group="schema", name="train", node=TrainConfig, package="_global_")
     store.store(group="schema", name="eval", node=EvalConfig, package="_global_")
+    store.store(group="schema", name="export", node=ExportConfig, package="_global_")
     store.store(group="schema", name="generate", node=GenerateConfig, package="_global_")
+    store.store(group="schema", name="prepare", node=PrepareConfig, package="_global_")
+    store.store(group="schema", name="inspect", node=InspectConfig, package="_global_")
     store.store(group="schema", name="bench_inner", node=InnerBenchConfig, package="_global_")
     store.store(group="schema", name="bench_model", node=ModelBenchConfig, package="_global_")
     for name, schema in SHIPPED.items():
@@ -63,29 +74,34 @@ def added_layers() -> dict[str, Any]:
 
 
 def run_with_config(
-    config_name: str, schema: type[C], command: Callable[[C, list[str]], None], as_typed: tuple[str, ...] = ()
+    config_name: str,
+    schema: type[C],
+    command: Callable[[C, list[str]], None],
+    as_typed: tuple[str, ...] = (),
+    recompose: Callable[[DictConfig, list[str]], DictConfig] = lambda composed, _: composed,
 ) -> None:
     """Composes ``conf/<config_name>.yaml`` with the command line and calls ``command(config, overrides)`` for each job.
 
-    The keys ``as_typed`` hold texts in which nothing has a meaning to Hydra, no comma, quote or brace. What goes wrong
-    ends the process: a user's mistake with one line and code 2, everything else loudly.
+    The keys ``as_typed`` hold texts in which nothing has a meaning to Hydra, no comma, quote or brace. ``recompose``
+    may replace what was composed, given the job's overrides. What goes wrong ends the process: a user's mistake with
+    one line and code 2, everything else loudly.
     """
     arguments, texts = without_texts(sys.argv[1:], as_typed)
 
     def job(composed: DictConfig) -> None:
-        overrides = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+        overrides = cast(list[str], OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False))
         # One exception in a multirun is Hydra's to keep until the other jobs have run.
         alone = HydraConfig.get().mode is not RunMode.MULTIRUN
         with exit_with_one_line() if alone else nullcontext():
-            config = as_object(composed, schema)
+            config = as_object(recompose(composed, overrides), schema)
             for key, text in texts.items():
                 setattr(config, key, text)
-            command(config, cast(list[str], overrides))
+            command(config, overrides)
 
     # Hydra would print exceptions in its own way and exit with code 1; with this it lets them through.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     with exit_with_one_line():
-        sys.argv[1:] = [quote_option(argument) for argument in flags_first(arguments)]
+        sys.argv[1:] = [quote_option(spelled_out(argument)) for argument in flags_first(arguments)]
         register_schemas()
         hydra.main(version_base="1.3", config_path=str(assets() / "conf"), config_name=config_name)(job)()
 
@@ -114,6 +130,11 @@ def without_texts(arguments: list[str], keys: tuple[str, ...]) -> tuple[list[str
 def flags_first(arguments: list[str]) -> list[str]:
     """Moves ``-m`` to the front: Hydra does not take it between overrides."""
     return sorted(arguments, key=lambda argument: argument not in ("-m", "--multirun"))
+
+
+def spelled_out(argument: str) -> str:
+    """``from=FOLDER`` -> ``parent.run=FOLDER``: the first is what one says, and no name for a field in Python."""
+    return f"parent.run={argument.removeprefix('from=')}" if argument.startswith("from=") else argument
 
 
 @cache

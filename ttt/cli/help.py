@@ -19,10 +19,12 @@ def print_help_if_asked(text: Callable[[], str]) -> None:
 
 def describe_groups() -> str:
     """A paragraph a group of ``conf/``: its options and the comment that each file begins with."""
-    return "\n".join(_describe_group(assets() / "conf" / group) for group in groups())
+    return "\n".join(describe_group(group) for group in groups())
 
 
-def _describe_group(folder: Path) -> str:
+def describe_group(name: str) -> str:
+    """The options of a group, and what each file says of itself."""
+    folder = assets() / "conf" / name
     options = {file.stem: comment(file) for file in sorted(folder.glob("*.yaml"), key=_by_number)}
     if folder.name == "model":
         options |= {name: (layer.build.__doc__ or "").splitlines()[0] for name, layer in added_layers().items()}

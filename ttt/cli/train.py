@@ -4,8 +4,10 @@ import sys
 
 from ttt.cli.compose import run_with_config
 from ttt.cli.help import describe_groups, print_help_if_asked
+from ttt.cli.parent import like_its_parent
 from ttt.config.plan import check
 from ttt.config.schema import TrainConfig
+from ttt.results.parent import adopt_parent
 
 HELP = """\
 ttt-train trains a language model, evaluates it, and writes a run folder for ttt-plot.
@@ -17,6 +19,7 @@ usage: ttt-train [GROUP=OPTION ...] [KEY=VALUE ...]
   ttt-train size=125m trainer=gpu              the paper's smallest model on a GPU
   ttt-train -m model=ttt_linear,ttt_mlp ctx=512,2k    every combination, one after another
   ttt-train trainer.max_steps=10               stop early; ckpt=last goes on later
+  ttt-train recipe=finetune from=runs/NAME ctx=8k     another run's model, 20% more tokens at another context
   ttt-train --cfg job                          show the whole configuration and stop
 
 Groups and their options (the defaults: {defaults}):
@@ -30,6 +33,8 @@ Keys besides those of the groups:
   runs_dir=runs       where run folders go
   ckpt=last           go on from the newest checkpoint; from the beginning where there is none
   overwrite=true      delete an earlier run in the folder and start over
+  from=FOLDER         start from the weights of another run; what is not asked for of model, size, backbone, data and
+                      ctx is as there, and the model must be (model.rope_base may change)
 """
 
 DEFAULTS = "model=ttt_linear size=s1 ctx=512 backbone: the paper's for each model"
@@ -38,7 +43,7 @@ DEFAULTS = "model=ttt_linear size=s1 ctx=512 backbone: the paper's for each mode
 def main() -> None:
     """Entry point of ``ttt-train``."""
     print_help_if_asked(lambda: HELP.format(defaults=DEFAULTS, groups=describe_groups()))
-    run_with_config("train", TrainConfig, train)
+    run_with_config("train", TrainConfig, train, recompose=like_its_parent)
 
 
 def train(config: TrainConfig, overrides: list[str]) -> None:
@@ -48,6 +53,7 @@ def train(config: TrainConfig, overrides: list[str]) -> None:
         UserError: the configuration, the folder or the data cannot be.
         RunError: the run failed.
     """
+    adopt_parent(config)
     plan = check(config)
     # Heavy imports wait until the configuration has been found good, so that a mistake is answered at once.
     from ttt.results.record import read_record
@@ -64,7 +70,7 @@ def train(config: TrainConfig, overrides: list[str]) -> None:
 
     setting = set_up(config, plan, folder, resume=opening == "resume")
     if rank() == 0:
-        verb = "going on with" if setting.resume else "training"
+        verb = "going on with" if setting.newest else "training"
         print(f"{verb} {folder.path}: {plan.steps} steps of {plan.tokens_per_step:,} tokens", file=sys.stderr)
     evaluation = run(setting, overrides)
     if evaluation is not None:

@@ -9,13 +9,27 @@ from ttt.config.schema import Resolved, TrainConfig
 BOOKKEEPING = ("trainer", "runs_dir", "run_dir", "ckpt", "overwrite")
 """Keys of a configuration that say where and how to run, not what."""
 
+WITHOUT_INFLUENCE = (
+    ("data", "cache_dir"),
+    ("data", "workers"),
+    ("kernel", "checkpoint_group"),
+    ("recipe", "parent_share"),
+)
+"""Group and key of the same kind, in groups that otherwise count."""
+
 CONTEXT_UNIT = 1024
 
 
 def identity(plain: Resolved) -> Resolved:
-    """A configuration, as plain containers, without its bookkeeping."""
-    kept = {key: value for key, value in plain.items() if key not in BOOKKEEPING}
-    for group, key in (("data", "cache_dir"), ("kernel", "checkpoint_group")):
+    """A configuration, as plain containers, without its bookkeeping.
+
+    A parent counts by its weights, wherever its folder is; its share of tokens counts by the steps that it gave.
+    """
+    kept = {key: value for key, value in plain.items() if key not in (*BOOKKEEPING, "parent")}
+    parent = plain.get("parent", {})
+    if parent.get("weights"):
+        kept["parent"] = {name: value for name, value in parent.items() if name != "run"}
+    for group, key in WITHOUT_INFLUENCE:
         kept[group] = {name: value for name, value in kept[group].items() if name != key}
     return kept
 

@@ -100,6 +100,7 @@ def _at_least(config: TrainConfig) -> list[tuple[str, float, float]]:
         ("recipe.steps", recipe.steps, 1),
         ("recipe.tokens_per_step", recipe.tokens_per_step, 1),
         ("recipe.clip", recipe.clip, 0),
+        ("recipe.parent_share", recipe.parent_share, 0),
         ("trainer.devices", trainer.devices, 1),
         ("trainer.nodes", trainer.nodes, 1),
         ("trainer.threads", trainer.threads, 0),

@@ -71,26 +71,38 @@ class KernelConfig:
 class DataConfig:
     """Where text comes from, how it is tokenised and split.
 
-    ``packages`` are importable names, ``stdlib`` standing for the interpreter's own library. ``min_chars`` and
-    ``max_chars`` bound a document's length. ``validation_fraction`` and ``test_fraction`` are shares of documents,
-    chosen by a hash of their content. ``eval_tokens`` bounds what one evaluation reads.
+    ``packages`` are importable names, ``stdlib`` standing for the interpreter's own library. ``hub`` is a data set of
+    the Hugging Face hub at ``revision``, ``path`` a folder, a file or a pattern of files, ``column`` the name of the
+    text in both. ``min_chars`` and ``max_chars`` bound a document's length. ``tokenizer`` is a file; null: a BPE of
+    ``vocab_size`` tokens is trained. ``validation_fraction`` and ``test_fraction`` are shares of documents, chosen by a
+    hash of their content. ``eval_tokens`` bounds what one evaluation reads. ``workers``: processes that prepare (0: one
+    a core).
     """
 
     name: str = "???"
     source: str = "???"
     packages: list[str] = field(default_factory=list)
+    hub: str | None = None
+    revision: str | None = None
+    path: str | None = None
+    column: str = "text"
     min_chars: int = 0
     max_chars: int = 0
     vocab_size: int = 0
+    tokenizer: str | None = None
     validation_fraction: float = 0.0
     test_fraction: float = 0.0
     eval_tokens: int = 0
     cache_dir: str | None = None
+    workers: int = 1
 
 
 @dataclass
 class RecipeConfig:
-    """Optimisation. Rates are per step; ``warmup`` is a share of the steps."""
+    """Optimisation. Rates are per step; ``warmup`` is a share of the steps.
+
+    ``parent_share``: tokens as a share of those that the parent has seen, for a recipe whose ``steps`` are 0.
+    """
 
     name: str = "???"
     steps: int = 0
@@ -101,6 +113,21 @@ class RecipeConfig:
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.0
     clip: float = 0.0
+    parent_share: float = 0.0
+
+
+@dataclass
+class ParentConfig:
+    """The run whose weights a run starts from: ``run`` is its folder, ``from=`` on the command line.
+
+    The rest is read there: its ``run_id``, the SHA-256 of the checkpoint that holds the ``weights``, and a digest of
+    the ``settings`` that shaped them, all but the seed.
+    """
+
+    run: str | None = None
+    run_id: str | None = None
+    weights: str | None = None
+    settings: str | None = None
 
 
 @dataclass
@@ -140,6 +167,7 @@ class TrainConfig:
     data: DataConfig = field(default_factory=DataConfig)
     recipe: RecipeConfig = field(default_factory=RecipeConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    parent: ParentConfig = field(default_factory=ParentConfig)
     seed: int = 0
     runs_dir: str = "runs"
     run_dir: str | None = None
@@ -162,6 +190,19 @@ class EvalConfig:
 
 
 @dataclass
+class ExportConfig:
+    """A run of ``ttt-export``: the folder of a trained run, and the folder to write its model to.
+
+    ``released``: under the names of the authors' released code. ``overwrite``: also into a folder that is not empty.
+    """
+
+    run: str = "???"
+    out: str = "???"
+    released: bool = False
+    overwrite: bool = False
+
+
+@dataclass
 class GenerateConfig:
     """A run of ``ttt-generate``: the folder of a trained run, and how its model goes on from a prompt.
 
@@ -176,6 +217,29 @@ class GenerateConfig:
     top_k: int | None = 40
     seed: int = 0
     device: str = "auto"
+
+
+@dataclass
+class PrepareConfig:
+    """``ttt-data prepare``: a corpus, and whether to show progress."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    progress: bool = True
+
+
+@dataclass
+class InspectConfig(PrepareConfig):
+    """``ttt-data inspect``: what to show of a corpus.
+
+    ``verify``: whether to hash every file. The text of ``sample`` tokens is from the start of a ``document`` of a
+    ``split``. ``picture`` is the file of the histogram; null: below ``figures/``, named after the data.
+    """
+
+    verify: bool = False
+    split: str = "train"
+    document: int = 0
+    sample: int = 200
+    picture: str | None = None
 
 
 Resolved = dict[str, Any]

@@ -10,21 +10,24 @@ import platformdirs
 
 from ttt.config.errors import bad_value
 from ttt.config.schema import DataConfig
-from ttt.data.manifest import corpus_key
+from ttt.data.files import file_sha256
+from ttt.data.manifest import corpus_key, describe
 from ttt.data.prepare import prepare
 from ttt.data.sources import find_source
+from ttt.data.vocabulary import check_tokenizer
 
 
 def prepared_folder(config: DataConfig, show_progress: bool) -> Path:
     """The cache folder of the corpus that ``config`` describes, prepared if it is not there yet.
 
     Raises:
-        UserError: the source is unknown or cannot be read, or the cache cannot be written.
+        UserError: the source is unknown or cannot be read, the tokenizer cannot be used, or the cache not be written.
+        RunError: the preparation was interrupted from outside.
     """
     source = find_source(config.source)
-    versions = source.versions(config)
+    description = describe(config, source.versions(config) | _tokenizer_version(config))
     root = Path(config.cache_dir).expanduser() if config.cache_dir else platformdirs.user_cache_path("ttt-suite")
-    folder = root / f"{config.name}-{corpus_key(config, versions)}"
+    folder = root / f"{config.name}-{corpus_key(description)}"
     if folder.exists():
         return folder
     try:
@@ -33,11 +36,18 @@ def prepared_folder(config: DataConfig, show_progress: bool) -> Path:
             # Another process may have prepared it while this one waited.
             if not folder.exists():
                 _say(f"preparing data={config.name} in {folder}, only this time", show_progress)
-                prepare(config, source, versions, folder, show_progress)
+                prepare(config, source, description, folder, show_progress)
     except OSError as error:
         allowed = f"cannot be written ({error.strerror or error}); make room or choose another folder"
         raise bad_value("data.cache_dir", root, allowed) from error
     return folder
+
+
+def _tokenizer_version(config: DataConfig) -> dict[str, str]:
+    if config.tokenizer is None:
+        return {}
+    path = Path(config.tokenizer).expanduser()
+    return {check_tokenizer(path): file_sha256(path)}
 
 
 @contextmanager

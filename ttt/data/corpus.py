@@ -10,8 +10,10 @@ from ttt.config.schema import DataConfig
 from ttt.data import files
 from ttt.data.cache import prepared_folder
 from ttt.data.documents import SPLITS
-from ttt.data.manifest import Manifest, read_manifest
+from ttt.data.manifest import MANIFEST, Manifest, NewerManifestError, read_manifest
+from ttt.data.shards import Tokens, TokenShards
 from ttt.data.tokenizer import SMALLEST_VOCABULARY
+from ttt.data.vocabulary import open_vocabulary
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,14 +23,14 @@ class Documents:
     Attributes:
         data: name of the corpus.
         split: ``train``, ``validation`` or ``test``.
-        tokens: uint16 or uint32 [tokens], memory-mapped: one document after another, each closed by the
-            end-of-document token.
-        offsets: int64 [documents + 1]; document d is ``tokens[offsets[d] : offsets[d + 1]]``.
+        tokens: uint16 or uint32 [tokens], read from memory-mapped shards: one document after another, each closed by
+            the end-of-document token.
+        offsets: int64 [documents + 1], memory-mapped; document d is ``tokens[offsets[d] : offsets[d + 1]]``.
     """
 
     data: str
     split: str
-    tokens: np.ndarray
+    tokens: Tokens
     offsets: np.ndarray
 
     def __len__(self) -> int:
@@ -46,7 +48,8 @@ class Corpus:
 
     Attributes:
         splits: documents of ``train``, ``validation`` and ``test``; a document is in exactly one of them.
-        vocab_size: tokens that the tokenizer knows; below ``data.vocab_size`` only if the texts gave no more.
+        vocab_size: tokens that the tokenizer knows; one trained here has fewer than ``data.vocab_size`` only if the
+            texts gave no more.
         digest: SHA-256 over tokens, offsets and tokenizer: two corpora with one digest are the same.
         folder: where it lies in the cache.
         manifest: what it was made from, see ``ttt.data.manifest``.
@@ -73,16 +76,34 @@ def load_corpus(config: DataConfig, show_progress: bool = True) -> Corpus:
     folder = prepared_folder(config, show_progress)
     try:
         return _open(config.name, folder)
+    except NewerManifestError as error:
+        raise UserError(f"{folder / MANIFEST}: {error}; install a newer one, or delete this folder") from error
     except (OSError, EOFError, ValueError, LookupError, TypeError) as error:
         raise UserError(f"{folder}: damaged ({error}); delete this folder and start again") from error
 
 
+def verify(corpus: Corpus) -> None:
+    """Reads every file of a corpus and compares it with its manifest.
+
+    Raises:
+        UserError: a file is not what was written.
+    """
+    for name, written in corpus.manifest["files"].items():
+        path = corpus.folder / name
+        found = files.file_sha256(path)
+        if found != written["sha256"]:
+            differs = f"its SHA-256 {found[:12]} is not the {written['sha256'][:12]} of the manifest"
+            raise UserError(f"{path}: damaged ({differs}); delete its folder and prepare it again")
+
+
 def _check(config: DataConfig) -> None:
-    if config.vocab_size < SMALLEST_VOCABULARY:
+    if config.tokenizer is None and config.vocab_size < SMALLEST_VOCABULARY:
         allowed = f"must be at least {SMALLEST_VOCABULARY}: every byte and the end of a document"
         raise bad_value("data.vocab_size", config.vocab_size, allowed)
     if config.min_chars > config.max_chars:
         raise bad_value("data.min_chars", config.min_chars, f"must not exceed data.max_chars={config.max_chars}")
+    if config.workers < 0:
+        raise bad_value("data.workers", config.workers, "must be at least 1, or 0 for one process a core")
     for key in ("validation_fraction", "test_fraction"):
         if not 0 <= getattr(config, key) < 1:
             raise bad_value(f"data.{key}", getattr(config, key), "must be at least 0 and below 1")
@@ -93,11 +114,22 @@ def _check(config: DataConfig) -> None:
 
 def _open(name: str, folder: Path) -> Corpus:
     manifest = read_manifest(folder)
-    splits = {split: Documents(name, split, *files.read_split(folder, split)) for split in SPLITS}
-    for split, documents in splits.items():
-        sizes = manifest["splits"][split]
-        if (len(documents), len(documents.tokens)) != (sizes["documents"], sizes["tokens"]):
-            raise ValueError(f"{split} has another size than in its manifest")
-    if files.file_sha256(folder / files.TOKENIZER) != manifest["tokenizer_sha256"]:
-        raise ValueError("the tokenizer is not the one of the manifest")
+    for file, written in manifest["files"].items():
+        size = (folder / file).stat().st_size
+        if size != written["bytes"]:
+            raise ValueError(f"{file} has {size} bytes, not the {written['bytes']} of its manifest")
+    if files.file_sha256(folder / manifest["tokenizer"]) != manifest["tokenizer_sha256"]:
+        theirs, ours = open_vocabulary(folder).size, manifest["vocab_size"]
+        raise ValueError(f"{manifest['tokenizer']} of {theirs} tokens is not the one of the shards, of {ours}")
+    splits = {split: _documents(name, split, folder, manifest) for split in SPLITS}
     return Corpus(splits, manifest["vocab_size"], manifest["digest"], folder, manifest)
+
+
+def _documents(name: str, split: str, folder: Path, manifest: Manifest) -> Documents:
+    sizes = manifest["splits"][split]
+    paths = [folder / shard["file"] for shard in sizes["shards"]]
+    tokens = TokenShards(paths, [shard["tokens"] for shard in sizes["shards"]], np.dtype(manifest["dtype"]))
+    offsets = files.read_offsets(folder, split)
+    if (len(offsets) - 1, offsets[-1], len(tokens)) != (sizes["documents"], sizes["tokens"], sizes["tokens"]):
+        raise ValueError(f"{files.offsets_name(split)} does not fit its manifest")
+    return Documents(name, split, tokens, offsets)

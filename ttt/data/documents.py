@@ -1,56 +1,31 @@
-"""Which documents a corpus consists of, in which order, and in which split each of them is."""
+"""Which documents belong to a corpus, and in which split each of them is: both follow from its text alone."""
 
 import hashlib
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 
-from ttt.config.errors import bad_value
+from ttt.config.errors import UserError
 from ttt.config.schema import DataConfig
 from ttt.data.sources import Document
 
 SPLITS = ("train", "validation", "test")
 
-
-@dataclass(frozen=True)
-class SplitDocument:
-    """A document, the SHA-256 of its text in UTF-8 as hexadecimal digits, and the split that follows from it."""
-
-    name: str
-    text: str
-    sha256: str
-    split: str
-
-    @property
-    def bytes(self) -> int:
-        """Length of the text in UTF-8."""
-        return len(self.text.encode())
+READ_FOR_SAMPLE = 2**28
+"""Characters of a source, from its beginning, among which the sample for a tokenizer is chosen."""
 
 
-def select_documents(documents: Iterable[Document], config: DataConfig) -> list[SplitDocument]:
-    """Distinct documents of ``data.min_chars`` to ``data.max_chars`` characters, ordered by the hash of their text.
-
-    Neither the order nor the split of a document depends on where it was found or on the other documents. Of several
-    with the same text, the one whose name comes first stays.
-
-    Raises:
-        UserError: no document is left for training.
-    """
-    admitted = (d for d in documents if config.min_chars <= len(d.text) <= config.max_chars)
-    hashed = sorted(((_sha256(d.text), d.name, d.text) for d in admitted), reverse=True)
-    distinct = {sha256: (name, text) for sha256, name, text in hashed}
-    selected = [
-        SplitDocument(name, text, sha256, split_of(sha256, config.validation_fraction, config.test_fraction))
-        for sha256, (name, text) in sorted(distinct.items())
-    ]
-    if not any(document.split == "train" for document in selected):
-        bounds = f"of {config.min_chars} to {config.max_chars} characters (data.min_chars, data.max_chars)"
-        raise bad_value("data.packages", config.packages, f"no training document {bounds}; widen them or add packages")
-    return selected
+def is_admitted(document: Document, config: DataConfig) -> bool:
+    """Whether a document has ``data.min_chars`` to ``data.max_chars`` characters."""
+    return config.min_chars <= len(document.text) <= config.max_chars
 
 
-def split_of(sha256: str, validation_fraction: float, test_fraction: float) -> str:
-    """The split of a document with this hash, given as hexadecimal digits."""
-    share = int(sha256[:16], base=16) / 16**16
+def sha256_of(text: str) -> bytes:
+    """SHA-256 of a text in UTF-8."""
+    return hashlib.sha256(text.encode()).digest()
+
+
+def split_of(sha256: bytes, validation_fraction: float, test_fraction: float) -> str:
+    """The split of a document with this hash: the lowest hashes are validation, the next test, the others train."""
+    share = int.from_bytes(sha256[:8], "big") / 2**64
     if share < validation_fraction:
         return "validation"
     if share < validation_fraction + test_fraction:
@@ -58,5 +33,46 @@ def split_of(sha256: str, validation_fraction: float, test_fraction: float) -> s
     return "train"
 
 
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+def training_sample(documents: Iterable[Document], config: DataConfig, chars: int) -> list[str]:
+    """Texts of the training documents with the lowest hashes, at least ``chars`` characters if there are so many.
+
+    Looks at the first ``READ_FOR_SAMPLE`` characters and holds a few times ``chars`` in memory.
+    """
+    chosen: dict[bytes, str] = {}
+    held = 0
+    for document in _beginning(documents):
+        sha256 = sha256_of(document.text)
+        train = split_of(sha256, config.validation_fraction, config.test_fraction) == "train"
+        if train and is_admitted(document, config) and sha256 not in chosen:
+            chosen[sha256] = document.text
+            held += len(document.text)
+        if held > 4 * chars:
+            chosen = _lowest(chosen, chars)
+            held = sum(map(len, chosen.values()))
+    return list(_lowest(chosen, chars).values())
+
+
+def no_training_document(config: DataConfig) -> UserError:
+    """The line for a source that gives nothing to train on."""
+    bounds = f"of {config.min_chars} to {config.max_chars} characters (data.min_chars, data.max_chars)"
+    return UserError(f"data={config.name}: no training document {bounds}; widen them or add text")
+
+
+def _beginning(documents: Iterable[Document]) -> Iterator[Document]:
+    read = 0
+    for document in documents:
+        yield document
+        read += len(document.text)
+        if read >= READ_FOR_SAMPLE:
+            return
+
+
+def _lowest(texts: dict[bytes, str], chars: int) -> dict[bytes, str]:
+    kept: dict[bytes, str] = {}
+    held = 0
+    for sha256 in sorted(texts):
+        if held >= chars:
+            break
+        kept[sha256] = texts[sha256]
+        held += len(texts[sha256])
+    return kept

@@ -1,79 +1,71 @@
 """The files of a prepared corpus besides its manifest.
 
-=========================  ===========================================================================================
-``<split>.tokens.npy``     uint16 or uint32 [tokens]: one document after another
-``<split>.offsets.npy``    int64 [documents + 1]: document d is ``tokens[offsets[d] : offsets[d + 1]]``
-``tokenizer.json``         the tokenizer
-``documents.jsonl``        one line a document, in the order of the tokens: its name, SHA-256, split and tokens
-=========================  ===========================================================================================
+===============================  =====================================================================================
+``<split>-00000.npy`` ...        uint16 or uint32 [tokens]: one document after another, no document in two files
+``<split>.offsets.npy``          int64 [documents + 1]: document d is ``offsets[d] : offsets[d + 1]`` of all tokens
+``tokenizer.json`` or ``.model`` the tokenizer
+``documents.jsonl``              one line a document, in the order of the tokens: its name, SHA-256, split and tokens
+===============================  =====================================================================================
 """
 
 import hashlib
-import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from ttt.data.documents import SPLITS, SplitDocument
+from ttt.data.vocabulary import tokenizer_file
 
-TOKENIZER = "tokenizer.json"
 DOCUMENTS = "documents.jsonl"
+BLOCK = 2**22
+"""Elements of an array, or bytes of a file, that are held at once."""
 
 
-@dataclass(frozen=True)
-class EncodedDocument:
-    """A document and its tokens, uint16 or uint32 [tokens], the end-of-document token last."""
-
-    document: SplitDocument
-    tokens: np.ndarray
+def shard_name(split: str, number: int) -> str:
+    """``train-00000.npy``."""
+    return f"{split}-{number:05}.npy"
 
 
-def write_split(folder: Path, split: str, documents: Sequence[EncodedDocument], dtype: np.dtype) -> dict[str, int]:
-    """Writes tokens, as ``dtype``, and offsets of a split; returns its numbers of documents, tokens and bytes."""
-    offsets = np.zeros(len(documents) + 1, np.int64)
-    np.cumsum([len(encoded.tokens) for encoded in documents], out=offsets[1:])
-    tokens = np.concatenate([np.zeros(0, dtype), *(encoded.tokens for encoded in documents)], dtype=dtype)
-    np.save(folder / f"{split}.tokens.npy", tokens, allow_pickle=False)
-    np.save(folder / f"{split}.offsets.npy", offsets, allow_pickle=False)
-    size = sum(encoded.document.bytes for encoded in documents)
-    return {"documents": len(documents), "tokens": len(tokens), "bytes": size}
+def offsets_name(split: str) -> str:
+    """``train.offsets.npy``."""
+    return f"{split}.offsets.npy"
 
 
-def read_split(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens, memory-mapped, and offsets of a split.
+def read_offsets(folder: Path, split: str) -> np.ndarray:
+    """Offsets of a split, memory-mapped: int64 [documents + 1].
 
     Raises:
-        OSError: a file is missing.
-        ValueError: a file is shorter than its header says, or the two do not belong together.
+        OSError: the file is missing.
+        ValueError: it is shorter than its header says.
     """
-    tokens = np.load(folder / f"{split}.tokens.npy", mmap_mode="r", allow_pickle=False)
-    offsets = np.load(folder / f"{split}.offsets.npy", allow_pickle=False)
-    if offsets[0] != 0 or offsets[-1] != len(tokens) or (np.diff(offsets) < 1).any():
-        raise ValueError(f"offsets of {split} do not fit its tokens")
-    return tokens, offsets
-
-
-def write_document_list(folder: Path, documents: Iterable[EncodedDocument]) -> None:
-    """Writes ``documents.jsonl``."""
-    with (folder / DOCUMENTS).open("w", encoding="utf-8") as lines:
-        for encoded in documents:
-            document = encoded.document
-            entry = {"name": document.name, "sha256": document.sha256, "split": document.split}
-            lines.write(json.dumps(entry | {"tokens": len(encoded.tokens)}) + "\n")
+    return np.load(folder / offsets_name(split), mmap_mode="r", allow_pickle=False)
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a small file as hexadecimal digits."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    """SHA-256 of a file as hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def content_digest(folder: Path) -> str:
-    """SHA-256 over everything that a model sees: the tokenizer, and tokens and offsets of all splits."""
-    digest = hashlib.sha256((folder / TOKENIZER).read_bytes())
-    for split in SPLITS:
-        for array in read_split(folder, split):
-            digest.update(f"{split} {array.dtype.str} {len(array)}".encode())
-            digest.update(np.ascontiguousarray(array).data)
+def content_digest(folder: Path, shards: dict[str, list[str]], dtype: np.dtype) -> str:
+    """SHA-256 over everything that a model sees: the tokenizer, and tokens and offsets of all splits.
+
+    ``shards`` names the shards of each split; how the tokens are cut into them has no influence.
+    """
+    digest = hashlib.sha256(tokenizer_file(folder).read_bytes())
+    for split, names in shards.items():
+        offsets = read_offsets(folder, split)
+        digest.update(f"{split} {dtype.str} {offsets[-1]}".encode())
+        for name in names:
+            for block in blocks(np.load(folder / name, mmap_mode="r", allow_pickle=False)):
+                digest.update(np.ascontiguousarray(block).data)
+        digest.update(f"{split} {offsets.dtype.str} {len(offsets)}".encode())
+        for block in blocks(offsets):
+            digest.update(np.ascontiguousarray(block).data)
     return digest.hexdigest()
+
+
+def blocks(array: np.ndarray) -> Iterator[np.ndarray]:
+    """An array in consecutive pieces of at most ``BLOCK`` elements."""
+    for start in range(0, len(array), BLOCK):
+        yield array[start : start + BLOCK]

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator
 
-import numpy as np
 from torch import Tensor
 
+from ttt.config.errors import UserError
+from ttt.data.permutation import Order, permutation
 from ttt.data.windows import Windows
 
 
@@ -35,7 +36,7 @@ class TrainLoader:
         self._world_size = world_size
         self._yielded = 0
         self._epoch = -1
-        self._order = np.zeros(0, np.int64)
+        self._order: Order = ()
 
     def __len__(self) -> int:
         return self._batches
@@ -48,12 +49,31 @@ class TrainLoader:
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """The number of batches yielded so far, the same on every rank."""
-        return {"batches": self._yielded}
+        """The place of the first sequence that no rank has read, and what decides the order; equal on every rank."""
+        epoch, position = divmod(self._yielded * self._global_batch, len(self._windows))
+        return {"epoch": epoch, "position": position, "seed": self._seed, "windows": len(self._windows)}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Continues after the batches of ``state``; the loader must be built as the one that gave it."""
-        self._yielded = state["batches"]
+        """Continues at the place of ``state``.
+
+        Raises:
+            UserError: the state belongs to another order, or to batches that this loader does not read.
+        """
+        try:
+            read = state["epoch"] * state["windows"] + state["position"]
+            same_order = (state["seed"], state["windows"]) == (self._seed, len(self._windows))
+        except KeyError as error:
+            raise UserError(f"the checkpoint's place in the data lacks {error.args[0]}; train again") from None
+        if not same_order or read % self._global_batch:
+            here = f"seed={self._seed} windows={len(self._windows)} sequences={self._global_batch}"
+            raise UserError(
+                f"the checkpoint's place in the data, {state}, is none of {here}; resume with the run's own"
+            )
+        self._yielded = read // self._global_batch
+
+    @property
+    def _global_batch(self) -> int:
+        return self._batch_size * self._world_size
 
     def _batch(self, index: int) -> Tensor:
         first = (index * self._world_size + self._rank) * self._batch_size
@@ -64,5 +84,5 @@ class TrainLoader:
         epoch, place = divmod(position, len(self._windows))
         if epoch != self._epoch:
             self._epoch = epoch
-            self._order = np.random.default_rng((self._seed, epoch)).permutation(len(self._windows))
+            self._order = permutation(len(self._windows), self._seed, epoch)
         return int(self._order[place])

@@ -9,15 +9,21 @@ from typing import Any
 
 from ttt.config.schema import DataConfig
 
-FORMAT_VERSION = 1
-"""To be raised when the same configuration and packages would give other files."""
+FORMAT_VERSION = 2
+"""To be raised when the same configuration and source would give other files."""
 
 MANIFEST = "manifest.json"
-FIELDS_WITHOUT_INFLUENCE = {"name", "eval_tokens", "cache_dir"}
+FIELDS_WITHOUT_INFLUENCE = {"name", "path", "tokenizer", "eval_tokens", "cache_dir", "workers"}
+"""A path is replaced by what lies there: ``versions`` of a source, and the hash of a tokenizer."""
 
 Manifest = dict[str, Any]
-"""``describe``'s entries, then ``vocab_size``, ``tokenizer_sha256``, ``splits`` (documents, tokens and bytes of each)
-and ``digest``. It names no dates and no folders, so that two preparations of the same texts agree."""
+"""``describe``'s entries, then ``tokenizer`` (its file), ``tokenizer_sha256``, ``vocab_size``, ``dtype``, ``splits``
+(documents, tokens and bytes of text of each, and the name and tokens of each of its shards), ``files`` (bytes and
+sha256 of each) and ``digest``. It names no dates and no folders, so that two preparations of the same texts agree."""
+
+
+class NewerManifestError(Exception):
+    """A manifest that this version of the suite cannot read."""
 
 
 def describe(config: DataConfig, versions: dict[str, str]) -> Manifest:
@@ -31,15 +37,16 @@ def describe(config: DataConfig, versions: dict[str, str]) -> Manifest:
     }
 
 
-def corpus_key(config: DataConfig, versions: dict[str, str]) -> str:
+def corpus_key(description: Manifest) -> str:
     """Twelve hexadecimal digits that differ where ``describe`` differs."""
-    description = json.dumps(describe(config, versions), sort_keys=True)
-    return hashlib.sha256(description.encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Writes ``manifest.json``."""
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    """Writes ``manifest.json``, whole or not at all."""
+    partial = folder / f"{MANIFEST}.partial"
+    partial.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    partial.replace(folder / MANIFEST)
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -48,5 +55,9 @@ def read_manifest(folder: Path) -> Manifest:
     Raises:
         OSError: it is missing.
         ValueError: it is not JSON.
+        NewerManifestError: a newer version of the suite wrote it.
     """
-    return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    if manifest["format_version"] > FORMAT_VERSION:
+        raise NewerManifestError(f"has format {manifest['format_version']}, this ttt-suite reads {FORMAT_VERSION}")
+    return manifest

@@ -1,95 +1,204 @@
-"""From documents to the files of a corpus, whole or not at all."""
+"""From documents to the files of a corpus, whole or not at all, going on where a killed preparation stopped.
 
+A source is read once, in stretches that several processes tokenise. When all are there, the order of the documents is
+known, and the shards are gathered from the stretches. Stretches and shards appear in one step each, in a folder of
+their own beside the corpus's; so neither the number of processes nor a kill leaves a trace in what they hold.
+"""
+
+import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from tokenizers import Tokenizer
 from tqdm import tqdm
 
+from ttt.config.errors import UserError
 from ttt.config.schema import DataConfig
 from ttt.data import files
-from ttt.data.documents import SPLITS, SplitDocument, select_documents
-from ttt.data.files import EncodedDocument
-from ttt.data.manifest import Manifest, describe, write_manifest
-from ttt.data.sources import Source
-from ttt.data.tokenizer import encode_documents, save_tokenizer, train_tokenizer
+from ttt.data.documents import SPLITS, no_training_document, training_sample
+from ttt.data.manifest import MANIFEST, Manifest, write_manifest
+from ttt.data.order import Places, order_documents
+from ttt.data.shards import ShardPlan, list_of, shard_bounds, write_shard
+from ttt.data.sources import Document, Source, UnreachableError
+from ttt.data.stretches import Stretch, cut, write_stretch
+from ttt.data.tokenizer import SAMPLE_CHARS, save_tokenizer, train_tokenizer
+from ttt.data.vocabulary import JSON, check_tokenizer, dtype_of, open_users, open_vocabulary, tokenizer_file
+from ttt.data.workers import each
 
-CHUNK_BYTES = 4_000_000
-"""Text that is encoded at once: enough to keep all cores busy, little enough to show progress."""
+
+@dataclass(frozen=True)
+class Workshop:
+    """The folder beside the corpus's in which it comes into being: the corpus itself, and stretches.
+
+    Attributes:
+        folder: becomes the corpus's.
+    """
+
+    folder: Path
+
+    @property
+    def stretches(self) -> Path:
+        """The folder of what is deleted in the end."""
+        return self.folder / "stretches"
+
+    @property
+    def counted(self) -> Path:
+        """Is written when the source has been read to its end: the number of stretches."""
+        return self.stretches / "all.json"
+
+    def stretch(self, number: int) -> Path:
+        """The folder of a stretch."""
+        return self.stretches / f"{number:06}"
 
 
-def prepare(config: DataConfig, source: Source, versions: dict[str, str], folder: Path, show_progress: bool) -> None:
+def prepare(config: DataConfig, source: Source, description: Manifest, folder: Path, show_progress: bool) -> None:
     """Reads, tokenises and writes a corpus to ``folder``, which appears in one step when all is written.
 
-    The whole corpus passes through memory. Only one process may prepare a folder at a time.
+    Only one process may prepare a folder at a time. After a kill, or an error that is not the user's, what has been
+    finished stays beside ``folder``, and the same call goes on from it.
 
     Raises:
-        UserError: the source has no documents for training, or cannot be read.
+        UserError: the source has no documents for training, or cannot be read, or the tokenizer cannot be used.
+        RunError: one of the working processes was killed.
         OSError: the folder cannot be written.
     """
-    found = tqdm(source.documents(config), "reading", unit=" documents", disable=not show_progress)
-    documents = select_documents(found, config)
-    texts = [document.text for document in documents if document.split == "train"]
-    sample = tqdm(texts, "training tokenizer", unit=" documents", disable=not show_progress)
-    tokenizer = train_tokenizer(sample, config.vocab_size)
-    encoded = _encode(tokenizer, documents, show_progress)
-    _write(folder, describe(config, versions), tokenizer, encoded)
-
-
-def _encode(tokenizer: Tokenizer, documents: Sequence[SplitDocument], show_progress: bool) -> list[EncodedDocument]:
-    dtype = _token_dtype(tokenizer)
-    encoded: list[EncodedDocument] = []
-    total = sum(document.bytes for document in documents)
-    with tqdm(total=total, desc="encoding", unit="B", unit_scale=True, disable=not show_progress) as progress:
-        for chunk in _chunks(documents):
-            tokens = encode_documents(tokenizer, [document.text for document in chunk])
-            encoded += [EncodedDocument(d, t.astype(dtype)) for d, t in zip(chunk, tokens, strict=True)]
-            progress.set_postfix_str(f"{len(encoded)}/{len(documents)} documents", refresh=False)
-            progress.update(sum(document.bytes for document in chunk))
-    return encoded
-
-
-def _chunks(documents: Sequence[SplitDocument]) -> Iterator[list[SplitDocument]]:
-    chunk: list[SplitDocument] = []
-    size = 0
-    for document in documents:
-        chunk.append(document)
-        size += document.bytes
-        if size >= CHUNK_BYTES:
-            yield chunk
-            chunk, size = [], 0
-    yield chunk
-
-
-def _token_dtype(tokenizer: Tokenizer) -> np.dtype:
-    return np.dtype(np.uint16 if tokenizer.get_vocab_size() <= 2**16 else np.uint32)
-
-
-def _write(folder: Path, description: Manifest, tokenizer: Tokenizer, encoded: Sequence[EncodedDocument]) -> None:
-    partial = folder.with_name(f"{folder.name}.partial")
-    # A folder of this name is what a killed process has left.
-    shutil.rmtree(partial, ignore_errors=True)
+    shop = Workshop(folder.with_name(f"{folder.name}.partial"))
     try:
-        partial.mkdir()
-        _write_files(partial, description, tokenizer, encoded)
-        partial.replace(folder)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
+        # A manifest is written last: with it a killed preparation had only to clear up.
+        if not (shop.folder / MANIFEST).exists():
+            shop.stretches.mkdir(parents=True, exist_ok=True)
+            _provide_tokenizer(config, source, shop.folder, show_progress)
+            _tokenise(config, source, shop, show_progress)
+            splits = _shards(config, shop, show_progress)
+            _describe(shop, description, splits, show_progress)
+        _clear_up(shop)
+        shop.folder.replace(folder)
+    except UserError as error:
+        # With other texts or settings it will be another corpus.
+        if not isinstance(error, UnreachableError) or not any(shop.stretches.iterdir()):
+            shutil.rmtree(shop.folder, ignore_errors=True)
         raise
 
 
-def _write_files(folder: Path, description: Manifest, tokenizer: Tokenizer, encoded: Sequence[EncodedDocument]) -> None:
-    save_tokenizer(tokenizer, folder / files.TOKENIZER)
-    splits = {split: [e for e in encoded if e.document.split == split] for split in SPLITS}
-    dtype = _token_dtype(tokenizer)
-    sizes = {split: files.write_split(folder, split, members, dtype) for split, members in splits.items()}
-    files.write_document_list(folder, (e for members in splits.values() for e in members))
+def _provide_tokenizer(config: DataConfig, source: Source, folder: Path, show_progress: bool) -> None:
+    """Puts the user's tokenizer, or one that is trained on the source, into ``folder``."""
+    if config.tokenizer is not None:
+        users = Path(config.tokenizer).expanduser()
+        name = check_tokenizer(users)
+        partial = folder / f"{name}.partial"
+        shutil.copyfile(users, partial)
+        partial.replace(folder / name)
+        open_users(users, folder)
+    elif not tokenizer_file(folder).exists():
+        found = tqdm(source.documents(config), "reading", unit=" documents", disable=not show_progress)
+        sample = training_sample(found, config, SAMPLE_CHARS)
+        if not sample:
+            raise no_training_document(config)
+        texts = tqdm(sample, "training tokenizer", unit=" documents", disable=not show_progress)
+        partial = folder / f"{JSON}.partial"
+        save_tokenizer(train_tokenizer(texts, config.vocab_size), partial)
+        partial.replace(folder / JSON)
+
+
+def _tokenise(config: DataConfig, source: Source, shop: Workshop, show_progress: bool) -> None:
+    """Writes the stretches that are not there yet."""
+    if shop.counted.exists():
+        return
+    total = source.text_bytes(config)
+    with tqdm(total=total, desc="tokenising", unit="B", unit_scale=True, disable=not show_progress) as progress:
+        stretches = cut(_counted(source.documents(config), progress))
+        numbered = ((shop.stretch(number), documents) for number, documents in enumerate(stretches))
+        number = 0
+
+        def missing() -> Iterator[Stretch]:
+            nonlocal number
+            for folder, documents in numbered:
+                number += 1
+                if not folder.exists():
+                    yield Stretch(documents, folder, shop.folder, config)
+
+        for _ in each(write_stretch, missing(), config.workers):
+            pass
+    shop.counted.write_text(json.dumps(number), encoding="utf-8")
+
+
+def _counted(documents: Iterable[Document], progress: tqdm) -> Iterator[Document]:
+    """Shows how many documents, and bytes of text, have been read."""
+    for number, document in enumerate(documents, start=1):
+        yield document
+        elapsed = progress.format_dict["elapsed"] or 1
+        progress.set_postfix_str(f"{number} documents, {number / elapsed:.0f}/s", refresh=False)
+        progress.update(len(document.text.encode()))
+
+
+def _shards(config: DataConfig, shop: Workshop, show_progress: bool) -> dict[str, Places]:
+    """Writes the shards that are not there yet; returns the documents of each split."""
+    stretches = [shop.stretch(number) for number in range(json.loads(shop.counted.read_text(encoding="utf-8")))]
+    splits = order_documents(stretches, config)
+    if not len(splits["train"]):
+        raise no_training_document(config)
+    dtype = dtype_of(open_vocabulary(shop.folder))
+    plans = []
+    for split, places in splits.items():
+        bounds = shard_bounds(places.entries["tokens"])
+        for number, (first, end) in enumerate(pairwise(bounds)):
+            path = shop.folder / files.shard_name(split, number)
+            plans.append(ShardPlan(path, split, places[first:end], stretches, dtype))
+    missing = [plan for plan in plans if not plan.path.exists()]
+    written = each(write_shard, missing, config.workers)
+    for _ in tqdm(written, "writing shards", total=len(missing), unit=" shards", disable=not show_progress):
+        pass
+    return splits
+
+
+def _describe(shop: Workshop, description: Manifest, splits: dict[str, Places], show_progress: bool) -> None:
+    """Writes offsets, list of documents and manifest."""
+    vocabulary = open_vocabulary(shop.folder)
+    sizes = {split: _split_sizes(shop.folder, split, splits[split]) for split in SPLITS}
+    shards = {split: [shard["file"] for shard in sizes[split]["shards"]] for split in SPLITS}
+    names = [name for split in SPLITS for name in shards[split]]
+    with (shop.folder / files.DOCUMENTS).open("wb") as target:
+        for name in names:
+            with list_of(shop.folder / name).open("rb") as lines:
+                shutil.copyfileobj(lines, target)
+    tokenizer = tokenizer_file(shop.folder).name
+    names += [*map(files.offsets_name, SPLITS), tokenizer, files.DOCUMENTS]
+    described = {}
+    for name in tqdm(names, "hashing", unit=" files", disable=not show_progress):
+        path = shop.folder / name
+        described[name] = {"bytes": path.stat().st_size, "sha256": files.file_sha256(path)}
     manifest = {
-        "vocab_size": tokenizer.get_vocab_size(),
-        "tokenizer_sha256": files.file_sha256(folder / files.TOKENIZER),
+        "tokenizer": tokenizer,
+        "tokenizer_sha256": described[tokenizer]["sha256"],
+        "vocab_size": vocabulary.size,
+        "dtype": dtype_of(vocabulary).name,
         "splits": sizes,
-        "digest": files.content_digest(folder),
+        "files": described,
+        "digest": files.content_digest(shop.folder, shards, dtype_of(vocabulary)),
     }
-    write_manifest(folder, description | manifest)
+    write_manifest(shop.folder, description | manifest)
+
+
+def _clear_up(shop: Workshop) -> None:
+    for path in shop.folder.glob("*.documents"):
+        path.unlink()
+    shutil.rmtree(shop.stretches, ignore_errors=True)
+
+
+def _split_sizes(folder: Path, split: str, places: Places) -> dict[str, Any]:
+    """Writes the offsets of a split; returns what the manifest says of it."""
+    tokens = places.entries["tokens"]
+    offsets = np.zeros(len(tokens) + 1, np.int64)
+    np.cumsum(tokens, out=offsets[1:])
+    np.save(folder / files.offsets_name(split), offsets, allow_pickle=False)
+    bounds = shard_bounds(tokens)
+    shards = [
+        {"file": files.shard_name(split, number), "tokens": int(tokens[first:end].sum())}
+        for number, (first, end) in enumerate(pairwise(bounds))
+    ]
+    size = int(places.entries["bytes"].sum())
+    return {"documents": len(tokens), "tokens": int(tokens.sum()), "bytes": size, "shards": shards}

@@ -8,14 +8,14 @@ from pathlib import Path
 
 from ttt.config.errors import UserError, bad_value
 from ttt.config.schema import DataConfig
-from ttt.data.sources import Document, register_source
+from ttt.data.sources import Document, Source, register_source
 
 STDLIB = "stdlib"
 INSTALLED_BESIDE_STDLIB = {"site-packages", "dist-packages"}
 
 
 @register_source("pycode")
-class PyCode:
+class PyCode(Source):
     """The ``.py`` files of ``data.packages``, found without importing them.
 
     ``stdlib`` stands for the interpreter's own library. Files that are not UTF-8 are left out.
@@ -37,7 +37,7 @@ class PyCode:
         Raises:
             UserError: a package is not installed, or one of its files cannot be read.
         """
-        for package in config.packages:
+        for package in sorted(config.packages):
             for root in _roots(package):
                 yield from _read(package, root)
 

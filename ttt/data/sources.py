@@ -5,8 +5,12 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from ttt.config.discover import modules_of
-from ttt.config.errors import bad_value
+from ttt.config.errors import UserError, bad_value
 from ttt.config.schema import DataConfig
+
+
+class UnreachableError(UserError):
+    """A source that may be there at another time: what has been prepared of it is kept."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +22,7 @@ class Document:
 
 
 class Source(Protocol):
-    """What a class must have to be registered as a source; it is built without arguments."""
+    """What a source must have; classes derive from it and are built without arguments."""
 
     def versions(self, config: DataConfig) -> dict[str, str]:
         """Names and versions that determine the documents. Reads none of them, so that a cache is found at once.
@@ -29,12 +33,16 @@ class Source(Protocol):
         ...
 
     def documents(self, config: DataConfig) -> Iterator[Document]:
-        """All documents in any order, duplicates included.
+        """All documents, duplicates included, in an order that is the same every time.
 
         Raises:
             UserError: ``config`` names something that is not there, or that cannot be read.
         """
         ...
+
+    def text_bytes(self, config: DataConfig) -> int | None:  # noqa: ARG002 - for those that know
+        """How many bytes of text there are, about; None where that takes reading them."""
+        return None
 
 
 _SOURCES: dict[str, type[Source]] = {}
@@ -67,3 +75,8 @@ def find_source(name: str) -> Source:
     if name not in types:
         raise bad_value("data.source", name, f"choose one of {', '.join(types)}")
     return types[name]()
+
+
+def first_line(error: Exception) -> str:
+    """What an exception says, for a message of one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

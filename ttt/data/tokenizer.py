@@ -44,10 +44,10 @@ def load_tokenizer(path: Path) -> Tokenizer:
     return _as_plain_text(Tokenizer.from_str(path.read_text(encoding="utf-8")))
 
 
-def encode_documents(tokenizer: Tokenizer, texts: Sequence[str]) -> list[np.ndarray]:
-    """The tokens of each text with the end-of-document token after them, each int64 [tokens]; uses all cores."""
-    end = end_token(tokenizer)
-    return [np.array([*encoding.ids, end]) for encoding in tokenizer.encode_batch_fast(texts)]
+def encode_documents(tokenizer: Tokenizer, texts: Sequence[str], end: int) -> list[np.ndarray]:
+    """The tokens of each text with the token ``end`` after them, each int64 [tokens]."""
+    encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+    return [np.array([*encoding.ids, end]) for encoding in encodings]
 
 
 def token_bytes(tokenizer: Tokenizer, token: int) -> bytes:
@@ -55,13 +55,6 @@ def token_bytes(tokenizer: Tokenizer, token: int) -> bytes:
     characters = tokenizer.id_to_token(token)
     assert characters is not None
     return bytes(map(_bytes_of_characters().__getitem__, characters))
-
-
-def end_token(tokenizer: Tokenizer) -> int:
-    """The token after every document."""
-    token = tokenizer.token_to_id(END_OF_DOCUMENT)
-    assert token is not None
-    return token
 
 
 @cache

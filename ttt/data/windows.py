@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -9,6 +10,21 @@ from torch import Tensor
 
 from ttt.config.errors import UserError, bad_value
 from ttt.data.corpus import Documents
+from ttt.data.shards import Tokens
+
+GROUP = 64
+"""Documents for which one number is held in memory."""
+
+BLOCK = 2**14 * GROUP
+"""Documents that are looked at together when windows are counted."""
+
+
+class Starts(Protocol):
+    """Where each window begins, int64: an array, or computed when asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, indices: np.ndarray, /) -> np.ndarray: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,8 +37,8 @@ class Windows:
         ctx: tokens that each window predicts.
     """
 
-    tokens: np.ndarray
-    starts: np.ndarray
+    tokens: Tokens
+    starts: Starts
     ctx: int
 
     def __len__(self) -> int:
@@ -33,8 +49,11 @@ class Windows:
 
     def batch(self, indices: Sequence[int] | np.ndarray) -> Tensor:
         """The windows of these indices: int64 [B, ctx + 1]."""
-        rows = [self.tokens[start : start + self.ctx + 1] for start in self.starts[indices]]
-        return torch.from_numpy(np.stack(rows).astype(np.int64))
+        starts = self.starts[np.asarray(indices)]
+        batch = np.empty((len(starts), self.ctx + 1), np.int64)
+        for row, start in zip(batch, starts, strict=True):
+            row[:] = self.tokens[start : start + self.ctx + 1]
+        return torch.from_numpy(batch)
 
     def subset(self, n: int) -> "Windows":
         """At most ``n`` windows, always the same, at even distances so that they come from many documents."""
@@ -51,11 +70,9 @@ def windows_within(documents: Documents, ctx: int) -> Windows:
     Raises:
         UserError: no document is ``ctx + 1`` tokens long.
     """
-    _check(documents, ctx)
-    counts = (documents.lengths - 1) // ctx
-    first = np.cumsum(counts) - counts
-    within = np.arange(counts.sum()) - np.repeat(first, counts)
-    return Windows(documents.tokens, np.repeat(documents.offsets[:-1], counts) + within * ctx, ctx)
+    starts = StartsWithin(documents.offsets, ctx) if ctx > 0 else ()
+    _check(documents, ctx, len(starts))
+    return Windows(documents.tokens, starts, ctx)
 
 
 def windows_at_start(documents: Documents, ctx: int) -> Windows:
@@ -64,15 +81,51 @@ def windows_at_start(documents: Documents, ctx: int) -> Windows:
     Raises:
         UserError: no document is ``ctx + 1`` tokens long.
     """
-    _check(documents, ctx)
-    return Windows(documents.tokens, documents.offsets[:-1][documents.lengths > ctx], ctx)
+    starts = documents.offsets[:-1][documents.lengths > ctx]
+    _check(documents, ctx, len(starts))
+    return Windows(documents.tokens, starts, ctx)
 
 
-def _check(documents: Documents, ctx: int) -> None:
+class StartsWithin:
+    """Starts of the windows that every document is cut into. Memory holds a number for each ``GROUP`` documents.
+
+    Args:
+        offsets: int64 [documents + 1] of the documents.
+        ctx: tokens from each start to the next one of the document.
+    """
+
+    def __init__(self, offsets: np.ndarray, ctx: int) -> None:
+        self._offsets, self._ctx = offsets, ctx
+        blocks = [offsets[first : first + BLOCK + 1] for first in range(0, len(offsets) - 1, BLOCK)]
+        sums = [np.add.reduceat(counts, np.arange(0, len(counts), GROUP)) for counts in map(self._counts, blocks)]
+        self._first = np.cumsum(np.concatenate([[0], *sums]))
+
+    def __len__(self) -> int:
+        return int(self._first[-1])
+
+    def __getitem__(self, indices: np.ndarray) -> np.ndarray:
+        if len(indices) and not 0 <= indices.min() <= indices.max() < len(self):
+            raise IndexError(f"window {indices.max()} of {len(self)}")
+        return np.array([self._start(index) for index in indices], np.int64)
+
+    def _start(self, index: int) -> int:
+        group = int(np.searchsorted(self._first, index, "right")) - 1
+        offsets = self._offsets[group * GROUP : (group + 1) * GROUP + 1]
+        ends = np.cumsum(self._counts(offsets))
+        within = index - self._first[group]
+        document = int(np.searchsorted(ends, within, "right"))
+        before = ends[document - 1] if document else 0
+        return int(offsets[document] + (within - before) * self._ctx)
+
+    def _counts(self, offsets: np.ndarray) -> np.ndarray:
+        return (np.diff(offsets) - 1) // self._ctx
+
+
+def _check(documents: Documents, ctx: int, windows: int) -> None:
     if ctx < 1:
         raise bad_value("ctx", ctx, "must be at least 1")
-    longest = max(documents.lengths, default=0)
-    if longest <= ctx:
+    if not windows:
+        longest = documents.lengths.max(initial=0)
         raise UserError(
             f"ctx={ctx}: no {documents.split} document of data={documents.data} has {ctx + 1} tokens; "
             f"the longest has {longest}; choose a shorter context"

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from ttt.config.errors import RunError
-from ttt.data.files import TOKENIZER
-from ttt.data.tokenizer import end_token, load_tokenizer, token_bytes
+from ttt.data.vocabulary import open_vocabulary
 from ttt.evaluate.run import TrainedRun
 from ttt.layers.diagnose import explained
 from ttt.layers.state import State
@@ -74,18 +73,16 @@ def generate_text(run: TrainedRun, prompt: str, tokens: int, sampling: Sampling,
     Raises:
         RunError: the model's logits are not finite.
     """
-    tokenizer = load_tokenizer(run.corpus.folder / TOKENIZER)
-    end = end_token(tokenizer)
-    # A model must read something. What ends a document is the nearest to its start, though no training window has it
-    # before other tokens.
-    ids = tokenizer.encode(prompt).ids or [end]
+    vocabulary = open_vocabulary(run.corpus.folder)
+    # Documents are trained on one after another: the end of one stands before the next.
+    ids = vocabulary.encode([prompt])[0][:-1].tolist() or [vocabulary.end]
     characters = codecs.getincrementaldecoder("utf-8")(errors="replace")
     times = [time.perf_counter()]
     for _, token in zip(range(tokens), continuation(run.model, ids, sampling), strict=False):
         times.append(time.perf_counter())
-        if token == end:
+        if token == vocabulary.end:
             break
-        show(characters.decode(token_bytes(tokenizer, token)))
+        show(characters.decode(vocabulary.bytes_of(token)))
     show(characters.decode(b"", final=True))
     return Speed(len(ids), times[1] - times[0], len(times) - 1, times[-1] - times[1])
 

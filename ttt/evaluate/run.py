@@ -15,7 +15,7 @@ from ttt.models.build import build_model
 from ttt.models.language_model import LanguageModel
 from ttt.models.memory import keep_freed_memory
 from ttt.models.weights import load_weights
-from ttt.results.checkpoints import checkpoint_step, last_checkpoint
+from ttt.results.checkpoints import newest_whole
 from ttt.results.metrics import MetricLog, Split
 from ttt.results.record import Record, RunFolder, read_record, write_record
 
@@ -52,23 +52,23 @@ class TrainedRun:
 
 
 def load_run(folder: RunFolder, device: torch.device, show_progress: bool = True) -> TrainedRun:
-    """The run in ``folder`` as its last checkpoint left it.
+    """The run in ``folder`` as its newest checkpoint left it that is whole.
 
     Raises:
-        UserError: no such run, no checkpoint, or data that is not what the run was trained on.
+        UserError: no such run, no checkpoint that is whole, or data that is not what the run was trained on.
     """
     record = read_record(folder.record)
     config = restore_config(record)
-    checkpoint = last_checkpoint(folder.checkpoints, record["last_checkpoint"])
+    checkpoint = newest_whole(folder.checkpoints)
     if checkpoint is None:
         raise UserError(f"{folder.path}: has no checkpoint to evaluate; train it further with ckpt=last")
     corpus = load_corpus(config.data, show_progress)
     refuse_other_data(folder.path, record, corpus)
     model = build_model(config.model, config.size, config.backbone, config.kernel, corpus.vocab_size)
-    load_weights(model, checkpoint)
+    load_weights(model, checkpoint.path)
     if device.type == "cpu":
         keep_freed_memory()
-    return TrainedRun(folder, record, config, corpus, model.to(device), checkpoint_step(checkpoint))
+    return TrainedRun(folder, record, config, corpus, model.to(device), checkpoint.step)
 
 
 def evaluate_run(

@@ -1,14 +1,17 @@
 """Weights of the authors' released PyTorch model, in and out, under its own parameter names."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ttt.config.errors import UserError, bad_value
+from ttt.config.identity import differences
 from ttt.config.layers import TTTConfig
-from ttt.config.schema import BackboneConfig, KernelConfig, SizeConfig
+from ttt.config.schema import BackboneConfig, KernelConfig, SizeConfig, TrainConfig
+from ttt.layers.ttt import TTT
 from ttt.models.build import build_model
 from ttt.models.language_model import LanguageModel
 
@@ -107,21 +110,58 @@ def released_name(name: str) -> str:
     return f"model.layers.{number}.{BLOCK_NAMES[rest]}"
 
 
+def released_meta(config: TrainConfig, model: LanguageModel) -> dict[str, Any]:
+    """What ``from_released`` must be told to build ``model`` again from ``to_released(model)``.
+
+    Args:
+        config: what the model was built from.
+        model: with its weights; a warm-up of eta_base that has not ended counts as it stands.
+
+    Raises:
+        UserError: the released code has no such model; the settings in which it differs are named.
+    """
+    layer, size = config.model, config.size
+    if not isinstance(layer, TTTConfig) or layer.inner_model not in ("linear", "mlp"):
+        raise bad_value("model", layer.name, "the released code has TTT-Linear and TTT-MLP only; export it without")
+    eta_base = layer.eta_base * float(next(module for module in model.modules() if isinstance(module, TTT)).eta_warmup)
+    meta = {
+        "layer": layer.inner_model,
+        "backbone": config.backbone.name,
+        "num_heads": size.heads,
+        "head_dim": size.width // size.heads,
+        "num_layers": size.blocks,
+        "mini_batch_size": layer.mini_batch_size,
+        "intermediate_size": size.mlp_hidden,
+        "vocab_size": model.embedding.num_embeddings,
+        "ttt_base_lr": eta_base,
+        "rope_theta": layer.rope_base,
+    }
+    theirs = asdict(_released_layer(meta)) | {"eta_base": layer.eta_base, "eta_base_start": layer.eta_base_start}
+    different = differences(asdict(layer), theirs, "model.")
+    if different:
+        raise UserError(f"the released code has no such layer: {'; '.join(different)}; export it without its names")
+    return meta
+
+
 def _released_shape(name: str, value: Tensor) -> Tensor:
     return value.unsqueeze(1) if name.endswith(("layer.eta_weight", "layer.eta_bias")) else value
 
 
+def _released_layer(meta: Mapping[str, Any]) -> TTTConfig:
+    return TTTConfig(
+        name=f"ttt_{meta['layer']}",
+        inner_model=meta["layer"],
+        hidden=[4] if meta["layer"] == "mlp" else [],
+        mini_batch_size=meta["mini_batch_size"],
+        eta_base=meta["ttt_base_lr"],
+        eta_base_start=meta["ttt_base_lr"],
+        rope_base=meta["rope_theta"],
+    )
+
+
 def _empty_model(meta: Mapping[str, Any], kernel: str) -> LanguageModel:
     try:
-        layer = TTTConfig(
-            name=f"ttt_{meta['layer']}",
-            inner_model=meta["layer"],
-            hidden=[4] if meta["layer"] == "mlp" else [],
-            mini_batch_size=meta["mini_batch_size"],
-            eta_base=meta["ttt_base_lr"],
-            eta_base_start=meta["ttt_base_lr"],
-            rope_base=meta["rope_theta"],
-        )
+        layer = _released_layer(meta)
         size = SizeConfig(
             name="released",
             width=meta["num_heads"] * meta["head_dim"],

@@ -8,6 +8,8 @@ from typing import BinaryIO
 
 from ttt.config.errors import UserError
 
+PARTIAL = ".partial"
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
@@ -18,7 +20,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     Raises:
         UserError: the folder or the file cannot be written.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    beside = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -47,3 +49,9 @@ def write_bytes(path: Path, data: bytes) -> None:
 def write_text(path: Path, text: str) -> None:
     """``write_bytes`` of ``text`` in UTF-8."""
     write_bytes(path, text.encode())
+
+
+def remove_partials(folder: Path) -> None:
+    """Removes what a process that was killed while it wrote into ``folder`` has left there."""
+    for file in folder.glob(f".*{PARTIAL}"):
+        file.unlink(missing_ok=True)

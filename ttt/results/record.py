@@ -71,11 +71,15 @@ class Parameters(TypedDict):
 
 
 class Data(TypedDict):
-    """The data set; ``digest`` identifies its content, so that equal names with other text are told apart."""
+    """The data set; ``digest`` identifies its content, so that equal names with other text are told apart.
+
+    ``tokenizer_sha256`` identifies the meaning of its tokens, which runs on other text may share.
+    """
 
     name: str
     digest: str
     vocab_size: int
+    tokenizer_sha256: NotRequired[str]
 
 
 class Evaluation(TypedDict):

@@ -23,6 +23,7 @@ RUN_COLUMNS: dict[str, tuple[str, str]] = {
     "name": ("name", "string"),
     "status": ("status", "string"),
     "sweep": ("sweep", "string"),
+    "parent": ("config.parent.run_id", "string"),
     "model": ("config.model.name", "string"),
     "backbone": ("config.backbone.name", "string"),
     "size": ("config.size.name", "string"),

@@ -1,7 +1,10 @@
 """Writing checkpoints, so that a run loses at most what it did since the last one."""
 
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import lightning.pytorch as pl
 import torch
@@ -9,62 +12,128 @@ from lightning.fabric.plugins import TorchCheckpointIO
 
 from ttt.config.errors import UserError
 from ttt.results.atomic import replacing
-from ttt.results.checkpoints import checkpoint_path, checkpoints
+from ttt.results.checkpoints import checkpoint_path, checkpoints, remove_checkpoint, write_digest
 from ttt.results.metrics import MetricLog
 from ttt.results.record import Record, RunFolder, write_record
 from ttt.train.callbacks import StepEnd, checkpoint_due
 from ttt.train.module import TrainingModule
+from ttt.train.stopping import Interrupted, StopRequest
 
 KEPT = 2
 
 
 class WholeFiles(TorchCheckpointIO):
-    """Writes a checkpoint beside its place and renames it: a reader sees all of it or nothing."""
+    """Writes a checkpoint beside its place and renames it: a reader sees all of it or nothing. Its digest follows.
+
+    Attributes:
+        failure: why a file could not be written; nothing is saved after that. It is not raised at once, for then the
+            other processes of a distributed run would wait for this one.
+    """
+
+    failure: UserError | None = None
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:  # noqa: ARG002
-        """Replaces ``path``.
+        """Replaces ``path``."""
+        if self.failure is None:
+            with self.noting():
+                _save_whole(checkpoint, Path(path))
+
+    @contextmanager
+    def noting(self) -> Iterator[None]:
+        """Turns a ``UserError`` into ``failure``."""
+        try:
+            yield
+        except UserError as error:
+            self.failure = error
+
+
+def _save_whole(checkpoint: dict[str, Any], path: Path) -> None:
+    try:
+        with replacing(path) as file:
+            hashing = Hashing(file)
+            hashing.save(checkpoint)
+        write_digest(path, hashing.sha256.hexdigest())
+    except UserError:
+        remove_checkpoint(path)
+        raise
+
+
+class Hashing:
+    """A file to write whose bytes are hashed on their way: what the disk makes of them must give the same digest."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.sha256 = file, hashlib.sha256()
+        self._failure: OSError | None = None
+
+    def save(self, checkpoint: dict[str, Any]) -> None:
+        """Writes ``checkpoint`` in torch's format.
 
         Raises:
-            UserError: the folder or the file cannot be written.
+            OSError: the file cannot be written.
         """
         try:
-            with replacing(Path(path)) as file:
-                torch.save(checkpoint, file)
-        except RuntimeError as error:  # torch's own word for a disk that fills up while it writes
-            reason = str(error).splitlines()[0]
-            raise UserError(f"{path}: cannot be written ({reason}); earlier checkpoints are whole") from error
+            torch.save(checkpoint, cast(BinaryIO, self))
+        except RuntimeError:
+            # torch goes on to close its archive when a write has failed, and tells of that instead.
+            if self._failure is not None:
+                raise self._failure from None
+            raise
+
+    def write(self, data: bytes) -> int:
+        """Appends ``data``."""
+        try:
+            self.sha256.update(data)
+            return self.file.write(data)
+        except OSError as error:
+            self._failure = error
+            raise
+
+    def flush(self) -> None:
+        """As torch wants it of a file."""
+        self.file.flush()
 
 
 class Keep(StepEnd):
-    """Saves every ``every`` optimizer steps (0: never) and after the last one; keeps the newest two checkpoints.
+    """Saves every ``every`` optimizer steps (0: never), after the last one and when the run is asked to stop.
 
-    Metrics are written before the checkpoint and the record after it: a run that dies between them misses no row
-    and never names a checkpoint that is not there.
+    The newest two checkpoints are kept. Metrics are written before the checkpoint and the record after it: a run that
+    dies between them misses no row and never names a checkpoint that is not there.
 
     Args:
         folder: the run's.
         record: brought up to date, after every step in memory.
         log: the run's metrics.
         every: optimizer steps between two checkpoints.
+        stop: whether to end the training after this step.
+
+    Attributes:
+        files: what writes the checkpoints, a plugin of the trainer.
     """
 
-    def __init__(self, folder: RunFolder, record: Record, log: MetricLog, every: int) -> None:
+    def __init__(self, folder: RunFolder, record: Record, log: MetricLog, every: int, stop: StopRequest) -> None:
         super().__init__()
-        self.folder, self.record, self.metrics, self.every = folder, record, log, every
+        self.folder, self.record, self.metrics, self.every, self.stop = folder, record, log, every, stop
+        self.files = WholeFiles()
 
     def on_step(self, trainer: pl.Trainer, module: TrainingModule, step: int) -> None:
         """Keeps count, and saves when it is time."""
         self.record["steps"], self.record["tokens"] = step, step * module.plan.tokens_per_step
-        if checkpoint_due(step, module.plan.steps, self.every):
+        stop = self.stop.agreed(trainer)
+        if stop or checkpoint_due(step, module.plan.steps, self.every):
             self._save(trainer, step)
+        trainer.should_stop = trainer.should_stop or stop
 
     def _save(self, trainer: pl.Trainer, step: int) -> None:
         if trainer.is_global_zero:
-            self.metrics.write()
+            with self.files.noting():
+                self.metrics.write()
         path = checkpoint_path(self.folder.checkpoints, step)
         trainer.save_checkpoint(path)
-        if trainer.is_global_zero:
-            self.record["last_checkpoint"] = path.name
-            write_record(self.folder.record, self.record)
-            for old in checkpoints(self.folder.checkpoints)[:-KEPT]:
-                old.unlink(missing_ok=True)
+        if trainer.is_global_zero and self.files.failure is None:
+            with self.files.noting():
+                self.record["last_checkpoint"] = path.name
+                write_record(self.folder.record, self.record)
+                for old in checkpoints(self.folder.checkpoints)[:-KEPT]:
+                    remove_checkpoint(old)
+        if trainer.strategy.reduce_boolean_decision(self.files.failure is not None, all=False):
+            raise self.files.failure or Interrupted("stopped by the first process")

@@ -1,18 +1,16 @@
 """The record of a run while it runs: begun before the first step, and true whatever ends the run."""
 
-import signal
+import errno
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from types import FrameType
 
 from ttt.config.errors import RunError, UserError
-from ttt.results.record import Record, RunFolder, write_record
+from ttt.results.record import Record, RunFolder, Status, write_record
+from ttt.train.stopping import Interrupted, signals_as_exceptions
 
-
-class Interrupted(BaseException):
-    """A signal asked the run to end. Not an ``Exception``, so that nothing mistakes it for an error to handle."""
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def now() -> str:
@@ -25,45 +23,41 @@ def recording(folder: RunFolder, record: Record) -> Iterator[None]:
     """Writes ``record`` as running, and on leaving as finished, failed or interrupted, with the reason.
 
     Raises:
-        RunError: the run failed or was interrupted; the message is what the record has as ``error``.
+        UserError: the folder cannot be written at all.
+        RunError: the run failed or was interrupted; the record has the reason as ``error``. A file that can no longer
+            be written counts as that: nothing was wrong with what was asked.
     """
     write_record(folder.record, record)
     started = time.perf_counter()
-    try:
-        with _signals_as_exceptions():
-            yield
-        record["status"] = "finished"
-    except Interrupted as interruption:
-        record["status"], record["error"] = "interrupted", f"{interruption} at step {record['steps']}"
-        raise RunError(f"{record['error']}; {_way_on(folder, record)}") from None
-    except (RunError, UserError) as error:
-        record["status"], record["error"] = "failed", str(error)
-        raise
-    except BaseException as error:
-        record["status"], record["error"] = "failed", f"{type(error).__name__}: {error}".splitlines()[0]
-        raise
-    finally:
+
+    def end(status: Status, error: str | None) -> None:
+        record["status"], record["error"] = status, error
         record["timing"]["ended"] = now()
         record["timing"]["seconds"] = round(time.perf_counter() - started, 3)
         write_record(folder.record, record)
+
+    try:
+        with signals_as_exceptions():
+            yield
+        end("finished", None)
+    except BaseException as error:
+        interrupted = isinstance(error, Interrupted)
+        reason = f"{error} at step {record['steps']}" if interrupted else _in_one_line(error)
+        # On a full disk not even the record finds room, and the line to show is that of what failed first.
+        with suppress(UserError):
+            end("interrupted" if interrupted else "failed", reason)
+        if interrupted:
+            raise RunError(f"{reason}; {_way_on(folder, record)}") from None
+        if isinstance(error, UserError) or (isinstance(error, OSError) and error.errno in NO_ROOM):
+            raise RunError(f"{reason}; {_way_on(folder, record)}") from error
+        raise
+
+
+def _in_one_line(error: BaseException) -> str:
+    return str(error) if isinstance(error, RunError | UserError) else f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def _way_on(folder: RunFolder, record: Record) -> str:
     if record["last_checkpoint"] is None:
         return f"no checkpoint had been written in {folder.path}"
     return f"the same command with ckpt=last goes on from {record['last_checkpoint']}"
-
-
-@contextmanager
-def _signals_as_exceptions() -> Iterator[None]:
-    """SIGINT and SIGTERM raise ``Interrupted`` in the main thread."""
-
-    def interrupt(number: int, _: FrameType | None) -> None:
-        raise Interrupted(f"stopped by {signal.Signals(number).name}")
-
-    former = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)

@@ -3,6 +3,7 @@
 import logging
 import time
 import warnings
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -24,18 +25,20 @@ from ttt.models.flops import training_flops
 from ttt.models.language_model import LanguageModel
 from ttt.models.memory import keep_freed_memory
 from ttt.results.atomic import write_text
-from ttt.results.checkpoints import checkpoint_step, checkpoints, last_checkpoint
+from ttt.results.checkpoints import Checkpoint, checkpoint_step, checkpoints, newest_whole, set_aside
 from ttt.results.metrics import MetricLog
 from ttt.results.provenance import git_state, versions
 from ttt.results.record import SCHEMA_VERSION, Record, RunFolder, read_record
 from ttt.train.callbacks import Metrics, Progress
-from ttt.train.checkpoint import Keep, WholeFiles
+from ttt.train.checkpoint import Keep
 from ttt.train.device import choose_device, choose_precision, choose_strategy, describe_device, rank
 from ttt.train.inner_watch import InnerWatch
 from ttt.train.loggers import make_loggers, require_logger
 from ttt.train.module import DivergedError, TrainingModule
-from ttt.train.opening import clear
+from ttt.train.opening import clear, reopen
+from ttt.train.parent import load_parent, order_seed
 from ttt.train.recording import now, recording
+from ttt.train.stopping import Interrupted, StopRequest, by_signal
 
 
 @dataclass(frozen=True)
@@ -43,13 +46,13 @@ class Setting:
     """What a run is made of, once everything that can be refused has been looked at.
 
     Attributes:
-        resume: whether to go on from the newest checkpoint in ``folder``.
+        newest: the checkpoint in ``folder`` to go on from; None: start.
     """
 
     config: TrainConfig
     plan: StepPlan
     folder: RunFolder
-    resume: bool
+    newest: Checkpoint | None
     device: torch.device
     precision: str
     corpus: Corpus
@@ -61,8 +64,9 @@ def set_up(config: TrainConfig, plan: StepPlan, folder: RunFolder, resume: bool)
     """Prepares data and model; writes nothing but the data cache.
 
     Raises:
-        UserError: the data, the device or the model cannot be as asked.
+        UserError: the data, the device or the model cannot be as asked, or no checkpoint to go on from is whole.
     """
+    newest = newest_whole(folder.checkpoints) if resume else None
     device = choose_device(config.trainer.device, "trainer.device")
     require_logger(config.trainer.logger)
     if device.type == "cpu":
@@ -75,8 +79,10 @@ def set_up(config: TrainConfig, plan: StepPlan, folder: RunFolder, resume: bool)
     windows_at_start(corpus.splits["validation"], config.ctx.length)
     pl.seed_everything(config.seed, verbose=False)
     model = build_model(config.model, config.size, config.backbone, config.kernel, corpus.vocab_size)
+    if config.parent.run is not None and newest is None:
+        load_parent(config, corpus, model)
     precision = choose_precision(config.trainer.precision, device)
-    return Setting(config, plan, folder, resume, device, precision, corpus, windows, model)
+    return Setting(config, plan, folder, newest, device, precision, corpus, windows, model)
 
 
 def run(setting: Setting, overrides: list[str]) -> SplitEvaluation | None:
@@ -87,13 +93,16 @@ def run(setting: Setting, overrides: list[str]) -> SplitEvaluation | None:
         UserError: the folder cannot be written.
     """
     folder, config = setting.folder, setting.config
-    record = read_record(folder.record) if setting.resume else _new_record(setting, overrides)
+    record = read_record(folder.record) if setting.newest else _new_record(setting, overrides)
     if rank() > 0:
-        _fit(setting, record)
+        # The first process tells what ended the run, and where it goes on.
+        with suppress(Interrupted):
+            _fit(setting, record)
         return None
-    if setting.resume:
+    if setting.newest:
         refuse_other_data(folder.path, record, setting.corpus)
-        record["status"], record["error"] = "running", None
+        reopen(folder, setting.newest)
+        record["status"], record["error"], record["last_checkpoint"] = "running", None, setting.newest.path.name
         record["overrides"], record["steps_planned"], record["results"] = overrides, setting.plan.steps, {}
     else:
         clear(folder)
@@ -106,23 +115,29 @@ def run(setting: Setting, overrides: list[str]) -> SplitEvaluation | None:
 
 
 def _fit(setting: Setting, record: Record) -> None:
-    """Trains to the last step of the plan, from the newest checkpoint if the run is resumed."""
-    config, plan, folder = setting.config, setting.plan, setting.folder
-    newest = last_checkpoint(folder.checkpoints, record["last_checkpoint"]) if setting.resume else None
-    first_step = checkpoint_step(newest) if newest else 0
+    """Trains to the last step of the plan, from the newest checkpoint if the run is resumed.
+
+    Raises:
+        DivergedError: the loss became infinite or not a number.
+        Interrupted: a signal asked for an end; a checkpoint holds all that was done.
+    """
+    config, plan, folder, newest = setting.config, setting.plan, setting.folder, setting.newest
+    first_step = newest.step if newest else 0
     log = _metric_log(folder, record["run_id"], first_step)
-    trainer = _trainer(setting, record, log, first_step)
+    stop = StopRequest()
+    trainer = _trainer(setting, record, log, stop)
     loader = TrainLoader(
         setting.windows,
         batch_size=plan.device_batch,
         batches=plan.schedule_steps * plan.accumulate,
-        seed=config.seed,
+        seed=order_seed(config),
         rank=trainer.global_rank,
         world_size=trainer.world_size,
     )
     started = time.perf_counter()
     try:
-        trainer.fit(TrainingModule(setting.model, config.recipe, plan), loader, ckpt_path=newest, weights_only=True)
+        module = TrainingModule(setting.model, config.recipe, plan)
+        trainer.fit(module, loader, ckpt_path=newest.path if newest else None, weights_only=True)
     except DivergedError as error:
         raise _with_last_good(error, folder, record) from None
     finally:
@@ -130,13 +145,18 @@ def _fit(setting: Setting, record: Record) -> None:
             log.write()
     tokens = (record["steps"] - first_step) * plan.tokens_per_step
     record["timing"]["tokens_per_second"] = round(tokens / (time.perf_counter() - started), 1)
+    if stop.number:
+        raise by_signal(stop.number)
 
 
 def _with_last_good(error: DivergedError, folder: RunFolder, record: Record) -> DivergedError:
-    """Adds to the message the newest checkpoint whose weights still gave a finite loss."""
-    good = [path.name for path in checkpoints(folder.checkpoints) if checkpoint_step(path) < error.step]
-    record["last_checkpoint"] = good[-1] if good else None
-    where = f"the last good checkpoint is {folder.checkpoints / good[-1]}" if good else "no checkpoint had been written"
+    """Adds to the message the newest checkpoint whose weights still gave a finite loss; later ones are set aside."""
+    for path in checkpoints(folder.checkpoints):
+        if checkpoint_step(path) >= error.step:
+            set_aside(path, "diverged")
+    good = next(reversed(checkpoints(folder.checkpoints)), None)
+    record["last_checkpoint"] = good.name if good else None
+    where = f"the last good checkpoint is {good}" if good else "no checkpoint had been written"
     return DivergedError(f"{error}; {where}", error.step)
 
 
@@ -153,16 +173,18 @@ def _quiet_lightning() -> None:
     warnings.filterwarnings("ignore", module=r"lightning\.pytorch\.utilities\._pytree")
 
 
-def _trainer(setting: Setting, record: Record, log: MetricLog, first_step: int) -> pl.Trainer:
+def _trainer(setting: Setting, record: Record, log: MetricLog, stop: StopRequest) -> pl.Trainer:
     _quiet_lightning()
     trainer, plan = setting.config.trainer, setting.plan
-    callbacks: list[pl.Callback] = [Metrics(log, trainer.log_every)]
+    callbacks: list[pl.Callback] = [stop, Metrics(log, trainer.log_every)]
     # A sharded model is only read by all ranks together, and each with its own text.
     if ttt_layers(setting.model) and trainer.strategy != "fsdp":
         callbacks.append(InnerWatch(record, setting.windows[0], trainer.checkpoint_every))
-    callbacks.append(Keep(setting.folder, record, log, trainer.checkpoint_every))
+    keep = Keep(setting.folder, record, log, trainer.checkpoint_every, stop)
+    callbacks.append(keep)
     if trainer.progress:
         callbacks.append(Progress())
+    first_step = setting.newest.step if setting.newest else 0
     settings: dict[str, Any] = {"strategy": choose_strategy(trainer.strategy), "precision": setting.precision}
     return pl.Trainer(
         accelerator=setting.device.type,
@@ -173,7 +195,7 @@ def _trainer(setting: Setting, record: Record, log: MetricLog, first_step: int) 
         callbacks=callbacks,
         logger=make_loggers(trainer.logger, setting.folder.path, run_id(setting.config), first_step),
         log_every_n_steps=1,
-        plugins=[WholeFiles()],
+        plugins=[keep.files],
         default_root_dir=setting.folder.path,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -211,6 +233,7 @@ def _new_record(setting: Setting, overrides: list[str]) -> Record:
             "name": config.data.name,
             "digest": setting.corpus.digest,
             "vocab_size": setting.corpus.vocab_size,
+            "tokenizer_sha256": setting.corpus.manifest["tokenizer_sha256"],
         },
         "last_checkpoint": None,
         "results": {},

@@ -1,0 +1,85 @@
+"""``ttt-data`` from the command line."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for number in range(30):
+        (folder / f"{number}.txt").write_text(f"document {number}, " * (30 * number + 20))
+    return folder
+
+
+def data(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "ttt.cli.data", *arguments, f"data.cache_dir={folder}/cache"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | variables
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_prepare_and_inspect(tmp_path: Path, texts: Path) -> None:
+    local = ["data=local", f"data.path={texts}", "data.vocab_size=300", "data.validation_fraction=0.2"]
+    prepared = data(tmp_path, "prepare", *local)
+    assert prepared.returncode == 0, prepared.stderr
+    assert "tokenising" in prepared.stderr
+    assert "MB/s" in prepared.stderr
+    shown = data(tmp_path, "inspect", *local, "sample=12", "verify=true")
+    assert shown.returncode == 0, shown.stderr
+    assert "tokenising" not in shown.stderr
+    assert prepared.stdout in shown.stdout
+    for part in (
+        "digest",
+        "documents",
+        "length at 50%",
+        "at least 1k",
+        "at least 32k",
+        "train document 0",
+        "document ",
+    ):
+        assert part in shown.stdout
+    assert (tmp_path / "figures" / "data_local.png").read_bytes().startswith(b"\x89PNG")
+    (shard,) = (tmp_path / "cache").glob("*/train-00000.npy")
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.write_bytes(content)
+    damaged = data(tmp_path, "inspect", *local, "verify=true")
+    assert damaged.returncode == 2
+    assert damaged.stderr.startswith(f"error: {shard}: damaged (its SHA-256")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["prepare", "data=pile"], "error: data.hub=monology/pile-uncopyrighted: cannot be read"),
+        (["prepare", "data=books"], "error: data.hub=emozilla/pg19: cannot be read"),
+        (["prepare", "data=local"], "error: data.path=None: give a folder"),
+        (["prepare", "data=local", "data.path=texts", "data.workers=-1"], "error: data.workers=-1: must be at least"),
+        (["inspect", "data=local", "data.path=texts", "split=tset"], "error: split=tset: choose one of train"),
+        (["inspect", "data=local", "data.path=texts", "document=99"], "error: document=99: train has "),
+        (["prepare", "data=poems"], "error: data=poems: choose one of books, local, pile, pycode"),
+        (["repair", "data=pile"], "error: repair: no such command; choose one of prepare, inspect"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_no_data(tmp_path: Path, texts: Path, arguments: list[str], line: str) -> None:
+    assert texts.exists()
+    done = data(tmp_path, *arguments, "progress=false", HF_HUB_OFFLINE="1")
+    assert done.returncode == 2
+    assert done.stderr.startswith(line)
+    assert done.stderr.count("\n") == 1
+    if arguments[0] == "prepare":
+        assert not list(tmp_path.glob("cache/*/"))
+
+
+def test_help() -> None:
+    shown = data(ROOT, "prepare", "--help").stdout
+    assert "ttt-data prepare data=NAME" in shown
+    assert "monology" not in shown
+    assert "stand-in" in shown

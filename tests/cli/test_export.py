@@ -1,0 +1,108 @@
+"""What ``ttt-export`` writes gives the run's logits again, here and under the released names."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from hydra.core.global_hydra import GlobalHydra
+from safetensors.torch import load_file
+
+from ttt.cli import export as command
+from ttt.cli.export import export
+from ttt.cli.train import train
+from ttt.config.errors import UserError
+from ttt.config.plain import from_plain
+from ttt.config.schema import ExportConfig, TrainConfig
+from ttt.evaluate.run import load_run
+from ttt.layers.registry import layer_type
+from ttt.models.build import build_model
+from ttt.models.released import from_released
+from ttt.results.record import RunFolder
+
+Configure = Callable[..., TrainConfig]
+
+
+def trained(configure: Configure, folder: Path, *overrides: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Trains two steps in ``folder``; tokens and the logits that the run's model gives."""
+    train(configure(f"run_dir={folder}", "trainer.max_steps=2", *overrides), [])
+    model = load_run(RunFolder(folder), torch.device("cpu")).model
+    ids = torch.randint(model.embedding.num_embeddings, (2, 40), generator=torch.Generator().manual_seed(0))
+    return ids, model(ids)
+
+
+@pytest.mark.parametrize("model", ["ttt_linear", "transformer", "mamba"])
+def test_weights_and_configuration_give_the_model(configure: Configure, tmp_path: Path, model: str) -> None:
+    ids, logits = trained(configure, tmp_path / "run", f"model={model}")
+    export(ExportConfig(run=f"{tmp_path}/run", out=f"{tmp_path}/out"), [])
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "model.safetensors",
+        "config.yaml",
+        "tokenizer.json",
+    }
+    state = load_file(tmp_path / "out/model.safetensors")
+    plain = yaml.safe_load((tmp_path / "out/config.yaml").read_text())
+    config = from_plain(plain, layer_type(plain["model"]["name"]).schema)
+    again = build_model(config.model, config.size, config.backbone, config.kernel, len(state["embedding.weight"]))
+    again.load_state_dict(state)
+    assert torch.equal(again(ids), logits)
+
+
+@pytest.mark.parametrize("steps", ["recipe.steps=2", "recipe.steps=1000"], ids=["warmed up", "warming up"])
+@pytest.mark.parametrize(
+    "overrides", [["model=ttt_linear"], ["model=ttt_mlp"], ["model=ttt_mlp", "backbone=transformer"]], ids=" ".join
+)
+def test_the_released_names_give_the_same_logits(
+    configure: Configure, tmp_path: Path, overrides: list[str], steps: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids, logits = trained(configure, tmp_path / "run", steps, *overrides)
+    arguments = [f"run={tmp_path}/run", f"out={tmp_path}/out", "--released"]
+    monkeypatch.setattr(sys, "argv", ["ttt-export", *arguments])
+    GlobalHydra.instance().clear()
+    command.main()
+    state = load_file(tmp_path / "out/model.safetensors")
+    assert "model.layers.0.seq_modeling_block.learnable_ttt_lr_weight" in state
+    again = from_released(state, json.loads((tmp_path / "out/released.json").read_text()))
+    torch.testing.assert_close(again(ids), logits, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (["model=transformer"], "model=transformer: the released code has TTT-Linear and TTT-MLP only"),
+        (["model.learnable_eta=false", "model.token_scale=false"], "model.learnable_eta=False, not True"),
+        (["model.hidden=[2]", "model=ttt_mlp"], r"model.hidden=\[2\], not \[4\]"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_the_released_code_lacks_is_named(
+    configure: Configure, tmp_path: Path, overrides: list[str], line: str
+) -> None:
+    trained(configure, tmp_path / "run", *overrides)
+    with pytest.raises(UserError, match=line):
+        export(ExportConfig(run=f"{tmp_path}/run", out=f"{tmp_path}/out", released=True), [])
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_files_stay(configure: Configure, tmp_path: Path) -> None:
+    trained(configure, tmp_path / "run")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "thesis.tex").write_text("mine")
+    asked = ExportConfig(run=f"{tmp_path}/run", out=str(out))
+    with pytest.raises(UserError, match=r"out: holds other files; choose a new folder, or overwrite=true"):
+        export(asked, [])
+    assert [path.name for path in out.iterdir()] == ["thesis.tex"]
+    asked.overwrite = True
+    export(asked, [])
+    assert (out / "thesis.tex").read_text() == "mine"
+    with pytest.raises(UserError, match=r"thesis.tex: holds other files"):
+        export(ExportConfig(run=f"{tmp_path}/run", out=f"{out}/thesis.tex", overwrite=True), [])
+    with pytest.raises(UserError, match=r"model.safetensors: cannot be written"):
+        export(ExportConfig(run=f"{tmp_path}/run", out=f"{out}/thesis.tex/below"), [])
+    with pytest.raises(UserError, match=r"nowhere/record.json: cannot be read"):
+        export(ExportConfig(run=f"{tmp_path}/nowhere", out=f"{tmp_path}/new"), [])
+    assert not (tmp_path / "new").exists()

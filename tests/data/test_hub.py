@@ -1,0 +1,85 @@
+"""Data sets of the hub, where there is no hub."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import datasets
+import huggingface_hub
+import pytest
+
+from ttt.config.errors import RunError, UserError
+from ttt.config.schema import DataConfig
+from ttt.data import prepare
+from ttt.data.corpus import load_corpus
+from ttt.data.sources import UnreachableError, find_source
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> DataConfig:
+    return DataConfig(
+        "pile", "hub", hub="owner/name", min_chars=1, max_chars=1000, vocab_size=270, cache_dir=str(tmp_path / "cache")
+    )
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise ConnectionError("Name or service not known\nand more")
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: SimpleNamespace(dataset_info=refuse))
+
+
+@pytest.mark.usefixtures("offline")
+def test_without_network_the_line_names_the_alternatives(config: DataConfig) -> None:
+    with pytest.raises(UserError) as caught:
+        load_corpus(config, show_progress=False)
+    line = str(caught.value)
+    assert line.startswith("data.hub=owner/name: cannot be read (ConnectionError: Name or service not known)")
+    assert all(part in line for part in ("data.path=FOLDER", "data=local", "data=pycode"))
+    assert "\n" not in line
+    assert not [path for path in Path(str(config.cache_dir)).iterdir() if path.is_dir()]
+
+
+@pytest.mark.usefixtures("offline")
+def test_a_copy_needs_no_network(config: DataConfig, tmp_path: Path) -> None:
+    (tmp_path / "copy").mkdir()
+    rows = ({"text": f"text {number}", "meta": {}} for number in range(50))
+    (tmp_path / "copy" / "00.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config.path = str(tmp_path / "copy")
+    corpus = load_corpus(config, show_progress=False)
+    assert len(corpus.splits["train"]) == 50
+
+
+def test_a_connection_that_breaks_off_loses_nothing(config: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = True
+
+    def rows(*_: object, **__: object) -> Iterator[dict[str, str]]:
+        for number in range(20):
+            yield {"text": f"text {number}"}
+            if broken and number == 15:
+                raise TimeoutError("timed out")
+
+    api = SimpleNamespace(dataset_info=lambda *_, **__: None)
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: api)
+    monkeypatch.setattr(datasets, "load_dataset", rows)
+    monkeypatch.setattr(sys.modules["ttt.data.stretches"], "STRETCH_CHARS", 40)
+    # The sample for the tokenizer ends before the place where it breaks.
+    monkeypatch.setattr(sys.modules["ttt.data.documents"], "READ_FOR_SAMPLE", 30)
+    with pytest.raises(RunError, match=r"^data\.hub=owner/name: broke off after row 16 \(TimeoutError: timed out\)"):
+        load_corpus(config, show_progress=False)
+    broken = False
+    kept: list[object] = []
+    write = prepare.write_stretch
+    monkeypatch.setattr(prepare, "write_stretch", lambda stretch: (kept.append(stretch), write(stretch)))
+    assert len(load_corpus(config, show_progress=False).splits["train"]) == 20
+    assert len(kept) < 4
+
+
+def test_a_source_that_needs_a_name(config: DataConfig) -> None:
+    config.hub = None
+    with pytest.raises(UserError, match=r"^data\.hub=None: give OWNER/NAME"):
+        find_source("hub").versions(config)
+    assert issubclass(UnreachableError, UserError)

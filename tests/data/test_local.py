@@ -1,0 +1,144 @@
+"""Files of one's own, good and bad."""
+
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import zstandard
+
+from ttt.config.errors import UserError
+from ttt.config.schema import DataConfig
+from ttt.data import local
+from ttt.data.sources import Document, find_source
+
+TEXTS = ["first\ntext é", "second", "third " * 100]
+
+
+def lines(texts: list[str], column: str = "text") -> bytes:
+    return "".join(json.dumps({"id": 1, column: text}) + "\n" for text in texts).encode()
+
+
+def read(path: object, column: str = "text") -> list[Document]:
+    config = DataConfig("local", "local", path=str(path), column=column)
+    return list(find_source("local").documents(config))
+
+
+def parquet(path: Path) -> None:
+    pd.DataFrame({"body": TEXTS, "id": [1, 2, 3]}).to_parquet(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("a.jsonl", lambda path: path.write_bytes(lines(TEXTS, "body"))),
+        ("a.json", lambda path: path.write_text(json.dumps([{"body": text} for text in TEXTS]))),
+        ("a.json.gz", lambda path: path.write_bytes(gzip.compress(lines(TEXTS, "body")))),
+        ("a.jsonl.zst", lambda path: path.write_bytes(zstandard.compress(lines(TEXTS, "body")))),
+        ("a.parquet", parquet),
+    ],
+)
+def test_rows_are_documents(tmp_path: Path, name: str, write: Callable[[Path], None]) -> None:
+    write(tmp_path / name)
+    expected = [Document(f"{name}:{number}", text) for number, text in enumerate(TEXTS, start=1)]
+    assert read(tmp_path, "body") == read(tmp_path / name, "body") == expected
+
+
+def test_a_folder_a_pattern_and_a_file(tmp_path: Path) -> None:
+    (tmp_path / "inner").mkdir()
+    for number, text in enumerate(TEXTS):
+        (tmp_path / "inner" / f"{number}.txt").write_text(text)
+    (tmp_path / "picture.png").write_bytes(b"\x89PNG")
+    assert [document.text for document in read(tmp_path)] == TEXTS
+    assert [document.name for document in read(tmp_path)] == [f"inner/{number}.txt" for number in range(3)]
+    assert [document.text for document in read(f"{tmp_path}/**/[12].txt")] == TEXTS[1:]
+    assert read(tmp_path / "inner" / "0.txt") == [Document("0.txt", TEXTS[0])]
+
+
+def test_versions_follow_the_files_and_not_the_folder(tmp_path: Path) -> None:
+    source, config = find_source("local"), DataConfig("local", "local", path=str(tmp_path / "one"))
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "a.txt").write_text("a")
+    first = source.versions(config)
+    (tmp_path / "one").rename(tmp_path / "two")
+    config.path = str(tmp_path / "two")
+    assert source.versions(config) == first
+    (tmp_path / "two" / "a.txt").write_text("ab")
+    assert source.versions(config) != first
+
+
+def test_size_is_known_of_plain_files_only(tmp_path: Path) -> None:
+    source, config = find_source("local"), DataConfig("local", "local", path=str(tmp_path))
+    (tmp_path / "a.txt").write_text("abc")
+    assert source.text_bytes(config) == 3
+    (tmp_path / "b.jsonl.gz").write_bytes(b"")
+    assert source.text_bytes(config) is None
+
+
+BAD = {
+    "empty.txt": (b"", "it is empty"),
+    "empty.jsonl": (b"", "it is empty"),
+    "blank.jsonl.gz": (gzip.compress(b""), "it has no documents"),
+    "binary.txt": (bytes(range(256)) * 10, "can't decode byte 0x80"),
+    "zero.txt": (b"a\0b", "has a zero byte, so it is no text"),
+    "binary.jsonl": (b"\x01\x02\xff" * 1000, "cannot be read"),
+    "latin.txt": (b"caf\xe9", "can't decode byte 0xe9"),
+    "latin.jsonl": (b'{"text": "caf\xe9"}\n', "can't decode byte 0xe9"),
+    "cut.jsonl": (b'{"text": "a"}\n{"text": "b\n', "JSON parse error"),
+    "plain.json.gz": (lines(TEXTS), "Not a gzipped file"),
+    "cut.json.gz": (gzip.compress(lines(TEXTS))[:-12], "cannot be read"),
+    "plain.jsonl.zst": (lines(TEXTS), "zstd decompress error"),
+    "no.parquet": (b"PAR1 not at all", "Parquet magic bytes"),
+    "surrogate.jsonl": (b'{"text": "\\ud800"}\n', "surrogate"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_file_is_one_line_that_names_it(tmp_path: Path, name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    content, why = BAD[name]
+    (tmp_path / "0.txt").write_text("a good one before")
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        read(tmp_path)
+    line = str(caught.value)
+    assert line.startswith(f"{tmp_path / name}: ")
+    assert why in line
+    assert line.endswith(("leave it out of data.path", "leave it out"))
+    assert "\n" not in line
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_a_gigantic_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pack: Callable[[bytes], bytes]) -> None:
+    monkeypatch.setattr(local, "LINE_BYTES", 1000)
+    monkeypatch.setattr(local, "SCANNED", 100)
+    path = tmp_path / ("a.jsonl.gz" if pack is gzip.compress else "a.jsonl")
+    path.write_bytes(pack(lines(["a" * 900] * 5)))
+    assert len(read(path)) == 5
+    path.write_bytes(pack(lines(["a", "b" * 1100, "c"])))
+    with pytest.raises(UserError, match=r"a\.jsonl.*: cannot be read \(a line is longer than 1,000 bytes\); mend it"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (lines(TEXTS, "body"), r"^data\.column=text: .*a\.jsonl row 1 has no such column; choose one of id, body$"),
+        (b'{"text": "a"}\n{"text": 5}\n', r"^data\.column=text: .*a\.jsonl row 2 has int there, not a text"),
+        (b'{"text": "a"}\n{"txt": "b"}\n', r"^data\.column=text: .*a\.jsonl row 2 has nothing there, not a text"),
+    ],
+)
+def test_a_missing_column(tmp_path: Path, content: bytes, line: str) -> None:
+    (tmp_path / "a.jsonl").write_bytes(content)
+    with pytest.raises(UserError, match=line):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("path", [None, "no/such/folder", "no/*.txt", "."])
+def test_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str | None) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = DataConfig("local", "local", path=path)
+    with pytest.raises(UserError, match=r"^data\.path=.*: (give a folder|no file there ends in txt)"):
+        find_source("local").versions(config)

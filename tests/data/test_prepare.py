@@ -1,0 +1,209 @@
+"""From a source to shards: every document once, whatever the workers, the cuts and the kills."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ttt.config.errors import UserError
+from ttt.config.schema import DataConfig
+from ttt.data import prepare, shards, sources, stretches
+from ttt.data.corpus import Corpus, load_corpus
+from ttt.data.documents import sha256_of, split_of
+from ttt.data.sources import Document, Source
+from ttt.data.vocabulary import decode, open_vocabulary
+
+ROOT = Path(__file__).parents[2]
+
+PREPARE = """
+import json, sys
+from ttt.config.schema import DataConfig
+from ttt.data import shards, stretches
+from ttt.data.corpus import load_corpus
+stretches.STRETCH_CHARS, shards.SHARD_TOKENS = 20_000, 5_000
+if __name__ == "__main__":
+    load_corpus(DataConfig(**json.loads(sys.argv[1])), show_progress=False)
+"""
+
+
+class Given(Source):
+    """Documents that a test gives."""
+
+    texts: tuple[str, ...] = ()
+
+    def versions(self, config: DataConfig) -> dict[str, str]:  # noqa: ARG002
+        return {"texts": sha256_of(json.dumps(self.texts)).hex()}
+
+    def documents(self, config: DataConfig) -> Iterator[Document]:  # noqa: ARG002
+        for number, text in enumerate(self.texts):
+            yield Document(str(number), text)
+
+
+@pytest.fixture
+def given_source(monkeypatch: pytest.MonkeyPatch) -> type[Given]:
+    monkeypatch.setitem(sources._SOURCES, "given", Given)
+    return Given
+
+
+@pytest.fixture
+def cut_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stretches and shards of a few documents."""
+    monkeypatch.setattr(stretches, "STRETCH_CHARS", 2000)
+    monkeypatch.setattr(shards, "SHARD_TOKENS", 300)
+
+
+def texts_of(corpus: Corpus, split: str) -> list[str]:
+    documents, vocabulary = corpus.splits[split], open_vocabulary(corpus.folder)
+    whole = documents.tokens[:]
+    assert len(whole) == documents.offsets[-1]
+    pieces = np.split(whole, documents.offsets[1:-1])
+    assert all(piece[-1] == vocabulary.end for piece in pieces if len(piece))
+    return [decode(vocabulary, piece[:-1]) for piece in pieces if len(piece)]
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    texts=st.lists(
+        st.text(min_size=1, max_size=60) | st.sampled_from(["def f():\n  pass", "<|endoftext|>"]), min_size=1
+    ),
+    cuts=st.tuples(st.integers(1, 200), st.integers(1, 100)),
+)
+def test_packing_gives_every_token_back_once_in_order(
+    given_source: type[Given], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, texts: list[str], cuts: tuple[int, int]
+) -> None:
+    monkeypatch.setattr(stretches, "STRETCH_CHARS", cuts[0])
+    monkeypatch.setattr(shards, "SHARD_TOKENS", cuts[1])
+    given_source.texts = (*texts, "one for training")
+    # Hypothesis repeats examples, and a corpus that is there would not be prepared again.
+    with tempfile.TemporaryDirectory(dir=tmp_path) as cache:
+        config = DataConfig("made", "given", min_chars=1, max_chars=100, vocab_size=270, cache_dir=cache)
+        corpus = load_corpus(config, show_progress=False)
+        assert texts_of(corpus, "train") == sorted({*texts, "one for training"}, key=sha256_of)
+        sizes = [shard["tokens"] for shard in corpus.manifest["splits"]["train"]["shards"]]
+        assert max(sizes) < cuts[1] + max(corpus.splits["train"].lengths)
+
+
+@pytest.mark.usefixtures("cut_small")
+def test_a_document_is_in_one_split_which_its_text_decides(config: DataConfig) -> None:
+    corpus = load_corpus(config, show_progress=False)
+    found: dict[str, list[str]] = {split: texts_of(corpus, split) for split in corpus.splits}
+    every = [text for texts in found.values() for text in texts]
+    assert len(every) == len(set(every)) == 60
+    for split, texts in found.items():
+        assert texts
+        assert {split_of(sha256_of(text), 0.2, 0.1) for text in texts} == {split}
+    names = [json.loads(line)["name"] for line in (corpus.folder / "documents.jsonl").read_text().splitlines()]
+    assert "tinycode/copy.py" in names
+    assert "tinycode/inner/module_00.py" not in names
+
+
+def test_how_the_tokens_are_cut_does_not_change_the_digest(
+    config: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = load_corpus(config, show_progress=False)
+    monkeypatch.setattr(shards, "SHARD_TOKENS", 500)
+    config.cache_dir = str(tmp_path / "other")
+    cut = load_corpus(config, show_progress=False)
+    assert len(cut.manifest["splits"]["train"]["shards"]) > 5
+    assert cut.digest == whole.digest
+
+
+@pytest.mark.usefixtures("cut_small")
+def test_any_number_of_workers_writes_the_same_bytes(config: DataConfig, tmp_path: Path) -> None:
+    written = []
+    for workers in (1, 2, 3):
+        config.workers, config.cache_dir = workers, str(tmp_path / str(workers))
+        folder = load_corpus(config, show_progress=False).folder
+        written.append({path.name: path.read_bytes() for path in folder.iterdir()})
+    assert written[0] == written[1] == written[2]
+    assert len(written[0]) > 10
+
+
+def test_a_user_mistake_leaves_nothing(config: DataConfig, given_source: type[Given]) -> None:
+    given_source.texts = ("short",)
+    config.source = "given"
+    with pytest.raises(UserError, match=r"^data=tiny: no training document of 100 to 100000 characters \(data\.min"):
+        load_corpus(config, show_progress=False)
+    assert not [path for path in Path(str(config.cache_dir)).iterdir() if path.is_dir()]
+
+
+@pytest.mark.usefixtures("cut_small")
+def test_finished_stretches_and_shards_are_not_repeated(config: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[Path] = []
+    limit = 3
+
+    def stopping(function: object, path_of: object) -> object:
+        def call(task: object) -> None:
+            if len(done) % limit == limit - 1:
+                done.append(Path("stopped"))
+                raise KeyboardInterrupt
+            function(task)
+            done.append(path_of(task))
+
+        return call
+
+    monkeypatch.setattr(prepare, "write_stretch", stopping(stretches.write_stretch, lambda task: task.folder))
+    monkeypatch.setattr(prepare, "write_shard", stopping(shards.write_shard, lambda task: task.path))
+    for _ in range(100):
+        try:
+            corpus = load_corpus(config, show_progress=False)
+            break
+        except KeyboardInterrupt:
+            continue
+    written = [path for path in done if path != Path("stopped")]
+    assert len(done) > len(written) + 5
+    assert len(written) == len(set(written))
+    config.cache_dir = f"{config.cache_dir}-whole"
+    monkeypatch.undo()
+    monkeypatch.syspath_prepend(Path(str(config.cache_dir)).parent / "site")
+    assert load_corpus(config, show_progress=False).digest == corpus.digest
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_killed_at_any_moment_it_goes_on_and_ends_the_same(tmp_path: Path, seed: int) -> None:
+    script = tmp_path / "prepare.py"
+    script.write_text(PREPARE)
+    rng = random.Random(seed)
+    config = DataConfig(
+        "killed", "pycode", ["networkx"], min_chars=100, max_chars=10**6, vocab_size=400, test_fraction=0.1, workers=2
+    )
+
+    def start(cache: str) -> subprocess.Popen:
+        config.cache_dir = str(tmp_path / cache)
+        command = [sys.executable, str(script), json.dumps(asdict(config))]
+        return subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, start_new_session=True)
+
+    before = time.perf_counter()
+    assert start("whole").wait() == 0
+    whole = time.perf_counter() - before
+    kills = 0
+    while (process := start("killed")).poll() is None:
+        try:
+            process.wait(rng.uniform(0.3, 1.0) * whole)
+            break
+        except subprocess.TimeoutExpired:
+            # Alone: the workers must notice by themselves.
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+            kills += 1
+    assert process.returncode == 0
+    (one,), (other,) = (
+        [path for path in (tmp_path / cache).iterdir() if path.is_dir()] for cache in ("whole", "killed")
+    )
+    assert {path.name: path.read_bytes() for path in one.iterdir()} == {
+        path.name: path.read_bytes() for path in other.iterdir()
+    }
+    print(f"killed {kills} times")

@@ -1,0 +1,151 @@
+"""Runs on disks that fill up, and runs whose checkpoints are damaged."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ttt.cli.eval import evaluate
+from ttt.cli.generate import generate
+from ttt.cli.train import train
+from ttt.config.errors import RunError, UserError
+from ttt.config.schema import EvalConfig, GenerateConfig, TrainConfig
+from ttt.data.corpus import load_corpus
+from ttt.results.checkpoints import checkpoints, newest_whole
+from ttt.train.checkpoint import Hashing
+from ttt.train.module import TrainingModule
+
+Configure = Callable[..., TrainConfig]
+
+
+def record(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "record.json").read_text())
+
+
+def damage(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def test_a_damaged_checkpoint_costs_only_the_steps_after_the_one_before(
+    configure: Configure, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["trainer.checkpoint_every=3", "ckpt=last"]
+    train(configure(f"run_dir={tmp_path}/whole", *common), [])
+    train(configure(f"run_dir={tmp_path}/run", *common, "trainer.max_steps=8"), [])
+    damage(tmp_path / "run/checkpoints/step-00000008.ckpt")
+    warning = "step-00000008.ckpt: is damaged"
+    capsys.readouterr()
+    evaluate(EvalConfig(run=f"{tmp_path}/run"), [])
+    assert capsys.readouterr().err.count(warning) == 1
+    generate(GenerateConfig(run=f"{tmp_path}/run", tokens=2), [])
+    assert capsys.readouterr().err.count(warning) == 1
+    (tmp_path / "run/checkpoints/.step-00000009.ckpt.77.partial").write_bytes(b"of a killed process")
+    train(configure(f"run_dir={tmp_path}/run", *common), [])
+    assert capsys.readouterr().err.count(warning) == 1
+    assert (tmp_path / "run/metrics.parquet").read_bytes() == (tmp_path / "whole/metrics.parquet").read_bytes()
+    names = {path.name for path in (tmp_path / "run/checkpoints").glob("*step*") if path.suffix != ".sha256"}
+    assert names == {"step-00000009.ckpt", "step-00000012.ckpt", "step-00000008.ckpt.damaged"}
+    assert not list((tmp_path / "run").rglob("*.partial"))
+
+
+def test_a_run_without_a_whole_checkpoint_is_refused_and_left_alone(configure: Configure, tmp_path: Path) -> None:
+    train(configure(f"run_dir={tmp_path}/run", "trainer.max_steps=2"), [])
+    damage(tmp_path / "run/checkpoints/step-00000002.ckpt")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
+    with pytest.raises(UserError, match=r"checkpoints: every checkpoint is damaged; .* overwrite=true"):
+        train(configure(f"run_dir={tmp_path}/run", "ckpt=last"), [])
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == before
+
+
+def test_nothing_goes_on_from_what_diverged(
+    configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even where there is no good checkpoint: the run starts over."""
+    step = TrainingModule.training_step
+
+    def poisoned(self: TrainingModule, windows: torch.Tensor, batch_idx: int) -> torch.Tensor:
+        if self.global_step == 1:
+            with torch.no_grad():
+                self.model.embedding.weight.fill_(float("nan"))
+        return step(self, windows, batch_idx)
+
+    common = [f"run_dir={tmp_path}/run", "trainer.checkpoint_every=1", "ckpt=last"]
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingModule, "training_step", poisoned)
+        with pytest.raises(RunError, match=r"the loss became nan at step 1.*no checkpoint had been written"):
+            train(configure(*common), [])
+    assert record(tmp_path / "run")["last_checkpoint"] is None
+    assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["step-00000001.ckpt.diverged"]
+    train(configure(*common), [])
+    losses = (tmp_path / "run/metrics.parquet").read_bytes()
+    train(configure(f"run_dir={tmp_path}/whole", "trainer.checkpoint_every=1"), [])
+    assert losses == (tmp_path / "whole/metrics.parquet").read_bytes()
+
+
+def test_a_disk_that_fills_up_leaves_earlier_checkpoints(
+    configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = 0
+
+    def write(self: Hashing, data: bytes) -> int:
+        nonlocal written
+        written += len(data)
+        if (tmp_path / "run/checkpoints/step-00000006.ckpt").exists():
+            self._failure = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise self._failure
+        self.sha256.update(data)
+        return self.file.write(data)
+
+    common = [f"run_dir={tmp_path}/run", "trainer.checkpoint_every=3"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Hashing, "write", write)
+        line = r"step-00000009.ckpt: cannot be written \(No space left on device\).* goes on from step-00000006.ckpt$"
+        with pytest.raises(RunError, match=line):
+            train(configure(*common), [])
+    names = [path.name for path in checkpoints(tmp_path / "run/checkpoints")]
+    assert names == ["step-00000003.ckpt", "step-00000006.ckpt"]
+    assert newest_whole(tmp_path / "run/checkpoints") is not None
+    assert not list((tmp_path / "run").rglob("*.partial"))
+    assert record(tmp_path / "run")["status"] == "failed"
+    train(configure(*common, "ckpt=last"), [])
+    train(configure(f"run_dir={tmp_path}/whole", "trainer.checkpoint_every=3"), [])
+    assert (tmp_path / "run/metrics.parquet").read_bytes() == (tmp_path / "whole/metrics.parquet").read_bytes()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk with room for two checkpoints of a tiny run and not for three."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=440k", "tmpfs", str(disk)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting needs rights that this user has not")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [[], ["trainer.strategy=ddp", "trainer.devices=2"]], ids=["one process", "two"])
+def test_a_real_disk_that_fills_up(configure: Configure, tiny: list[str], small_disk: Path, shape: list[str]) -> None:
+    load_corpus(configure().data, False)
+    more = [f"run_dir={small_disk}/run", "trainer.checkpoint_every=1", "size.blocks=2", *shape]
+    command = [sys.executable, "-m", "ttt.cli.train", *tiny, *more]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    print(f"\n{done.stderr}")
+    assert done.returncode == 1, done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert "No space left on device" in line
+    assert "Traceback" not in done.stderr
+    run = small_disk / "run"
+    kept = checkpoints(run / "checkpoints")
+    newest = newest_whole(run / "checkpoints")
+    assert newest is not None
+    assert newest.path == kept[-1]
+    assert not list(run.rglob("*.partial"))

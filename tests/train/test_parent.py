@@ -1,0 +1,174 @@
+"""Runs that start from the weights of another one, and what they refuse."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose
+from hydra.core.global_hydra import GlobalHydra
+
+from ttt.cli import train as command
+from ttt.cli.compose import spelled_out
+from ttt.cli.parent import inherited
+from ttt.cli.train import train
+from ttt.config.errors import UserError
+from ttt.config.identity import run_id
+from ttt.config.plan import check
+from ttt.config.schema import TrainConfig
+from ttt.results.checkpoints import checkpoints
+from ttt.results.parent import adopt_parent
+from ttt.results.record import read_record
+from ttt.results.variants import settings_of
+
+Configure = Callable[..., TrainConfig]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return torch.load(checkpoints(folder / "checkpoints")[-1], weights_only=True)["state_dict"]
+
+
+@pytest.fixture(scope="module")
+def parent(tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Transformer after 10 steps of 256 tokens at a context of 64."""
+    folder = tmp_path_factory.mktemp("parents") / "transformer"
+    run_command(["model=transformer", f"run_dir={folder}", "recipe.steps=10"], tiny)
+    return folder
+
+
+def run_command(arguments: list[str], tiny: list[str]) -> int | str | None:
+    """``ttt-train`` in this process; its exit code."""
+    GlobalHydra.instance().clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["ttt-train", *tiny, *arguments])
+        try:
+            command.main()
+        except SystemExit as stopped:
+            return stopped.code
+    return 0
+
+
+def machine(tiny: list[str]) -> list[str]:
+    """The tiny overrides that a child does not have from its parent."""
+    return [override for override in tiny if override.startswith(("trainer.", "data.cache_dir"))]
+
+
+def test_finetuning_at_another_context(parent: Path, tiny: list[str], tmp_path: Path) -> None:
+    """Model, size and data are the parent's unasked; the tokens are a fifth of its, in steps of their own length."""
+    asked = ["recipe=finetune", f"from={parent}", "ctx.length=128", "recipe.tokens_per_step=128"]
+    more = ["model.rope_base=50000", "recipe.learning_rate=1e-30", "recipe.final_learning_rate=0"]
+    still = ["recipe.weight_decay=0"]
+    assert run_command([*asked, *more, *still, f"run_dir={tmp_path}/child"], machine(tiny)) == 0
+    written = read_record(tmp_path / "child/record.json")
+    ours, theirs = written["config"], read_record(parent / "record.json")["config"]
+    assert (ours["size"], ours["backbone"]) == (theirs["size"], theirs["backbone"])
+    assert ours["model"] == theirs["model"] | {"rope_base": 50000.0}
+    assert (ours["ctx"]["length"], ours["data"]["vocab_size"]) == (128, 400)
+    assert written["steps"] == round(0.2 * 10 * 256 / 128) == 4
+    assert ours["parent"]["run_id"] == read_record(parent / "record.json")["run_id"]
+    digest = checkpoints(parent / "checkpoints")[-1].with_suffix(".ckpt.sha256").read_text().split()[0]
+    assert ours["parent"]["weights"] == digest
+    before = weights(parent)
+    for name, value in weights(tmp_path / "child").items():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=1e-12, msg=f"{name}: the weights are the parent's")
+
+
+def test_plain_continuation_goes_on_learning(parent: Path, tiny: list[str], tmp_path: Path) -> None:
+    asked = ["recipe=finetune", f"from={parent}", "recipe.steps=10", "recipe.learning_rate=3e-3"]
+    assert run_command([*asked, "recipe.tokens_per_step=256", f"run_dir={tmp_path}/child"], machine(tiny)) == 0
+    before, after = (read_record(path / "record.json") for path in (parent, tmp_path / "child"))
+    assert after["config"]["ctx"] == before["config"]["ctx"]
+    assert after["results"]["validation"]["loss"] < before["results"]["validation"]["loss"]
+
+
+def test_another_parent_is_another_run(configure: Configure, parent: Path) -> None:
+    asked = ["model=transformer", "recipe=finetune", f"parent.run={parent}", "recipe.steps=0"]
+    ids = []
+    for change in [[], ["trainer.max_steps=1"], ["recipe.learning_rate=1e-3"]]:
+        config = configure(*asked, *change)
+        adopt_parent(config)
+        assert check(config).schedule_steps == 2
+        ids.append(run_id(config))
+    assert ids[0] == ids[1] != ids[2]
+    config.parent.weights = "0" * 64
+    assert run_id(config) != ids[2]
+    config.parent.run = "moved/elsewhere"
+    moved = run_id(config)
+    config.parent.run = str(parent)
+    assert run_id(config) == moved
+
+
+def test_children_of_seeds_are_seeds(configure: Configure, parent: Path, tmp_path: Path) -> None:
+    sibling = tmp_path / "sibling"
+    train(configure("model=transformer", f"run_dir={sibling}", "recipe.steps=10", "seed=1"), [])
+    other = tmp_path / "other"
+    train(configure("model=transformer", f"run_dir={other}", "recipe.steps=10", "recipe.clip=0.5"), [])
+    found = []
+    for run in (parent, sibling, other):
+        train(
+            child := configure("model=transformer", "recipe=finetune", f"parent.run={run}", f"runs_dir={tmp_path}"), []
+        )
+        found.append(settings_of(read_record(tmp_path / run_id(child) / "record.json")))
+    assert found[0] == found[1] != found[2]
+
+
+@pytest.mark.parametrize(
+    ("asked", "differences"),
+    [
+        (["model=ttt_linear"], ["model.name=ttt_linear, not transformer", "model.mini_batch_size=16, not None"]),
+        (["size=s2"], ["size.width=", "size.blocks=", "not 16"]),
+        (["model=transformer", "backbone=mamba"], ["backbone.name=mamba, not transformer"]),
+        (["size.mlp_hidden=48"], ["size.mlp_hidden=48, not 32"]),
+        (["data.vocab_size=300"], ["another tokenizer (data.vocab_size=300, not 400"]),
+    ],
+    ids=lambda value: " ".join(value),
+)
+def test_another_model_is_refused_with_its_differences(
+    parent: Path,
+    tiny: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    asked: list[str],
+    differences: list[str],
+) -> None:
+    arguments = ["recipe=finetune", f"from={parent}", f"run_dir={tmp_path}/child", *asked]
+    assert run_command(arguments, machine(tiny)) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: from={parent}: ")
+    assert all(difference in line for difference in differences), line
+    assert not (tmp_path / "child").exists()
+
+
+def test_a_parent_that_is_none_is_named(
+    configure: Configure, parent: Path, tiny: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "bare/record.json").write_text((parent / "record.json").read_text())
+    with pytest.raises(UserError, match="bare: has no checkpoint to start from"):
+        adopt_parent(configure("model=transformer", f"parent.run={tmp_path}/bare"))
+    with pytest.raises(UserError, match="is the run to start from; choose another folder"):
+        train(configure("model=transformer", f"parent.run={parent}", f"run_dir={parent}", "overwrite=true"), [])
+    assert checkpoints(parent / "checkpoints")
+    capsys.readouterr()
+    assert run_command(["recipe=finetune"], tiny) == 2
+    assert "recipe=finetune: starts from the weights of another run; name it with from=" in capsys.readouterr().err
+    assert run_command(["recipe=finetune", f"from={tmp_path}/nowhere"], tiny) == 2
+    assert "nowhere/record.json: cannot be read" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("configure")
+@pytest.mark.parametrize("value", ["a'b", "1,2", "null", "12", "", "a=b", "{c}", "back\\slash"])
+def test_inherited_values_come_through_as_they_are(parent: Path, value: str) -> None:
+    config: dict[str, Any] = json.loads((parent / "record.json").read_text())["config"]
+    config["data"] |= {"packages": [value, "networkx"], "column": value}
+    back = compose("train", inherited(config, {"model"}))
+    assert (back.data["packages"], back.data["column"]) == ([value, "networkx"], value)
+    assert back.size.width == 16
+
+
+def test_from_is_spelled_out() -> None:
+    assert spelled_out("from=runs/a") == "parent.run=runs/a"
+    assert spelled_out("fromage=1") == "fromage=1"

@@ -1,0 +1,191 @@
+"""Runs that are killed, and what they end as: the same bytes as a run that nobody touched."""
+
+import hashlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from ttt.results.checkpoints import newest_whole
+
+EVERY, STEPS = 3, 12
+SLOWLY = """
+import time
+from pathlib import Path
+from ttt.train.module import TrainingModule
+step = TrainingModule.training_step
+def slowly(self, windows, batch_idx):
+    if self.trainer.is_global_zero:
+        Path(self.trainer.default_root_dir, "steps").write_text(str(self.global_step))
+    time.sleep(0.15)
+    return step(self, windows, batch_idx)
+TrainingModule.training_step = slowly
+from ttt.cli.train import main
+main()
+"""
+"""``ttt-train`` with steps that are long enough to be hit by a signal, and that tell how many were done."""
+
+SHAPES = {
+    "one process": [],
+    "accumulated": ["trainer.device_batch=1"],
+    "two processes": ["trainer.strategy=ddp", "trainer.devices=2"],
+    "two processes, accumulated": ["trainer.strategy=ddp", "trainer.devices=2", "trainer.device_batch=1"],
+}
+
+
+class Runner:
+    """Starts tiny runs in processes of their own, and kills them."""
+
+    def __init__(self, program: Path, overrides: list[str]) -> None:
+        self.program, self.overrides = program, overrides
+        program.write_text(SLOWLY)
+
+    def start(self, folder: Path, *more: str) -> "subprocess.Popen[str]":
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            port = free.getsockname()[1]
+        command = [sys.executable, str(self.program), *self.overrides, f"run_dir={folder}", "ckpt=last", *more]
+        pipe = subprocess.PIPE
+        environment = os.environ | {"MASTER_PORT": str(port)}
+        return subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
+
+    def finish(self, folder: Path, *more: str) -> str:
+        process = self.start(folder, *more)
+        _, errors = process.communicate(timeout=240)
+        assert process.returncode == 0, errors
+        return errors
+
+    def kill(self, folder: Path, number: signal.Signals, step: int, delay: float) -> int:
+        """Sends a signal ``delay`` seconds after step ``step`` was done; returns the exit code.
+
+        SIGKILL goes to all processes of the run, as when a machine goes down; the others to the one that was started.
+        """
+        (folder / "steps").unlink(missing_ok=True)
+        process = self.start(folder)
+        wait_for_step(folder, step, process)
+        time.sleep(delay)
+        if number == signal.SIGKILL:
+            os.killpg(process.pid, number)
+        else:
+            process.send_signal(number)
+        _, errors = process.communicate(timeout=240)
+        assert "Traceback" not in errors, errors
+        print(f"  {number.name} {delay:.2f} s after step {step}: exit code {process.returncode}; {told(errors)}")
+        return process.returncode
+
+
+def told(errors: str) -> str:
+    """What a run said of itself last, without the folders of the test."""
+    own = [line for line in errors.splitlines() if line.startswith(("error: ", "warning: ", "training ", "going on "))]
+    return re.sub(r"\S+/", "", own[-1]) if own else "nothing said"
+
+
+def wait_for_step(folder: Path, step: int, process: "subprocess.Popen[str]") -> None:
+    """Returns when the run in ``folder`` has done ``step`` steps and is in the next."""
+    told, deadline = folder / "steps", time.monotonic() + 120
+    while not told.exists() or int(told.read_text() or 0) < step:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def record(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "record.json").read_text())
+
+
+def last_state(folder: Path) -> dict[str, Any]:
+    return torch.load(folder / f"checkpoints/step-{STEPS:08d}.ckpt", weights_only=True)
+
+
+def assert_equal(ours: Any, theirs: Any, place: str = "") -> None:
+    """Bit for bit, through containers."""
+    assert type(ours) is type(theirs), place
+    if isinstance(ours, torch.Tensor):
+        assert torch.equal(ours, theirs), place
+    elif isinstance(ours, dict):
+        assert ours.keys() == theirs.keys(), place
+        for key, value in ours.items():
+            assert_equal(value, theirs[key], f"{place}.{key}")
+    elif isinstance(ours, list | tuple):
+        assert len(ours) == len(theirs), place
+        for number, (mine, other) in enumerate(zip(ours, theirs, strict=True)):
+            assert_equal(mine, other, f"{place}[{number}]")
+    else:
+        assert ours == theirs, place
+
+
+@pytest.fixture(scope="module", params=SHAPES.values(), ids=SHAPES)
+def runner(request: pytest.FixtureRequest, tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> Runner:
+    """Runs of one shape, and beside them one that nobody touches."""
+    folder = tmp_path_factory.mktemp("runs")
+    shape = [f"trainer.checkpoint_every={EVERY}", *request.param]
+    runner = Runner(folder / "slow_train.py", [*tiny, *shape])
+    runner.finish(folder / "whole")
+    return runner
+
+
+def assert_ends_as_the_whole_run(runner: Runner, folder: Path) -> None:
+    """Finishes the run, and compares all it leaves with what the undisturbed one left."""
+    resumed_from = newest_whole(folder / "checkpoints")
+    errors = runner.finish(folder)
+    whole = runner.program.with_name("whole")
+    ours, theirs = last_state(folder), last_state(whole)
+    for part in ("state_dict", "optimizer_states", "lr_schedulers", "loops", "global_step"):
+        assert_equal(ours[part], theirs[part], part)
+    metrics = [(run / "metrics.parquet").read_bytes() for run in (folder, whole)]
+    assert metrics[0] == metrics[1]
+    losses = pd.read_parquet(folder / "metrics.parquet").query("split == 'train' and metric == 'loss'")
+    assert losses.step.tolist() == list(range(1, STEPS + 1)), "none is missing, none is doubled"
+    assert (record(folder)["status"], record(folder)["error"], record(folder)["steps"]) == ("finished", None, STEPS)
+    assert record(folder)["results"] == record(whole)["results"]
+    assert not list(folder.rglob("*.partial"))
+    digest = hashlib.sha256(metrics[0]).hexdigest()[:12]
+    where = resumed_from.path.name if resumed_from else "the beginning"
+    print(f"  resumed from {where}: {told(errors)}")
+    print(f"  weights, optimizer and loop state equal; metrics.parquet {digest} in both")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
+def test_killed_at_any_moment(runner: Runner, tmp_path: Path, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    print()
+    runner.kill(tmp_path / "run", signal.SIGKILL, int(random.integers(1, STEPS)), random.uniform(0, 0.15))
+    assert record(tmp_path / "run")["status"] == "running", "it had no time to say anything"
+    assert_ends_as_the_whole_run(runner, tmp_path / "run")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_asked_to_stop(runner: Runner, tmp_path: Path, number: signal.Signals) -> None:
+    """What was done is saved, between two checkpoints too."""
+    random = np.random.default_rng(number)
+    step = int(random.integers(1, STEPS // EVERY)) * EVERY
+    print()
+    assert runner.kill(tmp_path / "run", number, step, random.uniform(0, 0.1)) == 1
+    left = record(tmp_path / "run")
+    assert left["status"] == "interrupted"
+    assert left["error"] == f"stopped by {number.name} at step {step + 1}"
+    assert left["last_checkpoint"] == f"step-{step + 1:08d}.ckpt"
+    assert_ends_as_the_whole_run(runner, tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_twice_in_a_row(runner: Runner, tmp_path: Path) -> None:
+    random = np.random.default_rng(7)
+    print()
+    runner.kill(tmp_path / "run", signal.SIGKILL, 4, random.uniform(0, 0.15))
+    runner.kill(tmp_path / "run", signal.SIGTERM, 7, random.uniform(0, 0.1))
+    runner.kill(tmp_path / "run", signal.SIGKILL, 10, random.uniform(0, 0.15))
+    assert_ends_as_the_whole_run(runner, tmp_path / "run")

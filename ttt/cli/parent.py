@@ -1,0 +1,54 @@
+"""``from=FOLDER``: what a run takes over from the run whose weights it starts from."""
+
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.override_parser.types import Quote, QuotedString
+from omegaconf import DictConfig
+
+from ttt.cli.compose import quote_option
+from ttt.config.schema import Resolved
+from ttt.results.record import RunFolder, read_record
+
+INHERITED = ("model", "size", "backbone", "data", "ctx")
+"""Groups that are the parent's where the command line does not choose."""
+
+
+def like_its_parent(composed: DictConfig, overrides: list[str]) -> DictConfig:
+    """The configuration composed again, on top of its parent's, if it has one.
+
+    Raises:
+        UserError: there is no run in the parent's folder.
+    """
+    if composed.parent.run is None:
+        return composed
+    parent = read_record(RunFolder(Path(composed.parent.run)).record)["config"]
+    chosen = {override.lstrip("+").partition("=")[0] for override in overrides}
+    return hydra.compose("train", [*inherited(parent, chosen), *overrides])
+
+
+def inherited(parent: Resolved, chosen: Collection[str]) -> list[str]:
+    """Overrides that give every group of ``INHERITED`` that is not ``chosen`` the parent's values."""
+    groups = [group for group in INHERITED if group not in chosen]
+    # The schema of a model goes by its name; in the other groups any option has the same keys.
+    model = [quote_option(f"model={parent['model']['name']}")] if "model" in groups else []
+    return [*model, *(override for group in groups for override in _leaves(parent[group], group))]
+
+
+def _leaves(node: Resolved, prefix: str) -> Iterator[str]:
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}.{key}")
+        else:
+            yield f"++{prefix}.{key}={_text(value)}"
+
+
+def _text(value: Any) -> str:
+    """A value as Hydra reads it."""
+    if isinstance(value, str):
+        return QuotedString(value, Quote.single).with_quotes()
+    if isinstance(value, list):
+        return f"[{','.join(map(_text, value))}]"
+    return "null" if value is None else str(value)

@@ -1,0 +1,52 @@
+"""What a prepared corpus holds, for people."""
+
+import numpy as np
+
+from ttt.config.errors import bad_value
+from ttt.data.corpus import Corpus, Documents
+from ttt.data.vocabulary import decode, open_vocabulary
+
+QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
+LONG = tuple(2**power for power in range(10, 16))
+"""Lengths in tokens from which documents are counted: 1k to 32k."""
+
+
+def describe_corpus(corpus: Corpus) -> str:
+    """Folder, tokenizer and digest, and a table with a column for each split."""
+    manifest = corpus.manifest
+    head = [
+        f"{corpus.folder}",
+        f"digest {corpus.digest}",
+        f"source {manifest['settings']['source']}: {', '.join(map(' '.join, manifest['versions'].items()))}",
+        f"tokenizer {manifest['tokenizer']}, {corpus.vocab_size} tokens, SHA-256 {manifest['tokenizer_sha256']}",
+    ]
+    columns = [_column(documents, manifest["splits"][split]) for split, documents in corpus.splits.items()]
+    names = [*_column(corpus.splits["train"], manifest["splits"]["train"])]
+    lines = ["".join(f"{text:>15}" for text in corpus.splits)]
+    lines += ["".join(f"{column[name]:>15,}" for column in columns) for name in names]
+    width = max(map(len, names)) + 1
+    return "\n".join([*head, *(f"{name:<{width}}{line}" for name, line in zip(["", *names], lines, strict=True))])
+
+
+def sample_text(corpus: Corpus, split: str, document: int, tokens: int) -> str:
+    """The beginning of a document, decoded.
+
+    Raises:
+        UserError: there is no such split or document.
+    """
+    if split not in corpus.splits:
+        raise bad_value("split", split, f"choose one of {', '.join(corpus.splits)}")
+    documents = corpus.splits[split]
+    if not 0 <= document < len(documents):
+        raise bad_value("document", document, f"{split} has {len(documents)}, the first is 0")
+    start, end = map(int, documents.offsets[document : document + 2])
+    # The last token only closes the document.
+    return decode(open_vocabulary(corpus.folder), documents.tokens[start : min(start + tokens, end - 1)])
+
+
+def _column(documents: Documents, sizes: dict[str, int]) -> dict[str, int]:
+    lengths = documents.lengths
+    counted = {"documents": len(lengths), "tokens": sizes["tokens"], "bytes of text": sizes["bytes"]}
+    quantiles = np.quantile(lengths, QUANTILES) if len(lengths) else np.zeros(len(QUANTILES))
+    counted |= {f"length at {share:.0%}": round(value) for share, value in zip(QUANTILES, quantiles, strict=True)}
+    return counted | {f"at least {length // 1024}k": int((lengths >= length).sum()) for length in LONG}

@@ -1,0 +1,138 @@
+"""Shards: the tokens of a split in files of bounded size, none of which cuts a document."""
+
+import json
+import mmap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from ttt.data.order import Places
+from ttt.data.stretches import read_documents
+
+SHARD_TOKENS = 2**28
+"""A shard begins at the first document after every multiple of this: 512 or 1024 MiB, and its last document."""
+
+OPEN = 256
+"""Shards that are mapped at once, 128 GB and more; a usual system lets a process hold 1024 files."""
+
+MAPPED_BYTES = 2**28
+"""Bytes read through memory maps before all are let go: a page that was read counts as memory while it is mapped."""
+
+
+class Tokens(Protocol):
+    """Tokens of a split as one sequence, an array or ``TokenShards``."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, part: slice, /) -> np.ndarray: ...
+
+
+class TokenShards:
+    """The shards of a split as one sequence of tokens that is read in slices.
+
+    Memory stays flat whatever is read: files are mapped when they are needed, and all are let go now and then. What a
+    slice gives is to be copied or used up before the next slice.
+
+    Args:
+        paths: the files, each a ``.npy`` of one dimension, in order.
+        lengths: how many tokens each of them has.
+        dtype: of all of them, uint16 or uint32.
+    """
+
+    def __init__(self, paths: Sequence[Path], lengths: Sequence[int], dtype: np.dtype) -> None:
+        self.dtype = dtype
+        self._paths = paths
+        self._starts = np.cumsum([0, *lengths])
+        self._mapped = 0
+        self._open = lru_cache(maxsize=OPEN)(_map)
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, part: slice) -> np.ndarray:
+        start, stop, _ = part.indices(len(self))
+        shard = int(np.searchsorted(self._starts, start, "right")) - 1
+        if start >= stop:
+            return np.zeros(0, self.dtype)
+        if stop <= self._starts[shard + 1]:
+            return self._read(shard, start, stop)
+        last = int(np.searchsorted(self._starts, stop, "left"))
+        edges = [start, *self._starts[shard + 1 : last], stop]
+        shards = range(shard, last)
+        return np.concatenate([self._read(*where) for where in zip(shards, edges, edges[1:], strict=False)])
+
+    def _read(self, shard: int, start: int, stop: int) -> np.ndarray:
+        self._mapped += (stop - start) * self.dtype.itemsize + 4096
+        if self._mapped > MAPPED_BYTES:
+            self._open.cache_clear()
+            self._mapped = 0
+        return self._open(self._paths[shard])[start - self._starts[shard] : stop - self._starts[shard]]
+
+
+def _map(path: Path) -> np.ndarray:
+    tokens = np.load(path, mmap_mode="r", allow_pickle=False)
+    if hasattr(mmap, "MADV_RANDOM"):
+        # Windows lie anywhere: without this the system reads 128 KiB for each of 512 bytes.
+        tokens.base.madvise(mmap.MADV_RANDOM)
+    return tokens
+
+
+@dataclass(frozen=True, eq=False)
+class ShardPlan:
+    """A shard to be written: ``path``, a ``.npy``, and beside it the list of its documents.
+
+    Attributes:
+        path: the file of its tokens.
+        split: which split it is of.
+        places: its documents, in order.
+        stretches: the folder of each stretch.
+        dtype: of its tokens.
+    """
+
+    path: Path
+    split: str
+    places: Places
+    stretches: Sequence[Path]
+    dtype: np.dtype
+
+
+def shard_bounds(tokens: np.ndarray) -> list[int]:
+    """First document of every shard, and the number of documents at the end; ``tokens`` are those of each document."""
+    shard = (np.cumsum(tokens) - tokens) // SHARD_TOKENS
+    return [0, *(np.flatnonzero(np.diff(shard)) + 1).tolist(), len(tokens)] if len(tokens) else [0]
+
+
+def list_of(path: Path) -> Path:
+    """Where the list of the documents of a shard lies."""
+    return path.with_suffix(".documents")
+
+
+def write_shard(plan: ShardPlan) -> None:
+    """Gathers the documents of a shard from their stretches.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    places, lengths = plan.places, plan.places.entries["tokens"]
+    starts = np.cumsum(lengths) - lengths
+    partial = plan.path.with_suffix(".partial.npy")
+    tokens = np.lib.format.open_memmap(partial, "w+", plan.dtype, (int(lengths.sum()),))
+    names = [""] * len(places)
+    for stretch in np.unique(places.stretch):
+        here = np.flatnonzero(places.stretch == stretch)
+        documents = read_documents(plan.stretches[stretch], places.position[here])
+        for document, (encoded, name) in zip(here, documents, strict=True):
+            tokens[starts[document] : starts[document] + len(encoded)] = encoded
+            names[document] = name
+    lines = [
+        json.dumps({"name": name, "sha256": sha256.tobytes().hex(), "split": plan.split, "tokens": int(length)})
+        for name, sha256, length in zip(names, places.entries["sha256"], lengths, strict=True)
+    ]
+    list_of(plan.path).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    tokens.flush()
+    # Renamed last: where the shard is, its list is whole too.
+    partial.replace(plan.path)

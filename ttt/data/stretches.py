@@ -1,0 +1,93 @@
+"""Stretches: pieces of a source in its own order, tokenised, on their way to the shards.
+
+A stretch is a folder that appears in one step, so that what a killed preparation has left is whole:
+
+=================  =====================================================================================
+``tokens.npy``     uint16 or uint32 [tokens]: the admitted documents, one after another
+``entries.npy``    ``ENTRY`` [documents]
+``names.txt``      their names one after another, in UTF-8
+=================  =====================================================================================
+"""
+
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ttt.config.schema import DataConfig
+from ttt.data.documents import is_admitted, sha256_of
+from ttt.data.sources import Document
+from ttt.data.vocabulary import dtype_of, open_vocabulary
+
+STRETCH_CHARS = 2**23
+"""Characters after which a stretch ends, with the document they are in."""
+
+ENTRY = np.dtype([("sha256", "V32"), ("tokens", "<i8"), ("bytes", "<i8"), ("name", "<i8")])
+"""A document: hash of its text, its tokens, bytes of its text, bytes of its name."""
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Documents that are tokenised together into ``folder``, by the tokenizer in ``tokenizer_folder``."""
+
+    documents: list[Document]
+    folder: Path
+    tokenizer_folder: Path
+    config: DataConfig
+
+
+def cut(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    """Consecutive documents of ``STRETCH_CHARS`` characters or more; the last ones may have fewer."""
+    stretch: list[Document] = []
+    chars = 0
+    for document in documents:
+        stretch.append(document)
+        chars += len(document.text)
+        if chars >= STRETCH_CHARS:
+            yield stretch
+            stretch, chars = [], 0
+    if stretch:
+        yield stretch
+
+
+def write_stretch(stretch: Stretch) -> None:
+    """Tokenises the admitted documents of a stretch and writes it.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    vocabulary = open_vocabulary(stretch.tokenizer_folder)
+    admitted = [document for document in stretch.documents if is_admitted(document, stretch.config)]
+    tokens = vocabulary.encode([document.text for document in admitted])
+    names = [document.name.encode() for document in admitted]
+    entries = [
+        (sha256_of(document.text), len(encoded), len(document.text.encode()), len(name))
+        for document, encoded, name in zip(admitted, tokens, names, strict=True)
+    ]
+    partial = stretch.folder.with_suffix(".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    empty = np.zeros(0, dtype_of(vocabulary))
+    np.save(partial / "tokens.npy", np.concatenate([empty, *tokens]), allow_pickle=False)
+    np.save(partial / "entries.npy", np.array(entries, ENTRY), allow_pickle=False)
+    (partial / "names.txt").write_bytes(b"".join(names))
+    partial.replace(stretch.folder)
+
+
+def read_entries(folder: Path) -> np.ndarray:
+    """The entries of a stretch, ``ENTRY`` [documents]."""
+    return np.load(folder / "entries.npy", allow_pickle=False)
+
+
+def read_documents(folder: Path, positions: np.ndarray) -> Iterator[tuple[np.ndarray, str]]:
+    """Tokens and name of the documents at these positions of a stretch."""
+    entries = read_entries(folder)
+    tokens = np.load(folder / "tokens.npy", mmap_mode="r", allow_pickle=False)
+    names = (folder / "names.txt").read_bytes()
+    token_ends, name_ends = np.cumsum(entries["tokens"]), np.cumsum(entries["name"])
+    for position in positions:
+        entry = entries[position]
+        name = names[name_ends[position] - entry["name"] : name_ends[position]]
+        yield tokens[token_ends[position] - entry["tokens"] : token_ends[position]], name.decode()

@@ -1,0 +1,163 @@
+"""What turns text into tokens and back: the BPE trained here, a ``tokenizer.json``, or a ``tokenizer.model``."""
+
+import json
+import re
+from functools import cache
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from sentencepiece import SentencePieceProcessor
+
+from ttt.config.errors import UserError, bad_value
+from ttt.data.sources import first_line
+from ttt.data.tokenizer import END_OF_DOCUMENT, encode_documents, load_tokenizer, token_bytes
+from ttt.data.words import WordEncoder
+
+JSON, MODEL = "tokenizer.json", "tokenizer.model"
+END_TOKENS = (END_OF_DOCUMENT, "</s>", "<|end_of_text|>", "<eos>")
+"""What closes a document, by the names it has in public tokenizers."""
+
+BYTE = re.compile(r"<0x([0-9A-F]{2})>")
+BLANK = "▁"
+"""How sentencepiece writes a blank."""
+
+
+class Vocabulary(Protocol):
+    """Tokens of one tokenizer.
+
+    Attributes:
+        size: how many there are.
+        end: the one after every document.
+    """
+
+    size: int
+    end: int
+
+    def encode(self, texts: list[str]) -> list[np.ndarray]:
+        """The tokens of each text with ``end`` after them, each of ``dtype_of(self)`` [tokens]."""
+        ...
+
+    def bytes_of(self, token: int) -> bytes:
+        """What a token stands for; only with its neighbours need it be whole characters."""
+        ...
+
+
+class JSONVocabulary:
+    """A ``tokenizer.json`` of the library ``tokenizers``; special tokens in a text are plain text."""
+
+    def __init__(self, path: Path) -> None:
+        self._tokenizer = load_tokenizer(path)
+        self.size = self._tokenizer.get_vocab_size()
+        ends = [self._tokenizer.token_to_id(name) for name in END_TOKENS]
+        known = [end for end in ends if end is not None]
+        if not known:
+            raise ValueError(f"it has no token that ends a document ({', '.join(END_TOKENS)})")
+        self.end = known[0]
+        settings = json.loads(self._tokenizer.to_str())
+        self._byte_level = (settings["decoder"] or {}).get("type") == "ByteLevel"
+        self._words = WordEncoder(self._tokenizer) if _cuts_as_gpt2(settings) else None
+
+    def encode(self, texts: list[str]) -> list[np.ndarray]:
+        """See ``Vocabulary``."""
+        if self._words is None:
+            return [tokens.astype(dtype_of(self)) for tokens in encode_documents(self._tokenizer, texts, self.end)]
+        return [np.array([*self._words.encode(text), self.end], dtype_of(self)) for text in texts]
+
+    def bytes_of(self, token: int) -> bytes:
+        """See ``Vocabulary``."""
+        if self._byte_level:
+            return token_bytes(self._tokenizer, token)
+        return _bytes_of_piece(self._tokenizer.id_to_token(token) or "")
+
+
+class SentencePieceVocabulary:
+    """A ``tokenizer.model`` of sentencepiece, such as Llama-2's. It may normalise texts."""
+
+    def __init__(self, path: Path) -> None:
+        self._processor = SentencePieceProcessor(model_file=str(path))
+        self.size, self.end = self._processor.vocab_size(), self._processor.eos_id()
+        if self.end < 0:
+            raise ValueError("it has no token that ends a document (eos)")
+
+    def encode(self, texts: list[str]) -> list[np.ndarray]:
+        """See ``Vocabulary``."""
+        encoded = self._processor.encode(texts, out_type=int)
+        return [np.array([*tokens, self.end], dtype_of(self)) for tokens in encoded]
+
+    def bytes_of(self, token: int) -> bytes:
+        """See ``Vocabulary``."""
+        return _bytes_of_piece(self._processor.id_to_piece(token))
+
+
+@cache
+def open_vocabulary(folder: Path) -> Vocabulary:
+    """The vocabulary whose file lies in ``folder``.
+
+    Raises:
+        OSError: there is none.
+        ValueError: it is damaged.
+    """
+    path = tokenizer_file(folder)
+    try:
+        return JSONVocabulary(path) if path.suffix == ".json" else SentencePieceVocabulary(path)
+    except OSError:
+        raise
+    except Exception as error:
+        # Both libraries raise bare exceptions for a file that is not theirs.
+        raise ValueError(f"{path.name}: {first_line(error)}") from error
+
+
+def tokenizer_file(folder: Path) -> Path:
+    """``tokenizer.model`` of a prepared corpus where there is one, else ``tokenizer.json``."""
+    return folder / MODEL if (folder / MODEL).exists() else folder / JSON
+
+
+def check_tokenizer(path: Path) -> str:
+    """The name that a user's tokenizer gets in a prepared corpus.
+
+    Raises:
+        UserError: there is no such file, or it is of another kind.
+    """
+    if path.suffix not in (".json", ".model"):
+        raise bad_value("data.tokenizer", path, "give a tokenizer.json, or a tokenizer.model of sentencepiece")
+    if not path.is_file():
+        raise bad_value("data.tokenizer", path, "no such file")
+    return JSON if path.suffix == ".json" else MODEL
+
+
+def open_users(path: Path, folder: Path) -> Vocabulary:
+    """The vocabulary of ``folder``, which is a copy of the user's ``path``.
+
+    Raises:
+        UserError: it is not a tokenizer.
+    """
+    try:
+        return open_vocabulary(folder)
+    except (OSError, ValueError) as error:
+        raise UserError(f"data.tokenizer={path}: cannot be used ({first_line(error)}); give another file") from error
+
+
+def dtype_of(vocabulary: Vocabulary) -> np.dtype:
+    """The smallest unsigned type that holds every token."""
+    return np.dtype(np.uint16 if vocabulary.size <= 2**16 else np.uint32)
+
+
+def decode(vocabulary: Vocabulary, tokens: np.ndarray) -> str:
+    """The text of tokens; what is cut within a character is shown as a question mark."""
+    return b"".join(vocabulary.bytes_of(int(token)) for token in tokens).decode("utf-8", errors="replace")
+
+
+def _cuts_as_gpt2(settings: dict) -> bool:
+    """Whether tokens of a stretch of text are those of its words, as ``WordEncoder`` has it."""
+    cut = settings["pre_tokenizer"] or {}
+    return (
+        (cut.get("type"), cut.get("use_regex"), cut.get("add_prefix_space")) == ("ByteLevel", True, False)
+        and settings["normalizer"] is None
+        and all(token["special"] for token in settings["added_tokens"])
+    )
+
+
+def _bytes_of_piece(piece: str) -> bytes:
+    byte = BYTE.fullmatch(piece)
+    return bytes.fromhex(byte[1]) if byte else piece.replace(BLANK, " ").encode()
