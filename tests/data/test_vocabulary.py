@@ -38,7 +38,7 @@ def test_words_are_forgotten_before_they_fill_memory(monkeypatch: pytest.MonkeyP
     encoder = WordEncoder(TOKENIZER)
     for text in CODE * 2:
         assert encoder.encode(text) == TOKENIZER.encode(text).ids
-    assert len(encoder._stretches) < 40
+    assert len(encoder._known) < 40
 
 
 @pytest.fixture

@@ -21,7 +21,9 @@ from ttt.results.checkpoints import newest_whole
 
 EVERY, STEPS = 3, 12
 SLOWLY = """
+import faulthandler
 import time
+faulthandler.dump_traceback_later(200)
 from pathlib import Path
 from ttt.train.module import TrainingModule
 step = TrainingModule.training_step
@@ -34,7 +36,7 @@ TrainingModule.training_step = slowly
 from ttt.cli.train import main
 main()
 """
-"""``ttt-train`` with steps that are long enough to be hit by a signal, and that tell how many were done."""
+"""``ttt-train`` with steps long enough to be hit by a signal. It tells how many were done, and if it hangs, where."""
 
 SHAPES = {
     "one process": [],

@@ -125,8 +125,10 @@ def _read(path: Path, name: str, column: str) -> Iterator[Document]:
 
 def _rows(path: Path, reader: str) -> Iterator[dict[str, Any]]:
     # A second of import, for those who need it.
-    from datasets import load_dataset
+    from datasets import config, load_dataset
 
+    # It would count every file that is opened on a server, and wait seconds for its answer where there is none.
+    config.HF_UPDATE_DOWNLOAD_COUNTS = False
     # It writes errors to the output itself, where one line is to say what to do.
     logging.getLogger("datasets").setLevel(logging.CRITICAL)
     if not path.stat().st_size:

@@ -1,12 +1,13 @@
 """Byte-level BPE by distinct words: the same tokens as from whole texts, several times as fast.
 
-The library's time goes into cutting texts by GPT-2's pattern and into a fixed cost for each string. Both are saved
-twice: the pattern always cuts before a blank or the end of a line that a visible character follows, so every distinct
-stretch between such places is treated once; and in a stretch of ASCII the pattern is Python's own, so the library
-sees every distinct part once.
+The library's time goes into cutting texts by GPT-2's pattern and into the same words again and again. In ASCII the
+pattern is Python's own, so such texts are cut here and the library sees every distinct part once. Other texts are first
+cut into stretches, which have characters beyond ASCII or not: the pattern always cuts before a blank or the end of a
+line that a visible character follows.
 """
 
 import re
+from collections.abc import Iterable
 from itertools import chain
 
 from tokenizers import Tokenizer
@@ -21,9 +22,7 @@ PART = re.compile(
 """GPT-2's pattern in ASCII."""
 
 REMEMBERED = 2**18
-"""Distinct stretches, and distinct parts, that are kept: about 100 MB."""
-
-Tokens = list[int]
+"""Distinct parts that are kept, about 60 MB."""
 
 
 class WordEncoder:
@@ -35,27 +34,22 @@ class WordEncoder:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._stretches: dict[str, Tokens] = {}
-        self._parts: dict[str, Tokens] = {}
+        self._known: dict[str, list[int]] = {}
 
-    def encode(self, text: str) -> Tokens:
+    def encode(self, text: str) -> list[int]:
         """The tokens of a text."""
-        stretches = BEFORE_A_STRETCH.split(text)
-        if len(self._stretches) > REMEMBERED:
-            self._stretches.clear()
-        new = list(set(stretches).difference(self._stretches))
-        parts = [PART.findall(stretch) if stretch.isascii() else [stretch] for stretch in new]
-        self._learn(set(chain.from_iterable(parts)))
-        self._stretches.update(zip(new, (_joined(self._parts, part) for part in parts), strict=True))
-        return _joined(self._stretches, stretches)
-
-    def _learn(self, parts: set[str]) -> None:
-        if len(self._parts) > REMEMBERED:
-            self._parts.clear()
-        new = list(parts.difference(self._parts))
+        parts = list(_parts(text))
+        if len(self._known) > REMEMBERED:
+            self._known.clear()
+        new = list(set(parts).difference(self._known))
         encodings = self._tokenizer.encode_batch_fast(new, add_special_tokens=False)
-        self._parts.update((part, encoding.ids) for part, encoding in zip(new, encodings, strict=True))
+        self._known.update((part, encoding.ids) for part, encoding in zip(new, encodings, strict=True))
+        return list(chain.from_iterable(map(self._known.__getitem__, parts)))
 
 
-def _joined(known: dict[str, Tokens], pieces: list[str]) -> Tokens:
-    return list(chain.from_iterable(map(known.__getitem__, pieces)))
+def _parts(text: str) -> Iterable[str]:
+    """Pieces of a text between which the pattern cuts: its own in ASCII, whole stretches elsewhere."""
+    if text.isascii():
+        return PART.findall(text)
+    stretches = BEFORE_A_STRETCH.split(text)
+    return chain.from_iterable(PART.findall(stretch) if stretch.isascii() else [stretch] for stretch in stretches)
