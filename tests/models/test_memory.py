@@ -31,7 +31,7 @@ def faults(keep: bool) -> int:
 def test_freed_memory_is_used_again() -> None:
     every_tensor = 10 * 2**26 // resource.getpagesize()
     assert faults(keep=False) >= every_tensor
-    assert faults(keep=True) <= 0.6 * every_tensor
+    assert faults(keep=True) <= 0.8 * every_tensor
 
 
 def test_it_says_whether_it_could() -> None:
