@@ -85,7 +85,7 @@ def set_up(config: TrainConfig, plan: StepPlan, folder: RunFolder, resume: bool)
     return Setting(config, plan, folder, newest, device, precision, corpus, windows, model)
 
 
-def run(setting: Setting, overrides: list[str]) -> SplitEvaluation | None:
+def run(setting: Setting, overrides: list[str], sweep: str | None = None) -> SplitEvaluation | None:
     """Trains, evaluates, and keeps the record; processes of rank 1 and up only train and return None.
 
     Raises:
@@ -93,7 +93,7 @@ def run(setting: Setting, overrides: list[str]) -> SplitEvaluation | None:
         UserError: the folder cannot be written.
     """
     folder, config = setting.folder, setting.config
-    record = read_record(folder.record) if setting.newest else _new_record(setting, overrides)
+    record = read_record(folder.record) if setting.newest else _new_record(setting, overrides, sweep)
     if rank() > 0:
         # The first process tells what ended the run, and where it goes on.
         with suppress(Interrupted):
@@ -104,6 +104,7 @@ def run(setting: Setting, overrides: list[str]) -> SplitEvaluation | None:
         reopen(folder, setting.newest)
         record["status"], record["error"], record["last_checkpoint"] = "running", None, setting.newest.path.name
         record["overrides"], record["steps_planned"], record["results"] = overrides, setting.plan.steps, {}
+        record["sweep"] = sweep or record["sweep"]
     else:
         clear(folder)
         write_text(folder.config, yaml.safe_dump(_plain(config), sort_keys=False))
@@ -205,7 +206,7 @@ def _trainer(setting: Setting, record: Record, log: MetricLog, stop: StopRequest
     )
 
 
-def _new_record(setting: Setting, overrides: list[str]) -> Record:
+def _new_record(setting: Setting, overrides: list[str], sweep: str | None) -> Record:
     config, plan, model = setting.config, setting.plan, setting.model
     return {
         "schema_version": SCHEMA_VERSION,
@@ -215,7 +216,7 @@ def _new_record(setting: Setting, overrides: list[str]) -> Record:
         "error": None,
         "config": _plain(config),
         "overrides": overrides,
-        "sweep": None,
+        "sweep": sweep,
         "git": git_state(),
         "versions": versions(),
         "device": describe_device(config.trainer, setting.device, setting.precision),
