@@ -94,6 +94,8 @@ def test_another_parent_is_another_run(configure: Configure, parent: Path) -> No
         ids.append(run_id(config))
     assert ids[0] == ids[1] != ids[2]
     config.parent.weights = "0" * 64
+    assert run_id(config) == ids[2], "rounding on another machine does not make another run"
+    config.parent.steps = 9
     assert run_id(config) != ids[2]
     config.parent.run = "moved/elsewhere"
     moved = run_id(config)

@@ -12,6 +12,7 @@ from ttt.config.plan import StepPlan, plan_steps
 from ttt.config.schema import TrainConfig
 from ttt.results.atomic import remove_partials
 from ttt.results.checkpoints import Checkpoint, checkpoint_step, checkpoints, set_aside
+from ttt.results.lock import holds_other_files
 from ttt.results.record import Record, RunFolder, read_record
 
 OPEN_WAY = "ckpt=last goes on from there, overwrite=true starts over, run_dir=FOLDER chooses another folder"
@@ -35,7 +36,7 @@ def open_run(config: TrainConfig, plan: StepPlan, folder: RunFolder) -> Opening:
     if config.parent.run is not None and folder.path.samefile(config.parent.run):
         raise bad_value("run_dir", folder.path, "is the run to start from; choose another folder")
     if not folder.record.exists():
-        if not folder.path.is_dir() or any(folder.path.iterdir()):
+        if not folder.path.is_dir() or holds_other_files(folder.path):
             raise UserError(f"run_dir={folder.path}: holds other files and no run; choose another folder")
         return "start"
     record = read_record(folder.record)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 
-from ttt.config.errors import RunError, UserError
+from ttt.config.errors import InterruptedRunError, RunError, UserError
 from ttt.results.record import Record, RunFolder, Status, write_record
 from ttt.train.stopping import Interrupted, signals_as_exceptions
 
@@ -44,10 +44,12 @@ def recording(folder: RunFolder, record: Record) -> Iterator[None]:
         interrupted = isinstance(error, Interrupted)
         reason = f"{error} at step {record['steps']}" if interrupted else _in_one_line(error)
         # On a full disk not even the record finds room, and the line to show is that of what failed first.
+        # A folder that was deleted is not made again.
         with suppress(UserError):
-            end("interrupted" if interrupted else "failed", reason)
-        if interrupted:
-            raise RunError(f"{reason}; {_way_on(folder, record)}") from None
+            if folder.path.exists():
+                end("interrupted" if interrupted else "failed", reason)
+        if isinstance(error, Interrupted):
+            raise InterruptedRunError(f"{reason}; {_way_on(folder, record)}", error.number) from None
         if isinstance(error, UserError) or (isinstance(error, OSError) and error.errno in NO_ROOM):
             raise RunError(f"{reason}; {_way_on(folder, record)}") from error
         raise

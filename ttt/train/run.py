@@ -31,14 +31,15 @@ from ttt.results.provenance import git_state, versions
 from ttt.results.record import SCHEMA_VERSION, Record, RunFolder, read_record
 from ttt.train.callbacks import Metrics, Progress
 from ttt.train.checkpoint import Keep
-from ttt.train.device import choose_device, choose_precision, choose_strategy, describe_device, rank
+from ttt.train.device import choose_device, choose_precision, choose_strategy, describe_device
 from ttt.train.inner_watch import InnerWatch
 from ttt.train.loggers import make_loggers, require_logger
 from ttt.train.module import DivergedError, TrainingModule
 from ttt.train.opening import clear, reopen
 from ttt.train.parent import load_parent, order_seed
+from ttt.train.processes import cluster_environment, leave, rank
 from ttt.train.recording import now, recording
-from ttt.train.stopping import Interrupted, StopRequest, by_signal
+from ttt.train.stopping import Interrupted, StopRequest
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def run(setting: Setting, overrides: list[str], sweep: str | None = None) -> Spl
     record = read_record(folder.record) if setting.newest else _new_record(setting, overrides, sweep)
     if rank() > 0:
         # The first process tells what ended the run, and where it goes on.
-        with suppress(Interrupted):
+        with suppress(Interrupted, DivergedError):
             _fit(setting, record)
         return None
     if setting.newest:
@@ -104,7 +105,7 @@ def run(setting: Setting, overrides: list[str], sweep: str | None = None) -> Spl
         reopen(folder, setting.newest)
         record["status"], record["error"], record["last_checkpoint"] = "running", None, setting.newest.path.name
         record["overrides"], record["steps_planned"], record["results"] = overrides, setting.plan.steps, {}
-        record["sweep"] = sweep or record["sweep"]
+        record["sweep"], record["steps"] = sweep or record["sweep"], setting.newest.step
     else:
         clear(folder)
         write_text(folder.config, yaml.safe_dump(_plain(config), sort_keys=False))
@@ -138,16 +139,16 @@ def _fit(setting: Setting, record: Record) -> None:
     started = time.perf_counter()
     try:
         module = TrainingModule(setting.model, config.recipe, plan)
-        trainer.fit(module, loader, ckpt_path=newest.path if newest else None, weights_only=True)
+        with stop.listening():
+            trainer.fit(module, loader, ckpt_path=newest.path if newest else None, weights_only=True)
     except DivergedError as error:
-        raise _with_last_good(error, folder, record) from None
+        raise _with_last_good(error, folder, record) if trainer.is_global_zero else error from None
     finally:
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and folder.path.exists():
             log.write()
-    tokens = (record["steps"] - first_step) * plan.tokens_per_step
-    record["timing"]["tokens_per_second"] = round(tokens / (time.perf_counter() - started), 1)
-    if stop.number:
-        raise by_signal(stop.number)
+            tokens = (record["steps"] - first_step) * plan.tokens_per_step
+            record["timing"]["tokens_per_second"] = round(tokens / (time.perf_counter() - started), 1)
+        leave()
 
 
 def _with_last_good(error: DivergedError, folder: RunFolder, record: Record) -> DivergedError:
@@ -172,6 +173,8 @@ def _quiet_lightning() -> None:
     """What Lightning tells at start, the record has; its warnings here are about its own insides."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"lightning\.pytorch\.utilities\._pytree")
+    # On a machine that can submit jobs not everything is one.
+    warnings.filterwarnings("ignore", message="The `srun` command is available")
 
 
 def _trainer(setting: Setting, record: Record, log: MetricLog, stop: StopRequest) -> pl.Trainer:
@@ -196,8 +199,10 @@ def _trainer(setting: Setting, record: Record, log: MetricLog, stop: StopRequest
         callbacks=callbacks,
         logger=make_loggers(trainer.logger, setting.folder.path, run_id(setting.config), first_step),
         log_every_n_steps=1,
-        plugins=[keep.files],
-        default_root_dir=setting.folder.path,
+        plugins=[keep.files, cluster_environment()],
+        # In a job of SLURM, Lightning goes on from any ``hpc_ckpt_*`` that it finds there, unasked; a run that starts
+        # has just emptied this folder.
+        default_root_dir=setting.folder.checkpoints,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
