@@ -133,7 +133,7 @@ def read_sweep(name: str, plain: object) -> Sweep:
 def as_text(value: object) -> str:
     """A value of the YAML as the command line has it."""
     if isinstance(value, bool) or value is None:
-        return {True: "true", False: "false", None: "null"}[cast(bool | None, value)]
+        return {True: "true", False: "false", None: "null"}[value]
     return str(value)
 
 

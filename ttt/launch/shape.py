@@ -1,4 +1,4 @@
-"""What a run's job asks of a machine: the cluster's shape, what the sweep says of the run, and what was said for all."""
+"""What a job asks of a machine: the cluster's shape, what the sweep says of the run, what was said for all of them."""
 
 import json
 import shlex

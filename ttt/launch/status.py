@@ -1,7 +1,7 @@
 """What became of every run of a sweep: its own record, the ends of its jobs, and SLURM's word, put together."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal, cast
@@ -108,11 +108,11 @@ def _status(
     ends: list[End],
     others: dict[str, RunStatus],
 ) -> RunStatus:
-    progress = _progress(run, record)
+    status = _progress(run, record)
     if _finished(run, record):
-        return RunStatus(run, "finished", _result(cast(Record, record)), _last(jobs), **progress)
+        return replace(status, state="finished", detail=_result(cast(Record, record)), job_id=_last(jobs))
     if not jobs:
-        return RunStatus(run, "not submitted", **progress)
+        return status
     outcomes = [_outcome(job, states.get(job["job_id"]), ends, record) for job in jobs]
     state, detail = outcomes[-1]
     if run.parent and others[run.parent].state != "finished":
@@ -123,7 +123,7 @@ def _status(
             state, detail = "orphaned", ORPHANED
     same = outcomes[-SAME_FAILURES:]
     given_up = state in BROKEN and state != "orphaned" and len(same) == SAME_FAILURES and len(set(same)) == 1
-    return RunStatus(run, state, detail, _last(jobs), given_up, **progress)
+    return replace(status, state=state, detail=detail, job_id=_last(jobs), given_up=given_up)
 
 
 def _outcome(
@@ -170,18 +170,13 @@ def _result(record: Record) -> str:
     return f"validation perplexity {validation['perplexity']:.2f}" if validation else ""
 
 
-def _progress(run: PlannedRun, record: Record | UserError | None) -> dict[str, float]:
-    """``steps``, ``tokens_per_second`` and ``seconds_left``, as far as the record tells."""
+def _progress(run: PlannedRun, record: Record | UserError | None) -> RunStatus:
+    """What the record tells of how far the run is."""
     if not isinstance(record, dict):
-        return {}
-    known: dict[str, float] = {"steps": record["steps"]}
-    rate = record["timing"]["tokens_per_second"]
-    if rate:
-        known |= {
-            "tokens_per_second": rate,
-            "seconds_left": max(0, run.steps - record["steps"]) * run.tokens_per_step / rate,
-        }
-    return known
+        return RunStatus(run, "not submitted")
+    steps, rate = record["steps"], record["timing"]["tokens_per_second"]
+    left = max(0, run.steps - steps) * run.tokens_per_step / rate if rate else None
+    return RunStatus(run, "not submitted", steps=steps, tokens_per_second=rate, seconds_left=left)
 
 
 def _last(jobs: list[Submitted]) -> str:
