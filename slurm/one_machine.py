@@ -6,8 +6,8 @@
     one_machine.py packages
 
 ``start`` runs SLURM's own daemons as root without systemd, keeps all that they write in FOLDER and prints the line to
-export. ``stop`` ends jobs and daemons and removes what they wrote. Clusters whose ports differ live side by side. ``packages`` prints which packages
-are missing.
+export. ``stop`` ends jobs and daemons and removes what they wrote. Clusters whose ports differ live side by side.
+``packages`` prints which packages are missing.
 
 Needs nothing but Python, so that it runs under sudo. A virtual node has 4 processors and 8 GB on paper, whatever the
 machine has. The partition ``urgent`` preempts jobs of ``main``: they get a signal and ``GRACE`` seconds, and are queued

@@ -71,7 +71,8 @@ class Sweep:
 
     def command(self, name: str, *arguments: str, step_seconds: float = 0) -> str:
         """Runs ``ttt-sweep NAME`` and returns what it prints."""
-        command = [Path(sys.executable).with_name("ttt-sweep"), name, f"sweep={self.file}", f"runs_dir={self.runs_dir}"]
+        program = str(Path(sys.executable).with_name("ttt-sweep"))
+        command = [program, name, f"sweep={self.file}", f"runs_dir={self.runs_dir}"]
         environment = self.cluster.environment | {
             "PYTHONPATH": str(Path(__file__).with_name("slowly")),
             "STEP_SECONDS": str(step_seconds),
@@ -169,7 +170,7 @@ def start(folder: Path) -> None:
     """On ports that nobody else has, such as the tests of another checkout."""
     first = 20000 + os.getpid() % 400 * 10
     for port in range(first, first + 100, 10):
-        command = [sys.executable, SCRIPT, "start", folder, "--nodes", str(NODES), "--port", str(port)]
+        command = [sys.executable, str(SCRIPT), "start", str(folder), "--nodes", str(NODES), "--port", str(port)]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode == 0 or "taken" not in done.stderr:
             break
