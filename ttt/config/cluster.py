@@ -7,6 +7,10 @@ from ttt.config.errors import bad_value
 
 EXECUTORS = ("slurm", "local")
 
+LATEST_START = 45
+"""Seconds. SLURM looks at the clock twice a minute and may signal half a minute early; a process that has not yet come
+as far as to handle the signal dies of it."""
+
 
 @dataclass
 class ClusterConfig:
@@ -71,6 +75,9 @@ class ClusterConfig:
         ):
             if getattr(self, key) < low:
                 raise bad_value(f"slurm.{key}", getattr(self, key), f"must be at least {low}")
+        if self.executor == "slurm" and self.timeout_min * 60 < self.signal_delay_s + LATEST_START:
+            least = f"must leave {LATEST_START} s before slurm.signal_delay_s={self.signal_delay_s}"
+            raise bad_value("slurm.timeout_min", self.timeout_min, f"{least}, for a run to start in")
         if self.mem_gb is not None and self.mem_gb <= 0:
             raise bad_value("slurm.mem_gb", self.mem_gb, "must be positive, or null")
 

@@ -78,6 +78,7 @@ def _executor(folder: SweepFolder, shape: ClusterConfig, slot: int, devices: int
     executor.update_parameters(
         timeout_min=shape.timeout_min,
         signal_delay_s=shape.signal_delay_s,
+        tasks_per_node=devices,
         gpus_per_node=gpus,
         visible_gpus=list(range(slot * gpus, (slot + 1) * gpus)),
         setup=shape.setup,

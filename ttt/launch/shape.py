@@ -73,7 +73,6 @@ def slurm_parameters(shape: ClusterConfig, run: PlannedRun, name: str, dependenc
         "slurm_constraint": shape.constraint,
         "slurm_dependency": f"afterok:{dependency}" if dependency else None,
         "slurm_setup": [*exports, *shape.setup] or None,
-        "slurm_srun_args": shape.container or None,
     }
     return {
         "name": name,
@@ -83,6 +82,8 @@ def slurm_parameters(shape: ClusterConfig, run: PlannedRun, name: str, dependenc
         "timeout_min": shape.timeout_min,
         "slurm_signal_delay_s": shape.signal_delay_s,
         "slurm_array_parallelism": shape.array_parallelism,
+        # Otherwise a process that was killed leaves the others of its run waiting for it until the time limit.
+        "slurm_srun_args": ["--kill-on-bad-exit=1", *shape.container],
         # A node that fails costs what was done since the last checkpoint; a parent that fails leaves no job waiting.
         "slurm_additional_parameters": {"requeue": True, "kill-on-invalid-dep": "yes", **shape.additional},
         **{key: value for key, value in optional.items() if value is not None},

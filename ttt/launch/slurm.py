@@ -1,7 +1,9 @@
 """What SLURM's own commands are asked: sacct for the state of jobs, scancel to end them."""
 
+import os
 import shutil
 import subprocess
+import time
 from collections.abc import Collection
 
 from submitit.slurm.slurm import SlurmInfoWatcher
@@ -12,6 +14,9 @@ SECONDS = 60
 """A controller that is restarted or busy answers late, and then it answers."""
 
 JOBS_A_COMMAND = 1000
+
+QUEUED_AGAIN = ("PREEMPTED", "NODE_FAIL")
+"""States that accounting shows for some seconds of a job that SLURM has put back into its queue."""
 
 
 def require_slurm(command: str, name: str) -> None:
@@ -45,11 +50,16 @@ def job_states(job_ids: Collection[str]) -> dict[str, str]:
         return {}
     require_slurm("sacct", "sacct")
     arrays = sorted({job_id.partition("_")[0] for job_id in job_ids}, key=int)
-    command = ["sacct", "--allocations", "--parsable2", "--format=JobID,State", f"--jobs={','.join(arrays)}"]
+    command = ["sacct", "--allocations", "--parsable2", "--format=JobID,State,End", f"--jobs={','.join(arrays)}"]
     found = SlurmInfoWatcher(delay_s=SECONDS).read_info(_output(command, "sacct"))
+    return {job_id: _state(found[job_id]) for job_id in job_ids if job_id in found}
+
+
+def _state(info: dict[str, str]) -> str:
     # "CANCELLED by 1000" says who did it.
-    states = {job_id: info["State"].split(" ")[0] for job_id, info in found.items()}
-    return {job_id: states[job_id] for job_id in job_ids if job_id in states}
+    state = info["State"].split(" ")[0]
+    recently = info["End"].isdigit() and time.time() - int(info["End"]) < SECONDS
+    return "REQUEUED" if state in QUEUED_AGAIN and recently else state
 
 
 def cancel_jobs(job_ids: Collection[str]) -> None:
@@ -72,7 +82,8 @@ def in_one_line(text: str) -> str:
 
 def _output(command: list[str], name: str) -> str:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+        environment = {**os.environ, "SLURM_TIME_FORMAT": "%s"}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False, env=environment)
     except subprocess.TimeoutExpired as error:
         raise UserError(f"{name}: SLURM did not answer within {SECONDS} s; try again") from error
     if done.returncode:
