@@ -124,8 +124,8 @@ class Lock:
             state = _read(self.folder)
             if state is not None and state.holder == self.holder:
                 (self.folder / LOCK_FILE).unlink()
-            if not holds_other_files(self.folder):
-                (self.folder / GUARD_FILE).unlink()
+            # Who waits for it notices that it is another file by now.
+            (self.folder / GUARD_FILE).unlink()
 
     def _taken(self, watch: "Watch") -> bool:
         with self._guard():
@@ -155,6 +155,9 @@ class Lock:
 
     @contextmanager
     def _guard(self) -> Iterator[None]:
+        # Else a folder that was deleted would be made again.
+        if not self.folder.is_dir():
+            raise UserError(f"{self.folder}: was deleted; start again")
         try:
             with filelock.FileLock(self.folder / GUARD_FILE, timeout=SECONDS_FOR_GUARD):
                 yield
