@@ -1,7 +1,7 @@
 """Configurations as plain containers, and back."""
 
 from dataclasses import asdict, fields, is_dataclass
-from typing import Any, TypeVar, cast, get_origin, get_type_hints
+from typing import Any, TypeVar, cast, get_type_hints
 
 from ttt.config.schema import LayerConfig, Resolved, TrainConfig
 
@@ -21,9 +21,7 @@ def _build(schema: type[C], plain: Resolved) -> C:
     for field in fields(cast(Any, schema)):
         if field.name in plain:
             value, kind = plain[field.name], hints[field.name]
-            # YAML and JSON have no tuples.
-            plain_value = tuple(value) if get_origin(kind) is tuple else value
-            values[field.name] = _build(cast(type, kind), value) if is_dataclass(kind) else plain_value
+            values[field.name] = _build(cast(type, kind), value) if is_dataclass(kind) else value
     return schema(**values)
 
 

@@ -18,6 +18,7 @@ from ttt.results.metrics import MetricLog
 from ttt.results.record import Record, RunFolder, write_record
 from ttt.train.callbacks import StepEnd, checkpoint_due
 from ttt.train.module import TrainingModule
+from ttt.train.recording import deleted
 from ttt.train.stopping import Interrupted, StopRequest
 
 KEPT = 2
@@ -150,7 +151,7 @@ class Keep(StepEnd):
         if trainer.is_global_zero:
             with self.files.noting():
                 if not self.folder.path.exists():
-                    raise UserError(f"{self.folder.path}: was deleted while the run wrote there; start it again")
+                    raise UserError(deleted(self.folder))
                 self.metrics.write()
         path = checkpoint_path(self.folder.checkpoints, step)
         trainer.save_checkpoint(path)

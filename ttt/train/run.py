@@ -4,7 +4,7 @@ import logging
 import time
 import warnings
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import lightning.pytorch as pl
@@ -12,6 +12,7 @@ import torch
 import yaml
 
 from ttt.config.identity import run_id
+from ttt.config.plain import to_plain
 from ttt.config.plan import StepPlan
 from ttt.config.schema import TrainConfig
 from ttt.data.corpus import Corpus, load_corpus
@@ -108,7 +109,7 @@ def run(setting: Setting, overrides: list[str], sweep: str | None = None) -> Spl
         record["sweep"], record["steps"] = sweep or record["sweep"], setting.newest.step
     else:
         clear(folder)
-        write_text(folder.config, yaml.safe_dump(_plain(config), sort_keys=False))
+        write_text(folder.config, yaml.safe_dump(to_plain(config), sort_keys=False))
     with recording(folder, record):
         _fit(setting, record)
         evaluation = evaluate_run(folder, "validation", setting.device, show_progress=config.trainer.progress)
@@ -219,7 +220,7 @@ def _new_record(setting: Setting, overrides: list[str], sweep: str | None) -> Re
         "name": setting.folder.path.name,
         "status": "running",
         "error": None,
-        "config": _plain(config),
+        "config": to_plain(config),
         "overrides": overrides,
         "sweep": sweep,
         "git": git_state(),
@@ -245,10 +246,3 @@ def _new_record(setting: Setting, overrides: list[str], sweep: str | None) -> Re
         "results": {},
         "timing": {"started": now(), "ended": None, "seconds": None, "tokens_per_second": None},
     }
-
-
-def _plain(config: TrainConfig) -> dict[str, Any]:
-    """Plain containers that YAML and JSON write alike: tuples become lists."""
-    plain = asdict(config)
-    plain["recipe"]["betas"] = list(plain["recipe"]["betas"])
-    return plain
