@@ -2,8 +2,8 @@
 
 import subprocess
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
-from itertools import groupby
+from contextlib import redirect_stderr
+from io import StringIO
 from typing import Any
 
 import submitit
@@ -64,11 +64,11 @@ def arrays(runs: list[PlannedRun], shapes: dict[str, ClusterConfig]) -> Iterator
     for run in runs:
         generation[run.run_id] = generation.get(run.parent, -1) + 1
 
-    def key(run: PlannedRun) -> tuple[Any, ...]:
-        return generation[run.run_id], run.parent or "", run.nodes, run.devices, str(asdict(shapes[run.run_id]))
-
-    for _, group in groupby(sorted(runs, key=key), key=key):
-        members = list(group)
+    alike: dict[tuple[Any, ...], list[PlannedRun]] = {}
+    for run in sorted(runs, key=lambda run: generation[run.run_id]):
+        key = generation[run.run_id], run.parent, run.nodes, run.devices, str(shapes[run.run_id])
+        alike.setdefault(key, []).append(run)
+    for members in alike.values():
         yield from (members[start : start + ARRAY] for start in range(0, len(members), ARRAY))
 
 
@@ -79,7 +79,8 @@ def _submit_array(
     executor = submitit.AutoExecutor(folder.submitit, cluster="slurm", slurm_max_num_timeout=shape.requeues)
     executor.update_parameters(**slurm_parameters(shape, runs[0], sweep, dependency))
     try:
-        with executor.batch():
+        # submitit shows what sbatch says as it comes, and raises it once more.
+        with redirect_stderr(StringIO()), executor.batch():
             jobs = [executor.submit(job_of(folder, run, sweep)) for run in runs]
     except (FailedJobError, FailedSubmissionError, subprocess.CalledProcessError) as error:
         remedy = f"correct slurm/{shape.name}.yaml, or say slurm.KEY=VALUE"

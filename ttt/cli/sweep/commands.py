@@ -173,8 +173,9 @@ def _submit(
     print(
         f"{len(chosen)} submitted, {len(active)} were queued or running, {finished} finished, of {len(statuses)} runs"
     )
-    where = f"folder={request.own['folder']}" if "folder" in request.own else f"sweep={request.own['sweep']}"
-    print(f"watch them: ttt-sweep status {where} --watch")
+    if chosen or active:
+        where = [f"{key}={request.own[key]}" for key in ("sweep", "runs_dir", "folder") if key in request.own]
+        print(f"watch them: ttt-sweep status {' '.join(where)} --watch")
 
 
 def _hopeful(statuses: list[RunStatus]) -> list[RunStatus]:

@@ -44,7 +44,6 @@ def load_cluster(name: str, changes: list[str]) -> ClusterConfig:
 
     Raises:
         UserError: no such file or key, or a value that cannot be.
-        OmegaConfBaseException: a value of another type.
     """
     path = _file("slurm", "slurm", name)
     plain = _read_yaml(path) or {}
@@ -58,11 +57,13 @@ def change_cluster(cluster: ClusterConfig, changes: list[str], plain: object = N
     """``cluster`` with the content of a YAML and then ``key=value`` in the place of its own.
 
     Raises:
-        UserError: a value that cannot be.
-        OmegaConfBaseException: a key that does not exist, or a value of another type.
+        UserError: a key that does not exist, or a value that cannot be.
     """
-    merged = OmegaConf.merge(OmegaConf.structured(cluster), plain or {}, OmegaConf.from_dotlist(changes))
-    changed = OmegaConf.to_object(merged)
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(cluster), plain or {}, OmegaConf.from_dotlist(changes))
+        changed = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        raise UserError(f"slurm.{describe(error)}") from error
     assert isinstance(changed, ClusterConfig)
     changed.check()
     return changed
