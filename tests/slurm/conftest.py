@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import yaml
@@ -19,7 +19,7 @@ import yaml
 from ttt.config.assets import assets
 
 SCRIPT = assets() / "slurm/one_machine.py"
-NODES = 3
+NODES = 4
 PROGRAMS = ("munged", "mariadbd", "slurmdbd", "slurmctld", "slurmd", "sbatch")
 
 
@@ -116,15 +116,24 @@ class Sweep:
         deadline = time.monotonic() + seconds
         while not done():
             if time.monotonic() > deadline:
-                logs = [self.command("logs", run["run_id"]) for run in self.planned()]
-                pytest.fail("\n".join([f"not within {seconds} s: {what}", self.command("status"), *logs]))
+                self.fail(f"not within {seconds} s: {what}")
             time.sleep(0.1)
 
+    def fail(self, why: str) -> NoReturn:
+        """Fails the test, and shows what the sweep says of itself."""
+        started = [run["run_id"] for run in self.planned() if self.record(run)]
+        logs = self.command("logs", *started) if started else ""
+        pytest.fail(f"{self.file.stem} in {self.runs_dir}: {why}\n{self.command('status')}\n{logs}")
+
     def wait_until_finished(self, seconds: float = 240) -> None:
-        """Returns when all runs are."""
+        """Returns when all runs are; a failure is not waited out."""
 
         def finished() -> bool:
-            return all(self.record(run).get("status") == "finished" for run in self.planned())
+            runs = self.planned()
+            for run in runs:
+                if (ends := self.ends(run)) and ends[-1]["status"] == "failed":
+                    self.fail(f"{run['run_id']}: {ends[-1]['error']}")
+            return all(self.record(run).get("status") == "finished" for run in runs)
 
         self.wait_for(finished, "all runs finished", seconds)
 
@@ -134,15 +143,18 @@ class Sweep:
 
     def kill(self, job_id: str) -> None:
         """SIGKILL to the processes of a job, as when a node's memory runs out."""
+        own = {f"SLURM_CONF={self.cluster.environment['SLURM_CONF']}".encode(), f"SLURM_JOB_ID={job_id}".encode()}
+        killed = 0
         for process in Path("/proc").glob("[0-9]*"):
             try:
                 variables = (process / "environ").read_bytes().split(b"\0")
-                program = (process / "cmdline").read_bytes().split(b"\0")
+                program = Path((process / "cmdline").read_text().split("\0")[0]).name
             except OSError:
                 continue
-            here = f"SLURM_CONF={self.cluster.environment['SLURM_CONF']}".encode() in variables
-            if here and f"SLURM_JOB_ID={job_id}".encode() in variables and program[0].endswith(b"python"):
+            if program.startswith("python") and own <= set(variables):
                 os.kill(int(process.name), signal.SIGKILL)
+                killed += 1
+        assert killed, f"job {job_id} has no process"
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

@@ -1,13 +1,12 @@
 """Opening a run's folder: whether a run starts, goes on, is done already or must not touch what is there."""
 
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
 from ttt.config.errors import UserError, bad_value
 from ttt.config.identity import differences, identity, run_id
-from ttt.config.plain import from_plain
+from ttt.config.plain import from_plain, to_plain
 from ttt.config.plan import StepPlan, plan_steps
 from ttt.config.schema import TrainConfig
 from ttt.results.atomic import remove_partials
@@ -88,7 +87,7 @@ def reopen(folder: RunFolder, newest: Checkpoint) -> None:
 
 
 def _refuse_another(config: TrainConfig, folder: RunFolder, record: Record) -> None:
-    different = differences(identity(asdict(config)), identity(record["config"]))
+    different = differences(identity(to_plain(config)), identity(record["config"]))
     if different:
         listed = "; ".join(different[:3]) + ("; ..." if len(different) > 3 else "")
         raise UserError(f"run_dir={folder.path}: belongs to another configuration ({listed}); choose another folder")
