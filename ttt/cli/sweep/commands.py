@@ -13,7 +13,6 @@ from ttt.cli.sweep.request import Request
 from ttt.cli.sweep.tables import price_table, status_table
 from ttt.config.errors import UserError
 from ttt.launch.cancel import cancel_runs
-from ttt.launch.collect import collect as bring_together
 from ttt.launch.logs import log_files, tail
 from ttt.launch.plan import Plan, SweepFolder, freeze, submit_lock
 from ttt.launch.price import price
@@ -127,6 +126,9 @@ def collect(request: Request) -> None:
         UserError: there is nothing to collect, or what was finished is gone.
     """
     out = Path(request.required("out"))
+    # pandas takes a second, and the other commands do without it.
+    from ttt.launch.collect import collect as bring_together
+
     statuses = sweep_status(SweepFolder(request.folder))
     table = bring_together(statuses, out)
     for status in statuses:
