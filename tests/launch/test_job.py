@@ -62,6 +62,7 @@ process_job(sys.argv[1])
 
 ALONE = {"SUBMITIT_EXECUTOR": "local", "SUBMITIT_LOCAL_JOB_ID": "17", "SUBMITIT_LOCAL_NTASKS": "1"}
 ALONE |= {"SUBMITIT_LOCAL_GLOBALID": "0", "SUBMITIT_LOCAL_LOCALID": "0", "OMP_NUM_THREADS": "1"}
+GOES_ON = "ttt-sweep retry goes on from the last checkpoint"
 REQUEUED = 144
 """Exit code by which submitit's local executor is told to start a job again."""
 
@@ -69,13 +70,14 @@ REQUEUED = 144
 class Submitted:
     """A job in a folder, as submitit leaves it there."""
 
-    def __init__(self, folder: Path, config: TrainConfig, tasks: int = 1) -> None:
+    def __init__(self, folder: Path, config: TrainConfig, tasks: int, requeues: int) -> None:
         self.folder, self.run, self.tasks = folder, folder / "run", tasks
         config.run_dir = str(self.run)
         self.job = Job(folder / "config.yaml", folder / "ends/a.jsonl", "a_sweep", ("seed=0",))
         self.job.config.write_text(yaml.safe_dump(to_plain(config)))
         delayed = DelayedSubmission(self.job)
-        delayed.set_timeout(60, 3)
+        # With so short a time submitit counts every signal as a time limit.
+        delayed.set_timeout(5, requeues)
         (folder / "submitit").mkdir()
         delayed.dump(folder / "submitit/17_submitted.pkl")
 
@@ -111,8 +113,8 @@ class Submitted:
 def submit(configure: Configure, tmp_path: Path) -> Callable[..., Submitted]:
     load_corpus(configure().data, False)
 
-    def submitted(*overrides: str, tasks: int = 1) -> Submitted:
-        return Submitted(tmp_path, configure("trainer.checkpoint_every=4", *overrides), tasks)
+    def submitted(*overrides: str, tasks: int = 1, requeues: int = 3) -> Submitted:
+        return Submitted(tmp_path, configure("trainer.checkpoint_every=4", *overrides), tasks, requeues)
 
     return submitted
 
@@ -150,6 +152,14 @@ def test_before_its_time_limit_a_job_saves_and_goes_on(submit: Submit, tmp_path:
         assert (job.run / "metrics.parquet").read_bytes() == metrics
         whole = torch.load(weights, weights_only=True)["state_dict"]
         assert all(torch.equal(value, whole[name]) for name, value in state.items())
+
+
+def test_a_job_is_queued_again_so_often_and_no_more(submit: Submit) -> None:
+    job = submit(requeues=0)
+    ((code, errors),) = job.start("step 5", "SIGUSR2")
+    assert code == 1, errors
+    assert (job.record()["status"], job.record()["last_checkpoint"]) == ("interrupted", "step-00000006.ckpt")
+    assert job.ends()[-1] == ("failed", f"timed out more often than slurm.requeues allows; {GOES_ON}")
 
 
 def test_before_training_the_job_is_queued_again_at_once(submit: Submit) -> None:

@@ -94,6 +94,9 @@ def _status(error: BaseException) -> EndStatus:
 
 
 def _line(error: BaseException) -> str:
-    if isinstance(error, UserError | RunError | UncompletedJobError):
+    # submitit raises it where it would queue the job again, once too often.
+    if isinstance(error, UncompletedJobError):
+        return "timed out more often than slurm.requeues allows; ttt-sweep retry goes on from the last checkpoint"
+    if isinstance(error, UserError | RunError):
         return str(error)
     return f"{type(error).__name__}: {error}".splitlines()[0]
