@@ -76,6 +76,8 @@ def set_up(config: TrainConfig, plan: StepPlan, folder: RunFolder, resume: bool)
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
     corpus = load_corpus(config.data, config.trainer.progress)
+    if newest is not None:
+        refuse_other_data(folder.path, read_record(folder.record), corpus)
     windows = windows_within(corpus.splits["train"], config.ctx.length)
     # A context that is too long for validation is refused now, not at the end of training.
     windows_at_start(corpus.splits["validation"], config.ctx.length)
@@ -102,7 +104,6 @@ def run(setting: Setting, overrides: list[str], sweep: str | None = None) -> Spl
             _fit(setting, record)
         return None
     if setting.newest:
-        refuse_other_data(folder.path, record, setting.corpus)
         reopen(folder, setting.newest)
         record["status"], record["error"], record["last_checkpoint"] = "running", None, setting.newest.path.name
         record["overrides"], record["steps_planned"], record["results"] = overrides, setting.plan.steps, {}
@@ -147,8 +148,9 @@ def _fit(setting: Setting, record: Record) -> None:
     finally:
         if trainer.is_global_zero and folder.path.exists():
             log.write()
-            tokens = (record["steps"] - first_step) * plan.tokens_per_step
-            record["timing"]["tokens_per_second"] = round(tokens / (time.perf_counter() - started), 1)
+            if record["steps"] > first_step:
+                tokens = (record["steps"] - first_step) * plan.tokens_per_step
+                record["timing"]["tokens_per_second"] = round(tokens / (time.perf_counter() - started), 1)
         leave()
 
 
