@@ -37,6 +37,7 @@ PACKAGES = {
     "sbatch": "slurm-client",
 }
 """Program -> the Debian package that has it."""
+SQL = Path("/usr/share/mysql")
 SYSTEM_TABLES = ("mysql_system_tables", "mysql_system_tables_data", "mysql_performance_tables")
 PARTS = ("etc", "log", "run", "state", "db", "spool")
 GRACE = 20
@@ -217,9 +218,7 @@ class Cluster:
         data, log = self.folder / "db", self.folder / "log/mariadbd.log"
         own = ["mariadbd", "--no-defaults", "--user=root", f"--datadir={data}", "--innodb-buffer-pool-size=64M"]
         if not (data / "mysql").exists():
-            tables = [Path(f"/usr/share/mysql/{name}.sql").read_text() for name in SYSTEM_TABLES]
-            script = "create database mysql;\nuse mysql;\n" + "\n".join(tables)
-            bootstrap = subprocess.run([*own, "--bootstrap"], input=script, text=True, capture_output=True)
+            bootstrap = subprocess.run([*own, "--bootstrap"], input=system_tables(), text=True, capture_output=True)
             (self.folder / "log/bootstrap.log").write_text(bootstrap.stderr)
         run = self.folder / "run"
         ports = ["--bind-address=127.0.0.1", f"--port={self.port + 2}", f"--socket={run / 'mysql.sock'}"]
@@ -288,6 +287,19 @@ class Cluster:
 def missing_packages() -> list[str]:
     """Debian's names of what is not installed."""
     return sorted(package for program, package in PACKAGES.items() if shutil.which(program) is None)
+
+
+def system_tables() -> str:
+    """SQL that makes an empty database one that MariaDB starts with.
+
+    Raises:
+        ClusterError: it is not where Debian has it.
+    """
+    try:
+        tables = [(SQL / f"{name}.sql").read_text() for name in SYSTEM_TABLES]
+    except OSError as error:
+        raise ClusterError(f"{error.filename}: {error.strerror}; Debian's mariadb-server-core has it") from error
+    return "\n".join(["create database mysql;", "use mysql;", *tables])
 
 
 def process_of(pid_file: Path) -> int | None:

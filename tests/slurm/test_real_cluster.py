@@ -15,6 +15,18 @@ from typing import Any
 import pytest
 import torch
 
+from ttt.config.assets import assets
+
+MISSING = subprocess.run(
+    [sys.executable, assets() / "slurm/one_machine.py", "packages"], capture_output=True, text=True, check=True
+).stdout.strip()
+if MISSING or os.geteuid() != 0:
+    # Of the module, not of each test: one line.
+    pytest.skip(
+        f"no real SLURM: {f'not installed: {MISSING}' if MISSING else 'needs root'}; see slurm/README.md",
+        allow_module_level=True,
+    )
+
 Sweeps = dict[str, Any]
 
 STEPS = 160
@@ -37,8 +49,9 @@ def six(sweep: Callable[..., Any]) -> Any:
 
 @pytest.fixture(scope="module")
 def sweeps(sweep: Callable[..., Any]) -> Sweeps:
-    """All others. One run in five folders: left alone as processes of this machine, and disturbed in four ways."""
-    made = {name: sweep("run", *DISTURBED, runs=name, seed=[7]) for name in ("whole", "limited", "preempted", "killed")}
+    """All others. One run in six folders: left alone as a process of this machine, and disturbed in five ways."""
+    same = ("whole", "limited", "preempted", "lost", "killed", "cancelled")
+    made = {name: sweep("run", *DISTURBED, runs=name, seed=[7]) for name in same}
     made["child"] = sweep("child", recipe=["paper", "finetune"], rules=[PRETRAINED])
     made["broken"] = sweep("broken", "recipe.learning_rate=1e30", recipe=["paper", "finetune"], rules=[PRETRAINED])
     made["nodes"] = sweep("nodes", "trainer.strategy=ddp", "trainer.nodes=2", model=["transformer"], seed=[0])
@@ -48,8 +61,10 @@ def sweeps(sweep: Callable[..., Any]) -> Sweeps:
         "child": ([], 0.2),
         "broken": ([], 0),
         "killed": ([], SLOW),
-        # A whole node, so that another job on this node must preempt this one.
+        "cancelled": ([], SLOW),
+        # A whole node each, to which something can happen without a harm to others.
         "preempted": (["slurm.cpus_per_task=4"], SLOW),
+        "lost": (["slurm.cpus_per_task=4"], SLOW),
     }
     made["whole"].command("submit", "slurm=local")
     with ThreadPoolExecutor(max_workers=2) as pool:
@@ -95,23 +110,30 @@ def test_the_controller_is_restarted(six: Any) -> None:
 
 
 @pytest.fixture(scope="module")
-def urgent(sweeps: Sweeps) -> str:
-    """A job that preempts the run that is there for it."""
-    preempted = sweeps["preempted"]
-    cluster, (run,) = preempted.cluster, preempted.planned()
-    preempted.wait_for_step(run, 20)
-    node = cluster.ask("squeue", "--noheader", f"--job={preempted.jobs()[0]['job_id']}", "--format=%N")
-    assert node, "it runs"
-    job = ["--partition=urgent", f"--nodelist={node}", "--output=/dev/null", "--wrap=true"]
-    return cluster.ask("sbatch", "--parsable", *job)
+def disturbed(sweeps: Sweeps) -> str:
+    """Disturbs what is there for it, as soon as each trains; returns the job for which one was preempted."""
+    cluster, node = sweeps["whole"].cluster, {}
+    for name in ("preempted", "lost"):
+        (run,) = sweeps[name].planned()
+        sweeps[name].wait_for_step(run, 20)
+        node[name] = cluster.ask("squeue", "--noheader", f"--job={sweeps[name].jobs()[0]['job_id']}", "--format=%N")
+        assert node[name], "it runs"
+    job = ["--partition=urgent", f"--nodelist={node['preempted']}", "--output=/dev/null", "--wrap=true"]
+    urgent = cluster.ask("sbatch", "--parsable", *job)
+    cluster.ask("scontrol", "update", f"nodename={node['lost']}", "state=down", "reason=test")
+    for name in ("killed", "cancelled"):
+        (run,) = sweeps[name].planned()
+        sweeps[name].wait_for_step(run, 20)
+    sweeps["killed"].kill(sweeps["killed"].jobs()[0]["job_id"])
+    assert "1 cancelled" in sweeps["cancelled"].command("cancel")
+    cluster.ask("scontrol", "update", f"nodename={node['lost']}", "state=resume")
+    return urgent
 
 
-@pytest.mark.usefixtures("urgent")
+@pytest.mark.usefixtures("disturbed")
 def test_a_killed_run_is_seen_and_retried_to_the_same_end(sweeps: Sweeps) -> None:
     killed = sweeps["killed"]
     (run,) = killed.planned()
-    killed.wait_for_step(run, 20)
-    killed.kill(killed.jobs()[0]["job_id"])
     killed.wait_for(lambda: killed.only()["state"] == "killed", "accounting says so", 30)
     assert killed.record(run)["status"] == "running", "it had no time to say anything"
     assert "1 submitted" in killed.command("retry")
@@ -119,16 +141,39 @@ def test_a_killed_run_is_seen_and_retried_to_the_same_end(sweeps: Sweeps) -> Non
     assert_ends_as_the_whole_run(killed, sweeps["whole"])
 
 
-def test_a_preempted_run_goes_on(sweeps: Sweeps, urgent: str) -> None:
+@pytest.mark.usefixtures("disturbed")
+def test_a_cancelled_run_stays_so_until_it_is_submitted_again(sweeps: Sweeps) -> None:
+    cancelled = sweeps["cancelled"]
+    (run,) = cancelled.planned()
+    job = cancelled.jobs()[0]["job_id"]
+    cancelled.wait_for(lambda: state(cancelled.cluster, job).startswith("CANCELLED"), "accounting says so", 30)
+    assert cancelled.only()["state"] == "cancelled"
+    assert cancelled.record(run)["status"] == "interrupted", "it saved what it had"
+    assert "0 submitted" in cancelled.command("retry"), "nobody wants it"
+    assert "1 submitted" in cancelled.submit()
+    assert_ends_as_the_whole_run(cancelled, sweeps["whole"])
+
+
+def test_a_preempted_run_goes_on(sweeps: Sweeps, disturbed: str) -> None:
     preempted = sweeps["preempted"]
-    (run,) = preempted.planned()
     assert_ends_as_the_whole_run(preempted, sweeps["whole"])
-    preempted.wait_for(lambda: len(preempted.ends(run)) == 2, "the second end", 20)
-    (job,) = [submitted["job_id"] for submitted in preempted.jobs()]
-    ends = [(end["job_id"], end["restart"], end["status"]) for end in preempted.ends(run)]
-    assert ends == [(job, 0, "requeued"), (job, 1, "finished")]
-    assert state(preempted.cluster, urgent) == "COMPLETED", "the job that was in a hurry"
-    assert preempted.only()["state"] == "finished"
+    assert_queued_again(preempted)
+    assert state(preempted.cluster, disturbed) == "COMPLETED", "the job that was in a hurry"
+
+
+@pytest.mark.usefixtures("disturbed")
+def test_a_run_goes_on_after_its_node_failed(sweeps: Sweeps) -> None:
+    assert_ends_as_the_whole_run(sweeps["lost"], sweeps["whole"])
+    assert_queued_again(sweeps["lost"])
+
+
+def assert_queued_again(sweep: Any) -> None:
+    """The one job that was submitted did it all, in its second life."""
+    (run,) = sweep.planned()
+    sweep.wait_for(lambda: sweep.only()["state"] == "finished", "its state", 20)
+    (job,) = [submitted["job_id"] for submitted in sweep.jobs()]
+    assert [(end["job_id"], end["restart"]) for end in sweep.ends(run)][-1] == (job, 1)
+    assert [end["status"] for end in sweep.ends(run)].count("finished") == 1
 
 
 def test_a_run_that_raises_has_failed_with_its_message(sweeps: Sweeps) -> None:
@@ -141,6 +186,22 @@ def test_a_run_that_raises_has_failed_with_its_message(sweeps: Sweeps) -> None:
     assert "the loss became" in broken.command("status")
     assert state(broken.cluster, broken.jobs()[0]["job_id"]) == "FAILED"
     assert "the loss became" in broken.command("logs", parent["run_id"])
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("partition", "Invalid partition name specified"),
+        ("account", "Invalid account or account/partition combination"),
+    ],
+)
+def test_what_the_cluster_refuses_is_said_in_its_words(sweep: Callable[..., Any], key: str, said: str) -> None:
+    refused = sweep("refused", runs=f"refused_{key}", seed=[0])
+    done = refused.run("submit", "slurm=one_machine", f"slurm.{key}=nowhere")
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert said in line
+    assert refused.jobs() == []
 
 
 def test_a_run_on_two_nodes(sweeps: Sweeps, six: Any) -> None:
