@@ -3,6 +3,7 @@
 Most is submitted before the first of these tests looks, and goes on side by side; each disturbs only its own runs.
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -242,6 +243,22 @@ def test_a_run_goes_on_after_its_time_limit(sweeps: Sweeps) -> None:
     assert {end["status"] for end in before} == {"requeued"}
     assert {end["job_id"] for end in (*before, last)} == {limited.jobs()[0]["job_id"]}
     assert last["restart"] == len(before)
+
+
+def test_hydras_own_launcher_submits_too(six: Any, tiny: list[str], tmp_path: Path) -> None:
+    train = [str(Path(sys.executable).with_name("ttt-train")), "-m", *tiny, "seed=3,4", f"runs_dir={tmp_path}/runs"]
+    launcher = ["hydra/launcher=submitit_slurm", "hydra.launcher.partition=main", "hydra.launcher.timeout_min=60"]
+    done = subprocess.run(
+        [*train, *launcher, f"hydra.sweep.dir={tmp_path}/multirun"],
+        env=six.cluster.environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    records = [json.loads(path.read_text()) for path in (tmp_path / "runs").glob("*/record.json")]
+    assert sorted((record["seed"], record["status"]) for record in records) == [(3, "finished"), (4, "finished")]
 
 
 def test_collected_runs_make_a_figure(six: Any, tmp_path: Path) -> None:
