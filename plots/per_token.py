@@ -109,7 +109,7 @@ FIGURE = Figure(
     title="Perplexity by token index",
     paper="Figure 2 right (submission: Figure 5)",
     needs="runs with an evaluation by token index, as every finished run has",
-    give="ttt-train -m +sweeps=laptop_per_token",
+    give="ttt-sweep submit sweep=laptop_per_token slurm=local",
     table=table,
     draw=draw,
 )

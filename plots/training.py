@@ -70,7 +70,7 @@ FIGURE = Figure(
     title="Training loss against tokens seen",
     paper="not in the paper",
     needs="a run that has begun to train",
-    give="ttt-train -m +sweeps=laptop_training",
+    give="ttt-sweep submit sweep=laptop_training slurm=local",
     table=table,
     draw=draw,
 )

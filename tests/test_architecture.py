@@ -24,8 +24,9 @@ ALLOWED: dict[str, set[str]] = {
     "bench": {"config", "inner", "kernels", "layers", "backbones", "models", "results"},
     "evaluate": {"config", "layers", "models", "data", "results"},
     "train": {"config", "layers", "backbones", "models", "data", "results", "evaluate"},
+    "launch": {"config", "models", "results", "train"},
     "plots": {"config", "results"},
-    "cli": {"config", "layers", "data", "results", "evaluate", "train", "bench", "plots"},
+    "cli": {"config", "layers", "data", "results", "evaluate", "train", "launch", "bench", "plots"},
 }
 """Package -> packages of the suite that it may import besides itself."""
 
@@ -39,6 +40,7 @@ FENCED: dict[str, set[str]] = {
     "huggingface_hub": {"data"},
     "fsspec": {"data"},
     "submitit": {"launch"},
+    "psutil": {"results", "launch"},
     "hydra": {"cli"},
     "omegaconf": {"cli"},
     "pandas": {"results", "plots"},

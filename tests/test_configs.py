@@ -15,8 +15,6 @@ from ttt.config.schema import EvalConfig, TrainConfig
 
 CONF = assets() / "conf"
 OPTIONS = sorted(path.relative_to(CONF).with_suffix("") for path in CONF.glob("*/*.yaml"))
-SHAPES = sorted((assets() / "slurm").glob("*.yaml"))
-SWEEPS = sorted((assets() / "sweeps").glob("*.yaml"))
 PAPER_SIZES = ["125m", "350m", "760m", "1.3b"]
 
 
@@ -54,13 +52,6 @@ def test_every_option_says_what_it_is(option: Path) -> None:
     from ttt.cli.help import comment
 
     assert comment((CONF / option).with_name(f"{option.name}.yaml"))
-
-
-@pytest.mark.parametrize("path", [*SHAPES, *SWEEPS], ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_every_shape_and_sweep_composes(path: Path) -> None:
-    full = compose("train", [f"+{path.parent.name}={path.stem}"], return_hydra_config=True)
-    assert full.hydra.mode.name == "MULTIRUN"
-    check(as_object(compose("train", [f"+{path.parent.name}={path.stem}"]), TrainConfig))
 
 
 @pytest.mark.parametrize("model", ["ttt_linear", "ttt_mlp", "linear_attention", "transformer", "mamba"])

@@ -26,7 +26,7 @@ def test_without_arguments_the_figures_are_listed(capsys: pytest.CaptureFixture[
     listing = capsys.readouterr().out
     assert "per_token: Perplexity by token index" in listing
     assert "Figure 2 right" in listing
-    assert "ttt-train -m +sweeps=laptop_per_token" in listing
+    assert "ttt-sweep submit sweep=laptop_per_token slurm=local" in listing
 
 
 def test_listing_imports_nothing_heavy() -> None:
@@ -51,7 +51,7 @@ def test_all_draws_what_it_can_and_names_the_rest(tmp_path: Path, capsys: pytest
     assert [line.split(" needs ")[0] for line in lines[3:]] == [
         f"not drawn: {name}" for name in ("inner_loss", "mini_batch_size", "per_token")
     ]
-    assert lines[-1].endswith("ttt-train -m +sweeps=laptop_per_token")
+    assert lines[-1].endswith("ttt-sweep submit sweep=laptop_per_token slurm=local")
 
 
 @pytest.mark.parametrize("runs", ["none", "unevaluated", "no folder"])
@@ -65,7 +65,7 @@ def test_lacking_runs_are_refused_with_the_way_to_get_them(
         make_run(folder, steps=5, evaluated=False)
     error = refused(["per_token", "--results", str(folder), "--out", str(out)], capsys)
     assert str(folder) in error
-    assert "ttt-train -m +sweeps=laptop_per_token" in error
+    assert "ttt-sweep submit sweep=laptop_per_token slurm=local" in error
     assert not out.exists()
 
 

@@ -136,11 +136,11 @@ def test_a_full_disk_leaves_whole_what_was_written(configure: Configure, tiny: l
     assert (tmp_path / "run/metrics.parquet").is_file()
 
 
-@pytest.mark.parametrize("extra", [[], ["+slurm=local"]], ids=["one after another", "through submitit"])
-def test_multirun_trains_every_combination(tiny: list[str], tmp_path: Path, extra: list[str]) -> None:
+@pytest.mark.parametrize("launcher", ["basic", "submitit_local"])
+def test_multirun_trains_every_combination(tiny: list[str], tmp_path: Path, launcher: str) -> None:
     sweep = [
         "-m",
-        *extra,
+        f"hydra/launcher={launcher}",
         "model=ttt_linear,transformer",
         "seed=0,1",
         "trainer.max_steps=1",

@@ -1,5 +1,6 @@
 """Runs that start from the weights of another one, and what they refuse."""
 
+import hashlib
 import json
 import sys
 from collections.abc import Callable
@@ -19,10 +20,11 @@ from ttt.config.errors import UserError
 from ttt.config.identity import run_id
 from ttt.config.plan import check
 from ttt.config.schema import TrainConfig
-from ttt.results.checkpoints import checkpoints
-from ttt.results.parent import adopt_parent
+from ttt.results.checkpoints import checkpoints, write_digest
+from ttt.results.parent import adopt_parent, plan_parent
 from ttt.results.record import read_record
 from ttt.results.variants import settings_of
+from ttt.train.parent import order_seed
 
 Configure = Callable[..., TrainConfig]
 
@@ -94,11 +96,69 @@ def test_another_parent_is_another_run(configure: Configure, parent: Path) -> No
         ids.append(run_id(config))
     assert ids[0] == ids[1] != ids[2]
     config.parent.weights = "0" * 64
+    assert run_id(config) == ids[2], "rounding on another machine does not make another run"
+    config.parent.steps = 9
     assert run_id(config) != ids[2]
     config.parent.run = "moved/elsewhere"
     moved = run_id(config)
     config.parent.run = str(parent)
     assert run_id(config) == moved
+
+
+def test_a_child_is_planned_before_its_parent_is_trained(configure: Configure, parent: Path, tmp_path: Path) -> None:
+    """As the run it will be: same id, same steps, same order of the data."""
+    finetune = ["model=transformer", "recipe=finetune", "recipe.steps=0", "ctx.length=32"]
+    whole = configure("model=transformer", "recipe.steps=10")
+    plan_parent(child := configure(*finetune), whole, tmp_path / "not yet there")
+    adopt_parent(trained := configure(*finetune, f"parent.run={parent}"))
+    assert child.recipe.steps == 2
+    assert (run_id(child), child.recipe.steps, order_seed(child)) == (
+        run_id(trained),
+        trained.recipe.steps,
+        order_seed(trained),
+    )
+    assert child.parent.weights is None
+    assert trained.parent.weights is not None
+    child.run_dir = str(tmp_path / "child")
+    child.parent.run = str(parent)
+    train(child, [])
+    written = read_record(tmp_path / "child/record.json")
+    assert (written["run_id"], written["config"]["parent"]["weights"]) == (run_id(trained), trained.parent.weights)
+    plan_parent(planned := configure(*finetune, "recipe.clip=2"), child, tmp_path / "child")
+    adopt_parent(later := configure(*finetune, "recipe.clip=2", f"parent.run={tmp_path}/child"))
+    assert run_id(planned) == run_id(later)
+    with pytest.raises(UserError, match=r"from=.*: holds another model than was asked for: size.width=16, not 32"):
+        plan_parent(configure(*finetune), configure("model=transformer", "size.width=32"), tmp_path / "wide")
+
+
+def test_a_parent_that_is_not_as_planned_is_refused(configure: Configure, parent: Path) -> None:
+    asked = ["model=transformer", "recipe=finetune", f"parent.run={parent}"]
+    plan_parent(longer := configure(*asked), configure("model=transformer", "recipe.steps=20"), parent)
+    with pytest.raises(UserError, match=r"from=.*: holds transformer-.*, not transformer-.* as planned; plan again"):
+        adopt_parent(longer)
+    whole = configure("model=transformer", "recipe.steps=10")
+    plan_parent(further := configure(*asked), whole, parent)
+    further.parent.steps = 20
+    with pytest.raises(UserError, match=r"from=.*: has done 10 steps, not 20 as planned; train it to there"):
+        adopt_parent(further)
+
+
+def test_a_child_goes_on_whatever_becomes_of_its_parents_weights(configure: Configure, tmp_path: Path) -> None:
+    """It has its own by then; the record keeps which ones it began with."""
+    train(configure("model=transformer", f"run_dir={tmp_path}/parent", "trainer.max_steps=10"), [])
+    asked = ["model=transformer", "recipe=finetune", f"parent.run={tmp_path}/parent", f"run_dir={tmp_path}/child"]
+    train(configure(*asked, "trainer.max_steps=1"), [])
+    began = read_record(tmp_path / "child/record.json")["config"]["parent"]["weights"]
+    (checkpoint,) = checkpoints(tmp_path / "parent/checkpoints")
+    state = torch.load(checkpoint, weights_only=True)
+    state["state_dict"]["model.embedding.weight"] += 1e-6
+    torch.save(state, checkpoint)
+    digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    write_digest(checkpoint, digest)
+    train(configure(*asked, "ckpt=last"), [])
+    written = read_record(tmp_path / "child/record.json")
+    assert (written["status"], written["steps"]) == ("finished", 12)
+    assert written["config"]["parent"]["weights"] == began != digest
 
 
 def test_children_of_seeds_are_seeds(configure: Configure, parent: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -12,12 +13,15 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from lightning.fabric.plugins.environments import SLURMEnvironment
 
 from ttt.cli.eval import evaluate
+from ttt.cli.export import export
 from ttt.cli.train import train
 from ttt.config.errors import RunError, UserError
-from ttt.config.schema import EvalConfig, TrainConfig
+from ttt.config.schema import EvalConfig, ExportConfig, TrainConfig
 from ttt.results.checkpoints import write_digest
+from ttt.results.lock import holding
 from ttt.train.module import TrainingModule
 
 Configure = Callable[..., TrainConfig]
@@ -142,7 +146,7 @@ def test_a_loss_that_diverges_stops_the_run(
     assert record(tmp_path / "run")["status"] == "finished", "it goes on from the last good checkpoint"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2])
 def test_an_interrupted_run_says_so_and_goes_on(
     configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
@@ -164,6 +168,57 @@ def test_an_interrupted_run_says_so_and_goes_on(
     train(configure(f"run_dir={tmp_path}/whole", "trainer.checkpoint_every=4"), [])
     assert (tmp_path / "run/metrics.parquet").read_bytes() == (tmp_path / "whole/metrics.parquet").read_bytes()
     assert (record(tmp_path / "run")["status"], record(tmp_path / "run")["error"]) == ("finished", None)
+
+
+def test_lightnings_own_checkpoint_of_a_job_is_not_gone_on_from(
+    configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a job, Lightning takes any that lies in its folder, without a word."""
+    common = [f"run_dir={tmp_path}/run", "trainer.max_steps=2"]
+    train(configure(*common), [])
+    metrics = (tmp_path / "run/metrics.parquet").read_bytes()
+    for folder in (tmp_path / "run", tmp_path / "run/checkpoints"):
+        shutil.copy(tmp_path / "run/checkpoints/step-00000002.ckpt", folder / "hpc_ckpt_1.ckpt")
+    monkeypatch.setenv("SLURM_NTASKS", "1")
+    monkeypatch.setenv("SLURM_JOB_NAME", "a job")
+    assert SLURMEnvironment.detect()
+    train(configure(*common, "overwrite=true"), [])
+    assert (tmp_path / "run/metrics.parquet").read_bytes() == metrics
+
+
+def test_the_record_tells_how_far_a_run_is(
+    configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two checkpoints too; and it never names one that is not there."""
+    monkeypatch.setattr("ttt.train.checkpoint.SECONDS_BETWEEN_RECORDS", 0.0)
+    step, told = TrainingModule.training_step, []
+
+    def telling(self: TrainingModule, windows: torch.Tensor, batch_idx: int) -> torch.Tensor:
+        told.append(record(tmp_path / "run"))
+        return step(self, windows, batch_idx)
+
+    monkeypatch.setattr(TrainingModule, "training_step", telling)
+    train(configure(f"run_dir={tmp_path}/run", "trainer.checkpoint_every=8"), [])
+    assert [(now["status"], now["steps"], now["tokens"]) for now in told] == [
+        ("running", done, done * 256) for done in range(12)
+    ]
+    assert all(now["timing"]["tokens_per_second"] > 0 for now in told[1:])
+    assert {now["last_checkpoint"] for now in told[:8]} == {None}
+    assert {now["last_checkpoint"] for now in told[8:]} == {"step-00000008.ckpt"}
+
+
+def test_a_folder_is_written_by_one_process(configure: Configure, tmp_path: Path) -> None:
+    """Whoever comes second is told, and changes nothing; looking is allowed."""
+    train(configure(f"run_dir={tmp_path}/run", "trainer.max_steps=1"), [])
+    with holding(tmp_path / "run"):
+        before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
+        with pytest.raises(UserError, match=r"run: is being written by process .*; wait for its end, or stop it"):
+            train(configure(f"run_dir={tmp_path}/run", "overwrite=true"), [])
+        with pytest.raises(UserError, match="run: is being written by process"):
+            evaluate(EvalConfig(run=f"{tmp_path}/run"), [])
+        export(ExportConfig(run=f"{tmp_path}/run", out=f"{tmp_path}/out"), [])
+        assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == before
+    evaluate(EvalConfig(run=f"{tmp_path}/run"), [])
 
 
 def test_ckpt_last_starts_where_there_is_none(configure: Configure, tmp_path: Path) -> None:

@@ -42,7 +42,6 @@ C = TypeVar("C")
 
 def register_schemas() -> None:
     """Tells Hydra every schema, and every layer that has no file in ``conf/model/``."""
-    OmegaConf.register_new_resolver("ttt_assets", lambda: str(assets()), replace=True)
     store = ConfigStore.instance()
     store.store(group="schema", name="train", node=TrainConfig, package="_global_")
     store.store(group="schema", name="eval", node=EvalConfig, package="_global_")

@@ -39,7 +39,7 @@ def evaluate(config: EvalConfig, overrides: list[str]) -> None:  # noqa: ARG001 
     """Evaluates one run and prints its perplexity, or what the probe found.
 
     Raises:
-        UserError: no such run, split, probe or device, or a run without a checkpoint.
+        UserError: no such run, split, probe or device, a run without a checkpoint, or one that another process writes.
         RunError: the model's numbers are not finite.
     """
     allowed = ("validation", "test")
@@ -51,16 +51,20 @@ def evaluate(config: EvalConfig, overrides: list[str]) -> None:  # noqa: ARG001 
         raise bad_value("eval_tokens", config.eval_tokens, "must be at least 1")
     from ttt.evaluate.inner_loss import probe_run
     from ttt.evaluate.run import evaluate_run
+    from ttt.results.lock import holding
     from ttt.results.metrics import Split
-    from ttt.results.record import RunFolder
+    from ttt.results.record import RunFolder, read_record
     from ttt.train.device import choose_device
 
     folder = RunFolder(Path(config.run))
+    # A folder without a run is refused before anything is written there.
+    read_record(folder.record)
     asked = (folder, cast(Split, config.split), choose_device(config.device, "device"), config.eval_tokens)
-    if config.probe is None:
-        _tell_perplexity(folder, config.split, evaluate_run(*asked))
-    else:
-        _tell_inner_loss(folder, config.split, probe_run(*asked))
+    with holding(folder.path):
+        if config.probe is None:
+            _tell_perplexity(folder, config.split, evaluate_run(*asked))
+        else:
+            _tell_inner_loss(folder, config.split, probe_run(*asked))
 
 
 def _tell_perplexity(folder: RunFolder, split: str, evaluation: SplitEvaluation) -> None:

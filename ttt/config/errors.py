@@ -16,6 +16,14 @@ class RunError(Exception):
     """
 
 
+class InterruptedRunError(RunError):
+    """A run that signal ``number`` has ended; its record says so, and where it goes on."""
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.number = number
+
+
 def bad_value(key: str, value: object, allowed: str) -> UserError:
     """The usual form of the line: ``key=value: allowed``."""
     return UserError(f"{key}={value}: {allowed}")

@@ -17,18 +17,21 @@ WITHOUT_INFLUENCE = (
 )
 """Group and key of the same kind, in groups that otherwise count."""
 
+COUNTED_IN_PARENT = ("run_id", "steps", "settings")
+
 CONTEXT_UNIT = 1024
 
 
 def identity(plain: Resolved) -> Resolved:
     """A configuration, as plain containers, without its bookkeeping.
 
-    A parent counts by its weights, wherever its folder is; its share of tokens counts by the steps that it gave.
+    A parent counts by what it is and how many steps it had done, wherever its folder is and whatever rounding made of
+    its weights; its share of tokens counts by the steps that it gave.
     """
     kept = {key: value for key, value in plain.items() if key not in (*BOOKKEEPING, "parent")}
     parent = plain.get("parent", {})
-    if parent.get("weights"):
-        kept["parent"] = {name: value for name, value in parent.items() if name != "run"}
+    if parent.get("run_id"):
+        kept["parent"] = {name: parent.get(name) for name in COUNTED_IN_PARENT}
     for group, key in WITHOUT_INFLUENCE:
         kept[group] = {name: value for name, value in kept[group].items() if name != key}
     return kept

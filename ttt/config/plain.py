@@ -1,6 +1,6 @@
 """Configurations as plain containers, and back."""
 
-from dataclasses import fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 from typing import Any, TypeVar, cast, get_type_hints
 
 from ttt.config.schema import LayerConfig, Resolved, TrainConfig
@@ -23,3 +23,10 @@ def _build(schema: type[C], plain: Resolved) -> C:
             value, kind = plain[field.name], hints[field.name]
             values[field.name] = _build(cast(type, kind), value) if is_dataclass(kind) else value
     return schema(**values)
+
+
+def to_plain(config: TrainConfig) -> Resolved:
+    """Plain containers that YAML and JSON write alike: tuples become lists."""
+    plain = asdict(config)
+    plain["recipe"]["betas"] = list(plain["recipe"]["betas"])
+    return plain

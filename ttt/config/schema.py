@@ -120,14 +120,16 @@ class RecipeConfig:
 class ParentConfig:
     """The run whose weights a run starts from: ``run`` is its folder, ``from=`` on the command line.
 
-    The rest is read there: its ``run_id``, the SHA-256 of the checkpoint that holds the ``weights``, and a digest of
-    the ``settings`` that shaped them, all but the seed.
+    The rest is read there: its ``run_id``, the ``steps`` it had done, a digest of the ``settings`` that shaped it, all
+    but the seed, and the SHA-256 of the checkpoint that holds its ``weights``. The first three are known before it has
+    been trained, and make the child the run it is; the last says which weights it started from.
     """
 
     run: str | None = None
     run_id: str | None = None
-    weights: str | None = None
+    steps: int | None = None
     settings: str | None = None
+    weights: str | None = None
 
 
 @dataclass

@@ -15,6 +15,7 @@ from ttt.results.atomic import write_text
 from ttt.results.machine import Machine, describe_machine
 from ttt.results.provenance import git_state, versions
 from ttt.results.record import GitState
+from ttt.results.versioned import read_versioned
 
 SCHEMA_VERSION = 1
 BENCHMARK_FILE = "benchmark.json"
@@ -130,25 +131,10 @@ def read_benchmark(path: Path) -> Benchmark:
     Raises:
         UserError: no such file, not a benchmark, or one that a newer version of this package wrote.
     """
-    try:
-        benchmark = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); a benchmark is one {BENCHMARK_FILE}") from error
-    except ValueError as error:
-        raise UserError(f"{path}: not a benchmark ({error}); restore or remove its folder") from error
-    _check(path, benchmark)
+    hint, remedy = f"a benchmark is one {BENCHMARK_FILE}", "restore or remove its folder"
+    benchmark = read_versioned(path, SCHEMA_VERSION, Benchmark.__required_keys__, "a benchmark", hint, remedy)
+    for row in benchmark["rows"] if isinstance(benchmark["rows"], list) else [None]:
+        missing = sorted(Row.__required_keys__ - (row.keys() if isinstance(row, dict) else set()))
+        if missing:
+            raise UserError(f"{path}: lacks {', '.join(missing)}; {remedy}")
     return cast(Benchmark, benchmark)
-
-
-def _check(path: Path, benchmark: object) -> None:
-    version = benchmark.get("schema_version") if isinstance(benchmark, dict) else None
-    if not isinstance(benchmark, dict) or not isinstance(version, int):
-        raise UserError(f"{path}: not a benchmark (no schema_version); restore or remove its folder")
-    if version > SCHEMA_VERSION:
-        raise UserError(f"{path}: schema_version={version} is newer than {SCHEMA_VERSION}; upgrade ttt-suite")
-    missing = Benchmark.__required_keys__ - benchmark.keys()
-    rows = benchmark.get("rows", [])
-    for row in rows if isinstance(rows, list) else [{}]:
-        missing |= Row.__required_keys__ - row.keys() if isinstance(row, dict) else Row.__required_keys__
-    if missing:
-        raise UserError(f"{path}: lacks {', '.join(sorted(missing))}; restore or remove its folder")

@@ -6,37 +6,71 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ttt.config.errors import bad_value
-from ttt.config.identity import differences
+from ttt.config.identity import differences, identity, run_id
+from ttt.config.plan import plan_steps
 from ttt.config.schema import ParentConfig, Resolved, TrainConfig
 from ttt.results.checkpoints import Checkpoint, newest_whole
 from ttt.results.record import Record, RunFolder, read_record
-from ttt.results.variants import settings_of
 
 SHAPE = ("width", "blocks", "heads", "mlp_hidden")
 """Keys of a size that decide what weights there are; the others are for training."""
 
 
 def adopt_parent(config: TrainConfig) -> None:
-    """Fills in what ``config`` takes from the parent that it names, if it names one: digests, and the steps.
+    """Fills in what ``config`` takes from the parent that it names, if it names one: what it is, and the steps.
+
+    A configuration that was planned says already what it starts from, and is held to it.
 
     Raises:
-        UserError: the recipe needs a parent and there is none, it has no weights, or those of another model.
+        UserError: the recipe needs a parent and there is none, it has no weights, those of another model, or is not the
+            one that was planned.
     """
-    recipe = config.recipe
-    if config.parent.run is None:
+    recipe, planned = config.recipe, config.parent
+    if planned.run is None:
         if recipe.parent_share:
             raise bad_value("recipe", recipe.name, "starts from the weights of another run; name it with from=FOLDER")
         return
-    record, checkpoint = find_parent(config.parent.run)
-    different = differences(_shape(asdict(config)), _shape(record["config"]))
+    record, checkpoint = find_parent(planned.run)
+    if planned.run_id not in (None, record["run_id"]):
+        raise bad_value("from", planned.run, f"holds {record['run_id']}, not {planned.run_id} as planned; plan again")
+    if planned.steps not in (None, checkpoint.step):
+        done = f"has done {checkpoint.step} steps, not {planned.steps} as planned"
+        raise bad_value("from", planned.run, f"{done}; train it to there, or plan again")
+    _adopt(config, record["config"], record["run_id"], checkpoint.step, record["tokens_per_step"])
+    config.parent.weights = checkpoint.sha256
+
+
+def plan_parent(config: TrainConfig, parent: TrainConfig, folder: Path) -> None:
+    """Fills in what ``config`` takes from a ``parent`` that is still to be trained in ``folder``.
+
+    ``run_id`` and steps are those that ``adopt_parent`` gives once it has been.
+
+    Raises:
+        UserError: the parent is another model.
+    """
+    config.parent = ParentConfig(str(folder))
+    plan = plan_steps(parent)
+    _adopt(config, asdict(parent), run_id(parent), plan.steps, plan.tokens_per_step)
+
+
+def _adopt(config: TrainConfig, parent: Resolved, parent_id: str, steps: int, tokens_per_step: int) -> None:
+    run, recipe = config.parent.run, config.recipe
+    different = differences(_shape(asdict(config)), _shape(parent))
     if different:
-        raise bad_value("from", config.parent.run, f"holds another model than was asked for: {'; '.join(different)}")
-    settings = json.dumps(settings_of(record), sort_keys=True)
-    digest = hashlib.sha256(settings.encode()).hexdigest()[:8]
-    config.parent = ParentConfig(config.parent.run, record["run_id"], checkpoint.sha256, digest)
+        raise bad_value("from", run, f"holds another model than was asked for: {'; '.join(different)}")
+    config.parent = ParentConfig(run, parent_id, steps, _settings(parent))
     if recipe.parent_share and not recipe.steps:
-        tokens = recipe.parent_share * checkpoint.step * record["tokens_per_step"]
+        tokens = recipe.parent_share * steps * tokens_per_step
         recipe.steps = max(1, round(tokens / max(1, recipe.tokens_per_step)))
+
+
+def _settings(parent: Resolved) -> str:
+    """Equal for runs that differ in nothing but the seed, their parents' included."""
+    settings = identity(parent)
+    del settings["seed"]
+    if "parent" in settings:
+        settings["parent"] = {**settings["parent"], "run_id": None}
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def find_parent(run: str) -> tuple[Record, Checkpoint]:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NotRequired, TypedDict, cast
 
-from ttt.config.errors import UserError
 from ttt.config.schema import Resolved
 from ttt.results.atomic import write_text
+from ttt.results.versioned import read_versioned
 
 SCHEMA_VERSION = 1
 RECORD_FILE = "record.json"
@@ -157,22 +157,6 @@ def read_record(path: Path) -> Record:
     Raises:
         UserError: no such file, not a record, or one that a newer version of this package wrote.
     """
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); a run's folder holds {RECORD_FILE}") from error
-    except ValueError as error:
-        raise UserError(f"{path}: not a run's record ({error}); restore or remove the run's folder") from error
-    _check(path, record)
-    return cast(Record, record)
-
-
-def _check(path: Path, record: object) -> None:
-    version = record.get("schema_version") if isinstance(record, dict) else None
-    if not isinstance(record, dict) or not isinstance(version, int):
-        raise UserError(f"{path}: not a run's record (no schema_version); restore or remove the run's folder")
-    if version > SCHEMA_VERSION:
-        raise UserError(f"{path}: schema_version={version} is newer than {SCHEMA_VERSION}; upgrade ttt-suite")
-    missing = sorted(Record.__required_keys__ - record.keys())
-    if missing:
-        raise UserError(f"{path}: lacks {', '.join(missing)}; restore or remove the run's folder")
+    hint, remedy = f"a run's folder holds {RECORD_FILE}", "restore or remove the run's folder"
+    found = read_versioned(path, SCHEMA_VERSION, Record.__required_keys__, "a run's record", hint, remedy)
+    return cast(Record, found)

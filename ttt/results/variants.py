@@ -19,8 +19,7 @@ def settings_of(record: Record) -> dict[str, str]:
     settings = _flatten(identity(record["config"]))
     del settings["seed"]
     # Children of runs that are seeds of one another are so too: what counts of a parent is its ``parent.settings``.
-    for key in ("parent.run_id", "parent.weights"):
-        settings.pop(key, None)
+    settings.pop("parent.run_id", None)
     # A data set's content may follow installed versions: its digest tells whether two runs learned from the same text.
     return settings | {"data.digest": record["data"]["digest"][:12], "steps_planned": str(record["steps_planned"])}
 

@@ -1,8 +1,9 @@
 """Writing checkpoints, so that a run loses at most what it did since the last one."""
 
 import hashlib
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -17,9 +18,11 @@ from ttt.results.metrics import MetricLog
 from ttt.results.record import Record, RunFolder, write_record
 from ttt.train.callbacks import StepEnd, checkpoint_due
 from ttt.train.module import TrainingModule
+from ttt.train.recording import deleted
 from ttt.train.stopping import Interrupted, StopRequest
 
 KEPT = 2
+SECONDS_BETWEEN_RECORDS = 15.0
 
 
 class WholeFiles(TorchCheckpointIO):
@@ -96,8 +99,9 @@ class Hashing:
 class Keep(StepEnd):
     """Saves every ``every`` optimizer steps (0: never), after the last one and when the run is asked to stop.
 
-    The newest two checkpoints are kept. Metrics are written before the checkpoint and the record after it: a run that
-    dies between them misses no row and never names a checkpoint that is not there.
+    The newest two checkpoints are kept. In between the record tells now and then how far the run is. Metrics are
+    written before the checkpoint and the record after it: a run that dies between them misses no row and never names a
+    checkpoint that is not there.
 
     Args:
         folder: the run's.
@@ -114,18 +118,40 @@ class Keep(StepEnd):
         super().__init__()
         self.folder, self.record, self.metrics, self.every, self.stop = folder, record, log, every, stop
         self.files = WholeFiles()
+        self._told_step, self._told_time = 0, 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Starts the clock of the record."""
+        super().on_train_start(trainer, pl_module)
+        self._told_step, self._told_time = trainer.global_step, time.monotonic()
 
     def on_step(self, trainer: pl.Trainer, module: TrainingModule, step: int) -> None:
         """Keeps count, and saves when it is time."""
         self.record["steps"], self.record["tokens"] = step, step * module.plan.tokens_per_step
+        seconds = time.monotonic() - self._told_time
         stop = self.stop.agreed(trainer)
-        if stop or checkpoint_due(step, module.plan.steps, self.every):
-            self._save(trainer, step)
+        save = stop or checkpoint_due(step, module.plan.steps, self.every)
+        if save or seconds >= SECONDS_BETWEEN_RECORDS:
+            tokens = (step - self._told_step) * module.plan.tokens_per_step
+            self.record["timing"]["tokens_per_second"] = round(tokens / max(seconds, 1e-6), 1)
+            self._told_step, self._told_time = step, time.monotonic()
+            if save:
+                self._save(trainer, step)
+            elif trainer.is_global_zero:
+                self._tell()
         trainer.should_stop = trainer.should_stop or stop
+
+    def _tell(self) -> None:
+        # Nothing is lost by a record that is a little old, so a full disk is left for the next checkpoint to find.
+        with suppress(UserError):
+            if self.folder.path.exists():
+                write_record(self.folder.record, self.record)
 
     def _save(self, trainer: pl.Trainer, step: int) -> None:
         if trainer.is_global_zero:
             with self.files.noting():
+                if not self.folder.path.exists():
+                    raise UserError(deleted(self.folder))
                 self.metrics.write()
         path = checkpoint_path(self.folder.checkpoints, step)
         trainer.save_checkpoint(path)
@@ -136,4 +162,4 @@ class Keep(StepEnd):
                 for old in checkpoints(self.folder.checkpoints)[:-KEPT]:
                     remove_checkpoint(old)
         if trainer.strategy.reduce_boolean_decision(self.files.failure is not None, all=False):
-            raise self.files.failure or Interrupted("stopped by the first process")
+            raise self.files.failure or Interrupted("stopped by the first process", 0)

@@ -4,18 +4,12 @@ import platform
 from typing import Any
 
 import torch
-from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, Strategy
 
 from ttt.backbones.registry import backbones
 from ttt.config.errors import bad_value
 from ttt.config.schema import TrainerConfig
 from ttt.results.record import Device
-
-
-def rank() -> int:
-    """Which of the processes of a distributed run this is, as its launcher says; 0 in a run of one process."""
-    return int(getattr(rank_zero_only, "rank", None) or 0)
 
 
 def choose_device(name: str, key: str) -> torch.device:

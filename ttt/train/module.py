@@ -18,6 +18,7 @@ from ttt.config.schema import RecipeConfig
 from ttt.layers.diagnose import explained
 from ttt.models.language_model import LanguageModel, token_losses
 from ttt.train.optim import adamw, clip_gradients, decayed_parameters, schedule, warmup_steps
+from ttt.train.processes import first_of_all
 
 
 class DivergedError(RunError):
@@ -55,13 +56,16 @@ class TrainingModule(pl.LightningModule):
             DivergedError: the loss is infinite or not a number.
         """
         loss = token_losses(self.model, windows).mean()
-        if not torch.isfinite(loss):
-            message = f"the loss became {loss.item()} at step {self.global_step}"
-            raise DivergedError(self._explained(message, windows), self.global_step)
+        finite = bool(torch.isfinite(loss))
+        # All processes end together, and the first, which alone writes, learns why.
+        if not self.trainer.strategy.reduce_boolean_decision(finite, all=True):
+            message = None if finite else self._explained(loss.item(), windows)
+            raise DivergedError(first_of_all(message), self.global_step)
         self._losses.append(loss.detach())
         return loss
 
-    def _explained(self, message: str, windows: Tensor) -> str:
+    def _explained(self, loss: float, windows: Tensor) -> str:
+        message = f"the loss became {loss} at step {self.global_step}"
         # All ranks read a sharded model together, and the others' loss may be finite.
         sharded = isinstance(self.trainer.strategy, FSDPStrategy)
         return message if sharded else explained(message, self.model, windows[:, :-1])

@@ -1,17 +1,17 @@
 """Opening a run's folder: whether a run starts, goes on, is done already or must not touch what is there."""
 
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
 from ttt.config.errors import UserError, bad_value
 from ttt.config.identity import differences, identity, run_id
-from ttt.config.plain import from_plain
+from ttt.config.plain import from_plain, to_plain
 from ttt.config.plan import StepPlan, plan_steps
 from ttt.config.schema import TrainConfig
 from ttt.results.atomic import remove_partials
 from ttt.results.checkpoints import Checkpoint, checkpoint_step, checkpoints, set_aside
+from ttt.results.lock import holds_other_files
 from ttt.results.record import Record, RunFolder, read_record
 
 OPEN_WAY = "ckpt=last goes on from there, overwrite=true starts over, run_dir=FOLDER chooses another folder"
@@ -35,7 +35,7 @@ def open_run(config: TrainConfig, plan: StepPlan, folder: RunFolder) -> Opening:
     if config.parent.run is not None and folder.path.samefile(config.parent.run):
         raise bad_value("run_dir", folder.path, "is the run to start from; choose another folder")
     if not folder.record.exists():
-        if not folder.path.is_dir() or any(folder.path.iterdir()):
+        if not folder.path.is_dir() or holds_other_files(folder.path):
             raise UserError(f"run_dir={folder.path}: holds other files and no run; choose another folder")
         return "start"
     record = read_record(folder.record)
@@ -87,7 +87,7 @@ def reopen(folder: RunFolder, newest: Checkpoint) -> None:
 
 
 def _refuse_another(config: TrainConfig, folder: RunFolder, record: Record) -> None:
-    different = differences(identity(asdict(config)), identity(record["config"]))
+    different = differences(identity(to_plain(config)), identity(record["config"]))
     if different:
         listed = "; ".join(different[:3]) + ("; ..." if len(different) > 3 else "")
         raise UserError(f"run_dir={folder.path}: belongs to another configuration ({listed}); choose another folder")

@@ -30,6 +30,8 @@ def load_parent(config: TrainConfig, corpus: Corpus, model: LanguageModel) -> No
 
 def order_seed(config: TrainConfig) -> int:
     """What decides the order of the data. A run that goes on from another must not begin as that one began."""
-    if config.parent.weights is None:
+    parent = config.parent
+    if parent.run_id is None:
         return config.seed
-    return int(hashlib.sha256(f"{config.seed} {config.parent.weights}".encode()).hexdigest()[:8], 16)
+    text = f"{config.seed} {parent.run_id} {parent.steps} {parent.settings}"
+    return int(hashlib.sha256(text.encode()).hexdigest()[:8], 16)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 
-from ttt.config.errors import RunError, UserError
+from ttt.config.errors import InterruptedRunError, RunError, UserError
 from ttt.results.record import Record, RunFolder, Status, write_record
 from ttt.train.stopping import Interrupted, signals_as_exceptions
 
@@ -43,14 +43,21 @@ def recording(folder: RunFolder, record: Record) -> Iterator[None]:
     except BaseException as error:
         interrupted = isinstance(error, Interrupted)
         reason = f"{error} at step {record['steps']}" if interrupted else _in_one_line(error)
+        if not folder.path.exists() and isinstance(error, UserError | OSError):
+            raise RunError(deleted(folder)) from error
         # On a full disk not even the record finds room, and the line to show is that of what failed first.
         with suppress(UserError):
             end("interrupted" if interrupted else "failed", reason)
-        if interrupted:
-            raise RunError(f"{reason}; {_way_on(folder, record)}") from None
+        if isinstance(error, Interrupted):
+            raise InterruptedRunError(f"{reason}; {_way_on(folder, record)}", error.number) from None
         if isinstance(error, UserError) or (isinstance(error, OSError) and error.errno in NO_ROOM):
             raise RunError(f"{reason}; {_way_on(folder, record)}") from error
         raise
+
+
+def deleted(folder: RunFolder) -> str:
+    """The line about a folder that somebody has removed under a run; it is not made again."""
+    return f"{folder.path}: was deleted while the run wrote there; start it again"
 
 
 def _in_one_line(error: BaseException) -> str:

@@ -4,7 +4,7 @@ import logging
 import time
 import warnings
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import lightning.pytorch as pl
@@ -12,6 +12,7 @@ import torch
 import yaml
 
 from ttt.config.identity import run_id
+from ttt.config.plain import to_plain
 from ttt.config.plan import StepPlan
 from ttt.config.schema import TrainConfig
 from ttt.data.corpus import Corpus, load_corpus
@@ -31,14 +32,15 @@ from ttt.results.provenance import git_state, versions
 from ttt.results.record import SCHEMA_VERSION, Record, RunFolder, read_record
 from ttt.train.callbacks import Metrics, Progress
 from ttt.train.checkpoint import Keep
-from ttt.train.device import choose_device, choose_precision, choose_strategy, describe_device, rank
+from ttt.train.device import choose_device, choose_precision, choose_strategy, describe_device
 from ttt.train.inner_watch import InnerWatch
 from ttt.train.loggers import make_loggers, require_logger
 from ttt.train.module import DivergedError, TrainingModule
 from ttt.train.opening import clear, reopen
 from ttt.train.parent import load_parent, order_seed
+from ttt.train.processes import cluster_environment, leave, rank
 from ttt.train.recording import now, recording
-from ttt.train.stopping import Interrupted, StopRequest, by_signal
+from ttt.train.stopping import Interrupted, StopRequest
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,8 @@ def set_up(config: TrainConfig, plan: StepPlan, folder: RunFolder, resume: bool)
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
     corpus = load_corpus(config.data, config.trainer.progress)
+    if newest is not None:
+        refuse_other_data(folder.path, read_record(folder.record), corpus)
     windows = windows_within(corpus.splits["train"], config.ctx.length)
     # A context that is too long for validation is refused now, not at the end of training.
     windows_at_start(corpus.splits["validation"], config.ctx.length)
@@ -85,7 +89,7 @@ def set_up(config: TrainConfig, plan: StepPlan, folder: RunFolder, resume: bool)
     return Setting(config, plan, folder, newest, device, precision, corpus, windows, model)
 
 
-def run(setting: Setting, overrides: list[str]) -> SplitEvaluation | None:
+def run(setting: Setting, overrides: list[str], sweep: str | None = None) -> SplitEvaluation | None:
     """Trains, evaluates, and keeps the record; processes of rank 1 and up only train and return None.
 
     Raises:
@@ -93,20 +97,20 @@ def run(setting: Setting, overrides: list[str]) -> SplitEvaluation | None:
         UserError: the folder cannot be written.
     """
     folder, config = setting.folder, setting.config
-    record = read_record(folder.record) if setting.newest else _new_record(setting, overrides)
+    record = read_record(folder.record) if setting.newest else _new_record(setting, overrides, sweep)
     if rank() > 0:
         # The first process tells what ended the run, and where it goes on.
-        with suppress(Interrupted):
+        with suppress(Interrupted, DivergedError):
             _fit(setting, record)
         return None
     if setting.newest:
-        refuse_other_data(folder.path, record, setting.corpus)
         reopen(folder, setting.newest)
         record["status"], record["error"], record["last_checkpoint"] = "running", None, setting.newest.path.name
         record["overrides"], record["steps_planned"], record["results"] = overrides, setting.plan.steps, {}
+        record["sweep"], record["steps"] = sweep or record["sweep"], setting.newest.step
     else:
         clear(folder)
-        write_text(folder.config, yaml.safe_dump(_plain(config), sort_keys=False))
+        write_text(folder.config, yaml.safe_dump(to_plain(config), sort_keys=False))
     with recording(folder, record):
         _fit(setting, record)
         evaluation = evaluate_run(folder, "validation", setting.device, show_progress=config.trainer.progress)
@@ -137,16 +141,17 @@ def _fit(setting: Setting, record: Record) -> None:
     started = time.perf_counter()
     try:
         module = TrainingModule(setting.model, config.recipe, plan)
-        trainer.fit(module, loader, ckpt_path=newest.path if newest else None, weights_only=True)
+        with stop.listening():
+            trainer.fit(module, loader, ckpt_path=newest.path if newest else None, weights_only=True)
     except DivergedError as error:
-        raise _with_last_good(error, folder, record) from None
+        raise _with_last_good(error, folder, record) if trainer.is_global_zero else error from None
     finally:
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and folder.path.exists():
             log.write()
-    tokens = (record["steps"] - first_step) * plan.tokens_per_step
-    record["timing"]["tokens_per_second"] = round(tokens / (time.perf_counter() - started), 1)
-    if stop.number:
-        raise by_signal(stop.number)
+            if record["steps"] > first_step:
+                tokens = (record["steps"] - first_step) * plan.tokens_per_step
+                record["timing"]["tokens_per_second"] = round(tokens / (time.perf_counter() - started), 1)
+        leave()
 
 
 def _with_last_good(error: DivergedError, folder: RunFolder, record: Record) -> DivergedError:
@@ -171,6 +176,8 @@ def _quiet_lightning() -> None:
     """What Lightning tells at start, the record has; its warnings here are about its own insides."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"lightning\.pytorch\.utilities\._pytree")
+    # On a machine that can submit jobs not everything is one.
+    warnings.filterwarnings("ignore", message="The `srun` command is available")
 
 
 def _trainer(setting: Setting, record: Record, log: MetricLog, stop: StopRequest) -> pl.Trainer:
@@ -195,8 +202,10 @@ def _trainer(setting: Setting, record: Record, log: MetricLog, stop: StopRequest
         callbacks=callbacks,
         logger=make_loggers(trainer.logger, setting.folder.path, run_id(setting.config), first_step),
         log_every_n_steps=1,
-        plugins=[keep.files],
-        default_root_dir=setting.folder.path,
+        plugins=[keep.files, cluster_environment()],
+        # In a job of SLURM, Lightning goes on from any ``hpc_ckpt_*`` that it finds there, unasked; a run that starts
+        # has just emptied this folder.
+        default_root_dir=setting.folder.checkpoints,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -205,7 +214,7 @@ def _trainer(setting: Setting, record: Record, log: MetricLog, stop: StopRequest
     )
 
 
-def _new_record(setting: Setting, overrides: list[str]) -> Record:
+def _new_record(setting: Setting, overrides: list[str], sweep: str | None) -> Record:
     config, plan, model = setting.config, setting.plan, setting.model
     return {
         "schema_version": SCHEMA_VERSION,
@@ -213,9 +222,9 @@ def _new_record(setting: Setting, overrides: list[str]) -> Record:
         "name": setting.folder.path.name,
         "status": "running",
         "error": None,
-        "config": _plain(config),
+        "config": to_plain(config),
         "overrides": overrides,
-        "sweep": None,
+        "sweep": sweep,
         "git": git_state(),
         "versions": versions(),
         "device": describe_device(config.trainer, setting.device, setting.precision),
@@ -239,10 +248,3 @@ def _new_record(setting: Setting, overrides: list[str]) -> Record:
         "results": {},
         "timing": {"started": now(), "ended": None, "seconds": None, "tokens_per_second": None},
     }
-
-
-def _plain(config: TrainConfig) -> dict[str, Any]:
-    """Plain containers that YAML and JSON write alike: tuples become lists."""
-    plain = asdict(config)
-    plain["recipe"]["betas"] = list(plain["recipe"]["betas"])
-    return plain

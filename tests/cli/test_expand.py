@@ -1,0 +1,172 @@
+"""Sweeps become runs: every file of sweeps/ and slurm/, and what a sweep cannot be."""
+
+from pathlib import Path
+
+import pytest
+
+from ttt.cli.sweep.expand import expand, load_cluster, load_sweep, options
+from ttt.config.errors import UserError
+from ttt.config.identity import run_id
+from ttt.config.sweep import Sweep, read_sweep
+from ttt.launch.plan import Plan, SweepFolder, freeze, read_runs
+
+FINETUNING = {
+    "base": ["size=s1"],
+    "axes": {"model": ["transformer", "mamba"], "recipe": ["paper", "finetune"], "ctx": [256, 512]},
+    "rules": [
+        {"when": {"model": "mamba", "recipe": "finetune"}, "skip": True},
+        {"when": {"recipe": "finetune", "ctx": 256}, "skip": True},
+        {"when": {"recipe": "finetune"}, "from": {"recipe": "paper", "ctx": 256}, "add": ["recipe.learning_rate=1e-3"]},
+        {"when": {"ctx": [512]}, "resources": {"mem_gb": 12}},
+    ],
+}
+
+
+def sweep(plain: dict[str, object] | None = None) -> Sweep:
+    return read_sweep("some", FINETUNING if plain is None else plain)
+
+
+@pytest.mark.parametrize("name", options("slurm"))
+def test_every_cluster_has_values_that_can_be(name: str) -> None:
+    assert load_cluster(name, []).name == name
+
+
+@pytest.mark.parametrize("name", options("sweeps"))
+def test_every_sweep_composes(name: str, tmp_path: Path) -> None:
+    plan = expand(load_sweep(name), tmp_path)
+    assert plan.sweep == name
+    assert [run.run_id for run in plan.runs] == list(dict.fromkeys(run_id(config) for config in plan.configs.values()))
+    assert {run.parent for run in plan.runs if run.parent} <= plan.configs.keys()
+
+
+def test_rules_say_which_points_there_are_and_what_they_start_from(tmp_path: Path) -> None:
+    plan = expand(sweep(), tmp_path)
+    transformer = {(run.parent is not None, plan.configs[run.run_id].ctx.length): run for run in plan.runs[:3]}
+    assert len(plan.runs) == 5
+    assert transformer.keys() == {(False, 256), (False, 512), (True, 512)}
+    child, parent = transformer[True, 512], transformer[False, 256]
+    assert child.parent == parent.run_id
+    assert plan.configs[child.run_id].recipe.learning_rate == 1e-3
+    # A fifth of the parent's tokens.
+    assert child.steps * child.tokens_per_step == pytest.approx(0.2 * parent.steps * parent.tokens_per_step, rel=0.01)
+    assert child.resources == {"mem_gb": 12}
+    assert parent.resources == {}
+
+
+def test_a_parent_is_there_and_first_even_when_only_its_child_is_asked_for(tmp_path: Path) -> None:
+    plan = expand(sweep().changed(["ctx=512", "recipe=finetune"]), tmp_path)
+    assert [run.parent for run in plan.runs] == [None, plan.runs[0].run_id]
+    assert plan.configs[plan.runs[0].run_id].ctx.length == 256
+
+
+def test_another_key_is_every_runs_and_an_axis_takes_other_values(tmp_path: Path) -> None:
+    plan = expand(sweep().changed(["model=mamba", "seed=3", "ctx=256,1k"]), tmp_path)
+    assert {(config.model.name, config.seed, config.ctx.length) for config in plan.configs.values()} == {
+        ("mamba", 3, 256),
+        ("mamba", 3, 1024),
+    }
+
+
+def test_points_that_resolve_to_the_same_run_are_one(tmp_path: Path) -> None:
+    twice = {"axes": {"seed": [0], "recipe.clip": [1, 1.0, "1.0"]}}
+    assert len(expand(sweep(twice), tmp_path).runs) == 1
+
+
+def test_equal_runs_of_two_sweeps_are_one_folder(tmp_path: Path) -> None:
+    folders = [{run.folder for run in expand(load_sweep(name), tmp_path).runs} for name in ("laptop_training",) * 2]
+    assert folders[0] == folders[1]
+
+
+@pytest.mark.parametrize(
+    ("plain", "line"),
+    [
+        ([], "sweep=some: the file is []: must map keys to values"),
+        ({"axis": {}}, "sweep=some: the file: axis: no such key; choose one of base, axes, rules"),
+        ({"axes": {"seed": 3}}, "sweep=some: axes.seed=3: must be a list of values"),
+        ({"base": "size=s1"}, "sweep=some: base=size=s1: must be a list of overrides such as size=125m"),
+        ({"rules": {}}, "sweep=some: rules={}: must be a list"),
+        (
+            {"axes": {"seed": [0]}, "rules": [{"when": {"sed": 0}}]},
+            "rules[0].when: sed: no such key; choose one of seed",
+        ),
+        ({"rules": [{"resources": {"gpus": 1}}]}, "rules[0].resources: gpus: no such key"),
+    ],
+)
+def test_a_file_that_is_no_sweep_is_refused_by_its_key(plain: object, line: str) -> None:
+    with pytest.raises(UserError) as error:
+        read_sweep("some", plain)
+    assert line in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("plain", "line"),
+    [
+        ({"axes": {"model": ["ttt_lin"]}}, "sweep=some: model=ttt_lin: model=ttt_lin: choose one of"),
+        ({"axes": {"seed": [-1]}}, "sweep=some: seed=-1: seed=-1: must be at least 0"),
+        ({"axes": {"seed": ["x"]}}, "sweep=some: seed=x: seed=x: "),
+        ({"axes": {"sed": [1]}}, "sweep=some: sed=1: sed: no such key"),
+        ({"base": ["overwrite=true"]}, "overwrite=true: a sweep sets overwrite itself"),
+        ({"base": ["recipe=finetune"]}, "recipe=finetune: starts from another run; a rule with from: says which"),
+        (
+            {"axes": {"seed": [0, 1]}, "rules": [{"when": {"seed": 0}, "skip": True}, {"from": {"seed": 0}}]},
+            "sweep=some: seed=1 starts from seed=0, which a rule leaves out",
+        ),
+        (
+            {"axes": {"seed": [0, 1]}, "rules": [{"when": {"seed": v}, "from": {"seed": 1 - v}} for v in (0, 1)]},
+            "starts from it",
+        ),
+    ],
+)
+def test_a_value_that_does_not_compose_is_named_with_its_point(
+    plain: dict[str, object], line: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError) as error:
+        expand(sweep(plain), tmp_path)
+    assert line in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_frozen_plan_is_found_again_and_another_is_refused(tmp_path: Path) -> None:
+    folder, few = SweepFolder(tmp_path / "sweep"), sweep().changed(["model=mamba"])
+    plan = expand(few, tmp_path)
+    freeze(plan, folder)
+    before = folder.plan.read_bytes()
+    freeze(plan, folder)
+    assert read_runs(folder) == plan.runs
+    assert sorted(path.stem for path in (folder.path / "configs").iterdir()) == sorted(plan.configs)
+    for another, line in (
+        (expand(few.changed(["seed=7"]), tmp_path), "2 runs are new, 2 gone"),
+        (Plan(plan.sweep, plan.runs[:-1], plan.configs), "0 runs are new, 1 gone"),
+        (expand(few.changed(["trainer.max_steps=3"]), tmp_path), "steps=3, not 512"),
+    ):
+        with pytest.raises(UserError, match="holds another plan") as error:
+            freeze(another, folder)
+        assert line in str(error.value)
+    assert folder.plan.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "line"),
+    [
+        ("nowhere", [], "slurm=nowhere: choose one of a100, h100, local, one_machine, or the path of a .yaml file"),
+        ("a100", ["partitoin=x"], "slurm.partitoin: no such key; did you mean partition?"),
+        ("a100", ["timeout_min=soon"], "slurm.timeout_min=soon: "),
+        ("a100", ["executor=pbs"], "slurm.executor=pbs: choose one of slurm, local"),
+        ("a100", ["timeout_min=2"], "slurm.timeout_min=2: must leave 45 s before slurm.signal_delay_s=120"),
+        ("a100", ["mem_gb=0"], "slurm.mem_gb=0.0: must be positive, or null"),
+    ],
+)
+def test_a_cluster_that_cannot_be_is_refused_by_its_key(name: str, changes: list[str], line: str) -> None:
+    with pytest.raises(UserError) as error:
+        load_cluster(name, changes)
+    assert str(error.value).startswith(line)
+
+
+def test_files_of_ones_own(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("axes: {seed: [0, 1]}")
+    (tmp_path / "here.yaml").write_text("{executor: local, parallel: 3}")
+    assert load_sweep(f"{tmp_path}/mine.yaml").axes == {"seed": ("0", "1")}
+    assert load_cluster(f"{tmp_path}/here.yaml", ["parallel=2"]).parallel == 2
+    (tmp_path / "mine.yaml").write_text("axes: {seed")
+    with pytest.raises(UserError, match=r"mine.yaml: not YAML"):
+        load_sweep(f"{tmp_path}/mine.yaml")

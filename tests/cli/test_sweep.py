@@ -1,0 +1,158 @@
+"""``ttt-sweep`` as a user meets it: a sweep on this machine from plan to table, and what bad input gets."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ttt.cli.sweep.main import main
+from ttt.cli.sweep.request import KEYS
+
+
+@pytest.fixture
+def say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Any:
+    """Runs ``ttt-sweep`` in a folder of its own: exit code, standard output, standard error."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["ttt-sweep", *arguments])
+        code = 0
+        try:
+            main()
+        except SystemExit as error:
+            code = int(error.code or 0)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+def wait_for_the_end(say: Any, *arguments: str) -> dict[str, dict[str, Any]]:
+    """The runs by the name of their model and recipe, when nothing waits or runs any more."""
+    deadline = time.monotonic() + 240
+    while True:
+        _, out, _ = say("status", *arguments, "--json")
+        runs = json.loads(out)
+        if not any(run["state"] in ("queued", "waiting", "running") for run in runs):
+            return {run["run_id"]: run for run in runs}
+        assert time.monotonic() < deadline, say("status", *arguments)[1]
+        time.sleep(0.5)
+
+
+@pytest.mark.slow
+def test_a_sweep_on_this_machine(say: Any, tiny: list[str], tmp_path: Path) -> None:
+    """A run, its child, a run that cannot be, and the child that this one leaves behind."""
+    sweep = {
+        "base": [*tiny, "trainer.max_steps=3"],
+        "axes": {"data.max_chars": [1000000, 2001], "recipe": ["paper", "finetune"]},
+        "rules": [{"when": {"recipe": "finetune"}, "from": {"recipe": "paper"}, "add": ["recipe.steps=2"]}],
+    }
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(sweep))
+    here = ["sweep=small.yaml"]
+    code, out, _ = say("plan", *here)
+    assert (code, out.splitlines()[-1][:7]) == (0, "4 runs.")
+    assert not (tmp_path / "runs").exists()
+
+    code, out, err = say("submit", *here, "slurm=local", "slurm.parallel=2")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[0] == "4 runs on this machine, 2 at a time"
+    again = say("submit", *here, "slurm=local")[1]
+    assert again.splitlines()[0].startswith("0 submitted, 4 were queued or running")
+
+    states = sorted((run["state"], run["detail"]) for run in wait_for_the_end(say, *here).values())
+    assert [state for state, _ in states] == ["failed", "finished", "finished", "orphaned"]
+    assert "ctx" in states[0][1] or "document" in states[0][1], states[0]
+    assert say("logs", *here, "finetune-that-is-not-there")[0] == 2
+
+    code, out, err = say("collect", *here, "out=table")
+    assert code == 0
+    assert "2 of 4 runs are finished" in out
+    assert sorted(path.name for path in (tmp_path / "table").iterdir() if path.is_dir()) == sorted(
+        run["run_id"] for run in wait_for_the_end(say, *here).values() if run["state"] == "finished"
+    )
+    command = [sys.executable, "-m", "ttt.cli.plot", "training", "--results", "table", "--out", "figures"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    assert (tmp_path / "figures/training.png").is_file()
+
+
+@pytest.mark.slow
+def test_cancelling_saves_and_submitting_goes_on(say: Any, tiny: list[str], tmp_path: Path) -> None:
+    sweep = {"base": [*tiny, "recipe.steps=3000", "trainer.checkpoint_every=0"], "axes": {"seed": [0, 1]}}
+    (tmp_path / "long.yaml").write_text(yaml.safe_dump(sweep))
+    here = ["sweep=long.yaml"]
+    say("submit", *here, "slurm=local")
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("runs/*/record.json")):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    time.sleep(2)
+    assert say("cancel", *here)[1].startswith("2 cancelled")
+    runs = wait_for_the_end(say, *here)
+    assert {run["state"] for run in runs.values()} == {"cancelled"}
+    deadline = time.monotonic() + 60
+    while not any("interrupted" in path.read_text() for path in tmp_path.glob("runs/*/record.json")):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    (record,) = (json.loads(path.read_text()) for path in tmp_path.glob("runs/*/record.json"))
+    assert record["last_checkpoint"] == f"step-{record['steps']:08d}.ckpt"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["frob"], "frob: no such command; choose one of plan, submit, status, retry, cancel, logs, collect"),
+        (["status"], "ttt-sweep status: sweep= is missing; ttt-sweep --help shows how"),
+        (
+            ["status", "sweep=x", "foo=1"],
+            "foo=1: no such key; ttt-sweep status takes sweep, runs_dir",
+        ),
+        (["status", "sweep=x", "--wach"], "--wach: ttt-sweep status knows no such flag; ttt-sweep --help lists them"),
+        (["plan", "books"], "books: not of the form key=value"),
+        (["plan", "sweep=nothing"], "sweep=nothing: choose one of "),
+        (["plan", "sweep=laptop_training", "device=abacus"], "device=abacus: choose one of v100, a100"),
+        (["plan", "sweep=laptop_training", "utilisation=2"], "utilisation=2.0: must be above 0 and at most 1"),
+        (["plan", "sweep=laptop_training", "utilisation=much"], "utilisation=much: must be a number"),
+        (["submit", "sweep=laptop_training"], "ttt-sweep submit: slurm= is missing"),
+        (["submit", "sweep=laptop_training", "slurm=nowhere"], "slurm=nowhere: choose one of a100, h100, local"),
+        (
+            ["retry", "sweep=laptop_training"],
+            "(No such file or directory); submit the sweep with slurm=",
+        ),
+        (["logs", "sweep=laptop_training"], "ttt-sweep logs: name a run; ttt-sweep status lists them"),
+        (["collect", "sweep=laptop_training"], "ttt-sweep collect: out= is missing"),
+        (["collect", "sweep=laptop_training", "out=x"], "plan.json: cannot be read"),
+    ],
+    ids=" ".join,
+)
+def test_a_mistake_gets_one_line(say: Any, arguments: list[str], line: str, tmp_path: Path) -> None:
+    code, out, err = say(*arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert line in err
+    assert err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_names_every_command_sweep_and_cluster(say: Any) -> None:
+    code, out, _ = say("--help")
+    assert code == 0
+    for name in (*KEYS, "laptop_training", "books_scaling", "a100", "local"):
+        assert f" {name} " in out
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["status", "sweep=x"]], ids=" ".join)
+def test_it_answers_without_torch(arguments: list[str], tmp_path: Path) -> None:
+    program = (
+        f"import sys; sys.argv = ['ttt-sweep', *{arguments}]\n"
+        "from ttt.cli.sweep.main import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print(*{'torch', 'lightning', 'pandas'}.intersection(sys.modules), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines()[-1] == ""

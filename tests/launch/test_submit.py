@@ -1,0 +1,184 @@
+"""What is handed to SLURM, held by a stand-in for sbatch."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from sweep_cases import planned
+
+from ttt.config.cluster import ClusterConfig
+from ttt.config.errors import UserError
+from ttt.launch.cancel import cancel_runs
+from ttt.launch.journal import read
+from ttt.launch.plan import PlannedRun, SweepFolder
+from ttt.launch.shape import Asked, read_asked, write_asked
+from ttt.launch.status import sweep_status
+from ttt.launch.submit import submit
+
+Make = Callable[[list[PlannedRun]], SweepFolder]
+Program = Callable[[str, str], None]
+
+GOLDEN = Path(__file__).parent / "golden_sbatch.sh"
+
+CLUSTER = ClusterConfig(
+    name="golden",
+    partition="gpu",
+    account="physics",
+    qos="long",
+    constraint="a100",
+    gpus_per_task=1,
+    cpus_per_task=8,
+    mem_gb=64,
+    timeout_min=1440,
+    requeues=7,
+    signal_delay_s=120,
+    array_parallelism=2,
+    setup=["module load cuda"],
+    container=["--container-image=pytorch.sqsh"],
+    environment={"NCCL_DEBUG": "WARN", "GREETING": "a b"},
+    additional={"exclude": "node7", "mail-type": "END"},
+)
+
+
+@pytest.fixture
+def sbatch(program: Program, tmp_path: Path) -> Path:
+    """A stand-in that keeps what it is given and counts jobs from 17; its folder."""
+    kept = tmp_path / "sbatch"
+    kept.mkdir()
+    program("srun", "")
+    program(
+        "sbatch",
+        f"folder = {str(kept)!r}\n"
+        "number = 17 + len(os.listdir(folder))\n"
+        "open(f'{folder}/{number}', 'w').write(open(sys.argv[1]).read())\n"
+        "print('Submitted batch job', number)",
+    )
+    return kept
+
+
+def send(folder: SweepFolder, runs: list[PlannedRun], asked: Asked | None = None, **active: str) -> list[str]:
+    """Submits; what was reported."""
+    said: list[str] = []
+    submit(folder, asked or Asked(CLUSTER), runs, active, said.append)
+    return said
+
+
+def normalised(text: str, folder: SweepFolder) -> str:
+    text = text.replace(str(folder.path), "SWEEP")
+    return re.sub(r"(\S*/)?python\S* -u", "PYTHON -u", text)
+
+
+def test_what_is_submitted_is_what_it_was(make_sweep: Make, sbatch: Path, tmp_path: Path) -> None:
+    """Any change of the file that users' clusters see must be meant: then write the new one down."""
+    runs = [planned(number, tmp_path, nodes=2, devices=4) for number in range(3)]
+    folder = make_sweep(runs)
+    assert send(folder, runs) == ["job 17: 3 runs"]
+    assert normalised((sbatch / "17").read_text(), folder) == GOLDEN.read_text()
+
+
+@pytest.mark.usefixtures("sbatch")
+def test_every_run_has_its_job_and_its_pickle(make_sweep: Make, tmp_path: Path) -> None:
+    runs = [planned(number, tmp_path) for number in range(3)]
+    folder = make_sweep(runs)
+    send(folder, runs)
+    assert [(line["run_id"], line["job_id"]) for line in read(folder.jobs)] == [
+        ("run-0000", "17_0"),
+        ("run-0001", "17_1"),
+        ("run-0002", "17_2"),
+    ]
+    assert sorted(path.name for path in folder.submitit.glob("*_submitted.pkl")) == [
+        f"17_{number}_submitted.pkl" for number in range(3)
+    ]
+
+
+def test_one_array_for_each_shape_and_children_behind_their_parents(
+    make_sweep: Make, sbatch: Path, tmp_path: Path
+) -> None:
+    first, second = planned(0, tmp_path), planned(1, tmp_path)
+    large = planned(2, tmp_path, resources={"mem_gb": 128})
+    children = [planned(3, tmp_path, "run-0000"), planned(4, tmp_path, "run-0000"), planned(5, tmp_path, "run-0001")]
+    folder = make_sweep([first, second, large, *children])
+    said = send(folder, [first, second, large, *children])
+    assert said == ["job 17: 2 runs", "job 18: 1 run", "job 19: 2 runs, after 17_0", "job 20: 1 run, after 17_1"]
+    texts = {path.name: path.read_text() for path in sbatch.iterdir()}
+    assert "--mem=64GB" in texts["17"]
+    assert "--mem=128GB" in texts["18"]
+    assert "--dependency=afterok:17_0" in texts["19"]
+    assert "--kill-on-invalid-dep=yes" in texts["19"]
+
+
+@pytest.mark.usefixtures("sbatch")
+def test_a_child_waits_for_a_parent_that_was_submitted_before(make_sweep: Make, tmp_path: Path) -> None:
+    parent, child = planned(0, tmp_path), planned(1, tmp_path, "run-0000")
+    folder = make_sweep([parent, child])
+    assert send(folder, [child], **{"run-0000": "9_4"}) == ["job 17: 1 run, after 9_4"]
+    # A parent that is neither waiting nor running has finished.
+    assert send(folder, [child]) == ["job 18: 1 run"]
+
+
+def test_what_is_said_for_all_counts_before_what_the_sweep_says_of_one(
+    make_sweep: Make, sbatch: Path, tmp_path: Path
+) -> None:
+    run = planned(0, tmp_path, resources={"mem_gb": 128, "timeout_min": 30})
+    folder = make_sweep([run])
+    asked = Asked(ClusterConfig(name="x", mem_gb=256, timeout_min=60), ("mem_gb",))
+    write_asked(folder, asked)
+    assert read_asked(folder) == asked
+    send(folder, [run], asked)
+    assert "--mem=256GB" in (sbatch / "17").read_text()
+    assert "--time=30" in (sbatch / "17").read_text()
+
+
+@pytest.mark.usefixtures("sbatch")
+def test_arrays_are_no_longer_than_slurm_takes_them(make_sweep: Make, tmp_path: Path) -> None:
+    runs = [planned(number, tmp_path) for number in range(1003)]
+    folder = make_sweep(runs)
+    assert send(folder, runs) == ["job 17: 1000 runs", "job 18: 3 runs"]
+    assert len(read(folder.jobs)) == 1003
+
+
+def test_sbatchs_own_words_are_passed_on(make_sweep: Make, program: Program, tmp_path: Path) -> None:
+    program("srun", "")
+    program(
+        "sbatch",
+        "print('sbatch: error: invalid partition specified: nope', file=sys.stderr)\n"
+        "sys.exit('sbatch: error: Batch job submission failed: Invalid partition name specified')",
+    )
+    runs = [planned(0, tmp_path)]
+    folder = make_sweep(runs)
+    with pytest.raises(UserError) as error:
+        send(folder, runs)
+    assert str(error.value) == (
+        "slurm=golden: invalid partition specified: nope; Batch job submission failed: Invalid partition name "
+        "specified; correct slurm/golden.yaml, or say slurm.KEY=VALUE"
+    )
+    assert read(folder.jobs) == []
+
+
+def test_a_machine_without_slurm(make_sweep: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    runs = [planned(0, tmp_path)]
+    folder = make_sweep(runs)
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(UserError, match="slurm=golden: no sbatch on this machine; run this where"):
+        send(folder, runs)
+
+
+def test_several_nodes_are_no_shape_of_this_machine(make_sweep: Make, tmp_path: Path) -> None:
+    runs = [planned(0, tmp_path, nodes=2)]
+    folder = make_sweep(runs)
+    with pytest.raises(UserError, match=r"trainer.nodes=2: slurm=here is one machine"):
+        send(folder, runs, Asked(ClusterConfig(name="here", executor="local")))
+    assert read(folder.jobs) == []
+
+
+@pytest.mark.usefixtures("sbatch")
+def test_cancelling_is_noted_and_told_to_slurm(make_sweep: Make, program: Program, tmp_path: Path) -> None:
+    runs = [planned(number, tmp_path) for number in range(2)]
+    folder = make_sweep(runs)
+    send(folder, runs)
+    program("scancel", f"open({str(tmp_path / 'cancelled')!r}, 'w').write(' '.join(sys.argv[1:]))")
+    cancel_runs(folder, ["run-0001"])
+    assert (tmp_path / "cancelled").read_text() == "17_1"
+    program("sacct", "print('JobID|State|End\\n17_0|RUNNING|Unknown\\n17_1|CANCELLED by 0|1')")
+    assert [status.state for status in sweep_status(folder)] == ["running", "cancelled"]

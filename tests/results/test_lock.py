@@ -1,0 +1,190 @@
+"""One process writes a folder, whatever becomes of the others."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ttt.config.errors import UserError
+from ttt.results import lock
+from ttt.results.lock import LOCK_FILE, holding
+
+DEADLINE = 30.0
+HOLD = """
+import sys, time
+from pathlib import Path
+from ttt.results import lock
+lock.SECONDS_BETWEEN_BEATS, lock.SECONDS_UNTIL_STALE = 0.05, 1.0
+folder, machine = Path(sys.argv[1]), sys.argv[2]
+if machine:
+    lock._machine = lambda: machine
+with lock.holding(folder):
+    (folder / "held").write_text("by one")
+    while not (folder / "let go").exists():
+        time.sleep(0.01)
+    print("let go")
+"""
+"""Holds a folder until a file asks it to let go; on another machine, as far as the lock can tell, if one is named."""
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "SECONDS_BETWEEN_BEATS", 0.05)
+    monkeypatch.setattr(lock, "SECONDS_UNTIL_STALE", 1.0)
+
+
+def wait_for(condition: Callable[[], bool], process: "subprocess.Popen[str] | None" = None) -> None:
+    deadline = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < deadline
+        assert process is None or process.poll() is None, process.communicate()
+        time.sleep(0.01)
+
+
+def start(folder: Path, machine: str = "", **environment: str) -> "subprocess.Popen[str]":
+    """A process that holds the folder."""
+    command = [sys.executable, "-c", HOLD, str(folder), machine]
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, env=os.environ | environment, stdout=pipe, stderr=pipe, text=True)
+    wait_for((folder / "held").exists, process)
+    (folder / "held").unlink()
+    return process
+
+
+def holder(folder: Path) -> dict[str, object]:
+    found: dict[str, object] = json.loads((folder / LOCK_FILE).read_text())["holder"]
+    return found
+
+
+def test_the_holder_is_named_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
+    folder = tmp_path / "runs/run"
+    with holding(folder):
+        named = holder(folder)
+        assert (named["pid"], named["job"], named["restart"]) == (os.getpid(), "17", 2)
+        with pytest.raises(UserError) as refused, holding(folder):
+            pass
+        line = str(refused.value)
+        assert line.startswith(f"{folder}: is being written by process {os.getpid()} on ")
+        assert "SLURM job 17 (restart 2), since 20" in line
+        assert line.endswith("wait for its end, or stop it (scancel 17)")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failure_lets_go_too(tmp_path: Path) -> None:
+    def fail() -> None:
+        with holding(tmp_path):
+            (tmp_path / "work").touch()
+            raise ZeroDivisionError
+
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            fail()
+    assert [path.name for path in tmp_path.iterdir()] == ["work"]
+
+
+def test_a_killed_holder_is_replaced_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    process = start(tmp_path)
+    with pytest.raises(UserError, match=rf"is being written by process {process.pid} .*\(kill {process.pid} there\)"):
+        holding(tmp_path).__enter__()
+    process.kill()
+    # Not waited for: a process that has ended and that nobody has asked about is still in the table.
+    wait_for(lambda: lock._started(process.pid) is None)
+    started = time.monotonic()
+    with holding(tmp_path):
+        assert holder(tmp_path)["pid"] == os.getpid()
+    assert time.monotonic() - started < 0.9
+    assert f"taken over from process {process.pid}" in capsys.readouterr().err
+    process.communicate()
+
+
+def test_another_process_with_the_same_number_is_another(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with holding(tmp_path):
+        state = json.loads((tmp_path / LOCK_FILE).read_text())
+    state["holder"]["started"] += 1
+    (tmp_path / LOCK_FILE).write_text(json.dumps(state))
+    with holding(tmp_path):
+        pass
+    assert "that process has ended" in capsys.readouterr().err
+
+
+def test_a_holder_elsewhere_lives_as_long_as_it_renews(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    process = start(tmp_path, "another machine")
+    with pytest.raises(UserError, match=f"is being written by process {process.pid}"):
+        holding(tmp_path).__enter__()
+    assert "to see whether it is still there" in capsys.readouterr().err
+    process.kill()
+    process.communicate()
+    started = time.monotonic()
+    with holding(tmp_path):
+        assert time.monotonic() - started >= 1.0
+    assert "no sign of it for 1 s" in capsys.readouterr().err
+
+
+def test_a_job_that_starts_again_takes_its_folder_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    process = start(tmp_path, "another machine", SLURM_JOB_ID="17", SLURM_RESTART_COUNT="1")
+    process.kill()
+    process.communicate()
+    monkeypatch.setattr(lock, "SECONDS_UNTIL_STALE", 1000.0)
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
+    with holding(tmp_path):
+        pass
+    assert "its job was started again" in capsys.readouterr().err
+
+
+def test_who_was_taken_over_writes_nothing_more(tmp_path: Path) -> None:
+    """A process that stood still for a minute, on a machine that cannot be asked."""
+    process = start(tmp_path, "another machine")
+    process.send_signal(signal.SIGSTOP)
+    with holding(tmp_path):
+        process.send_signal(signal.SIGCONT)
+        assert process.wait(DEADLINE) == 1
+        assert holder(tmp_path)["pid"] == os.getpid()
+    output, errors = process.communicate()
+    assert output == ""
+    assert f"was taken over by process {os.getpid()}" in errors
+
+
+def test_of_many_that_take_over_one_wins(tmp_path: Path) -> None:
+    dead = start(tmp_path)
+    dead.kill()
+    dead.communicate()
+    pipe = subprocess.PIPE
+    command = [sys.executable, "-c", HOLD, str(tmp_path), ""]
+    takers = [subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) for _ in range(6)]
+    wait_for(lambda: sum(taker.poll() is None for taker in takers) == 1)
+    (tmp_path / "let go").touch()
+    told = [taker.communicate(timeout=DEADLINE) for taker in takers]
+    assert [output for output, _ in told if output] == ["let go\n"]
+    assert sum("taken over from" in errors for _, errors in told) == 1
+    assert sum("is being written by" in errors for _, errors in told) == 5
+
+
+def test_a_deleted_folder_is_not_made_again(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with holding(folder):
+        for file in folder.iterdir():
+            file.unlink()
+        folder.rmdir()
+        time.sleep(5 * lock.SECONDS_BETWEEN_BEATS)
+        assert not folder.exists()
+    assert not folder.exists()
+
+
+def test_a_folder_that_cannot_be_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"file/run: cannot be written \(Not a directory\)"):
+        holding(tmp_path / "file/run").__enter__()
+    (tmp_path / LOCK_FILE).write_text("{}")
+    with pytest.raises(UserError, match=r"lock.json: names no holder"):
+        holding(tmp_path).__enter__()

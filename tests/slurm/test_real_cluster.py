@@ -1,0 +1,282 @@
+"""Sweeps on a real cluster: runs end well, are killed, preempted, run out of time, and lose their controller.
+
+Most is submitted before the first of these tests looks, and goes on side by side; each disturbs only its own runs.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ttt.config.assets import assets
+
+MISSING = subprocess.run(
+    [sys.executable, assets() / "slurm/one_machine.py", "packages"], capture_output=True, text=True, check=True
+).stdout.strip()
+if MISSING or os.geteuid() != 0:
+    # Of the module, not of each test: one line.
+    pytest.skip(
+        f"no real SLURM: {f'not installed: {MISSING}' if MISSING else 'needs root'}; see slurm/README.md",
+        allow_module_level=True,
+    )
+
+Sweeps = dict[str, Any]
+
+STEPS = 160
+DISTURBED = [f"recipe.steps={STEPS}", "trainer.checkpoint_every=20"]
+"""Overrides of a run that lasts long enough to be disturbed, where its steps sleep."""
+SLOW = 0.35
+"""Seconds that a step sleeps: all together outlast a time limit of a minute, whose signal comes 10 to 40 s early."""
+PRETRAINED = {"when": {"recipe": "finetune"}, "from": {"recipe": "paper"}, "add": ["recipe.steps=4"]}
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def six(sweep: Callable[..., Any]) -> Any:
+    """Six tiny runs, four at a time."""
+    six = sweep("six", model=["ttt_linear", "transformer"], seed=[0, 1, 2])
+    assert "6 submitted" in six.submit("slurm.array_parallelism=4")
+    return six
+
+
+@pytest.fixture(scope="module")
+def sweeps(sweep: Callable[..., Any]) -> Sweeps:
+    """All others. One run in six folders: left alone as a process of this machine, and disturbed in five ways."""
+    same = ("whole", "limited", "preempted", "lost", "killed", "cancelled")
+    made = {name: sweep("run", *DISTURBED, runs=name, seed=[7]) for name in same}
+    made["child"] = sweep("child", recipe=["paper", "finetune"], rules=[PRETRAINED])
+    made["broken"] = sweep("broken", "recipe.learning_rate=1e30", recipe=["paper", "finetune"], rules=[PRETRAINED])
+    made["nodes"] = sweep("nodes", "trainer.strategy=ddp", "trainer.nodes=2", model=["transformer"], seed=[0])
+    asked: dict[str, tuple[list[str], float]] = {
+        "limited": (["slurm.timeout_min=1", "slurm.signal_delay_s=10"], SLOW),
+        "nodes": ([], 0),
+        "child": ([], 0.2),
+        "broken": ([], 0),
+        "killed": ([], SLOW),
+        "cancelled": ([], SLOW),
+        # A whole node each, to which something can happen without a harm to others.
+        "preempted": (["slurm.cpus_per_task=4"], SLOW),
+        "lost": (["slurm.cpus_per_task=4"], SLOW),
+    }
+    made["whole"].command("submit", "slurm=local")
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        sent = [pool.submit(made[name].submit, *slurm, step_seconds=slow) for name, (slurm, slow) in asked.items()]
+        assert all("submitted" in one.result() for one in sent)
+    return made
+
+
+def state(cluster: Any, job: str) -> str:
+    """SLURM's word for it."""
+    return cluster.ask("sacct", "--allocations", "--noheader", "--parsable2", f"--jobs={job}", "--format=State")
+
+
+def assert_ends_as_the_whole_run(disturbed: Any, whole: Any) -> None:
+    """The same bytes of metrics, and the same weights and optimizer state."""
+    whole.wait_until_finished()
+    disturbed.wait_until_finished()
+    ours, theirs = (Path(sweep.only()["folder"]) for sweep in (disturbed, whole))
+    assert ours != theirs
+    assert (ours / "metrics.parquet").read_bytes() == (theirs / "metrics.parquet").read_bytes()
+    states = [torch.load(run / f"checkpoints/step-{STEPS:08d}.ckpt", weights_only=True) for run in (ours, theirs)]
+    for part in ("state_dict", "optimizer_states"):
+        torch.testing.assert_close(states[0][part], states[1][part], rtol=0, atol=0)
+
+
+def test_submitting_twice_submits_nothing_twice(six: Any) -> None:
+    jobs = six.jobs()
+    assert len(jobs) == len({job["job_id"] for job in jobs}) == 6
+    assert "0 submitted" in six.submit()
+    assert six.jobs() == jobs
+
+
+def test_the_controller_is_restarted(six: Any) -> None:
+    """Jobs go on without it, and those that wait start when it is back."""
+    cluster = six.cluster
+    six.wait_for(lambda: any(six.ends(run) for run in six.planned()), "a run ends")
+    old = cluster.daemon("slurmctld")
+    os.kill(old, signal.SIGTERM)
+    six.wait_for(lambda: not cluster.lives(old), "the controller ends")
+    assert set(six.states().values()) <= {"queued", "running", "finished"}, "accounting answers for it"
+    subprocess.run(["slurmctld"], env=cluster.environment, check=True)
+    six.wait_for(lambda: "idle" in cluster.ask("sinfo", "--noheader", "--format=%T,%n"), "the controller is back")
+
+
+@pytest.fixture(scope="module")
+def disturbed(sweeps: Sweeps) -> str:
+    """Disturbs what is there for it, as soon as each trains; returns the job for which one was preempted."""
+    cluster, node = sweeps["whole"].cluster, {}
+    for name in ("preempted", "lost"):
+        (run,) = sweeps[name].planned()
+        sweeps[name].wait_for_step(run, 20)
+        node[name] = cluster.ask("squeue", "--noheader", f"--job={sweeps[name].jobs()[0]['job_id']}", "--format=%N")
+        assert node[name], "it runs"
+    job = ["--partition=urgent", f"--nodelist={node['preempted']}", "--output=/dev/null", "--wrap=true"]
+    urgent = cluster.ask("sbatch", "--parsable", *job)
+    cluster.ask("scontrol", "update", f"nodename={node['lost']}", "state=down", "reason=test")
+    for name in ("killed", "cancelled"):
+        (run,) = sweeps[name].planned()
+        sweeps[name].wait_for_step(run, 20)
+    sweeps["killed"].kill(sweeps["killed"].jobs()[0]["job_id"])
+    assert "1 cancelled" in sweeps["cancelled"].command("cancel")
+    cluster.ask("scontrol", "update", f"nodename={node['lost']}", "state=resume")
+    return urgent
+
+
+@pytest.mark.usefixtures("disturbed")
+def test_a_killed_run_is_seen_and_retried_to_the_same_end(sweeps: Sweeps) -> None:
+    killed = sweeps["killed"]
+    (run,) = killed.planned()
+    killed.wait_for(lambda: killed.only()["state"] == "killed", "accounting says so", 30)
+    assert killed.record(run)["status"] == "running", "it had no time to say anything"
+    assert "1 submitted" in killed.command("retry")
+    assert len(killed.jobs()) == 2
+    assert_ends_as_the_whole_run(killed, sweeps["whole"])
+
+
+@pytest.mark.usefixtures("disturbed")
+def test_a_cancelled_run_stays_so_until_it_is_submitted_again(sweeps: Sweeps) -> None:
+    cancelled = sweeps["cancelled"]
+    (run,) = cancelled.planned()
+    job = cancelled.jobs()[0]["job_id"]
+    cancelled.wait_for(lambda: state(cancelled.cluster, job).startswith("CANCELLED"), "accounting says so", 30)
+    assert cancelled.only()["state"] == "cancelled"
+    assert cancelled.record(run)["status"] == "interrupted", "it saved what it had"
+    assert "0 submitted" in cancelled.command("retry"), "nobody wants it"
+    assert "1 submitted" in cancelled.submit()
+    assert_ends_as_the_whole_run(cancelled, sweeps["whole"])
+
+
+def test_a_preempted_run_goes_on(sweeps: Sweeps, disturbed: str) -> None:
+    preempted = sweeps["preempted"]
+    assert_ends_as_the_whole_run(preempted, sweeps["whole"])
+    assert_queued_again(preempted)
+    assert state(preempted.cluster, disturbed) == "COMPLETED", "the job that was in a hurry"
+
+
+@pytest.mark.usefixtures("disturbed")
+def test_a_run_goes_on_after_its_node_failed(sweeps: Sweeps) -> None:
+    assert_ends_as_the_whole_run(sweeps["lost"], sweeps["whole"])
+    assert_queued_again(sweeps["lost"])
+
+
+def assert_queued_again(sweep: Any) -> None:
+    """The one job that was submitted did it all, in its second life."""
+    (run,) = sweep.planned()
+    sweep.wait_for(lambda: sweep.only()["state"] == "finished", "its state", 20)
+    (job,) = [submitted["job_id"] for submitted in sweep.jobs()]
+    assert [(end["job_id"], end["restart"]) for end in sweep.ends(run)][-1] == (job, 1)
+    assert [end["status"] for end in sweep.ends(run)].count("finished") == 1
+
+
+def test_a_run_that_raises_has_failed_with_its_message(sweeps: Sweeps) -> None:
+    """And the run that was to start from it is not left waiting."""
+    broken = sweeps["broken"]
+    parent, child = broken.planned()
+    broken.wait_for(lambda: broken.ends(parent), "the run ends")
+    broken.wait_for(lambda: broken.states() == {parent["run_id"]: "failed", child["run_id"]: "orphaned"}, "seen", 20)
+    assert "the loss became" in broken.runs()[parent["run_id"]]["detail"]
+    assert "the loss became" in broken.command("status")
+    assert state(broken.cluster, broken.jobs()[0]["job_id"]) == "FAILED"
+    assert "the loss became" in broken.command("logs", parent["run_id"])
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("partition", "Invalid partition name specified"),
+        ("account", "Invalid account or account/partition combination"),
+    ],
+)
+def test_what_the_cluster_refuses_is_said_in_its_words(sweep: Callable[..., Any], key: str, said: str) -> None:
+    refused = sweep("refused", runs=f"refused_{key}", seed=[0])
+    done = refused.run("submit", "slurm=one_machine", f"slurm.{key}=nowhere")
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert said in line
+    assert refused.jobs() == []
+
+
+def test_a_run_on_two_nodes(sweeps: Sweeps, six: Any) -> None:
+    """It learns what one process learns, up to the order of sums."""
+    nodes = sweeps["nodes"]
+    nodes.wait_until_finished()
+    (run,) = nodes.planned()
+    record = nodes.record(run)
+    assert record["device"]["count"] == 2
+    (job,) = [submitted["job_id"] for submitted in nodes.jobs()]
+    nodes.wait_for(lambda: state(nodes.cluster, job) == "COMPLETED", "its job ends", 20)
+    assert nodes.cluster.ask("sacct", "-X", "-n", "-P", f"--jobs={job}", "--format=NNodes") == "2"
+    six.wait_until_finished()
+    alone = next(six.record(run) for run in six.planned() if {"model=transformer", "seed=0"} <= set(run["overrides"]))
+    assert record["steps"] == alone["steps"]
+    assert record["results"]["validation"]["loss"] == pytest.approx(alone["results"]["validation"]["loss"], rel=1e-3)
+
+
+def test_a_child_waits_for_its_parent(sweeps: Sweeps) -> None:
+    family = sweeps["child"]
+    parent, child = family.planned()
+    family.wait_until_finished()
+    assert child["parent"] == parent["run_id"]
+    records = [family.record(run) for run in (parent, child)]
+    assert records[1]["config"]["parent"]["run_id"] == parent["run_id"]
+    assert records[0]["timing"]["ended"] <= records[1]["timing"]["started"]
+    assert records[1]["run_id"] == child["run_id"], "the planned identity is the real one"
+    assert set(family.states().values()) == {"finished"}
+
+
+def test_a_run_goes_on_after_its_time_limit(sweeps: Sweeps) -> None:
+    limited = sweeps["limited"]
+    (run,) = limited.planned()
+    assert_ends_as_the_whole_run(limited, sweeps["whole"])
+    limited.wait_for(lambda: limited.ends(run)[-1]["status"] == "finished", "the last end")
+    *before, last = limited.ends(run)
+    assert before
+    assert {end["status"] for end in before} == {"requeued"}
+    assert {end["job_id"] for end in (*before, last)} == {limited.jobs()[0]["job_id"]}
+    assert last["restart"] == len(before)
+
+
+def test_hydras_own_launcher_submits_too(six: Any, tiny: list[str], tmp_path: Path) -> None:
+    train = [str(Path(sys.executable).with_name("ttt-train")), "-m", *tiny, "seed=3,4", f"runs_dir={tmp_path}/runs"]
+    launcher = ["hydra/launcher=submitit_slurm", "hydra.launcher.partition=main", "hydra.launcher.timeout_min=60"]
+    done = subprocess.run(
+        [*train, *launcher, f"hydra.sweep.dir={tmp_path}/multirun"],
+        env=six.cluster.environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    records = [json.loads(path.read_text()) for path in (tmp_path / "runs").glob("*/record.json")]
+    assert sorted((record["seed"], record["status"]) for record in records) == [(3, "finished"), (4, "finished")]
+
+
+def test_collected_runs_make_a_figure(six: Any, tmp_path: Path) -> None:
+    six.wait_until_finished()
+    assert set(six.states().values()) == {"finished"}
+    assert "0 submitted" in six.submit(), "what is finished is not submitted again"
+    assert "6 of 6" in six.command("collect", f"out={tmp_path}/results")
+    plot = [
+        Path(sys.executable).with_name("ttt-plot"),
+        "training",
+        "--results",
+        tmp_path / "results",
+        "--out",
+        tmp_path,
+    ]
+    subprocess.run(plot, check=True, capture_output=True)
+    assert (tmp_path / "training.png").stat().st_size > 0
+    table = (tmp_path / "training.csv").read_text()
+    for name in six.runs():
+        assert (tmp_path / "results" / name / "record.json").exists()
+    assert {"ttt_linear", "transformer"} <= set(table.replace("\n", ",").split(","))

@@ -1,0 +1,29 @@
+"""A plan of small runs, and what runs write of themselves, for the tests of sweeps."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ttt.launch.plan import PlannedRun
+from ttt.results.record import RunFolder
+
+
+def planned(number: int, folder: Path, parent: str | None = None, **changes: Any) -> PlannedRun:
+    """Run ``number`` of a sweep."""
+    name = f"run-{number:04}"
+    return replace(PlannedRun(name, str(folder / name), (f"seed={number}",), parent, 100, 1000), **changes)
+
+
+def write_record(run: PlannedRun, status: str, steps: int, rate: float | None = None) -> None:
+    """What a run writes of itself, as far as a sweep reads it."""
+    record = {
+        "schema_version": 1, "run_id": run.run_id, "name": run.run_id, "status": status, "error": None, "config": {},
+        "overrides": [], "sweep": "six", "git": None, "versions": {}, "device": {}, "seed": 0, "parameters": {},
+        "training_flops": 1.0, "tokens_per_step": 1000, "steps": steps, "steps_planned": 100, "tokens": 0, "data": {},
+        "last_checkpoint": None, "results": {"validation": {"perplexity": 12.345}} if status == "finished" else {},
+        "timing": {"started": "", "ended": None, "seconds": None, "tokens_per_second": rate},
+    }  # fmt: skip
+    folder = RunFolder(Path(run.folder))
+    folder.path.mkdir(parents=True, exist_ok=True)
+    folder.record.write_text(json.dumps(record))

@@ -1,0 +1,70 @@
+"""``ttt-sweep``: many runs planned together, submitted, watched, retried and collected."""
+
+import sys
+
+from ttt.cli.errors import exit_with_one_line
+from ttt.cli.help import comment
+from ttt.cli.sweep.request import parse
+from ttt.config.assets import assets
+
+HELP = """\
+ttt-sweep plans many runs, submits them to a cluster, watches and retries them, and collects their results.
+
+usage: ttt-sweep plan    sweep=NAME [KEY=VALUE ...]                  what it would train, and what that costs
+       ttt-sweep submit  sweep=NAME slurm=CLUSTER [KEY=VALUE ...]    jobs for what is neither finished nor queued
+       ttt-sweep status  sweep=NAME [--watch] [--json]               a line for each run
+       ttt-sweep retry   sweep=NAME [RUN ...] [slurm.mem_gb=128]     what failed, was killed or timed out
+       ttt-sweep cancel  sweep=NAME [RUN ...]                        what waits or runs
+       ttt-sweep logs    sweep=NAME RUN                              what a run's last job printed
+       ttt-sweep collect sweep=NAME out=FOLDER                       records and metrics, for ttt-plot --results FOLDER
+
+  ttt-sweep plan sweep=laptop_training
+  ttt-sweep submit sweep=laptop_training slurm=local         processes on this machine, slurm.parallel=2 at a time
+  ttt-sweep submit sweep=laptop_training size=s1,s2 seed=0   other values of an axis; any other key is every run's
+  ttt-sweep submit sweep=my.yaml slurm=my_cluster.yaml       files of your own
+  ttt-sweep status sweep=laptop_training --watch
+
+RUN is a run's id, or a part of it that no other has. Submitting again is harmless: a run that is finished, waits or
+runs is left alone, in whatever sweep it was trained.
+
+Sweeps (sweeps/NAME.yaml):
+
+{sweeps}
+
+Clusters (slurm/NAME.yaml; slurm/README.md says how to write one):
+
+{clusters}
+
+Keys of its own:
+
+  runs_dir=runs                  where runs go
+  folder=FOLDER                  where the sweep's plan, jobs and logs go (default: runs_dir/sweeps/NAME)
+  device=h100 utilisation=0.4    plan: for the estimate of GPU-hours
+  slurm.KEY=VALUE                submit, retry: another value of the cluster's file, for all runs
+  force=true                     retry: also what failed three times the same way
+  lines=40                       logs: how many lines of each file
+  interval=10                    status --watch: seconds
+"""
+
+
+def main() -> None:
+    """Entry point of ``ttt-sweep``."""
+    with exit_with_one_line():
+        if not sys.argv[1:] or {"-h", "--help"} & set(sys.argv[1:]):
+            print(HELP.format(sweeps=_listing("sweeps"), clusters=_listing("slurm")))
+            return
+        request = parse(sys.argv[1:])
+        # A mistake on the command line is answered before anything is imported that takes time.
+        from ttt.cli.sweep.commands import COMMANDS
+
+        COMMANDS[request.command](request)
+
+
+def _listing(folder: str) -> str:
+    files = sorted((assets() / folder).glob("*.yaml"))
+    width = max(len(file.stem) for file in files) + 2
+    return "\n".join(f"  {file.stem:<{width}}{comment(file)}" for file in files)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""What ``ttt-sweep`` prints: one line a run."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from ttt.launch.price import Price
+from ttt.launch.status import RunStatus
+
+
+def price_table(prices: list[Price], device: str, utilisation: float) -> str:
+    """A line for each run, what it costs, and the sum."""
+    headings = ("run", "starts from", "parameters", "tokens", "FLOPs", "GPU-hours", "disk")
+    rows = [
+        (
+            price.run.run_id,
+            price.run.parent or "",
+            quantity(price.parameters),
+            quantity(price.tokens),
+            f"{price.flops:.2e}",
+            hours(price.gpu_hours),
+            f"{quantity(price.disk)}B",
+        )
+        for price in prices
+    ]
+    flops, spent = sum(price.flops for price in prices), sum(price.gpu_hours for price in prices)
+    tokens, disk = sum(price.tokens for price in prices), sum(price.disk for price in prices)
+    rows.append(("sum", "", "", quantity(tokens), f"{flops:.2e}", hours(spent), f"{quantity(disk)}B"))
+    note = f"{len(prices)} runs. GPU-hours: an estimate, FLOPs over {utilisation:.0%} of the peak rate of one {device}."
+    return f"{_table(headings, rows, left=2)}\n{note}"
+
+
+def status_table(statuses: list[RunStatus]) -> str:
+    """A line for each run, and how many are in which state."""
+    headings = ("run", "state", "step", "tokens/s", "left", "")
+    rows = [
+        (
+            status.run.run_id,
+            status.state,
+            f"{status.steps}/{status.run.steps}",
+            quantity(status.tokens_per_second) if status.tokens_per_second else "",
+            duration(status.seconds_left) if status.state == "running" and status.seconds_left else "",
+            status.detail,
+        )
+        for status in statuses
+    ]
+    counts = Counter(status.state for status in statuses)
+    summary = ", ".join(f"{number} {state}" for state, number in counts.most_common())
+    return f"{_table(headings, rows, left=2)}\n{len(statuses)} runs: {summary}"
+
+
+def quantity(number: float) -> str:
+    """1234567 -> 1.23M."""
+    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return f"{number:.3g}"
+
+
+def hours(number: float) -> str:
+    """With as many places as say something."""
+    return f"{number:,.0f}" if number >= 10 else f"{number:.2g}"
+
+
+def duration(seconds: float) -> str:
+    """90 -> 1m30s, 7260 -> 2h01m."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}h{minutes % 60:02}m" if minutes >= 60 else f"{minutes}m{rest:02}s"
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> str:
+    """Columns as wide as they must be; the first ``left`` and the last begin at their left."""
+    widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
+    last = len(headings) - 1
+    lines = [
+        "  ".join(
+            cell.ljust(width) if number < left or number == last else cell.rjust(width)
+            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in (headings, *rows)
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,99 @@
+"""A sweep on this machine: a process that starts the runs one after another, a set number at a time.
+
+It is detached from the terminal: ``python -m ttt.launch.queue FOLDER``. Each run is a job of submitit's local executor.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import submitit
+from filelock import Timeout
+
+from ttt.config.cluster import ClusterConfig
+from ttt.launch.journal import append, submitted
+from ttt.launch.local import queue_lives, queue_lock
+from ttt.launch.plan import SweepFolder, read_name, submit_lock
+from ttt.launch.shape import job_of, read_asked
+from ttt.launch.status import ACTIVE, RunStatus, sweep_status
+
+Slots = dict[int, submitit.Job[None]]
+
+POLL = 1.0
+"""Seconds between two looks at what has ended."""
+
+
+def start_queue(folder: SweepFolder, cluster: ClusterConfig) -> None:
+    """Starts the process, unless there is one."""
+    if queue_lives(folder):
+        return
+    with (folder.path / "queue.log").open("a", encoding="utf-8") as log:
+        subprocess.Popen(
+            [sys.executable, "-m", "ttt.launch.queue", str(folder.path)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env={**os.environ, **cluster.environment},
+            start_new_session=True,
+        )
+
+
+def main() -> None:
+    """Starts what waits, until nothing waits or runs any more."""
+    folder, slots = SweepFolder(Path(sys.argv[1])), dict[int, submitit.Job[None]]()
+    lock = queue_lock(folder)
+    try:
+        lock.acquire()
+    except Timeout:
+        return
+    while lock.is_locked:
+        with submit_lock(folder):
+            if not _step(folder, slots):
+                # Before the other lock is: who adds runs after this last look finds no queue, and starts one.
+                lock.release()
+        time.sleep(POLL)
+
+
+def _step(folder: SweepFolder, slots: Slots) -> bool:
+    """Starts what may start; whether anything waits or runs."""
+    asked, name = read_asked(folder), read_name(folder)
+    for slot in [slot for slot, job in slots.items() if job.done()]:
+        del slots[slot]
+    statuses = sweep_status(folder)
+    _cancel_orphans(folder, statuses)
+    queued = [status.run for status in statuses if status.state == "queued" and not status.job_id]
+    free = [slot for slot in range(asked.cluster.parallel) if slot not in slots]
+    for slot, run in zip(free, queued, strict=False):
+        slots[slot] = _executor(folder, asked.shape(run), slot, run.devices).submit(job_of(folder, run, name))
+        append(folder.jobs, [submitted(run, slots[slot].job_id, "local")])
+    return bool(slots or queued or any(status.state == "waiting" for status in statuses))
+
+
+def _executor(folder: SweepFolder, shape: ClusterConfig, slot: int, devices: int) -> submitit.LocalExecutor:
+    """Starts one job at a time. Jobs of different slots get different GPUs."""
+    gpus = shape.gpus_per_task * devices
+    executor = submitit.LocalExecutor(folder.submitit, max_num_timeout=shape.requeues)
+    executor.update_parameters(
+        timeout_min=shape.timeout_min,
+        signal_delay_s=shape.signal_delay_s,
+        tasks_per_node=devices,
+        gpus_per_node=gpus,
+        visible_gpus=list(range(slot * gpus, (slot + 1) * gpus)),
+        setup=shape.setup,
+    )
+    return executor
+
+
+def _cancel_orphans(folder: SweepFolder, statuses: list[RunStatus]) -> None:
+    """Runs whose parent will not finish do not start."""
+    states = {status.run.run_id: status.state for status in statuses}
+    hopeless = [
+        status.run for status in statuses if status.state == "waiting" and states[str(status.run.parent)] not in ACTIVE
+    ]
+    append(folder.jobs, [{**submitted(run, "", "local"), "ended": "orphaned"} for run in hopeless])
+
+
+if __name__ == "__main__":
+    main()
