@@ -19,6 +19,8 @@ import torch
 
 from ttt.results.checkpoints import newest_whole
 
+pytestmark = pytest.mark.xdist_group("resume")
+
 EVERY, STEPS = 3, 12
 SLOWLY = """
 import faulthandler
@@ -42,7 +44,6 @@ SHAPES = {
     "one process": [],
     "accumulated": ["trainer.device_batch=1"],
     "two processes": ["trainer.strategy=ddp", "trainer.devices=2"],
-    "two processes, accumulated": ["trainer.strategy=ddp", "trainer.devices=2", "trainer.device_batch=1"],
 }
 
 
