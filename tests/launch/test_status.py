@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ from sweep_cases import planned, write_record
 
 from ttt.cli.sweep.tables import status_table
 from ttt.config.errors import UserError
+from ttt.config.schema import TrainConfig
 from ttt.launch.journal import append, read
-from ttt.launch.plan import PlannedRun, SweepFolder
+from ttt.launch.plan import Plan, PlannedRun, SweepFolder, freeze
 from ttt.launch.status import RunStatus, sweep_status
 
 Make = Callable[[list[PlannedRun]], SweepFolder]
@@ -118,10 +120,10 @@ def test_a_job_that_accounting_has_not_heard_of(make_sweep: Make, program: Progr
     run = planned(0, tmp_path)
     folder = make_sweep([run])
     sacct(program, {})
-    submitted(folder, run, "17", time=datetime.now(UTC).isoformat())
-    assert only(folder).state == "queued"
-    submitted(folder, run, "18")
+    submitted(folder, run, "17")
     assert (only(folder).state, only(folder).detail) == ("killed", "SLURM does not know its job")
+    submitted(folder, run, "18", time=datetime.now(UTC).isoformat())
+    assert only(folder).state == "queued"
 
 
 def test_a_job_that_slurm_is_putting_back_into_its_queue(make_sweep: Make, program: Program, tmp_path: Path) -> None:
@@ -236,3 +238,34 @@ def test_lines_are_added_whole_even_after_one_that_was_cut_off(tmp_path: Path) -
     append(path, [{"a": 2}])
     with pytest.raises(UserError, match="a line is not JSON"):
         read(path)
+
+
+def test_sweeps_side_by_side_see_each_others_jobs(make_sweep: Make, program: Program, tmp_path: Path) -> None:
+    shared, own = planned(0, tmp_path), planned(1, tmp_path)
+    first = make_sweep([shared])
+    second = SweepFolder(tmp_path / "second")
+    freeze(Plan("second", [shared, own], {run.run_id: TrainConfig() for run in (shared, own)}), second)
+    submitted(first, shared, "17")
+    sacct(program, {"17": "RUNNING"})
+    statuses = sweep_status(second)
+    assert [(status.state, status.job_id, status.elsewhere) for status in statuses] == [
+        ("running", "17", first.path),
+        ("not submitted", "", None),
+    ]
+    assert "(in sweep)" in status_table(statuses)
+    ended(first, shared, "17", "failed", "no memory")
+    sacct(program, {"17": "FAILED"})
+    assert [status.detail for status in sweep_status(second)] == ["no memory", ""]
+    submitted(second, shared, "18", time=datetime.now(UTC).isoformat())
+    sacct(program, {"17": "FAILED", "18": "PENDING"})
+    assert [status.state for status in sweep_status(first)] == ["queued"]
+
+
+def test_runs_in_other_folders_are_other_runs(make_sweep: Make, program: Program, tmp_path: Path) -> None:
+    run = planned(0, tmp_path)
+    first = make_sweep([run])
+    second = SweepFolder(tmp_path / "second")
+    freeze(Plan("second", [replace(run, folder="/elsewhere")], {run.run_id: TrainConfig()}), second)
+    submitted(first, run, "17")
+    sacct(program, {"17": "RUNNING"})
+    assert only(second).state == "not submitted"

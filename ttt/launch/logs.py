@@ -19,8 +19,9 @@ def log_files(folder: SweepFolder, status: RunStatus) -> list[Path]:
         UserError: it has not started.
     """
     found: list[Path] = []
+    sweep = SweepFolder(status.elsewhere) if status.elsewhere else folder
     for task in range(status.run.nodes * status.run.devices):
-        paths = JobPaths(folder.submitit, status.job_id, task)
+        paths = JobPaths(sweep.submitit, status.job_id, task)
         found += [path for path in (paths.stdout, paths.stderr) if path.exists()]
     if not status.job_id or not found:
         raise UserError(f"{status.run.run_id}: is {status.state}, nothing has been written; ttt-sweep status says more")

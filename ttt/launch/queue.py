@@ -63,12 +63,13 @@ def _step(folder: SweepFolder, slots: Slots) -> bool:
         del slots[slot]
     statuses = sweep_status(folder)
     _cancel_orphans(folder, statuses)
-    queued = [status.run for status in statuses if status.state == "queued" and not status.job_id]
+    own = [status for status in statuses if not status.elsewhere]
+    queued = [status.run for status in own if status.state == "queued" and not status.job_id]
     free = [slot for slot in range(asked.cluster.parallel) if slot not in slots]
     for slot, run in zip(free, queued, strict=False):
         slots[slot] = _executor(folder, asked.shape(run), slot, run.devices).submit(job_of(folder, run, name))
         append(folder.jobs, [submitted(run, slots[slot].job_id, "local")])
-    return bool(slots or queued or any(status.state == "waiting" for status in statuses))
+    return bool(slots or queued or any(status.state == "waiting" for status in own))
 
 
 def _executor(folder: SweepFolder, shape: ClusterConfig, slot: int, devices: int) -> submitit.LocalExecutor:
@@ -90,7 +91,9 @@ def _cancel_orphans(folder: SweepFolder, statuses: list[RunStatus]) -> None:
     """Runs whose parent will not finish do not start."""
     states = {status.run.run_id: status.state for status in statuses}
     hopeless = [
-        status.run for status in statuses if status.state == "waiting" and states[str(status.run.parent)] not in ACTIVE
+        status.run
+        for status in statuses
+        if status.state == "waiting" and not status.elsewhere and states[str(status.run.parent)] not in ACTIVE
     ]
     append(folder.jobs, [{**submitted(run, "", "local"), "ended": "orphaned"} for run in hopeless])
 

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Literal, cast
 
 from ttt.config.errors import UserError
-from ttt.launch import local
-from ttt.launch.journal import End, Submitted, read
+from ttt.launch.jobs import RunJob, ends_of, jobs_of, states_of
+from ttt.launch.journal import End, Submitted
 from ttt.launch.plan import PlannedRun, SweepFolder, read_runs
-from ttt.launch.slurm import job_states
 from ttt.results.record import Record, RunFolder, read_record
 
 State = Literal[
@@ -67,6 +66,7 @@ class RunStatus:
         steps: optimizer steps done, of ``run.steps``.
         tokens_per_second: as it trains, or trained at last.
         seconds_left: of training, at that rate.
+        elsewhere: folder of the sweep that submitted its last job, where that is another one.
     """
 
     run: PlannedRun
@@ -77,6 +77,7 @@ class RunStatus:
     steps: int = 0
     tokens_per_second: float | None = None
     seconds_left: float | None = None
+    elsewhere: Path | None = None
 
 
 def sweep_status(folder: SweepFolder) -> list[RunStatus]:
@@ -86,44 +87,44 @@ def sweep_status(folder: SweepFolder) -> list[RunStatus]:
         UserError: the folder holds no plan or a broken one, or SLURM cannot be asked.
     """
     runs = read_runs(folder)
-    jobs: dict[str, list[Submitted]] = {run.run_id: [] for run in runs}
-    for line in cast(list[Submitted], read(folder.jobs)):
-        jobs.get(line["run_id"], []).append(line)
+    jobs = jobs_of(folder, runs)
     records = {run.run_id: _record(run) for run in runs}
-    unfinished = [run for run in runs if not _finished(run, records[run.run_id])]
-    asked = {job["job_id"] for run in unfinished for job in jobs[run.run_id] if job["executor"] == "slurm"}
-    states = job_states(asked) | local.process_states(folder, [job for run in unfinished for job in jobs[run.run_id]])
+    unfinished = {run.run_id for run in runs if not _finished(run, records[run.run_id])}
+    states = states_of([job for run_id in unfinished for job in jobs[run_id]])
     found: dict[str, RunStatus] = {}
     for run in runs:
-        ends = cast(list[End], read(folder.ends(run.run_id))) if run in unfinished else []
-        found[run.run_id] = _status(run, records[run.run_id], jobs[run.run_id], states, ends, found)
+        ends = ends_of(run, jobs[run.run_id]) if run.run_id in unfinished else []
+        status = _status(run, records[run.run_id], jobs[run.run_id], states, ends, found)
+        last = jobs[run.run_id][-1] if jobs[run.run_id] else None
+        elsewhere = last.sweep if last and last.sweep != folder.path else None
+        found[run.run_id] = replace(status, job_id=last.line["job_id"] if last else "", elsewhere=elsewhere)
     return list(found.values())
 
 
 def _status(
     run: PlannedRun,
     record: Record | UserError | None,
-    jobs: list[Submitted],
-    states: dict[str, str],
+    jobs: list[RunJob],
+    states: dict[tuple[Path, str], str],
     ends: list[End],
     others: dict[str, RunStatus],
 ) -> RunStatus:
     status = _progress(run, record)
     if _finished(run, record):
-        return replace(status, state="finished", detail=_result(cast(Record, record)), job_id=_last(jobs))
+        return replace(status, state="finished", detail=_result(cast(Record, record)))
     if not jobs:
         return status
-    outcomes = [_outcome(job, states.get(job["job_id"]), ends, record) for job in jobs]
+    outcomes = [_outcome(job.line, states.get(job.key), ends, record) for job in jobs]
     state, detail = outcomes[-1]
     if run.parent and others[run.parent].state != "finished":
         if state == "queued":
             state, detail = "waiting", f"for {run.parent}"
-        elif state == "cancelled" and not jobs[-1].get("ended"):
+        elif state == "cancelled" and not jobs[-1].line.get("ended"):
             # SLURM's word for a job whose dependency can no longer be satisfied.
             state, detail = "orphaned", ORPHANED
     same = outcomes[-SAME_FAILURES:]
     given_up = state in BROKEN and state != "orphaned" and len(same) == SAME_FAILURES and len(set(same)) == 1
-    return replace(status, state=state, detail=detail, job_id=_last(jobs), given_up=given_up)
+    return replace(status, state=state, detail=detail, given_up=given_up)
 
 
 def _outcome(
@@ -177,7 +178,3 @@ def _progress(run: PlannedRun, record: Record | UserError | None) -> RunStatus:
     steps, rate = record["steps"], record["timing"]["tokens_per_second"]
     left = max(0, run.steps - steps) * run.tokens_per_step / rate if rate else None
     return RunStatus(run, "not submitted", steps=steps, tokens_per_second=rate, seconds_left=left)
-
-
-def _last(jobs: list[Submitted]) -> str:
-    return jobs[-1]["job_id"] if jobs else ""

@@ -99,7 +99,8 @@ def cancel(request: Request) -> None:
     folder = SweepFolder(request.folder)
     statuses = sweep_status(folder)
     with submit_lock(folder):
-        chosen = _named(request, statuses, [status for status in statuses if status.state in ACTIVE])
+        own = [status for status in statuses if status.state in ACTIVE and not status.elsewhere]
+        chosen = _named(request, statuses, own)
         cancel_runs(folder, [status.run.run_id for status in chosen])
     print(f"{len(chosen)} cancelled; ttt-sweep submit submits them again")
 
@@ -201,20 +202,17 @@ def _one(request: Request, name: str, statuses: list[RunStatus], of: list[RunSta
         some = ", ".join(status.run.run_id for status in fitting[:3]) or "ttt-sweep status lists the runs"
         raise UserError(f"{name}: {'fits several runs' if fitting else 'no such run'}: {some}")
     if fitting[0] not in of:
-        raise UserError(f"{fitting[0].run.run_id}: is {fitting[0].state}; nothing to {request.command}")
+        where = f" in folder={fitting[0].elsewhere}" if fitting[0].elsewhere else ""
+        raise UserError(f"{fitting[0].run.run_id}: is {fitting[0].state}{where}; nothing to {request.command}")
     return fitting[0]
 
 
 def _plain(status: RunStatus) -> dict[str, Any]:
     plain = asdict(status)
     run = plain.pop("run")
-    return {
-        "run_id": run["run_id"],
-        "folder": run["folder"],
-        "parent": run["parent"],
-        "of_steps": run["steps"],
-        **plain,
-    }
+    named = {key: run[key] for key in ("run_id", "folder", "parent")}
+    elsewhere = str(status.elsewhere) if status.elsewhere else None
+    return {**named, **plain, "steps_planned": run["steps"], "elsewhere": elsewhere}
 
 
 def _changed(request: Request) -> tuple[str, ...]:

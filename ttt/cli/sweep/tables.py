@@ -39,7 +39,7 @@ def status_table(statuses: list[RunStatus]) -> str:
             f"{status.steps}/{status.run.steps}",
             quantity(status.tokens_per_second) if status.tokens_per_second else "",
             duration(status.seconds_left) if status.state == "running" and status.seconds_left else "",
-            status.detail,
+            status.detail + (f" (in {status.elsewhere.name})" if status.elsewhere else ""),
         )
         for status in statuses
     ]

@@ -1,0 +1,80 @@
+"""The jobs of runs. Sweeps side by side may share runs, and then each sees what the others have submitted."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from ttt.config.errors import UserError
+from ttt.launch import local
+from ttt.launch.journal import End, Submitted, read
+from ttt.launch.plan import PLAN_FILE, PlannedRun, SweepFolder, read_runs
+from ttt.launch.slurm import job_states
+
+
+@dataclass(frozen=True)
+class RunJob:
+    """A job: the line that was noted of it, and the folder of the sweep that submitted it."""
+
+    line: Submitted
+    sweep: Path
+
+    @property
+    def key(self) -> tuple[Path, str]:
+        """What tells jobs apart: sweeps on one machine may have waiting jobs that have no number yet."""
+        return self.sweep, self.line["job_id"]
+
+
+def jobs_of(folder: SweepFolder, runs: list[PlannedRun]) -> dict[str, list[RunJob]]:
+    """The jobs of each run, in the order in which they were submitted, by this sweep and by those beside it.
+
+    Raises:
+        UserError: a file of this sweep is broken.
+    """
+    folders = {run.run_id: run.folder for run in runs}
+    found: dict[str, list[RunJob]] = {run_id: [] for run_id in folders}
+    for sweep in (folder, *_beside(folder)):
+        shared = folders.keys() if sweep is folder else _shared(sweep, folders)
+        for line in cast(list[Submitted], read(sweep.jobs)) if shared else []:
+            if line["run_id"] in shared:
+                found[line["run_id"]].append(RunJob(line, sweep.path))
+    for jobs in found.values():
+        jobs.sort(key=lambda job: job.line["time"])
+    return found
+
+
+def states_of(jobs: list[RunJob]) -> dict[tuple[Path, str], str]:
+    """The state of each job in SLURM's words, by its ``key``; jobs that accounting does not know yet are missing.
+
+    Raises:
+        UserError: SLURM cannot be asked.
+    """
+    in_slurm = job_states({job.line["job_id"] for job in jobs if job.line["executor"] == "slurm"})
+    states = {job.key: in_slurm[job.line["job_id"]] for job in jobs if job.line["job_id"] in in_slurm}
+    for sweep in {job.sweep for job in jobs if job.line["executor"] == "local"}:
+        here = [job.line for job in jobs if job.sweep == sweep]
+        found = local.process_states(SweepFolder(sweep), here)
+        states |= {(sweep, job_id): state for job_id, state in found.items()}
+    return states
+
+
+def ends_of(run: PlannedRun, jobs: list[RunJob]) -> list[End]:
+    """How the run's jobs ended, as far as they could tell.
+
+    Raises:
+        UserError: a file is broken.
+    """
+    sweeps = dict.fromkeys(job.sweep for job in jobs)
+    return [cast(End, end) for sweep in sweeps for end in read(SweepFolder(sweep).ends(run.run_id))]
+
+
+def _beside(folder: SweepFolder) -> list[SweepFolder]:
+    plans = sorted(folder.path.parent.glob(f"*/{PLAN_FILE}"))
+    return [SweepFolder(plan.parent) for plan in plans if plan.parent != folder.path]
+
+
+def _shared(sweep: SweepFolder, folders: dict[str, str]) -> set[str]:
+    """Runs that the other sweep has too, in the same folders. A broken plan is for its own commands to name."""
+    try:
+        return {run.run_id for run in read_runs(sweep) if folders.get(run.run_id) == run.folder}
+    except UserError:
+        return set()
