@@ -1,4 +1,4 @@
-"""The vocabulary of ``ttt-bench``: the keys of its two benchmarks. Values live in ``conf/bench_*.yaml``."""
+"""The vocabulary of ``ttt-bench``: the keys of its benchmarks. Values live in ``conf/bench_*.yaml``."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -7,11 +7,15 @@ from ttt.config.errors import bad_value
 from ttt.config.schema import BackboneConfig
 
 DTYPES = ("float32", "float64")
+KERNEL_DTYPES = ("bf16", "fp16", "fp32")
+KERNEL_HEAD_DIMS = (32, 64, 96, 128)
+KERNEL_MINI_BATCH_SIZES = (8, 16, 32, 64)
+DEVICES = ("auto", "cpu", "cuda")
 
 
 @dataclass
 class BenchConfig:
-    """What both benchmarks have.
+    """What the benchmarks of times have on this machine's processor.
 
     Attributes:
         forms: what to hold against ``plain``, which is always measured: names of the ``kernel`` group.
@@ -113,3 +117,52 @@ class ModelBenchConfig(BenchConfig):
         for key in ("blocks", "mlp_hidden", "vocab"):
             yield key, [getattr(self, key)], 1
         yield "decode", [self.decode], 0
+
+
+@dataclass
+class KernelBenchConfig:
+    """``ttt-bench kernels``: what the Triton kernels take of a GPU, compiled ahead of time.
+
+    Attributes:
+        targets: GPU architectures, sm_90 or gfx942.
+        kernels: names of kernels; empty for all.
+        dtype: of the views: bf16, fp16, fp32.
+        head_dim: D.
+        mini_batch_size: b.
+        tokens: T, over which W_0 and the last W are spread when bytes are counted per token.
+        checkpoint_group: mini-batches for each W that the forward pass keeps for the backward pass.
+        markdown: a file between whose markers the table goes; null for none.
+        results: the folder below which the benchmark gets its own.
+    """
+
+    targets: list[str] = field(default_factory=list)
+    kernels: list[str] = field(default_factory=list)
+    dtype: list[str] = field(default_factory=list)
+    head_dim: list[int] = field(default_factory=list)
+    mini_batch_size: list[int] = field(default_factory=list)
+    tokens: int = 0
+    checkpoint_group: int = 0
+    markdown: str | None = None
+    results: str = "???"
+
+    def check(self) -> None:
+        """Refuses what no kernel knows; names of targets and kernels are left to those who know them.
+
+        Raises:
+            UserError: a value that is not among those a kernel knows, or an empty list.
+        """
+        choices: dict[str, tuple[object, ...]] = {
+            "dtype": KERNEL_DTYPES,
+            "head_dim": KERNEL_HEAD_DIMS,
+            "mini_batch_size": KERNEL_MINI_BATCH_SIZES,
+        }
+        for key, allowed in choices.items():
+            for value in getattr(self, key):
+                if value not in allowed:
+                    raise bad_value(key, value, f"choose from {', '.join(map(str, allowed))}")
+        for key in ("targets", *choices):
+            if not getattr(self, key):
+                raise bad_value(key, "[]", "give at least one value")
+        for key in ("tokens", "checkpoint_group"):
+            if getattr(self, key) < 1:
+                raise bad_value(key, getattr(self, key), "must be at least 1")

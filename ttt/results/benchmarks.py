@@ -7,7 +7,7 @@ import hashlib
 import json
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, TypedDict, cast
+from typing import Literal, NotRequired, TypedDict, cast
 
 from ttt.config.errors import UserError
 from ttt.config.schema import Resolved
@@ -19,11 +19,11 @@ from ttt.results.record import GitState
 SCHEMA_VERSION = 1
 BENCHMARK_FILE = "benchmark.json"
 
-Kind = Literal["inner", "model"]
+Kind = Literal["inner", "model", "kernels", "latency"]
 
 
 class Row(TypedDict):
-    """One measurement.
+    """One measurement, or one count of a compiled kernel.
 
     Attributes:
         model: the inner model, or the language model's layer.
@@ -33,11 +33,21 @@ class Row(TypedDict):
         mini_batch_size: None for a layer that has none.
         batch: sequences at once.
         measure: forward, forward_backward, W, z, decode (s); the first two with _speedup (1), _tokens_per_second
-            (tokens/s) and _share (1); peak_memory (B); matmul (FLOP/s).
+            (tokens/s) and _share (1); peak_memory (B); matmul (FLOP/s). Of ``ttt-bench latency`` train, prefill, decode
+            and inner_forward, inner_train, inner_decode (s), each with _tokens_per_second, the last three also with
+            _bandwidth (B/s) and _of_bound (1). Of ``ttt-bench kernels`` registers (1), spilled, spilled_in_loops,
+            shared, scratch (B); and, per token and head, flops (FLOP), device_bytes, least_bytes, l2_bytes (B) and
+            model_<device> (s), a model's time and no measured one.
         value: the median over rounds, in ``unit``.
         low: the lower quartile.
         high: the upper quartile.
-        unit: s, 1, tokens/s, B or FLOP/s.
+        unit: s, 1, tokens/s, B, B/s, FLOP or FLOP/s.
+        kernel: of a compiled kernel alone, as everything below: its name.
+        target: the architecture that it was compiled for.
+        dtype: of its views; bf16, fp16 or fp32.
+        head_dim: D.
+        warps: of a program.
+        stages: of its software pipeline.
     """
 
     model: str
@@ -51,6 +61,12 @@ class Row(TypedDict):
     low: float
     high: float
     unit: str
+    kernel: NotRequired[str]
+    target: NotRequired[str]
+    dtype: NotRequired[str]
+    head_dim: NotRequired[int]
+    warps: NotRequired[int]
+    stages: NotRequired[int]
 
 
 class Benchmark(TypedDict):
