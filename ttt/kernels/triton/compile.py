@@ -63,6 +63,11 @@ class Resources:
     shared: int
 
 
+def interpreted() -> bool:
+    """Whether kernels are interpreted in this process, and cannot be compiled: ``TRITON_INTERPRET=1``."""
+    return bool(knobs.runtime.interpret)
+
+
 def gpu_target(name: str) -> GPUTarget:
     """Triton's name for a target.
 
