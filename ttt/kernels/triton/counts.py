@@ -154,6 +154,11 @@ def mlp_state(s: Sizes) -> int:
     return FLOAT * (2 * s.D * s.F + s.F + s.D)
 
 
+def norm_parameters(s: Sizes) -> int:
+    """Bytes of LN's scale and shift."""
+    return FLOAT * 2 * s.D
+
+
 def _linear_forward_products(s: Sizes) -> int:
     """K W, Q W and K^T G; Q K^T and A G."""
     return 2 * (3 * s.R * s.P * s.P + 2 * s.R * s.R * s.P)
@@ -180,109 +185,131 @@ def _mlp_on_chip_products(s: Sizes) -> int:
 
 
 def _mlp_backward_products(s: Sizes) -> int:
-    """Eight and seven with W or dW in the two sweeps; five and six between tokens."""
-    return 2 * (15 * s.R * s.P * s.F + 5 * s.R * s.R * s.F + 6 * s.R * s.R * s.P)
+    """Eight and seven with W or dW in the two sweeps; five and five between tokens."""
+    return 2 * (15 * s.R * s.P * s.F + 5 * s.R * s.R * s.F + 5 * s.R * s.R * s.P)
 
 
-def _decode_products(layers: int) -> Callable[[Sizes], int]:
-    """A token's products with W, one by one; ``count`` divides by b what belongs to b tokens."""
-
-    def products(s: Sizes) -> int:
-        # K W and Q W; for TTT-MLP per layer, and G1's way back. The step is an outer product.
-        return s.b * 2 * (3 * s.D * s.D if layers == 1 else 7 * s.D * s.F)
-
-    return products
+def _linear_decode_products(s: Sizes) -> int:
+    """K W and Q W of one token, and the step; times b, for ``count`` divides by it."""
+    return s.b * 2 * 3 * s.D * s.D
 
 
-def _views(s: Sizes) -> Iterator[Moved]:
-    """Of the forward pass: q, k, v, eta and z."""
+def _mlp_decode_products(s: Sizes) -> int:
+    """Of one token Z1, Z2, G1, Z1_bar, Z2_bar and two steps; times b, for ``count`` divides by it."""
+    return s.b * 2 * 7 * s.D * s.F
+
+
+def _forward_tensors(state: int, s: Sizes) -> Iterator[Moved]:
+    """Views, W_0, the last W, and a W for each group, which the backward pass wants."""
     yield given(3 * s.view)
     yield given(FLOAT)
     yield result(s.view)
+    yield given(state / s.tokens)
+    yield result(state / s.tokens)
+    yield Moved(state / s.group_tokens, stores=1, device=1)
+    yield given(norm_parameters(s) / s.tokens)
 
 
-def _forward_tensors(W: Callable[[Sizes], int]) -> Callable[[Sizes, bool], Iterator[Moved]]:
-    """Views, W_0, the last W, and a W for each group, which the backward pass wants."""
-
-    def tensors(s: Sizes, spills: bool) -> Iterator[Moved]:  # noqa: ARG001 - one signature for all
-        yield from _views(s)
-        yield given(W(s) / s.tokens)
-        yield result(W(s) / s.tokens)
-        yield Moved(W(s) / s.group_tokens, stores=1, device=1)
-
-    return tensors
+def _linear_forward_tensors(s: Sizes, spills: bool) -> Iterator[Moved]:  # noqa: ARG001 - one signature for all
+    yield from _forward_tensors(linear_state(s), s)
 
 
-def _mlp_streamed_tensors(s: Sizes, spills: bool) -> Iterator[Moved]:
-    """And W of every mini-batch through L2: loaded by both sweeps, stored by the second."""
-    yield from _forward_tensors(mlp_state)(s, spills)
+def _mlp_on_chip_tensors(s: Sizes, spills: bool) -> Iterator[Moved]:  # noqa: ARG001 - one signature for all
+    yield from _forward_tensors(mlp_state(s), s)
+
+
+def _mlp_forward_tensors(s: Sizes, spills: bool) -> Iterator[Moved]:
+    """And W of every mini-batch, which is loaded by both sweeps and stored by the second."""
+    yield from _forward_tensors(mlp_state(s), s)
     yield Moved(mlp_state(s) / s.b, loads=2, stores=1, device=2 if spills else 0)
+    yield Moved(norm_parameters(s) / s.b, loads=2)
+
+
+def _recompute_tensors(views: int, state: int, s: Sizes) -> Iterator[Moved]:
+    """Some views, eta and the kept W; a W to work on, of no use after the group."""
+    yield Moved(views * s.view, loads=1, device=1)
+    yield Moved(FLOAT, loads=1, device=1)
+    yield Moved(state / s.group_tokens, loads=1, device=1)
+    yield Moved(state / s.group_tokens, stores=1)
+    yield Moved(norm_parameters(s) / s.group_tokens, loads=1, device=1)
 
 
 def _linear_recompute_tensors(s: Sizes, spills: bool) -> Iterator[Moved]:
-    """K, v, eta and the kept W; W of every mini-batch in the views' type, and W after the group, of no use."""
-    yield Moved(2 * s.view, loads=1, device=1)
-    yield Moved(FLOAT, loads=1, device=1)
-    yield Moved(linear_state(s) / s.group_tokens, loads=1, device=1)
+    """And W of every mini-batch for the backward kernel."""
+    yield from _recompute_tensors(2, linear_state(s), s)
     yield Moved(_linear_scratch(s) / s.group_tokens, stores=1, device=1 if spills else 0)
-    yield Moved(linear_state(s) / s.group_tokens, stores=1, device=1 if spills else 0)
 
 
-def _backward_tensors(s: Sizes, W: int) -> Iterator[Moved]:
-    """Of the whole pass: q, k, v and dz; eta; dq, dk and dv; deta; W_0's gradient and the last W's."""
+def _mlp_recompute_tensors(s: Sizes, spills: bool) -> Iterator[Moved]:
+    """And W through L2 as in the forward pass; W and activations of every mini-batch for the backward kernel."""
+    yield from _recompute_tensors(3, mlp_state(s), s)
+    yield Moved(mlp_state(s) / s.b, loads=2, stores=1)
+    yield Moved(norm_parameters(s) / s.b, loads=1)
+    yield Moved(_mlp_scratch(s) / s.group_tokens, stores=1, device=1 if spills else 0)
+
+
+def _backward_tensors(state: int, s: Sizes) -> Iterator[Moved]:
+    """Of the whole pass: q, k, v and dz; eta; dq, dk and dv; deta; the last W's gradient and W_0's."""
     yield given(4 * s.view)
     yield given(FLOAT)
     yield result(3 * s.view)
     yield result(FLOAT)
-    # In one buffer, from group to group.
-    yield Moved(W / s.group_tokens, loads=1, stores=1)
-    yield Moved(2 * W / s.tokens, device=1, least=1)
+    yield Moved(2 * state / s.tokens, device=1, least=1)
+    yield Moved(norm_parameters(s) / s.b, loads=1)
+    yield Moved(norm_parameters(s) / s.tokens, device=1, least=1)
+    # The sums over groups of the gradients of scale and shift.
+    yield Moved(norm_parameters(s) / s.group_tokens, loads=1, stores=1)
 
 
 def _linear_backward_tensors(s: Sizes, spills: bool) -> Iterator[Moved]:
-    """And W of every mini-batch."""
-    yield from _backward_tensors(s, linear_state(s))
+    """And W of every mini-batch; dW once a group, in registers within it."""
+    yield from _backward_tensors(linear_state(s), s)
+    yield Moved(linear_state(s) / s.group_tokens, loads=1, stores=1)
     yield Moved(_linear_scratch(s) / s.group_tokens, loads=1, device=1 if spills else 0)
 
 
+def _mlp_backward_tensors(s: Sizes, spills: bool) -> Iterator[Moved]:
+    """And W and activations of every mini-batch, all but Z2 and Z2_bar by both sweeps, and dW likewise."""
+    yield from _backward_tensors(mlp_state(s), s)
+    yield Moved(s.view, loads=1)
+    yield Moved(_mlp_scratch(s) / s.group_tokens, device=1 if spills else 0)
+    yield Moved((2 * s.D * s.F + 4 * s.b * s.F) * s.element / s.b, loads=2)
+    yield Moved(2 * s.D * FLOAT, loads=1)
+    yield Moved(mlp_state(s) / s.b, loads=2, stores=1)
+    # From the first sweep to the second: dZ1_bar in the place of Z1_bar, a part of dZ1, and dH.
+    yield Moved(s.F * s.element, loads=2, stores=3)
+
+
 def _linear_scratch(s: Sizes) -> int:
-    """A group's W1 in the views' type and b1, a program's."""
+    """A program's, for a group: W1 in the views' type and b1."""
     return s.group_tokens // s.b * (s.D * s.D * s.element + s.D * FLOAT)
 
 
-def _mlp_recompute_tensors(s: Sizes, spills: bool) -> Iterator[Moved]:
-    """Q, k, v, eta and the kept W; W through L2; W and activations of every mini-batch."""
-    yield Moved(3 * s.view, loads=1, device=1)
-    yield Moved(FLOAT, loads=1, device=1)
-    yield Moved(mlp_state(s) / s.group_tokens, loads=1, device=1)
-    yield Moved(mlp_state(s) / s.b, loads=2, stores=1)
-    yield Moved(_mlp_scratch(s) / s.group_tokens, stores=1, device=1 if spills else 0)
-
-
-def _mlp_backward_tensors(s: Sizes, spills: bool) -> Iterator[Moved]:
-    """And W and activations of every mini-batch, most by both sweeps; dW through L2."""
-    yield from _backward_tensors(s, mlp_state(s))
-    yield Moved(_mlp_scratch(s) / s.group_tokens, loads=2, device=1 if spills else 0)
-    yield Moved(mlp_state(s) / s.b, loads=2, stores=1)
-
-
 def _mlp_scratch(s: Sizes) -> int:
-    """A group's W1, W2, Z1, Z1_bar, X2 and X2_bar in the views' type, b1, b2, Z2 and Z2_bar, a program's."""
+    """A program's, for a group: W1, W2, Z1, Z1_bar, X2 and X2_bar in the views' type, b1, b2, Z2 and Z2_bar."""
     of_views = 2 * s.D * s.F + 4 * s.b * s.F
     of_float = s.F + s.D + 2 * s.b * s.D
     return s.group_tokens // s.b * (of_views * s.element + of_float * FLOAT)
 
 
-def _decode_tensors(W: Callable[[Sizes], int]) -> Callable[[Sizes, bool], Iterator[Moved]]:
+def _decode_tensors(state: int, loads: int, s: Sizes) -> Iterator[Moved]:
     """Q, k, v, eta and z; W; the sum of steps since the mini-batch began, before and after."""
+    yield given(3 * s.view)
+    yield given(FLOAT)
+    yield result(s.view)
+    yield given(state, loads)
+    yield given(state)
+    yield result(state)
+    yield given(norm_parameters(s))
 
-    def tensors(s: Sizes, spills: bool) -> Iterator[Moved]:  # noqa: ARG001 - one signature for all
-        yield from _views(s)
-        yield given(W(s))
-        yield given(W(s))
-        yield result(W(s))
 
-    return tensors
+def _linear_decode_tensors(s: Sizes, spills: bool) -> Iterator[Moved]:  # noqa: ARG001 - one signature for all
+    yield from _decode_tensors(linear_state(s), 1, s)
+
+
+def _mlp_decode_tensors(s: Sizes, spills: bool) -> Iterator[Moved]:  # noqa: ARG001 - one signature for all
+    """Both layers' W twice: for the train view, and when the step is known for the test view."""
+    yield from _decode_tensors(mlp_state(s), 2, s)
 
 
 def _none(s: Sizes) -> int:  # noqa: ARG001 - one signature for all
@@ -293,13 +320,13 @@ Kernel = tuple[Callable[[Sizes], int], Callable[[Sizes, bool], Iterator[Moved]],
 """FLOPs of a mini-batch, tensors given whether scratch leaves L2, and bytes of scratch."""
 
 KERNELS: dict[str, Kernel] = {
-    "linear_forward": (_linear_forward_products, _forward_tensors(linear_state), _none),
+    "linear_forward": (_linear_forward_products, _linear_forward_tensors, _none),
     "linear_recompute": (_linear_recompute_products, _linear_recompute_tensors, _linear_scratch),
     "linear_backward": (_linear_backward_products, _linear_backward_tensors, _linear_scratch),
-    "linear_decode": (_decode_products(1), _decode_tensors(linear_state), _none),
-    "mlp_forward": (_mlp_forward_products, _mlp_streamed_tensors, mlp_state),
-    "mlp_forward_on_chip": (_mlp_on_chip_products, _forward_tensors(mlp_state), _none),
+    "linear_decode": (_linear_decode_products, _linear_decode_tensors, _none),
+    "mlp_forward": (_mlp_forward_products, _mlp_forward_tensors, mlp_state),
+    "mlp_forward_on_chip": (_mlp_on_chip_products, _mlp_on_chip_tensors, _none),
     "mlp_recompute": (_mlp_forward_products, _mlp_recompute_tensors, _mlp_scratch),
     "mlp_backward": (_mlp_backward_products, _mlp_backward_tensors, _mlp_scratch),
-    "mlp_decode": (_decode_products(2), _decode_tensors(mlp_state), _none),
+    "mlp_decode": (_mlp_decode_products, _mlp_decode_tensors, _none),
 }
