@@ -92,12 +92,13 @@ class BenchmarkLog:
         kind: what is measured.
         settings: the configuration.
         threads: CPU threads in use.
+        gpu: name of the GPU in use.
 
     Attributes:
         path: the file.
     """
 
-    def __init__(self, folder: Path, kind: Kind, settings: Resolved, threads: int) -> None:
+    def __init__(self, folder: Path, kind: Kind, settings: Resolved, threads: int, gpu: str | None = None) -> None:
         started = datetime.now(UTC)
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
         # The time keeps a repetition from taking the place of what it repeats.
@@ -110,7 +111,7 @@ class BenchmarkLog:
             "settings": settings,
             "versions": versions(),
             "git": git_state(),
-            "machine": describe_machine(threads),
+            "machine": describe_machine(threads, gpu),
             "started": started.isoformat(),
             "ended": None,
             "rows": [],

@@ -59,6 +59,7 @@ BENCHMARK_COLUMNS: dict[str, tuple[str, str]] = {
     "cpu": ("machine.cpu", "string"),
     "cores": ("machine.cores", "Int64"),
     "threads": ("machine.threads", "Int64"),
+    "gpu": ("machine.gpu", "string"),
     "width": ("settings.width", "Int64"),
     "heads": ("settings.heads", "Int64"),
     "dtype": ("settings.dtype", "string"),
