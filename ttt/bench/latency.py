@@ -267,10 +267,10 @@ def kernel_tasks(config: LatencyBenchConfig, name: str, tokens: int, clock: Cloc
         return torch.autograd.grad(outputs(), leaves, upstream)
 
     step = tuple(torch.zeros_like(w) for w in W)
-    token = [x[:, :, :1].detach() for x in (q, k, v, eta)]
+    q_t, k_t, v_t, eta_t = (x[:, :, :1].detach() for x in (q, k, v, eta))
 
     def one_token() -> object:
-        return op.decode_token(W, step, scale, shift, *token, tau, b // 2)
+        return op.decode_token(W, step, scale, shift, q_t, k_t, v_t, eta_t, tau, b // 2)
 
     sizes = Sizes(D, 4 * D, b, q.element_size(), tokens, group or op.DEFAULT_GROUP)
     forward, backward, decoding = (count(f"{name}_{use}", sizes) for use in ("forward", "backward", "decode"))

@@ -107,7 +107,7 @@ def _peak(line: Line) -> str:
     return f"{row['value'] / 2**20:,.0f}" if row else ""
 
 
-COLUMNS = (
+COLUMNS: tuple[Column[Line], ...] = (
     Column("model", 12, _setting("model"), left=True),
     Column("tokens", 6, _setting("tokens")),
     Column("b", 4, _setting("mini_batch_size")),

@@ -2,6 +2,7 @@
 
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import fields
 from typing import Any, get_origin, get_type_hints
 
@@ -60,7 +61,12 @@ def main() -> None:
     print_help_if_asked(lambda: KEYS.format(kind=kind, keys=describe_keys(kind)))
     schema = SCHEMAS[kind]
     sys.argv[1:] = [as_list(argument, schema) for argument in as_pairs(sys.argv[1:], schema)]
-    commands = {"inner": inner, "model": model, "latency": latency, "kernels": kernels}
+    commands: dict[str, Callable[[Any, list[str]], None]] = {
+        "inner": inner,
+        "model": model,
+        "latency": latency,
+        "kernels": kernels,
+    }
     run_with_config(f"bench_{kind}", schema, commands[kind])
 
 
