@@ -3,10 +3,12 @@
 Shapes: D head width, F hidden width of TTT-MLP, b mini-batch size; P and R are D and b padded to powers of two.
 """
 
+from collections.abc import Set
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from triton.runtime.jit import JITFunction
 
 from ttt.kernels.triton.linear_backward import linear_backward
 from ttt.kernels.triton.linear_decode import linear_decode
@@ -17,6 +19,9 @@ from ttt.kernels.triton.mlp_forward import mlp_forward
 
 TYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 """Types of the views; the state and all sums are float32."""
+
+INTERPRETED = not isinstance(linear_forward, JITFunction)
+"""Whether Triton's interpreter runs the kernels, on CPUs: TRITON_INTERPRET was 1 when they were imported."""
 
 VIEWS = {"q", "k", "v", "z", "dz", "dq", "dk", "dv"}
 ACTIVATIONS = {"Z1_kept", "Z1_bar_kept", "X2_kept", "X2_bar_kept", "dZ1_part", "dH"}
@@ -98,23 +103,22 @@ class Layer:
 
     def decode(self, begun: bool, ends: bool) -> Configuration:
         """One token, the mini-batch having begun before it or ending with it."""
-        flags = {"BEGUN": begun, "ENDS": ends}
         if self.F:
-            return self._configuration("decode", mlp_decode, 8, **flags)
-        return self._configuration("decode", linear_decode, 8, **flags)
+            return self._configuration("decode", mlp_decode, 8, BEGUN=begun, ENDS=ends)
+        return self._configuration("decode", linear_decode, 8, BEGUN=begun, ENDS=ends)
 
     @property
     def _warps(self) -> int:
         return 4 if self.D <= 64 else 8
 
     def _configuration(
-        self, use: str, fn: Any, num_warps: int, views: set[str] | None = None, **flags: bool
+        self, use: str, fn: Any, num_warps: int, views: Set[str] = frozenset(), **flags: bool
     ) -> Configuration:
         """``views``: arguments in the views' type besides the usual."""
         sizes = {"D": self.D, "P": _padded(self.D), "b": self.b, "R": _padded(self.b), "F": self.F}
         sizes |= {"BLOCK": 32 if self.F % 32 == 0 else 16, "BIAS": int(self.bias)}
         constexprs = {name: value for name, value in (sizes | flags).items() if name in fn.arg_names}
-        of_views = VIEWS | ACTIVATIONS | (views or set())
+        of_views = VIEWS | ACTIVATIONS | views
         signature = {
             name: "i32" if name in NUMBERS else f"*{TYPES[self.dtype] if name in of_views else 'fp32'}"
             for name in fn.arg_names

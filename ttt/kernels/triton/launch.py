@@ -27,9 +27,7 @@ class Views(NamedTuple):
     shift: Tensor
 
     @classmethod
-    def of(
-        cls, scale: Tensor, shift: Tensor, q: Tensor, k: Tensor, v: Tensor, eta: Tensor, tau: Tensor
-    ) -> "Views":
+    def of(cls, scale: Tensor, shift: Tensor, q: Tensor, k: Tensor, v: Tensor, eta: Tensor, tau: Tensor) -> "Views":
         """From the operator's tensors, q, k, v [B, H, T, D]. Copies those that stand in memory in another order."""
         q, k, v = (x.transpose(1, 2).contiguous() for x in (q, k, v))
         return cls(q, k, v, *(x.contiguous() for x in (eta, tau, scale, shift)))
@@ -51,8 +49,10 @@ class Views(NamedTuple):
         return Layer(self.q.dtype, self.q.shape[-1], self.tau.numel(), W1.shape[-1] if len(others) > 1 else 0, bias)
 
 
-def forward(views: Views, W: list[Tensor], group: int, bias: bool, keep: bool) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """z [B, T, H, D], W after the last mini-batch, and, where ``keep``, W before every group, [groups, *w.shape]."""
+def forward(
+    views: Views, W: list[Tensor], group: int, bias: bool, keep: bool
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """Z [B, T, H, D], W after the last mini-batch, and, where ``keep``, W before every group, [groups, *w.shape]."""
     B, T, H, _ = views.sizes
     groups = -(-views.mini_batches // group) if keep else 0
     z, W_last = torch.empty_like(views.q), [w.new_empty(w.shape) for w in W]
@@ -70,9 +70,8 @@ def forward(views: Views, W: list[Tensor], group: int, bias: bool, keep: bool) -
 
 
 class Gradients(NamedTuple):
-    """Of W, in place: on entry those of W_last. Of the views; of tau, scale and shift summed over the batch."""
+    """Of q, k, v [B, T, H, D], of eta [B, H, T], and, a row for every program, of tau [B, H, b], scale and shift."""
 
-    dW: list[Tensor]
     dq: Tensor
     dk: Tensor
     dv: Tensor
@@ -83,12 +82,14 @@ class Gradients(NamedTuple):
 
 
 def backward(views: Views, dz: Tensor, dW: list[Tensor], kept: list[Tensor], group: int, bias: bool) -> Gradients:
-    """From the gradients of z [B, T, H, D] and W_last, group by group, the last first."""
+    """From the gradients of z [B, T, H, D] and W_last, group by group, the last first; ``dW`` becomes that of W."""
     B, T, H, D = views.sizes
     b = views.tau.numel()
     found = Gradients(
-        dW,
-        *(torch.empty_like(x) for x in views[:4]),
+        torch.empty_like(views.q),
+        torch.empty_like(views.k),
+        torch.empty_like(views.v),
+        torch.empty_like(views.eta),
         views.tau.new_zeros(B, H, b),
         views.scale.new_zeros(B, H, D),
         views.scale.new_zeros(B, H, D),
@@ -97,7 +98,7 @@ def backward(views: Views, dz: Tensor, dW: list[Tensor], kept: list[Tensor], gro
     recompute, gradients = layer.recompute(), layer.backward()
     scratch = _scratch(views, dW, min(group, views.mini_batches))
     W_work = [torch.empty_like(w) for w in dW]
-    outputs = _named("", dW, "d") | {name: x for name, x in found._asdict().items() if name != "dW"}
+    outputs = _named("", dW, "d") | found._asdict()
     if len(dW) == 4:
         outputs |= {name: views.q.new_empty(B, H, b, dW[0].shape[-1]) for name in ("dZ1_part", "dH")}
     with torch.cuda.device_of(dz):
@@ -112,10 +113,8 @@ def backward(views: Views, dz: Tensor, dW: list[Tensor], kept: list[Tensor], gro
     return found
 
 
-def decode(
-    views: Views, W: list[Tensor], step: list[Tensor], place: int, bias: bool
-) -> tuple[Tensor, list[Tensor]]:
-    """z [B, 1, H, D] of one token, and ``step`` with it, or W where the mini-batch ends. ``step`` may be empty."""
+def decode(views: Views, W: list[Tensor], step: list[Tensor], place: int, bias: bool) -> tuple[Tensor, list[Tensor]]:
+    """Z [B, 1, H, D] of one token, and ``step`` with it, or W where the mini-batch ends. ``step`` may be empty."""
     B, _, H, _ = views.sizes
     z, after = torch.empty_like(views.q), [w.new_empty(w.shape) for w in W]
     W, shared = _start(W)

@@ -41,9 +41,9 @@ def linear_backward(
     R: tl.constexpr,
     BIAS: tl.constexpr,
 ):
-    """Mini-batches ``first + count - 1`` down to ``first``. Arguments as in ``linear_forward``, and
+    """Mini-batches ``first + count - 1`` down to ``first``: the gradients of all inputs.
 
-    Args:
+    Arguments as in ``linear_forward``, and:
         W1_kept: W1 before every mini-batch, [count, B, H, D, D] in the views' type; b1_kept [count, B, H, D] float32.
         dz: [B, T, H, D] in memory, in the views' type, as dq, dk and dv, which are written.
         deta: [B, H, T] float32, written.

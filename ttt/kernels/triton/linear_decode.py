@@ -58,7 +58,8 @@ def linear_decode(
     K = load(k + here * D + column, in_row, PADDED).to(tl.float32)
     Q = load(q + here * D + column, in_row, PADDED).to(tl.float32)
     target = load(v + here * D + column, in_row, PADDED).to(tl.float32) - K
-    scale_row, shift_row = load(scale + head * D + column, in_row, PADDED), load(shift + head * D + column, in_row, PADDED)
+    scale_row = load(scale + head * D + column, in_row, PADDED)
+    shift_row = load(shift + head * D + column, in_row, PADDED)
     Z = tl.sum(K[:, None] * W, 0) + bias
     G = loss_gradient(Z[None, :], target[None, :], scale_row[None, :], shift_row[None, :], live, D, PADDED)
     G = tl.load(eta + here) * tl.sum(G, 0)

@@ -3,8 +3,8 @@
 dW1 and dW2 are as large as W and stay in memory, where the L2 cache holds them; every mini-batch passes over the hidden
 width twice, in blocks: first for what the gradient of G2 needs, then, with dZ2 known, for dW1, dW2 and the rest of dK.
 
-Shapes: B batch, H heads, T tokens, D head width, F hidden width, b mini-batch size; tiles as in ``functions``. The names
-of the gradients are those of the derivation in ``README.md``: dX is the gradient of the outer loss with respect to X.
+Shapes: B batch, H heads, T tokens, D head width, F hidden width, b mini-batch size; tiles as in ``functions``. The
+names of the gradients are those of the derivation in ``README.md``: dX is that of the outer loss with respect to X.
 """
 
 import triton
@@ -31,9 +31,9 @@ def mlp_backward(
     D: tl.constexpr, P: tl.constexpr, F: tl.constexpr, BLOCK: tl.constexpr, b: tl.constexpr, R: tl.constexpr,
     BIAS: tl.constexpr
 ):  # fmt: skip
-    """Mini-batches ``first + count - 1`` down to ``first``. Arguments as in ``mlp_forward``, and
+    """Mini-batches ``first + count - 1`` down to ``first``: the gradients of all inputs.
 
-    Args:
+    Arguments as in ``mlp_forward``, and:
         W1_kept: W1 before every mini-batch, [count, B, H, D, F] in the views' type, as W2_kept.
         Z1_bar_kept: as ``mlp_forward`` left it; holds dZ1_bar afterwards.
         dz: [B, T, H, D] in memory, in the views' type, as dq, dk and dv, which are written.
@@ -51,7 +51,7 @@ def mlp_backward(
     live, in_W1 = (row < b)[:, None] & in_row[None, :], in_row[:, None] & (hidden < BLOCK)[None, :]
     in_W2 = (hidden < BLOCK)[:, None] & in_row[None, :]
     W1_offset, W2_offset = column[:, None] * F + hidden[None, :], hidden[:, None] * D + column[None, :]
-    hidden_tile = row[:, None] * F + hidden[None, :]
+    tile, hidden_tile = row[:, None] * heads * D + column[None, :], row[:, None] * F + hidden[None, :]
     last = program.to(tl.int64)
     dW1 += last * D * F
     dW2 += last * D * F
@@ -65,7 +65,7 @@ def mlp_backward(
     for index in range(count):
         mini_batch = count - 1 - index
         token = (first + mini_batch) * b
-        place = ((sequence.to(tl.int64) * tokens + token) * heads + head) * D + row[:, None] * heads * D + column[None, :]
+        place = ((sequence.to(tl.int64) * tokens + token) * heads + head) * D + tile
         rates = last * tokens + token + row
         kept = mini_batch.to(tl.int64) * tl.num_programs(0) + program
         outer = kept * b * D + row[:, None] * D + column[None, :]

@@ -36,7 +36,8 @@ def mlp_decode(
     K = load(k + here * D + column, in_row, PADDED).to(tl.float32)
     Q = load(q + here * D + column, in_row, PADDED).to(tl.float32)
     target = load(v + here * D + column, in_row, PADDED).to(tl.float32) - K
-    scale_row, shift_row = load(scale + head * D + column, in_row, PADDED), load(shift + head * D + column, in_row, PADDED)
+    scale_row = load(scale + head * D + column, in_row, PADDED)
+    shift_row = load(shift + head * D + column, in_row, PADDED)
     bias2 = load(b2 + origin * D + column, in_row, PADDED)
     Z2 = bias2
     for f in range(0, F, BLOCK):

@@ -14,8 +14,8 @@ from ttt.kernels.triton.functions import dot, gelu, gelu_and_slope, load, loss_g
 
 
 @triton.jit
-def copy_W(
-    W1, b1, W1_to, b1_to, W2, W2_to, in_W1, in_W2, W1_offset, W2_offset, F: tl.constexpr, D: tl.constexpr,
+def copy_weights(
+    W1, b1, W2, W1_to, b1_to, W2_to, in_W1, in_W2, W1_offset, W2_offset, F: tl.constexpr, D: tl.constexpr,
     BLOCK: tl.constexpr, PADDED: tl.constexpr
 ):  # fmt: skip
     """W1 [D, F], b1 [F] and W2 [F, D] of one head from one place to another."""
@@ -93,8 +93,8 @@ def mlp_forward(
     W1_last += last * D * F
     W2_last += last * D * F
     b1_last += last * F
-    copy_W(
-        W1 + origin * D * F, b1 + origin * F, W1_last, b1_last, W2 + origin * D * F, W2_last,
+    copy_weights(
+        W1 + origin * D * F, b1 + origin * F, W2 + origin * D * F, W1_last, b1_last, W2_last,
         in_W1, in_W2, W1_offset, W2_offset, F, D, BLOCK, PADDED
     )  # fmt: skip
     bias2 = load(b2 + origin * D + column, in_row, PADDED)

@@ -3,13 +3,14 @@
 Shapes: B batch, H heads, T tokens, D head width, F hidden width of TTT-MLP, b mini-batch size.
 """
 
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ttt.kernels.triton import launch
-from ttt.kernels.triton.configurations import TYPES
+from ttt.kernels.triton.configurations import INTERPRETED, TYPES
 
 Params = tuple[Tensor, ...]
 
@@ -26,8 +27,8 @@ _LIBRARY.define(
     " -> (Tensor[], Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
 _LIBRARY.define(
-    "decode(Tensor[] W, Tensor[] step, Tensor scale, Tensor shift, Tensor q, Tensor k, Tensor v, Tensor eta, Tensor tau,"
-    " int place, bool bias) -> (Tensor, Tensor[])"
+    "decode(Tensor[] W, Tensor[] step, Tensor scale, Tensor shift, Tensor q, Tensor k, Tensor v, Tensor eta, "
+    "Tensor tau, int place, bool bias) -> (Tensor, Tensor[])"
 )
 
 
@@ -46,6 +47,8 @@ def unsupported(head_dim: int, hidden: tuple[int, ...], mini_batch_size: int, dt
         return f"it knows one hidden layer whose width is a multiple of 16, not {hidden}"
     if not 1 <= mini_batch_size <= 64:
         return f"it knows mini-batches of up to 64 tokens, not b = {mini_batch_size}"
+    if dtype == torch.bfloat16 and INTERPRETED:
+        return "Triton's interpreter computes bfloat16 wrongly; take float32 or float16"
     if dtype not in TYPES:
         return f"it reads float32, float16 and bfloat16, not {dtype}"
     return None
@@ -105,9 +108,9 @@ def decode_token(
     tau: Tensor,
     place: int,
 ) -> tuple[Tensor, Params]:
-    """One token anywhere in a mini-batch, without derivatives. Arguments as for ``inner_loop`` with T = 1, and
+    """One token anywhere in a mini-batch, without derivatives.
 
-    Args:
+    Arguments as for ``inner_loop`` with T = 1, and:
         step: the sum of eta_j grad loss_j(W) over the mini-batch's tokens before, each as in W; empty where there are
             none.
         place: their number, 0 ... b - 1.
@@ -142,7 +145,7 @@ def _check(
     torch._check(reason is None, lambda: f"the Triton inner loop cannot read this: {reason}")
     torch._check(T % unit == 0, lambda: f"T = {T} is no multiple of {unit}")
     widths = [D, *hidden, D]
-    shapes = [s for i, o in zip(widths, widths[1:], strict=False) for s in ((B, H, i, o), (B, H, 1, o))]
+    shapes = [s for i, o in pairwise(widths) for s in ((B, H, i, o), (B, H, 1, o))]
     given = [*W, scale, shift, eta, tau]
     expected = [*shapes, (H, 1, D), (H, 1, D), (B, H, T), (tau.numel(),)]
     torch._check(len(given) == len(expected), lambda: f"W has {len(W)} tensors")
