@@ -67,7 +67,7 @@ def test_outputs_state_and_gradients_are_the_definitions(case: Case, dtype: torc
 
 
 @settings(
-    max_examples=20,
+    max_examples=12,
     deadline=None,
     derandomize=True,
     phases=[Phase.generate],
@@ -77,9 +77,9 @@ def test_outputs_state_and_gradients_are_the_definitions(case: Case, dtype: torc
 def test_any_sizes(poisoned: None, data: st.DataObject) -> None:  # noqa: ARG001
     dtype, group = data.draw(st.sampled_from(HALF_AND_SINGLE), "type"), data.draw(st.integers(0, 5), "group")
     # An LN of few coordinates leaves little but their signs, and its derivatives are sums that cancel.
-    D = data.draw(st.integers(3 if dtype == torch.float32 else 16, 40), "D")
-    F = 16 * data.draw(st.integers(0, 4), "F / 16")
-    b, mini_batches = data.draw(st.integers(1, 20), "b"), data.draw(st.integers(1, 4), "mini-batches")
+    D = data.draw(st.integers(3 if dtype == torch.float32 else 16, 36), "D")
+    F = 16 * data.draw(st.integers(0, 3), "F / 16")
+    b, mini_batches = data.draw(st.integers(1, 20), "b"), data.draw(st.integers(1, 3), "mini-batches")
     given = of(Case(D, F, b, mini_batches * b), dtype, data.draw(st.integers(1, 2), "B"))
     assert_close(results(lambda a: triton(a, group), given), results(primal, exact(given)), TOLERANCE[dtype])
 

@@ -70,6 +70,7 @@ class Layer:
         b: mini-batch size.
         F: hidden width of TTT-MLP, a multiple of 16; 0 is TTT-Linear.
         bias: whether the inner model has biases.
+        amd: whether for GPUs of 64 threads to a warp, with twice the registers for one of their programs' 4 warps.
     """
 
     dtype: torch.dtype
@@ -77,6 +78,7 @@ class Layer:
     b: int
     F: int = 0
     bias: bool = True
+    amd: bool = torch.version.hip is not None
 
     @property
     def name(self) -> str:
@@ -98,8 +100,9 @@ class Layer:
     def backward(self) -> Configuration:
         """The gradients of one group."""
         if self.F:
-            return self._configuration("backward", mlp_backward, 4, WEIGHTS)
-        return self._configuration("backward", linear_backward, 8, WEIGHTS)
+            return self._configuration("backward", mlp_backward, 4 if self.amd else 8, WEIGHTS)
+        # dW of 128 x 128 would take half of the registers.
+        return self._configuration("backward", linear_backward, 4 if self.amd else 8, WEIGHTS, RESIDENT=self.D <= 64)
 
     def decode(self, begun: bool, ends: bool) -> Configuration:
         """One token, the mini-batch having begun before it or ending with it."""
@@ -132,10 +135,12 @@ def _padded(size: int) -> int:
     return max(16, 1 << (size - 1).bit_length())
 
 
-def configurations(dtype: torch.dtype, D: int, b: int, F: int | None = None) -> list[Configuration]:
-    """Every kernel that runs for these sizes, of both layers; ``F`` None: 4 D."""
+def configurations(
+    dtype: torch.dtype, D: int, b: int, F: int | None = None, target: str = "sm_80"
+) -> list[Configuration]:
+    """Every kernel that runs for these sizes, of both layers; ``F`` None: 4 D; ``target`` as sm_80 or gfx942."""
     found = []
     for hidden in (0, 4 * D if F is None else F):
-        layer = Layer(dtype, D, b, hidden)
+        layer = Layer(dtype, D, b, hidden, amd=target.startswith("gfx"))
         found += [layer.forward(keeps=True), layer.recompute(), layer.backward(), layer.decode(begun=True, ends=False)]
     return found

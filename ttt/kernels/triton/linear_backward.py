@@ -1,4 +1,4 @@
-"""TTT-Linear, backward: one program goes back through a group of mini-batches for one head, dW in registers.
+"""TTT-Linear, backward: one program goes back through a group of mini-batches for one head.
 
 Shapes: B batch, H heads, T tokens, D head width, b mini-batch size; tiles as in ``functions``. The names of the
 gradients are those of the derivation in ``README.md``: dX is the gradient of the outer loss with respect to X.
@@ -40,6 +40,7 @@ def linear_backward(
     b: tl.constexpr,
     R: tl.constexpr,
     BIAS: tl.constexpr,
+    RESIDENT: tl.constexpr,
 ):
     """Mini-batches ``first + count - 1`` down to ``first``: the gradients of all inputs.
 
@@ -50,6 +51,7 @@ def linear_backward(
         dtau: [B, H, b] float32, added to, as dscale and dshift [B, H, D].
         dW1: [B, H, D, D] float32: on entry with respect to W1 after the mini-batches, on return before them; db1
             [B, H, D] likewise.
+        RESIDENT: whether dW1 stays in registers; else in memory, where the L2 cache holds it.
     """
     program = tl.program_id(0)
     sequence, head = program // heads, program % heads
@@ -102,6 +104,8 @@ def linear_backward(
         store(dq + place, dQ, live, PADDED)
         dM = tl.where(causal, S * dA, 0.0)
         # W_last = W - K^T (tau_b eta G), b_last = b - sum (tau_b eta G)
+        if not RESIDENT:
+            dW = load(dW1 + last, in_W, PADDED)
         dW_half = dW.to(dtype)
         through_step = dot(K, dW_half) + db[None, :]
         d_rate = -tl.sum(through_step * G, 1)
@@ -122,10 +126,21 @@ def linear_backward(
         dZ = standardise_backward(d_unit, unit, r, live, D, PADDED) - keep(unit * mean(dG * G, D) * r, live, PADDED)
         dZ_half = dZ.to(dtype)
         # Z = K W + b
+        # Read again: kept from the beginning, these tiles would take the registers of all that stands between.
+        tl.debug_barrier()
+        K, Q = load(k + place, live, PADDED), load(q + place, live, PADDED)
+        W = load(W1_kept + kept * D * D + W_offset, in_W, PADDED)
+        if not RESIDENT:
+            dW = load(dW1 + last, in_W, PADDED)
         dW = dot(tl.trans(K), dZ_half, dot(tl.trans(Q), dZ_bar_half, dW))
+        if not RESIDENT:
+            store(dW1 + last, dW, in_W, PADDED)
         db += BIAS * tl.sum(dZ + dZ_bar, 0)
         store(dk + place, dot(dZ_half, tl.trans(W), dK + d_residual), live, PADDED)
-    store(dW1 + last, dW, in_W, PADDED)
+        if not RESIDENT:
+            tl.debug_barrier()
+    if RESIDENT:
+        store(dW1 + last, dW, in_W, PADDED)
     store(db1 + program * D + column, db, in_row, PADDED)
     store(dscale + program * D + column, d_scale, in_row, PADDED)
     store(dshift + program * D + column, d_shift, in_row, PADDED)

@@ -97,16 +97,19 @@ def linear_forward(
         target = load(v + place, live, PADDED).to(tl.float32) - K.to(tl.float32)
         G = loss_gradient(dot(K, w_half) + bias[None, :], target, scale_row, shift_row, live, D, PADDED)
         eta_row = load(eta + program.to(tl.int64) * tokens + (first + index) * b + row, row < b, PADDED)
+        # W is updated before the outputs are formed: the warps of a mini-batch's products stand as its last product wants
+        # them, and along the 64 rows of W they would each hold all of a tile's 16.
+        step = -tl.load(tau + b - 1) * eta_row[:, None] * G
+        w = dot(tl.trans(K), step.to(dtype), w)
+        bias_before = bias
+        bias += BIAS * tl.sum(step, 0)
         if OUTPUTS:
             Q = load(q + place, live, PADDED)
             M = tl.where(row[:, None] >= row[None, :], tau_row[:, None] * eta_row[None, :], 0.0)
             A = (-M * (dot(Q, tl.trans(K)) + BIAS)).to(dtype)
-            Z_bar = dot(A, G.to(dtype), dot(Q, w_half) + bias[None, :])
+            Z_bar = dot(A, G.to(dtype), dot(Q, w_half) + bias_before[None, :])
             unit, _ = standardise(Z_bar, live, D, PADDED)
             store(z + place, Q.to(tl.float32) + scale_row * unit + shift_row, live, PADDED)
-        step = -tl.load(tau + b - 1) * eta_row[:, None] * G
-        w = dot(tl.trans(K), step.to(dtype), w)
-        bias += BIAS * tl.sum(step, 0)
     last = program.to(tl.int64) * D * D + W_offset
     store(W1_last + last, w, in_W, PADDED)
     store(b1_last + program * D + column, bias, column < D, PADDED)
