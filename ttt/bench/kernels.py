@@ -17,7 +17,7 @@ from ttt.bench.devices import MODELLED
 from ttt.config.bench import KernelBenchConfig
 from ttt.config.errors import RunError, UserError, bad_value
 from ttt.results.atomic import write_text
-from ttt.results.benchmarks import BenchmarkLog, Row
+from ttt.results.benchmarks import BenchmarkLog, Row, read_benchmark
 from ttt.results.provenance import versions
 
 if TYPE_CHECKING:
@@ -100,6 +100,11 @@ class Line:
         }
 
 
+IDENTITY = ("kernel", "target", "dtype", "head_dim", "mini_batch_size")
+"""What tells the kernels of a benchmark apart, as ``Row`` has it."""
+
+Columns = tuple[Column[Line], ...]
+
 Job = tuple["Configuration", str, str, int, int]
 """Configuration, target, dtype, D and b."""
 
@@ -114,11 +119,12 @@ def bench_kernels(config: KernelBenchConfig) -> Path:
     _refuse_without_compiler()
     if config.markdown:
         _around(Path(config.markdown))
+    columns = COLUMNS + (beside(Path(config.beside)) if config.beside else ())
     jobs = list(_jobs(config))
     log = BenchmarkLog(Path(config.results), "kernels", asdict(config), torch.get_num_threads())
     triton_version = versions()["triton"]
     print(f"triton {triton_version}; compiled ahead of time and counted, nothing is run\n")
-    print_headings(COLUMNS)
+    print_headings(columns)
     lines, failures = [], []
     for job in tqdm(jobs, desc="kernels", leave=False, disable=None):
         try:
@@ -129,11 +135,11 @@ def bench_kernels(config: KernelBenchConfig) -> Path:
         log.add(line.rows(config))
         # The bar makes way for the line.
         with tqdm.external_write_mode():
-            print_line(COLUMNS, line)
+            print_line(columns, line)
         lines.append(line)
     print(f"\n{NOTES}")
     if config.markdown:
-        _write_markdown(Path(config.markdown), lines, triton_version)
+        _write_markdown(Path(config.markdown), columns, lines, triton_version)
     if failures:
         raise RunError(f"{len(failures)} of {len(jobs)} do not compile, the first: {failures[0]}")
     log.finish()
@@ -193,10 +199,30 @@ def _around(path: Path) -> tuple[str, str]:
     return text[: text.index(BEGIN) + len(BEGIN)], text[text.index(END) :]
 
 
-def _write_markdown(path: Path, lines: list[Line], triton_version: str) -> None:
+def _write_markdown(path: Path, columns: Columns, lines: list[Line], triton_version: str) -> None:
     before, after = _around(path)
-    heading = f"With triton {triton_version}; times are a model by datasheet, not a measurement."
-    write_text(path, "\n".join([before, heading, "", *markdown_lines(COLUMNS, lines), after]))
+    heading = f"With triton {triton_version}; the last times are a model by datasheet, not a measurement."
+    write_text(path, "\n".join([before, heading, "", *markdown_lines(columns, lines), after]))
+
+
+def beside(path: Path) -> Columns:
+    """A column with what an earlier benchmark, of another version of Triton, found spilled.
+
+    Raises:
+        UserError: the file is no benchmark of kernels.
+    """
+    earlier = read_benchmark(path)
+    if earlier["kind"] != "kernels":
+        raise bad_value("beside", path, f"a benchmark of {earlier['kind']}, not of kernels")
+    spilled = {
+        tuple(row.get(key) for key in IDENTITY): row["value"] for row in earlier["rows"] if row["measure"] == "spilled"
+    }
+
+    def cell(line: Line) -> str:
+        value = spilled.get((line.configuration.kernel, line.target, line.dtype, line.D, line.b))
+        return "" if value is None else f"{value:.0f}"
+
+    return (Column(f"spilled, {earlier['versions']['triton']}", 14, cell),)
 
 
 def _shared(line: Line) -> str:
@@ -216,7 +242,7 @@ def _modelled(place: int) -> Column[Line]:
     return Column(f"{MODELLED[place].name} ns", 8, cell)
 
 
-COLUMNS: tuple[Column[Line], ...] = (
+COLUMNS: Columns = (
     Column("kernel", 19, lambda line: line.configuration.kernel, left=True),
     Column("target", 7, lambda line: line.target, left=True),
     Column("dtype", 5, lambda line: line.dtype, left=True),

@@ -177,6 +177,7 @@ class KernelBenchConfig:
         tokens: T, over which W_0 and the last W are spread when bytes are counted per token.
         checkpoint_group: mini-batches for each W that the forward pass keeps for the backward pass.
         markdown: a file between whose markers the table goes; null for none.
+        beside: an earlier benchmark's file, of another version of Triton, whose spilled bytes get a column; or null.
         results: the folder below which the benchmark gets its own.
     """
 
@@ -188,6 +189,7 @@ class KernelBenchConfig:
     tokens: int = 0
     checkpoint_group: int = 0
     markdown: str | None = None
+    beside: str | None = None
     results: str = "???"
 
     def check(self) -> None:
