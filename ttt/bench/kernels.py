@@ -168,10 +168,10 @@ def _jobs(config: KernelBenchConfig) -> Iterator[Job]:
             raise bad_value("kernels", kernel, f"choose from {', '.join(KERNELS)}")
     sizes = [(dtype, D, b) for dtype in config.dtype for D in config.head_dim for b in config.mini_batch_size]
     for dtype, D, b in sizes:
-        for configuration in configurations(DTYPES[dtype], D, b):
-            if not config.kernels or configuration.kernel in config.kernels:
-                for target in config.targets:
-                    yield configuration, target, dtype, D, b
+        by_target = {target: configurations(DTYPES[dtype], D, b, target=target) for target in config.targets}
+        for kernel in config.kernels or KERNELS:
+            for target, found in by_target.items():
+                yield from ((each, target, dtype, D, b) for each in found if each.kernel == kernel)
 
 
 def _compiled(config: KernelBenchConfig, job: Job) -> Line:

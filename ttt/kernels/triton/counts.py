@@ -24,6 +24,10 @@ L2_BYTES = 50_000_000
 """The L2 cache of an H100. That of an A100 has 40 MB and 108 multiprocessors, that of a B200 126 MB and 148."""
 
 
+RESIDENT_HEAD_DIM = 64
+"""The largest D with which TTT-Linear's dW stays in registers."""
+
+
 @dataclass(frozen=True)
 class Sizes:
     """What the counts depend on.
@@ -262,10 +266,14 @@ def _backward_tensors(state: int, s: Sizes) -> Iterator[Moved]:
 
 
 def _linear_backward_tensors(s: Sizes, spills: bool) -> Iterator[Moved]:
-    """And W of every mini-batch; dW once a group, in registers within it."""
+    """And W of every mini-batch, which is loaded twice as q and k are; dW once a group, or twice a mini-batch."""
     yield from _backward_tensors(linear_state(s), s)
-    yield Moved(linear_state(s) / s.group_tokens, loads=1, stores=1)
-    yield Moved(_linear_scratch(s) / s.group_tokens, loads=1, device=1 if spills else 0)
+    yield Moved(2 * s.view, loads=1)
+    yield Moved(_linear_scratch(s) / s.group_tokens, loads=2, device=1 if spills else 0)
+    if s.D <= RESIDENT_HEAD_DIM:
+        yield Moved(linear_state(s) / s.group_tokens, loads=1, stores=1)
+    else:
+        yield Moved(linear_state(s) / s.b, loads=2, stores=1)
 
 
 def _mlp_backward_tensors(s: Sizes, spills: bool) -> Iterator[Moved]:
