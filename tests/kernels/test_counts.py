@@ -77,8 +77,7 @@ def run_everything(given: Inputs) -> dict[str, Seen]:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
-@pytest.mark.parametrize(("D", "b"), [(32, 16), (24, 8), (72, 16)])
-@pytest.mark.parametrize("F", [0, 64])
+@pytest.mark.parametrize(("F", "D", "b"), [(0, 32, 16), (0, 24, 8), (0, 72, 16), (64, 32, 16), (64, 24, 8)])
 def test_counts_are_what_the_kernels_do(F: int, D: int, b: int, dtype: torch.dtype) -> None:
     """FLOPs exactly; bytes but for tau and what padding masks, some in a hundred."""
     sizes = Sizes(D, F, b, dtype.itemsize, b * MINI_BATCHES, GROUP)

@@ -270,10 +270,9 @@ def _linear_backward_tensors(s: Sizes, spills: bool) -> Iterator[Moved]:
     yield from _backward_tensors(linear_state(s), s)
     yield Moved(2 * s.view, loads=1)
     yield Moved(_linear_scratch(s) / s.group_tokens, loads=2, device=1 if spills else 0)
-    if s.D <= RESIDENT_HEAD_DIM:
-        yield Moved(linear_state(s) / s.group_tokens, loads=1, stores=1)
-    else:
-        yield Moved(linear_state(s) / s.b, loads=2, stores=1)
+    resident = s.D <= RESIDENT_HEAD_DIM
+    yield Moved(linear_state(s) / s.group_tokens, loads=1, stores=1 if resident else 0)
+    yield Moved(linear_state(s) / s.b, loads=0 if resident else 2, stores=0 if resident else 1)
 
 
 def _mlp_backward_tensors(s: Sizes, spills: bool) -> Iterator[Moved]:
