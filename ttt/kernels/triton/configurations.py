@@ -16,6 +16,7 @@ from ttt.kernels.triton.linear_forward import linear_forward
 from ttt.kernels.triton.mlp_backward import mlp_backward
 from ttt.kernels.triton.mlp_decode import mlp_decode
 from ttt.kernels.triton.mlp_forward import mlp_forward
+from ttt.kernels.triton.mlp_forward_on_chip import mlp_forward_on_chip
 
 TYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 """Types of the views; the state and all sums are float32."""
@@ -55,7 +56,8 @@ class Configuration:
     options: dict[str, Any] = field(default_factory=dict)
 
     def launch(self, programs: int, **arguments: Any) -> None:
-        """Runs ``programs`` programs on the current device; ``arguments`` are those of ``signature``."""
+        """Runs ``programs`` programs on the current device; ``arguments`` are at least those of ``signature``."""
+        arguments = {name: arguments[name] for name in self.signature}
         stated = {"num_warps": self.num_warps, "num_stages": self.num_stages, **self.options}
         self.fn[(programs,)](**arguments, **self.constexprs, **stated)
 
@@ -85,8 +87,19 @@ class Layer:
         """What the kernels' names begin with."""
         return "mlp" if self.F else "linear"
 
+    @property
+    def on_chip(self) -> bool:
+        """Whether W of TTT-MLP goes into the registers of one program; with float32 views their products would not."""
+        return (self.D, self.F, self.b) == (64, 256, 16) and self.dtype.itemsize == 2 and not self.amd
+
     def forward(self, keeps: bool) -> Configuration:
         """Outputs and final state; ``keeps``: and W once a group, for the backward pass."""
+        if self.on_chip:
+            return self._configuration("forward_on_chip", mlp_forward_on_chip, 8, KEEPS=keeps)
+        return self.forward_portable(keeps)
+
+    def forward_portable(self, keeps: bool) -> Configuration:
+        """``forward`` for any sizes."""
         if self.F:
             return self._configuration("forward", mlp_forward, 4, KEEPS=keeps, ACTIVATIONS=False)
         return self._configuration("forward", linear_forward, self._warps, OUTPUTS=True, KEEPS=keeps)
@@ -142,5 +155,7 @@ def configurations(
     found = []
     for hidden in (0, 4 * D if F is None else F):
         layer = Layer(dtype, D, b, hidden, amd=target.startswith("gfx"))
-        found += [layer.forward(keeps=True), layer.recompute(), layer.backward(), layer.decode(begun=True, ends=False)]
+        found += [layer.forward(keeps=True)] if layer.on_chip else []
+        found += [layer.forward_portable(keeps=True), layer.recompute(), layer.backward()]
+        found.append(layer.decode(begun=True, ends=False))
     return found

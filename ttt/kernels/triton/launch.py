@@ -108,8 +108,7 @@ def backward(views: Views, dz: Tensor, dW: list[Tensor], kept: list[Tensor], gro
             start = _named("", [x[number] for x in kept]) | _named("_last", W_work) | scratch
             forward_only = {"z": views.q, "shared": 0, "group": 1}
             recompute.launch(B * H, **views._asdict(), **start, **numbers, **forward_only)
-            needed = {name: x for name, x in scratch.items() if name in gradients.signature}
-            gradients.launch(B * H, **views._asdict(), **needed, **outputs, **numbers, dz=dz)
+            gradients.launch(B * H, **views._asdict(), **scratch, **outputs, **numbers, dz=dz)
     return found
 
 

@@ -97,8 +97,8 @@ def linear_forward(
         target = load(v + place, live, PADDED).to(tl.float32) - K.to(tl.float32)
         G = loss_gradient(dot(K, w_half) + bias[None, :], target, scale_row, shift_row, live, D, PADDED)
         eta_row = load(eta + program.to(tl.int64) * tokens + (first + index) * b + row, row < b, PADDED)
-        # W is updated before the outputs are formed: the warps of a mini-batch's products stand as its last product wants
-        # them, and along the 64 rows of W they would each hold all of a tile's 16.
+        # W is updated before the outputs are formed: the warps of all products stand as the last one wants them, and
+        # along the rows of W every warp would hold all of a mini-batch's.
         step = -tl.load(tau + b - 1) * eta_row[:, None] * G
         w = dot(tl.trans(K), step.to(dtype), w)
         bias_before = bias

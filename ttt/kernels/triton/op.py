@@ -14,8 +14,10 @@ from ttt.kernels.triton.configurations import INTERPRETED, TYPES
 
 Params = tuple[Tensor, ...]
 
-DEFAULT_GROUP = 16
-"""Mini-batches for each kept W. More keep less for the whole sequence and need more scratch for one group."""
+DEFAULT_GROUP = {1: 16, 2: 64}
+"""Layers of the inner model -> mini-batches for each kept W. More keep less for the whole sequence and need more scratch
+for one group. TTT-MLP's W, 2 F times as large as a token's view, would cost the forward pass more memory traffic than
+all views at 16."""
 
 _INPUTS = (
     "Tensor[] W, Tensor scale, Tensor shift, Tensor q, Tensor k, Tensor v, Tensor eta, Tensor tau, int group, bool bias"
@@ -81,7 +83,7 @@ def inner_loop(
         v: label view, likewise.
         eta: inner learning rate [B, H, T], float32.
         tau: token scale [b], float32.
-        checkpoint_group: mini-batches for each kept W; 0 is ``DEFAULT_GROUP``.
+        checkpoint_group: mini-batches for each kept W; 0 is that of ``DEFAULT_GROUP``.
 
     Returns:
         z [B, H, T, D], in memory [B, T, H, D], in the views' type, and the state after the last token.
@@ -91,7 +93,7 @@ def inner_loop(
     """
     W, bias = _with_biases(W)
     keep = torch.is_grad_enabled() and any(x.requires_grad for x in (*W, scale, shift, q, k, v, eta, tau))
-    group = checkpoint_group or DEFAULT_GROUP
+    group = checkpoint_group or DEFAULT_GROUP[len(W) // 2]
     z, W_last, _ = torch.ops.ttt_triton.forward(list(W), scale, shift, q, k, v, eta, tau, group, bias, keep)
     return z, tuple(W_last if bias else W_last[::2])
 
