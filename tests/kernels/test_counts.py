@@ -156,10 +156,9 @@ def test_a_kernel_computes_at_least_what_the_dual_form_does(F: int) -> None:
 
 
 @pytest.mark.parametrize(("name", "layers"), [("linear", 1), ("mlp", 2)])
-@pytest.mark.parametrize("D", [64, 96])
-def test_training_forwards_moves_little_more_than_it_must(name: str, layers: int, D: int) -> None:
+def test_training_forwards_moves_little_more_than_it_must(name: str, layers: int) -> None:
     """Half precision, b = 16, 2048 tokens, and the group that is taken where none is asked for."""
-    counted = count(f"{name}_forward", Sizes(D, 4 * D, 16, 2, 2048, op.DEFAULT_GROUP[layers]))
+    counted = count(f"{name}_forward", Sizes(64, 256, 16, 2, 2048, op.DEFAULT_GROUP[layers]))
     assert counted.device_bytes <= 1.25 * counted.least_bytes
 
 

@@ -23,9 +23,12 @@ from ttt.results.provenance import versions
 if TYPE_CHECKING:
     from ttt.kernels.triton.compile import Resources
     from ttt.kernels.triton.configurations import Configuration
-    from ttt.kernels.triton.counts import Counts
+    from ttt.kernels.triton.counts import Counts, Sizes
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+LAYERS = {"linear": 1, "mlp": 2}
+"""What a kernel's name begins with, and the layers of its inner model."""
 
 SMALL_SHARED = 99 * 1024
 """Bytes of shared memory that a program can have on sm_86 and sm_89, the least of all targets' since sm_80."""
@@ -52,12 +55,12 @@ class Line:
     configuration: "Configuration"
     target: str
     dtype: str
-    D: int
-    b: int
+    sizes: "Sizes"
     resources: "Resources"
     counts: "Counts"
 
-    def rows(self, config: KernelBenchConfig) -> list[Row]:
+    @property
+    def rows(self) -> list[Row]:
         """Everything that is known of it, as the store has it."""
         taken, counted = self.resources, self.counts
         values: dict[str, tuple[float | None, str]] = {
@@ -74,17 +77,15 @@ class Line:
         for device in MODELLED:
             seconds = device.seconds(counted.flops, counted.device_bytes, self.dtype)
             values[f"model_{device.name}"] = (seconds, "s")
-        return [
-            self._row(config, measure, value, unit) for measure, (value, unit) in values.items() if value is not None
-        ]
+        return [self._row(measure, value, unit) for measure, (value, unit) in values.items() if value is not None]
 
-    def _row(self, config: KernelBenchConfig, measure: str, value: float, unit: str) -> Row:
+    def _row(self, measure: str, value: float, unit: str) -> Row:
         return {
-            "model": self.configuration.kernel.partition("_")[0],
+            "model": _layer(self.configuration),
             "form": "triton",
-            "checkpoint_group": config.checkpoint_group,
-            "tokens": config.tokens,
-            "mini_batch_size": self.b,
+            "checkpoint_group": self.sizes.group,
+            "tokens": self.sizes.tokens,
+            "mini_batch_size": self.sizes.b,
             "batch": 1,
             "measure": measure,
             "value": value,
@@ -94,7 +95,7 @@ class Line:
             "kernel": self.configuration.kernel,
             "target": self.target,
             "dtype": self.dtype,
-            "head_dim": self.D,
+            "head_dim": self.sizes.D,
             "warps": self.configuration.num_warps,
             "stages": self.configuration.num_stages,
         }
@@ -132,7 +133,7 @@ def bench_kernels(config: KernelBenchConfig) -> Path:
         except RunError as error:
             failures.append(str(error))
             continue
-        log.add(line.rows(config))
+        log.add(line.rows)
         # The bar makes way for the line.
         with tqdm.external_write_mode():
             print_line(columns, line)
@@ -177,11 +178,18 @@ def _jobs(config: KernelBenchConfig) -> Iterator[Job]:
 def _compiled(config: KernelBenchConfig, job: Job) -> Line:
     from ttt.kernels.triton.compile import compile_resources
     from ttt.kernels.triton.counts import Sizes, count
+    from ttt.kernels.triton.op import DEFAULT_GROUP
 
     configuration, target, dtype, D, b = job
-    sizes = Sizes(D, 4 * D, b, DTYPES[dtype].itemsize, config.tokens, config.checkpoint_group)
+    group = config.checkpoint_group or DEFAULT_GROUP[LAYERS[_layer(configuration)]]
+    sizes = Sizes(D, 4 * D, b, DTYPES[dtype].itemsize, config.tokens, group)
     resources = compile_resources(configuration, target)
-    return Line(configuration, target, dtype, D, b, resources, count(configuration.kernel, sizes))
+    return Line(configuration, target, dtype, sizes, resources, count(configuration.kernel, sizes))
+
+
+def _layer(configuration: "Configuration") -> str:
+    """Linear or mlp."""
+    return configuration.kernel.partition("_")[0]
 
 
 def _around(path: Path) -> tuple[str, str]:
@@ -219,7 +227,7 @@ def beside(path: Path) -> Columns:
     }
 
     def cell(line: Line) -> str:
-        value = spilled.get((line.configuration.kernel, line.target, line.dtype, line.D, line.b))
+        value = spilled.get((line.configuration.kernel, line.target, line.dtype, line.sizes.D, line.sizes.b))
         return "" if value is None else f"{value:.0f}"
 
     return (Column(f"spilled, {earlier['versions']['triton']}", 14, cell),)
@@ -246,8 +254,8 @@ COLUMNS: Columns = (
     Column("kernel", 19, lambda line: line.configuration.kernel, left=True),
     Column("target", 7, lambda line: line.target, left=True),
     Column("dtype", 5, lambda line: line.dtype, left=True),
-    Column("D", 3, lambda line: str(line.D)),
-    Column("b", 3, lambda line: str(line.b)),
+    Column("D", 3, lambda line: str(line.sizes.D)),
+    Column("b", 3, lambda line: str(line.sizes.b)),
     Column("warps", 5, lambda line: str(line.configuration.num_warps)),
     Column("stages", 6, lambda line: str(line.configuration.num_stages)),
     Column("regs", 4, lambda line: str(line.resources.registers)),

@@ -272,7 +272,7 @@ def kernel_tasks(config: LatencyBenchConfig, name: str, tokens: int, clock: Cloc
     def one_token() -> object:
         return op.decode_token(W, step, scale, shift, q_t, k_t, v_t, eta_t, tau, b // 2)
 
-    sizes = Sizes(D, 4 * D, b, q.element_size(), tokens, group or op.DEFAULT_GROUP)
+    sizes = Sizes(D, 4 * D, b, q.element_size(), tokens, group or op.DEFAULT_GROUP[len(W) // 2])
     forward, backward, decoding = (count(f"{name}_{use}", sizes) for use in ("forward", "backward", "decode"))
     read = B * tokens
     if config.train:

@@ -175,7 +175,7 @@ class KernelBenchConfig:
         head_dim: D.
         mini_batch_size: b.
         tokens: T, over which W_0 and the last W are spread when bytes are counted per token.
-        checkpoint_group: mini-batches for each W that the forward pass keeps for the backward pass.
+        checkpoint_group: mini-batches for each W that the forward pass keeps; 0: as many as the kernels take themselves.
         markdown: a file between whose markers the table goes; null for none.
         beside: an earlier benchmark's file, of another version of Triton, whose spilled bytes get a column; or null.
         results: the folder below which the benchmark gets its own.
@@ -210,6 +210,6 @@ class KernelBenchConfig:
         for key in ("targets", *choices):
             if not getattr(self, key):
                 raise bad_value(key, "[]", "give at least one value")
-        for key in ("tokens", "checkpoint_group"):
-            if getattr(self, key) < 1:
-                raise bad_value(key, getattr(self, key), "must be at least 1")
+        for key, low in (("tokens", 1), ("checkpoint_group", 0)):
+            if getattr(self, key) < low:
+                raise bad_value(key, getattr(self, key), f"must be at least {low}")
