@@ -22,7 +22,7 @@ from triton.compiler import ASTSource
 from ttt.config.errors import RunError, bad_value
 from ttt.kernels.triton.configurations import Configuration
 
-CUDA_TARGETS = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
+CUDA_TARGETS = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
 """sm_80: A100; sm_86, sm_89: RTX 30 and 40, A10, L4, L40; sm_90: H100, H200; sm_100: B200; sm_120: RTX 50."""
 
 HIP_TARGETS = ("gfx90a", "gfx942", "gfx950")

@@ -183,11 +183,6 @@ def _mlp_forward_products(s: Sizes) -> int:
     return 2 * (8 * s.R * s.P * s.F + 2 * s.R * s.R * s.F + 2 * s.R * s.R * s.P)
 
 
-def _mlp_on_chip_products(s: Sizes) -> int:
-    """As ``mlp_forward``, but Z1 once."""
-    return _mlp_forward_products(s) - 2 * s.R * s.P * s.F
-
-
 def _mlp_backward_products(s: Sizes) -> int:
     """Eight and seven with W or dW in the two sweeps; five and five between tokens."""
     return 2 * (15 * s.R * s.P * s.F + 5 * s.R * s.R * s.F + 5 * s.R * s.R * s.P)
@@ -219,7 +214,11 @@ def _linear_forward_tensors(s: Sizes, spills: bool) -> Iterator[Moved]:  # noqa:
 
 
 def _mlp_on_chip_tensors(s: Sizes, spills: bool) -> Iterator[Moved]:  # noqa: ARG001 - one signature for all
+    """And k a second time; b1 and b2 of every mini-batch through L2."""
     yield from _forward_tensors(mlp_state(s), s)
+    yield Moved(s.view, loads=1)
+    yield Moved(FLOAT * (s.F + s.D) / s.b, loads=3, stores=1)
+    yield Moved(norm_parameters(s) / s.b, loads=2)
 
 
 def _mlp_forward_tensors(s: Sizes, spills: bool) -> Iterator[Moved]:
@@ -332,7 +331,7 @@ KERNELS: dict[str, Kernel] = {
     "linear_backward": (_linear_backward_products, _linear_backward_tensors, _linear_scratch),
     "linear_decode": (_linear_decode_products, _linear_decode_tensors, _none),
     "mlp_forward": (_mlp_forward_products, _mlp_forward_tensors, mlp_state),
-    "mlp_forward_on_chip": (_mlp_on_chip_products, _mlp_on_chip_tensors, _none),
+    "mlp_forward_on_chip": (_mlp_forward_products, _mlp_on_chip_tensors, _none),
     "mlp_recompute": (_mlp_forward_products, _mlp_recompute_tensors, _mlp_scratch),
     "mlp_backward": (_mlp_backward_products, _mlp_backward_tensors, _mlp_scratch),
     "mlp_decode": (_mlp_decode_products, _mlp_decode_tensors, _none),

@@ -81,6 +81,32 @@ def loss_gradient(z, target, scale, shift, live, D: tl.constexpr, PADDED: tl.con
 
 
 @triton.jit
+def loss_gradient_kept(z, target, scale, shift, live, D: tl.constexpr, PADDED: tl.constexpr):
+    """``loss_gradient``, and what its derivative needs: unit, r, the residual LN(z) - target, and mean(E unit)."""
+    unit, reciprocal_std = standardise(z, live, D, PADDED)
+    residual = scale * unit + shift - target
+    E = residual * scale
+    E_unit = mean(E * unit, D)
+    G = keep(E - mean(E, D) - unit * E_unit, live, PADDED) * reciprocal_std
+    return G, unit, reciprocal_std, residual, E_unit
+
+
+@triton.jit
+def loss_gradient_backward(
+    dG, G, unit, reciprocal_std, residual, E_unit, scale, live, D: tl.constexpr, PADDED: tl.constexpr
+):
+    """Given dG, the gradients dZ and that of the residual, and of the scale [P]; (6) of ``README.md``."""
+    rdG = dG * reciprocal_std
+    rdG_unit = mean(rdG * unit, D)
+    dE = keep(rdG - mean(rdG, D) - unit * rdG_unit, live, PADDED)
+    d_residual = dE * scale
+    d_scale = tl.sum(dE * residual + d_residual * unit, 0)
+    d_unit = d_residual * scale - rdG * E_unit - residual * scale * rdG_unit
+    dZ = standardise_backward(d_unit, unit, reciprocal_std, live, D, PADDED)
+    return dZ - keep(unit * mean(dG * G, D) * reciprocal_std, live, PADDED), d_residual, d_scale
+
+
+@triton.jit
 def gelu_gate(x):
     """Sigmoid(u), the factor of x in gelu(x)."""
     # The constants stand to the right: Triton's interpreter cannot multiply them by a tensor from the left.

@@ -7,7 +7,15 @@ gradients are those of the derivation in ``README.md``: dX is the gradient of th
 import triton
 import triton.language as tl
 
-from ttt.kernels.triton.functions import dot, keep, load, mean, standardise, standardise_backward, store
+from ttt.kernels.triton.functions import (
+    dot,
+    load,
+    loss_gradient_backward,
+    loss_gradient_kept,
+    standardise,
+    standardise_backward,
+    store,
+)
 
 
 @triton.jit(do_not_specialize=["first", "count", "tokens", "heads"])
@@ -80,11 +88,10 @@ def linear_backward(
         eta_row, tau_row = load(eta + rates, row < b, PADDED), load(tau + row, row < b, PADDED)
         tau_b = tl.load(tau + b - 1)
         # Once more what the forward pass computed: G, then Z_bar.
-        unit, r = standardise(dot(K, W) + bias, live, D, PADDED)
-        residual = scale_row * unit + shift_row - (load(v + place, live, PADDED).to(tl.float32) - K.to(tl.float32))
-        E = residual * scale_row
-        E_unit = mean(E * unit, D)
-        G = keep(E - mean(E, D) - unit * E_unit, live, PADDED) * r
+        target = load(v + place, live, PADDED).to(tl.float32) - K.to(tl.float32)
+        G, unit, r, residual, E_unit = loss_gradient_kept(
+            dot(K, W) + bias, target, scale_row, shift_row, live, D, PADDED
+        )
         G_half = G.to(dtype)
         causal = row[:, None] >= row[None, :]
         M = tl.where(causal, tau_row[:, None] * eta_row[None, :], 0.0)
@@ -114,16 +121,10 @@ def linear_backward(
         d_tau += tl.sum(dM * eta_row[None, :], 1) + tl.where(row == b - 1, tl.sum(d_rate * eta_row, 0), 0.0)
         store(deta + rates, tl.sum(dM * tau_row[:, None], 0) + d_rate * tau_b, row < b, PADDED)
         dG = dot(tl.trans(A), dZ_bar_half) - rate * through_step
-        # G = (E - mean(E) - unit mean(E unit)) r, E = (scale unit + shift - (v - k)) scale
-        rdG = dG * r
-        rdG_unit = mean(rdG * unit, D)
-        dE = keep(rdG - mean(rdG, D) - unit * rdG_unit, live, PADDED)
-        d_residual = dE * scale_row
-        d_scale += tl.sum(dE * residual + d_residual * unit, 0)
+        dZ, d_residual, of_scale = loss_gradient_backward(dG, G, unit, r, residual, E_unit, scale_row, live, D, PADDED)
+        d_scale += of_scale
         d_shift += tl.sum(d_residual, 0)
         store(dv + place, -d_residual, live, PADDED)
-        d_unit = d_residual * scale_row - rdG * E_unit - E * rdG_unit
-        dZ = standardise_backward(d_unit, unit, r, live, D, PADDED) - keep(unit * mean(dG * G, D) * r, live, PADDED)
         dZ_half = dZ.to(dtype)
         # Z = K W + b
         # Read again: kept from the beginning, these tiles would take the registers of all that stands between.

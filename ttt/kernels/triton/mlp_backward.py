@@ -14,9 +14,9 @@ from ttt.kernels.triton.functions import (
     dot,
     gelu_and_slope,
     gelu_slope_and_curvature,
-    keep,
     load,
-    mean,
+    loss_gradient_backward,
+    loss_gradient_kept,
     standardise,
     standardise_backward,
     store,
@@ -85,12 +85,11 @@ def mlp_backward(
         dZ2_bar = standardise_backward(dz_tile * scale_row, unit, r, live, D, PADDED)
         dZ2_bar_half = dZ2_bar.to(dtype)
         # G2 once more.
-        unit, r = standardise(load(Z2_kept + outer, live, PADDED), live, D, PADDED)
         shift_row = load(shift + head * D + column, in_row, PADDED)[None, :]
-        residual = scale_row * unit + shift_row - (load(v + place, live, PADDED).to(tl.float32) - K.to(tl.float32))
-        E = residual * scale_row
-        E_unit = mean(E * unit, D)
-        G2 = keep(E - mean(E, D) - unit * E_unit, live, PADDED) * r
+        target = load(v + place, live, PADDED).to(tl.float32) - K.to(tl.float32)
+        G2, unit, r, residual, E_unit = loss_gradient_kept(
+            load(Z2_kept + outer, live, PADDED), target, scale_row, shift_row, live, D, PADDED
+        )
         G2_half, step2 = G2.to(dtype), (-rate * G2).to(dtype)
         # Z2_bar = X2_bar W2 + b2 - (M * S2) G2, S2 = X2_bar X2^T + 1; Z1_bar likewise with S1 = Q K^T + 1.
         dA2 = -dot(dZ2_bar_half, tl.trans(G2_half))
@@ -139,17 +138,13 @@ def mlp_backward(
         d_tau += tl.sum(dM * eta_row[None, :], 1) + tl.where(row == b - 1, tl.sum(d_rate * eta_row, 0), 0.0)
         store(deta + rates, tl.sum(dM * tau_row[:, None], 0) + d_rate * tl.load(tau + b - 1), row < b, PADDED)
         dG2 = dot(tl.trans((-M * S2).to(dtype)), dZ2_bar_half, dG2) - rate * through_step2
-        # G2 = (E - mean(E) - unit mean(E unit)) r, E = (scale unit + shift - (v - k)) scale
-        rdG = dG2 * r
-        rdG_unit = mean(rdG * unit, D)
-        dE = keep(rdG - mean(rdG, D) - unit * rdG_unit, live, PADDED)
-        d_residual = dE * scale_row
-        d_scale += tl.sum(dE * residual + d_residual * unit, 0)
+        dZ2, d_residual, of_scale = loss_gradient_backward(
+            dG2, G2, unit, r, residual, E_unit, scale_row, live, D, PADDED
+        )
+        d_scale += of_scale
         d_shift += tl.sum(d_residual, 0)
         store(dv + place, -d_residual, live, PADDED)
         dK += d_residual
-        d_unit = d_residual * scale_row - rdG * E_unit - E * rdG_unit
-        dZ2 = standardise_backward(d_unit, unit, r, live, D, PADDED) - keep(unit * mean(dG2 * G2, D) * r, live, PADDED)
         dZ2_half = dZ2.to(dtype)
         d_bias2 += BIAS * tl.sum(dZ2 + dZ2_bar, 0)
         # What the first pass stored is read in other places.

@@ -15,9 +15,9 @@ from ttt.kernels.triton.configurations import INTERPRETED, TYPES
 Params = tuple[Tensor, ...]
 
 DEFAULT_GROUP = {1: 16, 2: 64}
-"""Layers of the inner model -> mini-batches for each kept W. More keep less for the whole sequence and need more scratch
-for one group. TTT-MLP's W, 2 F times as large as a token's view, would cost the forward pass more memory traffic than
-all views at 16."""
+"""Layers of the inner model -> mini-batches for each kept W. More keep less for the whole sequence and need more
+scratch for one group. TTT-MLP's W, 2 F times as large as a token's view, would cost the forward pass as much memory
+traffic as its views at 16."""
 
 _INPUTS = (
     "Tensor[] W, Tensor scale, Tensor shift, Tensor q, Tensor k, Tensor v, Tensor eta, Tensor tau, int group, bool bias"
