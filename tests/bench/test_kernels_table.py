@@ -83,8 +83,8 @@ def test_one_kernel_is_compiled_counted_and_kept(kernels: Command, tmp_path: Pat
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["targets=sm_91"], "targets=sm_91: choose from sm_75, sm_80"),
-        (["--targets", "sm_91"], "targets=sm_91: choose from sm_75, sm_80"),
+        (["targets=sm_91"], "targets=sm_91: choose from sm_80, sm_86"),
+        (["--targets", "sm_91"], "targets=sm_91: choose from sm_80, sm_86"),
         (["targets=[]"], "targets=[]: give at least one value"),
         (["kernels=conv"], "kernels=conv: choose from linear_forward"),
         (["dtype=float32"], "dtype=float32: choose from bf16, fp16, fp32"),

@@ -248,6 +248,7 @@ def kernel_tasks(config: LatencyBenchConfig, name: str, tokens: int, clock: Cloc
         clock: what times them.
     """
     from ttt.kernels.triton import op
+    from ttt.kernels.triton.configurations import Layer
     from ttt.kernels.triton.counts import Sizes, count
 
     B, H, D, b = config.batch, config.heads, config.width // config.heads, MINI_BATCH_SIZE
@@ -273,7 +274,9 @@ def kernel_tasks(config: LatencyBenchConfig, name: str, tokens: int, clock: Cloc
         return op.decode_token(W, step, scale, shift, q_t, k_t, v_t, eta_t, tau, b // 2)
 
     sizes = Sizes(D, 4 * D, b, q.element_size(), tokens, group or op.DEFAULT_GROUP[len(W) // 2])
-    forward, backward, decoding = (count(f"{name}_{use}", sizes) for use in ("forward", "backward", "decode"))
+    layer = Layer(q.dtype, D, b, 4 * D if len(W) == 4 else 0)
+    launched = (layer.forward(keeps=True), layer.backward(), layer.decode(begun=True, ends=False))
+    forward, backward, decoding = (count(configuration.kernel, sizes) for configuration in launched)
     read = B * tokens
     if config.train:
         both = H * read * (forward.device_bytes + backward.device_bytes)

@@ -175,7 +175,7 @@ class KernelBenchConfig:
         head_dim: D.
         mini_batch_size: b.
         tokens: T, over which W_0 and the last W are spread when bytes are counted per token.
-        checkpoint_group: mini-batches for each W that the forward pass keeps; 0: as many as the kernels take themselves.
+        checkpoint_group: mini-batches for each W that the forward pass keeps; 0: as many as the kernels take.
         markdown: a file between whose markers the table goes; null for none.
         beside: an earlier benchmark's file, of another version of Triton, whose spilled bytes get a column; or null.
         results: the folder below which the benchmark gets its own.
