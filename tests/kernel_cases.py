@@ -7,6 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+"""Where Triton's kernels run: compiled where they can be, else in its interpreter."""
+
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 4e-2}
 """Type of the views -> largest error, as a share of the largest number of the same tensor. bfloat16 rounds 8 times as
 coarsely as float16."""
@@ -93,7 +96,7 @@ def results(form, given: Arguments) -> dict[str, Tensor]:  # type: ignore[no-unt
     """Outputs, final state and, from random upstream gradients of both, the gradient of every input."""
     z, W_last = form(given)
     generator = torch.Generator().manual_seed(1)
-    upstream = [torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x.dtype) for x in (z, *W_last)]
+    upstream = [torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x) for x in (z, *W_last)]
     gradients = torch.autograd.grad((z, *W_last), given.tensors(), upstream)
     names = NAMES if len(given.W) == 4 else [*NAMES[:2], *NAMES[4:]]
     found = {"z": z, **{f"{name}_last": w for name, w in zip(NAMES, W_last, strict=False)}}

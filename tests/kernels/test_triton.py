@@ -1,7 +1,7 @@
 """The Triton kernels against the definition, token by token in float64, and how their operators are called.
 
-Without a GPU Triton's interpreter runs them. It computes bfloat16 wrongly, as arithmetic on 16-bit integers, so that
-bfloat16 waits for a GPU: ``tests/gpu``.
+Without a GPU Triton's interpreter runs them, with one they are compiled. The interpreter computes bfloat16 wrongly, as
+arithmetic on 16-bit integers, so that bfloat16 waits for a GPU: ``tests/gpu``.
 """
 
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from kernel_cases import TOLERANCE, Arguments, Case, arguments, assert_close, exact, primal, results, rounded
+from kernel_cases import DEVICE, TOLERANCE, Arguments, Case, arguments, assert_close, exact, primal, results, rounded
 from torch import Tensor
 
 from ttt.kernels.triton.configurations import Layer
@@ -35,7 +35,9 @@ HALF_AND_SINGLE = [torch.float16, torch.float32]
 
 
 def of(case: Case, dtype: torch.dtype = torch.float32, batch: int = B) -> Arguments:
-    return rounded(arguments(case, torch.float64, batch, H), dtype)
+    return rounded(arguments(case, torch.float64, batch, H), dtype).map(
+        lambda x: x.detach().to(DEVICE).requires_grad_()
+    )
 
 
 def triton(given: Arguments, group: int = 2) -> tuple[Tensor, tuple[Tensor, ...]]:

@@ -101,13 +101,13 @@ class Layer:
     def forward_portable(self, keeps: bool) -> Configuration:
         """``forward`` for any sizes."""
         if self.F:
-            return self._configuration("forward", mlp_forward, 4, KEEPS=keeps, ACTIVATIONS=False)
+            return self._configuration("forward", mlp_forward, self._warps, KEEPS=keeps, ACTIVATIONS=False)
         return self._configuration("forward", linear_forward, self._warps, OUTPUTS=True, KEEPS=keeps)
 
     def recompute(self) -> Configuration:
         """All that the backward pass of one group needs, from the W that was kept."""
         if self.F:
-            return self._configuration("recompute", mlp_forward, 4, WEIGHTS, KEEPS=True, ACTIVATIONS=True)
+            return self._configuration("recompute", mlp_forward, self._warps, WEIGHTS, KEEPS=True, ACTIVATIONS=True)
         return self._configuration("recompute", linear_forward, self._warps, WEIGHTS, OUTPUTS=False, KEEPS=True)
 
     def backward(self) -> Configuration:
@@ -125,7 +125,7 @@ class Layer:
 
     @property
     def _warps(self) -> int:
-        return 4 if self.D <= 64 else 8
+        return 4 if self.D <= 64 or self.amd else 8
 
     def _configuration(
         self, use: str, fn: Any, num_warps: int, views: Set[str] = frozenset(), **flags: bool
