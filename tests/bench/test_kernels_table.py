@@ -148,7 +148,8 @@ def test_the_document_has_every_kernel_on_every_target() -> None:
     lines = table_of(DOCUMENT.read_text())
     assert set(lines[0]) >= {column.heading for column in COLUMNS}
     seen = {(line["kernel"], line["target"]) for line in lines if (line["D"], line["b"]) == ("64", "16")}
-    assert seen == {(kernel, target) for kernel in KERNELS for target in ("sm_80", "sm_90", "sm_100", "gfx942")}
+    every = {(kernel, target) for kernel in KERNELS for target in ("sm_80", "sm_90", "sm_100", "gfx942")}
+    assert seen == every - {("mlp_forward_on_chip", "gfx942")}
 
 
 def test_every_kernel_fits_the_smallest_shared_memory() -> None:
