@@ -90,7 +90,7 @@ def test_where_the_state_of_ttt_mlp_is_on_chip() -> None:
 
 
 @settings(
-    max_examples=12,
+    max_examples=20,
     deadline=None,
     derandomize=True,
     phases=[Phase.generate],
