@@ -5,7 +5,7 @@ DEMO_RUNS := runs/demo
 DEMO_FIGURES := figures/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check clean
+.PHONY: help setup demo test check gpu clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 12
@@ -29,6 +29,10 @@ check: setup ## lint, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+gpu: setup ## on a machine with a CUDA device: compare the kernels on it, train with them, time them
+	$(BIN)/python -m pytest -m gpu
+	$(BIN)/ttt-bench latency device=cuda
 
 clean: ## remove .venv and caches; runs and figures stay
 	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .hypothesis build *.egg-info

@@ -16,6 +16,9 @@ from ttt.config.schema import TrainConfig
 # Tensors this small gain nothing by more threads, and lose much when the machine has other work.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
+# Read when the kernels are imported. On a machine with a GPU they are compiled.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 TINY = [
     "size.width=16",
@@ -56,3 +59,24 @@ def configure(tiny: list[str]) -> Iterator[Callable[..., TrainConfig]]:
             return as_object(compose("train", [*tiny, *map(quote_option, overrides)]), TrainConfig)
 
         yield composed
+
+
+LEFT_OUT = pytest.StashKey[int]()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Without a GPU its tests are left out, and whoever asks for them alone is told so."""
+    if torch.cuda.is_available():
+        return
+    needing = [item for item in items if item.get_closest_marker("gpu")]
+    if needing and config.option.markexpr.strip() == "gpu":
+        raise pytest.UsageError("-m gpu: torch finds no CUDA device here")
+    config.stash[LEFT_OUT] = len(needing)
+    config.hook.pytest_deselected(items=needing)
+    items[:] = [item for item in items if item not in needing]
+
+
+def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
+    """One line for all that was left out."""
+    count = config.stash.get(LEFT_OUT, 0)
+    return [f"{count} tests marked gpu are left out: torch finds no CUDA device here"] if count else []

@@ -176,7 +176,7 @@ def test_model_measures_training_and_decoding(bench: Command, tmp_path: Path) ->
 
 
 MISTAKES = [
-    (["outer"], "outer: no such benchmark; choose one of inner, model"),
+    (["outer"], "outer: no such benchmark; choose one of inner, model, latency, kernels"),
     (["inner", "forms=fast"], "forms=fast: choose from plain, auto"),
     (["inner", "tokens=0"], "tokens=0: must be at least 1"),
     (["inner", "tokens=16,0"], "tokens=0: must be at least 1"),
@@ -218,13 +218,13 @@ def test_a_place_that_cannot_be_written_is_named(bench: Command, tmp_path: Path)
         bench("inner", *INNER, f"results={tmp_path}/file")
 
 
-@pytest.mark.parametrize("arguments", [[], ["--help"], ["inner", "--help"], ["model", "--help"]], ids=" ".join)
+@pytest.mark.parametrize("arguments", [[], ["--help"], *([kind, "--help"] for kind in command.SCHEMAS)], ids=" ".join)
 def test_help_names_the_keys_and_imports_no_torch(arguments: list[str]) -> None:
     code = f"import sys; sys.argv = ['ttt-bench', *{arguments}]\nfrom ttt.cli.bench import main\n"
     code += "try: main()\nexcept SystemExit: pass\nprint({'torch', 'pandas'} & set(sys.modules))"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert shown.endswith("set()\n")
-    if arguments[:1] in (["inner"], ["model"]):
+    if arguments[:1] and arguments[0] in command.SCHEMAS:
         schema = command.SCHEMAS[arguments[0]]
         keys = {field.replace("models", "model") for field in schema.__dataclass_fields__}
         assert all(f"  {key}=" in shown for key in keys)

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from ttt.bench.case import DTYPES, PLAIN, Case, Setting, Variant, Work, variants
 from ttt.bench.timing import Measurement, alternate, spread
-from ttt.config.bench import ModelBenchConfig
+from ttt.config.bench import ModelBenchConfig, ModelsConfig
 from ttt.config.layers import TTTConfig
 from ttt.config.schema import LayerConfig, SizeConfig
 from ttt.models.build import build_model
@@ -48,7 +48,7 @@ def model_work(config: ModelBenchConfig, layer: LayerConfig, variant: Variant, t
     Raises:
         UserError: a model that cannot be built.
     """
-    model = random_model(config, layer, variant)
+    model = random_model(config, layer, variant, DTYPES[config.dtype])
     parameters = list(model.parameters())
     windows = torch.randint(config.vocab, (config.batch, tokens + 1))
 
@@ -61,7 +61,7 @@ def model_work(config: ModelBenchConfig, layer: LayerConfig, variant: Variant, t
     return Work(torch.no_grad()(loss), gradients, config.batch * model.flops(tokens))
 
 
-def random_model(config: ModelBenchConfig, layer: LayerConfig, variant: Variant) -> LanguageModel:
+def random_model(config: ModelsConfig, layer: LayerConfig, variant: Variant, dtype: torch.dtype) -> LanguageModel:
     """The model of this layer and form with its initial weights, in a process that keeps memory as training does.
 
     Raises:
@@ -70,7 +70,7 @@ def random_model(config: ModelBenchConfig, layer: LayerConfig, variant: Variant)
     keep_freed_memory()
     torch.manual_seed(config.seed)
     size = SizeConfig("bench", config.width, config.blocks, config.heads, config.mlp_hidden)
-    return build_model(layer, size, config.backbone, variant.kernel, config.vocab).to(DTYPES[config.dtype])
+    return build_model(layer, size, config.backbone, variant.kernel, config.vocab).to(dtype)
 
 
 def decode_rows(config: ModelBenchConfig, layers: Layers) -> Iterator[list[Row]]:
@@ -82,7 +82,8 @@ def decode_rows(config: ModelBenchConfig, layers: Layers) -> Iterator[list[Row]]
         layer = layers[name, config.tokens[0]]
         (case,) = cases(config, {(name, PREFILL): layer})
         forms = [v for v in case.variants if v == PLAIN or v.checkpoint_group == config.checkpoint_group[0]]
-        steps = {variant: [decoding(random_model(config, layer, variant), config)] for variant in forms}
+        models = {variant: random_model(config, layer, variant, DTYPES[config.dtype]) for variant in forms}
+        steps = {variant: [decoding(model, config)] for variant, model in models.items()}
         with tqdm(total=(config.rounds + 1) * len(steps), desc=f"{name} decode", leave=False, disable=None) as bar:
             times = alternate(steps, config.rounds, bar.update)
         yield [case.setting.row(variant, measure, spread(of), "s") for (variant, measure), of in times.items()]

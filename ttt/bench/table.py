@@ -1,10 +1,12 @@
 """What a benchmark prints: a line for each time, under headings with units."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 
+from ttt.bench import columns
+from ttt.bench.columns import Column
 from ttt.bench.timing import LEAST_SECONDS, MATMUL_SIZE
 from ttt.config.bench import BenchConfig
 from ttt.results.benchmarks import Row
@@ -44,15 +46,6 @@ class Line(NamedTuple):
         return self.rows.get(self.measure + suffix)
 
 
-class Column(NamedTuple):
-    """A heading, its width, and the text of a line's cell; text stands left, numbers right."""
-
-    heading: str
-    width: int
-    cell: Callable[[Line], str]
-    left: bool = False
-
-
 def print_machine(machine: Machine, config: BenchConfig) -> None:
     """What the table was measured on."""
     threads = "1 thread" if machine["threads"] == 1 else f"{machine['threads']} threads"
@@ -61,7 +54,7 @@ def print_machine(machine: Machine, config: BenchConfig) -> None:
 
 def print_headings() -> None:
     """The first line of the table."""
-    _print(column.heading for column in COLUMNS)
+    columns.print_headings(COLUMNS)
 
 
 def print_lines(rows: list[Row]) -> None:
@@ -74,8 +67,7 @@ def print_lines(rows: list[Row]) -> None:
     for measures in forms.values():
         for measure in LINES:
             if measure in measures:
-                line = Line(measure, measures)
-                _print(column.cell(line) for column in COLUMNS)
+                columns.print_line(COLUMNS, Line(measure, measures))
 
 
 def print_matmul(rates: list[float]) -> None:
@@ -83,11 +75,6 @@ def print_matmul(rates: list[float]) -> None:
     low, high = (f"{rate / 1e9:.0f}" for rate in (min(rates), max(rates)))
     span = low if low == high else f"{low} to {high}"
     print(f"\ntorch.mm: {span} GFLOP/s\n{NOTES}")
-
-
-def _print(cells: Iterable[str]) -> None:
-    aligned = (f"{cell:{'<' if c.left else '>'}{c.width}}" for c, cell in zip(COLUMNS, cells, strict=True))
-    print(" ".join(aligned).rstrip(), flush=True)
 
 
 def _setting(key: str) -> Callable[[Line], str]:
@@ -120,7 +107,7 @@ def _peak(line: Line) -> str:
     return f"{row['value'] / 2**20:,.0f}" if row else ""
 
 
-COLUMNS = (
+COLUMNS: tuple[Column[Line], ...] = (
     Column("model", 12, _setting("model"), left=True),
     Column("tokens", 6, _setting("tokens")),
     Column("b", 4, _setting("mini_batch_size")),

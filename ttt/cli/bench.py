@@ -1,32 +1,37 @@
-"""``ttt-bench``: time and memory of the inner loop and of whole models, form against form."""
+"""``ttt-bench``: time and memory of the inner loop and of whole models, and what the GPU kernels take."""
 
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import fields
-from typing import get_origin, get_type_hints
+from typing import Any, get_origin, get_type_hints
 
 from ttt.cli.compose import layer_config, run_with_config
 from ttt.cli.errors import stop
 from ttt.cli.help import print_help_if_asked
 from ttt.config.assets import assets
-from ttt.config.bench import BenchConfig, InnerBenchConfig, ModelBenchConfig
+from ttt.config.bench import InnerBenchConfig, KernelBenchConfig, LatencyBenchConfig, ModelBenchConfig, ModelsConfig
+from ttt.config.schema import LayerConfig
 
 HELP = """\
-ttt-bench measures time and memory, form against form, on this machine's processor.
+ttt-bench measures time and memory, form against form, and says what the GPU kernels take of a GPU.
 
-usage: ttt-bench inner [KEY=VALUE ...]    the inner loop of one TTT layer
-       ttt-bench model [KEY=VALUE ...]    a whole language model: training and decoding
+usage: ttt-bench inner [KEY=VALUE ...]    the inner loop of one TTT layer, on this machine's processor
+       ttt-bench model [KEY=VALUE ...]    a whole language model there: training and decoding
+       ttt-bench latency [KEY=VALUE ...]  models and kernels on a GPU, by its clock: training, prefill, decoding
+       ttt-bench kernels [KEY=VALUE ...]  registers, memory and operations of the Triton kernels; needs no GPU
 
   ttt-bench inner inner_model=linear                 TTT-Linear alone
   ttt-bench inner mini_batch_size=1,4,16,64,256      several mini-batch sizes, for ttt-plot mini_batch_size
   ttt-bench model model=ttt_linear,transformer       two models
   ttt-bench model model=ttt_mlp tokens=2048,32768    does time per token stay the same?
+  ttt-bench kernels targets=sm_90,gfx942             compiled for two architectures; --targets sm_90,gfx942 too
 
 The numbers are printed and kept in runs/, where ttt-plot finds them. Form plain, against which the others are held,
 is the dual form by ordinary operators with every state kept; dual with checkpoint_group=0 is plain once more, and
 shows how much two equal things differ here.
 
-`ttt-bench inner --help` and `ttt-bench model --help` list the keys."""
+`ttt-bench inner --help` lists the keys, and so for the others."""
 
 KEYS = """\
 usage: ttt-bench {kind} [KEY=VALUE ...]
@@ -35,7 +40,12 @@ Keys, with their defaults:
 
 {keys}"""
 
-SCHEMAS: dict[str, type[BenchConfig]] = {"inner": InnerBenchConfig, "model": ModelBenchConfig}
+SCHEMAS: dict[str, type[Any]] = {
+    "inner": InnerBenchConfig,
+    "model": ModelBenchConfig,
+    "latency": LatencyBenchConfig,
+    "kernels": KernelBenchConfig,
+}
 
 KEY = re.compile(r"^(\w+): (.+?) # (.+)$", re.MULTILINE)
 
@@ -49,11 +59,15 @@ def main() -> None:
     if kind not in SCHEMAS:
         stop(f"{kind}: no such benchmark; choose one of {', '.join(SCHEMAS)}", 2)
     print_help_if_asked(lambda: KEYS.format(kind=kind, keys=describe_keys(kind)))
-    sys.argv[1:] = [as_list(argument, SCHEMAS[kind]) for argument in sys.argv[1:]]
-    if kind == "inner":
-        run_with_config("bench_inner", InnerBenchConfig, inner)
-    else:
-        run_with_config("bench_model", ModelBenchConfig, model)
+    schema = SCHEMAS[kind]
+    sys.argv[1:] = [as_list(argument, schema) for argument in as_pairs(sys.argv[1:], schema)]
+    commands: dict[str, Callable[[Any, list[str]], None]] = {
+        "inner": inner,
+        "model": model,
+        "latency": latency,
+        "kernels": kernels,
+    }
+    run_with_config(f"bench_{kind}", schema, commands[kind])
 
 
 def inner(config: InnerBenchConfig, overrides: list[str]) -> None:  # noqa: ARG001 - as every command
@@ -76,19 +90,60 @@ def model(config: ModelBenchConfig, overrides: list[str]) -> None:  # noqa: ARG0
         UserError: a value that cannot be.
     """
     config.check()
-    layers = {(name, tokens): layer_config(name, tokens) for name in config.models for tokens in config.tokens}
     from ttt.bench.run import bench_model
 
-    print(bench_model(config, layers))
+    print(bench_model(config, _layers(config)))
 
 
-def as_list(argument: str, schema: type[BenchConfig]) -> str:
+def latency(config: LatencyBenchConfig, overrides: list[str]) -> None:  # noqa: ARG001 - as every command
+    """Measures models and kernels on a GPU, prints it and says where it is kept.
+
+    Raises:
+        UserError: a value that cannot be, or a device that is not there.
+    """
+    config.check()
+    from ttt.bench.latency import bench_latency
+
+    print(bench_latency(config, _layers(config)))
+
+
+def kernels(config: KernelBenchConfig, overrides: list[str]) -> None:  # noqa: ARG001 - as every command
+    """Compiles and counts the Triton kernels, prints it and says where it is kept.
+
+    Raises:
+        UserError: a value that cannot be, or no Triton.
+        RunError: a kernel that does not compile.
+    """
+    config.check()
+    from ttt.bench.kernels import bench_kernels
+
+    print(bench_kernels(config))
+
+
+def _layers(config: ModelsConfig) -> dict[tuple[str, int], LayerConfig]:
+    return {(name, tokens): layer_config(name, tokens) for name in config.models for tokens in config.tokens}
+
+
+def as_pairs(arguments: list[str], schema: type[Any]) -> list[str]:
+    """``--targets sm_80,sm_90`` and ``--targets=sm_80,sm_90`` -> ``targets=sm_80,sm_90`` for keys of the benchmark."""
+    keys = [field.name for field in fields(schema)]
+    pairs, rest = [], iter(arguments)
+    for argument in rest:
+        key, equals, value = argument.removeprefix("--").partition("=")
+        if argument.startswith("--") and key in keys:
+            pairs.append(f"{key}={value if equals else next(rest, '')}")
+        else:
+            pairs.append(argument)
+    return pairs
+
+
+def as_list(argument: str, schema: type[Any]) -> str:
     """``tokens=512,2048`` -> ``tokens=[512,2048]`` for keys that hold a list, and ``model=`` -> ``models=``.
 
     ``model`` is a group to Hydra, and of a group it takes one option.
     """
     key, equals, value = argument.partition("=")
-    key = "models" if key == "model" and schema is ModelBenchConfig else key
+    key = "models" if key == "model" and issubclass(schema, ModelsConfig) else key
     hints = get_type_hints(schema)
     lists = [field.name for field in fields(schema) if get_origin(hints[field.name]) is list]
     value = f"[{value}]" if equals and key in lists and not value.startswith("[") else value
@@ -101,7 +156,8 @@ def describe_keys(kind: str) -> str:
     keys = [
         (f"{key.replace('models', 'model')}={value.replace(' ', '')}", what) for key, value, what in KEY.findall(text)
     ]
-    keys += [("backbone=transformer", "how a layer sits in a block: mamba, own or transformer")] * (kind == "model")
+    if issubclass(SCHEMAS[kind], ModelsConfig):
+        keys.append(("backbone=transformer", "how a layer sits in a block: mamba, own or transformer"))
     width = max(len(key) for key, _ in keys) + 2
     return "\n".join(f"  {key:<{width}}{what}" for key, what in keys)
 

@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 import ttt.layers
 from ttt.cli.errors import exit_with_one_line
 from ttt.config.assets import assets
-from ttt.config.bench import InnerBenchConfig, ModelBenchConfig
+from ttt.config.bench import InnerBenchConfig, KernelBenchConfig, LatencyBenchConfig, ModelBenchConfig
 from ttt.config.errors import UserError, bad_value
 from ttt.config.layers import SHIPPED
 from ttt.config.schema import (
@@ -51,6 +51,8 @@ def register_schemas() -> None:
     store.store(group="schema", name="inspect", node=InspectConfig, package="_global_")
     store.store(group="schema", name="bench_inner", node=InnerBenchConfig, package="_global_")
     store.store(group="schema", name="bench_model", node=ModelBenchConfig, package="_global_")
+    store.store(group="schema", name="bench_kernels", node=KernelBenchConfig, package="_global_")
+    store.store(group="schema", name="bench_latency", node=LatencyBenchConfig, package="_global_")
     for name, schema in SHIPPED.items():
         store.store(group="schema/model", name=name, node=schema)
     for name, layer in added_layers().items():

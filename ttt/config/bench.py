@@ -1,4 +1,4 @@
-"""The vocabulary of ``ttt-bench``: the keys of its two benchmarks. Values live in ``conf/bench_*.yaml``."""
+"""The vocabulary of ``ttt-bench``: the keys of its benchmarks. Values live in ``conf/bench_*.yaml``."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -6,15 +6,18 @@ from dataclasses import dataclass, field
 from ttt.config.errors import bad_value
 from ttt.config.schema import BackboneConfig
 
-DTYPES = ("float32", "float64")
+KERNEL_DTYPES = ("bf16", "fp16", "fp32")
+KERNEL_HEAD_DIMS = (32, 64, 96, 128)
+KERNEL_MINI_BATCH_SIZES = (8, 16, 32, 64)
+DEVICES = ("auto", "cpu", "cuda")
 
 
 @dataclass
 class BenchConfig:
-    """What both benchmarks have.
+    """What all benchmarks of times have.
 
     Attributes:
-        forms: what to hold against ``plain``, which is always measured: names of the ``kernel`` group.
+        forms: names of the ``kernel`` group.
         width: C, the model width.
         heads: H; the head width is C / H.
         tokens: lengths T of the sequences.
@@ -22,8 +25,6 @@ class BenchConfig:
         threads: CPU threads.
         rounds: how often everything is timed, after a first time that does not count.
         checkpoint_group: as ``kernel.checkpoint_group``, for every form but ``plain``, which keeps all states.
-        backward: whether to time forward and backward pass together too.
-        memory: whether to measure their most memory, which takes a process for each form; not without ``backward``.
         dtype: of inputs and parameters.
         seed: decides them.
         results: the folder below which the benchmark gets its own.
@@ -37,8 +38,6 @@ class BenchConfig:
     threads: int = 0
     rounds: int = 0
     checkpoint_group: list[int] = field(default_factory=list)
-    backward: bool = True
-    memory: bool = True
     dtype: str = "float32"
     seed: int = 0
     results: str = "???"
@@ -57,8 +56,11 @@ class BenchConfig:
                     raise bad_value(key, value, f"must be at least {low}")
         if self.width % self.heads or (self.width // self.heads) % 2:
             raise bad_value("heads", self.heads, f"must divide width={self.width} into heads of even width")
-        if self.dtype not in DTYPES:
-            raise bad_value("dtype", self.dtype, f"choose one of {', '.join(DTYPES)}")
+        if self.dtype not in self._dtypes():
+            raise bad_value("dtype", self.dtype, f"choose one of {', '.join(self._dtypes())}")
+
+    def _dtypes(self) -> tuple[str, ...]:
+        return "float32", "float64"
 
     def _at_least(self) -> Iterator[tuple[str, list[int], int]]:
         """Key, values and least allowed value of what is counted."""
@@ -70,7 +72,20 @@ class BenchConfig:
 
 
 @dataclass
-class InnerBenchConfig(BenchConfig):
+class FormsBenchConfig(BenchConfig):
+    """Form against form on this machine's processor, each held against ``plain``, which is always measured.
+
+    Attributes:
+        backward: whether to time forward and backward pass together too.
+        memory: whether to measure their most memory, which takes a process for each form; not without ``backward``.
+    """
+
+    backward: bool = True
+    memory: bool = True
+
+
+@dataclass
+class InnerBenchConfig(FormsBenchConfig):
     """``ttt-bench inner``: the inner loop of one TTT layer.
 
     Attributes:
@@ -89,8 +104,8 @@ class InnerBenchConfig(BenchConfig):
 
 
 @dataclass
-class ModelBenchConfig(BenchConfig):
-    """``ttt-bench model``: a whole language model.
+class ModelsConfig(BenchConfig):
+    """Whole language models.
 
     Attributes:
         models: options of the ``model`` group. On the command line ``model=``.
@@ -113,3 +128,88 @@ class ModelBenchConfig(BenchConfig):
         for key in ("blocks", "mlp_hidden", "vocab"):
             yield key, [getattr(self, key)], 1
         yield "decode", [self.decode], 0
+
+
+@dataclass
+class ModelBenchConfig(ModelsConfig, FormsBenchConfig):
+    """``ttt-bench model``: language models, form against form."""
+
+
+@dataclass
+class LatencyBenchConfig(ModelsConfig):
+    """``ttt-bench latency``: training, prefill and decoding on a GPU, timed by its own clock.
+
+    Attributes:
+        device: auto, cpu, cuda.
+        train: whether to time training steps, forward and backward pass.
+        inner: whether to time the Triton kernels alone too, and hold them against what was counted.
+        dtype: bfloat16 and float16 are autocast over float32 parameters, as in training.
+    """
+
+    device: str = "auto"
+    train: bool = True
+    inner: bool = True
+
+    def check(self) -> None:
+        """Refuses what cannot be measured; whether there is such a device is left to those who know it.
+
+        Raises:
+            UserError: a value out of its range, or values that do not fit together.
+        """
+        super().check()
+        if self.device not in DEVICES:
+            raise bad_value("device", self.device, f"choose one of {', '.join(DEVICES)}")
+
+    def _dtypes(self) -> tuple[str, ...]:
+        return "bfloat16", "float16", "float32"
+
+
+@dataclass
+class KernelBenchConfig:
+    """``ttt-bench kernels``: what the Triton kernels take of a GPU, compiled ahead of time.
+
+    Attributes:
+        targets: GPU architectures, sm_90 or gfx942.
+        kernels: names of kernels; empty for all.
+        dtype: of the views: bf16, fp16, fp32.
+        head_dim: D.
+        mini_batch_size: b.
+        tokens: T, over which W_0 and the last W are spread when bytes are counted per token.
+        checkpoint_group: mini-batches for each W that the forward pass keeps; 0: as many as the kernels take.
+        markdown: a file between whose markers the table goes; null for none.
+        beside: an earlier benchmark's file, of another version of Triton, whose spilled bytes get a column; or null.
+        results: the folder below which the benchmark gets its own.
+    """
+
+    targets: list[str] = field(default_factory=list)
+    kernels: list[str] = field(default_factory=list)
+    dtype: list[str] = field(default_factory=list)
+    head_dim: list[int] = field(default_factory=list)
+    mini_batch_size: list[int] = field(default_factory=list)
+    tokens: int = 0
+    checkpoint_group: int = 0
+    markdown: str | None = None
+    beside: str | None = None
+    results: str = "???"
+
+    def check(self) -> None:
+        """Refuses what no kernel knows; names of targets and kernels are left to those who know them.
+
+        Raises:
+            UserError: a value that is not among those a kernel knows, or an empty list.
+        """
+        choices: dict[str, tuple[object, ...]] = {
+            "dtype": KERNEL_DTYPES,
+            "head_dim": KERNEL_HEAD_DIMS,
+            "mini_batch_size": KERNEL_MINI_BATCH_SIZES,
+        }
+        for key, allowed in choices.items():
+            for value in getattr(self, key):
+                if value not in allowed:
+                    raise bad_value(key, value, f"choose from {', '.join(map(str, allowed))}")
+        for key in ("targets", *choices):
+            if not getattr(self, key):
+                raise bad_value(key, "[]", "give at least one value")
+        for key, low in (("tokens", 1), ("checkpoint_group", 0)):
+            if getattr(self, key) < low:
+                raise bad_value(key, getattr(self, key), f"must be at least {low}")

@@ -14,7 +14,7 @@ from ttt.inner.layer_norm import EPS, LayerNormParams
 from ttt.inner.loop import InnerLoop, InnerState, Tokens
 from ttt.inner.models.base import Params
 from ttt.inner.models.registry import make_inner_model
-from ttt.kernels.dispatch import choose_form
+from ttt.kernels.dispatch import choose_form, view_type
 from ttt.layers.flops import count_flops
 from ttt.layers.inner_state import pack, unpack
 from ttt.layers.registry import LayerSpec, register_layer
@@ -89,12 +89,15 @@ class TTT(nn.Module):
     def forward(self, x_BTC: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Runs the inner loop over the tokens, from ``W_init`` or from ``state``."""
         (q, k, v), views_state = self.views(x_BTC, part(state, "views"))
-        # In float32 at least: half precision would lose the small steps that W gathers.
+        # In float32 at least: half precision would lose the small steps that W gathers. The views may stay in half
+        # precision where the form keeps the steps in float32.
         with torch.autocast(q.device.type, enabled=False):
+            half = view_type(self.form, q)
             dtype = torch.promote_types(q.dtype, torch.float32)
             inner_state = self._inner_state(part(state, "inner"), q.shape[0], dtype)
             q, k = self._rotated(q.to(dtype), k.to(dtype), inner_state.place)
-            tokens = Tokens(q, k, v.to(dtype), *self._rates(x_BTC.to(dtype)))
+            q, k, v = (view.to(half) for view in (q, k, v))
+            tokens = Tokens(q, k, v, *self._rates(x_BTC.to(dtype)))
             z_BHTD, inner_state = self.form(self.loop, self._norm(dtype), inner_state, tokens, self._tau(dtype))
         y_BTC = self.output(self.post_norm(merge_heads(z_BHTD.to(x_BTC.dtype))), x_BTC)
         return y_BTC, named("views", views_state) | named("inner", pack(self._names, inner_state))

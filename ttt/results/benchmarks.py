@@ -7,7 +7,7 @@ import hashlib
 import json
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, TypedDict, cast
+from typing import Literal, NotRequired, TypedDict, cast
 
 from ttt.config.errors import UserError
 from ttt.config.schema import Resolved
@@ -20,11 +20,11 @@ from ttt.results.versioned import read_versioned
 SCHEMA_VERSION = 1
 BENCHMARK_FILE = "benchmark.json"
 
-Kind = Literal["inner", "model"]
+Kind = Literal["inner", "model", "kernels", "latency"]
 
 
 class Row(TypedDict):
-    """One measurement.
+    """One measurement, or one count of a compiled kernel.
 
     Attributes:
         model: the inner model, or the language model's layer.
@@ -34,11 +34,21 @@ class Row(TypedDict):
         mini_batch_size: None for a layer that has none.
         batch: sequences at once.
         measure: forward, forward_backward, W, z, decode (s); the first two with _speedup (1), _tokens_per_second
-            (tokens/s) and _share (1); peak_memory (B); matmul (FLOP/s).
+            (tokens/s) and _share (1); peak_memory (B); matmul (FLOP/s). Of ``ttt-bench latency`` train, prefill, decode
+            and inner_forward, inner_train, inner_decode (s), each with _tokens_per_second, the last three also with
+            _bandwidth (B/s) and _of_bound (1). Of ``ttt-bench kernels`` registers (1), spilled, spilled_in_loops,
+            shared, scratch (B); and, per token and head, flops (FLOP), device_bytes, least_bytes, l2_bytes (B) and
+            model_<device> (s), a model's time and no measured one.
         value: the median over rounds, in ``unit``.
         low: the lower quartile.
         high: the upper quartile.
-        unit: s, 1, tokens/s, B or FLOP/s.
+        unit: s, 1, tokens/s, B, B/s, FLOP or FLOP/s.
+        kernel: of a compiled kernel alone, as everything below: its name.
+        target: the architecture that it was compiled for.
+        dtype: of its views; bf16, fp16 or fp32.
+        head_dim: D.
+        warps: of a program.
+        stages: of its software pipeline.
     """
 
     model: str
@@ -52,6 +62,12 @@ class Row(TypedDict):
     low: float
     high: float
     unit: str
+    kernel: NotRequired[str]
+    target: NotRequired[str]
+    dtype: NotRequired[str]
+    head_dim: NotRequired[int]
+    warps: NotRequired[int]
+    stages: NotRequired[int]
 
 
 class Benchmark(TypedDict):
@@ -77,12 +93,13 @@ class BenchmarkLog:
         kind: what is measured.
         settings: the configuration.
         threads: CPU threads in use.
+        gpu: name of the GPU in use.
 
     Attributes:
         path: the file.
     """
 
-    def __init__(self, folder: Path, kind: Kind, settings: Resolved, threads: int) -> None:
+    def __init__(self, folder: Path, kind: Kind, settings: Resolved, threads: int, gpu: str | None = None) -> None:
         started = datetime.now(UTC)
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
         # The time keeps a repetition from taking the place of what it repeats.
@@ -95,7 +112,7 @@ class BenchmarkLog:
             "settings": settings,
             "versions": versions(),
             "git": git_state(),
-            "machine": describe_machine(threads),
+            "machine": describe_machine(threads, gpu),
             "started": started.isoformat(),
             "ended": None,
             "rows": [],

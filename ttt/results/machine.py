@@ -4,22 +4,23 @@ import os
 import platform
 import subprocess
 from pathlib import Path
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 CPU_INFO = Path("/proc/cpuinfo")
 
 
 class Machine(TypedDict):
-    """The processor's name, the cores that this process may use, and the threads that it did use."""
+    """The processor's name, the cores that this process may use, the threads that it did use, and the GPU's name."""
 
     cpu: str
     cores: int
     threads: int
+    gpu: NotRequired[str | None]
 
 
-def describe_machine(threads: int) -> Machine:
-    """The machine at hand; ``threads`` is what the caller computes with."""
-    return {"cpu": cpu_name(), "cores": _cores(), "threads": threads}
+def describe_machine(threads: int, gpu: str | None = None) -> Machine:
+    """The machine at hand; ``threads`` and ``gpu`` are what the caller computes with."""
+    return {"cpu": cpu_name(), "cores": _cores(), "threads": threads, "gpu": gpu}
 
 
 def cpu_name() -> str:

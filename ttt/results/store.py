@@ -59,6 +59,7 @@ BENCHMARK_COLUMNS: dict[str, tuple[str, str]] = {
     "cpu": ("machine.cpu", "string"),
     "cores": ("machine.cores", "Int64"),
     "threads": ("machine.threads", "Int64"),
+    "gpu": ("machine.gpu", "string"),
     "width": ("settings.width", "Int64"),
     "heads": ("settings.heads", "Int64"),
     "dtype": ("settings.dtype", "string"),
@@ -78,6 +79,11 @@ MEASUREMENT_COLUMNS = {
     "low": "float64",
     "high": "float64",
     "unit": "string",
+    "kernel": "string",
+    "target": "string",
+    "head_dim": "Int64",
+    "warps": "Int64",
+    "stages": "Int64",
 }
 """Further columns of ``Results.benchmarks``, the keys of ``ttt.results.benchmarks.Row``, and their dtypes."""
 
@@ -178,8 +184,9 @@ def _benchmarks(benchmarks: Iterable[Benchmark]) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for benchmark in benchmarks:
         whole = {column: _lookup(benchmark, key) for column, (key, _) in BENCHMARK_COLUMNS.items()}
+        # What a row says of itself, such as the dtype of a kernel, goes before what its benchmark says of all.
         rows += [{**whole, **row} for row in benchmark["rows"]]
     dtypes = {column: dtype for column, (_, dtype) in BENCHMARK_COLUMNS.items()} | MEASUREMENT_COLUMNS
     return pd.DataFrame(
-        {column: pd.array([row[column] for row in rows], dtype=dtype) for column, dtype in dtypes.items()}  # type: ignore[call-overload]
+        {column: pd.array([row.get(column) for row in rows], dtype=dtype) for column, dtype in dtypes.items()}  # type: ignore[call-overload]
     )

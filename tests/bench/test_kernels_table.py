@@ -1,0 +1,191 @@
+"""``ttt-bench kernels``: what is read of compiled code, its rows and its table, and the figures that kernels keep."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ttt.bench.columns import Column, markdown_lines
+from ttt.bench.kernels import BEGIN, COLUMNS, END
+from ttt.cli.bench import as_pairs
+from ttt.config.assets import assets
+from ttt.config.bench import KernelBenchConfig
+from ttt.kernels.triton.compile import innermost_products, local_stores
+from ttt.kernels.triton.counts import KERNELS
+from ttt.results.benchmarks import Row
+from ttt.results.store import load_results
+
+DOCUMENT = assets() / "docs" / "kernels.md"
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def kernels(tmp_path: Path) -> Command:
+    """Runs ``ttt-bench kernels`` in a process of its own: in this one kernels may be interpreted."""
+
+    def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"} | variables
+        command = [sys.executable, "-m", "ttt.cli.bench", "kernels", *arguments]
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+
+    return run
+
+
+def rows_below(folder: Path) -> list[Row]:
+    (path,) = folder.glob("runs/*/benchmark.json")
+    return json.loads(path.read_text())["rows"]
+
+
+def table_of(text: str) -> list[dict[str, str]]:
+    """The lines of the document's table by heading."""
+    lines = [line for line in text.split(BEGIN)[1].split(END)[0].splitlines() if line.startswith("|")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return [dict(zip(cells[0], line, strict=True)) for line in cells[2:]]
+
+
+def test_one_kernel_is_compiled_counted_and_kept(kernels: Command, tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    one = ["kernels=linear_decode", "head_dim=64", f"markdown={page}"]
+    done = kernels("--targets", "sm_90,gfx942", *one)
+    assert done.returncode == 0, done.stderr
+    by_target = {target: {row["measure"]: row for row in rows_below(tmp_path) if row["target"] == target}
+                 for target in ("sm_90", "gfx942")}  # fmt: skip
+    for target, found in by_target.items():
+        assert found["spilled"]["value"] == 0
+        assert 16 < found["registers"]["value"] <= 512
+        assert {(row["kernel"], row["dtype"], row["head_dim"]) for row in found.values()} == {
+            ("linear_decode", "bf16", 64)
+        }
+        assert re.search(rf"^linear_decode +{target} +bf16 +64 +16 ", done.stdout, re.MULTILINE)
+    assert by_target["sm_90"].keys() - by_target["gfx942"].keys() == {"spilled_in_loops"}
+    memory = by_target["sm_90"]["device_bytes"]["value"]
+    assert by_target["sm_90"]["model_H100"]["value"] == pytest.approx(memory / 3.35e12)
+    stored = load_results(tmp_path / "runs").benchmarks
+    assert set(stored["kernel"]) == {"linear_decode"}
+    assert set(stored["dtype"]) == {"bf16"}
+    text = page.read_text()
+    assert text.startswith(f"before\n{BEGIN}\n")
+    assert text.endswith(f"{END}\nafter\n")
+    assert [line["target"] for line in table_of(text)] == ["sm_90", "gfx942"]
+    # The document has the same lines, and a column of another version.
+    headings = [column.heading for column in COLUMNS]
+    committed = [{name: line[name] for name in headings} for line in table_of(DOCUMENT.read_text())]
+    assert all(line in committed for line in table_of(text)), "docs/kernels.md: see there how its table is made"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["targets=sm_91"], "targets=sm_91: choose from sm_80, sm_86"),
+        (["--targets", "sm_91"], "targets=sm_91: choose from sm_80, sm_86"),
+        (["targets=[]"], "targets=[]: give at least one value"),
+        (["kernels=conv"], "kernels=conv: choose from linear_forward"),
+        (["dtype=float32"], "dtype=float32: choose from bf16, fp16, fp32"),
+        (["head_dim=48"], "head_dim=48: choose from 32, 64, 96, 128"),
+        (["mini_batch_size=1"], "mini_batch_size=1: choose from 8, 16, 32, 64"),
+        (["tokens=0"], "tokens=0: must be at least 1"),
+        (["markdown=none.md"], "none.md: cannot be read (No such file or directory)"),
+        (["tragets=sm_90"], "tragets: no such key; did you mean targets?"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistake_gets_one_line(arguments: list[str], line: str, kernels: Command, tmp_path: Path) -> None:
+    done = kernels(*arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {line}")
+    assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_interpreted_kernels_are_not_compiled(kernels: Command) -> None:
+    done = kernels("targets=sm_90", TRITON_INTERPRET="1")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "TRITON_INTERPRET=1: interpreted kernels cannot be compiled; unset it" in done.stderr
+
+
+def test_dashes_are_taken_for_keys_of_the_benchmark_alone() -> None:
+    arguments = ["--targets", "sm_80,sm_90", "--dtype=fp16", "--cfg", "job", "head_dim=64", "--tokens"]
+    expected = ["targets=sm_80,sm_90", "dtype=fp16", "--cfg", "job", "head_dim=64", "tokens="]
+    assert as_pairs(arguments, KernelBenchConfig) == expected
+
+
+CODE = [
+    (0x00, "STL.64 [R1], R2"),
+    (0x10, "HMMA.16816.F32 R4, R8, R10, R4"),
+    (0x20, "STL [R1+0x8], R2"),
+    (0x30, "HGMMA.64x16x16.F32.BF16 R24, gdesc[UR8], R24"),
+    (0x40, "STL.128 [R1+0x10], R4"),
+    (0x50, "@P0 BRA 0x30"),
+    (0x60, "STL [R1+0x20], R2"),
+    (0x70, "IADD3 R1, R1, 0x1, RZ"),
+    (0x80, "@!P1 BRA 0x70"),
+    (0x90, "@P2 BRA 0x10"),
+    (0xA0, "BRA 0xa0"),
+]
+"""A loop from 0x10 to 0x90 with one of products in it, from 0x30 to 0x50, and one without."""
+
+
+def test_local_stores_of_the_innermost_loop_with_products() -> None:
+    assert [address for address, _ in innermost_products(CODE)] == [0x30, 0x40, 0x50]
+    assert local_stores(innermost_products(CODE)) == 16
+    assert local_stores(CODE) == 8 + 4 + 16 + 4
+    assert innermost_products([(0, "STL [R1], R2"), (16, "EXIT")]) == []
+
+
+def test_a_table_in_markdown() -> None:
+    columns: list[Column[int]] = [Column("n", 2, str, left=True), Column("n^2", 3, lambda n: str(n * n))]
+    assert markdown_lines(columns, [3]) == ["| n | n^2 |", "| :--- | ---: |", "| 3 | 9 |"]
+
+
+def test_the_document_has_every_kernel_on_every_target() -> None:
+    lines = table_of(DOCUMENT.read_text())
+    assert set(lines[0]) >= {column.heading for column in COLUMNS}
+    seen = {(line["kernel"], line["target"]) for line in lines if (line["D"], line["b"]) == ("64", "16")}
+    every = {(kernel, target) for kernel in KERNELS for target in ("sm_80", "sm_90", "sm_100", "gfx942")}
+    assert seen == every - {("mlp_forward_on_chip", "gfx942")}
+
+
+def test_every_kernel_fits_the_smallest_shared_memory() -> None:
+    """99 KB, of sm_86 and sm_89; a star marks what has more."""
+    fitting = {line["kernel"] for line in table_of(DOCUMENT.read_text()) if not line["shared"].endswith("*")}
+    assert fitting == set(KERNELS)
+
+
+SPILLED = {
+    "linear_forward": {"sm_90": 0, "sm_80": 0, "gfx942": 0},
+    "linear_decode": {"sm_90": 0, "sm_80": 0, "gfx942": 0},
+    "mlp_decode": {"sm_90": 0, "sm_80": 0, "gfx942": 0},
+    "linear_backward": {"sm_90": 0, "sm_80": 128, "gfx942": 0},
+    "mlp_forward": {"sm_90": 0, "sm_80": 128, "gfx942": 0},
+    "mlp_forward_on_chip": {"sm_90": 256, "sm_80": 512},
+    "mlp_backward": {"sm_90": 256, "sm_80": 512, "gfx942": 0},
+}
+"""Most bytes that a kernel may spill, bf16, D = 64, b = 16."""
+
+IN_LOOPS = ("mlp_forward", "mlp_backward")
+"""Kernels whose innermost loops store nothing of it."""
+
+
+@pytest.mark.slow
+def test_kernels_spill_no_more_than_they_may(kernels: Command, tmp_path: Path) -> None:
+    """About half a minute."""
+    done = kernels("targets=sm_80,sm_90,gfx942", "head_dim=64", "kernels=" + ",".join(SPILLED))
+    assert done.returncode == 0, done.stderr
+    rows = rows_below(tmp_path)
+    spilled = {(row["kernel"], row["target"]): row["value"] for row in rows if row["measure"] == "spilled"}
+    too_many = {
+        (kernel, target): spilled[kernel, target]
+        for kernel, targets in SPILLED.items()
+        for target, most in targets.items()
+        if spilled[kernel, target] > most
+    }
+    assert too_many == {}
+    in_loops = [row for row in rows if row["measure"] == "spilled_in_loops" and row["kernel"] in IN_LOOPS]
+    assert [row["value"] for row in in_loops] == [0.0] * 2 * len(IN_LOOPS)

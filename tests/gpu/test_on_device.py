@@ -1,0 +1,149 @@
+"""The Triton kernels compiled and run on a CUDA device, held against the definition; nothing here skips.
+
+Without a device these tests are left out. They have not been run on one yet.
+"""
+
+import math
+from collections.abc import Iterator
+
+import pytest
+import torch
+from kernel_cases import TOLERANCE, Arguments, Case, arguments, assert_close, exact, primal, results, rounded
+from torch import Tensor
+
+from ttt.bench.clock import timed_by_gpu
+from ttt.bench.latency import kernel_tasks
+from ttt.config.bench import LatencyBenchConfig
+from ttt.config.layers import TTTConfig
+from ttt.config.schema import BackboneConfig, KernelConfig, SizeConfig
+from ttt.kernels.triton import op
+from ttt.models.build import build_model
+from ttt.models.language_model import LanguageModel, token_losses
+
+pytestmark = pytest.mark.gpu
+
+DEVICE = torch.device("cuda")
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+SIZES = [(D, b) for D in (32, 64, 96, 128) for b in (8, 16, 32, 64)]
+CASES = [Case(D, F, b, 3 * b if b <= 16 else 2 * b) for D, b in SIZES for F in (0, 4 * D)]
+CASES += [Case(24, 0, 5, 15), Case(24, 48, 5, 15)]
+B, H = 2, 2
+
+STEPS, BATCH, TOKENS, VOCAB = 20, 4, 100, 64
+"""Training; 100 tokens leave a mini-batch of 16 unfinished."""
+
+
+def on_device(given: Arguments) -> Arguments:
+    return given.map(lambda x: x.detach().to(DEVICE).requires_grad_())
+
+
+def triton(given: Arguments) -> tuple[Tensor, tuple[Tensor, ...]]:
+    return op.inner_loop(*given, checkpoint_group=2)
+
+
+@pytest.fixture
+def poisoned(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Whatever a kernel leaves unwritten is NaN."""
+    with monkeypatch.context() as patch:
+        for owner, name in ((torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty")):
+            allocate = getattr(owner, name)
+            patch.setattr(
+                owner, name, lambda *given, allocate=allocate, **named: allocate(*given, **named).fill_(math.nan)
+            )
+        yield
+
+
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_outputs_state_and_gradients_on_the_device(case: Case, dtype: torch.dtype) -> None:
+    given = rounded(arguments(case, torch.float64, B, H), dtype)
+    there = on_device(given)
+    before = [x.detach().clone() for x in there.tensors()]
+    found = {name: x.cpu() for name, x in results(triton, there).items()}
+    assert_close(found, results(primal, exact(given)), TOLERANCE[dtype])
+    assert all(map(torch.equal, before, there.tensors())), "inputs are left alone"
+
+
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_token_by_token_on_the_device(case: Case, dtype: torch.dtype) -> None:
+    case = case._replace(tokens=2 * case.mini_batch_size)
+    given = rounded(arguments(case, torch.float64, B, H), dtype).map(Tensor.detach)
+    there, b = given.map(lambda x: x.to(DEVICE)), case.mini_batch_size
+    W, step, outputs = there.W, (), []
+    for t in range(case.tokens):
+        q, k, v, eta = (x[:, :, t : t + 1] for x in (there.q, there.k, there.v, there.eta))
+        z, after = op.decode_token(W, step, there.scale, there.shift, q, k, v, eta, there.tau, t % b)
+        outputs.append(z.cpu())
+        W, step = (after, ()) if t % b == b - 1 else (W, after)
+    expected, W_last = primal(exact(given))
+    named = {str(number): w for number, w in enumerate(W_last)}
+    found = {"z": torch.cat(outputs, dim=2)} | {str(number): w.cpu() for number, w in enumerate(W)}
+    assert_close(found, {"z": expected} | named, TOLERANCE[dtype])
+
+
+def test_equal_inputs_give_equal_bytes() -> None:
+    given = on_device(rounded(arguments(Case(64, 256, 16, 160), torch.float64, 8, 8), torch.bfloat16))
+    first, second = results(triton, given), results(triton, given)
+    assert all(torch.equal(x, second[name]) for name, x in first.items())
+
+
+LAYERS = {
+    "linear": TTTConfig("ttt_linear", inner_model="linear"),
+    "mlp": TTTConfig("ttt_mlp", inner_model="mlp", hidden=[4], eta_base=0.1, eta_base_start=0.1),
+}
+
+
+def model_on_device(name: str, kernel: str) -> LanguageModel:
+    torch.manual_seed(0)
+    size = SizeConfig("tiny", 128, 2, 2, 256)
+    return build_model(LAYERS[name], size, BackboneConfig("transformer"), KernelConfig(kernel, 4), VOCAB).to(DEVICE)
+
+
+def trained(name: str, kernel: str, dtype: torch.dtype) -> list[float]:
+    """The loss of every step of training on one batch."""
+    model = model_on_device(name, kernel)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    windows = torch.randint(VOCAB, (BATCH, TOKENS + 1), generator=torch.Generator().manual_seed(1)).to(DEVICE)
+    losses = []
+    for _ in range(STEPS):
+        with torch.autocast("cuda", dtype, enabled=dtype != torch.float32):
+            loss = token_losses(model, windows).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-3), (torch.bfloat16, 2e-2)], ids=str)
+@pytest.mark.parametrize("name", list(LAYERS))
+def test_training_goes_as_with_the_dual_form(name: str, dtype: torch.dtype, tolerance: float) -> None:
+    fast, plain = trained(name, "triton", dtype), trained(name, "dual", dtype)
+    assert plain[-1] < plain[0] - 0.1, "something was learned"
+    assert fast == pytest.approx(plain, rel=tolerance)
+
+
+@pytest.mark.parametrize("name", list(LAYERS))
+def test_prefill_and_decoding_go_as_with_the_dual_form(name: str) -> None:
+    ids = torch.randint(VOCAB, (2, 40), generator=torch.Generator().manual_seed(2)).to(DEVICE)
+    outputs = []
+    with torch.no_grad():
+        for kernel in ("triton", "dual"):
+            model, pieces, state = model_on_device(name, kernel), [], {}
+            for piece in ids.split([21, *[1] * 19], dim=1):
+                logits, state = model(piece, state=state)
+                pieces.append(logits)
+            outputs.append(torch.cat(pieces, dim=1))
+    torch.testing.assert_close(*outputs, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["linear", "mlp"])
+def test_the_kernels_alone_are_timed(name: str) -> None:
+    config = LatencyBenchConfig(width=128, heads=2, batch=2, checkpoint_group=[4], dtype="bfloat16")
+    with DEVICE:
+        tasks = list(kernel_tasks(config, name, 128, timed_by_gpu))
+    assert [task.measure for task in tasks] == ["inner_train", "inner_forward", "inner_decode"]
+    assert all(task.measurement()[task.measure] > 0 for task in tasks)

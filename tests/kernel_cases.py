@@ -1,0 +1,121 @@
+"""A kernel of the inner loop against the definition, token by token in float64: random arguments, comparison."""
+
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+"""Where Triton's kernels run: compiled where they can be, else in its interpreter."""
+
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 4e-2}
+"""Type of the views -> largest error, as a share of the largest number of the same tensor. bfloat16 rounds 8 times as
+coarsely as float16."""
+
+
+class Case(NamedTuple):
+    """Sizes: D, F (0 for TTT-Linear), b, T."""
+
+    head_dim: int
+    hidden: int
+    mini_batch_size: int
+    tokens: int
+
+
+class Arguments(NamedTuple):
+    W: tuple[Tensor, ...]
+    scale: Tensor
+    shift: Tensor
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    eta: Tensor
+    tau: Tensor
+
+    def tensors(self) -> list[Tensor]:
+        return [*self.W, *self[1:]]
+
+    def map(self, function) -> "Arguments":  # type: ignore[no-untyped-def]
+        return Arguments(tuple(map(function, self.W)), *map(function, self[1:]))
+
+
+NAMES = ["W1", "b1", "W2", "b2", "scale", "shift", "q", "k", "v", "eta", "tau"]
+
+
+def arguments(case: Case, dtype: torch.dtype = torch.float64, B: int = 2, H: int = 3) -> Arguments:
+    """Random leaves; views as a projection leaves them, heads side by side; a tau that the clamp made zero."""
+    D, hidden, b, T = case
+    generator = torch.Generator().manual_seed(sum(case))
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    widths = [D, hidden, D] if hidden else [D, D]
+    W: list[Tensor] = []
+    for inputs, outputs in pairwise(widths):
+        W += [normal(B, H, inputs, outputs) / inputs**0.5, normal(B, H, 1, outputs) * 0.1]
+    scale, shift = 1 + 0.3 * normal(H, 1, D), 0.1 * normal(H, 1, D)
+    scale[0, 0, :3] = 0
+    q, k, v = (normal(B, T, H, D).transpose(1, 2) for _ in range(3))
+    eta = torch.rand(B, H, T, generator=generator, dtype=torch.float64) / D
+    tau = (1 / torch.arange(1, b + 1, dtype=torch.float64) + 0.2 * normal(b)).clamp(min=0)
+    tau[b // 2] = 0 if b > 2 else tau[b // 2]
+    return Arguments(tuple(W), scale, shift, q, k, v, eta, tau).map(lambda x: x.to(dtype).requires_grad_())
+
+
+def f_res(W: tuple[Tensor, ...], u: Tensor) -> Tensor:
+    hidden = u @ W[0] + W[1]
+    return F.gelu(hidden, approximate="tanh") @ W[2] + W[3] if len(W) == 4 else hidden
+
+
+def f(W: tuple[Tensor, ...], scale: Tensor, shift: Tensor, u: Tensor) -> Tensor:
+    unscaled = F.layer_norm(f_res(W, u), u.shape[-1:], eps=1e-6)
+    return u + scale * unscaled + shift
+
+
+def primal(given: Arguments) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """The definition: every token's gradient by autograd, at W of the mini-batch's start."""
+    W, scale, shift, q, k, v, eta, tau = given
+    b, outputs = tau.numel(), []
+    for start in range(0, q.shape[2], b):
+        steps, W_i = [torch.zeros_like(w) for w in W], W
+        for i in range(b):
+            token = slice(start + i, start + i + 1)
+            loss = 0.5 * (f(W, scale, shift, k[:, :, token]) - v[:, :, token]).square().sum()
+            gradients = torch.autograd.grad(loss, W, create_graph=True)
+            steps = [s + eta[:, :, token, None] * g for s, g in zip(steps, gradients, strict=True)]
+            W_i = tuple(w - tau[i] * s for w, s in zip(W, steps, strict=True))
+            outputs.append(f(W_i, scale, shift, q[:, :, token]))
+        W = W_i
+    return torch.cat(outputs, dim=2), W
+
+
+def results(form, given: Arguments) -> dict[str, Tensor]:  # type: ignore[no-untyped-def]
+    """Outputs, final state and, from random upstream gradients of both, the gradient of every input."""
+    z, W_last = form(given)
+    generator = torch.Generator().manual_seed(1)
+    upstream = [torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x) for x in (z, *W_last)]
+    gradients = torch.autograd.grad((z, *W_last), given.tensors(), upstream)
+    names = NAMES if len(given.W) == 4 else [*NAMES[:2], *NAMES[4:]]
+    found = {"z": z, **{f"{name}_last": w for name, w in zip(NAMES, W_last, strict=False)}}
+    return found | {f"d{name}": x for name, x in zip(names, gradients, strict=True)}
+
+
+def assert_close(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float) -> None:
+    assert found.keys() == expected.keys()
+    for name, x in expected.items():
+        error = (found[name].double() - x).abs().max() / x.abs().max()
+        assert error < tolerance, f"{name}: {error:.1e}"
+
+
+def rounded(given: Arguments, dtype: torch.dtype) -> Arguments:
+    """The views in ``dtype``, all else in float32: what the Triton kernels read."""
+    q, k, v = (x.detach().to(dtype).requires_grad_() for x in (given.q, given.k, given.v))
+    return given.map(lambda x: x.detach().float().requires_grad_())._replace(q=q, k=k, v=v)
+
+
+def exact(given: Arguments) -> Arguments:
+    """The same numbers in float64."""
+    return given.map(lambda x: x.detach().double().requires_grad_())

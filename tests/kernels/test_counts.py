@@ -1,0 +1,172 @@
+"""The counts of FLOPs and bytes, against what the interpreter does for a kernel, and by hand.
+
+Letters: B batch, H heads, T tokens, D head width, F hidden width, b mini-batch size.
+"""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import pytest
+import torch
+from kernel_traffic import Seen, watched
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from ttt.inner.dual import dual_mini_batch
+from ttt.inner.layer_norm import LayerNormParams
+from ttt.inner.loop import InnerLoop, Tokens
+from ttt.inner.models.mlp import InnerMLP
+from ttt.inner.scan import scan
+from ttt.kernels.triton import op
+from ttt.kernels.triton.counts import PROGRAMS, RECOMPUTED_BY, Sizes, count, linear_state, mlp_state
+
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="counts what Triton's interpreter does, on a CPU")
+
+B, H, MINI_BATCHES, GROUP = 1, 2, 4, 2
+
+WEIGHTS = {"W1_kept", "b1_kept", "W2_kept", "b2_kept"}
+WORK = {"W1_last", "b1_last", "W2_last", "b2_last"}
+SUMS = {"dW1", "db1", "dW2", "db2", "dscale", "dshift", "dtau"}
+ACTIVATIONS = {"Z1_kept", "Z1_bar_kept", "X2_kept", "X2_bar_kept", "Z2_kept", "Z2_bar_kept", "dZ1_part", "dH"}
+
+SCRATCH = {
+    "recompute": WEIGHTS | WORK | ACTIVATIONS,
+    "backward": WEIGHTS | SUMS | ACTIVATIONS,
+}
+"""Arguments that a launch leaves to the next."""
+
+
+class Inputs(NamedTuple):
+    """As ``op.inner_loop`` takes them."""
+
+    W: tuple[Tensor, ...]
+    scale: Tensor
+    shift: Tensor
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    eta: Tensor
+    tau: Tensor
+
+    def first_token(self) -> "Inputs":
+        return self._replace(**{name: getattr(self, name)[:, :, :1] for name in ("q", "k", "v", "eta")})
+
+
+def inputs(D: int, F: int, b: int, dtype: torch.dtype) -> Inputs:
+    """Random views in an order that the kernels read without a copy; W_0 is one for all sequences."""
+    generator = torch.Generator().manual_seed(D + F + b)
+    T = b * MINI_BATCHES
+    shapes = [(D, F), (1, F), (F, D), (1, D)] if F else [(D, D), (1, D)]
+    W = tuple((0.02 * torch.randn(H, *shape, generator=generator)).expand(B, H, *shape) for shape in shapes)
+    q, k, v = (torch.randn(B, T, H, D, generator=generator).to(dtype).transpose(1, 2) for _ in range(3))
+    eta = torch.rand(B, H, T, generator=generator) / D
+    tau = 1 / torch.arange(1.0, b + 1)
+    return Inputs(W, torch.ones(H, 1, D), torch.zeros(H, 1, D), q, k, v, eta, tau)
+
+
+def run_everything(given: Inputs) -> dict[str, Seen]:
+    """What training over all tokens and decoding one more do."""
+    with pytest.MonkeyPatch.context() as patch, watched(patch) as seen:
+        leaves = [given.q.clone(memory_format=torch.preserve_format).requires_grad_(), given.k, given.v]
+        z, W_last = op.inner_loop(given.W, given.scale, given.shift, *leaves, given.eta, given.tau, GROUP)
+        torch.autograd.grad(z.float().sum() + sum(w.sum() for w in W_last), leaves[0])
+        token = given.first_token()
+        step = tuple(torch.zeros_like(w) for w in token.W)
+        op.decode_token(token.W, step, *token[1:], 1)
+    return dict(seen)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize(
+    ("F", "D", "b"), [(0, 32, 16), (0, 24, 8), (0, 72, 16), (64, 32, 16), (64, 24, 8), (256, 64, 16)]
+)
+def test_counts_are_what_the_kernels_do(
+    F: int, D: int, b: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FLOPs exactly; bytes but for tau and what padding masks, some in a hundred. Scratch is told apart by its name."""
+    monkeypatch.setattr("ttt.kernels.triton.counts.L2_BYTES", 10**12)
+    sizes = Sizes(D, F, b, dtype.itemsize, b * MINI_BATCHES, GROUP)
+    seen = run_everything(inputs(D, F, b, dtype))
+    uses = {name: name.removesuffix("_on_chip").partition("_")[2] for name in seen}
+    assert set(uses.values()) == {"forward", "recompute", "backward", "decode"}
+    for name, done in seen.items():
+        counted, use = count(name, sizes), uses[name]
+        if name in RECOMPUTED_BY:
+            before = count(RECOMPUTED_BY[name], sizes)
+            own = {key: getattr(counted, key) - getattr(before, key) for key in ("flops", "l2_bytes", "device_bytes")}
+            counted = replace(counted, **own)
+        tokens = B * H * (1 if use == "decode" else sizes.tokens)
+        if use == "decode":
+            assert done.flops == 0, "one token has no matrix products"
+        else:
+            assert done.flops == counted.flops * tokens, name
+        assert done.moved() == pytest.approx(counted.l2_bytes * tokens, rel=0.02), name
+        crossed = done.crossed(SCRATCH.get(use, set()))
+        if use == "forward":
+            # W_last is where W stands in between: what is loaded of it was stored before.
+            crossed -= sum(done.read.get(argument, 0) for argument in WORK)
+        if use == "backward":
+            # From group to group in one buffer, which the launches see as many times.
+            crossed += 2 * B * H * (mlp_state(sizes) if F else linear_state(sizes))
+        assert crossed == pytest.approx(counted.device_bytes * tokens, rel=0.03), name
+
+
+def test_counts_by_hand() -> None:
+    """TTT-Linear with D = b = 16 and two mini-batches, of which the first W is kept; float32 views."""
+    sizes = Sizes(D=16, F=64, b=16, element=4, tokens=32, group=2)
+    forward = count("linear_forward", sizes)
+    product = 2 * 16 * 16 * 16
+    assert forward.flops == 5 * product / 16
+    W, LN, view, eta = 4 * (16 * 16 + 16), 4 * 2 * 16, 4 * 16, 4
+    assert forward.least_bytes == 4 * view + eta + (2 * W + LN) / 32
+    assert forward.device_bytes == forward.least_bytes + W / 32
+    assert forward.l2_bytes == forward.device_bytes
+    decode = count("mlp_decode", sizes)
+    W = 4 * (2 * 16 * 64 + 64 + 16)
+    assert decode.device_bytes == decode.least_bytes == 4 * view + eta + 3 * W + LN
+    backward = count("linear_backward", sizes)
+    W = 4 * (16 * 16 + 16)
+    assert backward.least_bytes == 7 * view + 2 * eta + (2 * W + LN) / 32
+    assert backward.flops == (2 + 14) * product / 16
+    # The recomputation reads k, v, eta, the kept W and LN.
+    assert backward.device_bytes == backward.least_bytes + 2 * view + eta + (W + LN) / 32
+
+
+@pytest.mark.parametrize(("name", "scratch"), [("linear_backward", 270_336), ("mlp_backward", 3_448_832)])
+def test_scratch_that_no_cache_holds_is_counted_as_device_memory(
+    name: str, scratch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Written out and read in. Each of 32 mini-batches has W1, b1 (W2, b2), X2, Z1, Z2 and the last three with bars."""
+    sizes = Sizes(64, 256, 16, 2, 2048, 32)
+    assert count(name, sizes).scratch == scratch
+    monkeypatch.setattr("ttt.kernels.triton.counts.L2_BYTES", scratch * PROGRAMS)
+    fits = count(name, sizes).device_bytes
+    monkeypatch.setattr("ttt.kernels.triton.counts.L2_BYTES", scratch * PROGRAMS - 1)
+    assert count(name, sizes).device_bytes == pytest.approx(fits + 2 * scratch / 512)
+
+
+@pytest.mark.parametrize("F", [0, 128])
+def test_a_kernel_computes_at_least_what_the_dual_form_does(F: int) -> None:
+    """And at most half as much again in the forward pass: Z1 twice, and the query's bias folded otherwise."""
+    D, b, T = 32, 16, 64
+    given = inputs(D, F, b, torch.float32)
+    loop = InnerLoop(InnerMLP((F // D,)) if F else InnerMLP())
+    tokens = Tokens(given.q, given.k, given.v, given.eta)
+    with FlopCounterMode(display=False) as counter:
+        scan(dual_mini_batch, loop, LayerNormParams(given.scale, given.shift), loop.start([w[0] for w in given.W], B),
+             tokens, given.tau, checkpoint_group=0)  # fmt: skip
+    plain = counter.get_total_flops() / (B * H * T)
+    own = count("mlp_forward" if F else "linear_forward", Sizes(D, F, b, 4, T, GROUP)).flops
+    assert plain <= own <= 1.5 * plain
+
+
+@pytest.mark.parametrize(("name", "layers"), [("linear", 1), ("mlp", 2)])
+def test_training_forwards_moves_little_more_than_it_must(name: str, layers: int) -> None:
+    """Half precision, b = 16, 2048 tokens, and the group that is taken where none is asked for."""
+    counted = count(f"{name}_forward", Sizes(64, 256, 16, 2, 2048, op.DEFAULT_GROUP[layers]))
+    assert counted.device_bytes <= 1.25 * counted.least_bytes
+
+
+def test_the_backward_pass_of_the_linear_layer_moves_little_more_than_it_must() -> None:
+    counted = count("linear_backward", Sizes(64, 256, 16, 2, 2048, op.DEFAULT_GROUP[1]))
+    assert counted.device_bytes <= 1.5 * counted.least_bytes

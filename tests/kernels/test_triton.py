@@ -1,0 +1,336 @@
+"""The Triton kernels against the definition, token by token in float64, and how their operators are called.
+
+Without a GPU Triton's interpreter runs them, with one they are compiled. The interpreter computes bfloat16 wrongly, as
+arithmetic on 16-bit integers, so that bfloat16 waits for a GPU: ``tests/gpu``.
+"""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from kernel_cases import DEVICE, TOLERANCE, Arguments, Case, arguments, assert_close, exact, primal, results, rounded
+from torch import Tensor
+
+from ttt.kernels.triton.configurations import Layer
+from ttt.kernels.triton.op import decode_token, inner_loop, unsupported
+
+B, H = 1, 2
+LINEAR = [Case(D, 0, b, T) for D in (32, 64, 96, 128) for b, T in ((8, 24), (16, 48), (32, 64), (64, 64))]
+MLP = [
+    Case(32, 128, 8, 24),
+    Case(32, 128, 64, 64),
+    Case(64, 256, 16, 48),
+    Case(64, 256, 8, 16),
+    Case(64, 256, 32, 32),
+    Case(64, 96, 64, 64),
+    Case(96, 384, 16, 32),
+    Case(96, 384, 8, 8),
+    Case(128, 512, 16, 16),
+    Case(128, 128, 32, 64),
+]
+SMALL = [Case(16, 0, 5, 20), Case(16, 32, 5, 20)]
+HALF_AND_SINGLE = [torch.float16, torch.float32]
+
+
+def of(case: Case, dtype: torch.dtype = torch.float32, batch: int = B) -> Arguments:
+    return rounded(arguments(case, torch.float64, batch, H), dtype).map(
+        lambda x: x.detach().to(DEVICE).requires_grad_()
+    )
+
+
+def triton(given: Arguments, group: int = 2) -> tuple[Tensor, tuple[Tensor, ...]]:
+    return inner_loop(*given, checkpoint_group=group)
+
+
+@pytest.fixture
+def poisoned(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Whatever a kernel leaves unwritten is NaN."""
+    with monkeypatch.context() as patch:
+        for owner, name in ((torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty")):
+            allocate = getattr(owner, name)
+            patch.setattr(
+                owner, name, lambda *given, allocate=allocate, **named: allocate(*given, **named).fill_(float("nan"))
+            )
+        yield
+
+
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize("dtype", HALF_AND_SINGLE, ids=str)
+@pytest.mark.parametrize("case", LINEAR + MLP, ids=str)
+def test_outputs_state_and_gradients_are_the_definitions(case: Case, dtype: torch.dtype) -> None:
+    given = of(case, dtype)
+    before = [x.detach().clone() for x in given.tensors()]
+    found = results(triton, given)
+    assert_close(found, results(primal, exact(given)), TOLERANCE[dtype])
+    assert all(map(torch.equal, before, given.tensors())), "inputs are left alone"
+    assert found["z"].dtype == found["dq"].dtype == dtype
+    assert found["W1_last"].dtype == found["dW1"].dtype == found["deta"].dtype == torch.float32
+
+
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize("on_chip", [False, True])
+@pytest.mark.parametrize("dtype", HALF_AND_SINGLE, ids=str)
+def test_both_forward_kernels_of_ttt_mlp_are_the_definition(
+    dtype: torch.dtype, on_chip: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Layer, "on_chip", on_chip)
+    given = of(Case(64, 256, 16, 48), dtype)
+    assert_close(results(triton, given), results(primal, exact(given)), TOLERANCE[dtype])
+    bare = given._replace(W=given.W[::2])
+    expected, _ = primal_without_biases(exact(bare))
+    assert_close({"z": triton(bare)[0]}, {"z": expected}, TOLERANCE[dtype])
+
+
+def test_where_the_state_of_ttt_mlp_is_on_chip() -> None:
+    kernels = {dtype: Layer(dtype, 64, 16, 256, amd=False).forward(keeps=True).kernel for dtype in HALF_AND_SINGLE}
+    assert kernels == {torch.float16: "mlp_forward_on_chip", torch.float32: "mlp_forward"}
+    assert Layer(torch.bfloat16, 96, 16, 384).forward(keeps=True).kernel == "mlp_forward"
+
+
+@settings(
+    max_examples=20,
+    deadline=None,
+    derandomize=True,
+    phases=[Phase.generate],
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(data=st.data())
+def test_any_sizes(poisoned: None, data: st.DataObject) -> None:  # noqa: ARG001
+    dtype, group = data.draw(st.sampled_from(HALF_AND_SINGLE), "type"), data.draw(st.integers(0, 5), "group")
+    # An LN of few coordinates leaves little but their signs, and its derivatives are sums that cancel, as the sums over
+    # few tokens may.
+    D = data.draw(st.integers(16, 36), "D")
+    F = 16 * data.draw(st.integers(0, 3), "F / 16")
+    b, mini_batches = data.draw(st.integers(4, 20), "b"), data.draw(st.integers(1, 3), "mini-batches")
+    given = of(Case(D, F, b, mini_batches * b), dtype, data.draw(st.integers(1, 2), "B"))
+    assert_close(results(lambda a: triton(a, group), given), results(primal, exact(given)), TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("case", SMALL, ids=str)
+@pytest.mark.parametrize("group", [1, 3, 10**6])
+def test_any_group_gives_the_same_bytes(case: Case, group: int) -> None:
+    given = of(case)
+    grouped = results(lambda a: triton(a, group), given)
+    for name, x in results(triton, given).items():
+        assert torch.equal(x, grouped[name]), name
+
+
+@pytest.mark.parametrize("case", SMALL, ids=str)
+def test_without_gradients_the_numbers_are_the_same_and_nothing_is_kept(case: Case) -> None:
+    given = of(case)
+    z, W_last = triton(given)
+    with torch.no_grad():
+        z_alone, W_alone = triton(given)
+    assert z_alone.grad_fn is None
+    assert torch.equal(z, z_alone)
+    assert all(map(torch.equal, W_last, W_alone))
+    arguments_of_op = [[w.detach() for w in given.W], *given.map(Tensor.detach)[1:], 2]
+    assert all(x.numel() == 0 for x in torch.ops.ttt_triton.forward(*arguments_of_op, True, False)[2])
+    kept = torch.ops.ttt_triton.forward(*arguments_of_op, True, True)[2]
+    assert [x.shape for x in kept] == [(2, *w.shape) for w in given.W], "W once for each group"
+
+
+@pytest.mark.parametrize("case", SMALL, ids=str)
+def test_layouts_do_not_matter(case: Case) -> None:
+    given = of(case, batch=2)
+    dense = given.map(lambda x: x.detach().contiguous().requires_grad_())
+    strided = given.map(lambda x: x.detach().transpose(-1, 0).contiguous().transpose(-1, 0).requires_grad_())
+    expected = results(triton, dense)
+    for other in (given, strided):
+        for name, x in results(triton, other).items():
+            assert torch.equal(x, expected[name]), name
+    z, _ = triton(dense)
+    assert z.transpose(1, 2).is_contiguous(), "merging the heads costs nothing"
+
+
+@pytest.mark.parametrize("case", SMALL, ids=str)
+def test_one_initial_state_for_all_sequences(case: Case) -> None:
+    given = of(case, batch=2)
+    shared = given._replace(W=tuple(w[0].detach().requires_grad_() for w in given.W))
+
+    def of_all(form, given: Arguments) -> tuple[Tensor, tuple[Tensor, ...]]:  # type: ignore[no-untyped-def]
+        return form(given._replace(W=tuple(w.expand(2, *w.shape) for w in given.W)))
+
+    found = results(lambda a: of_all(triton, a), shared)
+    assert_close(found, results(lambda a: of_all(primal, a), exact(shared)), TOLERANCE[torch.float32])
+
+
+@pytest.mark.parametrize("case", SMALL, ids=str)
+def test_without_biases(case: Case) -> None:
+    given = of(case)
+    bare = given._replace(W=given.W[::2])
+
+    def with_zeros(form, given: Arguments) -> tuple[Tensor, tuple[Tensor, ...]]:  # type: ignore[no-untyped-def]
+        # No gradient reaches a bias that W is linear in no other place of: eta times the weights' gradient alone.
+        zeros = [torch.zeros_like(w[:, :, :1]) for w in given.W]
+        return form(given._replace(W=tuple(x for pair in zip(given.W, zeros, strict=True) for x in pair)))
+
+    double = exact(bare)
+    found, expected = results_without_biases(triton, bare), results_without_biases(primal_without_biases, double)
+    assert_close(found, expected, TOLERANCE[torch.float32])
+    biased, _ = with_zeros(triton, bare)
+    assert not torch.equal(biased, triton(bare)[0]), "biases would learn"
+
+
+def results_without_biases(form, given: Arguments) -> dict[str, Tensor]:  # type: ignore[no-untyped-def]
+    z, W_last = form(given)
+    leaves = given.tensors()
+    functional = z.double().sin().sum() + sum(w.double().sin().sum() for w in W_last)
+    gradients = torch.autograd.grad(functional, leaves)
+    return {"z": z} | {str(i): x for i, x in enumerate((*W_last, *gradients))}
+
+
+def primal_without_biases(given: Arguments) -> tuple[Tensor, tuple[Tensor, ...]]:
+    W, scale, shift, q, k, v, eta, tau = given
+    b, outputs = tau.numel(), []
+
+    def f(W: tuple[Tensor, ...], u: Tensor) -> Tensor:
+        x = u @ W[0]
+        x = x if len(W) == 1 else torch.nn.functional.gelu(x, approximate="tanh") @ W[1]
+        return u + scale * torch.nn.functional.layer_norm(x, x.shape[-1:], eps=1e-6) + shift
+
+    for start in range(0, q.shape[2], b):
+        steps, W_i = [torch.zeros_like(w) for w in W], W
+        for i in range(b):
+            token = slice(start + i, start + i + 1)
+            loss = 0.5 * (f(W, k[:, :, token]) - v[:, :, token]).square().sum()
+            gradients = torch.autograd.grad(loss, W, create_graph=True)
+            steps = [s + eta[:, :, token, None] * g for s, g in zip(steps, gradients, strict=True)]
+            W_i = tuple(w - tau[i] * s for w, s in zip(W, steps, strict=True))
+            outputs.append(f(W_i, q[:, :, token]))
+        W = W_i
+    return torch.cat(outputs, dim=2), W
+
+
+@pytest.mark.parametrize("case", SMALL, ids=str)
+def test_any_subset_of_gradients(case: Case) -> None:
+    given = of(case)
+    for i, name in enumerate(["q", "k"]):
+        constant = given.map(Tensor.detach)
+        wanted = constant[3 + i].requires_grad_()
+        (alone,) = torch.autograd.grad(triton(constant)[0].sum(), wanted)
+        (among,) = torch.autograd.grad(triton(given)[0].sum(), given[3 + i])
+        assert torch.equal(alone, among), name
+    (only_state,) = torch.autograd.grad(triton(given)[1][0].sum(), given.v)
+    assert only_state.abs().max() > 0
+
+
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize("dtype", HALF_AND_SINGLE, ids=str)
+@pytest.mark.parametrize(
+    "case", [*SMALL, Case(64, 0, 16, 32), Case(96, 0, 2, 4), Case(64, 256, 3, 6), Case(96, 96, 2, 4)], ids=str
+)
+def test_token_by_token_is_the_definition(case: Case, dtype: torch.dtype) -> None:
+    given = of(case, dtype).map(Tensor.detach)
+    views, b = (given.q, given.k, given.v, given.eta), given.tau.numel()
+    before = [x.clone() for x in given.tensors()]
+    W, step, outputs = given.W, (), []
+    for t in range(case.tokens):
+        token = (x[:, :, t : t + 1] for x in views)
+        z, after = decode_token(W, step, given.scale, given.shift, *token, given.tau, t % b)
+        outputs.append(z)
+        W, step = (after, ()) if t % b == b - 1 else (W, after)
+    found = {"z": torch.cat(outputs, dim=2)} | {str(i): w for i, w in enumerate(W)}
+    z, W_last = primal(exact(given))
+    # Nothing in it is rounded to half precision but the views and z.
+    assert_close(found, {"z": z} | {str(i): w for i, w in enumerate(W_last)}, TOLERANCE[dtype])
+    assert all(map(torch.equal, before, given.tensors()))
+
+
+@pytest.mark.parametrize("case", SMALL, ids=str)
+def test_a_loop_that_diverged_is_seen(case: Case) -> None:
+    given = of(case, batch=2).map(Tensor.detach)
+    given.k[0, 1, 7] = float("nan")
+    z, W_last = triton(given)
+    assert z[0, 1, 10:].isnan().all()
+    assert all(w[0, 1].isnan().any() for w in W_last)
+    assert z[1].isfinite().all()
+    assert z[0, 0].isfinite().all()
+
+
+@pytest.mark.parametrize("case", SMALL, ids=str)
+@pytest.mark.filterwarnings("ignore")
+def test_torch_finds_nothing_wrong_with_the_operators(case: Case) -> None:
+    given = of(case)
+    ops = torch.ops.ttt_triton
+    torch.library.opcheck(ops.forward.default, (list(given.W), *given[1:], 3, True, True))
+    W, *others = given.map(Tensor.detach)
+    z, W_last, kept = ops.forward(list(W), *others, 3, True, True)
+    torch.library.opcheck(ops.backward.default, (torch.ones_like(z), W_last, kept, list(W), *others, 3, True))
+    scale, shift, q, k, v, eta, tau = others
+    token = [x[:, :, :1] for x in (q, k, v, eta)]
+    torch.library.opcheck(ops.decode.default, (list(W), list(W), scale, shift, *token, tau, 1, True))
+
+
+@pytest.mark.parametrize("case", SMALL, ids=str)
+def test_a_compiled_function_calls_it_without_a_break(case: Case) -> None:
+    given = of(case)
+    fused = torch.compile(lambda a: triton(a), backend="aot_eager", fullgraph=True)
+    expected = results(triton, given)
+    for name, x in results(fused, given).items():
+        assert torch.equal(x, expected[name]), name
+
+
+@pytest.mark.parametrize("case", SMALL, ids=str)
+def test_no_tokens_change_nothing(case: Case) -> None:
+    given = of(case._replace(tokens=0))
+    z, W_last = triton(given)
+    assert z.shape[2] == 0
+    assert all(map(torch.equal, W_last, given.W))
+    upstream = torch.ones_like(W_last[0])
+    assert torch.equal(torch.autograd.grad(W_last[0], given.W[0], upstream)[0], upstream)
+
+
+def test_a_second_derivative_is_refused() -> None:
+    given = of(SMALL[0])
+    (dq,) = torch.autograd.grad(triton(given)[0].sum(), given.q, create_graph=True)
+    with pytest.raises(RuntimeError, match="no second derivatives"):
+        dq.sum().backward()
+
+
+def test_a_derivative_of_decoding_is_refused() -> None:
+    given = of(SMALL[0])
+    token = (x[:, :, :1] for x in (given.q, given.k, given.v, given.eta))
+    z, _ = decode_token(given.W, (), given.scale, given.shift, *token, given.tau, 0)
+    with pytest.raises(RuntimeError, match="decode kernel has no derivatives"):
+        z.sum().backward()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda a: a._replace(k=a.k[:, :, :-5]), "q, k and v differ"),
+        (lambda a: a._replace(k=a.k.half()), "q, k and v differ"),
+        (lambda a: a._replace(tau=a.tau[:3]), "no multiple of 3"),
+        (lambda a: a._replace(eta=a.eta.mT), "was expected"),
+        (lambda a: a._replace(W=a.W[:3]), "was expected|tensors"),
+        (lambda a: a._replace(W=tuple(w[:, :1] for w in a.W)), "was expected"),
+        (lambda a: a._replace(W=(a.W[0][..., :8], *a.W[1:])), "multiple of 16"),
+        (lambda a: a._replace(scale=a.scale.half()), "float32 was expected"),
+        (lambda a: a._replace(tau=a.tau.to("meta")), "different devices"),
+        (exact, "float64"),
+    ],
+)
+def test_wrong_sizes_and_types_do_not_reach_a_kernel(wrong, message: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(RuntimeError, match=message):
+        triton(wrong(of(SMALL[1])))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "reason"),
+    [
+        ((128, (512,), 64, torch.float32), None),
+        ((1, (), 1, torch.float16), None),
+        ((129, (), 16, torch.float32), "head widths up to 128"),
+        ((64, (40,), 16, torch.float32), "multiple of 16"),
+        ((64, (256, 256), 16, torch.float32), "one hidden layer"),
+        ((64, (), 65, torch.float32), "up to 64 tokens"),
+        ((64, (), 16, torch.float64), "not torch.float64"),
+    ],
+)
+def test_what_is_supported(sizes: tuple[int, tuple[int, ...], int, torch.dtype], reason: str | None) -> None:
+    found = unsupported(*sizes)
+    assert (found is None) == (reason is None)
+    assert reason is None or reason in str(found)

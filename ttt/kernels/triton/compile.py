@@ -1,0 +1,166 @@
+"""Ahead-of-time compilation: what a kernel takes of a GPU, found without one.
+
+Triton compiles for any target on any machine. Registers and spilled bytes are read from what Triton's own ``ptxas``
+says of the very binary that Triton keeps, and local memory within loops from that binary's machine code; on AMD from
+the assembly's metadata.
+"""
+
+import io
+import re
+import subprocess
+import tempfile
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import triton
+from triton import knobs
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from ttt.config.errors import RunError, bad_value
+from ttt.kernels.triton.configurations import Configuration
+
+CUDA_TARGETS = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
+"""sm_80: A100; sm_86, sm_89: RTX 30 and 40, A10, L4, L40; sm_90: H100, H200; sm_100: B200; sm_120: RTX 50."""
+
+HIP_TARGETS = ("gfx90a", "gfx942", "gfx950")
+"""MI200; MI300; MI350."""
+
+TARGETS = (*CUDA_TARGETS, *HIP_TARGETS)
+
+BYTES_A_REGISTER = 4
+POINTER_ALIGNMENT = [["tt.divisibility", 16]]
+"""What the launcher finds true of every tensor that PyTorch allocated, and compiles for."""
+
+PTXAS_REGISTERS = re.compile(r"Used (\d+) registers")
+PTXAS_SPILL = re.compile(r"(\d+) bytes spill stores, (\d+) bytes spill loads")
+INSTRUCTION = re.compile(r"/\*([0-9a-f]{4,})\*/\s+([^;]*);")
+BRANCH = re.compile(r"\bBRA\b.*?0x([0-9a-f]+)")
+MATRIX_PRODUCT = re.compile(r"\b\w*MMA\b")
+LOCAL_STORE = re.compile(r"\bSTL\b")
+
+Instructions = list[tuple[int, str]]
+"""Address and text of each machine instruction, in order."""
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one compiled kernel takes.
+
+    Attributes:
+        registers: of a thread; on AMD vector registers.
+        spilled: bytes of registers that a thread has stored to memory for want of room, each place in the code once.
+        spilled_in_loops: of these, bytes within the innermost loops that hold matrix products; None on AMD, where it
+            is not counted.
+        shared: bytes of shared memory of a program.
+    """
+
+    registers: int
+    spilled: int
+    spilled_in_loops: int | None
+    shared: int
+
+
+def interpreted() -> bool:
+    """Whether kernels are interpreted in this process, and cannot be compiled: ``TRITON_INTERPRET=1``."""
+    return bool(knobs.runtime.interpret)
+
+
+def gpu_target(name: str) -> GPUTarget:
+    """Triton's name for a target.
+
+    Raises:
+        UserError: a target that is not in ``TARGETS``.
+    """
+    if name in CUDA_TARGETS:
+        return GPUTarget("cuda", int(name.removeprefix("sm_")), 32)
+    if name in HIP_TARGETS:
+        return GPUTarget("hip", name, 64)
+    raise bad_value("targets", name, f"choose from {', '.join(TARGETS)}")
+
+
+def compile_resources(configuration: Configuration, target: str) -> Resources:
+    """Compiles one kernel, past Triton's cache, whose hits would not tell what ``ptxas`` said.
+
+    Raises:
+        UserError: no such target.
+        RunError: Triton cannot compile the kernel for it.
+    """
+    gpu = gpu_target(target)
+    said = io.StringIO()
+    try:
+        with knobs.compilation.scope(), knobs.nvidia.scope(), redirect_stdout(said):
+            knobs.compilation.always_compile = True
+            knobs.nvidia.dump_ptxas_log = True
+            compiled: Any = triton.compile(_source(configuration), target=gpu, options=_options(configuration))
+    except Exception as error:  # whatever a compiler's passes raise
+        reason = str(error).strip().splitlines()
+        line = f"{type(error).__name__}: {reason[-1] if reason else 'no reason given'}"
+        raise RunError(f"{configuration.kernel}: triton cannot compile it for {target} ({line})") from error
+    if gpu.backend == "hip":
+        return _amd_resources(compiled.asm["amdgcn"], compiled.metadata.shared)
+    stored = PTXAS_SPILL.search(said.getvalue())
+    registers = PTXAS_REGISTERS.search(said.getvalue())
+    assert stored, said.getvalue()
+    assert registers, said.getvalue()
+    in_loops = local_stores(innermost_products(instructions(compiled.asm["cubin"])))
+    return Resources(int(registers[1]), int(stored[1]), in_loops, compiled.metadata.shared)
+
+
+def _source(configuration: Configuration) -> ASTSource:
+    names = configuration.fn.arg_names
+    pointers = [place for place, name in enumerate(names) if configuration.signature.get(name, "").startswith("*")]
+    return ASTSource(
+        fn=configuration.fn,
+        signature={name: configuration.signature.get(name, "constexpr") for name in names},
+        constexprs=configuration.constexprs,
+        attrs={(place,): POINTER_ALIGNMENT for place in pointers},
+    )
+
+
+def _options(configuration: Configuration) -> dict[str, Any]:
+    return {
+        "num_warps": configuration.num_warps,
+        "num_stages": configuration.num_stages,
+        **configuration.options,
+    }
+
+
+def _amd_resources(assembly: str, shared: int) -> Resources:
+    found = {key: int(value) for key, value in re.findall(r"\.(vgpr_count|vgpr_spill_count):\s+(\d+)", assembly)}
+    return Resources(found["vgpr_count"], BYTES_A_REGISTER * found["vgpr_spill_count"], None, shared)
+
+
+def instructions(cubin: bytes) -> Instructions:
+    """The machine code of a binary."""
+    tool = Path(triton.backends.__path__[0], "nvidia", "bin", "cuobjdump")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "kernel.cubin")
+        path.write_bytes(cubin)
+        shown = subprocess.run([tool, "-sass", path], capture_output=True, text=True, check=True).stdout
+    return [(int(address, 16), text) for address, text in INSTRUCTION.findall(shown)]
+
+
+def innermost_products(code: Instructions) -> Instructions:
+    """The instructions of those loops that hold matrix products and within which no other loop does."""
+    ends = ((address, BRANCH.search(text)) for address, text in code)
+    spans = {(int(branch[1], 16), address) for address, branch in ends if branch and int(branch[1], 16) < address}
+    loops = {
+        (first, last)
+        for first, last in spans
+        if any(first <= address <= last and MATRIX_PRODUCT.search(text) for address, text in code)
+    }
+    innermost = [
+        (first, last)
+        for first, last in loops
+        if not any(first <= start and end <= last and (start, end) != (first, last) for start, end in loops)
+    ]
+    return [(a, text) for a, text in code if any(first <= a <= last for first, last in innermost)]
+
+
+def local_stores(code: Instructions) -> int:
+    """Bytes that a thread writes to local memory in these instructions, each counted once."""
+    stores = [text for _, text in code if LOCAL_STORE.search(text)]
+    return sum(16 if ".128" in text else 8 if ".64" in text else 4 for text in stores)

@@ -1,0 +1,176 @@
+"""TTT-MLP, forward, for any sizes: W streamed from memory in blocks of the hidden width.
+
+W1 and W2 are 2 x 64 x 256 floats a head at D = 64, as much as a whole register file. Here they stay where W_last will
+be, which the L2 cache holds while a program works on it, and every mini-batch reads them twice and writes them once:
+first for Z2, on which all gradients depend, then for everything else.
+
+Shapes: B batch, H heads, T tokens, D head width, F hidden width, b mini-batch size; tiles as in ``functions``.
+"""
+
+import triton
+import triton.language as tl
+
+from ttt.kernels.triton.functions import dot, gelu, gelu_and_slope, load, loss_gradient, standardise, store
+
+
+@triton.jit
+def copy_weights(
+    W1, b1, W2, W1_to, b1_to, W2_to, in_W1, in_W2, W1_offset, W2_offset, F: tl.constexpr, D: tl.constexpr,
+    BLOCK: tl.constexpr, PADDED: tl.constexpr
+):  # fmt: skip
+    """W1 [D, F], b1 [F] and W2 [F, D] of one head from one place to another."""
+    hidden = tl.arange(0, BLOCK)
+    for f in range(0, F, BLOCK):
+        store(W1_to + f + W1_offset, load(W1 + f + W1_offset, in_W1, PADDED), in_W1, PADDED)
+        store(W2_to + f * D + W2_offset, load(W2 + f * D + W2_offset, in_W2, PADDED), in_W2, PADDED)
+        tl.store(b1_to + f + hidden, tl.load(b1 + f + hidden))
+
+
+@triton.jit(do_not_specialize=["first", "count", "tokens", "heads", "shared", "group"])
+def mlp_forward(
+    q, k, v, eta, tau, scale, shift, W1, b1, W2, b2, z, W1_last, b1_last, W2_last, b2_last,
+    W1_kept, b1_kept, W2_kept, b2_kept, Z1_kept, Z1_bar_kept, X2_kept, X2_bar_kept, Z2_kept, Z2_bar_kept,
+    first, count, tokens, heads, shared, group,
+    D: tl.constexpr, P: tl.constexpr, F: tl.constexpr, BLOCK: tl.constexpr, b: tl.constexpr, R: tl.constexpr,
+    BIAS: tl.constexpr, KEEPS: tl.constexpr, ACTIVATIONS: tl.constexpr
+):  # fmt: skip
+    """Mini-batches ``first`` to ``first + count``: z = q + LN(Z2_bar), and W after them.
+
+    Args:
+        q: [B, T, H, D] in memory, as k, v and z.
+        k: train view.
+        v: label view.
+        eta: [B, H, T] float32.
+        tau: [b] float32.
+        scale: of LN, [H, D] float32.
+        shift: of LN, likewise.
+        W1: before mini-batch ``first``, [B, H, D, F] float32, or [H, D, F] where ``shared``.
+        b1: likewise [B, H, F].
+        W2: likewise [B, H, F, D].
+        b2: likewise [B, H, D].
+        z: output; not written where ACTIVATIONS.
+        W1_last: [B, H, D, F] float32, as b1_last, W2_last and b2_last; also where W stands in between.
+        b1_last: [B, H, F].
+        W2_last: [B, H, F, D].
+        b2_last: [B, H, D].
+        W1_kept: where KEEPS, W1 before every ``group``-th mini-batch, [groups, B, H, D, F], as b1, W2, b2.
+        b1_kept: [groups, B, H, F] float32.
+        W2_kept: [groups, B, H, F, D].
+        b2_kept: [groups, B, H, D] float32.
+        Z1_kept: where ACTIVATIONS, [count, B, H, b, F] for the backward pass, as the next three.
+        Z1_bar_kept: of the test views.
+        X2_kept: gelu(Z1).
+        X2_bar_kept: gelu(Z1_bar).
+        Z2_kept: where ACTIVATIONS, [count, B, H, b, D] float32.
+        Z2_bar_kept: of the test views.
+        first: number of the first mini-batch.
+        count: how many.
+        tokens: T.
+        heads: H.
+        shared: 1 where all sequences start from one W, else 0.
+        group: mini-batches to a kept W.
+        D: head width.
+        P: D padded.
+        F: hidden width, a multiple of BLOCK.
+        BLOCK: columns of W1 at a time.
+        b: mini-batch size.
+        R: b padded.
+        BIAS: 1, or 0 for an inner model without biases.
+        KEEPS: whether W is kept.
+        ACTIVATIONS: whether the activations are kept instead of z written.
+    """
+    program = tl.program_id(0)
+    sequence, head = program // heads, program % heads
+    row, column, hidden = tl.arange(0, R), tl.arange(0, P), tl.arange(0, BLOCK)
+    PADDED: tl.constexpr = P != D or R != b
+    in_row, in_token = column < D, (row < b)[:, None] & (hidden < BLOCK)[None, :]
+    live, in_W1 = (row < b)[:, None] & in_row[None, :], in_row[:, None] & (hidden < BLOCK)[None, :]
+    in_W2 = (hidden < BLOCK)[:, None] & in_row[None, :]
+    W1_offset, W2_offset = column[:, None] * F + hidden[None, :], hidden[:, None] * D + column[None, :]
+    tile, hidden_tile = row[:, None] * heads * D + column[None, :], row[:, None] * F + hidden[None, :]
+    origin = (program * (1 - shared) + head * shared).to(tl.int64)
+    last = program.to(tl.int64)
+    W1_last += last * D * F
+    W2_last += last * D * F
+    b1_last += last * F
+    copy_weights(
+        W1 + origin * D * F, b1 + origin * F, W2 + origin * D * F, W1_last, b1_last, W2_last,
+        in_W1, in_W2, W1_offset, W2_offset, F, D, BLOCK, PADDED
+    )  # fmt: skip
+    bias2 = load(b2 + origin * D + column, in_row, PADDED)
+    tl.debug_barrier()
+    for index in range(count):
+        token = sequence.to(tl.int64) * tokens + (first + index) * b
+        place = (token * heads + head) * D + tile
+        kept = ((index // group).to(tl.int64)) * tl.num_programs(0) + program
+        keeps = index % group == 0
+        K = load(k + place, live, PADDED)
+        dtype = K.dtype
+        Z2 = tl.zeros((R, P), tl.float32)
+        for f in range(0, F, BLOCK):
+            w1 = load(W1_last + f + W1_offset, in_W1, PADDED)
+            w2 = load(W2_last + f * D + W2_offset, in_W2, PADDED)
+            bias1 = tl.load(b1_last + f + hidden)
+            if KEEPS:
+                if keeps:
+                    store(W1_kept + kept * D * F + f + W1_offset, w1, in_W1, PADDED)
+                    store(W2_kept + kept * D * F + f * D + W2_offset, w2, in_W2, PADDED)
+                    tl.store(b1_kept + kept * F + f + hidden, bias1)
+            Z1 = dot(K, w1.to(dtype)) + bias1[None, :]
+            Z2 = dot(gelu(Z1).to(dtype), w2.to(dtype), Z2)
+        Z2 += bias2[None, :]
+        if KEEPS:
+            if keeps:
+                store(b2_kept + kept * D + column, bias2, in_row, PADDED)
+        scale_row = load(scale + head * D + column, in_row, PADDED)[None, :]
+        shift_row = load(shift + head * D + column, in_row, PADDED)[None, :]
+        target = load(v + place, live, PADDED).to(tl.float32) - K.to(tl.float32)
+        G2 = loss_gradient(Z2, target, scale_row, shift_row, live, D, PADDED)
+        if ACTIVATIONS:
+            inner = (index * tl.num_programs(0) + program).to(tl.int64) * b
+            store(Z2_kept + inner * D + row[:, None] * D + column[None, :], Z2, live, PADDED)
+        eta_row = load(eta + program.to(tl.int64) * tokens + (first + index) * b + row, row < b, PADDED)
+        rate = tl.load(tau + b - 1) * eta_row
+        G2_half, step2 = G2.to(dtype), (-rate[:, None] * G2).to(dtype)
+        bias2_before = bias2
+        bias2 -= BIAS * tl.sum(rate[:, None] * G2, 0)
+        Q = load(q + place, live, PADDED)
+        tau_row = load(tau + row, row < b, PADDED)
+        M = tl.where(row[:, None] >= row[None, :], -tau_row[:, None] * eta_row[None, :], 0.0)
+        A1 = (M * (dot(Q, tl.trans(K)) + BIAS)).to(dtype)
+        Z2_bar, S2 = tl.zeros((R, P), tl.float32), tl.zeros((R, R), tl.float32)
+        for f in range(0, F, BLOCK):
+            w1_at, w2_at = W1_last + f + W1_offset, W2_last + f * D + W2_offset
+            bias1 = tl.load(b1_last + f + hidden)
+            w1, w2 = load(w1_at, in_W1, PADDED), load(w2_at, in_W2, PADDED)
+            w1_half, w2_half = w1.to(dtype), w2.to(dtype)
+            Z1 = dot(K, w1_half) + bias1[None, :]
+            X2, slope = gelu_and_slope(Z1)
+            X2 = X2.to(dtype)
+            G1 = dot(G2_half, tl.trans(w2_half)) * slope
+            Z1_bar = dot(A1, G1.to(dtype), dot(Q, w1_half) + bias1[None, :])
+            X2_bar = gelu(Z1_bar).to(dtype)
+            if ACTIVATIONS:
+                at = inner * F + f + hidden_tile
+                store(Z1_kept + at, Z1, in_token, PADDED)
+                store(Z1_bar_kept + at, Z1_bar, in_token, PADDED)
+                store(X2_kept + at, X2, in_token, PADDED)
+                store(X2_bar_kept + at, X2_bar, in_token, PADDED)
+            S2 = dot(X2_bar, tl.trans(X2), S2)
+            step1 = -rate[:, None] * G1
+            store(w1_at, dot(tl.trans(K), step1.to(dtype), w1), in_W1, PADDED)
+            store(w2_at, dot(tl.trans(X2), step2, w2), in_W2, PADDED)
+            tl.store(b1_last + f + hidden, bias1 + BIAS * tl.sum(step1, 0))
+            Z2_bar = dot(X2_bar, w2_half, Z2_bar)
+        A2 = (M * (S2 + BIAS)).to(dtype)
+        Z2_bar = dot(A2, G2_half, Z2_bar + bias2_before[None, :])
+        if ACTIVATIONS:
+            store(Z2_bar_kept + inner * D + row[:, None] * D + column[None, :], Z2_bar, live, PADDED)
+        else:
+            scale_row = load(scale + head * D + column, in_row, PADDED)[None, :]
+            shift_row = load(shift + head * D + column, in_row, PADDED)[None, :]
+            unit, _ = standardise(Z2_bar, live, D, PADDED)
+            store(z + place, Q.to(tl.float32) + scale_row * unit + shift_row, live, PADDED)
+        # All threads have written their part of W before any reads it.
+        tl.debug_barrier()
+    store(b2_last + last * D + column, bias2, in_row, PADDED)

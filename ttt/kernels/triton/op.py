@@ -1,0 +1,322 @@
+"""The Triton kernels as operators of torch: one node for autograd, torch.compile, DDP and FSDP.
+
+Shapes: B batch, H heads, T tokens, D head width, F hidden width of TTT-MLP, b mini-batch size.
+"""
+
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ttt.kernels.triton import launch
+from ttt.kernels.triton.configurations import INTERPRETED, TYPES
+
+Params = tuple[Tensor, ...]
+
+DEFAULT_GROUP = {1: 16, 2: 64}
+"""Layers of the inner model -> mini-batches for each kept W. More keep less for the whole sequence and need more
+scratch for one group. TTT-MLP's W, 2 F times as large as a token's view, would cost the forward pass as much memory
+traffic as its views at 16."""
+
+_INPUTS = (
+    "Tensor[] W, Tensor scale, Tensor shift, Tensor q, Tensor k, Tensor v, Tensor eta, Tensor tau, int group, bool bias"
+)
+_LIBRARY = torch.library.Library("ttt_triton", "DEF")
+_LIBRARY.define(f"forward({_INPUTS}, bool keep) -> (Tensor, Tensor[], Tensor[])")
+_LIBRARY.define(
+    f"backward(Tensor dz, Tensor[] dW_last, Tensor[] kept, {_INPUTS})"
+    " -> (Tensor[], Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+)
+_LIBRARY.define(
+    "decode(Tensor[] W, Tensor[] step, Tensor scale, Tensor shift, Tensor q, Tensor k, Tensor v, Tensor eta, "
+    "Tensor tau, int place, bool bias) -> (Tensor, Tensor[])"
+)
+
+
+def unsupported(head_dim: int, hidden: tuple[int, ...], mini_batch_size: int, dtype: torch.dtype) -> str | None:
+    """Why there are no kernels for this inner model, or None.
+
+    Args:
+        head_dim: D; at most 128.
+        hidden: widths of the hidden layers, none for TTT-Linear; at most one, a multiple of 16.
+        mini_batch_size: b; at most 64.
+        dtype: of the views: float32, float16 or bfloat16.
+    """
+    if not 1 <= head_dim <= 128:
+        return f"it knows head widths up to 128, not {head_dim}"
+    if len(hidden) > 1 or any(width % 16 or width < 1 for width in hidden):
+        return f"it knows one hidden layer whose width is a multiple of 16, not {hidden}"
+    if not 1 <= mini_batch_size <= 64:
+        return f"it knows mini-batches of up to 64 tokens, not b = {mini_batch_size}"
+    if dtype == torch.bfloat16 and INTERPRETED:
+        return "Triton's interpreter computes bfloat16 wrongly; take float32 or float16"
+    if dtype not in TYPES:
+        return f"it reads float32, float16 and bfloat16, not {dtype}"
+    return None
+
+
+def inner_loop(
+    W: Params,
+    scale: Tensor,
+    shift: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    eta: Tensor,
+    tau: Tensor,
+    checkpoint_group: int = 0,
+) -> tuple[Tensor, Params]:
+    """The inner loop over whole mini-batches; ``unsupported`` says which sizes.
+
+    Differentiable once, in every tensor. For the backward pass it keeps, besides its inputs, W once for a group of
+    mini-batches. The state and all sums are float32, the factors of matrix products of the views' type. Views whose
+    memory is not in the order [B, T, H, D], as a projection leaves them, are copied once.
+
+    Args:
+        W: state before the first token, (W1, b1) or (W1, b1, W2, b2), each [B, H, I, O] and [B, H, 1, O], float32; or
+            without biases (W1,) or (W1, W2).
+        scale: of the inner model's LN, [H, 1, D], float32.
+        shift: likewise.
+        q: test view [B, H, T, D], float32, float16 or bfloat16; T is a multiple of b.
+        k: train view, likewise.
+        v: label view, likewise.
+        eta: inner learning rate [B, H, T], float32.
+        tau: token scale [b], float32.
+        checkpoint_group: mini-batches for each kept W; 0 is that of ``DEFAULT_GROUP``.
+
+    Returns:
+        z [B, H, T, D], in memory [B, T, H, D], in the views' type, and the state after the last token.
+
+    Raises:
+        RuntimeError: sizes that do not fit together or are not supported, types or devices that differ.
+    """
+    W, bias = _with_biases(W)
+    keep = torch.is_grad_enabled() and any(x.requires_grad for x in (*W, scale, shift, q, k, v, eta, tau))
+    group = checkpoint_group or DEFAULT_GROUP[len(W) // 2]
+    z, W_last, _ = torch.ops.ttt_triton.forward(list(W), scale, shift, q, k, v, eta, tau, group, bias, keep)
+    return z, tuple(W_last if bias else W_last[::2])
+
+
+def decode_token(
+    W: Params,
+    step: Params,
+    scale: Tensor,
+    shift: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    eta: Tensor,
+    tau: Tensor,
+    place: int,
+) -> tuple[Tensor, Params]:
+    """One token anywhere in a mini-batch, without derivatives.
+
+    Arguments as for ``inner_loop`` with T = 1, and:
+        step: the sum of eta_j grad loss_j(W) over the mini-batch's tokens before, each as in W; empty where there are
+            none.
+        place: their number, 0 ... b - 1.
+
+    Returns:
+        z [B, H, 1, D], and the sum with this token, or at ``place`` b - 1 the next mini-batch's W.
+
+    Raises:
+        RuntimeError: as ``inner_loop``, or an argument that requires a gradient.
+    """
+    W, bias = _with_biases(W)
+    step = _with_biases(step)[0]
+    z, after = torch.ops.ttt_triton.decode(list(W), list(step), scale, shift, q, k, v, eta, tau, place, bias)
+    return z, tuple(after if bias else after[::2])
+
+
+def _with_biases(W: Params) -> tuple[Params, bool]:
+    """W with biases, zero where it has none, and whether it has."""
+    bias = len(W) > 1 and W[1].shape[2] == 1
+    if not bias:
+        W = tuple(tensor for w in W for tensor in (w, torch.zeros_like(w[:, :, :1])))
+    return W, bias
+
+
+def _check(
+    W: list[Tensor], scale: Tensor, shift: Tensor, q: Tensor, k: Tensor, v: Tensor, eta: Tensor, tau: Tensor, unit: int
+) -> None:
+    """Sizes and types: a kernel would read past the end of what does not fit."""
+    B, H, T, D = q.shape
+    hidden = (W[0].shape[-1],) if len(W) == 4 else ()
+    reason = unsupported(D, hidden, tau.numel(), q.dtype)
+    torch._check(reason is None, lambda: f"the Triton inner loop cannot read this: {reason}")
+    torch._check(T % unit == 0, lambda: f"T = {T} is no multiple of {unit}")
+    widths = [D, *hidden, D]
+    shapes = [s for i, o in pairwise(widths) for s in ((B, H, i, o), (B, H, 1, o))]
+    given = [*W, scale, shift, eta, tau]
+    expected = [*shapes, (H, 1, D), (H, 1, D), (B, H, T), (tau.numel(),)]
+    torch._check(len(given) == len(expected), lambda: f"W has {len(W)} tensors")
+    for x, shape in zip(given, expected, strict=True):
+        torch._check(tuple(x.shape) == shape, lambda x=x, shape=shape: f"{tuple(x.shape)} where {shape} was expected")
+        torch._check(x.dtype == torch.float32, lambda x=x: f"{x.dtype} where float32 was expected")
+    for x in (k, v):
+        torch._check(x.shape == q.shape and x.dtype == q.dtype, lambda: "q, k and v differ in shape or type")
+    torch._check(all(x.device == q.device for x in (*given, k, v)), lambda: "tensors on different devices")
+
+
+def _views(scale: Tensor, shift: Tensor, *others: Tensor) -> launch.Views:
+    return launch.Views.of(scale[:, 0], shift[:, 0], *others)
+
+
+def _forward(
+    W: list[Tensor],
+    scale: Tensor,
+    shift: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    eta: Tensor,
+    tau: Tensor,
+    group: int,
+    bias: bool,
+    keep: bool,
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    _check(W, scale, shift, q, k, v, eta, tau, tau.numel())
+    z, W_last, kept = launch.forward(_views(scale, shift, q, k, v, eta, tau), W, group, bias, keep)
+    return z.transpose(1, 2), W_last, kept
+
+
+def _forward_fake(
+    W: list[Tensor],
+    scale: Tensor,
+    shift: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    eta: Tensor,
+    tau: Tensor,
+    group: int,
+    bias: bool,  # noqa: ARG001
+    keep: bool,
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    _check(W, scale, shift, q, k, v, eta, tau, tau.numel())
+    groups = -(-(q.shape[2] // tau.numel()) // group) if keep else 0
+    return _rows(q), [w.new_empty(w.shape) for w in W], [w.new_empty(groups, *w.shape) for w in W]
+
+
+def _backward(
+    dz: Tensor,
+    dW_last: list[Tensor],
+    kept: list[Tensor],
+    W: list[Tensor],  # noqa: ARG001
+    scale: Tensor,
+    shift: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    eta: Tensor,
+    tau: Tensor,
+    group: int,
+    bias: bool,
+) -> tuple[list[Tensor], Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    dW = [d.clone(memory_format=torch.contiguous_format) for d in dW_last]
+    views = _views(scale, shift, q, k, v, eta, tau)
+    found = launch.backward(views, dz.to(q.dtype).transpose(1, 2).contiguous(), dW, kept, group, bias)
+    dq, dk, dv = (x.transpose(1, 2) for x in (found.dq, found.dk, found.dv))
+    dscale, dshift = found.dscale.sum(0)[:, None], found.dshift.sum(0)[:, None]
+    return dW, dscale, dshift, dq, dk, dv, found.deta, found.dtau.sum((0, 1))
+
+
+def _backward_fake(
+    dz: Tensor,  # noqa: ARG001
+    dW_last: list[Tensor],
+    kept: list[Tensor],  # noqa: ARG001
+    W: list[Tensor],  # noqa: ARG001
+    scale: Tensor,
+    shift: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    eta: Tensor,
+    tau: Tensor,
+    group: int,  # noqa: ARG001
+    bias: bool,  # noqa: ARG001
+) -> tuple[list[Tensor], Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    dense = [x.new_empty(x.shape) for x in (scale, shift, eta, tau)]
+    dscale, dshift, deta, dtau = dense
+    return [w.new_empty(w.shape) for w in dW_last], dscale, dshift, _rows(q), _rows(k), _rows(v), deta, dtau
+
+
+def _decode(
+    W: list[Tensor],
+    step: list[Tensor],
+    scale: Tensor,
+    shift: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    eta: Tensor,
+    tau: Tensor,
+    place: int,
+    bias: bool,
+) -> tuple[Tensor, list[Tensor]]:
+    _check(W, scale, shift, q, k, v, eta, tau, 1)
+    torch._check(q.shape[2] == 1 and 0 <= place < tau.numel(), lambda: "one token at a place of its mini-batch")
+    torch._check(not step or [x.shape for x in step] == [w.shape for w in W], lambda: "step and W differ in shape")
+    z, after = launch.decode(_views(scale, shift, q, k, v, eta, tau), W, step, place, bias)
+    return z.transpose(1, 2), after
+
+
+def _decode_fake(
+    W: list[Tensor],
+    step: list[Tensor],  # noqa: ARG001
+    scale: Tensor,
+    shift: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    eta: Tensor,
+    tau: Tensor,
+    place: int,  # noqa: ARG001
+    bias: bool,  # noqa: ARG001
+) -> tuple[Tensor, list[Tensor]]:
+    _check(W, scale, shift, q, k, v, eta, tau, 1)
+    return _rows(q), [w.new_empty(w.shape) for w in W]
+
+
+def _rows(x: Tensor) -> Tensor:
+    """An empty [B, H, T, D], in memory [B, T, H, D]."""
+    B, H, T, D = x.shape
+    return x.new_empty(B, T, H, D).transpose(1, 2)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
+    W, *tensors, group, bias, _ = inputs
+    kept = output[2]
+    ctx.layers, ctx.group, ctx.bias = len(W), group, bias
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*kept, *W, *tensors)
+
+
+def _differentiate(ctx: Any, dz: Tensor | None, dW_last: list[Tensor | None], _: Any) -> tuple[Any, ...]:
+    n = ctx.layers
+    kept, W, tensors = ctx.saved_tensors[:n], ctx.saved_tensors[n : 2 * n], ctx.saved_tensors[2 * n :]
+    dz = torch.zeros_like(tensors[2]) if dz is None else dz
+    # Not zeros_like: W may be one tensor expanded over the batch.
+    dW = [w.new_zeros(w.shape) if d is None else d for w, d in zip(W, dW_last, strict=True)]
+    gradients = torch.ops.ttt_triton.backward(dz, dW, list(kept), list(W), *tensors, ctx.group, ctx.bias)
+    return *gradients, None, None, None
+
+
+def _no_second(*_: Any) -> None:
+    raise RuntimeError("the Triton inner loop has no second derivatives: use kernel=dual for them")
+
+
+def _no_decode_derivative(*_: Any) -> None:
+    raise RuntimeError("the Triton decode kernel has no derivatives: use kernel=dual for them")
+
+
+for _name, _real, _fake, _derivative, _saved in (
+    ("forward", _forward, _forward_fake, _differentiate, _save),
+    ("backward", _backward, _backward_fake, _no_second, None),
+    ("decode", _decode, _decode_fake, _no_decode_derivative, None),
+):
+    for _device in ("CPU", "CUDA"):
+        _LIBRARY.impl(_name, _real, _device)
+    torch.library.register_fake(f"ttt_triton::{_name}", _fake, lib=_LIBRARY)
+    torch.library.register_autograd(f"ttt_triton::{_name}", _derivative, setup_context=_saved, lib=_LIBRARY)
