@@ -81,7 +81,7 @@ def test_every_ttt_bench_command_composes() -> None:
 def test_the_tree_of_the_readme_is_the_tree() -> None:
     listed = re.findall(r"^    ([\w/]+/) +\w", (ROOT / "README.md").read_text(), re.MULTILINE)
     packages = {f"ttt/{path.parent.name}/" for path in (ROOT / "ttt").glob("*/__init__.py")}
-    top = {f"{name}/" for name in ("conf", "sweeps", "slurm", "plots", "tests")}
+    top = {f"{name}/" for name in ("conf", "docs", "sweeps", "slurm", "plots", "tests")}
     assert set(listed) == packages | top
 
 
