@@ -23,7 +23,7 @@ demo: setup ## train the default model, evaluate it and draw its figures (a few 
 	$(BIN)/ttt-plot --all --results $(DEMO_RUNS) --out $(DEMO_FIGURES)
 
 test: setup ## run all tests
-	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadgroup
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile
 
 check: setup ## lint, format and types
 	$(BIN)/ruff check .

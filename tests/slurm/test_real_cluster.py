@@ -37,7 +37,7 @@ SLOW = 0.35
 """Seconds that a step sleeps: all together outlast a time limit of a minute, whose signal comes 10 to 40 s early."""
 PRETRAINED = {"when": {"recipe": "finetune"}, "from": {"recipe": "paper"}, "add": ["recipe.steps=4"]}
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cluster")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,9 @@ TORCHRUN_TASK = {"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4"}
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in {*SRUN, *TORCHRUN, *SRUN_TASK, "MASTER_ADDR", "MASTER_PORT"}:
-        monkeypatch.delenv(name, raising=False)
+        # Set first, so that what the code under test sets is undone too.
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
 
 
 def put(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> None:

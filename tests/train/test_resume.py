@@ -19,8 +19,6 @@ import torch
 
 from ttt.results.checkpoints import newest_whole
 
-pytestmark = pytest.mark.xdist_group("resume")
-
 EVERY, STEPS = 3, 12
 SLOWLY = """
 import faulthandler
