@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .panels import CAPTION_HEIGHT, caption, labels, legend, lines, plain_log_ticks
-from .points import PERPLEXITY_LABEL, drawn, mark_diverged, notes, of_data, over_seeds_of, points
+from .panels import CAPTION_HEIGHT, caption, labels, legend, lines, plain_log_ticks, scientific_log_ticks
+from .points import PERPLEXITY_LABEL, draw_points, drawn, mark_diverged, notes, of_data, over_seeds_of, points
 from .registry import Figure
 from .scaling import FLOPS_LABEL
 
@@ -46,6 +46,7 @@ def draw(table: DataFrame) -> Canvas:
         mark_diverged(axes, rows, "flops", look)
     axes.set_title(f"{table['data'].iloc[0]}, contexts of {_contexts(table)} tokens")
     axes.margins(0.08, 0.12)
+    scientific_log_ticks(axes.xaxis)
     plain_log_ticks(axes.yaxis)
     labels(canvas, FLOPS_LABEL, PERPLEXITY_LABEL)
     legend(canvas)
@@ -57,8 +58,7 @@ def _draw_method(axes: Axes, rows: DataFrame, look: Look) -> None:
     every, best = over_seeds_of(drawn(rows), "flops"), over_seeds_of(rows[rows["best"]], "flops")
     faint = look.line | {"linestyle": "none", "markersize": 2.2, "alpha": 0.45, "markeredgewidth": 0.6}
     axes.plot(every.index, every["mean"], **faint)
-    if len(best):
-        axes.plot(best.index, best["mean"], **look.line, label=look.label)
+    draw_points(axes, best, look)
 
 
 def _contexts(table: DataFrame) -> str:

@@ -39,7 +39,7 @@ def draw(table: DataFrame) -> Canvas:
         draw_lines(axes, part, "ctx")
         axes.set_title(f"{table['data'].iloc[0]}, size {name}")
         axes.margins(0.08, 0.12)
-        powers_of_two(axes.xaxis, part["ctx"].max())
+        powers_of_two(axes.xaxis, part["ctx"].max(), step=1)
         plain_log_ticks(axes.yaxis)
     labels(canvas, "Context length (tokens)", PERPLEXITY_LABEL)
     legend(canvas)

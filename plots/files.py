@@ -32,7 +32,11 @@ def save(figure: Figure, table: DataFrame, folder: Path) -> list[Path]:
     """
     with paper_style():
         canvas = figure.draw(table)
-        contents = {kind: rendered(canvas, kind) for kind in NO_METADATA}
+        contents = {}
+        for kind in NO_METADATA:
+            contents[kind] = rendered(canvas, kind)
+            # The first drawing has found places for everything; finding them takes as long as drawing.
+            canvas.set_layout_engine("none")
     contents["csv"] = table.to_csv(index=False, float_format="%.6g", lineterminator="\n").encode()
     paths = [folder / f"{figure.id}.{kind}" for kind in contents]
     for path, content in zip(paths, contents.values(), strict=True):

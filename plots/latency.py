@@ -31,7 +31,8 @@ def latency_table(results: Results, measure: str) -> DataFrame:
     A token is one of one sequence: ``batch`` sequences at once share the time of a pass. Of several forms of the inner
     loop the fastest at each context counts.
     """
-    rows = results.benchmarks.assign(gpu=results.benchmarks.get("gpu"))
+    rows = results.benchmarks
+    rows = rows.assign(gpu=rows["gpu"].fillna("") if "gpu" in rows else "", backbone=rows["backbone"].fillna(""))
     rows = rows[(rows["kind"] == "latency") & (rows["measure"] == measure)]
     newest = rows.loc[rows["started"] == rows["started"].max(), SAME].drop_duplicates()
     rows = rows.merge(newest, on=SAME)
@@ -64,7 +65,7 @@ def draw_latency(table: DataFrame, scale: float, y_label: str, stated: str = "")
         tokens = line["tokens"].astype(float)
         axes.fill_between(tokens, scale * line["low"], scale * line["high"], color=its.colour, alpha=0.15, linewidth=0)
         axes.plot(tokens, scale * line["seconds_per_token"], **its.line, label=its.label)
-    powers_of_two(axes.xaxis, table["tokens"].max())
+    powers_of_two(axes.xaxis, table["tokens"].max(), step=1)
     plain_log_ticks(axes.yaxis)
     labels(canvas, "Context length (tokens)", y_label)
     legend(canvas)
@@ -75,7 +76,7 @@ def draw_latency(table: DataFrame, scale: float, y_label: str, stated: str = "")
 def _machine(table: DataFrame) -> str:
     of = table.iloc[0]
     threads = "1 thread" if of["threads"] == 1 else f"{of['threads']} threads"
-    place = of["gpu"] if isinstance(of["gpu"], str) else f"{threads} of {of['cpu']}"
+    place = of["gpu"] or f"{threads} of {of['cpu']}"
     return (
         f"Width {of['width']}, {of['heads']} heads, batch {of['batch']}, {of['dtype']}, on {place}; "
         f"median and quartiles of {of['rounds']} rounds. Time of a pass over the tokens of all sequences in it."

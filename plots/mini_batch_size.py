@@ -78,7 +78,7 @@ def _draw_quality(axes: Axes, quality: DataFrame) -> str:
         draw_stated(axes, [Stated(16, TABLE_1[8].stated)], f"stated, {STATED}")
     _axes(axes, quality, "Validation perplexity (per token)")
     data, size, ctx = quality[SETTING].iloc[0]
-    return "\n".join([f"Perplexity: size {size}, context of {ctx:,} tokens, {data}.", *notes(quality)])
+    return "\n".join([f"Perplexity: size {size}, context of {ctx:,} tokens, {data}.", *notes(quality, "mini_batch_size")])
 
 
 def _draw_times(axes: Axes, times: DataFrame) -> str:
@@ -127,8 +127,19 @@ def _perplexities(results: Results) -> DataFrame:
     sizes = sizes[sizes > 1].rename("sizes").reset_index()
     rows = rows.merge(sizes, on=[*SETTING, *METHOD, "variant"])
     if len(rows):
-        rows = rows.merge(rows.loc[[rows["sizes"].astype(int).idxmax()], SETTING], on=SETTING)
+        rows = _with_shared_seeds(rows.merge(rows.loc[[rows["sizes"].astype(int).idxmax()], SETTING], on=SETTING))
     return rows[[*POINT_COLUMNS, "mini_batch_size", "measure", "value", "unit"]]
+
+
+def _with_shared_seeds(rows: DataFrame) -> DataFrame:
+    """Seeds differ as much as sizes do, so a line has those alone that all of its points have, if there are any."""
+    line = [*SETTING, *METHOD, "variant"]
+    for _, group in drawn(rows).groupby(line, observed=True):
+        sizes = group.groupby("seed")["mini_batch_size"].nunique()
+        shared = sizes.index[sizes == group["mini_batch_size"].nunique()]
+        if len(shared):
+            rows.loc[group.index[~group["seed"].isin(shared)], "role"] = "a seed that other points lack"
+    return rows
 
 
 def _times(benchmarks: DataFrame) -> DataFrame:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import TYPE_CHECKING, cast
 
 from ttt.results.variants import METHOD, SETTING
@@ -36,6 +37,7 @@ CAPTION_SIZE, CHARACTERS_PER_INCH = 6.5, 21
 TICKS = (
     tuple(tenths / 10 for tenths in range(10, 100)),
     tuple(halves / 2 for halves in range(2, 20)),
+    (1, 1.2, 1.4, 1.7, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 9),
     (1, 1.5, 2, 3, 4, 5, 6, 8),
     (1, 1.5, 2, 3, 5, 7),
     (1, 2, 5),
@@ -129,28 +131,47 @@ def span(low: float, high: float) -> str:
 
 def plain_log_ticks(axis: Axis) -> None:
     """Plain numbers on a logarithmic axis: 20, 50, 100 instead of powers of ten."""
+    ticks = _log_ticks(axis, MOST_TICKS)
+    _set_ticks(axis, ticks, [f"{tick:g}" for tick in ticks])
+
+
+def scientific_log_ticks(axis: Axis) -> None:
+    """A few numbers on a logarithmic axis of large ones, such as 2e10 in mathematical writing."""
+    ticks = _log_ticks(axis, 4)
+    powers = [math.floor(math.log10(tick) + 1e-9) for tick in ticks]
+    leading = [f"{tick / 10.0**power:g}" for tick, power in zip(ticks, powers, strict=True)]
+    times = ["" if number == "1" else rf"{number}\times" for number in leading]
+    _set_ticks(axis, ticks, [f"${factor}10^{{{power}}}$" for factor, power in zip(times, powers, strict=True)])
+
+
+def powers_of_two(axis: Axis, highest: float, step: int = 2) -> None:
+    """Every ``step``-th power of two up to ``highest`` that lies on a logarithmic axis."""
+    low, _ = axis.get_view_interval()
+    exponents = range(math.floor(math.log2(highest)), math.ceil(math.log2(low)) - 1, -step)
+    ticks = [2.0**exponent for exponent in exponents]
+    _set_ticks(axis, ticks, [f"{tick:g}" for tick in ticks])
+
+
+def _log_ticks(axis: Axis, most: int) -> list[float]:
+    """The densest choice of at most ``most`` ticks that leaves no half of the axis without one, if there is any."""
     low, high = axis.get_view_interval()
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    for choice in TICKS:
-        numbers = [number * 10.0**decade for decade in decades for number in choice]
-        ticks = [number for number in numbers if low <= number <= high]
-        if len(ticks) <= MOST_TICKS:
-            break
-    _set_ticks(axis, ticks)
+    numbers = [[number * 10.0**decade for decade in decades for number in choice] for choice in TICKS]
+    choices = [[number for number in choice if low <= number <= high] for choice in numbers]
+    few = [choice for choice in choices if len(choice) <= most] or choices[-1:]
+
+    def widest_gap(choice: list[float]) -> float:
+        places = [math.log(place / low) / math.log(high / low) for place in (low, *choice, high)]
+        return max(after - before for before, after in pairwise(places))
+
+    return next((choice for choice in few if widest_gap(choice) < 0.5), few[0])
 
 
-def powers_of_two(axis: Axis, highest: float) -> None:
-    """Every second power of two up to ``highest`` that lies on a logarithmic axis."""
-    low, _ = axis.get_view_interval()
-    exponents = range(math.floor(math.log2(highest)), math.ceil(math.log2(low)) - 1, -2)
-    _set_ticks(axis, [2.0**exponent for exponent in exponents])
-
-
-def _set_ticks(axis: Axis, ticks: list[float]) -> None:
+def _set_ticks(axis: Axis, ticks: list[float], names: list[str]) -> None:
     from matplotlib.ticker import NullLocator
 
     axis.set_minor_locator(NullLocator())
-    axis.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
+    axis.set_ticks(ticks, names)
 
 
 def _parts(table: DataFrame) -> list[DataFrame]:

@@ -94,7 +94,9 @@ def _draw_reset(axes: Axes, rows: DataFrame, look: Look) -> None:
         line = over_seeds(probed, "token_index", "reset_loss").apply(np.exp)
         every = span(probed["reset_every"].min(), probed["reset_every"].max())
         thin = {"color": look.colour, "linestyle": (0, (1, 2)), "linewidth": 0.9}
-        axes.plot(line.index, line["mean"], **thin, label=f"{look.label}, reset every {every} tokens")
+        axes.plot(line.index, line["mean"], **thin)
+        # One entry of the legend for all methods: their colours are in it already.
+        axes.plot([], [], **thin | {"color": "0.4"}, label=f"state reset every {every} tokens, thin")
 
 
 def _smoothed(run: DataFrame) -> DataFrame:

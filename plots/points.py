@@ -76,20 +76,21 @@ def of_data(table: DataFrame, wanted: str) -> DataFrame:
     return others[others["data"] == (names.index[0] if len(names) else "")]
 
 
-def draw_lines(axes: Axes, part: DataFrame, x: str, joined: bool = True) -> None:
+def draw_lines(axes: Axes, part: DataFrame, x: str) -> None:
     """A line a method through the means over seeds, with bars from the lowest to the highest seed.
 
     Runs that diverged are crosses in their method's colour at the panel's top.
     """
     for look, rows in lines(part):
-        points = over_seeds_of(drawn(rows), x)
-        if len(points):
-            line = look.line | ({} if joined else {"linestyle": "none"})
-            below, above = points["mean"] - points["min"], points["max"] - points["mean"]
-            axes.errorbar(
-                points.index, points["mean"], [below, above], **line, label=look.label, capsize=1.8, elinewidth=0.8
-            )
+        draw_points(axes, over_seeds_of(drawn(rows), x), look)
         mark_diverged(axes, rows, x, look)
+
+
+def draw_points(axes: Axes, points: DataFrame, look: Look) -> None:
+    """The line through points of ``over_seeds_of``, if there are any."""
+    if len(points):
+        bars = points["mean"] - points["min"], points["max"] - points["mean"]
+        axes.errorbar(points.index, points["mean"], bars, **look.line, label=look.label, capsize=1.8, elinewidth=0.8)
 
 
 def over_seeds_of(rows: DataFrame, x: str) -> DataFrame:
@@ -132,11 +133,14 @@ def draw_stated(axes: Axes, stated: list[Stated], label: str) -> None:
         )
 
 
-def notes(table: DataFrame) -> list[str]:
-    """Sentences of the caption: seeds, what was tried, and every run that is not drawn, by reason."""
+def notes(table: DataFrame, *more: str) -> list[str]:
+    """Sentences of the caption: seeds, what was tried, and every run that is not drawn, by reason.
+
+    ``more`` are columns besides setting and method that tell points apart.
+    """
     shown = drawn(table)
-    seeds = shown.groupby([*SETTING, *METHOD, "variant"], observed=True)["run_id"].nunique()
-    several = f"Points: mean of {span(seeds.min(), seeds.max())} seeds; bars: lowest to highest seed."
+    seeds = shown.groupby([*SETTING, *METHOD, "variant", *more], observed=True)["run_id"].nunique()
+    several = f"Mean of {span(seeds.min(), seeds.max())} seeds; the spread is from the lowest to the highest seed."
     counted = dict(table["role"].value_counts())
     return [
         several if seeds.max() > 1 else "One seed.",
@@ -160,7 +164,8 @@ def _tried(counted: dict[str, int]) -> str:
 def _left_out(table: DataFrame) -> Iterator[str]:
     from ttt.results.comparison import Role
 
-    for role in (Role.UNEVALUATED, Role.OTHER_LENGTH, Role.NO_PARENT):
+    told = (Role.DRAWN, Role.DIVERGED, Role.OTHER_SETTING)
+    for role in sorted(set(table["role"].dropna()) - set(told)):
         rows = table[table["role"] == role]
         if len(rows):
             names = ", ".join(sorted(rows["run_id"])[:3]) + (", ..." if len(rows) > 3 else "")

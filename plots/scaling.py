@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from .panels import CAPTION_HEIGHT, LEAST_WIDTH, PANEL_WIDTH, caption, labels, legend, plain_log_ticks
+from .panels import CAPTION_HEIGHT, LEAST_WIDTH, PANEL_WIDTH, caption, labels, legend, plain_log_ticks, scientific_log_ticks
 from .points import PERPLEXITY_LABEL, Stated, draw_lines, draw_stated, drawn, notes, of_data, points
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def scaling_table(results: Results, data: str, contexts: tuple[int, ...], finetu
     table = of_data(points(results), data)
     if not finetuned:
         table = table[table["variant"] == ""]
-    chosen = _contexts(table, contexts)
+    chosen = _contexts(table, contexts if (table["data"] == data).any() else (), len(contexts))
     table = table[table["ctx"].isin(chosen)]
     return table if len(drawn(table)) else table.iloc[:0]
 
@@ -54,7 +54,7 @@ def draw_scaling(table: DataFrame, stated: dict[int, list[Stated]] | None = None
     rows = math.ceil(len(contexts) / columns)
     size = max(PANEL_WIDTH * columns, LEAST_WIDTH), PANEL_HEIGHT * rows + CAPTION_HEIGHT
     canvas = Canvas(figsize=size, layout="constrained")
-    grid = canvas.subplots(rows, columns, squeeze=False).ravel()
+    grid = canvas.subplots(rows, columns, sharey=True, squeeze=False).ravel()
     for empty in grid[len(contexts) :]:
         empty.set_axis_off()
     for axes, ctx in zip(grid, contexts, strict=False):
@@ -64,19 +64,20 @@ def draw_scaling(table: DataFrame, stated: dict[int, list[Stated]] | None = None
         draw_stated(axes, (stated or {}).get(ctx, []), source)
         axes.set_title(f"{table['data'].iloc[0]}, context of {ctx:,} tokens")
         axes.margins(0.08, 0.12)
-        plain_log_ticks(axes.yaxis)
+        scientific_log_ticks(axes.xaxis)
+    plain_log_ticks(grid[0].yaxis)
     labels(canvas, FLOPS_LABEL, PERPLEXITY_LABEL)
     legend(canvas)
     caption(canvas, _sizes(table), *notes(table[table["ctx"].isin(contexts)]))
     return canvas
 
 
-def _contexts(table: DataFrame, wanted: tuple[int, ...]) -> list[int]:
+def _contexts(table: DataFrame, wanted: tuple[int, ...], most: int) -> list[int]:
+    """Those of ``wanted`` that were run; where there are none, the contexts with the most points."""
     cases = drawn(table).drop_duplicates(["ctx", "size", "model", "backbone", "variant"])
     counts = cases["ctx"].value_counts()
-    listed = [ctx for ctx in wanted if ctx in counts.index]
     by_points = sorted(counts.index, key=lambda ctx: (-counts[ctx], ctx))
-    return listed or by_points[: len(wanted)]
+    return [ctx for ctx in wanted if ctx in counts.index] or by_points[:most]
 
 
 def _sizes(table: DataFrame) -> str:

@@ -213,6 +213,7 @@ def make_latency(
 ) -> Path:
     """A benchmark of latency: training, prefill and decoding of each model of ``latency``, in the paper's backbone."""
     settings = {"width": 256, "heads": 4, "dtype": "float32", "rounds": 7, "batch": 1}
+    settings["backbone"] = {"name": "transformer"}
     log = BenchmarkLog(folder, cast(Any, "latency"), settings, threads=1)
     for model, (flat, more) in latency.items():
         for tokens in contexts:

@@ -151,6 +151,8 @@ def longest_shared(group: pd.DataFrame) -> Hashable:
 
 
 def _best_setting(group: pd.DataFrame) -> str:
+    if group["setting"].nunique() == 1:
+        return str(group["setting"].iloc[0])
     losses = group.pivot_table(index="seed", columns="setting", values="validation_loss", aggfunc="mean", dropna=False)
     lost = group.loc[group["role"] == Role.DIVERGED, "setting"].unique()
     whole = losses.drop(columns=losses.columns.intersection(lost))
