@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .latency import draw_latency, latency_table
+from .latency import draw_latency
 from .registry import Figure
 
 if TYPE_CHECKING:
@@ -15,8 +15,10 @@ if TYPE_CHECKING:
 
 
 def table(results: Results) -> DataFrame:
-    """One row a model and context, ``latency.COLUMNS``."""
-    return latency_table(results, "decode")
+    """One row a model and context, ``ttt.results.latency.COLUMNS``."""
+    from ttt.results.latency import latencies
+
+    return latencies(results, "decode")
 
 
 def draw(table: DataFrame) -> Canvas:

@@ -32,8 +32,6 @@ TIMES = {
 }
 """Measure -> look. W: the gradients and the update of every mini-batch; z: the outputs."""
 
-B = "model.mini_batch_size"
-
 STATED_IN = {"data": "pile", "size": "125m", "ctx": 2048}
 """The setting of the perplexity that Table 1 states in its last row, TTT-Linear with b = 16."""
 
@@ -117,11 +115,9 @@ def _perplexities(results: Results) -> DataFrame:
 
     Runs that differ from the standard method in another setting of their layer belong to other lines.
     """
-    from ttt.results.comparison import compare, is_standard
+    from ttt.results.comparison import mini_batch_sizes
 
-    runs = results.runs
-    wanted = (runs["model"] == "ttt_linear") & is_standard(results, "model", {B}) & is_standard(results, "size")
-    rows = as_points(results, compare(results, runs[wanted], [*METHOD, "mini_batch_size"]), "mini_batch_size")
+    rows = as_points(results, mini_batch_sizes(results), "mini_batch_size")
     rows = rows.assign(measure=PERPLEXITY, value=rows["perplexity"].astype(float), unit="1")
     sizes = drawn(rows).groupby([*SETTING, *METHOD, "variant"], observed=True)["mini_batch_size"].nunique()
     sizes = sizes[sizes > 1].rename("sizes").reset_index()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .latency import draw_latency, latency_table
+from .latency import draw_latency
 from .registry import Figure
 
 if TYPE_CHECKING:
@@ -21,8 +21,10 @@ STATED = (
 
 
 def table(results: Results) -> DataFrame:
-    """One row a model and context, ``latency.COLUMNS``."""
-    return latency_table(results, "train")
+    """One row a model and context, ``ttt.results.latency.COLUMNS``."""
+    from ttt.results.latency import latencies
+
+    return latencies(results, "train")
 
 
 def draw(table: DataFrame) -> Canvas:

@@ -49,7 +49,7 @@ class Rung:
 TABLE_1: dict[int, Rung] = {
     1: Rung("linear attention, feature map, normaliser", "linear_attention", "transformer", {}, 15.91),
     2: Rung(
-        "- feature map, normaliser",
+        "without feature map and normaliser",
         "linear_attention",
         "transformer",
         {"feature_map": "none", "normaliser": "False"},

@@ -77,6 +77,13 @@ def methods(results: Results) -> pd.DataFrame:
     return compare(results, runs, METHOD)
 
 
+def mini_batch_sizes(results: Results) -> pd.DataFrame:
+    """The runs of TTT-Linear that differ from the standard method in ``mini_batch_size`` at most, as ``methods``."""
+    runs = results.runs
+    wanted = is_standard(results, "model", {"model.mini_batch_size"}) & is_standard(results, "size")
+    return compare(results, runs[wanted & (runs["model"] == "ttt_linear")], [*METHOD, "mini_batch_size"])
+
+
 def is_standard(results: Results, group: str, aside: Set[str] = frozenset()) -> pd.Series:
     """For each run whether its ``model`` or ``size`` has the settings of ``conf/``, whatever those ``aside`` are."""
     pairs = zip(results.runs["run_id"], results.runs[group], strict=True)
@@ -108,7 +115,7 @@ def compare(
         setting=[_learned_from(results.settings[run_id]) for run_id in rows["run_id"]],
         role=Role.DRAWN.value,
     )
-    of_parent = rows["parent"].map(results.runs.set_index("run_id")["training_flops"])
+    of_parent = rows["parent"].map(results.runs.set_index("run_id")["training_flops"]).astype("Float64")
     rows["flops"] = (rows["training_flops"] + of_parent.where(rows["parent"].notna(), 0.0)).astype(float)
     rows.loc[rows["flops"].isna(), "role"] = Role.NO_PARENT
     diverged = (rows["status"] == "failed") & rows["error"].fillna("").str.contains(DIVERGENCE)
