@@ -15,6 +15,7 @@ from ttt.launch.price import price
 
 FILES = [(scale, name) for scale in SCALES for name in sweep_names(scale)]
 README = (assets() / "sweeps" / "README.md").read_text(encoding="utf-8")
+REPRODUCE = (assets() / "REPRODUCE.md").read_text(encoding="utf-8")
 
 OVERHEAD = 8
 """Seconds a run takes to start and to be evaluated."""
@@ -116,11 +117,15 @@ def test_a_laptop_sweep_costs_what_is_stated(name: str) -> None:
     stated = re.search(rf"^\| `{name}` \| (\d+) \| (\d+) \|", README, re.MULTILINE)
     assert stated, name
     assert minutes(name) == (int(stated[1]), int(stated[2]))
+    row = re.search(rf"^.*sweep={name} scale=laptop.*$", REPRODUCE, re.MULTILINE)
+    assert row, name
+    assert f"{stated[1]} runs, {stated[2]} min" in row[0]
 
 
 def test_the_laptop_set_fits_into_two_hours_and_a_half_of_two_cores() -> None:
     runs, cost = minutes(*sweep_names("laptop"))
     assert f"{runs} runs, {cost} CPU minutes" in README
+    assert f"the whole set takes {cost} of them" in REPRODUCE
     assert cost < 2 * 150
 
 
