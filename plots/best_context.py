@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .panels import CAPTION_HEIGHT, caption, labels, legend, lines, plain_log_ticks, scientific_log_ticks
+from .panels import CAPTION_HEIGHT, caption, give_room, labels, legend, lines, plain_log_ticks, scientific_log_ticks
 from .points import PERPLEXITY_LABEL, draw_points, drawn, mark_diverged, notes, of_data, over_seeds_of, points
 from .registry import Figure
 from .scaling import FLOPS_LABEL
@@ -45,7 +45,7 @@ def draw(table: DataFrame) -> Canvas:
         _draw_method(axes, rows, look)
         mark_diverged(axes, rows, "flops", look)
     axes.set_title(f"{table['data'].iloc[0]}, contexts of {_contexts(table)} tokens")
-    axes.margins(0.08, 0.12)
+    give_room(axes)
     scientific_log_ticks(axes.xaxis)
     plain_log_ticks(axes.yaxis)
     labels(canvas, FLOPS_LABEL, PERPLEXITY_LABEL)

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .panels import CAPTION_HEIGHT, LEAST_WIDTH, PANEL_WIDTH, caption, labels, legend, plain_log_ticks, powers_of_two
+from .panels import (
+    CAPTION_HEIGHT,
+    LEAST_WIDTH,
+    PANEL_WIDTH,
+    caption,
+    give_room,
+    labels,
+    legend,
+    plain_log_ticks,
+    powers_of_two,
+)
 from .points import PERPLEXITY_LABEL, draw_lines, drawn, notes, of_data, points
 from .registry import Figure
 
@@ -38,7 +48,7 @@ def draw(table: DataFrame) -> Canvas:
         axes.set_yscale("log")
         draw_lines(axes, part, "ctx")
         axes.set_title(f"{table['data'].iloc[0]}, size {name}")
-        axes.margins(0.08, 0.12)
+        give_room(axes)
         powers_of_two(axes.xaxis, part["ctx"].max(), step=1)
         plain_log_ticks(axes.yaxis)
     labels(canvas, "Context length (tokens)", PERPLEXITY_LABEL)

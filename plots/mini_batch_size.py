@@ -73,10 +73,12 @@ def _draw_quality(axes: Axes, quality: DataFrame) -> str:
         _line(axes, look, line.rename(columns={"mean": "value", "min": "low", "max": "high"}))
         mark_diverged(axes, rows.astype({"mini_batch_size": float}), "mini_batch_size", look)
     if all(quality[column].iloc[0] == value for column, value in STATED_IN.items()):
-        draw_stated(axes, [Stated(16, TABLE_1[8].stated)], f"stated, {STATED}")
+        draw_stated(axes, [Stated(16, TABLE_1[8].stated)], STATED)
     _axes(axes, quality, "Validation perplexity (per token)")
     data, size, ctx = quality[SETTING].iloc[0]
-    return "\n".join([f"Perplexity: size {size}, context of {ctx:,} tokens, {data}.", *notes(quality, "mini_batch_size")])
+    return "\n".join(
+        [f"Perplexity: size {size}, context of {ctx:,} tokens, {data}.", *notes(quality, "mini_batch_size")]
+    )
 
 
 def _draw_times(axes: Axes, times: DataFrame) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 
 from ttt.results.variants import METHOD, SETTING
 
-from .style import Look, legend_order, look
+from .style import LABELS, Look, legend_order, look
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -33,6 +33,12 @@ LEGEND_LINE, LEGEND_CHARACTER, LEGEND_ROW = 0.5, 0.06, 0.17
 
 CAPTION_SIZE, CHARACTERS_PER_INCH = 6.5, 21
 """Points, and how many characters of that size surely fit in an inch."""
+
+NARROW = 1.02
+"""An axis whose ends are nearer to each other than by this factor is given more room."""
+
+DIVERGED, STATED = ": diverged", "stated, "
+"""How the legend's entries end that mark runs without a result, and begin that mark numbers of the paper."""
 
 TICKS = (
     tuple(tenths / 10 for tenths in range(10, 100)),
@@ -94,10 +100,26 @@ def legend(canvas: Canvas) -> None:
     for axes in canvas.axes:
         handles, names = axes.get_legend_handles_labels()
         entries |= zip(names, handles, strict=True)
+    names = sorted(entries, key=_place_in_legend)
     width = LEGEND_LINE + LEGEND_CHARACTER * max(map(len, entries))
     columns = min(len(entries), max(1, int(canvas.get_figwidth() / width)))
-    canvas.legend(entries.values(), entries.keys(), loc="outside upper center", ncols=columns)
+    canvas.legend([entries[name] for name in names], names, loc="outside upper center", ncols=columns)
     canvas.set_figheight(canvas.get_figheight() + LEGEND_ROW * math.ceil(len(entries) / columns))
+
+
+def _place_in_legend(name: str) -> int:
+    """The paper's methods in its order, then the others, then marks of what diverged or was stated."""
+    if name.endswith(DIVERGED) or name.startswith(STATED):
+        return len(LABELS) + 1
+    return LABELS.index(name) if name in LABELS else len(LABELS)
+
+
+def give_room(axes: Axes) -> None:
+    """Margins on logarithmic axes around points, of which there may be but one."""
+    axes.margins(0.08, 0.12)
+    for limits, set_limits in ((axes.get_xlim(), axes.set_xlim), (axes.get_ylim(), axes.set_ylim)):
+        if limits[1] / limits[0] < NARROW:
+            set_limits(limits[0] / NARROW, limits[1] * NARROW)
 
 
 def labels(canvas: Canvas, x: str, y: str) -> None:

@@ -33,7 +33,7 @@ def draw(table: DataFrame) -> Canvas:
     for column, value in STATED_IN.items():
         rows = rows[rows[column] == value]
     stated = [Stated(rows["flops"].mean(), TABLE_1[8].stated)] if len(rows) else []
-    return draw_scaling(table, {STATED_IN["ctx"]: stated}, f"stated, {STATED}")
+    return draw_scaling(table, {STATED_IN["ctx"]: stated}, STATED)
 
 
 FIGURE = Figure(

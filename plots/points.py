@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ttt.results.variants import METHOD, SETTING
 
-from .panels import RUN_COLUMNS, lines, span
+from .panels import DIVERGED, RUN_COLUMNS, STATED, lines, span
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -113,12 +113,12 @@ def mark_diverged(axes: Axes, rows: DataFrame, x: str, look: Look) -> None:
             markeredgewidth=1.4,
             color=look.colour,
             transform=axes.get_xaxis_transform(),
-            label=f"{look.label}: diverged",
+            label=f"{look.label}{DIVERGED}",
         )
 
 
-def draw_stated(axes: Axes, stated: list[Stated], label: str) -> None:
-    """The paper's numbers as hollow stars, which nothing measured is drawn with."""
+def draw_stated(axes: Axes, stated: list[Stated], source: str) -> None:
+    """The paper's numbers as hollow stars, which nothing measured is drawn with, and their source in the legend."""
     if stated:
         axes.plot(
             [number.x for number in stated],
@@ -128,7 +128,7 @@ def draw_stated(axes: Axes, stated: list[Stated], label: str) -> None:
             markersize=9,
             markerfacecolor="white",
             color="0.25",
-            label=label,
+            label=f"{STATED}{source}",
             zorder=5,
         )
 

@@ -7,13 +7,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
-from ttt.claims.table import Judged, judge_all, numbers
-from ttt.claims.verdict import RULE
-
 from .files import drawn
 from .registry import Figure
 
 if TYPE_CHECKING:
+    from ttt.claims.table import Judged
     from ttt.results.store import Results
 
 PAPER = "https://arxiv.org/abs/2407.04620"
@@ -47,7 +45,7 @@ h1, h2, h3 { line-height: 1.2; } h2 { margin-top: 2.5rem; border-bottom: 1px sol
 img { max-width: 100%; height: auto; display: block; margin: .5rem 0; }
 table { border-collapse: collapse; font-size: 13px; } th, td { padding: .2rem .6rem; border-bottom: 1px solid #ddd; }
 th { text-align: left; position: sticky; top: 0; background: #fff; } td.number { text-align: right; }
-td { vertical-align: top; } .wide { overflow: auto; max-height: 32rem; } .small { color: #555; font-size: 13px; }
+td { vertical-align: top; } td.measured { white-space: nowrap; } .wide { overflow: auto; max-height: 32rem; } .small { color: #555; font-size: 13px; }
 code { font-size: 90%; } .verdict { font-weight: 600; white-space: nowrap; }
 .verdict::before { content: "\\25CB\\00A0"; } .held::before { content: "\\2713\\00A0"; }
 .failed::before { content: "\\2717\\00A0"; } .held { color: #005f8a; } .failed { color: #a03c00; }
@@ -61,6 +59,8 @@ def report(results: Results, figures: Sequence[Figure]) -> str:
         results: all runs and benchmarks.
         figures: to draw where the results allow; the others are named with the command that gives their runs.
     """
+    from ttt.claims.table import judge_all
+
     tables = {figure: figure.table(results) for figure in figures}
     there = [figure for figure in figures if len(tables[figure])]
     missing = [figure for figure in figures if figure not in there]
@@ -102,18 +102,23 @@ def _link(anchor: str, text: str) -> str:
 
 
 def _claims(judged: Iterable[Judged]) -> str:
+    from ttt.claims import speed
+    from ttt.claims.verdict import RULE
+
     rows = [row for its in judged for row in _claim(its)]
     head = "<tr><th>claim</th><th>verdict</th><th>measured: mean ± standard deviation, pairs</th></tr>"
-    return f"<table>{head}{''.join(rows)}</table>\n<p class='small'>{escape(RULE)}</p>"
+    return f"<table>{head}{''.join(rows)}</table>\n<p class='small'>{escape(RULE)} Claim 6: {escape(speed.RULE)}</p>"
 
 
 def _claim(its: Judged) -> Iterator[str]:
+    from ttt.claims.table import numbers
+
     whole = _verdict(its.verdict.name, its.verdict.value)
     give = "" if its.parts else f"<code>{escape(its.claim.give)}</code>"
     yield f"<tr><td><b>{its.claim.number}. {escape(its.claim.text)}</b></td><td>{whole}</td><td>{give}</td></tr>"
     for part in its.parts:
         verdict = _verdict(part.verdict.name, part.verdict.value)
-        yield f"<tr><td>{escape(part.name)}</td><td>{verdict}</td><td>{escape(numbers(part))}</td></tr>"
+        yield f"<tr><td>{escape(part.name)}</td><td>{verdict}</td><td class='measured'>{escape(numbers(part))}</td></tr>"
 
 
 def _verdict(name: str, text: str) -> str:
@@ -121,12 +126,12 @@ def _verdict(name: str, text: str) -> str:
 
 
 def _figure(figure: Figure, contents: dict[str, bytes]) -> str:
-    encoded = {kind: base64.b64encode(content).decode() for kind, content in contents.items()}
+    png, csv = (base64.b64encode(contents[kind]).decode() for kind in ("png", "csv"))
     return (
         f'<h3 id="{figure.id}">{escape(figure.title)}</h3>\n<p class="small">Paper: {escape(figure.paper)}. '
-        f'<a download="{figure.id}.csv" href="data:text/csv;base64,{encoded['csv']}">Numbers with run ids (CSV)</a>. '
+        f'<a download="{figure.id}.csv" href="data:text/csv;base64,{csv}">Numbers with run ids (CSV)</a>. '
         f"Runs: <code>{escape(figure.give)}</code></p>\n"
-        f'<img alt="{escape(figure.title)}" src="data:image/png;base64,{encoded['png']}">'
+        f'<img alt="{escape(figure.title)}" src="data:image/png;base64,{png}">'
     )
 
 

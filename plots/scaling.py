@@ -5,7 +5,17 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from .panels import CAPTION_HEIGHT, LEAST_WIDTH, PANEL_WIDTH, caption, labels, legend, plain_log_ticks, scientific_log_ticks
+from .panels import (
+    CAPTION_HEIGHT,
+    LEAST_WIDTH,
+    PANEL_WIDTH,
+    caption,
+    give_room,
+    labels,
+    legend,
+    plain_log_ticks,
+    scientific_log_ticks,
+)
 from .points import PERPLEXITY_LABEL, Stated, draw_lines, draw_stated, drawn, notes, of_data, points
 
 if TYPE_CHECKING:
@@ -63,7 +73,7 @@ def draw_scaling(table: DataFrame, stated: dict[int, list[Stated]] | None = None
         draw_lines(axes, part, "flops")
         draw_stated(axes, (stated or {}).get(ctx, []), source)
         axes.set_title(f"{table['data'].iloc[0]}, context of {ctx:,} tokens")
-        axes.margins(0.08, 0.12)
+        give_room(axes)
         scientific_log_ticks(axes.xaxis)
     plain_log_ticks(grid[0].yaxis)
     labels(canvas, FLOPS_LABEL, PERPLEXITY_LABEL)
@@ -82,5 +92,7 @@ def _contexts(table: DataFrame, wanted: tuple[int, ...], most: int) -> list[int]
 
 def _sizes(table: DataFrame) -> str:
     sizes = drawn(table).groupby("size")["flops"].min().sort_values().index
-    of_parent = " TF finetune's FLOPs include those of the run that it starts from." if (table["variant"] != "").any() else ""
+    of_parent = (
+        " TF finetune's FLOPs include those of the run that it starts from." if (table["variant"] != "").any() else ""
+    )
     return f"Sizes {', '.join(sizes)}, from left to right.{of_parent}"

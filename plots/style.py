@@ -55,6 +55,9 @@ FINETUNED_LOOKS: dict[tuple[str, str], Look] = {
 }
 """The paper's looks of methods that start from another run's weights."""
 
+LABELS = [look.label for look in (*PAPER.values(), *FINETUNED_LOOKS.values())]
+"""The paper's names of methods, in the legend's order."""
+
 LETTERS = {"mamba": " (M)", "transformer": " (T)"}
 """The backbone behind the name of a method that the paper does not have."""
 

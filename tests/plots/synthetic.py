@@ -92,13 +92,23 @@ def flops(model: str, size: str, ctx: int) -> float:
     return {"s1": 1.2e6, "s2": 3e6, "s3": 8e6}.get(size, 1e9) * (1 + (ctx / 4096 if model == "transformer" else 0.1))
 
 
-def make_reset(run: RunFolder, every: int, gain: float, ctx: int, steps: int) -> None:
-    """What ``probe=reset`` adds: the loss of every token with the state reset; after a reset it is ``gain`` higher."""
+def make_reset(run: RunFolder, every: int, gain: float, ctx: int, steps: int, growth: float = 0.0) -> None:
+    """What ``probe=reset`` adds: the loss of every token with the state reset; after a reset it is ``gain`` higher.
+
+    ``growth``: by how much more for every further token.
+    """
     log = MetricLog.resume(run.metrics, run.path.name, steps)
     rows = [(key.position, value) for key, (value, _) in log._values.items() if key.metric == "loss" and key.position]
     positions, losses = np.array(sorted(rows)).T
     log.add("validation", steps, "reset_every", every, "tokens")
-    log.add_many("validation", steps, "loss_reset", losses + gain * (positions > every), "nats/token", positions)
+    log.add_many(
+        "validation",
+        steps,
+        "loss_reset",
+        losses + (gain + growth * positions) * (positions > every),
+        "nats/token",
+        positions,
+    )
     log.write()
     assert len(positions) == ctx
 

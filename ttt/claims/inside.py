@@ -5,16 +5,18 @@ from typing import cast
 import pandas as pd
 
 from ttt.claims.verdict import Part, paired
+from ttt.claims.words import where
 from ttt.results.comparison import FINETUNED, is_standard
 from ttt.results.store import Results
+from ttt.results.variants import SETTING
 
-LEARNERS = ("ttt_linear", "ttt_mlp", "transformer")
-"""Layers whose later tokens the paper says keep getting easier."""
+NAMES = {"ttt_linear": "TTT-Linear", "ttt_mlp": "TTT-MLP", "transformer": "Transformer"}
+"""Layers whose later tokens the paper says keep getting easier, and how it names them."""
+
+LETTERS = {"mamba": " (M)", "transformer": " (T)"}
 
 CASE = ["model", "backbone", "mini_batch_size", "finetuned"]
 """Columns that tell apart what is judged by itself."""
-
-SETTING = ["data", "size", "ctx"]
 
 
 def later_tokens(results: Results) -> list[Part]:
@@ -85,8 +87,10 @@ def _probed(results: Results) -> pd.DataFrame:
     rows = rows.merge(losses, on=["run_id", "step", "position"])
     every = results.select("validation", "reset_every").rename(columns={"value": "reset_every"})
     rows = rows.merge(every[["run_id", "step", "reset_every"]], on=["run_id", "step"])
-    return rows[rows["position"].notna()].astype({"position": "int64"}).merge(
-        _with_case(results).query("model in @LEARNERS"), on="run_id"
+    return (
+        rows[rows["position"].notna()]
+        .astype({"position": "int64"})
+        .merge(_with_case(results).query("model in @NAMES"), on="run_id")
     )
 
 
@@ -99,7 +103,5 @@ def _with_case(results: Results) -> pd.DataFrame:
 
 def _say(case: tuple, rows: pd.DataFrame) -> str:
     model, backbone, b, finetuned = case
-    named = f"{model} in the {backbone} backbone" if backbone != "own" else model
-    settings = rows[SETTING].drop_duplicates().itertuples(index=False)
-    where = "; ".join(f"{data} {size} at {ctx}" for data, size, ctx in settings)
-    return ", ".join(filter(None, [named, "" if pd.isna(b) else f"b = {b}", finetuned, where]))
+    named = f"{NAMES.get(model, model)}{LETTERS.get(backbone, '')}" if model != "transformer" else NAMES[model]
+    return ", ".join(filter(None, [named, "" if pd.isna(b) else f"b = {b}", finetuned, where(rows)]))

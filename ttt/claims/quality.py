@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from ttt.claims.verdict import Part, equal, paired
+from ttt.claims.words import where
 from ttt.results.ablation import TABLE_1, ladder
 from ttt.results.comparison import Role, methods, mini_batch_sizes
 from ttt.results.store import Results
@@ -83,8 +84,8 @@ def _by_case(rows: pd.DataFrame, case: str) -> tuple[pd.DataFrame, pd.DataFrame]
     diverged = rows["role"] == Role.DIVERGED
     losses = rows["validation_loss"].astype(float).mask(diverged, math.inf)
     shown = rows.assign(validation_loss=losses)[diverged | (rows["role"] == Role.DRAWN)]
-    wide = shown.sort_values("validation_loss").drop_duplicates([*PAIR, case]).pivot(index=PAIR, columns=case, values=["validation_loss", "run_id"])
-    return wide["validation_loss"].astype(float), wide["run_id"]
+    shown = shown.sort_values("validation_loss").drop_duplicates([*PAIR, case])
+    return tuple(shown.pivot(index=PAIR, columns=case, values=name) for name in ("validation_loss", "run_id"))
 
 
 def _differences(losses: pd.DataFrame, lower: Any, higher: Any) -> pd.Series:
@@ -95,6 +96,4 @@ def _differences(losses: pd.DataFrame, lower: Any, higher: Any) -> pd.Series:
 
 
 def _where(differences: pd.Series) -> str:
-    """Data, sizes and contexts of pairs."""
-    cases = differences.index.to_frame()[["data", "size", "ctx"]].drop_duplicates()
-    return "; ".join(f"{data} {size} at {ctx}" for data, size, ctx in cases.itertuples(index=False))
+    return where(differences.index.to_frame(index=False))

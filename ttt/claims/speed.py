@@ -50,5 +50,7 @@ def _flat(is_flat: bool | None) -> Verdict:
 def _linear(is_flat: bool | None, rows: pd.DataFrame) -> Verdict:
     if is_flat is None or len(rows) < 3:
         return Verdict.UNDECIDED
+    if is_flat:
+        return Verdict.FAILED
     fits = np.corrcoef(rows["tokens"].astype(float), rows["seconds_per_token"])[0, 1] ** 2 >= LINE_FITS
-    return Verdict.HELD if fits and not is_flat else Verdict.FAILED
+    return Verdict.HELD if fits else Verdict.FAILED

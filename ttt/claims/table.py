@@ -119,7 +119,9 @@ def as_csv(judged: list[Judged]) -> str:
         for part in its.parts:
             ids = " ".join(part.run_ids)
             values = ["" if math.isnan(number) else f"{number:.6g}" for number in (part.mean, part.spread)]
-            writer.writerow([*whole, part.name, part.verdict.value, *values, part.pairs, part.unit, ids, its.claim.give])
+            writer.writerow(
+                [*whole, part.name, part.verdict.value, *values, part.pairs, part.unit, ids, its.claim.give]
+            )
         if not its.parts:
             writer.writerow([*whole, "", "", "", "", 0, "", "", its.claim.give])
     return out.getvalue()

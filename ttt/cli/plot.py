@@ -38,7 +38,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ttt-plot", description="Draw figures from runs as PNG, PDF and CSV. Without arguments: list the figures."
     )
-    parser.add_argument("figures", nargs="*", metavar="FIGURE", help="figures to draw, by the names of the list, or report alone")
+    parser.add_argument(
+        "figures", nargs="*", metavar="FIGURE", help="figures to draw, by the names of the list, or report alone"
+    )
     parser.add_argument("--all", action="store_true", help="draw every figure that the runs allow, name the others")
     parser.add_argument(
         "--results", type=Path, default=Path("runs"), metavar="DIR", help="where runs are (%(default)s)"

@@ -55,7 +55,7 @@ class Role(StrEnum):
 
 @cache
 def standard(group: str, name: str) -> dict[str, str]:
-    """The settings of ``conf/GROUP/NAME.yaml`` as text, with the schema's for a layer; none where there is no such file."""
+    """The settings of ``conf/GROUP/NAME.yaml`` as text, with the schema's for a layer; none where there is no file."""
     file = assets() / "conf" / group / f"{name}.yaml"
     if not file.is_file():
         return {}
@@ -107,7 +107,8 @@ def compare(
 
     Returns:
         The rows with ``variant``: empty or ``FINETUNED``; ``tokens_planned``; ``flops``: of training, with those of the
-        run that it starts from; ``setting``: what a seed has in common with the others of its line; ``role``: a ``Role``.
+        run that it starts from; ``setting``: what a seed has in common with the others of its line; and ``role``: a
+        ``Role``.
     """
     rows = rows.assign(
         variant=rows["parent"].notna().map({True: FINETUNED, False: ""}).astype("string"),
@@ -151,7 +152,7 @@ def usual_length(group: pd.DataFrame) -> Hashable:
 
 
 def longest_shared(group: pd.DataFrame) -> Hashable:
-    """The largest number of tokens planned by two methods or more of the ``group``; where there is none, the largest."""
+    """The largest number of tokens planned by two methods or more of the ``group``, or by any where there is none."""
     methods = group.drop_duplicates(["tokens_planned", *METHOD])["tokens_planned"].value_counts()
     shared = methods[methods > 1]
     return cast(Hashable, max(shared.index if len(shared) else methods.index))

@@ -1,0 +1,72 @@
+from pathlib import Path
+from runpy import run_path
+
+import pytest
+from hydra import compose
+
+from ttt.cli.compose import as_object
+from ttt.config.plain import to_plain
+from ttt.config.schema import TrainConfig
+from ttt.results.ablation import TABLE_1, ladder
+from ttt.results.comparison import Role, methods
+from ttt.results.store import load_results
+
+make_run = run_path(str(Path(__file__).parents[1] / "plots" / "synthetic.py"))["make_run"]
+
+
+def roles(folder: Path) -> dict[str, str]:
+    rows = methods(load_results(folder))
+    return dict(zip(rows["run_id"], rows["role"], strict=True))
+
+
+def test_other_settings_of_a_layer_are_no_standard_method(tmp_path: Path) -> None:
+    run = make_run(tmp_path, steps=1, perplexity=40, evaluated=False)
+    make_run(tmp_path, steps=1, perplexity=30, evaluated=False, momentum=0.5)
+    assert roles(tmp_path) == {run.path.name: Role.DRAWN}
+
+
+def test_a_rope_base_is_tried_and_not_another_method(tmp_path: Path) -> None:
+    usual = make_run(tmp_path, "transformer", "transformer", steps=1, perplexity=40, evaluated=False)
+    better = make_run(tmp_path, "transformer", "transformer", steps=1, perplexity=39, evaluated=False, rope_base=5e5)
+    assert roles(tmp_path) == {usual.path.name: Role.OTHER_SETTING, better.path.name: Role.DRAWN}
+
+
+def test_settings_are_compared_on_the_seeds_that_all_have(tmp_path: Path) -> None:
+    """The searched rate is better on seed 0, whatever seed 1, which is harder, does to the other's mean."""
+    for seed, perplexity in ((0, 40), (1, 60)):
+        make_run(tmp_path, seed=seed, steps=1, perplexity=perplexity, evaluated=False)
+    other = make_run(tmp_path, steps=1, perplexity=45, evaluated=False, learning_rate=1e-2)
+    assert roles(tmp_path)[other.path.name] == Role.OTHER_SETTING
+
+
+def test_a_setting_of_which_a_seed_diverged_comes_last(tmp_path: Path) -> None:
+    safe = make_run(tmp_path, steps=1, perplexity=45, evaluated=False)
+    fast = make_run(tmp_path, steps=1, perplexity=40, evaluated=False, learning_rate=1e-2)
+    lost = make_run(tmp_path, seed=1, steps=1, status="failed", evaluated=False, learning_rate=1e-2)
+    assert roles(tmp_path) == {
+        safe.path.name: Role.DRAWN,
+        fast.path.name: Role.OTHER_SETTING,
+        lost.path.name: Role.DIVERGED,
+    }
+
+
+def test_runs_planned_for_another_number_of_tokens_do_not_compare(tmp_path: Path) -> None:
+    for model in ("ttt_linear", "ttt_mlp"):
+        make_run(tmp_path, model, steps=2, perplexity=40, evaluated=False)
+    longer = make_run(tmp_path, steps=5, perplexity=30, evaluated=False, learning_rate=1e-2)
+    assert roles(tmp_path)[longer.path.name] == Role.OTHER_LENGTH
+
+
+def test_a_child_without_its_parents_run_has_no_place_on_the_axis(tmp_path: Path) -> None:
+    parent = make_run(tmp_path / "elsewhere", "transformer", "transformer", steps=1, perplexity=40)
+    child = make_run(tmp_path / "runs", "transformer", "transformer", steps=1, perplexity=39, parent=parent)
+    assert roles(tmp_path / "runs") == {child.path.name: Role.NO_PARENT}
+
+
+@pytest.mark.usefixtures("configure")
+@pytest.mark.parametrize("row", TABLE_1)
+def test_the_rows_of_table_1_are_those_of_the_configurations(row: int, tmp_path: Path) -> None:
+    config = to_plain(as_object(compose("train", [f"+ablation=row{row}", "size=s2"]), TrainConfig))
+    model, backbone = config["model"].pop("name"), config["backbone"]["name"]
+    make_run(tmp_path, model, backbone, steps=1, perplexity=40, evaluated=False, **config["model"])
+    assert ladder(load_results(tmp_path))["row"].tolist() == [row]
