@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .panels import caption
 from .points import PERPLEXITY_LABEL, as_points, drawn, notes
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 WIDTH, ROW_HEIGHT, REST = 9.2, 0.27, 1.5
 """Inches."""
 
-MEASURED, STATED_LOOK = {"color": "#0072B2", "height": 0.62}, {"color": "white", "edgecolor": "0.25", "hatch": "////"}
+MEASURED: dict[str, Any] = {"color": "#0072B2", "height": 0.62}
+STATED_LOOK: dict[str, Any] = {"color": "white", "edgecolor": "0.25", "hatch": "////", "height": 0.62}
 
 COLUMNS = {"": 0.0, "differs from the row before by": 0.05, "perplexity": 0.66, "step (nats)": 1.0}
 """Heading of a column of the table -> its place; the last two end there."""
@@ -35,8 +36,8 @@ def table(results: Results) -> DataFrame:
     rows = as_points(results, ladder(results), "row")
     setting = ["data", "size", "ctx"]
     if len(rows):
-        counts = drawn(rows).groupby(setting, observed=True)["row"].nunique()
-        rows = rows.merge(counts[[counts.idxmax()]].reset_index()[setting], on=setting)
+        counts = drawn(rows).groupby(setting, observed=True)["row"].nunique().reset_index()
+        rows = rows.merge(counts.loc[[counts["row"].idxmax()], setting], on=setting)
     stated = [TABLE_1[row].stated for row in rows["row"]]
     return rows.assign(stated=stated, source=STATED).sort_values(["row", "seed"], ignore_index=True)
 
@@ -51,7 +52,7 @@ def draw(table: DataFrame) -> Canvas:
     words, bars, paper = canvas.subplots(1, 3, width_ratios=(2.4, 1, 0.8), sharey=True)
     _write(words, table)
     _draw_measured(bars, table)
-    paper.barh(list(TABLE_1), [rung.stated for rung in TABLE_1.values()], height=0.62, **STATED_LOOK)
+    paper.barh(list(TABLE_1), [rung.stated for rung in TABLE_1.values()], **STATED_LOOK)
     for number, rung in TABLE_1.items():
         paper.text(rung.stated, number, f" {rung.stated:.2f}", va="center", fontsize=7)
     paper.set_xlim(10, 17.6)
@@ -62,8 +63,8 @@ def draw(table: DataFrame) -> Canvas:
     words.set_ylim(len(TABLE_1) + 0.5, 0.2)
     caption(
         canvas,
-        "Step: validation loss less that of the row before, mean and standard deviation of the differences between runs "
-        "that share seed and data.",
+        "Step: validation loss less that of the row before, mean and standard deviation over pairs of runs that share "
+        "seed and data.",
         *notes(table, "row"),
         f"Hatched: {STATED}; not measured here.",
     )
@@ -87,7 +88,7 @@ def _write(axes: Axes, table: DataFrame) -> None:
     from ttt.results.ablation import TABLE_1
 
     axes.set_axis_off()
-    heading = {"transform": axes.get_yaxis_transform(), "fontsize": 7.5, "va": "center"}
+    heading: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "fontsize": 7.5, "va": "center"}
     for (name, place), side in zip(COLUMNS.items(), ("left", "left", "center", "right"), strict=True):
         axes.text(place, 0.35, name, ha=side, fontweight="bold", **heading)
     shown, steps = drawn(table), paired_steps(table)

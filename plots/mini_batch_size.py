@@ -122,8 +122,8 @@ def _perplexities(results: Results) -> DataFrame:
     rows = as_points(results, mini_batch_sizes(results), "mini_batch_size")
     rows = rows.assign(measure=PERPLEXITY, value=rows["perplexity"].astype(float), unit="1")
     sizes = drawn(rows).groupby([*SETTING, *METHOD, "variant"], observed=True)["mini_batch_size"].nunique()
-    sizes = sizes[sizes > 1].rename("sizes").reset_index()
-    rows = rows.merge(sizes, on=[*SETTING, *METHOD, "variant"])
+    several = sizes[sizes > 1].rename("sizes").reset_index()
+    rows = rows.merge(several, on=[*SETTING, *METHOD, "variant"])
     if len(rows):
         rows = _with_shared_seeds(rows.merge(rows.loc[[rows["sizes"].astype(int).idxmax()], SETTING], on=SETTING))
     return rows[[*POINT_COLUMNS, "mini_batch_size", "measure", "value", "unit"]]
@@ -157,8 +157,8 @@ FIGURE = Figure(
     title="Perplexity and forward time against the mini-batch size",
     paper="Figure 7 (submission: Figure 9)",
     needs="a benchmark of the inner loop at several mini-batch sizes, or runs of TTT-Linear that differ in it",
-    give="ttt-sweep submit sweep=mini_batch_size scale=laptop slurm=local; ttt-bench inner inner_model=linear forms=plain "
-    "mini_batch_size=1,2,4,8,16,32,64,128,256,512,1024,2048",
+    give="ttt-sweep submit sweep=mini_batch_size scale=laptop slurm=local; ttt-bench inner inner_model=linear "
+    "forms=plain mini_batch_size=1,2,4,8,16,32,64,128,256,512,1024,2048",
     table=table,
     draw=draw,
 )

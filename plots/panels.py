@@ -34,7 +34,7 @@ LEGEND_LINE, LEGEND_CHARACTER, LEGEND_ROW = 0.5, 0.06, 0.17
 CAPTION_SIZE, CHARACTERS_PER_INCH = 6.5, 21
 """Points, and how many characters of that size surely fit in an inch."""
 
-NARROW = 1.02
+NARROW = 1.1
 """An axis whose ends are nearer to each other than by this factor is given more room."""
 
 DIVERGED, STATED = ": diverged", "stated, "
@@ -115,11 +115,15 @@ def _place_in_legend(name: str) -> int:
 
 
 def give_room(axes: Axes) -> None:
-    """Margins on logarithmic axes around points, of which there may be but one."""
+    """Margins on logarithmic axes around points, of which there may be but one; all panels have been drawn."""
     axes.margins(0.08, 0.12)
-    for limits, set_limits in ((axes.get_xlim(), axes.set_xlim), (axes.get_ylim(), axes.set_ylim)):
-        if limits[1] / limits[0] < NARROW:
-            set_limits(limits[0] / NARROW, limits[1] * NARROW)
+    for shared, span_of, set_limits in (
+        (axes.get_shared_x_axes(), "intervalx", axes.set_xlim),
+        (axes.get_shared_y_axes(), "intervaly", axes.set_ylim),
+    ):
+        ends = [end for panel in shared.get_siblings(axes) for end in getattr(panel.dataLim, span_of)]
+        if max(ends) / min(ends) < NARROW:
+            set_limits(min(ends) / NARROW, max(ends) * NARROW)
 
 
 def labels(canvas: Canvas, x: str, y: str) -> None:

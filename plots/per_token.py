@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ttt.results.variants import METHOD, SETTING
 
@@ -47,7 +47,7 @@ def table(results: Results) -> DataFrame:
     Each point is the mean loss of all ``sequences`` over an octave of token index, from ``token_index`` / sqrt(2) to
     ``token_index`` * sqrt(2); at the end of the context, over what is left of it. ``token_index`` is the geometric
     mean of the indexes averaged, so that a curve straight in log(index) keeps its place. ``reset_loss`` and
-    ``reset_perplexity`` are of the same tokens with the state reset every ``reset_every`` tokens, where that was probed.
+    ``reset_perplexity`` are of the same tokens with the state reset every ``reset_every`` tokens, where it was probed.
 
     The runs are those at the longest context of each size; of a method's shapes the one whose FLOPs a token are
     nearest to Mamba's, of several learning rates the best, of several lengths of training the longest of two methods.
@@ -93,7 +93,7 @@ def _draw_reset(axes: Axes, rows: DataFrame, look: Look) -> None:
     if len(probed):
         line = over_seeds(probed, "token_index", "reset_loss").apply(np.exp)
         every = span(probed["reset_every"].min(), probed["reset_every"].max())
-        thin = {"color": look.colour, "linestyle": (0, (1, 2)), "linewidth": 0.9}
+        thin: dict[str, Any] = {"color": look.colour, "linestyle": (0, (1, 2)), "linewidth": 0.9}
         axes.plot(line.index, line["mean"], **thin)
         # One entry of the legend for all methods: their colours are in it already.
         axes.plot([], [], **thin | {"color": "0.4"}, label=f"state reset every {every} tokens, thin")

@@ -57,7 +57,7 @@ def points(results: Results) -> DataFrame:
 
 def as_points(results: Results, rows: DataFrame, *more: str) -> DataFrame:
     """``POINT_COLUMNS`` and ``more`` of rows that ``ttt.results.comparison.compare`` gave."""
-    bases = [results.settings[run_id].get("model.rope_base") for run_id in rows["run_id"]]
+    bases = [results.settings[run_id].get("model.rope_base", "") for run_id in rows["run_id"]]
     table = rows.assign(rope_base=bases, perplexity=rows["validation_perplexity"])[[*POINT_COLUMNS, *more]]
     return table if drawn(table).size else table.iloc[:0]
 

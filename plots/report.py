@@ -45,7 +45,8 @@ h1, h2, h3 { line-height: 1.2; } h2 { margin-top: 2.5rem; border-bottom: 1px sol
 img { max-width: 100%; height: auto; display: block; margin: .5rem 0; }
 table { border-collapse: collapse; font-size: 13px; } th, td { padding: .2rem .6rem; border-bottom: 1px solid #ddd; }
 th { text-align: left; position: sticky; top: 0; background: #fff; } td.number { text-align: right; }
-td { vertical-align: top; } td.measured { white-space: nowrap; } .wide { overflow: auto; max-height: 32rem; } .small { color: #555; font-size: 13px; }
+td { vertical-align: top; } td.measured { white-space: nowrap; }
+.wide { overflow: auto; max-height: 32rem; } .small { color: #555; font-size: 13px; }
 code { font-size: 90%; } .verdict { font-weight: 600; white-space: nowrap; }
 .verdict::before { content: "\\25CB\\00A0"; } .held::before { content: "\\2713\\00A0"; }
 .failed::before { content: "\\2717\\00A0"; } .held { color: #005f8a; } .failed { color: #a03c00; }
@@ -78,7 +79,8 @@ def report(results: Results, figures: Sequence[Figure]) -> str:
 def _page(body: str) -> str:
     head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
     title = "<title>TTT: figures, claims and runs</title>"
-    return f'<!doctype html>\n<html lang="en"><head>{head}{title}<style>{STYLE}</style></head><body>\n{body}\n</body></html>\n'
+    head = f"<head>{head}{title}<style>{STYLE}</style></head>"
+    return f'<!doctype html>\n<html lang="en">{head}<body>\n{body}\n</body></html>\n'
 
 
 def _summary(results: Results) -> str:
@@ -118,7 +120,8 @@ def _claim(its: Judged) -> Iterator[str]:
     yield f"<tr><td><b>{its.claim.number}. {escape(its.claim.text)}</b></td><td>{whole}</td><td>{give}</td></tr>"
     for part in its.parts:
         verdict = _verdict(part.verdict.name, part.verdict.value)
-        yield f"<tr><td>{escape(part.name)}</td><td>{verdict}</td><td class='measured'>{escape(numbers(part))}</td></tr>"
+        measured = f"<td class='measured'>{escape(numbers(part))}</td>"
+        yield f"<tr><td>{escape(part.name)}</td><td>{verdict}</td>{measured}</tr>"
 
 
 def _verdict(name: str, text: str) -> str:

@@ -73,6 +73,7 @@ def draw_scaling(table: DataFrame, stated: dict[int, list[Stated]] | None = None
         draw_lines(axes, part, "flops")
         draw_stated(axes, (stated or {}).get(ctx, []), source)
         axes.set_title(f"{table['data'].iloc[0]}, context of {ctx:,} tokens")
+    for axes in grid[: len(contexts)]:
         give_room(axes)
         scientific_log_ticks(axes.xaxis)
     plain_log_ticks(grid[0].yaxis)

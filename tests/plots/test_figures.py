@@ -38,7 +38,7 @@ def test_a_figure_says_what_it_is(name: str) -> None:
     figure = FIGURES[name]
     texts = {key: value for key, value in vars(figure).items() if isinstance(value, str)}
     assert all(text and "\n" not in text for text in texts.values())
-    assert figure.id == figure.draw.__module__.rpartition(".")[2]
+    assert figure.id == figure.table.__module__.rpartition(".")[2]
     sweep = figure.give.partition("sweep=")[2].partition(" ")[0]
     if sweep:
         assert (SWEEPS / "laptop" / f"{sweep}.yaml").is_file()

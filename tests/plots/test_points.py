@@ -78,7 +78,7 @@ def test_a_diverged_run_is_a_cross_at_the_top_and_one_without_a_result_is_named(
     unfinished = make_run(tmp_path, "ttt_mlp", steps=2, status="interrupted", evaluated=False)
     canvas = drawn("pile_scaling", tmp_path)
     lines = lines_of(canvas.axes[0])
-    assert list(lines) == ["TTT-Linear (M)", "Mamba: diverged"]
+    assert [text.get_text() for text in canvas.legends[0].get_texts()] == ["TTT-Linear (M)", "Mamba: diverged"]
     assert 0.9 < lines["Mamba: diverged"][1][0] < 1
     assert "runs that diverged" in caption(canvas)
     assert f"no evaluation: 1 run ({unfinished.path.name})" in caption(canvas)

@@ -1,1 +1,1 @@
-"""The paper's claims that small runs can test, each as paired differences with a verdict by a rule stated beforehand."""
+"""The paper's claims that small runs can test: paired differences, and a verdict by a rule stated beforehand."""

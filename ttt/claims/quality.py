@@ -51,7 +51,7 @@ def smaller_mini_batches(results: Results) -> list[Part]:
     rows = mini_batch_sizes(results)
     losses, ids = _by_case(rows[(rows["backbone"] == "mamba") & (rows["variant"] == "")], "mini_batch_size")
     parts = []
-    for small, large in pairwise(sorted(losses)):
+    for small, large in pairwise(sorted(losses.columns.astype(int))):
         steps = _differences(losses, small, large)
         if len(steps):
             its = ids.loc[steps.index, [small, large]].to_numpy().ravel()
@@ -85,7 +85,8 @@ def _by_case(rows: pd.DataFrame, case: str) -> tuple[pd.DataFrame, pd.DataFrame]
     losses = rows["validation_loss"].astype(float).mask(diverged, math.inf)
     shown = rows.assign(validation_loss=losses)[diverged | (rows["role"] == Role.DRAWN)]
     shown = shown.sort_values("validation_loss").drop_duplicates([*PAIR, case])
-    return tuple(shown.pivot(index=PAIR, columns=case, values=name) for name in ("validation_loss", "run_id"))
+    wide = [shown.pivot(index=PAIR, columns=case, values=name) for name in ("validation_loss", "run_id")]
+    return wide[0], wide[1]
 
 
 def _differences(losses: pd.DataFrame, lower: Any, higher: Any) -> pd.Series:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 RULE = (
-    "Pairs are runs that share data, size, context and seed. A part held where it has two pairs or more, every paired difference has the claimed sign, and their mean is further "
-    "from zero than twice its standard error; it did not hold where this is so with the other sign. Anything else is not "
-    "decided at this scale. A claim held where all of its parts held, did not hold where one of them did not, and is not "
-    "decided otherwise. Where a run or an inner loop of a pair diverged, the part says so and is not decided."
+    "Pairs are runs that share data, size, context and seed. A part held where it has two pairs or more, every paired "
+    "difference has the claimed sign, and their mean is further from zero than twice its standard error; it did not "
+    "hold where this is so with the other sign. Anything else is not decided at this scale. A claim held where all of "
+    "its parts held, did not hold where one of them did not, and is not decided otherwise. Where a run or an inner "
+    "loop of a pair diverged, the part says so and is not decided."
 )
 """How verdicts come about."""
 
