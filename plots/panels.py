@@ -117,13 +117,17 @@ def _place_in_legend(name: str) -> int:
 def give_room(axes: Axes) -> None:
     """Margins on logarithmic axes around points, of which there may be but one; all panels have been drawn."""
     axes.margins(0.08, 0.12)
-    for shared, span_of, set_limits in (
-        (axes.get_shared_x_axes(), "intervalx", axes.set_xlim),
-        (axes.get_shared_y_axes(), "intervaly", axes.set_ylim),
-    ):
-        ends = [end for panel in shared.get_siblings(axes) for end in getattr(panel.dataLim, span_of)]
-        if max(ends) / min(ends) < NARROW:
-            set_limits(min(ends) / NARROW, max(ends) * NARROW)
+    x, y = axes.get_shared_x_axes().get_siblings(axes), axes.get_shared_y_axes().get_siblings(axes)
+    ends_x = [end for panel in x for end in panel.dataLim.intervalx if math.isfinite(end)]
+    ends_y = [end for panel in y for end in panel.dataLim.intervaly if math.isfinite(end)]
+    narrow_x, narrow_y = (bool(ends) and max(ends) / min(ends) < NARROW for ends in (ends_x, ends_y))
+    # Before either is set: setting one finds limits for the other too.
+    axes.set_autoscalex_on(not narrow_x)
+    axes.set_autoscaley_on(not narrow_y)
+    if narrow_x:
+        axes.set_xlim(min(ends_x) / NARROW, max(ends_x) * NARROW)
+    if narrow_y:
+        axes.set_ylim(min(ends_y) / NARROW, max(ends_y) * NARROW)
 
 
 def labels(canvas: Canvas, x: str, y: str) -> None:

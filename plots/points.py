@@ -155,7 +155,8 @@ def _tried(counted: dict[str, int]) -> str:
 
     other = counted.get(Role.OTHER_SETTING, 0)
     return (
-        f"Where several learning rates or RoPE bases were tried, the best by validation is drawn ({runs(other)} not)."
+        f"Where several learning rates or RoPE bases were tried, the best by validation is drawn, "
+        f"of those with the most seeds ({runs(other)} not)."
         if other
         else ""
     )

@@ -60,7 +60,7 @@ def draw_scaling(table: DataFrame, stated: dict[int, list[Stated]] | None = None
     from matplotlib.figure import Figure as Canvas
 
     contexts = sorted(drawn(table)["ctx"].unique())
-    columns = min(len(contexts), MOST_COLUMNS)
+    columns = 2 if len(contexts) == 4 else min(len(contexts), MOST_COLUMNS)
     rows = math.ceil(len(contexts) / columns)
     size = max(PANEL_WIDTH * columns, LEAST_WIDTH), PANEL_HEIGHT * rows + CAPTION_HEIGHT
     canvas = Canvas(figsize=size, layout="constrained")

@@ -2,13 +2,14 @@
 
 The rules, for all figures and claims alike:
 
-- A method is a layer in a backbone with the settings of ``conf/model/`` and ``conf/size/``, whatever was tried for it in
-  ``TRIED``. A run with other settings belongs to the figures that ask for them (Table 1, the mini-batch size) alone.
+- A method is a layer in a backbone with the settings of ``conf/model/`` and ``conf/size/``, whatever was tried for it
+  in ``TRIED``. A run with other settings belongs to the figures that ask for them (Table 1, the mini-batch size) alone.
 - A run that starts from another's weights is a method of its own: ``FINETUNED``.
 - Runs of one size compare where they planned the same number of tokens: the number that most methods and contexts of
   the size have.
-- Where a method was trained with several settings, such as learning rates, its best by validation loss stands for it,
-  compared on the seeds that all of them have. A setting of which a seed diverged comes last.
+- Where a method was trained with several settings, such as learning rates, one stands for it: of those with the most
+  seeds the best by validation loss, compared on the seeds that all of these have. So a search on one seed does not
+  take the place of what was chosen by it and run with several. A setting of which a seed diverged comes last.
 """
 
 from collections.abc import Callable, Hashable, Mapping, Set
@@ -162,9 +163,10 @@ def _best_setting(group: pd.DataFrame) -> str:
     if group["setting"].nunique() == 1:
         return str(group["setting"].iloc[0])
     losses = group.pivot_table(index="seed", columns="setting", values="validation_loss", aggfunc="mean", dropna=False)
-    lost = group.loc[group["role"] == Role.DIVERGED, "setting"].unique()
-    whole = losses.drop(columns=losses.columns.intersection(lost))
+    lost = set(group.loc[group["role"] == Role.DIVERGED, "setting"])
+    whole = losses[[setting for setting in losses if setting not in lost]]
     losses = whole if whole.notna().any(axis=None) else losses
+    losses = losses.loc[:, losses.count() == losses.count().max()]
     shared = losses.dropna(axis="index")
     means = (shared if len(shared) else losses).mean()
     return str(means.idxmin()) if means.notna().any() else ""
