@@ -8,7 +8,7 @@ from ttt.cli.compose import as_object
 from ttt.config.plain import to_plain
 from ttt.config.schema import TrainConfig
 from ttt.results.ablation import TABLE_1, ladder
-from ttt.results.comparison import Role, methods
+from ttt.results.comparison import Role, departures, methods
 from ttt.results.store import load_results
 
 make_run = run_path(str(Path(__file__).parents[1] / "plots" / "synthetic.py"))["make_run"]
@@ -79,3 +79,18 @@ def test_the_rows_of_table_1_are_those_of_the_configurations(row: int, tmp_path:
     model, backbone = config["model"].pop("name"), config["backbone"]["name"]
     make_run(tmp_path, model, backbone, steps=1, perplexity=40, evaluated=False, **config["model"])
     assert ladder(load_results(tmp_path))["row"].tolist() == [row]
+
+
+@pytest.mark.usefixtures("configure")
+@pytest.mark.parametrize("size", ["s1", "s3", "125m", "1.3b"])
+@pytest.mark.parametrize("model", ["ttt_linear", "ttt_mlp", "transformer", "mamba", "linear_attention"])
+def test_what_a_configuration_gives_is_standard_and_what_changes_it_is_not(model: str, size: str) -> None:
+    def departing(*overrides: str) -> dict[str, set[str]]:
+        options = [f"model={model}", f"size={size}", "ctx=32k", *overrides]
+        config = to_plain(as_object(compose("train", options), TrainConfig))
+        settings = {f"{group}.{key}": str(config[group][key]) for group in ("model", "size") for key in config[group]}
+        names = {"model": model, "size": size}
+        return {group: departures(settings, group, name) for group, name in names.items()}
+
+    assert departing() == {"model": set(), "size": set()}
+    assert departing("size.mlp_hidden=99")["size"] == {"size.mlp_hidden"}
