@@ -5,15 +5,13 @@ from typing import cast
 import pandas as pd
 
 from ttt.claims.verdict import Part, paired
-from ttt.claims.words import where
+from ttt.claims.words import named, where
 from ttt.results.comparison import FINETUNED, is_standard
 from ttt.results.store import Results
 from ttt.results.variants import SETTING
 
-NAMES = {"ttt_linear": "TTT-Linear", "ttt_mlp": "TTT-MLP", "transformer": "Transformer"}
-"""Layers whose later tokens the paper says keep getting easier, and how it names them."""
-
-LETTERS = {"mamba": " (M)", "transformer": " (T)"}
+LEARNERS = ("ttt_linear", "ttt_mlp", "transformer")
+"""Layers whose later tokens the paper says keep getting easier."""
 
 CASE = ["model", "backbone", "mini_batch_size", "finetuned"]
 """Columns that tell apart what is judged by itself."""
@@ -90,7 +88,7 @@ def _probed(results: Results) -> pd.DataFrame:
     return (
         rows[rows["position"].notna()]
         .astype({"position": "int64"})
-        .merge(_with_case(results).query("model in @NAMES"), on="run_id")
+        .merge(_with_case(results).query("model in @LEARNERS"), on="run_id")
     )
 
 
@@ -103,5 +101,4 @@ def _with_case(results: Results) -> pd.DataFrame:
 
 def _say(case: tuple, rows: pd.DataFrame) -> str:
     model, backbone, b, finetuned = case
-    named = f"{NAMES.get(model, model)}{LETTERS.get(backbone, '')}" if model != "transformer" else NAMES[model]
-    return ", ".join(filter(None, [named, "" if pd.isna(b) else f"b = {b}", finetuned, where(rows)]))
+    return ", ".join(filter(None, [named(model, backbone), "" if pd.isna(b) else f"b = {b}", finetuned, where(rows)]))

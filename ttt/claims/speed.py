@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 
 from ttt.claims.verdict import Part, Verdict
+from ttt.claims.words import named
 from ttt.results.latency import latencies
 from ttt.results.store import Results
 
@@ -25,20 +26,20 @@ def time_per_token(results: Results) -> list[Part]:
     """One part a model for reading a prompt and one for decoding; ``mean`` is longest over shortest context."""
     parts = []
     for measure in ("prefill", "decode"):
-        for model, rows in latencies(results, measure).groupby("model"):
+        for (model, backbone), rows in latencies(results, measure).groupby(["model", "backbone"]):
             if rows["tokens"].nunique() > 1:
-                parts.append(_part(measure, str(model), rows.sort_values("tokens")))
+                parts.append(_part(f"{named(model, backbone)}: {measure}", model, rows.sort_values("tokens")))
     return parts
 
 
-def _part(measure: str, model: str, rows: pd.DataFrame) -> Part:
+def _part(what: str, model: str, rows: pd.DataFrame) -> Part:
     first, last = rows.iloc[0], rows.iloc[-1]
     ratio = last["seconds_per_token"] / first["seconds_per_token"]
     least, most = last["low"] / first["high"], last["high"] / first["low"]
     is_flat = True if most <= FLAT else False if least > FLAT else None
     verdict = _linear(is_flat, rows) if model == "transformer" else _flat(is_flat)
     shape = "linear" if model == "transformer" else "flat"
-    name = f"{model}: {measure} time per token {shape} from {first['tokens']:,} to {last['tokens']:,} tokens (ratio)"
+    name = f"{what} time per token {shape} from {first['tokens']:,} to {last['tokens']:,} tokens (ratio)"
     ids = tuple(rows["benchmark_id"].unique())
     return Part(name, verdict, float(ratio), float(most - least) / 2, len(rows), "1", ids)
 

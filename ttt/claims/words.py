@@ -1,6 +1,19 @@
-"""How the claims name where they were tested."""
+"""How the claims name what was tested, and where."""
 
 import pandas as pd
+
+
+NAMES = {"ttt_linear": "TTT-Linear", "ttt_mlp": "TTT-MLP", "transformer": "Transformer", "mamba": "Mamba"}
+USUAL = {"transformer": "transformer", "mamba": "own"}
+"""Layer -> the backbone that needs no naming."""
+
+LETTERS = {"mamba": " (M)", "transformer": " (T)"}
+
+
+def named(model: str, backbone: str) -> str:
+    """The paper's name of a method: ``TTT-Linear (M)``."""
+    letter = "" if USUAL.get(model) == backbone else LETTERS.get(backbone, "")
+    return f"{NAMES.get(model, model)}{letter}"
 
 
 def where(rows: pd.DataFrame) -> str:
