@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,14 +31,24 @@ def save(figure: Figure, table: DataFrame, folder: Path) -> list[Path]:
     Raises:
         UserError: a file cannot be written.
     """
-    with paper_style():
-        canvas = figure.draw(table)
-        contents = {kind: rendered(canvas, kind) for kind in NO_METADATA}
-    contents["csv"] = table.to_csv(index=False, float_format="%.6g", lineterminator="\n").encode()
+    contents = drawn(figure, table)
     paths = [folder / f"{figure.id}.{kind}" for kind in contents]
     for path, content in zip(paths, contents.values(), strict=True):
         write_bytes(path, content)
     return paths
+
+
+def drawn(figure: Figure, table: DataFrame, kinds: Iterable[str] = NO_METADATA) -> dict[str, bytes]:
+    """The contents of a figure's files by kind: those of ``kinds`` and ``csv``."""
+    contents = {}
+    with paper_style():
+        canvas = figure.draw(table)
+        for kind in kinds:
+            contents[kind] = rendered(canvas, kind)
+            # The first drawing has found places for everything; finding them takes as long as drawing.
+            canvas.set_layout_engine("none")
+    contents["csv"] = table.to_csv(index=False, float_format="%.6g", lineterminator="\n").encode()
+    return contents
 
 
 def rendered(canvas: Canvas, kind: str) -> bytes:

@@ -57,8 +57,9 @@ def table(results: Results) -> DataFrame:
     # In descending order validation comes before test.
     splits = results.inner_loss.replace(np.inf, np.nan).sort_values("split", ascending=False, kind="stable")
     chosen = splits.groupby("run_id", observed=True)["split"].transform("first") == splits["split"]
-    rows = splits[chosen].merge(results.runs[RUN_COLUMNS], on="run_id")
-    keys = [*RUN_COLUMNS, "split", "step", "layer", "sequences"]
+    columns = [*RUN_COLUMNS, "mini_batch_size"]
+    rows = splits[chosen].merge(results.runs.assign(variant=_variants(results))[columns], on="run_id")
+    keys = [*columns, "split", "step", "layer", "sequences"]
     layers = rows.groupby(["run_id", "layer"], observed=True)
     curves = [_smoothed(layer).assign(**layer[keys].iloc[0]) for _, layer in layers]
     columns = [*keys, "position", *LOSSES]
@@ -106,10 +107,24 @@ def _draw_run(grid: list[Axes], columns: int, run: DataFrame) -> None:
 
 
 def _title(run: DataFrame) -> str:
+    import pandas as pd
+
     first = run.iloc[0]
-    return (
-        f"{look(first['model'], first['backbone'], first['variant']).label}, size {first['size']}, seed {first['seed']}"
-    )
+    method = look(first["model"], first["backbone"], first["variant"]).label
+    b = "" if pd.isna(first["mini_batch_size"]) else f", b = {first['mini_batch_size']}"
+    return f"{method}{b}, size {first['size']}, seed {first['seed']}"
+
+
+def _variants(results: Results) -> list[str]:
+    """Of each run the settings of its layer that are not the method's, but for b, which has a column."""
+    from ttt.results.comparison import departures
+
+    found = []
+    for run_id, model in zip(results.runs["run_id"], results.runs["model"], strict=True):
+        settings = results.settings[run_id]
+        keys = sorted(departures(settings, "model", model) - {"model.mini_batch_size"})
+        found.append(", ".join(f"{key.removeprefix('model.')}={settings[key]}" for key in keys))
+    return found
 
 
 def _smoothed(layer: DataFrame) -> DataFrame:

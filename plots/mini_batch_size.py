@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from ttt.results.variants import METHOD, SETTING
 
-from .panels import RUN_COLUMNS, caption, legend, lines, over_seeds, plain_log_ticks, powers_of_two, span
+from .panels import caption, legend, lines, over_seeds, plain_log_ticks, powers_of_two
+from .points import POINT_COLUMNS, Stated, as_points, draw_stated, drawn, mark_diverged, notes
 from .registry import Figure
 from .style import Look
 
@@ -32,7 +32,8 @@ TIMES = {
 }
 """Measure -> look. W: the gradients and the update of every mini-batch; z: the outputs."""
 
-B_IN_VARIANT = re.compile(r"(, )?model\.mini_batch_size=\w+")
+STATED_IN = {"data": "pile", "size": "125m", "ctx": 2048}
+"""The setting of the perplexity that Table 1 states in its last row, TTT-Linear with b = 16."""
 
 BENCHMARK_COLUMNS = ["benchmark_id", "cpu", "threads", "width", "heads", "dtype", "rounds", "tokens", "batch"]
 
@@ -45,7 +46,7 @@ def table(results: Results) -> DataFrame:
     """
     import pandas as pd
 
-    return pd.concat([_perplexities(results.runs), _times(results.benchmarks)], ignore_index=True)
+    return pd.concat([_perplexities(results), _times(results.benchmarks)], ignore_index=True)
 
 
 def draw(table: DataFrame) -> Canvas:
@@ -59,20 +60,25 @@ def draw(table: DataFrame) -> Canvas:
     grid = canvas.subplots(1, len(panels), squeeze=False).ravel()
     sentences = [draw_panel(axes, part) for axes, (draw_panel, part) in zip(grid, panels, strict=True)]
     legend(canvas)
-    caption(canvas, *sentences)
+    caption(canvas, *(line for sentence in sentences for line in sentence.split("\n")))
     return canvas
 
 
 def _draw_quality(axes: Axes, quality: DataFrame) -> str:
     """Draws the panel and returns its caption."""
+    from ttt.results.ablation import STATED, TABLE_1
+
     for look, rows in lines(quality):
-        line = over_seeds(rows, "mini_batch_size", "value")
+        line = over_seeds(drawn(rows), "mini_batch_size", "value")
         _line(axes, look, line.rename(columns={"mean": "value", "min": "low", "max": "high"}))
+        mark_diverged(axes, rows.astype({"mini_batch_size": float}), "mini_batch_size", look)
+    if all(quality[column].iloc[0] == value for column, value in STATED_IN.items()):
+        draw_stated(axes, [Stated(16, TABLE_1[8].stated)], STATED)
     _axes(axes, quality, "Validation perplexity (per token)")
     data, size, ctx = quality[SETTING].iloc[0]
-    seeds = quality.groupby([*METHOD, "variant", "mini_batch_size"], observed=True)["run_id"].nunique()
-    several = f" mean and range of {span(seeds.min(), seeds.max())} seeds." if seeds.max() > 1 else " one seed."
-    return f"Perplexity: size {size}, context of {ctx:,} tokens, {data};{several}"
+    return "\n".join(
+        [f"Perplexity: size {size}, context of {ctx:,} tokens, {data}.", *notes(quality, "mini_batch_size")]
+    )
 
 
 def _draw_times(axes: Axes, times: DataFrame) -> str:
@@ -106,20 +112,32 @@ def _line(axes: Axes, look: Look, line: DataFrame) -> None:
     axes.plot(b, line["value"], **look.line, label=look.label)
 
 
-def _perplexities(runs: DataFrame) -> DataFrame:
-    """The runs of the setting that has the most mini-batch sizes; lines with a single one are left out."""
-    wanted = (runs["model"] == "ttt_linear") & (runs["status"] == "finished")
-    rows = runs[wanted].dropna(subset=["validation_perplexity", "mini_batch_size"])
-    variants = [B_IN_VARIANT.sub("", variant).removeprefix(", ") for variant in rows["variant"]]
-    rows = rows.assign(
-        variant=variants, measure=PERPLEXITY, value=rows["validation_perplexity"].astype(float), unit="1"
-    )
-    sizes = rows.groupby([*SETTING, *METHOD, "variant"], observed=True)["mini_batch_size"].transform("nunique")
-    rows = rows[sizes > 1]
+def _perplexities(results: Results) -> DataFrame:
+    """The runs of the setting that has the most mini-batch sizes; methods with a single one are left out.
+
+    Runs that differ from the standard method in another setting of their layer belong to other lines.
+    """
+    from ttt.results.comparison import mini_batch_sizes
+
+    rows = as_points(results, mini_batch_sizes(results), "mini_batch_size")
+    rows = rows.assign(measure=PERPLEXITY, value=rows["perplexity"].astype(float), unit="1")
+    sizes = drawn(rows).groupby([*SETTING, *METHOD, "variant"], observed=True)["mini_batch_size"].nunique()
+    several = sizes[sizes > 1].rename("sizes").reset_index()
+    rows = rows.merge(several, on=[*SETTING, *METHOD, "variant"])
     if len(rows):
-        best = rows.loc[[sizes[sizes > 1].astype(int).idxmax()], SETTING]
-        rows = rows.merge(best, on=SETTING)
-    return rows[[*RUN_COLUMNS, "mini_batch_size", "measure", "value", "unit"]]
+        rows = _with_shared_seeds(rows.merge(rows.loc[[rows["sizes"].astype(int).idxmax()], SETTING], on=SETTING))
+    return rows[[*POINT_COLUMNS, "mini_batch_size", "measure", "value", "unit"]]
+
+
+def _with_shared_seeds(rows: DataFrame) -> DataFrame:
+    """Seeds differ as much as sizes do, so a line has those alone that all of its points have, if there are any."""
+    line = [*SETTING, *METHOD, "variant"]
+    for _, group in drawn(rows).groupby(line, observed=True):
+        sizes = group.groupby("seed")["mini_batch_size"].nunique()
+        shared = sizes.index[sizes == group["mini_batch_size"].nunique()]
+        if len(shared):
+            rows.loc[group.index[~group["seed"].isin(shared)], "role"] = "a seed that other points lack"
+    return rows
 
 
 def _times(benchmarks: DataFrame) -> DataFrame:
@@ -139,7 +157,8 @@ FIGURE = Figure(
     title="Perplexity and forward time against the mini-batch size",
     paper="Figure 7 (submission: Figure 9)",
     needs="a benchmark of the inner loop at several mini-batch sizes, or runs of TTT-Linear that differ in it",
-    give="ttt-bench inner inner_model=linear forms=plain mini_batch_size=1,2,4,8,16,32,64,128,256,512,1024,2048",
+    give="ttt-sweep submit sweep=mini_batch_size scale=laptop slurm=local; ttt-bench inner inner_model=linear "
+    "forms=plain mini_batch_size=1,2,4,8,16,32,64,128,256,512,1024,2048",
     table=table,
     draw=draw,
 )

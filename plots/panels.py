@@ -8,11 +8,12 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import TYPE_CHECKING, cast
 
 from ttt.results.variants import METHOD, SETTING
 
-from .style import Look, legend_order, look
+from .style import LABELS, Look, legend_order, look
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -33,9 +34,16 @@ LEGEND_LINE, LEGEND_CHARACTER, LEGEND_ROW = 0.5, 0.06, 0.17
 CAPTION_SIZE, CHARACTERS_PER_INCH = 6.5, 21
 """Points, and how many characters of that size surely fit in an inch."""
 
+NARROW = 1.1
+"""An axis whose ends are nearer to each other than by this factor is given more room."""
+
+DIVERGED, STATED = ": diverged", "stated, "
+"""How the legend's entries end that mark runs without a result, and begin that mark numbers of the paper."""
+
 TICKS = (
     tuple(tenths / 10 for tenths in range(10, 100)),
     tuple(halves / 2 for halves in range(2, 20)),
+    (1, 1.2, 1.4, 1.7, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 9),
     (1, 1.5, 2, 3, 4, 5, 6, 8),
     (1, 1.5, 2, 3, 5, 7),
     (1, 2, 5),
@@ -92,10 +100,34 @@ def legend(canvas: Canvas) -> None:
     for axes in canvas.axes:
         handles, names = axes.get_legend_handles_labels()
         entries |= zip(names, handles, strict=True)
+    names = sorted(entries, key=_place_in_legend)
     width = LEGEND_LINE + LEGEND_CHARACTER * max(map(len, entries))
     columns = min(len(entries), max(1, int(canvas.get_figwidth() / width)))
-    canvas.legend(entries.values(), entries.keys(), loc="outside upper center", ncols=columns)
+    canvas.legend([entries[name] for name in names], names, loc="outside upper center", ncols=columns)
     canvas.set_figheight(canvas.get_figheight() + LEGEND_ROW * math.ceil(len(entries) / columns))
+
+
+def _place_in_legend(name: str) -> int:
+    """The paper's methods in its order, then the others, then marks of what diverged or was stated."""
+    if name.endswith(DIVERGED) or name.startswith(STATED):
+        return len(LABELS) + 1
+    return LABELS.index(name) if name in LABELS else len(LABELS)
+
+
+def give_room(axes: Axes) -> None:
+    """Margins on logarithmic axes around points, of which there may be but one; all panels have been drawn."""
+    axes.margins(0.08, 0.12)
+    x, y = axes.get_shared_x_axes().get_siblings(axes), axes.get_shared_y_axes().get_siblings(axes)
+    ends_x = [end for panel in x for end in panel.dataLim.intervalx if math.isfinite(end)]
+    ends_y = [end for panel in y for end in panel.dataLim.intervaly if math.isfinite(end)]
+    narrow_x, narrow_y = (bool(ends) and max(ends) / min(ends) < NARROW for ends in (ends_x, ends_y))
+    # Before either is set: setting one finds limits for the other too.
+    axes.set_autoscalex_on(not narrow_x)
+    axes.set_autoscaley_on(not narrow_y)
+    if narrow_x:
+        axes.set_xlim(min(ends_x) / NARROW, max(ends_x) * NARROW)
+    if narrow_y:
+        axes.set_ylim(min(ends_y) / NARROW, max(ends_y) * NARROW)
 
 
 def labels(canvas: Canvas, x: str, y: str) -> None:
@@ -129,28 +161,47 @@ def span(low: float, high: float) -> str:
 
 def plain_log_ticks(axis: Axis) -> None:
     """Plain numbers on a logarithmic axis: 20, 50, 100 instead of powers of ten."""
+    ticks = _log_ticks(axis, MOST_TICKS)
+    _set_ticks(axis, ticks, [f"{tick:g}" for tick in ticks])
+
+
+def scientific_log_ticks(axis: Axis) -> None:
+    """A few numbers on a logarithmic axis of large ones, such as 2e10 in mathematical writing."""
+    ticks = _log_ticks(axis, 4)
+    powers = [math.floor(math.log10(tick) + 1e-9) for tick in ticks]
+    leading = [f"{tick / 10.0**power:g}" for tick, power in zip(ticks, powers, strict=True)]
+    times = ["" if number == "1" else rf"{number}\times" for number in leading]
+    _set_ticks(axis, ticks, [f"${factor}10^{{{power}}}$" for factor, power in zip(times, powers, strict=True)])
+
+
+def powers_of_two(axis: Axis, highest: float, step: int = 2) -> None:
+    """Every ``step``-th power of two up to ``highest`` that lies on a logarithmic axis."""
+    low, _ = axis.get_view_interval()
+    exponents = range(math.floor(math.log2(highest)), math.ceil(math.log2(low)) - 1, -step)
+    ticks = [2.0**exponent for exponent in exponents]
+    _set_ticks(axis, ticks, [f"{tick:g}" for tick in ticks])
+
+
+def _log_ticks(axis: Axis, most: int) -> list[float]:
+    """The densest choice of at most ``most`` ticks that leaves no half of the axis without one, if there is any."""
     low, high = axis.get_view_interval()
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    for choice in TICKS:
-        numbers = [number * 10.0**decade for decade in decades for number in choice]
-        ticks = [number for number in numbers if low <= number <= high]
-        if len(ticks) <= MOST_TICKS:
-            break
-    _set_ticks(axis, ticks)
+    numbers = [[number * 10.0**decade for decade in decades for number in choice] for choice in TICKS]
+    choices = [[number for number in choice if low <= number <= high] for choice in numbers]
+    few = [choice for choice in choices if len(choice) <= most] or choices[-1:]
+
+    def widest_gap(choice: list[float]) -> float:
+        places = [math.log(place / low) / math.log(high / low) for place in (low, *choice, high)]
+        return max(after - before for before, after in pairwise(places))
+
+    return next((choice for choice in few if widest_gap(choice) < 0.5), few[0])
 
 
-def powers_of_two(axis: Axis, highest: float) -> None:
-    """Every second power of two up to ``highest`` that lies on a logarithmic axis."""
-    low, _ = axis.get_view_interval()
-    exponents = range(math.floor(math.log2(highest)), math.ceil(math.log2(low)) - 1, -2)
-    _set_ticks(axis, [2.0**exponent for exponent in exponents])
-
-
-def _set_ticks(axis: Axis, ticks: list[float]) -> None:
+def _set_ticks(axis: Axis, ticks: list[float], names: list[str]) -> None:
     from matplotlib.ticker import NullLocator
 
     axis.set_minor_locator(NullLocator())
-    axis.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
+    axis.set_ticks(ticks, names)
 
 
 def _parts(table: DataFrame) -> list[DataFrame]:

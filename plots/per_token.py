@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any
 
 from ttt.results.variants import METHOD, SETTING
 
@@ -24,15 +25,20 @@ from .registry import Figure
 from .smoothing import window_means
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
-    from pandas import DataFrame
+    from pandas import DataFrame, Series
 
     from ttt.results.store import Results
+
+    from .style import Look
 
 FIRST_INDEX = 8
 """Where the curves begin: before it perplexity falls so steeply that it would hide the rest."""
 
 POINTS_PER_OCTAVE = 4
+
+KEY = ["run_id", "step", "position"]
 
 
 def table(results: Results) -> DataFrame:
@@ -40,13 +46,17 @@ def table(results: Results) -> DataFrame:
 
     Each point is the mean loss of all ``sequences`` over an octave of token index, from ``token_index`` / sqrt(2) to
     ``token_index`` * sqrt(2); at the end of the context, over what is left of it. ``token_index`` is the geometric
-    mean of the indexes averaged, so that a curve straight in log(index) keeps its place.
+    mean of the indexes averaged, so that a curve straight in log(index) keeps its place. ``reset_loss`` and
+    ``reset_perplexity`` are of the same tokens with the state reset every ``reset_every`` tokens, where it was probed.
+
+    The runs are those at the longest context of each size; of a method's shapes the one whose FLOPs a token are
+    nearest to Mamba's, of several learning rates the best, of several lengths of training the longest of two methods.
     """
     import pandas as pd
 
     rows = _last_evaluation(results)
     curves = [_smoothed(run).assign(run_id=run_id) for run_id, run in rows.groupby("run_id", observed=True)]
-    runs = rows[[*RUN_COLUMNS, "step", "steps_planned"]].drop_duplicates()
+    runs = rows[[*RUN_COLUMNS, "flops", "step", "steps_planned", "reset_every"]].drop_duplicates()
     return runs.merge(pd.concat(curves), on="run_id") if curves else runs
 
 
@@ -60,6 +70,7 @@ def draw(table: DataFrame) -> Canvas:
         for number, (look, rows) in enumerate(lines(part)):
             line = over_seeds(rows, "token_index", "loss").apply(np.exp)
             band(axes, line, look, number)
+            _draw_reset(axes, rows, look)
         powers_of_two(axes.xaxis, part["ctx"].max())
     plain_log_ticks(parts[0][0].yaxis)
     labels(canvas, "Token index (tokens of context)", "Validation perplexity (per token)")
@@ -74,6 +85,20 @@ def draw(table: DataFrame) -> Canvas:
     return canvas
 
 
+def _draw_reset(axes: Axes, rows: DataFrame, look: Look) -> None:
+    """The same tokens with the state reset now and then: what the context before the reset was worth."""
+    import numpy as np
+
+    probed = rows.dropna(subset=["reset_loss"])
+    if len(probed):
+        line = over_seeds(probed, "token_index", "reset_loss").apply(np.exp)
+        every = span(probed["reset_every"].min(), probed["reset_every"].max())
+        thin: dict[str, Any] = {"color": look.colour, "linestyle": (0, (1, 2)), "linewidth": 0.9}
+        axes.plot(line.index, line["mean"], **thin)
+        # One entry of the legend for all methods: their colours are in it already.
+        axes.plot([], [], **thin | {"color": "0.4"}, label=f"state reset every {every} tokens, thin")
+
+
 def _smoothed(run: DataFrame) -> DataFrame:
     import numpy as np
     import pandas as pd
@@ -83,7 +108,9 @@ def _smoothed(run: DataFrame) -> DataFrame:
     weight = window_means(octave, sequences, centres, width=1)
     loss = window_means(octave, sequences * run["loss"].to_numpy(), centres, width=1) / weight
     token_index = 2 ** window_means(octave, octave, centres, width=1)
-    return pd.DataFrame({"token_index": token_index, "sequences": weight, "loss": loss, "perplexity": np.exp(loss)})
+    reset = window_means(octave, sequences * run["reset_loss"].to_numpy(float), centres, width=1) / weight
+    values = {"loss": loss, "perplexity": np.exp(loss), "reset_loss": reset, "reset_perplexity": np.exp(reset)}
+    return pd.DataFrame({"token_index": token_index, "sequences": weight} | values)
 
 
 def _unfinished_sentence(table: DataFrame) -> str:
@@ -94,14 +121,43 @@ def _unfinished_sentence(table: DataFrame) -> str:
 
 def _last_evaluation(results: Results) -> DataFrame:
     """Loss and sequences by position at the last step at which a method's runs were evaluated."""
-    losses = results.select("validation", "loss", by_position=True).rename(columns={"value": "loss"})
-    sequences = results.select("validation", "sequences", by_position=True).rename(columns={"value": "sequences"})
+    losses = _by_position(results, "loss")
     losses = losses[losses["step"] == losses.groupby("run_id", observed=True)["step"].transform("max")]
-    rows = losses.merge(sequences, on=["run_id", "step", "position"])
-    rows = rows.merge(results.runs[[*RUN_COLUMNS, "steps_planned"]], on="run_id")
+    rows = losses.merge(_by_position(results, "sequences"), on=KEY)
+    rows = rows.merge(_by_position(results, "loss_reset").rename(columns={"loss_reset": "reset_loss"}), "left", on=KEY)
+    every = results.select("validation", "reset_every").rename(columns={"value": "reset_every"})
+    rows = rows.merge(every[["run_id", "step", "reset_every"]], "left", on=["run_id", "step"])
+    columns = [*RUN_COLUMNS, "flops", "steps_planned"]
+    rows = rows.merge(_shown(results, losses["run_id"].unique())[columns], on="run_id")
     # A seed that stopped earlier than the others of its line would lift their mean.
     line = rows.groupby([*SETTING, *METHOD, "variant"], observed=True, dropna=False)
     return rows[rows["step"] == line["step"].transform("max")].copy()
+
+
+def _by_position(results: Results, metric: str) -> DataFrame:
+    return results.select("validation", metric, by_position=True).rename(columns={"value": metric})
+
+
+def _shown(results: Results, evaluated: Collection[str]) -> DataFrame:
+    """Of the runs that were evaluated by token index those that the figure is about."""
+    from ttt.results.comparison import METHOD as WITH_VARIANT
+    from ttt.results.comparison import Role, compare, is_standard, longest_shared
+
+    rows = results.runs[is_standard(results, "model") & results.runs["run_id"].isin(evaluated)]
+    rows = rows[rows["ctx"] == rows.groupby(["data", "size"])["ctx"].transform("max")]
+    rows = rows[_nearest_to_mamba(rows)]
+    compared = compare(results, rows, WITH_VARIANT, length=longest_shared)
+    return compared[~compared["role"].isin([Role.OTHER_SETTING, Role.OTHER_LENGTH])]
+
+
+def _nearest_to_mamba(rows: DataFrame) -> Series:
+    """Which runs have, of all shapes of their method, the one that is nearest to Mamba's in FLOPs a token."""
+    flops = (rows["training_flops"] / (rows["steps_planned"] * rows["tokens_per_step"])).astype(float)
+    mamba = flops.where(rows["model"] == "mamba").groupby([rows[column] for column in SETTING]).transform("mean")
+    distance = (flops - mamba).abs().fillna(0.0)
+    of_method = distance.groupby([rows[column] for column in [*SETTING, *METHOD]] + [rows["parent"].notna()])
+    # Equal models differ by rounding alone.
+    return distance <= of_method.transform("min") + 1e-6 * flops
 
 
 FIGURE = Figure(
@@ -109,7 +165,7 @@ FIGURE = Figure(
     title="Perplexity by token index",
     paper="Figure 2 right (submission: Figure 5)",
     needs="runs with an evaluation by token index, as every finished run has",
-    give="ttt-sweep submit sweep=laptop_per_token slurm=local",
+    give="ttt-sweep submit sweep=per_token scale=laptop slurm=local",
     table=table,
     draw=draw,
 )

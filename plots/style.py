@@ -13,6 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+FINETUNED = "finetuned"
+"""The variant of a method that starts from another run's weights, as ``ttt.results.comparison`` names it."""
+
 Dashes = tuple[float, ...]
 """Lengths of strokes and gaps in line widths; () is a solid line."""
 
@@ -46,6 +49,14 @@ PAPER: dict[tuple[str, str], Look] = {
     ("mamba", "own"): Look("Mamba", "#009E73", (1, 1), "D"),
 }
 """(model, backbone) -> look, in the order of the legend."""
+
+FINETUNED_LOOKS: dict[tuple[str, str], Look] = {
+    ("transformer", "transformer"): Look("TF finetune", "#882255", (2.5, 1), "^", filled=False),
+}
+"""The paper's looks of methods that start from another run's weights."""
+
+LABELS = [look.label for look in (*PAPER.values(), *FINETUNED_LOOKS.values())]
+"""The paper's names of methods, in the legend's order."""
 
 LETTERS = {"mamba": " (M)", "transformer": " (T)"}
 """The backbone behind the name of a method that the paper does not have."""
@@ -86,6 +97,8 @@ def look(model: str, backbone: str, variant: str = "") -> Look:
     """
     if (model, backbone) in PAPER and not variant:
         return PAPER[model, backbone]
+    if (model, backbone) in FINETUNED_LOOKS and variant == FINETUNED:
+        return FINETUNED_LOOKS[model, backbone]
     label = PAPER[model, backbone].label if (model, backbone) in PAPER else model + LETTERS.get(backbone, "")
     label = f"{label}, {variant}" if variant else label
     number = zlib.crc32(label.encode())

@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from .panels import RUN_COLUMNS, band, caption, labels, legend, lines, over_seeds, panels, seeds_sentence
+from .points import mark_diverged
 from .registry import Figure
 from .smoothing import window_means
 
@@ -25,8 +26,12 @@ SCALES = ((1e9, "billions"), (1e6, "millions"), (1e3, "thousands"), (1.0, ""))
 
 
 def table(results: Results) -> DataFrame:
-    """Training loss (nats/token) of each run against tokens seen, plain and as a centred moving average."""
-    runs = results.runs[[*RUN_COLUMNS, "status", "steps_planned", "tokens_per_step"]]
+    """Training loss (nats/token) of each run against tokens seen, plain and as a centred moving average.
+
+    The runs are those of the standard methods, at the best of the settings tried and the usual length; where there are
+    none of these, all runs.
+    """
+    runs = _shown(results)[[*RUN_COLUMNS, "status", "steps_planned", "tokens_per_step", "role"]]
     rows = results.select("train", "loss").merge(runs, on="run_id")
     group = (rows["steps_planned"] / POINTS).clip(lower=1).round().astype(int)
     rows["step"] = (((rows["step"] - 1) // group + 1) * group).clip(upper=rows["steps_planned"])
@@ -50,11 +55,21 @@ def draw(table: DataFrame) -> Canvas:
             axes.plot(plain.index / scale, plain["mean"], color=look.colour, alpha=0.3, linewidth=0.4, rasterized=True)
             line.index /= scale
             band(axes, line, look, number)
+            last = rows.groupby("run_id", observed=True)[["tokens", "role"]].last()
+            mark_diverged(axes, last.assign(tokens=last["tokens"] / scale), "tokens", look)
     parts[0][0].set_ylim(*_settled(table))
     labels(canvas, f"Training tokens ({word})", "Training loss (nats/token)")
     legend(canvas)
     caption(canvas, f"Moving average over {WINDOW:.0%} of the steps; faint: without it.", seeds_sentence(table))
     return canvas
+
+
+def _shown(results: Results) -> DataFrame:
+    from ttt.results.comparison import Role, methods
+
+    standard = methods(results)
+    shown = standard[~standard["role"].isin([Role.OTHER_SETTING, Role.OTHER_LENGTH])]
+    return shown if len(shown) else results.runs.assign(role="")
 
 
 def _settled(table: DataFrame) -> tuple[float, float]:
@@ -70,7 +85,7 @@ FIGURE = Figure(
     title="Training loss against tokens seen",
     paper="not in the paper",
     needs="a run that has begun to train",
-    give="ttt-sweep submit sweep=laptop_training slurm=local",
+    give="ttt-sweep submit sweep=training scale=laptop slurm=local",
     table=table,
     draw=draw,
 )

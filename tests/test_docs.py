@@ -13,13 +13,17 @@ import pytest
 from hydra import compose
 
 import ttt.cli.bench
+import ttt.cli.sweep.main
 from ttt.cli.compose import as_object, quote_option
+from ttt.cli.sweep.files import SCALES, sweep_file, sweep_names
 from ttt.config.assets import assets
 from ttt.config.schema import TrainConfig
 from ttt.plots.registry import figures
 
 ROOT = assets()
-DOCUMENTS = [ROOT / name for name in ("README.md", "REPRODUCE.md", "CONTRIBUTING.md", "slurm/README.md")]
+DOCUMENTS = [
+    ROOT / name for name in ("README.md", "REPRODUCE.md", "CONTRIBUTING.md", "slurm/README.md", "sweeps/README.md")
+]
 EXAMPLE = re.compile(r"`(?P<path>[\w/]+\.(?:py|yaml))`:\n\n```\w+\n(?P<text>.*?)```", re.DOTALL)
 
 
@@ -76,6 +80,25 @@ def test_every_ttt_bench_command_composes() -> None:
         words = [word for word in re.split(r"  ", arguments)[0].split() if "KEY" not in word and word != "--help"]
         schema = ttt.cli.bench.SCHEMAS[kind]
         as_object(compose(f"bench_{kind}", [ttt.cli.bench.as_list(word, schema) for word in words]), schema).check()
+
+
+def test_every_sweep_that_the_documents_name_exists() -> None:
+    texts = [*(document.read_text() for document in DOCUMENTS), ttt.cli.sweep.main.HELP]
+    texts += [figure.give for figure in figures().values()]
+    named = re.findall(r"ttt-sweep \w+ +([^`#\n;]*)", "\n".join(texts))
+    # What follows two blanks explains.
+    requests = [dict(word.split("=", 1) for word in re.split(r"  ", line)[0].split() if "=" in word) for line in named]
+    known = [request for request in requests if request.get("sweep", "NAME") not in ("NAME", "my.yaml")]
+    assert len(known) > 20
+    for request in known:
+        assert sweep_file(request["sweep"], request.get("scale")).path.is_file()
+
+
+def test_every_sweep_has_its_row() -> None:
+    text = (ROOT / "REPRODUCE.md").read_text()
+    for scale in SCALES:
+        for name in sweep_names(scale):
+            assert f"sweep={name}" in text
 
 
 def test_the_tree_of_the_readme_is_the_tree() -> None:

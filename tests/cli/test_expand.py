@@ -1,12 +1,12 @@
-"""Sweeps become runs: every file of sweeps/ and slurm/, and what a sweep cannot be."""
+"""Sweeps become runs: what rules say, every file of slurm/, and what a sweep cannot be."""
 
 from pathlib import Path
 
 import pytest
 
-from ttt.cli.sweep.expand import expand, load_cluster, load_sweep, options
+from ttt.cli.sweep.expand import clusters, expand, load_cluster, load_sweep
+from ttt.cli.sweep.files import sweep_file
 from ttt.config.errors import UserError
-from ttt.config.identity import run_id
 from ttt.config.sweep import Sweep, read_sweep
 from ttt.launch.plan import Plan, SweepFolder, freeze, read_runs
 
@@ -26,17 +26,9 @@ def sweep(plain: dict[str, object] | None = None) -> Sweep:
     return read_sweep("some", FINETUNING if plain is None else plain)
 
 
-@pytest.mark.parametrize("name", options("slurm"))
+@pytest.mark.parametrize("name", clusters())
 def test_every_cluster_has_values_that_can_be(name: str) -> None:
     assert load_cluster(name, []).name == name
-
-
-@pytest.mark.parametrize("name", options("sweeps"))
-def test_every_sweep_composes(name: str, tmp_path: Path) -> None:
-    plan = expand(load_sweep(name), tmp_path)
-    assert plan.sweep == name
-    assert [run.run_id for run in plan.runs] == list(dict.fromkeys(run_id(config) for config in plan.configs.values()))
-    assert {run.parent for run in plan.runs if run.parent} <= plan.configs.keys()
 
 
 def test_rules_say_which_points_there_are_and_what_they_start_from(tmp_path: Path) -> None:
@@ -73,8 +65,52 @@ def test_points_that_resolve_to_the_same_run_are_one(tmp_path: Path) -> None:
 
 
 def test_equal_runs_of_two_sweeps_are_one_folder(tmp_path: Path) -> None:
-    folders = [{run.folder for run in expand(load_sweep(name), tmp_path).runs} for name in ("laptop_training",) * 2]
+    few = {"axes": {"seed": [0, 1]}}
+    folders = [{run.folder for run in expand(read_sweep(name, few), tmp_path).runs} for name in ("one", "other")]
     assert folders[0] == folders[1]
+
+
+def test_an_axis_may_say_nothing(tmp_path: Path) -> None:
+    """``default``, for a key that some points do not have."""
+    axes = {"model": ["transformer", "mamba"], "model.rope_base": ["default", 5e5]}
+    rule = {"when": {"model": "mamba", "model.rope_base": 5e5}, "skip": True}
+    plan = expand(sweep({"axes": axes, "rules": [rule]}), tmp_path)
+    assert [run.overrides for run in plan.runs] == [
+        ("model=transformer",),
+        ("model=transformer", "model.rope_base=500000.0"),
+        ("model=mamba",),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "scale", "found"),
+    [
+        ("ablation", None, "paper_ablation"),
+        ("ablation", "paper", "paper_ablation"),
+        ("ablation", "laptop", "laptop_ablation"),
+        ("training", None, "laptop_training"),
+        ("mine/own.yaml", None, "own"),
+    ],
+)
+def test_one_name_has_two_scales(name: str, scale: str | None, found: str) -> None:
+    file = sweep_file(name, scale)
+    assert file.name == found
+    assert file.path.is_file() != name.endswith(".yaml")
+
+
+@pytest.mark.parametrize(
+    ("name", "scale", "line"),
+    [
+        ("training", "paper", "scale=paper: sweep=training has scale=laptop alone"),
+        ("training", "desk", "scale=desk: choose one of paper, laptop"),
+        ("own.yaml", "paper", "scale=paper: is for sweeps of the suite; sweep=own.yaml is a file of your own"),
+        ("paper", None, "sweep=paper: choose one of ablation, books_complete, "),
+    ],
+)
+def test_a_scale_that_is_not_there_is_refused(name: str, scale: str | None, line: str) -> None:
+    with pytest.raises(UserError) as error:
+        sweep_file(name, scale)
+    assert str(error.value).startswith(line)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from runpy import run_path
 import pytest
 
 from ttt.cli.plot import main
+from ttt.plots.registry import figures
 
 make_run = run_path(str(Path(__file__).parents[1] / "plots" / "synthetic.py"))["make_run"]
 
@@ -26,7 +27,7 @@ def test_without_arguments_the_figures_are_listed(capsys: pytest.CaptureFixture[
     listing = capsys.readouterr().out
     assert "per_token: Perplexity by token index" in listing
     assert "Figure 2 right" in listing
-    assert "ttt-sweep submit sweep=laptop_per_token slurm=local" in listing
+    assert "ttt-sweep submit sweep=per_token scale=laptop slurm=local" in listing
 
 
 def test_listing_imports_nothing_heavy() -> None:
@@ -49,9 +50,10 @@ def test_all_draws_what_it_can_and_names_the_rest(tmp_path: Path, capsys: pytest
     lines = capsys.readouterr().out.splitlines()
     assert [Path(line).name for line in lines[:3]] == ["training.png", "training.pdf", "training.csv"]
     assert [line.split(" needs ")[0] for line in lines[3:]] == [
-        f"not drawn: {name}" for name in ("inner_loss", "mini_batch_size", "per_token")
+        f"not drawn: {name}" for name in figures() if name != "training"
     ]
-    assert lines[-1].endswith("ttt-sweep submit sweep=laptop_per_token slurm=local")
+    assert f"not drawn: {figures()['per_token'].id} needs" in "\n".join(lines)
+    assert "ttt-sweep submit sweep=per_token scale=laptop slurm=local" in "\n".join(lines)
 
 
 @pytest.mark.parametrize("runs", ["none", "unevaluated", "no folder"])
@@ -65,14 +67,32 @@ def test_lacking_runs_are_refused_with_the_way_to_get_them(
         make_run(folder, steps=5, evaluated=False)
     error = refused(["per_token", "--results", str(folder), "--out", str(out)], capsys)
     assert str(folder) in error
-    assert "ttt-sweep submit sweep=laptop_per_token slurm=local" in error
+    assert "ttt-sweep submit sweep=per_token scale=laptop slurm=local" in error
     assert not out.exists()
 
 
 def test_an_unknown_figure_is_refused_with_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
     assert refused(["loss"], capsys) == (
-        "error: loss: no such figure; choose from inner_loss, mini_batch_size, per_token, training\n"
+        "error: loss: no such figure; choose from ablation, best_context, books_complete, books_scaling, context, "
+        "decode_latency, inner_loss, mini_batch_size, per_token, pile_scaling, prefill_latency, training, "
+        "training_latency\n"
     )
+
+
+def test_the_report_is_one_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_run(tmp_path / "runs", steps=2, perplexity=40, evaluated=False)
+    page = tmp_path / "out" / "report.html"
+    main(["report", "--results", str(tmp_path / "runs"), "--out", str(page)])
+    assert capsys.readouterr().out == f"{page}\n"
+    assert [path.name for path in page.parent.iterdir()] == ["report.html"]
+    assert page.read_text().count("data:image/png") >= 2
+
+
+def test_a_report_is_refused_without_runs_and_under_another_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "no runs in it" in refused(["report", "--results", str(tmp_path), "--out", "report.html"], capsys)
+    assert "must end in .html" in refused(["report", "--results", str(tmp_path), "--out", "report"], capsys)
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

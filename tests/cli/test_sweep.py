@@ -109,23 +109,25 @@ def test_cancelling_saves_and_submitting_goes_on(say: Any, tiny: list[str], tmp_
         (["status"], "ttt-sweep status: sweep= is missing; ttt-sweep --help shows how"),
         (
             ["status", "sweep=x", "foo=1"],
-            "foo=1: no such key; ttt-sweep status takes sweep, runs_dir",
+            "foo=1: no such key; ttt-sweep status takes sweep, scale, runs_dir",
         ),
         (["status", "sweep=x", "--wach"], "--wach: ttt-sweep status knows no such flag; ttt-sweep --help lists them"),
         (["plan", "books"], "books: not of the form key=value"),
         (["plan", "sweep=nothing"], "sweep=nothing: choose one of "),
-        (["plan", "sweep=laptop_training", "device=abacus"], "device=abacus: choose one of v100, a100"),
-        (["plan", "sweep=laptop_training", "utilisation=2"], "utilisation=2.0: must be above 0 and at most 1"),
-        (["plan", "sweep=laptop_training", "utilisation=much"], "utilisation=much: must be a number"),
-        (["submit", "sweep=laptop_training"], "ttt-sweep submit: slurm= is missing"),
-        (["submit", "sweep=laptop_training", "slurm=nowhere"], "slurm=nowhere: choose one of a100, h100, local"),
+        (["status", "sweep=nothing"], "sweep=nothing: choose one of "),
+        (["plan", "sweep=training", "scale=paper"], "scale=paper: sweep=training has scale=laptop alone"),
+        (["plan", "sweep=training", "device=abacus"], "device=abacus: choose one of v100, a100"),
+        (["plan", "sweep=training", "utilisation=2"], "utilisation=2.0: must be above 0 and at most 1"),
+        (["plan", "sweep=training", "utilisation=much"], "utilisation=much: must be a number"),
+        (["submit", "sweep=training"], "ttt-sweep submit: slurm= is missing"),
+        (["submit", "sweep=training", "slurm=nowhere"], "slurm=nowhere: choose one of a100, h100, local"),
         (
-            ["retry", "sweep=laptop_training"],
+            ["retry", "sweep=training"],
             "(No such file or directory); submit the sweep with slurm=",
         ),
-        (["logs", "sweep=laptop_training"], "ttt-sweep logs: name a run; ttt-sweep status lists them"),
-        (["collect", "sweep=laptop_training"], "ttt-sweep collect: out= is missing"),
-        (["collect", "sweep=laptop_training", "out=x"], "plan.json: cannot be read"),
+        (["logs", "sweep=training"], "ttt-sweep logs: name a run; ttt-sweep status lists them"),
+        (["collect", "sweep=training"], "ttt-sweep collect: out= is missing"),
+        (["collect", "sweep=training", "out=x"], "plan.json: cannot be read"),
     ],
     ids=" ".join,
 )
@@ -141,7 +143,7 @@ def test_a_mistake_gets_one_line(say: Any, arguments: list[str], line: str, tmp_
 def test_help_names_every_command_sweep_and_cluster(say: Any) -> None:
     code, out, _ = say("--help")
     assert code == 0
-    for name in (*KEYS, "laptop_training", "books_scaling", "a100", "local"):
+    for name in (*KEYS, "training", "books_scaling", "a100", "local"):
         assert f" {name} " in out
 
 

@@ -3,10 +3,14 @@
 import math
 import zlib
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
+import yaml
 
+from ttt.config.assets import assets
+from ttt.config.layers import SHIPPED
+from ttt.results.ablation import TABLE_1, WHOLE_CONTEXT
 from ttt.results.benchmarks import BenchmarkLog, Row
 from ttt.results.inner_loss import write_inner_loss
 from ttt.results.metrics import MetricLog, Split
@@ -34,15 +38,31 @@ def make_run(
     evaluated: bool = True,
     status: Status = "finished",
     perplexity: float | None = None,
+    learning_rate: float = 5e-3,
+    data: str = "pycode",
+    parent: RunFolder | None = None,
     **settings: object,
 ) -> RunFolder:
     """A run in its folder below ``folder``; ``settings`` are further keys of ``config.model``.
 
     ``perplexity`` is that of the validation in its record.
     """
-    name = "-".join([model, backbone, size, str(ctx), str(seed), *map(str, settings.values())])
+    parts = [model, backbone, size, str(ctx), str(seed), *map(str, settings.values())]
+    parts += [f"lr{learning_rate:g}"] * (learning_rate != 5e-3) + [data] * (data != "pycode") + ["child"] * bool(parent)
+    name = "-".join(parts)
     run = RunFolder(folder / name)
     record = make_record(name, model, backbone, size, ctx, seed, steps, steps_planned or steps, status, **settings)
+    record["config"]["recipe"]["learning_rate"] = learning_rate
+    record["data"]["name"] = record["config"]["data"]["name"] = data
+    record["training_flops"] = flops(model, size, ctx) * (steps_planned or steps) * TOKENS_PER_STEP
+    if parent is not None:
+        record["config"]["parent"] = {
+            "run": "x",
+            "run_id": parent.path.name,
+            "steps": 9,
+            "settings": "s",
+            "weights": "w",
+        }
     if perplexity is not None:
         record["results"]["validation"] = evaluation(perplexity)
     write_record(run.record, record)
@@ -50,7 +70,7 @@ def make_run(
     # Runs of one seed share the order of their data, so they share the noise of a step's text.
     text, own = np.random.default_rng(seed), np.random.default_rng(zlib.crc32(name.encode()))
     floor, slope = METHODS.get((model, backbone), (3.2, 0.4))
-    floor += {"s1": 0.6, "s2": 0.3, "s3": 0.0}[size] + own.normal(0, 0.02)
+    floor += {"s1": 0.6, "s2": 0.3}.get(size, 0.0) + own.normal(0, 0.02)
     for step in range(1, steps + 1):
         loss = floor + 0.6 + 3.4 * (1 + step / 12) ** -0.6 + text.normal(0, 0.12) + own.normal(0, 0.02)
         log.add("train", step, "loss", loss, "nats/token")
@@ -67,6 +87,32 @@ def make_run(
     return run
 
 
+def flops(model: str, size: str, ctx: int) -> float:
+    """Training FLOPs a token of a lifelike magnitude: attention's grow with the context."""
+    return {"s1": 1.2e6, "s2": 3e6, "s3": 8e6}.get(size, 1e9) * (1 + (ctx / 4096 if model == "transformer" else 0.1))
+
+
+def make_reset(run: RunFolder, every: int, gain: float, ctx: int, steps: int, growth: float = 0.0) -> None:
+    """What ``probe=reset`` adds: the loss of every token with the state reset; after a reset it is ``gain`` higher.
+
+    ``growth``: by how much more for every further token.
+    """
+    log = MetricLog.resume(run.metrics, run.path.name, steps)
+    rows = [(key.position, value) for key, (value, _) in log._values.items() if key.metric == "loss" and key.position]
+    positions, losses = np.array(sorted(rows)).T
+    log.add("validation", steps, "reset_every", every, "tokens")
+    log.add_many(
+        "validation",
+        steps,
+        "loss_reset",
+        losses + (gain + growth * positions) * (positions > every),
+        "nats/token",
+        positions,
+    )
+    log.write()
+    assert len(positions) == ctx
+
+
 def make_probe(run: RunFolder, layers: int = 2, T: int = 64, split: Split = "validation", steps: int = 30) -> RunFolder:
     """What a probe of the run saw: losses that fall with the position, deeper layers' above the others'."""
     positions = np.arange(1, T + 1)
@@ -76,6 +122,14 @@ def make_probe(run: RunFolder, layers: int = 2, T: int = 64, split: Split = "val
     seen = [{name: layer * value for name, value in (values | norms).items()} for layer in range(1, layers + 1)]
     write_inner_loss(run.inner_loss, run.path.name, split, steps, seen, sequences=8)
     return run
+
+
+def standard_model(model: str) -> dict[str, object]:
+    """``config.model`` of a shipped layer, and of any other its name."""
+    file = assets() / "conf" / "model" / f"{model}.yaml"
+    if not file.is_file():
+        return {"name": model}
+    return vars(SHIPPED[model]()) | yaml.safe_load(file.read_text())["model"]
 
 
 def evaluation(perplexity: float) -> Evaluation:
@@ -100,9 +154,9 @@ def make_record(
         "run_id": run_id,
         "name": run_id,
         "status": status,
-        "error": "loss is not finite" if status == "failed" else None,
+        "error": "the loss became nan at step 7" if status == "failed" else None,
         "config": {
-            "model": {"name": model, **({"mini_batch_size": 16} if "ttt" in model else {}), **settings},
+            "model": standard_model(model) | settings,
             "size": {"name": size, "learning_rate": {"mamba": 1e-2, "transformer": 5e-3, "own": 1e-2}},
             "ctx": {"length": ctx},
             "backbone": {"name": backbone},
@@ -119,7 +173,7 @@ def make_record(
         "versions": {"python": "3.11.0"},
         "device": {"name": "cpu", "count": 1, "precision": "float32"},
         "seed": seed,
-        "parameters": {"total": 1000 * int(size[1:]), "embedding": 100},
+        "parameters": {"total": {"s1": 1000, "s2": 2000, "s3": 3000}.get(size, 9000), "embedding": 100},
         "training_flops": 1e12,
         "tokens_per_step": TOKENS_PER_STEP,
         "steps": steps,
@@ -155,3 +209,111 @@ def make_benchmark(folder: Path, sizes: tuple[int, ...] = (1, 4, 16, 64), tokens
             log.add([cast(Row, row | more)])
     log.finish()
     return log.path
+
+
+LATENCY = {"ttt_linear": (2e-4, 0.0), "ttt_mlp": (4e-4, 0.0), "transformer": (1e-4, 4e-8), "mamba": (3e-4, 0.0)}
+"""Model -> seconds a token, and seconds more for each token of context."""
+
+
+def make_latency(
+    folder: Path,
+    latency: dict[str, tuple[float, float]] = LATENCY,
+    contexts: tuple[int, ...] = (512, 2048, 8192, 16384),
+    spread: float = 0.03,
+) -> Path:
+    """A benchmark of latency: training, prefill and decoding of each model of ``latency``, in the paper's backbone."""
+    settings = {"width": 256, "heads": 4, "dtype": "float32", "rounds": 7, "batch": 1}
+    settings["backbone"] = {"name": "transformer"}
+    log = BenchmarkLog(folder, cast(Any, "latency"), settings, threads=1)
+    for model, (flat, more) in latency.items():
+        for tokens in contexts:
+            each = flat + more * tokens
+            for measure, value in {"train": 3 * tokens * each, "prefill": tokens * each, "decode": 2 * each}.items():
+                row = {"model": model, "form": None, "checkpoint_group": None, "tokens": tokens, "batch": 1}
+                row |= {"mini_batch_size": None, "measure": measure, "value": value, "unit": "s"}
+                log.add([cast(Row, row | {"low": (1 - spread) * value, "high": (1 + spread) * value})])
+    log.finish()
+    return log.path
+
+
+LAPTOP_METHODS = {
+    ("ttt_linear", "mamba"): 0.0,
+    ("ttt_mlp", "mamba"): 0.01,
+    ("ttt_linear", "transformer"): 0.35,
+    ("ttt_mlp", "transformer"): 0.25,
+    ("transformer", "transformer"): 0.2,
+    ("mamba", "own"): 0.05,
+}
+"""(model, backbone) -> loss above the best method's."""
+
+LADDER_LOSSES = (4.5, 4.195, 4.195, 4.19, 4.126, 4.05, 4.0, 3.65)
+
+
+def make_suite(folder: Path, seeds: tuple[int, ...] = (0, 1, 2), steps: int = 8, noise: float = 0.03) -> None:
+    """All runs that the figures need at laptop scale, with numbers like real ones; a few diverged or not done."""
+    for size, base in {"s1": 4.5, "s2": 3.6, "s3": 2.95}.items():
+        for ctx in (256, 512, 1024, 2048):
+            both = ctx in (512, 2048)
+            for (model, backbone), above in LAPTOP_METHODS.items():
+                if both or (model, backbone) in METHODS:
+                    for seed in seeds if size == "s2" else seeds[:1]:
+                        loss = base + above - 0.03 * math.log2(ctx / 256) + noise * math.sin(17 * seed + 1)
+                        run = make_run(
+                            folder, model, backbone, size, ctx, seed, steps, perplexity=math.exp(loss), evaluated=both
+                        )
+                        if ctx == 2048 and size == "s2" and model != "mamba":
+                            make_reset(run, 512, 0.01 + 0.001 * seed, ctx, steps)
+                        if ctx == 512 and model == "transformer":
+                            make_run(
+                                folder,
+                                model,
+                                backbone,
+                                size,
+                                1024,
+                                seed,
+                                2,
+                                perplexity=math.exp(loss - 0.1),
+                                evaluated=False,
+                                parent=run,
+                            )
+    make_ladder(folder, seeds, noise=noise)
+    for b, loss in {1: 3.58, 4: 3.585, 64: 3.65, 512: 3.7}.items():
+        for seed in seeds[:2]:
+            loss += noise * math.sin(17 * seed + 1)
+            probed = make_run(
+                folder, seed=seed, steps=steps, perplexity=math.exp(loss), evaluated=False, mini_batch_size=b
+            )
+    make_probe(probed, T=512)
+    make_run(folder, "mamba", "own", "s3", 2048, 1, 3, 8, evaluated=False, status="failed", learning_rate=2e-2)
+    make_run(folder, "ttt_mlp", "mamba", "s3", 2048, 1, 3, 8, evaluated=False, status="interrupted")
+    make_run(folder, "transformer", "transformer", "s2", 512, 0, steps, perplexity=50.0, learning_rate=1e-2)
+    make_benchmark(folder)
+    make_latency(folder)
+
+
+def make_ladder(
+    folder: Path,
+    seeds: tuple[int, ...] = (0, 1, 2),
+    losses: tuple[float, ...] = LADDER_LOSSES,
+    noise: float = 0.03,
+    own_noise: float = 0.004,
+    size: str = "s2",
+) -> None:
+    """Runs of Table 1's rows with these losses; ``noise`` is a seed's, ``own_noise`` a run's own."""
+    for (number, rung), loss in zip(TABLE_1.items(), losses, strict=True):
+        texts = {key: "512" if value == WHOLE_CONTEXT else value for key, value in rung.settings.items()}
+        settings = {key: yaml.safe_load(text) for key, text in texts.items()}
+        for seed in seeds:
+            own = 0 if number == 3 else own_noise * math.sin(31 * seed + 7 * number)
+            perplexity = math.exp(loss + noise * math.sin(17 * seed + 1) + own)
+            make_run(
+                folder,
+                rung.model,
+                rung.backbone,
+                size,
+                seed=seed,
+                steps=8,
+                perplexity=perplexity,
+                evaluated=False,
+                **settings,
+            )

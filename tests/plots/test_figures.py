@@ -4,7 +4,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 import pytest
-from synthetic import METHODS, TOKENS_PER_STEP, make_benchmark, make_probe, make_run
+from synthetic import METHODS, TOKENS_PER_STEP, make_benchmark, make_ladder, make_latency, make_probe, make_run
 
 import ttt.plots
 from ttt.plots.files import save
@@ -21,8 +21,11 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     folder = tmp_path_factory.mktemp("runs")
     for model, backbone in METHODS:
         for seed in (0, 1):
-            make_run(folder, model, backbone, "s1", 64, seed, steps=30)
-            make_run(folder, model, backbone, "s2", 128, seed, steps=30)
+            make_run(folder, model, backbone, "s1", 64, seed, steps=30, perplexity=90 + seed)
+            make_run(folder, model, backbone, "s2", 128, seed, steps=30, perplexity=50 + seed)
+    make_run(folder, size="s1", ctx=128, steps=30, perplexity=88, evaluated=False)
+    make_ladder(folder, seeds=(0,))
+    make_latency(folder)
     make_run(folder, "ttt_linear", "mamba", "s2", 64, steps=5, steps_planned=30, evaluated=False, status="running")
     for model in ("ttt_linear", "ttt_mlp"):
         make_probe(make_run(folder, model, "mamba", "s1", 64, seed=0, steps=30))
@@ -35,16 +38,21 @@ def test_a_figure_says_what_it_is(name: str) -> None:
     figure = FIGURES[name]
     texts = {key: value for key, value in vars(figure).items() if isinstance(value, str)}
     assert all(text and "\n" not in text for text in texts.values())
-    assert figure.id == figure.draw.__module__.rpartition(".")[2]
+    assert figure.id == figure.table.__module__.rpartition(".")[2]
     sweep = figure.give.partition("sweep=")[2].partition(" ")[0]
-    assert (SWEEPS / f"{sweep}.yaml").is_file() if sweep else figure.give.startswith(("ttt-bench ", "ttt-eval "))
+    if sweep:
+        assert (SWEEPS / "laptop" / f"{sweep}.yaml").is_file()
+    else:
+        assert figure.give.startswith(("ttt-bench ", "ttt-eval "))
 
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_equal_numbers_give_equal_files(name: str, results: Results, tmp_path: Path) -> None:
     figure = FIGURES[name]
     table = figure.table(results)
-    assert set(table["run_id"].dropna()) <= set(results.runs["run_id"])
+    named = {name for column in ("run_id", "benchmark_id") if column in table for name in table[column].dropna()}
+    assert named
+    assert named <= set(results.runs["run_id"]) | set(results.benchmarks["benchmark_id"])
     first, second = save(figure, table, tmp_path / "1"), save(figure, figure.table(results), tmp_path / "2")
     assert [path.name for path in first] == [f"{name}.png", f"{name}.pdf", f"{name}.csv"]
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
@@ -58,9 +66,14 @@ def test_no_runs_give_a_table_without_rows(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_one_run_or_benchmark_suffices(name: str, tmp_path: Path) -> None:
-    make_probe(make_run(tmp_path / "runs", "gla", "own", "s1", 64, steps=1), layers=1)
+def test_the_least_that_a_figure_needs_suffices(name: str, tmp_path: Path) -> None:
+    make_probe(make_run(tmp_path / "runs", "gla", "own", "s1", 64, steps=1, perplexity=60), layers=1)
+    if name in ("context", "best_context"):
+        make_run(tmp_path / "runs", "gla", "own", "s1", 128, steps=1, perplexity=59)
+    if name == "ablation":
+        make_run(tmp_path / "runs", "linear_attention", "transformer", "s1", 64, steps=1, perplexity=60)
     make_benchmark(tmp_path / "runs", sizes=(1, 16))
+    make_latency(tmp_path / "runs", {"gla": (1e-4, 0.0)}, contexts=(512,))
     figure = FIGURES[name]
     assert save(figure, figure.table(load_results(tmp_path / "runs")), tmp_path)
 
@@ -161,13 +174,13 @@ def test_mini_batch_size_draws_quality_of_runs_that_differ_in_nothing_else(tmp_p
     make_run(tmp_path, size="s1", steps=2, perplexity=99, mini_batch_size=16)
     canvas = drawn(FIGURES["mini_batch_size"], load_results(tmp_path))
     quality, time = canvas.axes
-    (line,) = quality.lines
+    line, diverged = quality.lines
+    assert diverged.get_xdata() == [4]
+    assert diverged.get_marker() == "x"
     assert line.get_xdata().tolist() == [1, 16, 64]
     assert line.get_ydata().tolist() == [30.5, 32.5, 40.5]
     assert len(time.lines) == 3
-    assert "size s2, context of 512 tokens, pycode; mean and range of 2 seeds." in canvas.get_supxlabel().replace(
-        "\n", " "
-    )
+    assert "size s2, context of 512 tokens, pycode. Mean of 2 seeds" in canvas.get_supxlabel().replace("\n", " ")
 
 
 def test_mini_batch_size_takes_the_newest_benchmark_with_several(tmp_path: Path) -> None:
@@ -184,9 +197,9 @@ def test_inner_loss_has_a_panel_for_each_layer_of_each_run(results: Results) -> 
     canvas = drawn(FIGURES["inner_loss"], results)
     titles = [axes.get_title(loc="left") for axes in canvas.axes]
     expected = [
-        "TTT-Linear (M), size s1, seed 0\nlayer 1",
+        "TTT-Linear (M), b = 16, size s1, seed 0\nlayer 1",
         "layer 2",
-        "TTT-MLP (M), size s1, seed 0\nlayer 1",
+        "TTT-MLP (M), b = 16, size s1, seed 0\nlayer 1",
         "layer 2",
     ]
     assert titles == expected

@@ -4,7 +4,8 @@ from matplotlib.figure import Figure
 
 from ttt.plots.panels import plain_log_ticks
 from ttt.plots.smoothing import window_means
-from ttt.plots.style import PAPER, legend_order, look
+from ttt.plots.style import FINETUNED, PAPER, legend_order, look
+from ttt.results import comparison
 
 
 def test_methods_of_the_paper_differ_without_colour() -> None:
@@ -50,3 +51,9 @@ def test_logarithmic_axes_have_a_few_plain_numbers(low: float, high: float) -> N
     labels = [label.get_text() for label in axes.get_yticklabels()]
     assert 3 <= len(labels) <= 7
     assert [float(label) for label in labels] == pytest.approx(axes.get_yticks().tolist())
+
+
+def test_a_finetuned_transformer_is_named_as_in_the_paper() -> None:
+    assert look("transformer", "transformer", FINETUNED).label == "TF finetune"
+    assert FINETUNED == comparison.FINETUNED
+    assert look("ttt_linear", "mamba", FINETUNED).label == "TTT-Linear (M), finetuned"

@@ -14,6 +14,7 @@ from ttt.config.schema import EvalConfig
 if TYPE_CHECKING:
     from ttt.evaluate.inner_loss import Probe
     from ttt.evaluate.perplexity import SplitEvaluation
+    from ttt.evaluate.reset import ResetLosses
     from ttt.results.record import RunFolder
 
 HELP = """\
@@ -24,6 +25,7 @@ usage: ttt-eval run=FOLDER [KEY=VALUE ...]
   run=FOLDER          folder of a run of ttt-train; the results go into its record and its table
   split=validation    or test
   probe=inner_loss    look into the inner loops instead: the loss of every token before and after its update
+  probe=reset reset_every=512  what context is worth: the same tokens with it forgotten every 512 of them
   eval_tokens=131072  most tokens to read for each measure (default: as in the run's configuration)
   device=auto         cpu, cuda or mps
 """
@@ -45,11 +47,14 @@ def evaluate(config: EvalConfig, overrides: list[str]) -> None:  # noqa: ARG001 
     allowed = ("validation", "test")
     if config.split not in allowed:
         raise bad_value("split", config.split, f"choose one of {', '.join(allowed)}")
-    if config.probe not in (None, "inner_loss"):
-        raise bad_value("probe", config.probe, "choose inner_loss or null")
+    if config.probe not in (None, "inner_loss", "reset"):
+        raise bad_value("probe", config.probe, "choose inner_loss, reset or null")
+    if (config.probe == "reset") != (config.reset_every is not None):
+        raise bad_value("reset_every", config.reset_every, "goes with probe=reset, which needs a number of tokens")
     if config.eval_tokens is not None and config.eval_tokens < 1:
         raise bad_value("eval_tokens", config.eval_tokens, "must be at least 1")
     from ttt.evaluate.inner_loss import probe_run
+    from ttt.evaluate.reset import probe_resets
     from ttt.evaluate.run import evaluate_run
     from ttt.results.lock import holding
     from ttt.results.metrics import Split
@@ -59,12 +64,14 @@ def evaluate(config: EvalConfig, overrides: list[str]) -> None:  # noqa: ARG001 
     folder = RunFolder(Path(config.run))
     # A folder without a run is refused before anything is written there.
     read_record(folder.record)
-    asked = (folder, cast(Split, config.split), choose_device(config.device, "device"), config.eval_tokens)
+    asked = (folder, cast(Split, config.split), choose_device(config.device, "device"))
     with holding(folder.path):
         if config.probe is None:
-            _tell_perplexity(folder, config.split, evaluate_run(*asked))
+            _tell_perplexity(folder, config.split, evaluate_run(*asked, config.eval_tokens))
+        elif config.reset_every is None:
+            _tell_inner_loss(folder, config.split, probe_run(*asked, config.eval_tokens))
         else:
-            _tell_inner_loss(folder, config.split, probe_run(*asked))
+            _tell_resets(folder, config.split, probe_resets(*asked, config.reset_every, config.eval_tokens))
 
 
 def _tell_perplexity(folder: RunFolder, split: str, evaluation: SplitEvaluation) -> None:
@@ -83,6 +90,14 @@ def _tell_inner_loss(folder: RunFolder, split: str, probe: Probe) -> None:
         print(f"warning: {subject}: {text}", file=sys.stderr)
     if probe.failure is not None:
         raise RunError(f"{folder.path}: {probe.failure}")
+
+
+def _tell_resets(folder: RunFolder, split: str, losses: ResetLosses) -> None:
+    documents = len(losses.whole)
+    print(
+        f"{folder.path}: context beyond the last {losses.every} tokens gains {losses.gain:+.4f} nats/token, standard "
+        f"error {losses.gain_error:.4f}, over {documents} {split} documents read from their start"
+    )
 
 
 if __name__ == "__main__":

@@ -3,18 +3,33 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ttt.cli.errors import exit_with_one_line
-from ttt.config.errors import UserError
+from ttt.config.errors import UserError, bad_value
 from ttt.plots.registry import Figure, figures
+
+if TYPE_CHECKING:
+    from ttt.results.store import Results
+
+
+REPORT = "report"
+"""Stands for one HTML page with everything, in the place of a figure's name."""
+
+
+LISTING_END = """\
+Draw one with `ttt-plot FIGURE`, all that your runs allow with `ttt-plot --all`.
+`ttt-plot report --out FILE.html` writes a page with all figures, the claims and the runs."""
 
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point of ``ttt-plot``; ``argv`` is the process's own by default."""
     arguments = _parser().parse_args(argv)
     with exit_with_one_line():
-        if arguments.all or arguments.figures:
-            _draw(_chosen(arguments), arguments.results, arguments.out, partly=arguments.all)
+        if arguments.figures == [REPORT]:
+            _report(arguments.results, arguments.out or Path("figures/report.html"))
+        elif arguments.all or arguments.figures:
+            _draw(_chosen(arguments), arguments.results, arguments.out or Path("figures"), partly=arguments.all)
         else:
             print(_listing())
 
@@ -23,12 +38,14 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ttt-plot", description="Draw figures from runs as PNG, PDF and CSV. Without arguments: list the figures."
     )
-    parser.add_argument("figures", nargs="*", metavar="FIGURE", help="figures to draw, by the names of the list")
+    parser.add_argument(
+        "figures", nargs="*", metavar="FIGURE", help="figures to draw, by the names of the list, or report alone"
+    )
     parser.add_argument("--all", action="store_true", help="draw every figure that the runs allow, name the others")
     parser.add_argument(
         "--results", type=Path, default=Path("runs"), metavar="DIR", help="where runs are (%(default)s)"
     )
-    parser.add_argument("--out", type=Path, default=Path("figures"), metavar="DIR", help="where to write (%(default)s)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where to write (figures); for report FILE.html")
     return parser
 
 
@@ -37,7 +54,7 @@ def _listing() -> str:
         f"{figure.id}: {figure.title}\n  paper: {figure.paper}\n  needs: {figure.needs}\n  from:  {figure.give}\n"
         for figure in figures().values()
     ]
-    return "\n".join([*entries, "Draw one with `ttt-plot FIGURE`, all that your runs allow with `ttt-plot --all`."])
+    return "\n".join([*entries, LISTING_END])
 
 
 def _chosen(arguments: argparse.Namespace) -> list[Figure]:
@@ -50,15 +67,10 @@ def _chosen(arguments: argparse.Namespace) -> list[Figure]:
 
 def _draw(chosen: list[Figure], folder: Path, out: Path, partly: bool) -> None:
     """Write the chosen figures; ``partly``: those that the runs below ``folder`` allow, if there are any."""
-    if not folder.is_dir():
-        raise UserError(f"--results {folder}: no such folder; {_how_to_get(chosen)}")
+    results = _load(folder, chosen)
     # Seconds of imports, which listing and usage errors need not wait for.
     from ttt.plots.files import save
-    from ttt.results.store import load_results
 
-    results = load_results(folder)
-    for left_out, counted in results.left_out.items():
-        print(f"left out: {left_out} is the same run as {counted}, which has at least as many steps", file=sys.stderr)
     tables = {figure: figure.table(results) for figure in chosen}
     lacking = [figure for figure in chosen if tables[figure].empty]
     if lacking and (not partly or lacking == chosen):
@@ -69,6 +81,31 @@ def _draw(chosen: list[Figure], folder: Path, out: Path, partly: bool) -> None:
             print("\n".join(str(path) for path in save(figure, tables[figure], out)))
     for figure in lacking:
         print(f"not drawn: {_how_to_get([figure])}")
+
+
+def _report(folder: Path, out: Path) -> None:
+    if out.suffix != ".html":
+        raise bad_value("--out", out, "must end in .html for the report")
+    chosen = list(figures().values())
+    results = _load(folder, chosen)
+    if results.runs.empty and results.benchmarks.empty:
+        raise UserError(f"--results {folder}: no runs in it; {_how_to_get(chosen[:1])}")
+    from ttt.plots.report import report
+    from ttt.results.atomic import write_text
+
+    write_text(out, report(results, chosen))
+    print(out)
+
+
+def _load(folder: Path, chosen: list[Figure]) -> "Results":
+    if not folder.is_dir():
+        raise UserError(f"--results {folder}: no such folder; {_how_to_get(chosen)}")
+    from ttt.results.store import load_results
+
+    results = load_results(folder)
+    for left_out, counted in results.left_out.items():
+        print(f"left out: {left_out} is the same run as {counted}, which has at least as many steps", file=sys.stderr)
+    return results
 
 
 def _how_to_get(lacking: list[Figure]) -> str:

@@ -181,12 +181,14 @@ class TrainConfig:
 class EvalConfig:
     """A run of ``ttt-eval``: the folder of a trained run, and what may differ from training.
 
-    ``probe``: what to look at instead of the perplexity; inner_loss or null.
+    ``probe``: what to look at instead of the perplexity; inner_loss, reset or null. ``reset_every``: tokens after which
+    probe=reset forgets the context.
     """
 
     run: str = "???"
     split: str = "validation"
     probe: str | None = None
+    reset_every: int | None = None
     eval_tokens: int | None = None
     device: str = "auto"
 

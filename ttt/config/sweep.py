@@ -1,6 +1,7 @@
 """The vocabulary of ``sweeps/``: a base, axes and rules that together name a set of runs.
 
-An axis is a key or a group of ``ttt-train`` and the values it takes; a point gives every axis one of them.
+An axis is a key or a group of ``ttt-train`` and the values it takes; a point gives every axis one of them. The value
+``default`` leaves the key as the other overrides have it, for a key that some points do not have or must not set.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,6 +13,9 @@ from ttt.config.cluster import RESOURCES
 from ttt.config.errors import UserError
 
 Point = dict[str, str]
+
+DEFAULT = "default"
+"""The value of an axis that adds no override."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,7 @@ class Sweep:
 
     def _one(self, point: Point, parent: Point | None) -> Wanted:
         rules = [rule for rule in self.rules if rule.holds(point)]
-        overrides = [*self.base, *(f"{axis}={value}" for axis, value in point.items())]
+        overrides = [*self.base, *(f"{axis}={value}" for axis, value in point.items() if value != DEFAULT)]
         overrides += [override for rule in rules for override in rule.add]
         resources = {key: value for rule in rules for key, value in rule.resources.items()}
         return Wanted(point, tuple(overrides), resources, parent)

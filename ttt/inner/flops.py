@@ -1,4 +1,4 @@
-"""FLOPs of the inner loop's matrix products: a multiplication and an addition are two."""
+"""FLOPs of the inner loop's matrix products, a multiplication and an addition are two; see ``ttt/models/FLOPS.md``."""
 
 from itertools import accumulate
 
@@ -18,17 +18,21 @@ def inner_flops(model: InnerModel, head_dim: int, tokens: int, mini_batch_size: 
 
 
 def _dual_flops(model: InnerMLP, head_dim: int, tokens: int, mini_batch_size: int) -> int:
-    """For every layer: output, weight update, a query's product with W, the two of the attention-like correction.
+    """The dual form (Section 2.5), layer by layer of the inner model.
 
-    All layers but the first also take the gradient's way back. Where a mini-batch is read in several pieces, the
-    later ones multiply their queries with the sum of steps so far too.
+    A mini-batch longer than the longest piece is read in several: their later tokens multiply their queries with the
+    sum of the steps so far too, and only tokens of one piece meet in pairs.
     """
     lengths = piece_lengths(tokens, mini_batch_size)
-    pairs = sum(length * length for length in lengths)
     starts = [start % mini_batch_size for start in accumulate(lengths, initial=0)]
     later = sum(length for length, start in zip(lengths, starts, strict=False) if start)
+    pairs = sum(length * length for length in lengths)
     total = 0
     for layer, (inputs, outputs) in enumerate(model.widths(head_dim)):
-        products_with_W = (3 if layer == 0 else 4) * tokens + later
-        total += 2 * (products_with_W * inputs * outputs + pairs * (inputs + outputs))
+        weights = inputs * outputs
+        forward = tokens * weights  # X W, of the train view
+        gradient = tokens * weights if layer else 0  # G W^T, the way back to the layer before
+        update = tokens * weights  # X^T G
+        output = (tokens + later) * weights + pairs * (inputs + outputs)  # X_bar W, X_bar X^T and its product with G
+        total += 2 * (forward + gradient + update + output)
     return total

@@ -30,7 +30,10 @@ class Attention(nn.Module):
         self.output = Output(spec)
 
     def flops(self, tokens: int) -> int:
-        """FLOPs of the matrix products of a forward pass; of q k^T and of the product with v all T x T pairs count."""
+        """FLOPs of the matrix products of a forward pass; of q k^T and of the product with v all T x T pairs count.
+
+        As the paper's inference FLOPs have it: ``ttt/models/FLOPS.md``.
+        """
         pairs = 4 * tokens * tokens * self.width
         return pairs + sum(count_flops(module, tokens) for module in (self.views, self.output))
 

@@ -8,7 +8,7 @@ from ttt.models.flops import training_flops
 
 
 def count(config: TrainConfig, tokens: int) -> tuple[int, float]:
-    """Parameters of the model, and FLOPs of training it on so many tokens.
+    """Parameters of the model, the tied embedding once, and FLOPs of training it on so many tokens.
 
     The vocabulary is taken as ``data.vocab_size``.
 

@@ -1,6 +1,6 @@
 """Floating-point operations of training: a multiplication and an addition count as two.
 
-``ttt.layers.flops`` counts the forward pass.
+``ttt.layers.flops`` counts the forward pass; ``FLOPS.md`` beside this file has the formula of every part.
 """
 
 from ttt.models.language_model import LanguageModel

@@ -22,6 +22,7 @@ RUN_COLUMNS: dict[str, tuple[str, str]] = {
     "run_id": ("run_id", "string"),
     "name": ("name", "string"),
     "status": ("status", "string"),
+    "error": ("error", "string"),
     "sweep": ("sweep", "string"),
     "parent": ("config.parent.run_id", "string"),
     "model": ("config.model.name", "string"),
@@ -60,6 +61,7 @@ BENCHMARK_COLUMNS: dict[str, tuple[str, str]] = {
     "cores": ("machine.cores", "Int64"),
     "threads": ("machine.threads", "Int64"),
     "gpu": ("machine.gpu", "string"),
+    "backbone": ("settings.backbone.name", "string"),
     "width": ("settings.width", "Int64"),
     "heads": ("settings.heads", "Int64"),
     "dtype": ("settings.dtype", "string"),
@@ -101,6 +103,7 @@ class Results:
         inner_loss: the rows of all ``inner_loss.parquet`` (columns of ``ttt.results.inner_loss``); text is categorical.
         left_out: folder of a run that is not in the tables -> folder of the same run that is.
         benchmarks: one row a measurement: ``BENCHMARK_COLUMNS`` and ``MEASUREMENT_COLUMNS``.
+        settings: run_id -> all that shaped what the run learned, as ``ttt.results.variants.settings_of`` gives it.
     """
 
     runs: pd.DataFrame
@@ -108,6 +111,7 @@ class Results:
     inner_loss: pd.DataFrame
     left_out: dict[Path, Path]
     benchmarks: pd.DataFrame
+    settings: dict[str, dict[str, str]]
 
     def select(self, split: Split, metric: str, by_position: bool = False) -> pd.DataFrame:
         """The rows of one metric whose value is finite, in their order: run_id, step, position, value.
@@ -141,10 +145,12 @@ def load_results(folder: Path) -> Results:
     counted = {path: record for path, record in records.items() if longest[record["run_id"]] == path}
     left_out = {path: longest[record["run_id"]] for path, record in records.items() if path not in counted}
     benchmarks = [read_benchmark(path) for path in sorted(folder.rglob(BENCHMARK_FILE))]
-    return Results(_runs(counted), _metrics(counted), _inner_loss(counted), left_out, _benchmarks(benchmarks))
+    settings = {record["run_id"]: settings_of(record) for record in counted.values()}
+    runs = _runs(counted, list(settings.values()))
+    return Results(runs, _metrics(counted), _inner_loss(counted), left_out, _benchmarks(benchmarks), settings)
 
 
-def _runs(records: dict[Path, Record]) -> pd.DataFrame:
+def _runs(records: dict[Path, Record], settings: list[dict[str, str]]) -> pd.DataFrame:
     runs = pd.DataFrame(
         {
             column: pd.array([_lookup(record, key) for record in records.values()], dtype=dtype)  # type: ignore[call-overload]
@@ -153,7 +159,7 @@ def _runs(records: dict[Path, Record]) -> pd.DataFrame:
     )
     runs["run_dir"] = pd.array([str(path) for path in records], dtype="string")
     groups = list(runs[[*SETTING, *METHOD]].itertuples(index=False, name=None))
-    runs["variant"] = pd.array(variants(groups, [settings_of(record) for record in records.values()]), dtype="string")
+    runs["variant"] = pd.array(variants(groups, settings), dtype="string")
     return runs
 
 

@@ -155,7 +155,7 @@ COMMANDS: dict[str, Callable[[Request], None]] = {
 
 def _expand(request: Request) -> Plan:
     """The plan of the sweep that was asked for, with a count where somebody watches."""
-    sweep = load_sweep(request.required("sweep")).changed(request.overrides)
+    sweep = load_sweep(request.required("sweep"), request.own.get("scale")).changed(request.overrides)
     shown = sys.stderr.isatty()
 
     def report(done: int, of: int) -> None:
@@ -177,7 +177,7 @@ def _submit(
         f"{len(chosen)} submitted, {len(active)} were queued or running, {finished} finished, of {len(statuses)} runs"
     )
     if chosen or active:
-        where = [f"{key}={request.own[key]}" for key in ("sweep", "runs_dir", "folder") if key in request.own]
+        where = [f"{key}={request.own[key]}" for key in ("sweep", "scale", "runs_dir", "folder") if key in request.own]
         print(f"watch them: ttt-sweep status {' '.join(where)} --watch")
 
 

@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ttt.cli.compose import as_object, quote_option, register_schemas, spelled_out
 from ttt.cli.errors import describe
 from ttt.cli.parent import inherited
+from ttt.cli.sweep.files import sweep_file
 from ttt.config.assets import assets
 from ttt.config.cluster import ClusterConfig
 from ttt.config.errors import UserError, bad_value
@@ -29,14 +30,14 @@ OWNED = ("runs_dir", "run_dir", "ckpt", "overwrite", "parent.run", "from")
 """Keys of a run that its sweep sets."""
 
 
-def load_sweep(name: str) -> Sweep:
-    """The sweep of a file of ``sweeps/``, or of any file that ends in .yaml.
+def load_sweep(name: str, scale: str | None = None) -> Sweep:
+    """The sweep of a file of ``sweeps/`` at a scale, or of any file that ends in .yaml; see ``sweep_file``.
 
     Raises:
-        UserError: no such file, or one that describes no sweep.
+        UserError: no such file or scale, or a file that describes no sweep.
     """
-    path = _file("sweep", "sweeps", name)
-    return read_sweep(path.stem, _read_yaml(path))
+    file = sweep_file(name, scale)
+    return read_sweep(file.name, _read_yaml(file.path))
 
 
 def load_cluster(name: str, changes: list[str]) -> ClusterConfig:
@@ -45,7 +46,9 @@ def load_cluster(name: str, changes: list[str]) -> ClusterConfig:
     Raises:
         UserError: no such file or key, or a value that cannot be.
     """
-    path = _file("slurm", "slurm", name)
+    path = Path(name) if name.endswith((".yaml", ".yml")) else assets() / "slurm" / f"{name}.yaml"
+    if not path.is_file():
+        raise bad_value("slurm", name, f"choose one of {', '.join(clusters())}, or the path of a .yaml file")
     plain = _read_yaml(path) or {}
     if not isinstance(plain, dict):
         raise UserError(f"{path}: must map the keys of a cluster to values; slurm/README.md lists them")
@@ -148,16 +151,9 @@ def _naming(sweep: Sweep, point: Point) -> Iterator[None]:
         raise UserError(f"{where}: {error}") from error
 
 
-def options(folder: str) -> list[str]:
-    """Names of the files in ``sweeps`` or ``slurm``."""
-    return sorted(path.stem for path in (assets() / folder).glob("*.yaml"))
-
-
-def _file(key: str, folder: str, name: str) -> Path:
-    path = Path(name) if name.endswith((".yaml", ".yml")) else assets() / folder / f"{name}.yaml"
-    if not path.is_file():
-        raise bad_value(key, name, f"choose one of {', '.join(options(folder))}, or the path of a .yaml file")
-    return path
+def clusters() -> list[str]:
+    """All clusters of ``slurm/``."""
+    return sorted(path.stem for path in (assets() / "slurm").glob("*.yaml"))
 
 
 def _read_yaml(path: Path) -> object:

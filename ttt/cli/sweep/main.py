@@ -4,6 +4,7 @@ import sys
 
 from ttt.cli.errors import exit_with_one_line
 from ttt.cli.help import comment
+from ttt.cli.sweep.files import SCALES
 from ttt.cli.sweep.request import parse
 from ttt.config.assets import assets
 
@@ -18,18 +19,23 @@ usage: ttt-sweep plan    sweep=NAME [KEY=VALUE ...]                  what it wou
        ttt-sweep logs    sweep=NAME RUN                              what a run's last job printed
        ttt-sweep collect sweep=NAME out=FOLDER                       records and metrics, for ttt-plot --results FOLDER
 
-  ttt-sweep plan sweep=laptop_training
-  ttt-sweep submit sweep=laptop_training slurm=local         processes on this machine, slurm.parallel=2 at a time
-  ttt-sweep submit sweep=laptop_training size=s1,s2 seed=0   other values of an axis; any other key is every run's
+  ttt-sweep plan sweep=books_scaling
+  ttt-sweep submit sweep=training slurm=local                processes on this machine, slurm.parallel=2 at a time
+  ttt-sweep submit sweep=ablation scale=laptop slurm=local   of a sweep that has both scales, the laptop's
+  ttt-sweep submit sweep=training slurm=local seed=0 ctx=1k  other values of an axis; any other key is every run's
   ttt-sweep submit sweep=my.yaml slurm=my_cluster.yaml       files of your own
-  ttt-sweep status sweep=laptop_training --watch
+  ttt-sweep status sweep=training --watch
 
 RUN is a run's id, or a part of it that no other has. Submitting again is harmless: a run that is finished, waits or
 runs is left alone, in whatever sweep it was trained.
 
-Sweeps (sweeps/NAME.yaml):
+Sweeps at the paper's scale (scale=paper, sweeps/paper/NAME.yaml), the default where there is one:
 
-{sweeps}
+{paper}
+
+Sweeps for a laptop (scale=laptop, sweeps/laptop/NAME.yaml):
+
+{laptop}
 
 Clusters (slurm/NAME.yaml; slurm/README.md says how to write one):
 
@@ -37,8 +43,9 @@ Clusters (slurm/NAME.yaml; slurm/README.md says how to write one):
 
 Keys of its own:
 
+  scale=paper                    or laptop
   runs_dir=runs                  where runs go
-  folder=FOLDER                  where the sweep's plan, jobs and logs go (default: runs_dir/sweeps/NAME)
+  folder=FOLDER                  where the sweep's plan, jobs and logs go (default: runs_dir/sweeps/SCALE_NAME)
   device=h100 utilisation=0.4    plan: for the estimate of GPU-hours
   slurm.KEY=VALUE                submit, retry: another value of the cluster's file, for all runs
   force=true                     retry: also what failed three times the same way
@@ -51,7 +58,8 @@ def main() -> None:
     """Entry point of ``ttt-sweep``."""
     with exit_with_one_line():
         if not sys.argv[1:] or {"-h", "--help"} & set(sys.argv[1:]):
-            print(HELP.format(sweeps=_listing("sweeps"), clusters=_listing("slurm")))
+            sweeps = {scale: _listing(f"sweeps/{scale}") for scale in SCALES}
+            print(HELP.format(**sweeps, clusters=_listing("slurm")))
             return
         request = parse(sys.argv[1:])
         # A mistake on the command line is answered before anything is imported that takes time.

@@ -3,18 +3,19 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ttt.cli.sweep.files import sweep_file
 from ttt.config.errors import UserError, bad_value
 
 FLAGS = ("--watch", "--json")
 
 KEYS = {
-    "plan": ("sweep", "runs_dir", "folder", "device", "utilisation"),
-    "submit": ("sweep", "runs_dir", "folder", "slurm"),
-    "status": ("sweep", "runs_dir", "folder", "interval"),
-    "retry": ("sweep", "runs_dir", "folder", "slurm", "force"),
-    "cancel": ("sweep", "runs_dir", "folder"),
-    "logs": ("sweep", "runs_dir", "folder", "lines"),
-    "collect": ("sweep", "runs_dir", "folder", "out"),
+    "plan": ("sweep", "scale", "runs_dir", "folder", "device", "utilisation"),
+    "submit": ("sweep", "scale", "runs_dir", "folder", "slurm"),
+    "status": ("sweep", "scale", "runs_dir", "folder", "interval"),
+    "retry": ("sweep", "scale", "runs_dir", "folder", "slurm", "force"),
+    "cancel": ("sweep", "scale", "runs_dir", "folder"),
+    "logs": ("sweep", "scale", "runs_dir", "folder", "lines"),
+    "collect": ("sweep", "scale", "runs_dir", "folder", "out"),
 }
 """Keys that each command has of its own; ``plan`` and ``submit`` hand any other to ``ttt-train``."""
 
@@ -46,10 +47,14 @@ class Request:
 
     @property
     def folder(self) -> Path:
-        """The sweep's own folder."""
+        """The sweep's own folder.
+
+        Raises:
+            UserError: no sweep was named, or none that exists.
+        """
         if "folder" in self.own:
             return Path(self.own["folder"]).absolute()
-        return self.runs_dir / "sweeps" / Path(self.required("sweep")).stem
+        return self.runs_dir / "sweeps" / sweep_file(self.required("sweep"), self.own.get("scale")).name
 
     def required(self, key: str) -> str:
         """The value of a key of its own.

@@ -1,0 +1,129 @@
+"""Table 1: from linear attention to TTT-Linear, row by row, as a table and as bars."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from .panels import caption
+from .points import PERPLEXITY_LABEL, as_points, drawn, notes
+from .registry import Figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
+    from pandas import DataFrame
+
+    from ttt.results.store import Results
+
+WIDTH, ROW_HEIGHT, REST = 9.2, 0.27, 1.5
+"""Inches."""
+
+MEASURED: dict[str, Any] = {"color": "#0072B2", "height": 0.62}
+STATED_LOOK: dict[str, Any] = {"color": "white", "edgecolor": "0.25", "hatch": "////", "height": 0.62}
+
+COLUMNS = {"": 0.0, "differs from the row before by": 0.05, "perplexity": 0.66, "step (nats)": 1.0}
+"""Heading of a column of the table -> its place; the last two end there."""
+
+
+def table(results: Results) -> DataFrame:
+    """One row a run, ``points.POINT_COLUMNS`` with ``row`` and what the paper states of it: ``stated``, ``source``.
+
+    The runs are those of the data, size and context with the most rows of the ladder.
+    """
+    from ttt.results.ablation import STATED, TABLE_1, ladder
+
+    rows = as_points(results, ladder(results), "row")
+    setting = ["data", "size", "ctx"]
+    if len(rows):
+        counts = drawn(rows).groupby(setting, observed=True)["row"].nunique().reset_index()
+        rows = rows.merge(counts.loc[[counts["row"].idxmax()], setting], on=setting)
+    stated = [TABLE_1[row].stated for row in rows["row"]]
+    return rows.assign(stated=stated, source=STATED).sort_values(["row", "seed"], ignore_index=True)
+
+
+def draw(table: DataFrame) -> Canvas:
+    """A line a row of the table; on its right the measured perplexity and, in a panel of its own, the paper's."""
+    from matplotlib.figure import Figure as Canvas
+
+    from ttt.results.ablation import STATED, TABLE_1
+
+    canvas = Canvas(figsize=(WIDTH, ROW_HEIGHT * len(TABLE_1) + REST), layout="constrained")
+    words, bars, paper = canvas.subplots(1, 3, width_ratios=(2.4, 1, 0.8), sharey=True)
+    _write(words, table)
+    _draw_measured(bars, table)
+    paper.barh(list(TABLE_1), [rung.stated for rung in TABLE_1.values()], **STATED_LOOK)
+    for number, rung in TABLE_1.items():
+        paper.text(rung.stated, number, f" {rung.stated:.2f}", va="center", fontsize=7)
+    paper.set_xlim(10, 17.6)
+    paper.set_xlabel("Perplexity stated in the paper\n(axis from 10)")
+    first = table.iloc[0]
+    bars.set_title(f"measured: {first['data']}, size {first['size']},\ncontext of {first['ctx']:,} tokens")
+    paper.set_title("stated: 125M, the Pile,\ncontext of 2,048 tokens")
+    words.set_ylim(len(TABLE_1) + 0.5, 0.2)
+    caption(
+        canvas,
+        "Step: validation loss less that of the row before, mean and standard deviation over pairs of runs that share "
+        "seed and data.",
+        *notes(table, "row"),
+        f"Hatched: {STATED}; not measured here.",
+    )
+    return canvas
+
+
+def _draw_measured(axes: Axes, table: DataFrame) -> None:
+    rows = drawn(table).groupby("row")["perplexity"].agg(["mean", "min", "max"]).astype(float)
+    spread = [rows["mean"] - rows["min"], rows["max"] - rows["mean"]]
+    axes.barh(rows.index, rows["mean"], **MEASURED)
+    axes.errorbar(rows["mean"], rows.index, xerr=spread, fmt="none", color="black", capsize=2, elinewidth=0.9)
+    lowest = 0.9 * rows["min"].min()
+    axes.set_xlim(lowest, rows["max"].max() + 0.08 * (rows["max"].max() - lowest))
+    for row in sorted(set(table.loc[table["role"] == "diverged", "row"])):
+        axes.plot(0.97, row, "x", color="#D55E00", transform=axes.get_yaxis_transform(), markersize=6)
+    axes.tick_params(left=False)
+    axes.set_xlabel(f"{PERPLEXITY_LABEL}\n(axis from {lowest:.3g})")
+
+
+def _write(axes: Axes, table: DataFrame) -> None:
+    from ttt.results.ablation import TABLE_1
+
+    axes.set_axis_off()
+    heading: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "fontsize": 7.5, "va": "center"}
+    for (name, place), side in zip(COLUMNS.items(), ("left", "left", "center", "right"), strict=True):
+        axes.text(place, 0.35, name, ha=side, fontweight="bold", **heading)
+    shown, steps = drawn(table), paired_steps(table)
+    for number, rung in TABLE_1.items():
+        perplexities = shown.loc[shown["row"] == number, "perplexity"].astype(float)
+        measured = _mean_and_spread(perplexities.mean(), perplexities.std(), ".2f") if len(perplexities) else "not run"
+        step = _mean_and_spread(*steps[number], "+.3f") if number in steps else ""
+        cells = (str(number), _mathematical(rung.differs), measured, step)
+        for place, cell, side in zip(COLUMNS.values(), cells, ("left", "left", "center", "right"), strict=True):
+            axes.text(place, number, cell, ha=side, **heading)
+
+
+def paired_steps(table: DataFrame) -> dict[int, tuple[float, float]]:
+    """Row -> mean and standard deviation of its loss (nats/token) less the row's before it, over the seeds of both."""
+    import numpy as np
+
+    losses = np.log(drawn(table).pivot_table(index="seed", columns="row", values="perplexity").astype(float))
+    steps = {row: (losses[row] - losses[row - 1]).dropna() for row in losses if row - 1 in losses}
+    return {int(row): (step.mean(), step.std()) for row, step in steps.items() if len(step)}
+
+
+def _mean_and_spread(mean: float, spread: float, form: str) -> str:
+    return f"{mean:{form}}" if math.isnan(spread) else f"{mean:{form}} ± {spread:{form.lstrip('+')}}"
+
+
+def _mathematical(text: str) -> str:
+    return text.replace("W_0", "$W_0$").replace("eta", r"$\eta$")
+
+
+FIGURE = Figure(
+    id="ablation",
+    title="Table 1: from linear attention to TTT-Linear",
+    paper="Table 1",
+    needs="finished runs of rows of Table 1",
+    give="ttt-sweep submit sweep=ablation scale=laptop slurm=local",
+    table=table,
+    draw=draw,
+)

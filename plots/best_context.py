@@ -1,0 +1,76 @@
+"""The context length as a hyper-parameter: of all contexts tried at a size, the one with the lowest perplexity."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .panels import CAPTION_HEIGHT, caption, give_room, labels, legend, lines, plain_log_ticks, scientific_log_ticks
+from .points import PERPLEXITY_LABEL, draw_points, drawn, mark_diverged, notes, of_data, over_seeds_of, points
+from .registry import Figure
+from .scaling import FLOPS_LABEL
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
+    from pandas import DataFrame
+
+    from ttt.results.store import Results
+
+    from .style import Look
+
+WIDTH, HEIGHT = 4.6, 3.2
+"""Inches."""
+
+
+def table(results: Results) -> DataFrame:
+    """One row a run, ``points.POINT_COLUMNS``, and ``best``: whether its context is its method's best at its size."""
+    rows = of_data(points(results), "books")
+    if drawn(rows)["ctx"].nunique() < 2:
+        return rows.assign(best=False).iloc[:0]
+    point = ["size", "model", "backbone", "variant"]
+    means = drawn(rows).groupby([*point, "ctx"], observed=True)["perplexity"].mean().reset_index()
+    best = means.loc[means.groupby(point, observed=True)["perplexity"].idxmin(), [*point, "ctx"]]
+    chosen = rows.merge(best, on=[*point, "ctx"], how="left", indicator=True)["_merge"] == "both"
+    return rows.assign(best=chosen.to_numpy() & (rows["role"] == "drawn").to_numpy())
+
+
+def draw(table: DataFrame) -> Canvas:
+    """Small points: all contexts; the best of each size are joined."""
+    from matplotlib.figure import Figure as Canvas
+
+    canvas = Canvas(figsize=(WIDTH, HEIGHT + CAPTION_HEIGHT), layout="constrained")
+    axes = canvas.subplots()
+    axes.set(xscale="log", yscale="log")
+    for look, rows in lines(table):
+        _draw_method(axes, rows, look)
+        mark_diverged(axes, rows, "flops", look)
+    axes.set_title(f"{table['data'].iloc[0]}, contexts of {_contexts(table)} tokens")
+    give_room(axes)
+    scientific_log_ticks(axes.xaxis)
+    plain_log_ticks(axes.yaxis)
+    labels(canvas, FLOPS_LABEL, PERPLEXITY_LABEL)
+    legend(canvas)
+    caption(canvas, "Small points: every context; joined: the best context of each size.", *notes(table))
+    return canvas
+
+
+def _draw_method(axes: Axes, rows: DataFrame, look: Look) -> None:
+    every, best = over_seeds_of(drawn(rows), "flops"), over_seeds_of(rows[rows["best"]], "flops")
+    faint = look.line | {"linestyle": "none", "markersize": 2.2, "alpha": 0.45, "markeredgewidth": 0.6}
+    axes.plot(every.index, every["mean"], **faint)
+    draw_points(axes, best, look)
+
+
+def _contexts(table: DataFrame) -> str:
+    return ", ".join(f"{ctx:,}" for ctx in sorted(drawn(table)["ctx"].unique()))
+
+
+FIGURE = Figure(
+    id="best_context",
+    title="Perplexity against training FLOPs at the best context of each size",
+    paper="not in the paper (submission: Figure 14)",
+    needs="finished runs at several contexts",
+    give="ttt-sweep submit sweep=books_complete scale=laptop slurm=local",
+    table=table,
+    draw=draw,
+)

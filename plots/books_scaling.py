@@ -1,0 +1,31 @@
+"""Books: perplexity against training FLOPs at a short and a long context."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .registry import Figure
+from .scaling import draw_scaling, scaling_table
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from ttt.results.store import Results
+
+CONTEXTS = (2048, 32768)
+
+
+def table(results: Results) -> DataFrame:
+    """One row a run, ``points.POINT_COLUMNS``."""
+    return scaling_table(results, "books", CONTEXTS, finetuned=False)
+
+
+FIGURE = Figure(
+    id="books_scaling",
+    title="Books: perplexity against training FLOPs",
+    paper="Figure 11 (submission: Figure 4)",
+    needs="finished runs of the methods, at several sizes where the lines are to be seen",
+    give="ttt-sweep submit sweep=books_scaling scale=laptop slurm=local",
+    table=table,
+    draw=draw_scaling,
+)

@@ -1,0 +1,68 @@
+"""Perplexity against the context length trained at, one panel a size."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .panels import (
+    CAPTION_HEIGHT,
+    LEAST_WIDTH,
+    PANEL_WIDTH,
+    caption,
+    give_room,
+    labels,
+    legend,
+    plain_log_ticks,
+    powers_of_two,
+)
+from .points import PERPLEXITY_LABEL, draw_lines, drawn, notes, of_data, points
+from .registry import Figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Canvas
+    from pandas import DataFrame
+
+    from ttt.results.store import Results
+
+PANEL_HEIGHT = 2.4
+"""Inches."""
+
+
+def table(results: Results) -> DataFrame:
+    """One row a run, ``points.POINT_COLUMNS``, of the sizes that were trained at several contexts."""
+    rows = of_data(points(results), "books")
+    contexts = drawn(rows).groupby("size")["ctx"].nunique()
+    return rows[rows["size"].isin(contexts[contexts > 1].index)]
+
+
+def draw(table: DataFrame) -> Canvas:
+    """One line a method through its contexts."""
+    from matplotlib.figure import Figure as Canvas
+
+    sizes = list(drawn(table).groupby("size")["parameters"].min().sort_values().index)
+    size = max(PANEL_WIDTH * len(sizes), LEAST_WIDTH), PANEL_HEIGHT + CAPTION_HEIGHT
+    canvas = Canvas(figsize=size, layout="constrained")
+    for axes, name in zip(canvas.subplots(1, len(sizes), squeeze=False).ravel(), sizes, strict=True):
+        part = table[table["size"] == name].astype({"ctx": float})
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        draw_lines(axes, part, "ctx")
+        axes.set_title(f"{table['data'].iloc[0]}, size {name}")
+        give_room(axes)
+        powers_of_two(axes.xaxis, part["ctx"].max(), step=1)
+        plain_log_ticks(axes.yaxis)
+    labels(canvas, "Context length (tokens)", PERPLEXITY_LABEL)
+    legend(canvas)
+    caption(canvas, *notes(table))
+    return canvas
+
+
+FIGURE = Figure(
+    id="context",
+    title="Perplexity against context length",
+    paper="Figure 16 (submission: Figure 12)",
+    needs="finished runs of one size at several contexts",
+    give="ttt-sweep submit sweep=books_complete scale=laptop slurm=local",
+    table=table,
+    draw=draw,
+)

@@ -1,0 +1,37 @@
+"""Time to read a prompt against its length: which models' time per token is flat."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .latency import draw_latency
+from .registry import Figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Canvas
+    from pandas import DataFrame
+
+    from ttt.results.store import Results
+
+
+def table(results: Results) -> DataFrame:
+    """One row a model and context, ``ttt.results.latency.COLUMNS``."""
+    from ttt.results.latency import latencies
+
+    return latencies(results, "prefill")
+
+
+def draw(table: DataFrame) -> Canvas:
+    """One line a model."""
+    return draw_latency(table, 1e3, "Prefill time (ms per token)")
+
+
+FIGURE = Figure(
+    id="prefill_latency",
+    title="Prefill time per token against context length",
+    paper="Figure 12 (submission: Figure 13)",
+    needs="a benchmark of the models' latency",
+    give="ttt-bench latency",
+    table=table,
+    draw=draw,
+)

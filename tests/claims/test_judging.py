@@ -1,0 +1,159 @@
+"""Each claim on planted data: as the paper says, the other way round, and too noisy to tell."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from runpy import run_path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ttt.claims.table import CLAIMS, Judged, as_csv, as_json, as_text, judge_all
+from ttt.claims.verdict import Verdict
+from ttt.results.inner_loss import write_inner_loss
+from ttt.results.store import load_results
+
+synthetic = run_path(str(Path(__file__).parents[1] / "plots" / "synthetic.py"))
+make_run, make_ladder, make_latency = (synthetic[name] for name in ("make_run", "make_ladder", "make_latency"))
+make_reset = synthetic["make_reset"]
+
+PAPER_ORDER = (4.5, 4.2, 4.2, 4.21, 4.1, 4.0, 3.9, 3.6)
+SEEDS = (0, 1, 2)
+JITTER = (0.0, 0.004, -0.003)
+"""Of the paired differences, by seed."""
+WIDE = (0.0, 3.0, -3.0)
+"""Of the paired differences, as multiples of what is claimed."""
+
+
+def ladder(folder: Path, direction: int) -> None:
+    if direction:
+        losses = PAPER_ORDER if direction == 1 else tuple(9 - loss for loss in PAPER_ORDER)
+        make_ladder(folder, SEEDS, losses, own_noise=0.0)
+    else:
+        for seed in SEEDS:
+            make_ladder(folder, (seed,), tuple(4.5 - 0.05 * row * (1 + WIDE[seed]) for row in range(8)), own_noise=0.0)
+
+
+def mini_batches(folder: Path, direction: int) -> None:
+    for place, b in enumerate((1, 16, 64)):
+        for seed in SEEDS:
+            step = 0.05 * (direction or 1) * place * (1 + (JITTER if direction else WIDE)[seed])
+            make_run(
+                folder,
+                seed=seed,
+                steps=1,
+                perplexity=math.exp(3.5 + step + seed / 10),
+                evaluated=False,
+                mini_batch_size=b,
+            )
+
+
+def backbones(folder: Path, direction: int) -> None:
+    for (model, backbone), above in {
+        ("ttt_linear", "transformer"): 0.4,
+        ("ttt_mlp", "transformer"): 0.3,
+        ("ttt_linear", "mamba"): 0.0,
+        ("ttt_mlp", "mamba"): 0.05,
+    }.items():
+        for seed in SEEDS:
+            loss = 3.5 + above * (direction or 1) * (1 + (JITTER if direction else WIDE)[seed]) + seed / 10
+            make_run(folder, model, backbone, seed=seed, steps=1, perplexity=math.exp(loss), evaluated=False)
+
+
+def later_tokens(folder: Path, direction: int) -> None:
+    for model, backbone in (("ttt_linear", "mamba"), ("transformer", "transformer")):
+        for seed in SEEDS:
+            run = make_run(folder, model, backbone, ctx=64, seed=seed, steps=1)
+            gain = 0.1 * (direction or 1) * (1 + (JITTER if direction else WIDE)[seed])
+            make_reset(run, 16, gain, 64, steps=1, growth=gain / 64)
+
+
+def inner_losses(folder: Path, direction: int) -> None:
+    T = 64
+    positions = np.arange(1, T + 1)
+    for seed in SEEDS:
+        run = make_run(folder, seed=seed, steps=1, evaluated=False)
+        size = (direction or 1) * (1 + (JITTER if direction else WIDE)[seed])
+        before = 20 - size * (2 + positions / T)
+        values = {"loss_initial": np.full(T, 20.0), "loss_before": before, "loss_after": before - size}
+        values |= {"update_norm": np.ones(T), "weight_norm": np.ones(T)}
+        write_inner_loss(run.inner_loss, run.path.name, "validation", 1, [values], sequences=2)
+
+
+def latencies(folder: Path, direction: int) -> None:
+    if direction == 1:
+        make_latency(folder)
+    elif direction == -1:
+        slopes = dict.fromkeys(("ttt_linear", "mamba"), (0.0001, 4e-08)) | {"transformer": (1e-4, 0.0)}
+        make_latency(folder, slopes)
+    else:
+        make_latency(folder, {"ttt_linear": (1e-4, 0.0), "transformer": (1e-4, 0.0)}, spread=0.2)
+
+
+PLANTED: dict[int, Callable[[Path, int], None]] = {
+    1: ladder,
+    2: mini_batches,
+    3: backbones,
+    4: later_tokens,
+    5: inner_losses,
+    6: latencies,
+}
+
+
+def judged(folder: Path) -> dict[int, Judged]:
+    return {its.claim.number: its for its in judge_all(load_results(folder))}
+
+
+@pytest.mark.parametrize("number", PLANTED)
+@pytest.mark.parametrize(
+    ("direction", "verdict"), [(1, Verdict.HELD), (-1, Verdict.FAILED), (0, Verdict.UNDECIDED)], ids=str
+)
+def test_planted_data_are_judged_as_planted(number: int, direction: int, verdict: Verdict, tmp_path: Path) -> None:
+    PLANTED[number](tmp_path, direction)
+    found = judged(tmp_path)
+    assert found[number].verdict == verdict, as_text(list(found.values()))
+    runs = {path.name for path in tmp_path.iterdir()}
+    assert all(part.run_ids and set(part.run_ids) <= runs for part in found[number].parts)
+
+
+def test_no_runs_are_said_with_the_command_that_gives_them(tmp_path: Path) -> None:
+    found = judge_all(load_results(tmp_path))
+    assert {its.verdict for its in found} == {Verdict.NO_RUNS}
+    text = as_text(found)
+    assert all(claim.give in text for claim in CLAIMS)
+
+
+def test_seeds_are_paired_and_so_cancel(tmp_path: Path) -> None:
+    """Seeds differ by far more than the steps between mini-batch sizes do."""
+    mini_batches(tmp_path, 1)
+    part = judged(tmp_path)[2].parts[0]
+    assert part.pairs == 3
+    assert part.mean == pytest.approx(-0.05, rel=0.02)
+    assert part.spread < 0.001
+    assert part.name == "b = 1 below b = 16, pycode s2 at 512"
+
+
+def test_a_run_that_diverged_is_not_dropped(tmp_path: Path) -> None:
+    backbones(tmp_path, 1)
+    make_run(tmp_path, "ttt_mlp", "transformer", seed=2, steps=1, status="failed", evaluated=False)
+    claim = judged(tmp_path)[3]
+    assert claim.verdict == Verdict.UNDECIDED
+    assert "something diverged" in claim.parts[0].name
+
+
+def test_csv_and_json_have_every_part_with_its_runs(tmp_path: Path) -> None:
+    ladder(tmp_path, 1)
+    found = judge_all(load_results(tmp_path))
+    rows: list[dict[str, Any]] = list(csv.DictReader(io.StringIO(as_csv(found))))
+    assert [row["claim"] for row in rows] == ["1"] * 7 + ["2", "3", "4", "5", "6"]
+    assert [row["verdict"] for row in rows[:8]] == ["held"] * 7 + ["no runs"]
+    assert [row["part"].split(" (")[0] for row in rows[:2]] == ["row 5", "row 6"]
+    assert len(rows[0]["run_ids"].split()) == int(rows[0]["pairs"]) * 2
+    whole = json.loads(as_json(found))
+    assert [claim["number"] for claim in whole["claims"]] == [1, 2, 3, 4, 5, 6]
+    assert whole["claims"][0]["parts"][0]["mean"] == pytest.approx(float(rows[0]["mean"]), rel=1e-5)
+    assert "standard error" in whole["rule"]

@@ -1,0 +1,41 @@
+import json
+from pathlib import Path
+from runpy import run_path
+
+import pytest
+
+from ttt.cli.claims import main
+
+make_ladder = run_path(str(Path(__file__).parents[1] / "plots" / "synthetic.py"))["make_ladder"]
+
+
+def test_claims_are_printed_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_ladder(tmp_path / "runs", (0, 1), own_noise=0)
+    for name in ("claims.csv", "claims.json"):
+        main(["--results", str(tmp_path / "runs"), "--out", str(tmp_path / name)])
+    printed = capsys.readouterr().out
+    assert "1. The rows of Table 1" in printed
+    assert "6 held, 1 did not hold" in printed
+    assert "ttt-bench latency" in printed
+    assert (tmp_path / "claims.csv").read_text().startswith("claim,verdict,part")
+    assert json.loads((tmp_path / "claims.json").read_text())["claims"][1]["verdict"] == "no runs"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [(["--results", "nowhere"], "nowhere: no such folder"), (["--out", "claims.txt"], "--out=claims.txt: must end in")],
+)
+def test_mistakes_are_one_line(
+    arguments: list[str],
+    named: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as exit_:
+        main(arguments)
+    assert exit_.value.code == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith(f"error: {named}")
+    assert captured.err.count("\n") == 1

@@ -1,0 +1,155 @@
+"""Every file of sweeps/ at both scales: it composes, and what the laptop's cost is what sweeps/README.md says."""
+
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from ttt.cli.sweep.expand import expand, load_sweep
+from ttt.cli.sweep.files import SCALES, sweep_names
+from ttt.config.assets import assets
+from ttt.config.schema import TrainConfig
+from ttt.launch.plan import Plan, PlannedRun
+from ttt.launch.price import price
+
+FILES = [(scale, name) for scale in SCALES for name in sweep_names(scale)]
+README = (assets() / "sweeps" / "README.md").read_text(encoding="utf-8")
+REPRODUCE = (assets() / "REPRODUCE.md").read_text(encoding="utf-8")
+
+OVERHEAD = 8
+"""Seconds a run takes to start and to be evaluated."""
+
+FULL = {"s1": 512 * 1024, "s2": 1536 * 1024, "s3": 3072 * 1024}
+"""Tokens of the runs that were timed."""
+
+CONTEXT_FACTOR = {256: 1.0, 512: 1.0, 1024: 1.5, 2048: 2.0}
+"""Time a token of the Transformer, against context 512; that of the others does not depend on it."""
+
+ONLINE_FACTOR = 1.6
+"""Time of b = 1 against b = 16."""
+
+
+@cache
+def plan(scale: str, name: str) -> Plan:
+    return expand(load_sweep(name, scale), Path("runs"))
+
+
+@pytest.mark.parametrize(("scale", "name"), FILES)
+def test_every_sweep_composes(scale: str, name: str) -> None:
+    found = plan(scale, name)
+    assert found.sweep == f"{scale}_{name}"
+    ids = [run.run_id for run in found.runs]
+    assert len(ids) == len(set(ids))
+    assert set(ids) == found.configs.keys()
+    for number, run in enumerate(found.runs):
+        assert run.parent is None or run.parent in ids[:number]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("scale", "name"), FILES)
+def test_every_sweep_has_a_price(scale: str, name: str) -> None:
+    found = plan(scale, name)
+    prices = price(found, "h100", 0.4)
+    assert [one.run for one in prices] == found.runs
+    assert all(one.flops > 1e11 and one.parameters > 1e5 for one in prices)
+
+
+def test_a_figure_of_the_paper_has_both_scales() -> None:
+    assert sweep_names("paper") == [name for name in sweep_names("laptop") if name not in ("rates", "training")]
+
+
+def test_the_papers_books_have_everything() -> None:
+    """Six contexts and four sizes of four methods; three finetuning rates and another RoPE base from 4k on."""
+    runs, configs = plan("paper", "books_complete").runs, plan("paper", "books_complete").configs
+    of = [configs[run.run_id] for run in runs]
+    pretrained = [config for config in of if config.recipe.name == "paper"]
+    base = [config for config in pretrained if getattr(config.model, "rope_base", 1e4) == 1e4]
+    assert len(base) == 4 * 6 * 4
+    other_base = {(config.size.name, config.ctx.length) for config in pretrained if config not in base}
+    assert len(other_base) == len(pretrained) - len(base) == 4 * 4
+    assert min(length for _, length in other_base) == 4096
+    finetuned = [(run, configs[run.run_id]) for run in runs if run.parent]
+    assert len(finetuned) == 4 * 4 * 3
+    assert {config.recipe.learning_rate for _, config in finetuned} == {1e-5, 1e-4, 1e-3}
+    for run, config in finetuned:
+        assert run.parent is not None
+        parent = configs[run.parent]
+        assert (parent.ctx.length, parent.size.name, parent.model.name) == (2048, config.size.name, "transformer")
+
+
+@pytest.mark.parametrize(("name", "contexts"), [("pile_scaling", {2048, 8192}), ("books_scaling", {2048, 32768})])
+def test_the_papers_scaling_has_both_backbones(name: str, contexts: set[int]) -> None:
+    configs = plan("paper", name).configs.values()
+    points = {(c.size.name, c.ctx.length, c.model.name, c.backbone.name) for c in configs}
+    methods = {(model, backbone) for *_, model, backbone in points}
+    ttt = {(model, backbone) for model in ("ttt_linear", "ttt_mlp") for backbone in ("mamba", "transformer")}
+    assert methods == ttt | {("transformer", "transformer"), ("mamba", "own")}
+    assert len(points) == 4 * 2 * 6
+    assert {length for _, length, *_ in points} == contexts
+
+
+def seconds(run: PlannedRun, config: TrainConfig) -> float:
+    """What a run takes on one core, by the table of timed runs in sweeps/README.md."""
+    row = re.search(rf"^\| `{config.model.name}` \|(.*)\|$", README, re.MULTILINE)
+    assert row, config.model.name
+    timed = dict(zip(("s1", "s2", "s3"), map(str.strip, row[1].split("|")), strict=True))
+    time = float(timed[config.size.name]) * run.steps * run.tokens_per_step / FULL[config.size.name]
+    if config.model.name == "transformer":
+        time *= CONTEXT_FACTOR[config.ctx.length]
+    return OVERHEAD + time * (ONLINE_FACTOR if getattr(config.model, "mini_batch_size", None) == 1 else 1)
+
+
+def minutes(*names: str) -> tuple[int, int]:
+    """How many runs sweeps of the laptop have together, each counted once, and their CPU minutes."""
+    runs = {
+        run.run_id: seconds(run, found.configs[run.run_id]) for found in map(of_laptop, names) for run in found.runs
+    }
+    return len(runs), round(sum(runs.values()) / 60)
+
+
+def of_laptop(name: str) -> Plan:
+    return plan("laptop", name)
+
+
+@pytest.mark.parametrize("name", sweep_names("laptop"))
+def test_a_laptop_sweep_costs_what_is_stated(name: str) -> None:
+    stated = re.search(rf"^\| `{name}` \| (\d+) \| (\d+) \|", README, re.MULTILINE)
+    assert stated, name
+    assert minutes(name) == (int(stated[1]), int(stated[2]))
+    row = re.search(rf"^.*sweep={name} scale=laptop.*$", REPRODUCE, re.MULTILINE)
+    assert row, name
+    assert f"{stated[1]} runs, {stated[2]} min" in row[0]
+
+
+def test_the_laptop_set_fits_into_two_hours_and_a_half_of_two_cores() -> None:
+    runs, cost = minutes(*sweep_names("laptop"))
+    assert f"{runs} runs, {cost} CPU minutes" in README
+    assert f"the whole set takes {cost} of them" in REPRODUCE
+    assert cost < 2 * 150
+
+
+@pytest.mark.parametrize("name", sweep_names("laptop"))
+def test_a_comparison_on_a_laptop_is_fair(name: str) -> None:
+    """Methods of one size and context see the same tokens of the same data in the same order."""
+    found = plan("laptop", name)
+    tokens: dict[tuple[str, int, bool], set[int]] = {}
+    for run in found.runs:
+        config = found.configs[run.run_id]
+        key = (config.size.name, config.ctx.length, run.parent is not None)
+        tokens.setdefault(key, set()).add(run.steps * run.tokens_per_step)
+    assert all(len(counts) == 1 for counts in tokens.values())
+    assert {config.data.name for config in found.configs.values()} == {"pycode"}
+
+
+def test_the_search_for_rates_is_every_methods() -> None:
+    tried: dict[tuple[str, str], list[float]] = {}
+    for config in plan("laptop", "rates").configs.values():
+        tried.setdefault((config.model.name, config.backbone.name), []).append(config.recipe.learning_rate)
+    trained = {
+        (config.model.name, config.backbone.name)
+        for name in sweep_names("laptop")
+        for config in of_laptop(name).configs.values()
+    }
+    assert tried.keys() == trained
+    assert {tuple(rates) for rates in tried.values()} == {(2.5e-3, 5e-3, 1e-2, 2e-2)}

@@ -1,0 +1,37 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from synthetic import LATENCY, make_latency
+
+from ttt.plots.registry import figures
+from ttt.plots.style import paper_style
+from ttt.results.latency import latencies
+from ttt.results.store import load_results
+
+FIGURES = figures()
+
+
+@pytest.mark.parametrize(("name", "passes"), [("training", 3), ("prefill", 1), ("decode", 2)])
+def test_latency_is_per_token_with_a_line_a_model(name: str, passes: int, tmp_path: Path) -> None:
+    make_latency(tmp_path, contexts=(512, 4096))
+    figure = FIGURES[f"{name}_latency"]
+    table = figure.table(load_results(tmp_path))
+    flat, more = LATENCY["transformer"]
+    line = table[table["model"] == "transformer"].sort_values("tokens")
+    np.testing.assert_allclose(line["seconds_per_token"], [passes * (flat + more * T) for T in (512, 4096)])
+    with paper_style():
+        canvas = figure.draw(table)
+    (axes,) = canvas.axes
+    assert len(axes.lines) == len(LATENCY)
+    unit = "s per 1,000 tokens" if name == "training" else "ms per token"
+    assert unit in axes.get_ylabel()
+    assert ("The paper states" in canvas.get_supxlabel()) == (name == "training")
+
+
+def test_the_newest_benchmark_of_a_machine_counts(tmp_path: Path) -> None:
+    make_latency(tmp_path, {"mamba": (1e-3, 0.0)}, contexts=(512,))
+    newest = make_latency(tmp_path, {"mamba": (2e-3, 0.0)}, contexts=(512,))
+    table = latencies(load_results(tmp_path), "prefill")
+    assert table["benchmark_id"].tolist() == [newest.parent.name]
+    np.testing.assert_allclose(table["seconds_per_token"], 2e-3)

@@ -1,0 +1,152 @@
+"""The figures in which a run is a point: scaling, contexts, Table 1."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from synthetic import LADDER_LOSSES, flops, make_ladder, make_run
+
+from ttt.plots.registry import figures
+from ttt.plots.style import paper_style
+from ttt.results.ablation import TABLE_1
+from ttt.results.store import load_results
+
+FIGURES = figures()
+
+
+def drawn(name: str, folder: Path) -> Any:
+    figure = FIGURES[name]
+    with paper_style():
+        canvas = figure.draw(figure.table(load_results(folder)))
+        canvas.draw_without_rendering()
+    return canvas
+
+
+def lines_of(axes: Any) -> dict[str, tuple[list[float], list[float]]]:
+    """Label -> x and y of its line."""
+    handles, labels = axes.get_legend_handles_labels()
+    lines = [handle[0] if isinstance(handle, tuple) else handle for handle in handles]
+    return {label: (list(line.get_xdata()), list(line.get_ydata())) for label, line in zip(labels, lines, strict=True)}
+
+
+def caption(canvas: Any) -> str:
+    return canvas.get_supxlabel().replace("\n", " ")
+
+
+@pytest.mark.parametrize("name", ["pile_scaling", "books_scaling", "books_complete"])
+def test_scaling_has_a_panel_a_context_and_a_line_a_method(name: str, tmp_path: Path) -> None:
+    for ctx in (512, 2048):
+        for size, perplexity in (("s1", 90.0), ("s2", 40.0)):
+            for seed in (0, 1):
+                make_run(
+                    tmp_path, size=size, ctx=ctx, seed=seed, steps=2, perplexity=perplexity + seed, evaluated=False
+                )
+            make_run(tmp_path, "transformer", "transformer", size, ctx, steps=2, perplexity=50, evaluated=False)
+    canvas = drawn(name, tmp_path)
+    panels = [axes for axes in canvas.axes if axes.axison]
+    assert [axes.get_title() for axes in panels] == [f"pycode, context of {ctx} tokens" for ctx in ("512", "2,048")]
+    assert {(axes.get_xscale(), axes.get_yscale()) for axes in panels} == {("log", "log")}
+    assert [axes.get_xlabel() for axes in panels] == ["Training FLOPs"] * 2
+    x, y = lines_of(panels[0])["TTT-Linear (M)"]
+    assert y == [90.5, 40.5][::1] if x[0] < x[1] else [40.5, 90.5]
+    np.testing.assert_allclose(x, [2048 * flops("ttt_linear", size, 512) for size in ("s1", "s2")])
+    assert "Mean of 1\N{EN DASH}2 seeds" in caption(canvas)
+
+
+def test_a_finetuned_transformer_is_a_method_of_its_own_and_costs_what_its_parent_cost(tmp_path: Path) -> None:
+    parent = make_run(tmp_path, "transformer", "transformer", ctx=512, steps=10, perplexity=40)
+    make_run(tmp_path, "transformer", "transformer", ctx=1024, steps=2, perplexity=38, parent=parent)
+    lines = lines_of(drawn("books_complete", tmp_path).axes[1])
+    assert list(lines) == ["TF finetune"]
+    own, of_parent = (1024 * steps * flops("transformer", "s2", ctx) for steps, ctx in ((2, 1024), (10, 512)))
+    np.testing.assert_allclose(lines["TF finetune"][0], [own + of_parent])
+    assert "TF finetune" not in lines_of(drawn("books_scaling", tmp_path).axes[0])
+
+
+def test_the_papers_contexts_of_the_papers_data_are_drawn(tmp_path: Path) -> None:
+    for ctx in (512, 2048, 8192):
+        for data in ("pile", "pycode"):
+            make_run(tmp_path, ctx=ctx, steps=1, perplexity=20, evaluated=False, data=data)
+    titles = [axes.get_title() for axes in drawn("pile_scaling", tmp_path).axes]
+    assert titles == ["pile, context of 2,048 tokens", "pile, context of 8,192 tokens"]
+
+
+def test_a_diverged_run_is_a_cross_at_the_top_and_one_without_a_result_is_named(tmp_path: Path) -> None:
+    make_run(tmp_path, steps=2, perplexity=40)
+    make_run(tmp_path, "mamba", "own", steps=2, status="failed")
+    unfinished = make_run(tmp_path, "ttt_mlp", steps=2, status="interrupted", evaluated=False)
+    canvas = drawn("pile_scaling", tmp_path)
+    lines = lines_of(canvas.axes[0])
+    assert [text.get_text() for text in canvas.legends[0].get_texts()] == ["TTT-Linear (M)", "Mamba: diverged"]
+    assert 0.9 < lines["Mamba: diverged"][1][0] < 1
+    assert "runs that diverged" in caption(canvas)
+    assert f"no evaluation: 1 run ({unfinished.path.name})" in caption(canvas)
+    table = FIGURES["pile_scaling"].table(load_results(tmp_path))
+    assert sorted(table["role"]) == ["diverged", "drawn", "no evaluation"]
+
+
+def test_of_several_learning_rates_the_best_is_drawn_and_the_caption_says_so(tmp_path: Path) -> None:
+    for rate, perplexity in ((5e-3, 40), (1e-2, 39), (2e-2, 41)):
+        make_run(tmp_path, steps=2, perplexity=perplexity, learning_rate=rate, evaluated=False)
+    canvas = drawn("books_scaling", tmp_path)
+    assert lines_of(canvas.axes[0])["TTT-Linear (M)"][1] == [pytest.approx(39)]
+    assert "the best by validation is drawn, of those with the most seeds (2 runs not)" in caption(canvas)
+
+
+def test_a_number_that_the_paper_states_is_a_star_with_its_source(tmp_path: Path) -> None:
+    make_run(tmp_path, size="125m", ctx=2048, steps=1, perplexity=12, data="pile", evaluated=False)
+    lines = lines_of(drawn("pile_scaling", tmp_path).axes[0])
+    ((label, (_, stated)),) = [item for item in lines.items() if "stated" in item[0]]
+    assert "Table 1" in label
+    assert stated == [11.09]
+    assert "stated" not in "".join(lines_of(drawn("books_scaling", add_pycode(tmp_path)).axes[0]))
+
+
+def add_pycode(folder: Path) -> Path:
+    make_run(folder, steps=1, perplexity=40, evaluated=False)
+    return folder
+
+
+def test_context_has_a_panel_a_size_and_needs_two_contexts(tmp_path: Path) -> None:
+    for ctx, perplexity in ((256, 40), (512, 39), (1024, 38)):
+        make_run(tmp_path, ctx=ctx, steps=1, perplexity=perplexity, evaluated=False)
+    make_run(tmp_path, size="s1", steps=1, perplexity=90, evaluated=False)
+    canvas = drawn("context", tmp_path)
+    assert [axes.get_title() for axes in canvas.axes] == ["pycode, size s2"]
+    assert lines_of(canvas.axes[0])["TTT-Linear (M)"][0] == [256, 512, 1024]
+    assert [label.get_text() for label in canvas.axes[0].get_xticklabels()] == ["1024", "512", "256"]
+
+
+def test_best_context_joins_the_best_of_each_size(tmp_path: Path) -> None:
+    for size, perplexities in {"s1": (80, 90), "s2": (50, 45)}.items():
+        for ctx, perplexity in zip((256, 512), perplexities, strict=True):
+            make_run(tmp_path, size=size, ctx=ctx, steps=1, perplexity=perplexity, evaluated=False)
+    table = FIGURES["best_context"].table(load_results(tmp_path))
+    assert sorted(table[table["best"]][["size", "ctx"]].itertuples(index=False, name=None)) == [
+        ("s1", 256),
+        ("s2", 512),
+    ]
+    _, y = lines_of(drawn("best_context", tmp_path).axes[0])["TTT-Linear (M)"]
+    np.testing.assert_allclose(y, [80, 45])
+
+
+def test_ablation_has_the_rows_of_table_1_with_what_the_paper_states(tmp_path: Path) -> None:
+    make_ladder(tmp_path, seeds=(0, 1), own_noise=0)
+    table = FIGURES["ablation"].table(load_results(tmp_path))
+    assert table["row"].tolist() == [row for row in range(1, 9) for _ in range(2)]
+    assert dict(zip(table["row"], table["stated"], strict=True)) == {row: TABLE_1[row].stated for row in TABLE_1}
+    np.testing.assert_allclose(table["stated"].unique(), [15.91, 15.23, 15.27, 14.05, 12.35, 11.99, 11.09])
+    canvas = drawn("ablation", tmp_path)
+    words = [text.get_text() for text in canvas.axes[0].texts]
+    assert f"{LADDER_LOSSES[4] - LADDER_LOSSES[3]:+.3f} ± 0.000" in words
+    measured, stated = canvas.axes[1:]
+    assert len(measured.patches) == len(stated.patches) == 8
+    assert {patch.get_hatch() for patch in stated.patches} == {"////"}
+    assert {patch.get_hatch() for patch in measured.patches} == {None}
+
+
+def test_ablation_says_what_was_not_run(tmp_path: Path) -> None:
+    make_run(tmp_path, "linear_attention", "transformer", steps=1, perplexity=90, evaluated=False)
+    words = [text.get_text() for text in drawn("ablation", tmp_path).axes[0].texts]
+    assert words.count("not run") == 7

@@ -1,0 +1,156 @@
+"""The six claims, judged from the table of results, and how the judgement is printed and written."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+from ttt.claims import inside, quality, speed, verdict
+from ttt.claims.verdict import Part, Verdict, together
+from ttt.results.store import Results
+
+COLUMNS = ("claim", "verdict", "part", "part_verdict", "mean", "spread", "pairs", "unit", "run_ids", "give")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim of the paper.
+
+    Attributes:
+        number: in the order of ``CLAIMS``.
+        text: what it says.
+        give: the command that gives the runs that it needs.
+        parts: its comparisons, as far as the results have their runs.
+    """
+
+    number: int
+    text: str
+    give: str
+    parts: Callable[[Results], list[Part]]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A claim with what the results say of it."""
+
+    claim: Claim
+    verdict: Verdict
+    parts: list[Part]
+
+
+CLAIMS = (
+    Claim(
+        1,
+        "The rows of Table 1 stand in the paper's order, the steps of LN and residual and of the mini-batch first",
+        "ttt-sweep submit sweep=ablation scale=laptop slurm=local",
+        quality.table_1,
+    ),
+    Claim(
+        2,
+        "A smaller mini-batch size b gives a lower perplexity, down to b = 1",
+        "ttt-sweep submit sweep=mini_batch_size scale=laptop slurm=local",
+        quality.smaller_mini_batches,
+    ),
+    Claim(
+        3,
+        "TTT-MLP (T) beats TTT-Linear (T); the Mamba backbone helps TTT-Linear more than TTT-MLP",
+        "ttt-sweep submit sweep=pile_scaling scale=laptop slurm=local",
+        quality.backbones,
+    ),
+    Claim(
+        4,
+        "With longer context, later tokens keep getting easier for TTT and the Transformer",
+        "ttt-sweep submit sweep=per_token scale=laptop slurm=local, then of each run "
+        "ttt-eval run=FOLDER probe=reset reset_every=512",
+        inside.later_tokens,
+    ),
+    Claim(
+        5,
+        "The inner loss falls: loss(W_t) < loss(W_t-1) < loss(W_0), and the gap to W_0 grows with t",
+        "ttt-sweep submit sweep=inner_loss scale=laptop slurm=local, then of each run "
+        "ttt-eval run=FOLDER probe=inner_loss",
+        inside.inner_loss,
+    ),
+    Claim(
+        6,
+        "Time per token is flat in the context for TTT and Mamba, linear for the Transformer",
+        "ttt-bench latency",
+        speed.time_per_token,
+    ),
+)
+
+
+def judge_all(results: Results) -> list[Judged]:
+    """Every claim with its verdict."""
+    found = [(claim, claim.parts(results)) for claim in CLAIMS]
+    return [Judged(claim, together([part.verdict for part in parts]), parts) for claim, parts in found]
+
+
+def as_text(judged: list[Judged]) -> str:
+    """For the terminal: a paragraph a claim, a line a part."""
+    paragraphs = []
+    for its in judged:
+        lines = [f"{its.claim.number}. {its.claim.text}", f"   {its.verdict.upper()}{_counts(its.parts)}"]
+        lines += [f"   - {part.name}: {numbers(part)}: {part.verdict}" for part in its.parts]
+        lines += [f"   the runs: {its.claim.give}"] * (not its.parts)
+        paragraphs.append("\n".join(lines))
+    return "\n\n".join([*paragraphs, f"Rule: {verdict.RULE}", f"Claim 6: {speed.RULE}"])
+
+
+def numbers(part: Part) -> str:
+    """Mean, spread and number of pairs in words."""
+    if math.isnan(part.mean):
+        return f"{part.pairs} pairs"
+    spread = "" if math.isnan(part.spread) else f" ± {part.spread:.4f}"
+    unit = "" if part.unit == "1" else f" {part.unit}"
+    of = "contexts" if part.name.endswith("(ratio)") else "pairs" if part.pairs > 1 else "pair"
+    return f"{part.mean:+.4f}{spread}{unit}, {part.pairs} {of}"
+
+
+def as_csv(judged: list[Judged]) -> str:
+    """One row a part, and one for a claim without any."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for its in judged:
+        whole = its.claim.number, its.verdict.value
+        for part in its.parts:
+            ids = " ".join(part.run_ids)
+            values = ["" if math.isnan(number) else f"{number:.6g}" for number in (part.mean, part.spread)]
+            writer.writerow(
+                [*whole, part.name, part.verdict.value, *values, part.pairs, part.unit, ids, its.claim.give]
+            )
+        if not its.parts:
+            writer.writerow([*whole, "", "", "", "", 0, "", "", its.claim.give])
+    return out.getvalue()
+
+
+def as_json(judged: list[Judged]) -> str:
+    """Everything, with the rules; a number that is not finite is null."""
+    claims = [
+        {
+            "number": its.claim.number,
+            "text": its.claim.text,
+            "verdict": its.verdict,
+            "give": its.claim.give,
+            "parts": [_finite(asdict(part)) for part in its.parts],
+        }
+        for its in judged
+    ]
+    rules = {"rule": verdict.RULE, "rule_of_claim_6": speed.RULE}
+    return json.dumps(rules | {"claims": claims}, indent=2, ensure_ascii=False) + "\n"
+
+
+def _finite(part: dict[str, object]) -> dict[str, object]:
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in part.items()
+    }
+
+
+def _counts(parts: list[Part]) -> str:
+    if not parts:
+        return ""
+    counts = {each: sum(part.verdict == each for part in parts) for each in Verdict}
+    return " (" + ", ".join(f"{count} {each}" for each, count in counts.items() if count) + ")"
