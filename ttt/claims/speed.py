@@ -26,7 +26,8 @@ def time_per_token(results: Results) -> list[Part]:
     """One part a model for reading a prompt and one for decoding; ``mean`` is longest over shortest context."""
     parts = []
     for measure in ("prefill", "decode"):
-        for (model, backbone), rows in latencies(results, measure).groupby(["model", "backbone"]):
+        for _, rows in latencies(results, measure).groupby(["model", "backbone"]):
+            model, backbone = map(str, rows[["model", "backbone"]].iloc[0])
             if rows["tokens"].nunique() > 1:
                 parts.append(_part(f"{named(model, backbone)}: {measure}", model, rows.sort_values("tokens")))
     return parts

@@ -2,7 +2,6 @@
 
 import pandas as pd
 
-
 NAMES = {"ttt_linear": "TTT-Linear", "ttt_mlp": "TTT-MLP", "transformer": "Transformer", "mamba": "Mamba"}
 USUAL = {"transformer": "transformer", "mamba": "own"}
 """Layer -> the backbone that needs no naming."""
