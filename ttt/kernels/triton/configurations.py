@@ -25,11 +25,11 @@ INTERPRETED = not isinstance(linear_forward, JITFunction)
 """Whether Triton's interpreter runs the kernels, on CPUs: TRITON_INTERPRET was 1 when they were imported."""
 
 VIEWS = {"q", "k", "v", "z", "dz", "dq", "dk", "dv"}
-ACTIVATIONS = {"Z1_kept", "Z1_bar_kept", "X2_kept", "X2_bar_kept", "dZ1_part", "dH"}
-WEIGHTS = {"W1_kept", "W2_kept"}
-"""Arguments in the views' type: always; of the backward pass; what the backward pass reads of W."""
+ACTIVATIONS = {"G1_kept", "G2_kept", "Z1_room", "Z1_bar_room", "X2_room", "X2_bar_room", "dZ1_part", "dH"}
+WEIGHTS = {"W1_kept"}
+"""Arguments in the views' type: always; of TTT-MLP's backward pass; of TTT-Linear's."""
 
-NUMBERS = {"first", "count", "tokens", "heads", "shared", "group", "place"}
+NUMBERS = {"first", "count", "mini_batches", "tokens", "heads", "shared", "group", "place"}
 """Arguments that are int32 numbers; all others are float32 tensors."""
 
 
@@ -101,19 +101,17 @@ class Layer:
     def forward_portable(self, keeps: bool) -> Configuration:
         """``forward`` for any sizes."""
         if self.F:
-            return self._configuration("forward", mlp_forward, self._warps, KEEPS=keeps, ACTIVATIONS=False)
+            return self._configuration("forward", mlp_forward, self._warps, OUTPUTS=True, KEEPS=keeps)
         return self._configuration("forward", linear_forward, self._warps, OUTPUTS=True, KEEPS=keeps)
 
     def recompute(self) -> Configuration:
-        """All that the backward pass of one group needs, from the W that was kept."""
-        if self.F:
-            return self._configuration("recompute", mlp_forward, self._warps, WEIGHTS, KEEPS=True, ACTIVATIONS=True)
+        """Of TTT-Linear alone: W before every mini-batch of a group, from the one that was kept."""
         return self._configuration("recompute", linear_forward, self._warps, WEIGHTS, OUTPUTS=False, KEEPS=True)
 
     def backward(self) -> Configuration:
-        """The gradients of one group."""
+        """The gradients: of one group after ``recompute``, or for TTT-MLP of all of them."""
         if self.F:
-            return self._configuration("backward", mlp_backward, 4 if self.amd else 8, WEIGHTS)
+            return self._configuration("backward", mlp_backward, 4 if self.amd else 8)
         # dW of 128 x 128 would take half of the registers.
         return self._configuration("backward", linear_backward, 4 if self.amd else 8, WEIGHTS, RESIDENT=self.D <= 64)
 
@@ -132,7 +130,9 @@ class Layer:
     ) -> Configuration:
         """``views``: arguments in the views' type besides the usual."""
         sizes = {"D": self.D, "P": _padded(self.D), "b": self.b, "R": _padded(self.b), "F": self.F}
-        sizes |= {"BLOCK": 32 if self.F % 32 == 0 else 16, "BIAS": int(self.bias)}
+        # The largest tiles leave no room for more: with 32 columns bfloat16 would need 112 of the 99 KB of sm_86.
+        large = sizes["P"] * sizes["R"] > 128 * 32
+        sizes |= {"BLOCK": 16 if large or self.F % 32 else 32, "BIAS": int(self.bias)}
         constexprs = {name: value for name, value in (sizes | flags).items() if name in fn.arg_names}
         of_views = VIEWS | ACTIVATIONS | views
         signature = {
@@ -156,6 +156,6 @@ def configurations(
     for hidden in (0, 4 * D if F is None else F):
         layer = Layer(dtype, D, b, hidden, amd=target.startswith("gfx"))
         found += [layer.forward(keeps=True)] if layer.on_chip else []
-        found += [layer.forward_portable(keeps=True), layer.recompute(), layer.backward()]
+        found += [layer.forward_portable(keeps=True), *([] if hidden else [layer.recompute()]), layer.backward()]
         found.append(layer.decode(begun=True, ends=False))
     return found
