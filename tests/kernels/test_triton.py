@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from kernel_cases import DEVICE, TOLERANCE, Arguments, Case, arguments, assert_close, exact, primal, results, rounded
 from torch import Tensor
 
+from ttt.kernels.triton import op
 from ttt.kernels.triton.configurations import Layer
 from ttt.kernels.triton.op import decode_token, inner_loop, unsupported
 
@@ -120,7 +121,7 @@ def test_any_group_gives_the_same_bytes(group: int) -> None:
 @pytest.mark.parametrize("dtype", HALF_AND_SINGLE, ids=str)
 def test_steps_taken_back_over_a_long_group_lead_to_where_they_began(dtype: torch.dtype) -> None:
     """TTT-MLP's backward pass has W before a mini-batch from W after it, here 64 times in a row."""
-    given = of(Case(32, 32, 4, 256), dtype, heads=1)
+    given = of(Case(16, 32, 8, 512), dtype, heads=1)
     assert_close(results(lambda a: triton(a, 64), given), results(primal, exact(given)), TOLERANCE[dtype])
 
 
@@ -351,3 +352,33 @@ def test_what_is_supported(sizes: tuple[int, tuple[int, ...], int, torch.dtype],
     found = unsupported(*sizes)
     assert (found is None) == (reason is None)
     assert reason is None or reason in str(found)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "kilobytes", "needed"),
+    [
+        ((128, (512,), 64, torch.float32), 227, 240),
+        ((100, (), 40, torch.float32), 163, 224),
+        ((128, (), 64, torch.float32), 227, None),
+        ((128, (), 64, torch.bfloat16), 99, 112),
+        ((128, (512,), 64, torch.float16), 99, None),
+        ((64, (256,), 16, torch.float32), 99, None),
+    ],
+)
+def test_what_has_no_room_in_shared_memory_is_refused_by_name(
+    sizes: tuple[int, tuple[int, ...], int, torch.dtype],
+    kilobytes: int,
+    needed: int | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(op, "INTERPRETED", False)
+    monkeypatch.setattr(op, "_shared_memory", lambda _: 1024 * kilobytes)
+    found = unsupported(*sizes, torch.device("cuda"))
+    if needed is None:
+        assert found is None
+    else:
+        D, _, b, dtype = sizes
+        assert found == (
+            f"head width {D}, b = {b} and {dtype} take {needed} KB of shared memory, of which cuda has {kilobytes}; "
+            "take half precision or a smaller mini-batch"
+        )

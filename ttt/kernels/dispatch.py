@@ -163,7 +163,10 @@ def _unable_triton(loop: InnerLoop, tokens: Tokens, tau: Tensor) -> str | None:
         return "it knows no forget gate"
     if not tokens.q.is_cuda and not _triton_op().INTERPRETED:
         return f"it runs on GPUs, and with TRITON_INTERPRET=1 on CPUs, not on {tokens.q.device.type}"
-    return _triton_op().unsupported(tokens.q.shape[-1], _hidden(loop, tokens), tau.numel(), tokens.q.dtype)
+    views = tokens.q
+    # Dynamo cannot ask Triton's driver what the device has; the operator does when it runs.
+    device = None if torch.compiler.is_compiling() else views.device
+    return _triton_op().unsupported(views.shape[-1], _hidden(loop, tokens), tau.numel(), views.dtype, device)
 
 
 @cache

@@ -29,6 +29,25 @@ ACTIVATIONS = {"G1_kept", "G2_kept", "Z1_room", "Z1_bar_room", "X2_room", "X2_ba
 WEIGHTS = {"W1_kept"}
 """Arguments in the views' type: always; of TTT-MLP's backward pass; of TTT-Linear's."""
 
+KB = 1024
+
+SHARED_EVERYWHERE = 99 * KB
+"""Bytes of shared memory that a program can have on sm_86 and sm_89, the least of NVIDIA's GPUs since sm_80."""
+
+SHARED = {
+    ("linear", 2, 128, 64): 112 * KB,
+    ("linear", 4, 64, 64): 112 * KB,
+    ("linear", 4, 128, 16): 105 * KB,
+    ("linear", 4, 128, 32): 148 * KB,
+    ("linear", 4, 128, 64): 224 * KB,
+    ("mlp", 4, 64, 64): 144 * KB,
+    ("mlp", 4, 128, 32): 130 * KB,
+    ("mlp", 4, 128, 64): 240 * KB,
+}
+"""Layer, bytes of a number of the views, P and R -> what a program of the backward kernel, the largest, takes on sm_80
+to sm_89, where that is more than ``SHARED_EVERYWHERE``; a test compiles some of them. On sm_90 float32 takes the same,
+and half precision more, at most 154 KB of the 227 there."""
+
 NUMBERS = {"first", "count", "mini_batches", "tokens", "heads", "shared", "group", "place"}
 """Arguments that are int32 numbers; all others are float32 tensors."""
 
@@ -92,6 +111,12 @@ class Layer:
         """Whether W of TTT-MLP goes into the registers of one program; with float32 views their products would not."""
         return (self.D, self.F, self.b) == (64, 256, 16) and self.dtype.itemsize == 2 and not self.amd
 
+    @property
+    def shared_memory(self) -> int:
+        """Bytes of shared memory that a program needs, or ``SHARED_EVERYWHERE`` where it needs no more."""
+        sizes = (self.name, self.dtype.itemsize, _padded(self.D), _padded(self.b))
+        return SHARED.get(sizes, SHARED_EVERYWHERE)
+
     def forward(self, keeps: bool) -> Configuration:
         """Outputs and final state; ``keeps``: and W once a group, for the backward pass."""
         if self.on_chip:
@@ -130,8 +155,8 @@ class Layer:
     ) -> Configuration:
         """``views``: arguments in the views' type besides the usual."""
         sizes = {"D": self.D, "P": _padded(self.D), "b": self.b, "R": _padded(self.b), "F": self.F}
-        # The largest tiles leave no room for more: with 32 columns bfloat16 would need 112 of the 99 KB of sm_86.
-        large = sizes["P"] * sizes["R"] > 128 * 32
+        # Beside large tiles of K and Q shared memory has little room, and least in float32.
+        large = sizes["P"] * sizes["R"] >= (2048 if self.dtype.itemsize == 4 else 8192)
         sizes |= {"BLOCK": 16 if large or self.F % 32 else 32, "BIAS": int(self.bias)}
         constexprs = {name: value for name, value in (sizes | flags).items() if name in fn.arg_names}
         of_views = VIEWS | ACTIVATIONS | views

@@ -1,7 +1,9 @@
-"""TTT-MLP, backward: one program goes back through a group of mini-batches for one head.
+"""TTT-MLP, backward: one program computes one head's groups of mini-batches again, from the last, and goes back.
 
-dW1 and dW2 are as large as W and stay in memory, where the L2 cache holds them; every mini-batch passes over the hidden
-width twice, in blocks: first for what the gradient of G2 needs, then, with dZ2 known, for dW1, dW2 and the rest of dK.
+Of every mini-batch of a group only G1 and G2 are kept, a thirteenth of W; with them W of before follows from W of
+after. W, dW and the activations of one mini-batch stay in memory, where the L2 cache holds them. On its way back
+every mini-batch passes over the hidden width three times, in blocks: for W and the activations, then for what the
+gradient of G2 needs, then, with dZ2 known, for dW1, dW2 and the rest of dK.
 
 Shapes: B batch, H heads, T tokens, D head width, F hidden width, b mini-batch size; tiles as in ``functions``. The
 names of the gradients are those of the derivation in ``README.md``: dX is that of the outer loss with respect to X.
@@ -34,7 +36,8 @@ def take_back(
 ):  # fmt: skip
     """W1, b1, W2 of one head from those after a mini-batch to those before it, and the activations of the mini-batch.
 
-    ``back2`` is what was subtracted, rate * G2. Returns Z2 and Z2_bar without b2 and without what G2 adds, and S2.
+    ``back2`` is what was subtracted for each token, rate * G2; A1 = -M * S1. Returns Z2 without b2, Z2_bar without b2
+    and what G2 adds, and X2_bar X2^T.
     """
     hidden = tl.arange(0, BLOCK)
     dtype = K.dtype
@@ -47,7 +50,6 @@ def take_back(
         w1 = dot(tl.trans(K), back1.to(dtype), load(w1_at, in_W1, PADDED))
         bias1 = tl.load(b1 + f + hidden) + BIAS * tl.sum(back1, 0)
         store(w1_at, w1, in_W1, PADDED)
-        tl.store(b1 + f + hidden, bias1)
         w1_half = w1.to(dtype)
         Z1 = dot(K, w1_half) + bias1[None, :]
         X2 = gelu(Z1).to(dtype)
@@ -61,6 +63,8 @@ def take_back(
         store(X2_room + here, X2, in_token, PADDED)
         store(X2_bar_room + here, X2_bar, in_token, PADDED)
         S2 = dot(X2_bar, tl.trans(X2), S2)
+        # Behind products, which no warp begins before all have read the bias.
+        tl.store(b1 + f + hidden, bias1)
         Z2 = dot(X2, w2_half, Z2)
         Z2_bar = dot(X2_bar, w2_half, Z2_bar)
     return Z2, Z2_bar, S2
@@ -75,10 +79,11 @@ def reverse(
     D: tl.constexpr, P: tl.constexpr, F: tl.constexpr, BLOCK: tl.constexpr, b: tl.constexpr, R: tl.constexpr,
     BIAS: tl.constexpr
 ):  # fmt: skip
-    """Mini-batches ``first + count - 1`` down to ``first``. Arguments as in ``mlp_backward``.
+    """The gradients of mini-batches ``first + count - 1`` down to ``first``. Arguments as in ``mlp_backward``.
 
-    On entry W1_last, b1_last, W2_last and b2_last are those after the mini-batches, on return the first three are those
-    before them. G1_kept and G2_kept are those that ``mlp_forward`` left.
+    Of W1, b1, W2, their gradients, and from Z1_room to dH it is given those of its own program. W1_last, b1_last and
+    W2_last are those after the mini-batches on entry, those before them on return, b2_last those after them. G1_kept
+    and G2_kept are those that ``mlp_forward`` left.
     """
     program = tl.program_id(0)
     sequence, head = program // heads, program % heads
@@ -90,18 +95,6 @@ def reverse(
     W1_offset, W2_offset = column[:, None] * F + hidden[None, :], hidden[:, None] * D + column[None, :]
     tile, hidden_tile = row[:, None] * heads * D + column[None, :], row[:, None] * F + hidden[None, :]
     last = program.to(tl.int64)
-    W1_last += last * D * F
-    W2_last += last * D * F
-    b1_last += last * F
-    dW1 += last * D * F
-    dW2 += last * D * F
-    db1 += last * F
-    Z1_room += last * b * F
-    Z1_bar_room += last * b * F
-    X2_room += last * b * F
-    X2_bar_room += last * b * F
-    dZ1_part += last * b * F
-    dH += last * b * F
     bias2 = load(b2_last + last * D + column, in_row, PADDED)
     d_bias2 = load(db2 + last * D + column, in_row, PADDED)
     d_scale = load(dscale + last * D + column, in_row, PADDED)
@@ -250,6 +243,8 @@ def mlp_backward(
         Z1_room: room for [B, H, b, F] in the views' type, as all that follow up to dH.
         mini_batches: how many.
     """
+    program = tl.program_id(0).to(tl.int64)
+    W1_own, own = program * D * F, program * b * F
     groups = tl.cdiv(mini_batches, group)
     for number in tl.range(0, groups, disable_licm=True):
         first = (groups - 1 - number) * group
@@ -263,9 +258,10 @@ def mlp_backward(
         # All threads have written what the next reads.
         tl.debug_barrier()
         reverse(
-            q, k, v, eta, tau, scale, shift, W1_last, b1_last, W2_last, b2_last, G1_kept, G2_kept,
-            dz, dq, dk, dv, deta, dtau, dscale, dshift, dW1, db1, dW2, db2,
-            Z1_room, Z1_bar_room, X2_room, X2_bar_room, dZ1_part, dH,
+            q, k, v, eta, tau, scale, shift, W1_last + W1_own, b1_last + program * F, W2_last + W1_own, b2_last,
+            G1_kept, G2_kept, dz, dq, dk, dv, deta, dtau, dscale, dshift,
+            dW1 + W1_own, db1 + program * F, dW2 + W1_own, db2,
+            Z1_room + own, Z1_bar_room + own, X2_room + own, X2_bar_room + own, dZ1_part + own, dH + own,
             first, count, tokens, heads, D, P, F, BLOCK, b, R, BIAS
         )  # fmt: skip
         tl.debug_barrier()
