@@ -16,6 +16,7 @@ from ttt.cli.bench import as_pairs
 from ttt.config.assets import assets
 from ttt.config.bench import KernelBenchConfig
 from ttt.kernels.triton.compile import innermost_products, local_stores
+from ttt.kernels.triton.configurations import SHARED, SHARED_EVERYWHERE
 from ttt.kernels.triton.counts import KERNELS
 from ttt.results.benchmarks import Row
 from ttt.results.store import load_results
@@ -156,6 +157,23 @@ def test_every_kernel_fits_the_smallest_shared_memory() -> None:
     """99 KB, of sm_86 and sm_89; a star marks what has more."""
     fitting = {line["kernel"] for line in table_of(DOCUMENT.read_text()) if not line["shared"].endswith("*")}
     assert fitting == set(KERNELS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("dtype", "itemsize", "b"), [("bf16", 2, 64), ("fp32", 4, 16)])
+def test_shared_memory_is_what_sizes_are_refused_by(
+    dtype: str, itemsize: int, b: int, kernels: Command, tmp_path: Path
+) -> None:
+    """D = 128. Larger mini-batches of float32 take minutes to compile."""
+    done = kernels("targets=sm_86", f"dtype={dtype}", "head_dim=128", f"mini_batch_size={b}")
+    assert done.returncode == 0, done.stderr
+    most: dict[str, int] = {}
+    for row in rows_below(tmp_path):
+        if row["measure"] == "shared":
+            most[row["model"]] = max(most.get(row["model"], 0), int(row["value"]))
+    for name, found in most.items():
+        stated = SHARED.get((name, itemsize, 128, b))
+        assert found <= SHARED_EVERYWHERE if stated is None else found == stated, name
 
 
 SPILLED = {

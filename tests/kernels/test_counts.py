@@ -18,7 +18,7 @@ from ttt.inner.loop import InnerLoop, Tokens
 from ttt.inner.models.mlp import InnerMLP
 from ttt.inner.scan import scan
 from ttt.kernels.triton import op
-from ttt.kernels.triton.counts import PROGRAMS, RECOMPUTED_BY, Sizes, count, linear_state, mlp_state
+from ttt.kernels.triton.counts import MULTIPROCESSORS, PROGRAMS, RECOMPUTED_BY, Sizes, count, linear_state, mlp_state
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="counts what Triton's interpreter does, on a CPU")
 
@@ -27,13 +27,14 @@ B, H, MINI_BATCHES, GROUP = 1, 2, 4, 2
 WEIGHTS = {"W1_kept", "b1_kept", "W2_kept", "b2_kept"}
 WORK = {"W1_last", "b1_last", "W2_last", "b2_last"}
 SUMS = {"dW1", "db1", "dW2", "db2", "dscale", "dshift", "dtau"}
-ACTIVATIONS = {"Z1_kept", "Z1_bar_kept", "X2_kept", "X2_bar_kept", "Z2_kept", "Z2_bar_kept", "dZ1_part", "dH"}
+ROOM = {"G1_kept", "G2_kept", "Z1_room", "Z1_bar_room", "X2_room", "X2_bar_room", "dZ1_part", "dH"}
 
 SCRATCH = {
-    "recompute": WEIGHTS | WORK | ACTIVATIONS,
-    "backward": WEIGHTS | SUMS | ACTIVATIONS,
+    "linear_recompute": WEIGHTS | WORK,
+    "linear_backward": WEIGHTS | SUMS,
+    "mlp_backward": WORK | SUMS | ROOM,
 }
-"""Arguments that a launch leaves to the next."""
+"""Arguments that are written to be read again, by the same launch or the next."""
 
 
 class Inputs(NamedTuple):
@@ -88,7 +89,7 @@ def test_counts_are_what_the_kernels_do(
     sizes = Sizes(D, F, b, dtype.itemsize, b * MINI_BATCHES, GROUP)
     seen = run_everything(inputs(D, F, b, dtype))
     uses = {name: name.removesuffix("_on_chip").partition("_")[2] for name in seen}
-    assert set(uses.values()) == {"forward", "recompute", "backward", "decode"}
+    assert set(uses.values()) == {"forward", "backward", "decode"} | (set() if F else {"recompute"})
     for name, done in seen.items():
         counted, use = count(name, sizes), uses[name]
         if name in RECOMPUTED_BY:
@@ -101,13 +102,16 @@ def test_counts_are_what_the_kernels_do(
         else:
             assert done.flops == counted.flops * tokens, name
         assert done.moved() == pytest.approx(counted.l2_bytes * tokens, rel=0.02), name
-        crossed = done.crossed(SCRATCH.get(use, set()))
+        crossed = done.crossed(SCRATCH.get(name, set()))
         if use == "forward":
             # W_last is where W stands in between: what is loaded of it was stored before.
             crossed -= sum(done.read.get(argument, 0) for argument in WORK)
         if use == "backward":
             # From group to group in one buffer, which the launches see as many times.
             crossed += 2 * B * H * (mlp_state(sizes) if F else linear_state(sizes))
+        if name == "mlp_backward":
+            # Read to compute a group again and, when that is done, to go back through it.
+            crossed += done.read["k"] + done.read["v"] + done.read["eta"]
         assert crossed == pytest.approx(counted.device_bytes * tokens, rel=0.03), name
 
 
@@ -132,17 +136,30 @@ def test_counts_by_hand() -> None:
     assert backward.device_bytes == backward.least_bytes + 2 * view + eta + (W + LN) / 32
 
 
-@pytest.mark.parametrize(("name", "scratch"), [("linear_backward", 270_336), ("mlp_backward", 3_448_832)])
+STEPS, WORK_OF_MLP = 32 * 16 * 320 * 2, 2 * 132_352 + 6 * 16 * 256 * 2
+"""Bytes of G1 and G2 of 32 mini-batches; of W, dW and six tensors of one mini-batch."""
+
+
+@pytest.mark.parametrize(
+    ("name", "scratch", "programs", "per_group", "per_mini_batch"),
+    [
+        ("linear_backward", 270_336, PROGRAMS, 2 * 270_336, 0),
+        ("mlp_backward", STEPS + WORK_OF_MLP, MULTIPROCESSORS, 2 * STEPS, 0),
+        # Forth W, back W and dW; activations once out and in.
+        ("mlp_backward", WORK_OF_MLP, MULTIPROCESSORS, 0, 6 * 132_352 + 12 * 16 * 256 * 2),
+        ("mlp_forward", 132_352, PROGRAMS, 0, 2 * 132_352),
+    ],
+)
 def test_scratch_that_no_cache_holds_is_counted_as_device_memory(
-    name: str, scratch: int, monkeypatch: pytest.MonkeyPatch
+    name: str, scratch: int, programs: int, per_group: int, per_mini_batch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Written out and read in. Each of 32 mini-batches has W1, b1 (W2, b2), X2, Z1, Z2 and the last three with bars."""
+    """Written out and read in: W and b of 32 mini-batches of TTT-Linear, what TTT-MLP has for a group and at a time."""
     sizes = Sizes(64, 256, 16, 2, 2048, 32)
-    assert count(name, sizes).scratch == scratch
-    monkeypatch.setattr("ttt.kernels.triton.counts.L2_BYTES", scratch * PROGRAMS)
+    assert count(name, sizes).scratch >= scratch
+    monkeypatch.setattr("ttt.kernels.triton.counts.L2_BYTES", scratch * programs)
     fits = count(name, sizes).device_bytes
-    monkeypatch.setattr("ttt.kernels.triton.counts.L2_BYTES", scratch * PROGRAMS - 1)
-    assert count(name, sizes).device_bytes == pytest.approx(fits + 2 * scratch / 512)
+    monkeypatch.setattr("ttt.kernels.triton.counts.L2_BYTES", scratch * programs - 1)
+    assert count(name, sizes).device_bytes == pytest.approx(fits + per_group / 512 + per_mini_batch / 16)
 
 
 @pytest.mark.parametrize("F", [0, 128])
@@ -167,6 +184,8 @@ def test_training_forwards_moves_little_more_than_it_must(name: str, layers: int
     assert counted.device_bytes <= 1.25 * counted.least_bytes
 
 
-def test_the_backward_pass_of_the_linear_layer_moves_little_more_than_it_must() -> None:
-    counted = count("linear_backward", Sizes(64, 256, 16, 2, 2048, op.DEFAULT_GROUP[1]))
-    assert counted.device_bytes <= 1.5 * counted.least_bytes
+@pytest.mark.parametrize(("name", "layers", "times"), [("linear", 1, 1.5), ("mlp", 2, 2.7)])
+def test_training_backwards_moves_little_more_than_it_must(name: str, layers: int, times: float) -> None:
+    """TTT-MLP's with G1 and G2, which are 1.2 times as much, out and in."""
+    counted = count(f"{name}_backward", Sizes(64, 256, 16, 2, 2048, op.DEFAULT_GROUP[layers]))
+    assert counted.device_bytes <= times * counted.least_bytes

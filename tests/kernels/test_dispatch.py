@@ -41,6 +41,21 @@ def test_any_cut_gives_the_primal_forms_whole(data: st.DataObject) -> None:
     assert_agree(case.run(choose_form(KernelConfig("cpu", group), loop), cuts), expected)
 
 
+@pytest.mark.parametrize(("asked", "taken"), [(None, 16), (0, 0), (4, 4)])
+@pytest.mark.parametrize("name", ["primal", "dual"])
+def test_plain_forms_keep_as_many_states_as_asked_for(name: str, asked: int | None, taken: int) -> None:
+    form = choose_form(KernelConfig(name, asked), LOOPS["linear"])
+    assert form.keywords == {"checkpoint_group": taken}
+
+
+@pytest.mark.parametrize(("asked", "groups"), [(None, 2), (0, 2), (4, 5)])
+def test_the_compiled_form_keeps_a_state_for_so_many_mini_batches(asked: int | None, groups: int) -> None:
+    case = Case(LOOPS["linear"], 2, T=34, D=16)
+    form = choose_form(KernelConfig("cpu", asked), case.loop)
+    z, _ = form(case.loop, case.norm, case.loop.start(case.W_init, 2), case.tokens, case.tau)
+    assert any(x.shape[2:3] == (groups,) for x in z.grad_fn.saved_tensors if x.dim() == 4 and x.shape[3] == 16 * 17)
+
+
 @pytest.mark.parametrize("name", LOOPS)
 def test_the_primal_form_agrees(name: str) -> None:
     case = Case(LOOPS[name], 5, T=T, D=16)

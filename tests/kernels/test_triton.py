@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from kernel_cases import DEVICE, TOLERANCE, Arguments, Case, arguments, assert_close, exact, primal, results, rounded
 from torch import Tensor
 
+from ttt.kernels.triton import op
 from ttt.kernels.triton.configurations import Layer
 from ttt.kernels.triton.op import decode_token, inner_loop, unsupported
 
@@ -34,8 +35,8 @@ SMALL = [Case(16, 0, 5, 20), Case(16, 32, 5, 20)]
 HALF_AND_SINGLE = [torch.float16, torch.float32]
 
 
-def of(case: Case, dtype: torch.dtype = torch.float32, batch: int = B) -> Arguments:
-    return rounded(arguments(case, torch.float64, batch, H), dtype).map(
+def of(case: Case, dtype: torch.dtype = torch.float32, batch: int = B, heads: int = H) -> Arguments:
+    return rounded(arguments(case, torch.float64, batch, heads), dtype).map(
         lambda x: x.detach().to(DEVICE).requires_grad_()
     )
 
@@ -108,13 +109,30 @@ def test_any_sizes(poisoned: None, data: st.DataObject) -> None:  # noqa: ARG001
     assert_close(results(lambda a: triton(a, group), given), results(primal, exact(given)), TOLERANCE[dtype])
 
 
-@pytest.mark.parametrize("case", SMALL, ids=str)
 @pytest.mark.parametrize("group", [1, 3, 10**6])
-def test_any_group_gives_the_same_bytes(case: Case, group: int) -> None:
-    given = of(case)
+def test_any_group_gives_the_same_bytes(group: int) -> None:
+    given = of(SMALL[0])
     grouped = results(lambda a: triton(a, group), given)
     for name, x in results(triton, given).items():
         assert torch.equal(x, grouped[name]), name
+
+
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize("dtype", HALF_AND_SINGLE, ids=str)
+def test_steps_taken_back_over_a_long_group_lead_to_where_they_began(dtype: torch.dtype) -> None:
+    """TTT-MLP's backward pass has W before a mini-batch from W after it, here 64 times in a row."""
+    given = of(Case(16, 32, 8, 512), dtype, heads=1)
+    assert_close(results(lambda a: triton(a, 64), given), results(primal, exact(given)), TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("group", [1, 3, 10**6])
+def test_groups_of_ttt_mlp_differ_by_rounding(group: int) -> None:
+    given = of(SMALL[1])
+    assert_close(
+        results(lambda a: triton(a, group), given),
+        {name: x.double() for name, x in results(triton, given).items()},
+        TOLERANCE[torch.float32],
+    )
 
 
 @pytest.mark.parametrize("case", SMALL, ids=str)
@@ -334,3 +352,33 @@ def test_what_is_supported(sizes: tuple[int, tuple[int, ...], int, torch.dtype],
     found = unsupported(*sizes)
     assert (found is None) == (reason is None)
     assert reason is None or reason in str(found)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "kilobytes", "needed"),
+    [
+        ((128, (512,), 64, torch.float32), 227, 240),
+        ((100, (), 40, torch.float32), 163, 224),
+        ((128, (), 64, torch.float32), 227, None),
+        ((128, (), 64, torch.bfloat16), 99, 112),
+        ((128, (512,), 64, torch.float16), 99, None),
+        ((64, (256,), 16, torch.float32), 99, None),
+    ],
+)
+def test_what_has_no_room_in_shared_memory_is_refused_by_name(
+    sizes: tuple[int, tuple[int, ...], int, torch.dtype],
+    kilobytes: int,
+    needed: int | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(op, "INTERPRETED", False)
+    monkeypatch.setattr(op, "_shared_memory", lambda _: 1024 * kilobytes)
+    found = unsupported(*sizes, torch.device("cuda"))
+    if needed is None:
+        assert found is None
+    else:
+        D, _, b, dtype = sizes
+        assert found == (
+            f"head width {D}, b = {b} and {dtype} take {needed} KB of shared memory, of which cuda has {kilobytes}; "
+            "take half precision or a smaller mini-batch"
+        )

@@ -11,6 +11,7 @@ import torch
 from inner_cases import Case, assert_agree
 from kernel_cases import DEVICE, TOLERANCE
 from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
 
 from ttt.config.errors import UserError
 from ttt.config.schema import KernelConfig, TrainConfig
@@ -262,6 +263,25 @@ def test_auto_on_a_gpu_says_once_what_runs(caplog: pytest.LogCaptureFixture) -> 
         ),
         ("INFO", f"kernel: the Triton kernels on {device}"),
     ]
+
+
+@pytest.mark.parametrize("kernel", [KernelConfig("triton"), KernelConfig("auto"), KernelConfig("auto", 3)], ids=str)
+@pytest.mark.parametrize(("name", "own"), [("linear", 16), ("mlp", 64)])
+def test_the_group_that_suits_the_layer_is_taken_where_none_is_asked_for(
+    name: str, own: int, kernel: KernelConfig
+) -> None:
+    loop, b, mini_batches = LOOPS[name], 2, 65
+    form = OnGPU(kernel, choose_form(KernelConfig("dual"), loop))
+    group = own if kernel.checkpoint_group is None else kernel.checkpoint_group
+    with FakeTensorMode():
+        W = [torch.empty(1, 16, 64 if name == "mlp" else 16), torch.empty(1, 1, 64 if name == "mlp" else 16)]
+        W += [torch.empty(1, 64, 16), torch.empty(1, 1, 16)] if name == "mlp" else []
+        norm = LayerNormParams(torch.ones(1, 1, 16), torch.zeros(1, 1, 16))
+        tokens = Tokens(*torch.empty(3, 1, 1, b * mini_batches, 16), torch.empty(1, 1, b * mini_batches))
+        tokens = tokens._replace(q=tokens.q.requires_grad_())
+        z, _ = form(loop, norm, loop.start(W, 1), tokens, torch.empty(b))
+        W1_kept, *_ = z.grad_fn.saved_tensors
+    assert W1_kept.shape == (-(-mini_batches // group), 1, *W[0].shape)
 
 
 def test_auto_on_a_cpu_leaves_triton_alone(monkeypatch: pytest.MonkeyPatch) -> None:

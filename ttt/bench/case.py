@@ -22,7 +22,7 @@ class Variant:
     """A form and its ``checkpoint_group``."""
 
     form: str
-    checkpoint_group: int
+    checkpoint_group: int | None
 
     @property
     def kernel(self) -> KernelConfig:
@@ -33,7 +33,7 @@ class Variant:
 PLAIN = Variant(BASELINE, 0)
 
 
-def variants(forms: list[str], groups: list[int]) -> list[Variant]:
+def variants(forms: list[str], groups: list[int | None]) -> list[Variant]:
     """The baseline, and every other form with every ``checkpoint_group``.
 
     Raises:

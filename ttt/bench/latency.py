@@ -252,7 +252,7 @@ def kernel_tasks(config: LatencyBenchConfig, name: str, tokens: int, clock: Cloc
     from ttt.kernels.triton.counts import Sizes, count
 
     B, H, D, b = config.batch, config.heads, config.width // config.heads, MINI_BATCH_SIZE
-    model, group = make_inner_model(name, D, HIDDEN[name], "gelu", True), config.checkpoint_group[0]
+    model, group = make_inner_model(name, D, HIDDEN[name], "gelu", True), config.checkpoint_group[0] or 0
     torch.manual_seed(config.seed)
     W = tuple(w.float().expand(B, *w.shape) for w in model.initial(H, D, INIT_STD).values())
     q, k, v = torch.randn(3, B, tokens, H, D, dtype=DTYPES[config.dtype]).transpose(2, 3)
@@ -294,6 +294,10 @@ def _silent(work: Callable[[], object]) -> Callable[[], object]:
     return torch.no_grad()(work)
 
 
+def _group(row: Row) -> str:
+    return "" if row["checkpoint_group"] is None else str(row["checkpoint_group"])
+
+
 def _text(suffix: str, text: Callable[[float], str]) -> Callable[[Line], str]:
     def cell(line: Line) -> str:
         row = line.derived(suffix)
@@ -307,7 +311,7 @@ COLUMNS: tuple[Column[Line], ...] = (
     Column("tokens", 6, lambda line: str(line.time["tokens"])),
     Column("b", 4, lambda line: str(line.time["mini_batch_size"] or "")),
     Column("form", 6, lambda line: line.time["form"] or "", left=True),
-    Column("group", 5, lambda line: "" if line.time["form"] is None else str(line.time["checkpoint_group"])),
+    Column("group", 5, lambda line: _group(line.time)),
     Column("what", 20, lambda line: LINES[line.measure], left=True),
     Column("ms", 9, lambda line: f"{1e3 * line.time['value']:.3f}"),
     Column("quartiles", 17, lambda line: f"{1e3 * line.time['low']:.3f}-{1e3 * line.time['high']:.3f}"),

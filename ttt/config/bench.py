@@ -37,7 +37,7 @@ class BenchConfig:
     batch: int = 0
     threads: int = 0
     rounds: int = 0
-    checkpoint_group: list[int] = field(default_factory=list)
+    checkpoint_group: list[int | None] = field(default_factory=list)
     dtype: str = "float32"
     seed: int = 0
     results: str = "???"
@@ -65,7 +65,7 @@ class BenchConfig:
     def _at_least(self) -> Iterator[tuple[str, list[int], int]]:
         """Key, values and least allowed value of what is counted."""
         yield "tokens", self.tokens, 1
-        yield "checkpoint_group", self.checkpoint_group, 0
+        yield "checkpoint_group", [group or 0 for group in self.checkpoint_group], 0
         for key in ("width", "heads", "batch", "threads", "rounds"):
             yield key, [getattr(self, key)], 1
         yield "seed", [self.seed], 0

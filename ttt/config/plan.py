@@ -95,7 +95,6 @@ def _at_least(config: TrainConfig) -> list[tuple[str, float, float]]:
         ("size.heads", size.heads, 1),
         ("size.mlp_hidden", size.mlp_hidden, 1),
         ("ctx.length", config.ctx.length, 1),
-        ("kernel.checkpoint_group", config.kernel.checkpoint_group, 0),
         ("data.eval_tokens", data.eval_tokens, 1),
         ("recipe.steps", recipe.steps, 1),
         ("recipe.tokens_per_step", recipe.tokens_per_step, 1),
@@ -111,6 +110,8 @@ def _at_least(config: TrainConfig) -> list[tuple[str, float, float]]:
     ]
     layer = vars(config.model)
     counted += [(f"model.{key}", layer[key], 1) for key in COUNTED_IN_LAYERS if layer.get(key) is not None]
+    if config.kernel.checkpoint_group is not None:
+        counted.append(("kernel.checkpoint_group", config.kernel.checkpoint_group, 0))
     if trainer.max_steps is not None:
         counted.append(("trainer.max_steps", trainer.max_steps, 1))
     return counted

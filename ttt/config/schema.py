@@ -59,12 +59,13 @@ class BackboneConfig:
 class KernelConfig:
     """Which form computes the inner loop.
 
-    ``checkpoint_group``: mini-batches whose inner states are recomputed together in the backward pass
-    (0 keeps every state). 16 costs at most a sixth of the time and makes time per token flat in the context.
+    ``checkpoint_group``: mini-batches whose inner states are recomputed together in the backward pass. null: as many as
+    suit the form that runs, which for most are 16: they cost at most a sixth of the time and make time per token flat
+    in the context. 0: primal and dual keep every state; cpu and triton, which cannot, take it for null.
     """
 
     name: str = "auto"
-    checkpoint_group: int = 16
+    checkpoint_group: int | None = None
 
 
 @dataclass

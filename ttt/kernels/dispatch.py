@@ -23,6 +23,9 @@ from ttt.kernels.whole import in_whole_mini_batches, unfit
 
 KERNELS = ("auto", "primal", "dual", "cpu", "triton")
 
+DEFAULT_GROUP = 16
+"""``kernel.checkpoint_group`` of the primal and the dual form where it is null; the compiled forms know their own."""
+
 log = logging.getLogger(__name__)
 
 
@@ -43,7 +46,8 @@ def choose_form(kernel: KernelConfig, loop: InnerLoop) -> Form:
     if kernel.name in ("cpu", "triton") and reason:
         raise bad_value("kernel.name", kernel.name, f"{reason}; choose auto")
     form = dual_mini_batch if has_dual and kernel.name != "primal" else primal_mini_batch
-    plain = partial(scan, form, checkpoint_group=kernel.checkpoint_group)
+    group = DEFAULT_GROUP if kernel.checkpoint_group is None else kernel.checkpoint_group
+    plain = partial(scan, form, checkpoint_group=group)
     if kernel.name in ("primal", "dual") or reason:
         return plain
     return Compiled(kernel, plain)
@@ -79,13 +83,13 @@ class Compiled:
             raise bad_value("kernel.name", self.kernel.name, f"{reason}; choose auto")
         if triton and not torch.compiler.is_compiling():
             _say_on_gpu(str(tokens.q.device), reason)
+        group = self.kernel.checkpoint_group or 0
         if reason:
             form = _in_float32(self.plain)
         elif triton:
-            group = self.kernel.checkpoint_group
             form = in_whole_mini_batches(partial(_triton_kernel, group), partial(_triton_rest, self.plain))
         else:
-            form = in_whole_mini_batches(partial(_cpu_kernel, self.kernel.checkpoint_group), self.plain)
+            form = in_whole_mini_batches(partial(_cpu_kernel, group), self.plain)
         return form(loop, norm, state, tokens, tau)
 
     def view_type(self, views: Tensor, at_least_float32: torch.dtype) -> torch.dtype:
@@ -159,7 +163,10 @@ def _unable_triton(loop: InnerLoop, tokens: Tokens, tau: Tensor) -> str | None:
         return "it knows no forget gate"
     if not tokens.q.is_cuda and not _triton_op().INTERPRETED:
         return f"it runs on GPUs, and with TRITON_INTERPRET=1 on CPUs, not on {tokens.q.device.type}"
-    return _triton_op().unsupported(tokens.q.shape[-1], _hidden(loop, tokens), tau.numel(), tokens.q.dtype)
+    views = tokens.q
+    # Dynamo cannot ask Triton's driver what the device has; the operator does when it runs.
+    device = None if torch.compiler.is_compiling() else views.device
+    return _triton_op().unsupported(views.shape[-1], _hidden(loop, tokens), tau.numel(), views.dtype, device)
 
 
 @cache

@@ -29,7 +29,7 @@ class Row(TypedDict):
     Attributes:
         model: the inner model, or the language model's layer.
         form: what computed the inner loop; None where that plays no part.
-        checkpoint_group: the form's; None where that plays no part.
+        checkpoint_group: the form's; None where that plays no part, or where it is the form's own.
         tokens: length of the sequences; for ``decode`` what was read before.
         mini_batch_size: None for a layer that has none.
         batch: sequences at once.

@@ -25,11 +25,30 @@ INTERPRETED = not isinstance(linear_forward, JITFunction)
 """Whether Triton's interpreter runs the kernels, on CPUs: TRITON_INTERPRET was 1 when they were imported."""
 
 VIEWS = {"q", "k", "v", "z", "dz", "dq", "dk", "dv"}
-ACTIVATIONS = {"Z1_kept", "Z1_bar_kept", "X2_kept", "X2_bar_kept", "dZ1_part", "dH"}
-WEIGHTS = {"W1_kept", "W2_kept"}
-"""Arguments in the views' type: always; of the backward pass; what the backward pass reads of W."""
+ACTIVATIONS = {"G1_kept", "G2_kept", "Z1_room", "Z1_bar_room", "X2_room", "X2_bar_room", "dZ1_part", "dH"}
+WEIGHTS = {"W1_kept"}
+"""Arguments in the views' type: always; of TTT-MLP's backward pass; of TTT-Linear's."""
 
-NUMBERS = {"first", "count", "tokens", "heads", "shared", "group", "place"}
+KB = 1024
+
+SHARED_EVERYWHERE = 99 * KB
+"""Bytes of shared memory that a program can have on sm_86 and sm_89, the least of NVIDIA's GPUs since sm_80."""
+
+SHARED = {
+    ("linear", 2, 128, 64): 112 * KB,
+    ("linear", 4, 64, 64): 112 * KB,
+    ("linear", 4, 128, 16): 105 * KB,
+    ("linear", 4, 128, 32): 148 * KB,
+    ("linear", 4, 128, 64): 224 * KB,
+    ("mlp", 4, 64, 64): 144 * KB,
+    ("mlp", 4, 128, 32): 130 * KB,
+    ("mlp", 4, 128, 64): 240 * KB,
+}
+"""Layer, bytes of a number of the views, P and R -> what a program of the backward kernel, the largest, takes on sm_80
+to sm_89, where that is more than ``SHARED_EVERYWHERE``; a test compiles some of them. On sm_90 float32 takes the same,
+and half precision more, at most 154 KB of the 227 there."""
+
+NUMBERS = {"first", "count", "mini_batches", "tokens", "heads", "shared", "group", "place"}
 """Arguments that are int32 numbers; all others are float32 tensors."""
 
 
@@ -92,6 +111,12 @@ class Layer:
         """Whether W of TTT-MLP goes into the registers of one program; with float32 views their products would not."""
         return (self.D, self.F, self.b) == (64, 256, 16) and self.dtype.itemsize == 2 and not self.amd
 
+    @property
+    def shared_memory(self) -> int:
+        """Bytes of shared memory that a program needs, or ``SHARED_EVERYWHERE`` where it needs no more."""
+        sizes = (self.name, self.dtype.itemsize, _padded(self.D), _padded(self.b))
+        return SHARED.get(sizes, SHARED_EVERYWHERE)
+
     def forward(self, keeps: bool) -> Configuration:
         """Outputs and final state; ``keeps``: and W once a group, for the backward pass."""
         if self.on_chip:
@@ -101,19 +126,17 @@ class Layer:
     def forward_portable(self, keeps: bool) -> Configuration:
         """``forward`` for any sizes."""
         if self.F:
-            return self._configuration("forward", mlp_forward, self._warps, KEEPS=keeps, ACTIVATIONS=False)
+            return self._configuration("forward", mlp_forward, self._warps, OUTPUTS=True, KEEPS=keeps)
         return self._configuration("forward", linear_forward, self._warps, OUTPUTS=True, KEEPS=keeps)
 
     def recompute(self) -> Configuration:
-        """All that the backward pass of one group needs, from the W that was kept."""
-        if self.F:
-            return self._configuration("recompute", mlp_forward, self._warps, WEIGHTS, KEEPS=True, ACTIVATIONS=True)
+        """Of TTT-Linear alone: W before every mini-batch of a group, from the one that was kept."""
         return self._configuration("recompute", linear_forward, self._warps, WEIGHTS, OUTPUTS=False, KEEPS=True)
 
     def backward(self) -> Configuration:
-        """The gradients of one group."""
+        """The gradients: of one group after ``recompute``, or for TTT-MLP of all of them."""
         if self.F:
-            return self._configuration("backward", mlp_backward, 4 if self.amd else 8, WEIGHTS)
+            return self._configuration("backward", mlp_backward, 4 if self.amd else 8)
         # dW of 128 x 128 would take half of the registers.
         return self._configuration("backward", linear_backward, 4 if self.amd else 8, WEIGHTS, RESIDENT=self.D <= 64)
 
@@ -132,7 +155,9 @@ class Layer:
     ) -> Configuration:
         """``views``: arguments in the views' type besides the usual."""
         sizes = {"D": self.D, "P": _padded(self.D), "b": self.b, "R": _padded(self.b), "F": self.F}
-        sizes |= {"BLOCK": 32 if self.F % 32 == 0 else 16, "BIAS": int(self.bias)}
+        # Beside large tiles of K and Q shared memory has little room, and least in float32.
+        large = sizes["P"] * sizes["R"] >= (2048 if self.dtype.itemsize == 4 else 8192)
+        sizes |= {"BLOCK": 16 if large or self.F % 32 else 32, "BIAS": int(self.bias)}
         constexprs = {name: value for name, value in (sizes | flags).items() if name in fn.arg_names}
         of_views = VIEWS | ACTIVATIONS | views
         signature = {
@@ -156,6 +181,6 @@ def configurations(
     for hidden in (0, 4 * D if F is None else F):
         layer = Layer(dtype, D, b, hidden, amd=target.startswith("gfx"))
         found += [layer.forward(keeps=True)] if layer.on_chip else []
-        found += [layer.forward_portable(keeps=True), layer.recompute(), layer.backward()]
+        found += [layer.forward_portable(keeps=True), *([] if hidden else [layer.recompute()]), layer.backward()]
         found.append(layer.decode(begun=True, ends=False))
     return found

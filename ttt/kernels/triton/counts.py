@@ -5,7 +5,7 @@ two of at least 16; W all parameters of the inner model, float32. A product of [
 padding included: it is computed too. What is elementwise is not counted.
 
 Device memory or L2: what a kernel reads as given or leaves as a result crosses device memory once, however often it is
-loaded. Scratch, which a launch writes and reads again, stays in the L2 cache where that of ``PROGRAMS`` programs fits
+loaded. Scratch, which is written and read again, stays in the L2 cache where that of all programs at a time fits
 ``L2_BYTES``, and crosses device memory once out and once in where it does not.
 """
 
@@ -17,15 +17,17 @@ from typing import NamedTuple
 FLOAT = 4
 """Bytes of a float32."""
 
-PROGRAMS = 264
-"""Sequences times heads at once: two programs on each of an H100's 132 multiprocessors."""
+MULTIPROCESSORS = 132
+"""Of an H100. An A100 has 108, a B200 148."""
+
+PROGRAMS = 2 * MULTIPROCESSORS
+"""Sequences times heads: two programs of four warps on each, or twice one of eight, which takes all its registers."""
 
 L2_BYTES = 50_000_000
-"""The L2 cache of an H100. That of an A100 has 40 MB and 108 multiprocessors, that of a B200 126 MB and 148."""
-
+"""The L2 cache of an H100. That of an A100 has 40 MB, that of a B200 126 MB."""
 
 RESIDENT_HEAD_DIM = 64
-"""The largest D with which TTT-Linear's dW stays in registers."""
+"""The largest D with which TTT-Linear's dW stays in registers, and TTT-MLP's forward kernel takes four warps."""
 
 
 @dataclass(frozen=True)
@@ -112,16 +114,14 @@ def count(kernel: str, sizes: Sizes) -> Counts:
     Raises:
         KeyError: no such kernel.
     """
-    products, tensors, scratch = KERNELS[kernel]
-    held = scratch(sizes)
-    spills = held * PROGRAMS > L2_BYTES
-    moved = list(tensors(sizes, spills))
+    of_kernel = KERNELS[kernel]
+    moved = list(of_kernel.tensors(sizes, L2_BYTES / of_kernel.at_once(sizes)))
     counts = Counts(
-        flops=products(sizes) / sizes.b,
+        flops=of_kernel.products(sizes) / sizes.b,
         device_bytes=sum(m.size * m.device for m in moved),
         least_bytes=sum(m.size * m.least for m in moved),
         l2_bytes=sum(m.size * (m.loads + m.stores) for m in moved),
-        scratch=held,
+        scratch=of_kernel.scratch(sizes),
     )
     if kernel not in RECOMPUTED_BY:
         return counts
@@ -134,8 +134,8 @@ def count(kernel: str, sizes: Sizes) -> Counts:
     )
 
 
-RECOMPUTED_BY = {"linear_backward": "linear_recompute", "mlp_backward": "mlp_recompute"}
-"""Backward kernel -> the kernel that computes states and activations of a group again before it."""
+RECOMPUTED_BY = {"linear_backward": "linear_recompute"}
+"""Backward kernel -> the kernel that computes the states of a group again before it; TTT-MLP's does so itself."""
 
 
 def given(size: float, times: float = 1) -> Moved:
@@ -184,8 +184,11 @@ def _mlp_forward_products(s: Sizes) -> int:
 
 
 def _mlp_backward_products(s: Sizes) -> int:
-    """Eight and seven with W or dW in the two sweeps; five and five between tokens."""
-    return 2 * (15 * s.R * s.P * s.F + 5 * s.R * s.R * s.F + 5 * s.R * s.R * s.P)
+    """Six with W to compute the group again; six, eight and seven with W or dW in the three sweeps back.
+
+    Between tokens two and four of the hidden width, and six of the head width.
+    """
+    return 2 * (27 * s.R * s.P * s.F + 6 * s.R * s.R * s.F + 6 * s.R * s.R * s.P)
 
 
 def _linear_decode_products(s: Sizes) -> int:
@@ -209,11 +212,11 @@ def _forward_tensors(state: int, s: Sizes) -> Iterator[Moved]:
     yield given(norm_parameters(s) / s.tokens)
 
 
-def _linear_forward_tensors(s: Sizes, spills: bool) -> Iterator[Moved]:  # noqa: ARG001 - one signature for all
+def _linear_forward_tensors(s: Sizes, cache: float) -> Iterator[Moved]:  # noqa: ARG001 - one signature for all
     yield from _forward_tensors(linear_state(s), s)
 
 
-def _mlp_on_chip_tensors(s: Sizes, spills: bool) -> Iterator[Moved]:  # noqa: ARG001 - one signature for all
+def _mlp_on_chip_tensors(s: Sizes, cache: float) -> Iterator[Moved]:  # noqa: ARG001 - one signature for all
     """And k a second time; b1 and b2 of every mini-batch through L2."""
     yield from _forward_tensors(mlp_state(s), s)
     yield Moved(s.view, loads=1)
@@ -221,34 +224,26 @@ def _mlp_on_chip_tensors(s: Sizes, spills: bool) -> Iterator[Moved]:  # noqa: AR
     yield Moved(norm_parameters(s) / s.b, loads=2)
 
 
-def _mlp_forward_tensors(s: Sizes, spills: bool) -> Iterator[Moved]:
+def _mlp_forward_tensors(s: Sizes, cache: float) -> Iterator[Moved]:
     """And W of every mini-batch, which is loaded by both sweeps and stored by the second."""
     yield from _forward_tensors(mlp_state(s), s)
-    yield Moved(mlp_state(s) / s.b, loads=2, stores=1, device=2 if spills else 0)
+    yield Moved(mlp_state(s) / s.b, loads=2, stores=1, device=2 if mlp_state(s) > cache else 0)
     yield Moved(norm_parameters(s) / s.b, loads=2)
 
 
-def _recompute_tensors(views: int, state: int, s: Sizes) -> Iterator[Moved]:
-    """Some views, eta and the kept W; a W to work on, of no use after the group."""
-    yield Moved(views * s.view, loads=1, device=1)
+def _recompute_tensors(state: int, s: Sizes) -> Iterator[Moved]:
+    """K, v, eta and the kept W."""
+    yield Moved(2 * s.view, loads=1, device=1)
     yield Moved(FLOAT, loads=1, device=1)
     yield Moved(state / s.group_tokens, loads=1, device=1)
-    yield Moved(state / s.group_tokens, stores=1)
     yield Moved(norm_parameters(s) / s.group_tokens, loads=1, device=1)
 
 
-def _linear_recompute_tensors(s: Sizes, spills: bool) -> Iterator[Moved]:
-    """And W of every mini-batch for the backward kernel."""
-    yield from _recompute_tensors(2, linear_state(s), s)
-    yield Moved(_linear_scratch(s) / s.group_tokens, stores=1, device=1 if spills else 0)
-
-
-def _mlp_recompute_tensors(s: Sizes, spills: bool) -> Iterator[Moved]:
-    """And W through L2 as in the forward pass; W and activations of every mini-batch for the backward kernel."""
-    yield from _recompute_tensors(3, mlp_state(s), s)
-    yield Moved(mlp_state(s) / s.b, loads=2, stores=1)
-    yield Moved(norm_parameters(s) / s.b, loads=1)
-    yield Moved(_mlp_scratch(s) / s.group_tokens, stores=1, device=1 if spills else 0)
+def _linear_recompute_tensors(s: Sizes, cache: float) -> Iterator[Moved]:
+    """And W of every mini-batch for the backward kernel; W after the group, of no use."""
+    yield from _recompute_tensors(linear_state(s), s)
+    yield Moved(linear_state(s) / s.group_tokens, stores=1)
+    yield Moved(_linear_scratch(s) / s.group_tokens, stores=1, device=1 if _linear_scratch(s) > cache else 0)
 
 
 def _backward_tensors(state: int, s: Sizes) -> Iterator[Moved]:
@@ -264,26 +259,31 @@ def _backward_tensors(state: int, s: Sizes) -> Iterator[Moved]:
     yield Moved(norm_parameters(s) / s.group_tokens, loads=1, stores=1)
 
 
-def _linear_backward_tensors(s: Sizes, spills: bool) -> Iterator[Moved]:
+def _linear_backward_tensors(s: Sizes, cache: float) -> Iterator[Moved]:
     """And W of every mini-batch, which is loaded twice as q and k are; dW once a group, or twice a mini-batch."""
     yield from _backward_tensors(linear_state(s), s)
     yield Moved(2 * s.view, loads=1)
-    yield Moved(_linear_scratch(s) / s.group_tokens, loads=2, device=1 if spills else 0)
+    yield Moved(_linear_scratch(s) / s.group_tokens, loads=2, device=1 if _linear_scratch(s) > cache else 0)
     resident = s.D <= RESIDENT_HEAD_DIM
     yield Moved(linear_state(s) / s.group_tokens, loads=1, stores=1 if resident else 0)
     yield Moved(linear_state(s) / s.b, loads=0 if resident else 2, stores=0 if resident else 1)
 
 
-def _mlp_backward_tensors(s: Sizes, spills: bool) -> Iterator[Moved]:
-    """And W and activations of every mini-batch, all but Z2 and Z2_bar by both sweeps, and dW likewise."""
+def _mlp_backward_tensors(s: Sizes, cache: float) -> Iterator[Moved]:
+    """And what the recomputation reads and leaves; W on its way forth and back, dW, and a mini-batch's activations."""
     yield from _backward_tensors(mlp_state(s), s)
     yield Moved(s.view, loads=1)
-    yield Moved(_mlp_scratch(s) / s.group_tokens, device=1 if spills else 0)
-    yield Moved((2 * s.D * s.F + 4 * s.b * s.F) * s.element / s.b, loads=2)
-    yield Moved(2 * s.D * FLOAT, loads=1)
-    yield Moved(mlp_state(s) / s.b, loads=2, stores=1)
-    # From the first sweep to the second: dZ1_bar in the place of Z1_bar, a part of dZ1, and dH.
-    yield Moved(s.F * s.element, loads=2, stores=3)
+    yield from _recompute_tensors(mlp_state(s), s)
+    yield Moved(norm_parameters(s) / s.b, loads=1)
+    yield Moved(mlp_state(s) / s.group_tokens, stores=1)
+    yield Moved(_mlp_steps(s) / s.group_tokens, loads=1, stores=1, device=2 if _mlp_scratch(s) > cache else 0)
+    crossings = 2 if _mlp_work(s) > cache else 0
+    # Forth W is loaded by both sweeps and stored by the second; back it is loaded by all three and stored by the first.
+    yield Moved(mlp_state(s) / s.b, loads=2, stores=1, device=crossings)
+    yield Moved(mlp_state(s) / s.b, loads=3, stores=1, device=crossings)
+    yield Moved(mlp_state(s) / s.b, loads=2, stores=1, device=crossings)
+    # Six tensors, and dZ1_bar in the place of Z1_bar.
+    yield Moved(s.F * s.element, loads=10, stores=7, device=6 * crossings)
 
 
 def _linear_scratch(s: Sizes) -> int:
@@ -291,11 +291,18 @@ def _linear_scratch(s: Sizes) -> int:
     return s.group_tokens // s.b * (s.D * s.D * s.element + s.D * FLOAT)
 
 
+def _mlp_work(s: Sizes) -> int:
+    """A program's, for a mini-batch: W, dW, and Z1, Z1_bar, X2, X2_bar, a part of dZ1 and dH in the views' type."""
+    return 2 * mlp_state(s) + 6 * s.b * s.F * s.element
+
+
+def _mlp_steps(s: Sizes) -> int:
+    """A program's, for a group: G1 and G2 in the views' type."""
+    return s.group_tokens * (s.F + s.D) * s.element
+
+
 def _mlp_scratch(s: Sizes) -> int:
-    """A program's, for a group: W1, W2, Z1, Z1_bar, X2 and X2_bar in the views' type, b1, b2, Z2 and Z2_bar."""
-    of_views = 2 * s.D * s.F + 4 * s.b * s.F
-    of_float = s.F + s.D + 2 * s.b * s.D
-    return s.group_tokens // s.b * (of_views * s.element + of_float * FLOAT)
+    return _mlp_work(s) + _mlp_steps(s)
 
 
 def _decode_tensors(state: int, loads: int, s: Sizes) -> Iterator[Moved]:
@@ -309,11 +316,11 @@ def _decode_tensors(state: int, loads: int, s: Sizes) -> Iterator[Moved]:
     yield given(norm_parameters(s))
 
 
-def _linear_decode_tensors(s: Sizes, spills: bool) -> Iterator[Moved]:  # noqa: ARG001 - one signature for all
+def _linear_decode_tensors(s: Sizes, cache: float) -> Iterator[Moved]:  # noqa: ARG001 - one signature for all
     yield from _decode_tensors(linear_state(s), 1, s)
 
 
-def _mlp_decode_tensors(s: Sizes, spills: bool) -> Iterator[Moved]:  # noqa: ARG001 - one signature for all
+def _mlp_decode_tensors(s: Sizes, cache: float) -> Iterator[Moved]:  # noqa: ARG001 - one signature for all
     """Both layers' W twice: for the train view, and when the step is known for the test view."""
     yield from _decode_tensors(mlp_state(s), 2, s)
 
@@ -322,17 +329,43 @@ def _none(s: Sizes) -> int:  # noqa: ARG001 - one signature for all
     return 0
 
 
-Kernel = tuple[Callable[[Sizes], int], Callable[[Sizes, bool], Iterator[Moved]], Callable[[Sizes], int]]
-"""FLOPs of a mini-batch, tensors given whether scratch leaves L2, and bytes of scratch."""
+def _all_programs(s: Sizes) -> int:  # noqa: ARG001 - one signature for all
+    """Where scratch goes from launch to launch."""
+    return PROGRAMS
+
+
+def _of_mlp_forward(s: Sizes) -> int:
+    """Two programs on a multiprocessor, or one where they take eight warps."""
+    return 2 * MULTIPROCESSORS if s.D <= RESIDENT_HEAD_DIM else MULTIPROCESSORS
+
+
+def _one_each(s: Sizes) -> int:  # noqa: ARG001 - one signature for all
+    return MULTIPROCESSORS
+
+
+class Kernel(NamedTuple):
+    """How a kernel is counted.
+
+    Attributes:
+        products: FLOPs of a mini-batch.
+        tensors: what is moved, given the bytes of the L2 cache for one program.
+        scratch: bytes of it.
+        at_once: programs whose scratch is in use at a time.
+    """
+
+    products: Callable[[Sizes], int]
+    tensors: Callable[[Sizes, float], Iterator[Moved]]
+    scratch: Callable[[Sizes], int] = _none
+    at_once: Callable[[Sizes], int] = _all_programs
+
 
 KERNELS: dict[str, Kernel] = {
-    "linear_forward": (_linear_forward_products, _linear_forward_tensors, _none),
-    "linear_recompute": (_linear_recompute_products, _linear_recompute_tensors, _linear_scratch),
-    "linear_backward": (_linear_backward_products, _linear_backward_tensors, _linear_scratch),
-    "linear_decode": (_linear_decode_products, _linear_decode_tensors, _none),
-    "mlp_forward": (_mlp_forward_products, _mlp_forward_tensors, mlp_state),
-    "mlp_forward_on_chip": (_mlp_forward_products, _mlp_on_chip_tensors, _none),
-    "mlp_recompute": (_mlp_forward_products, _mlp_recompute_tensors, _mlp_scratch),
-    "mlp_backward": (_mlp_backward_products, _mlp_backward_tensors, _mlp_scratch),
-    "mlp_decode": (_mlp_decode_products, _mlp_decode_tensors, _none),
+    "linear_forward": Kernel(_linear_forward_products, _linear_forward_tensors),
+    "linear_recompute": Kernel(_linear_recompute_products, _linear_recompute_tensors, _linear_scratch),
+    "linear_backward": Kernel(_linear_backward_products, _linear_backward_tensors, _linear_scratch),
+    "linear_decode": Kernel(_linear_decode_products, _linear_decode_tensors),
+    "mlp_forward": Kernel(_mlp_forward_products, _mlp_forward_tensors, mlp_state, _of_mlp_forward),
+    "mlp_forward_on_chip": Kernel(_mlp_forward_products, _mlp_on_chip_tensors),
+    "mlp_backward": Kernel(_mlp_backward_products, _mlp_backward_tensors, _mlp_scratch, _one_each),
+    "mlp_decode": Kernel(_mlp_decode_products, _mlp_decode_tensors),
 }

@@ -62,7 +62,7 @@ def forward(
     W, shared = _start(W)
     arguments = views._asdict() | _named("", W) | _named("_last", W_last) | _named("_kept", kept if keep else W_last)
     if len(W) == 4:
-        arguments |= dict.fromkeys(_ACTIVATIONS, z) | {"Z2_kept": W_last[3], "Z2_bar_kept": W_last[3]}
+        arguments |= {"G1_kept": z, "G2_kept": z}
     numbers = {"first": 0, "count": views.mini_batches, "tokens": T, "heads": H, "shared": shared, "group": group}
     with torch.cuda.device_of(z):
         views.layer(W, bias).forward(keep).launch(B * H, **arguments, **numbers, z=z)
@@ -83,7 +83,7 @@ class Gradients(NamedTuple):
 
 def backward(views: Views, dz: Tensor, dW: list[Tensor], kept: list[Tensor], group: int, bias: bool) -> Gradients:
     """From the gradients of z [B, T, H, D] and W_last, group by group, the last first; ``dW`` becomes that of W."""
-    B, T, H, D = views.sizes
+    B, _, H, D = views.sizes
     b = views.tau.numel()
     found = Gradients(
         torch.empty_like(views.q),
@@ -94,22 +94,40 @@ def backward(views: Views, dz: Tensor, dW: list[Tensor], kept: list[Tensor], gro
         views.scale.new_zeros(B, H, D),
         views.scale.new_zeros(B, H, D),
     )
+    if not views.mini_batches:
+        return found
     layer = views.layer(dW, bias)
-    recompute, gradients = layer.recompute(), layer.backward()
-    scratch = _scratch(views, dW, min(group, views.mini_batches))
-    W_work = [torch.empty_like(w) for w in dW]
-    outputs = _named("", dW, "d") | found._asdict()
-    if len(dW) == 4:
-        outputs |= {name: views.q.new_empty(B, H, b, dW[0].shape[-1]) for name in ("dZ1_part", "dH")}
+    arguments = views._asdict() | found._asdict() | _named("", dW, "d") | {"dz": dz}
     with torch.cuda.device_of(dz):
-        for number in reversed(range(kept[0].shape[0])):
-            first = number * group
-            numbers = {"first": first, "count": min(group, views.mini_batches - first), "tokens": T, "heads": H}
-            start = _named("", [x[number] for x in kept]) | _named("_last", W_work) | scratch
-            forward_only = {"z": views.q, "shared": 0, "group": 1}
-            recompute.launch(B * H, **views._asdict(), **start, **numbers, **forward_only)
-            gradients.launch(B * H, **views._asdict(), **scratch, **outputs, **numbers, dz=dz)
+        (_mlp_backward if layer.F else _linear_backward)(layer, views, arguments, kept, min(group, views.mini_batches))
     return found
+
+
+def _linear_backward(layer: Layer, views: Views, arguments: dict[str, Tensor], kept: list[Tensor], group: int) -> None:
+    """Two launches a group: W of all its mini-batches into one scratch, and the gradients."""
+    B, T, H, _ = views.sizes
+    recompute, gradients = layer.recompute(), layer.backward()
+    W_last = [torch.empty_like(w[0]) for w in kept]
+    types = (views.q.dtype, torch.float32)
+    scratch = [w.new_empty(group, *w.shape, dtype=dtype) for w, dtype in zip(W_last, types, strict=True)]
+    shared = arguments | _named("_last", W_last) | _named("_kept", scratch)
+    for number in reversed(range(kept[0].shape[0])):
+        first = number * group
+        numbers = {"first": first, "count": min(group, views.mini_batches - first), "tokens": T, "heads": H}
+        start = _named("", [x[number] for x in kept])
+        recompute.launch(B * H, **shared, **start, **numbers, z=views.q, shared=0, group=1)
+        gradients.launch(B * H, **shared, **numbers)
+
+
+def _mlp_backward(layer: Layer, views: Views, arguments: dict[str, Tensor], kept: list[Tensor], group: int) -> None:
+    """One launch, whose programs have W on its way back, G1 and G2 of a group and activations of a mini-batch."""
+    B, T, H, D = views.sizes
+    b, room = views.tau.numel(), views.q.new_empty
+    arguments = arguments | _named("_kept", kept) | _named("_last", [torch.empty_like(w[0]) for w in kept])
+    arguments |= {"G1_kept": room(group, B, H, b, layer.F), "G2_kept": room(group, B, H, b, D)}
+    arguments |= {name: room(B, H, b, layer.F) for name in _ACTIVATIONS}
+    numbers = {"mini_batches": views.mini_batches, "tokens": T, "heads": H, "group": group}
+    layer.backward().launch(B * H, **arguments, **numbers)
 
 
 def decode(views: Views, W: list[Tensor], step: list[Tensor], place: int, bias: bool) -> tuple[Tensor, list[Tensor]]:
@@ -125,7 +143,7 @@ def decode(views: Views, W: list[Tensor], step: list[Tensor], place: int, bias: 
     return z, after
 
 
-_ACTIVATIONS = ("Z1_kept", "Z1_bar_kept", "X2_kept", "X2_bar_kept")
+_ACTIVATIONS = ("Z1_room", "Z1_bar_room", "X2_room", "X2_bar_room", "dZ1_part", "dH")
 
 
 def _named(suffix: str, W: Iterable[Tensor], prefix: str = "") -> dict[str, Tensor]:
@@ -138,17 +156,3 @@ def _start(W: list[Tensor]) -> tuple[list[Tensor], int]:
     if all(w.stride(0) == 0 or w.shape[0] == 1 for w in W):
         return [w[0].contiguous() for w in W], 1
     return [w.contiguous() for w in W], 0
-
-
-def _scratch(views: Views, W: list[Tensor], mini_batches: int) -> dict[str, Tensor]:
-    """Room for what the backward pass of one group reads: W before every mini-batch and, for TTT-MLP, activations."""
-    B, _, H, D = views.sizes
-    b, q = views.tau.numel(), views.q
-    types = [q.dtype, torch.float32] * (len(W) // 2)
-    kept = [w.new_empty(mini_batches, *w.shape, dtype=dtype) for w, dtype in zip(W, types, strict=True)]
-    scratch = _named("_kept", kept)
-    if len(W) == 4:
-        F = W[0].shape[-1]
-        scratch |= {name: q.new_empty(mini_batches, B, H, b, F) for name in _ACTIVATIONS}
-        scratch |= {name: W[0].new_empty(mini_batches, B, H, b, D) for name in ("Z2_kept", "Z2_bar_kept")}
-    return scratch

@@ -1,7 +1,9 @@
-"""TTT-MLP, backward: one program goes back through a group of mini-batches for one head.
+"""TTT-MLP, backward: one program computes one head's groups of mini-batches again, from the last, and goes back.
 
-dW1 and dW2 are as large as W and stay in memory, where the L2 cache holds them; every mini-batch passes over the hidden
-width twice, in blocks: first for what the gradient of G2 needs, then, with dZ2 known, for dW1, dW2 and the rest of dK.
+Of every mini-batch of a group only G1 and G2 are kept, a thirteenth of W; with them W of before follows from W of
+after. W, dW and the activations of one mini-batch stay in memory, where the L2 cache holds them. On its way back
+every mini-batch passes over the hidden width three times, in blocks: for W and the activations, then for what the
+gradient of G2 needs, then, with dZ2 known, for dW1, dW2 and the rest of dK.
 
 Shapes: B batch, H heads, T tokens, D head width, F hidden width, b mini-batch size; tiles as in ``functions``. The
 names of the gradients are those of the derivation in ``README.md``: dX is that of the outer loss with respect to X.
@@ -12,6 +14,7 @@ import triton.language as tl
 
 from ttt.kernels.triton.functions import (
     dot,
+    gelu,
     gelu_and_slope,
     gelu_slope_and_curvature,
     load,
@@ -21,27 +24,66 @@ from ttt.kernels.triton.functions import (
     standardise_backward,
     store,
 )
+from ttt.kernels.triton.mlp_forward import mlp_forward
 
 
-@triton.jit(do_not_specialize=["first", "count", "tokens", "heads"])
-def mlp_backward(
-    q, k, v, eta, tau, scale, shift, W1_kept, W2_kept, Z1_kept, Z1_bar_kept, X2_kept, X2_bar_kept, Z2_kept, Z2_bar_kept,
-    dz, dq, dk, dv, deta, dtau, dscale, dshift, dW1, db1, dW2, db2, dZ1_part, dH,
+@triton.jit
+def take_back(
+    K, Q, A1, rate, back2, W1, b1, W2, G1_kept, Z1_room, Z1_bar_room, X2_room, X2_bar_room,
+    in_W1, in_W2, in_token, W1_offset, W2_offset, hidden_tile,
+    F: tl.constexpr, D: tl.constexpr, P: tl.constexpr, R: tl.constexpr, BLOCK: tl.constexpr, BIAS: tl.constexpr,
+    PADDED: tl.constexpr
+):  # fmt: skip
+    """W1, b1, W2 of one head from those after a mini-batch to those before it, and the activations of the mini-batch.
+
+    ``back2`` is what was subtracted for each token, rate * G2; A1 = -M * S1. Returns Z2 without b2, Z2_bar without b2
+    and what G2 adds, and X2_bar X2^T.
+    """
+    hidden = tl.arange(0, BLOCK)
+    dtype = K.dtype
+    Z2, Z2_bar = tl.zeros((R, P), tl.float32), tl.zeros((R, P), tl.float32)
+    S2 = tl.zeros((R, R), tl.float32)
+    for f in range(0, F, BLOCK):
+        w1_at, w2_at, here = W1 + f + W1_offset, W2 + f * D + W2_offset, f + hidden_tile
+        G1 = load(G1_kept + here, in_token, PADDED)
+        back1 = rate * G1.to(tl.float32)
+        w1 = dot(tl.trans(K), back1.to(dtype), load(w1_at, in_W1, PADDED))
+        bias1 = tl.load(b1 + f + hidden) + BIAS * tl.sum(back1, 0)
+        store(w1_at, w1, in_W1, PADDED)
+        w1_half = w1.to(dtype)
+        Z1 = dot(K, w1_half) + bias1[None, :]
+        X2 = gelu(Z1).to(dtype)
+        w2 = dot(tl.trans(X2), back2, load(w2_at, in_W2, PADDED))
+        store(w2_at, w2, in_W2, PADDED)
+        w2_half = w2.to(dtype)
+        Z1_bar = dot(A1, G1, dot(Q, w1_half) + bias1[None, :])
+        X2_bar = gelu(Z1_bar).to(dtype)
+        store(Z1_room + here, Z1, in_token, PADDED)
+        store(Z1_bar_room + here, Z1_bar, in_token, PADDED)
+        store(X2_room + here, X2, in_token, PADDED)
+        store(X2_bar_room + here, X2_bar, in_token, PADDED)
+        S2 = dot(X2_bar, tl.trans(X2), S2)
+        # Behind products, which no warp begins before all have read the bias.
+        tl.store(b1 + f + hidden, bias1)
+        Z2 = dot(X2, w2_half, Z2)
+        Z2_bar = dot(X2_bar, w2_half, Z2_bar)
+    return Z2, Z2_bar, S2
+
+
+@triton.jit
+def reverse(
+    q, k, v, eta, tau, scale, shift, W1_last, b1_last, W2_last, b2_last, G1_kept, G2_kept,
+    dz, dq, dk, dv, deta, dtau, dscale, dshift, dW1, db1, dW2, db2,
+    Z1_room, Z1_bar_room, X2_room, X2_bar_room, dZ1_part, dH,
     first, count, tokens, heads,
     D: tl.constexpr, P: tl.constexpr, F: tl.constexpr, BLOCK: tl.constexpr, b: tl.constexpr, R: tl.constexpr,
     BIAS: tl.constexpr
 ):  # fmt: skip
-    """Mini-batches ``first + count - 1`` down to ``first``: the gradients of all inputs.
+    """The gradients of mini-batches ``first + count - 1`` down to ``first``. Arguments as in ``mlp_backward``.
 
-    Arguments as in ``mlp_forward``, and:
-        W1_kept: W1 before every mini-batch, [count, B, H, D, F] in the views' type, as W2_kept.
-        Z1_bar_kept: as ``mlp_forward`` left it; holds dZ1_bar afterwards.
-        dz: [B, T, H, D] in memory, in the views' type, as dq, dk and dv, which are written.
-        deta: [B, H, T] float32, written.
-        dtau: [B, H, b] float32, added to, as dscale and dshift [B, H, D].
-        dW1: [B, H, D, F] float32: on entry with respect to W1 after the mini-batches, on return before them; likewise
-            db1, dW2, db2.
-        dZ1_part: room for [B, H, b, F] in the views' type, as dH.
+    Of W1, b1, W2, their gradients, and from Z1_room to dH it is given those of its own program. W1_last, b1_last and
+    W2_last are those after the mini-batches on entry, those before them on return, b2_last those after them. G1_kept
+    and G2_kept are those that ``mlp_forward`` left.
     """
     program = tl.program_id(0)
     sequence, head = program // heads, program % heads
@@ -53,23 +95,17 @@ def mlp_backward(
     W1_offset, W2_offset = column[:, None] * F + hidden[None, :], hidden[:, None] * D + column[None, :]
     tile, hidden_tile = row[:, None] * heads * D + column[None, :], row[:, None] * F + hidden[None, :]
     last = program.to(tl.int64)
-    dW1 += last * D * F
-    dW2 += last * D * F
-    db1 += last * F
-    dZ1_part += last * b * F
-    dH += last * b * F
+    bias2 = load(b2_last + last * D + column, in_row, PADDED)
     d_bias2 = load(db2 + last * D + column, in_row, PADDED)
     d_scale = load(dscale + last * D + column, in_row, PADDED)
     d_shift = load(dshift + last * D + column, in_row, PADDED)
     d_tau = load(dtau + last * b + row, row < b, PADDED)
-    for index in range(count):
+    for index in tl.range(0, count, disable_licm=True):
         mini_batch = count - 1 - index
         token = (first + mini_batch) * b
         place = ((sequence.to(tl.int64) * tokens + token) * heads + head) * D + tile
         rates = last * tokens + token + row
         kept = mini_batch.to(tl.int64) * tl.num_programs(0) + program
-        outer = kept * b * D + row[:, None] * D + column[None, :]
-        inner = kept * b * F
         K, Q = load(k + place, live, PADDED), load(q + place, live, PADDED)
         dtype = K.dtype
         scale_row = load(scale + head * D + column, in_row, PADDED)[None, :]
@@ -77,8 +113,21 @@ def mlp_backward(
         rate = (tl.load(tau + b - 1) * eta_row)[:, None]
         causal = row[:, None] >= row[None, :]
         M = tl.where(causal, tau_row[:, None] * eta_row[None, :], 0.0)
+        S1 = dot(Q, tl.trans(K)) + BIAS
+        A1 = (M * S1).to(dtype)
+        G2_half = load(G2_kept + kept * b * D + row[:, None] * D + column[None, :], live, PADDED)
+        back2 = rate * G2_half.to(tl.float32)
+        bias2 += BIAS * tl.sum(back2, 0)
+        back2_half = back2.to(dtype)
+        Z2, Z2_bar, S2 = take_back(
+            K, Q, -A1, rate, back2_half, W1_last, b1_last, W2_last, G1_kept + kept * b * F,
+            Z1_room, Z1_bar_room, X2_room, X2_bar_room, in_W1, in_W2, in_token, W1_offset, W2_offset, hidden_tile,
+            F, D, P, R, BLOCK, BIAS, PADDED
+        )  # fmt: skip
+        S2 += BIAS
         # z = q + LN(Z2_bar)
-        unit, r = standardise(load(Z2_bar_kept + outer, live, PADDED), live, D, PADDED)
+        Z2_bar = dot(-(M * S2).to(dtype), G2_half, Z2_bar + bias2[None, :])
+        unit, r = standardise(Z2_bar, live, D, PADDED)
         dz_tile = load(dz + place, live, PADDED).to(tl.float32)
         d_scale += tl.sum(dz_tile * unit, 0)
         d_shift += tl.sum(dz_tile, 0)
@@ -88,47 +137,44 @@ def mlp_backward(
         shift_row = load(shift + head * D + column, in_row, PADDED)[None, :]
         target = load(v + place, live, PADDED).to(tl.float32) - K.to(tl.float32)
         G2, unit, r, residual, E_unit = loss_gradient_kept(
-            load(Z2_kept + outer, live, PADDED), target, scale_row, shift_row, live, D, PADDED
+            Z2 + bias2[None, :], target, scale_row, shift_row, live, D, PADDED
         )
-        G2_half, step2 = G2.to(dtype), (-rate * G2).to(dtype)
         # Z2_bar = X2_bar W2 + b2 - (M * S2) G2, S2 = X2_bar X2^T + 1; Z1_bar likewise with S1 = Q K^T + 1.
         dA2 = -dot(dZ2_bar_half, tl.trans(G2_half))
         dS2 = (M * dA2).to(dtype)
-        S1 = dot(Q, tl.trans(K)) + BIAS
-        A1 = (M * S1).to(dtype)
-        S2, dA1 = tl.zeros((R, R), tl.float32), tl.zeros((R, R), tl.float32)
+        dA1 = tl.zeros((R, R), tl.float32)
         dQ, dK = tl.zeros((R, P), tl.float32), tl.zeros((R, P), tl.float32)
         dG2, through_step2 = tl.zeros((R, P), tl.float32), tl.zeros((R, P), tl.float32)
         d_rate = tl.zeros((R,), tl.float32)
+        # What was stored is read in other places.
+        tl.debug_barrier()
         for f in range(0, F, BLOCK):
-            at, here = inner + f + hidden_tile, f + hidden_tile
-            w1 = load(W1_kept + kept * D * F + f + W1_offset, in_W1, PADDED)
-            w2 = load(W2_kept + kept * D * F + f * D + W2_offset, in_W2, PADDED)
+            here = f + hidden_tile
+            w1 = load(W1_last + f + W1_offset, in_W1, PADDED).to(dtype)
+            w2 = load(W2_last + f * D + W2_offset, in_W2, PADDED).to(dtype)
             dw1 = load(dW1 + f + W1_offset, in_W1, PADDED).to(dtype)
             dw2 = load(dW2 + f * D + W2_offset, in_W2, PADDED).to(dtype)
-            X2, X2_bar = load(X2_kept + at, in_token, PADDED), load(X2_bar_kept + at, in_token, PADDED)
-            slope, curvature = gelu_slope_and_curvature(load(Z1_kept + at, in_token, PADDED).to(tl.float32))
-            _, slope_bar = gelu_and_slope(load(Z1_bar_kept + at, in_token, PADDED).to(tl.float32))
+            X2, X2_bar = load(X2_room + here, in_token, PADDED), load(X2_bar_room + here, in_token, PADDED)
+            slope, curvature = gelu_slope_and_curvature(load(Z1_room + here, in_token, PADDED).to(tl.float32))
+            _, slope_bar = gelu_and_slope(load(Z1_bar_room + here, in_token, PADDED).to(tl.float32))
             H = dot(G2_half, tl.trans(w2))
             G1 = H * slope
             dX2_bar = dot(dS2, X2, dot(dZ2_bar_half, tl.trans(w2)))
             dZ1_bar = dX2_bar * slope_bar
             dZ1_bar_half = dZ1_bar.to(dtype)
-            dX2 = dot(tl.trans(dS2), X2_bar, dot(step2, tl.trans(dw2)))
+            dX2 = dot(tl.trans(dS2), X2_bar, dot(-back2_half, tl.trans(dw2)))
             through_step1 = dot(K, dw1) + tl.load(db1 + f + hidden)[None, :]
             d_rate -= tl.sum(through_step1 * G1, 1)
             dG1 = -dot(tl.trans(A1), dZ1_bar_half) - rate * through_step1
             dH_tile = (dG1 * slope).to(dtype)
             store(dZ1_part + here, dG1 * H * curvature + dX2 * slope, in_token, PADDED)
             store(dH + here, dH_tile, in_token, PADDED)
-            store(Z1_bar_kept + at, dZ1_bar_half, in_token, PADDED)
-            S2 = dot(X2_bar, tl.trans(X2), S2)
+            store(Z1_bar_room + here, dZ1_bar_half, in_token, PADDED)
             dA1 = dot(dZ1_bar_half, tl.trans(G1.to(dtype)), dA1)
             dK = dot((-rate * G1).to(dtype), tl.trans(dw1), dK)
             dQ = dot(dZ1_bar_half, tl.trans(w1), dQ)
             through_step2 = dot(X2, dw2, through_step2)
             dG2 = dot(dH_tile, w2, dG2)
-        S2 += BIAS
         dS1 = (-M * dA1).to(dtype)
         store(dq + place, dot(dS1, K, dQ) + load(dz + place, live, PADDED).to(tl.float32), live, PADDED)
         dK = dot(tl.trans(dS1), Q, dK)
@@ -150,12 +196,12 @@ def mlp_backward(
         # What the first pass stored is read in other places.
         tl.debug_barrier()
         for f in range(0, F, BLOCK):
-            at, here = inner + f + hidden_tile, f + hidden_tile
-            w1 = load(W1_kept + kept * D * F + f + W1_offset, in_W1, PADDED)
-            w2 = load(W2_kept + kept * D * F + f * D + W2_offset, in_W2, PADDED)
-            X2, X2_bar = load(X2_kept + at, in_token, PADDED), load(X2_bar_kept + at, in_token, PADDED)
-            _, slope = gelu_and_slope(load(Z1_kept + at, in_token, PADDED).to(tl.float32))
-            dZ1_bar = load(Z1_bar_kept + at, in_token, PADDED)
+            here = f + hidden_tile
+            w1 = load(W1_last + f + W1_offset, in_W1, PADDED).to(dtype)
+            w2 = load(W2_last + f * D + W2_offset, in_W2, PADDED).to(dtype)
+            X2, X2_bar = load(X2_room + here, in_token, PADDED), load(X2_bar_room + here, in_token, PADDED)
+            _, slope = gelu_and_slope(load(Z1_room + here, in_token, PADDED).to(tl.float32))
+            dZ1_bar = load(Z1_bar_room + here, in_token, PADDED)
             dZ1 = dot(dZ2_half, tl.trans(w2)) * slope + load(dZ1_part + here, in_token, PADDED).to(tl.float32)
             dZ1_half = dZ1.to(dtype)
             dw1 = dot(tl.trans(Q), dZ1_bar, load(dW1 + f + W1_offset, in_W1, PADDED))
@@ -172,3 +218,50 @@ def mlp_backward(
     store(dscale + last * D + column, d_scale, in_row, PADDED)
     store(dshift + last * D + column, d_shift, in_row, PADDED)
     store(dtau + last * b + row, d_tau, row < b, PADDED)
+
+
+@triton.jit(do_not_specialize=["mini_batches", "tokens", "heads", "group"])
+def mlp_backward(
+    q, k, v, eta, tau, scale, shift, W1_kept, b1_kept, W2_kept, b2_kept, W1_last, b1_last, W2_last, b2_last,
+    G1_kept, G2_kept, dz, dq, dk, dv, deta, dtau, dscale, dshift, dW1, db1, dW2, db2,
+    Z1_room, Z1_bar_room, X2_room, X2_bar_room, dZ1_part, dH,
+    mini_batches, tokens, heads, group,
+    D: tl.constexpr, P: tl.constexpr, F: tl.constexpr, BLOCK: tl.constexpr, b: tl.constexpr, R: tl.constexpr,
+    BIAS: tl.constexpr
+):  # fmt: skip
+    """The gradients of all inputs, from those of z and of W after the last mini-batch.
+
+    Arguments as in ``mlp_forward``, and:
+        W1_kept: as ``mlp_forward`` left it, W1 before every group, [groups, B, H, D, F] float32, as b1, W2, b2.
+        W1_last: room for W1, [B, H, D, F] float32, as b1_last, W2_last, b2_last.
+        G1_kept: room for G1 of one group, [group, B, H, b, F] in the views' type, as G2_kept [group, B, H, b, D].
+        dz: [B, T, H, D] in memory, in the views' type, as dq, dk and dv, which are written.
+        deta: [B, H, T] float32, written.
+        dtau: [B, H, b] float32, added to, as dscale and dshift [B, H, D].
+        dW1: [B, H, D, F] float32: on entry with respect to W1 after the mini-batches, on return before them; likewise
+            db1, dW2, db2.
+        Z1_room: room for [B, H, b, F] in the views' type, as all that follow up to dH.
+        mini_batches: how many.
+    """
+    program = tl.program_id(0).to(tl.int64)
+    W1_own, own = program * D * F, program * b * F
+    groups = tl.cdiv(mini_batches, group)
+    for number in tl.range(0, groups, disable_licm=True):
+        first = (groups - 1 - number) * group
+        count = tl.minimum(group, mini_batches - first)
+        kept = (groups - 1 - number).to(tl.int64) * tl.num_programs(0)
+        mlp_forward(
+            q, k, v, eta, tau, scale, shift, W1_kept + kept * D * F, b1_kept + kept * F, W2_kept + kept * D * F,
+            b2_kept + kept * D, dq, W1_last, b1_last, W2_last, b2_last, W1_kept, b1_kept, W2_kept, b2_kept,
+            G1_kept, G2_kept, first, count, tokens, heads, 0, group, D, P, F, BLOCK, b, R, BIAS, False, False
+        )  # fmt: skip
+        # All threads have written what the next reads.
+        tl.debug_barrier()
+        reverse(
+            q, k, v, eta, tau, scale, shift, W1_last + W1_own, b1_last + program * F, W2_last + W1_own, b2_last,
+            G1_kept, G2_kept, dz, dq, dk, dv, deta, dtau, dscale, dshift,
+            dW1 + W1_own, db1 + program * F, dW2 + W1_own, db2,
+            Z1_room + own, Z1_bar_room + own, X2_room + own, X2_bar_room + own, dZ1_part + own, dH + own,
+            first, count, tokens, heads, D, P, F, BLOCK, b, R, BIAS
+        )  # fmt: skip
+        tl.debug_barrier()

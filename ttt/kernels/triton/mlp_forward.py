@@ -29,10 +29,10 @@ def copy_weights(
 @triton.jit(do_not_specialize=["first", "count", "tokens", "heads", "shared", "group"])
 def mlp_forward(
     q, k, v, eta, tau, scale, shift, W1, b1, W2, b2, z, W1_last, b1_last, W2_last, b2_last,
-    W1_kept, b1_kept, W2_kept, b2_kept, Z1_kept, Z1_bar_kept, X2_kept, X2_bar_kept, Z2_kept, Z2_bar_kept,
+    W1_kept, b1_kept, W2_kept, b2_kept, G1_kept, G2_kept,
     first, count, tokens, heads, shared, group,
     D: tl.constexpr, P: tl.constexpr, F: tl.constexpr, BLOCK: tl.constexpr, b: tl.constexpr, R: tl.constexpr,
-    BIAS: tl.constexpr, KEEPS: tl.constexpr, ACTIVATIONS: tl.constexpr
+    BIAS: tl.constexpr, OUTPUTS: tl.constexpr, KEEPS: tl.constexpr
 ):  # fmt: skip
     """Mini-batches ``first`` to ``first + count``: z = q + LN(Z2_bar), and W after them.
 
@@ -48,7 +48,7 @@ def mlp_forward(
         b1: likewise [B, H, F].
         W2: likewise [B, H, F, D].
         b2: likewise [B, H, D].
-        z: output; not written where ACTIVATIONS.
+        z: output, where OUTPUTS.
         W1_last: [B, H, D, F] float32, as b1_last, W2_last and b2_last; also where W stands in between.
         b1_last: [B, H, F].
         W2_last: [B, H, F, D].
@@ -57,12 +57,8 @@ def mlp_forward(
         b1_kept: [groups, B, H, F] float32.
         W2_kept: [groups, B, H, F, D].
         b2_kept: [groups, B, H, D] float32.
-        Z1_kept: where ACTIVATIONS, [count, B, H, b, F] for the backward pass, as the next three.
-        Z1_bar_kept: of the test views.
-        X2_kept: gelu(Z1).
-        X2_bar_kept: gelu(Z1_bar).
-        Z2_kept: where ACTIVATIONS, [count, B, H, b, D] float32.
-        Z2_bar_kept: of the test views.
+        G1_kept: where not OUTPUTS, [count, B, H, b, F] in the views' type, for the backward pass, as G2_kept.
+        G2_kept: [count, B, H, b, D].
         first: number of the first mini-batch.
         count: how many.
         tokens: T.
@@ -76,8 +72,8 @@ def mlp_forward(
         b: mini-batch size.
         R: b padded.
         BIAS: 1, or 0 for an inner model without biases.
+        OUTPUTS: whether z is written, else G1 and G2.
         KEEPS: whether W is kept.
-        ACTIVATIONS: whether the activations are kept instead of z written.
     """
     program = tl.program_id(0)
     sequence, head = program // heads, program % heads
@@ -99,7 +95,7 @@ def mlp_forward(
     )  # fmt: skip
     bias2 = load(b2 + origin * D + column, in_row, PADDED)
     tl.debug_barrier()
-    for index in range(count):
+    for index in tl.range(0, count, disable_licm=True):
         token = sequence.to(tl.int64) * tokens + (first + index) * b
         place = (token * heads + head) * D + tile
         kept = ((index // group).to(tl.int64)) * tl.num_programs(0) + program
@@ -126,19 +122,23 @@ def mlp_forward(
         shift_row = load(shift + head * D + column, in_row, PADDED)[None, :]
         target = load(v + place, live, PADDED).to(tl.float32) - K.to(tl.float32)
         G2 = loss_gradient(Z2, target, scale_row, shift_row, live, D, PADDED)
-        if ACTIVATIONS:
-            inner = (index * tl.num_programs(0) + program).to(tl.int64) * b
-            store(Z2_kept + inner * D + row[:, None] * D + column[None, :], Z2, live, PADDED)
         eta_row = load(eta + program.to(tl.int64) * tokens + (first + index) * b + row, row < b, PADDED)
         rate = tl.load(tau + b - 1) * eta_row
-        G2_half, step2 = G2.to(dtype), (-rate[:, None] * G2).to(dtype)
+        # Rounded before they are multiplied by the rate: the backward pass takes these very steps back.
+        G2_half = G2.to(dtype)
+        step2 = -rate[:, None] * G2_half.to(tl.float32)
         bias2_before = bias2
-        bias2 -= BIAS * tl.sum(rate[:, None] * G2, 0)
-        Q = load(q + place, live, PADDED)
-        tau_row = load(tau + row, row < b, PADDED)
-        M = tl.where(row[:, None] >= row[None, :], -tau_row[:, None] * eta_row[None, :], 0.0)
-        A1 = (M * (dot(Q, tl.trans(K)) + BIAS)).to(dtype)
-        Z2_bar, S2 = tl.zeros((R, P), tl.float32), tl.zeros((R, R), tl.float32)
+        bias2 += BIAS * tl.sum(step2, 0)
+        step2_half = step2.to(dtype)
+        if OUTPUTS:
+            Q = load(q + place, live, PADDED)
+            tau_row = load(tau + row, row < b, PADDED)
+            M = tl.where(row[:, None] >= row[None, :], -tau_row[:, None] * eta_row[None, :], 0.0)
+            A1 = (M * (dot(Q, tl.trans(K)) + BIAS)).to(dtype)
+            Z2_bar, S2 = tl.zeros((R, P), tl.float32), tl.zeros((R, R), tl.float32)
+        else:
+            inner = (index * tl.num_programs(0) + program).to(tl.int64) * b
+            store(G2_kept + inner * D + row[:, None] * D + column[None, :], G2_half, live, PADDED)
         for f in range(0, F, BLOCK):
             w1_at, w2_at = W1_last + f + W1_offset, W2_last + f * D + W2_offset
             bias1 = tl.load(b1_last + f + hidden)
@@ -147,26 +147,21 @@ def mlp_forward(
             Z1 = dot(K, w1_half) + bias1[None, :]
             X2, slope = gelu_and_slope(Z1)
             X2 = X2.to(dtype)
-            G1 = dot(G2_half, tl.trans(w2_half)) * slope
-            Z1_bar = dot(A1, G1.to(dtype), dot(Q, w1_half) + bias1[None, :])
-            X2_bar = gelu(Z1_bar).to(dtype)
-            if ACTIVATIONS:
-                at = inner * F + f + hidden_tile
-                store(Z1_kept + at, Z1, in_token, PADDED)
-                store(Z1_bar_kept + at, Z1_bar, in_token, PADDED)
-                store(X2_kept + at, X2, in_token, PADDED)
-                store(X2_bar_kept + at, X2_bar, in_token, PADDED)
-            S2 = dot(X2_bar, tl.trans(X2), S2)
-            step1 = -rate[:, None] * G1
+            G1 = (dot(G2_half, tl.trans(w2_half)) * slope).to(dtype)
+            if OUTPUTS:
+                X2_bar = gelu(dot(A1, G1, dot(Q, w1_half) + bias1[None, :])).to(dtype)
+                S2 = dot(X2_bar, tl.trans(X2), S2)
+            else:
+                store(G1_kept + inner * F + f + hidden_tile, G1, in_token, PADDED)
+            step1 = -rate[:, None] * G1.to(tl.float32)
             store(w1_at, dot(tl.trans(K), step1.to(dtype), w1), in_W1, PADDED)
-            store(w2_at, dot(tl.trans(X2), step2, w2), in_W2, PADDED)
+            store(w2_at, dot(tl.trans(X2), step2_half, w2), in_W2, PADDED)
             tl.store(b1_last + f + hidden, bias1 + BIAS * tl.sum(step1, 0))
-            Z2_bar = dot(X2_bar, w2_half, Z2_bar)
-        A2 = (M * (S2 + BIAS)).to(dtype)
-        Z2_bar = dot(A2, G2_half, Z2_bar + bias2_before[None, :])
-        if ACTIVATIONS:
-            store(Z2_bar_kept + inner * D + row[:, None] * D + column[None, :], Z2_bar, live, PADDED)
-        else:
+            if OUTPUTS:
+                Z2_bar = dot(X2_bar, w2_half, Z2_bar)
+        if OUTPUTS:
+            A2 = (M * (S2 + BIAS)).to(dtype)
+            Z2_bar = dot(A2, G2_half, Z2_bar + bias2_before[None, :])
             scale_row = load(scale + head * D + column, in_row, PADDED)[None, :]
             shift_row = load(shift + head * D + column, in_row, PADDED)[None, :]
             unit, _ = standardise(Z2_bar, live, D, PADDED)

@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from triton.runtime import driver
 
 from ttt.kernels.triton import launch
-from ttt.kernels.triton.configurations import INTERPRETED, TYPES
+from ttt.kernels.triton.configurations import INTERPRETED, TYPES, Layer
 
 Params = tuple[Tensor, ...]
 
@@ -34,7 +35,13 @@ _LIBRARY.define(
 )
 
 
-def unsupported(head_dim: int, hidden: tuple[int, ...], mini_batch_size: int, dtype: torch.dtype) -> str | None:
+def unsupported(
+    head_dim: int,
+    hidden: tuple[int, ...],
+    mini_batch_size: int,
+    dtype: torch.dtype,
+    device: torch.device | None = None,
+) -> str | None:
     """Why there are no kernels for this inner model, or None.
 
     Args:
@@ -42,6 +49,7 @@ def unsupported(head_dim: int, hidden: tuple[int, ...], mini_batch_size: int, dt
         hidden: widths of the hidden layers, none for TTT-Linear; at most one, a multiple of 16.
         mini_batch_size: b; at most 64.
         dtype: of the views: float32, float16 or bfloat16.
+        device: where they would run; None: anywhere.
     """
     if not 1 <= head_dim <= 128:
         return f"it knows head widths up to 128, not {head_dim}"
@@ -53,7 +61,21 @@ def unsupported(head_dim: int, hidden: tuple[int, ...], mini_batch_size: int, dt
         return "Triton's interpreter computes bfloat16 wrongly; take float32 or float16"
     if dtype not in TYPES:
         return f"it reads float32, float16 and bfloat16, not {dtype}"
+    needed, room = Layer(dtype, head_dim, mini_batch_size, sum(hidden)).shared_memory, _shared_memory(device)
+    if room is not None and needed > room:
+        return (
+            f"head width {head_dim}, b = {mini_batch_size} and {dtype} take {needed // 1024} KB of shared memory, of "
+            f"which {device} has {room // 1024}; take half precision or a smaller mini-batch"
+        )
     return None
+
+
+def _shared_memory(device: torch.device | None) -> int | None:
+    """Bytes of shared memory that a program can have on an NVIDIA GPU, None elsewhere."""
+    if device is None or device.type != "cuda" or torch.version.hip is not None:
+        return None
+    index = torch.cuda.current_device() if device.index is None else device.index
+    return int(driver.active.utils.get_device_properties(index)["max_shared_mem"])
 
 
 def inner_loop(
@@ -143,7 +165,7 @@ def _check(
     """Sizes and types: a kernel would read past the end of what does not fit."""
     B, H, T, D = q.shape
     hidden = (W[0].shape[-1],) if len(W) == 4 else ()
-    reason = unsupported(D, hidden, tau.numel(), q.dtype)
+    reason = unsupported(D, hidden, tau.numel(), q.dtype, q.device)
     torch._check(reason is None, lambda: f"the Triton inner loop cannot read this: {reason}")
     torch._check(T % unit == 0, lambda: f"T = {T} is no multiple of {unit}")
     widths = [D, *hidden, D]
