@@ -269,3 +269,14 @@ def test_runs_in_other_folders_are_other_runs(make_sweep: Make, program: Program
     submitted(first, run, "17")
     sacct(program, {"17": "RUNNING"})
     assert only(second).state == "not submitted"
+
+
+def test_runs_are_told_apart_by_what_their_ids_do_not_say(tmp_path: Path) -> None:
+    rates = ("1e-3", "1e-2")
+    runs = [
+        planned(i, tmp_path, overrides=("size=s1", f"seed={i}", f"recipe.learning_rate={rate}"))
+        for i, rate in enumerate(rates)
+    ]
+    lines = status_table([RunStatus(run, "not submitted") for run in runs]).splitlines()
+    assert lines[1].startswith("run-0000 recipe.learning_rate=1e-3  not submitted")
+    assert lines[2].startswith("run-0001 recipe.learning_rate=1e-2  not submitted")

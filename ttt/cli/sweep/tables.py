@@ -3,16 +3,21 @@
 from collections import Counter
 from collections.abc import Sequence
 
+from ttt.launch.plan import PlannedRun
 from ttt.launch.price import Price
 from ttt.launch.status import RunStatus
+
+IN_ID = ("model", "backbone", "size", "ctx", "data", "seed")
+"""Keys whose values a run's id spells out."""
 
 
 def price_table(prices: list[Price], device: str, utilisation: float) -> str:
     """A line for each run, what it costs, and the sum."""
     headings = ("run", "starts from", "parameters", "tokens", "FLOPs", "GPU-hours", "disk")
+    names = _names([price.run for price in prices])
     rows = [
         (
-            price.run.run_id,
+            names[price.run.run_id],
             price.run.parent or "",
             quantity(price.parameters),
             quantity(price.tokens),
@@ -32,9 +37,10 @@ def price_table(prices: list[Price], device: str, utilisation: float) -> str:
 def status_table(statuses: list[RunStatus]) -> str:
     """A line for each run, and how many are in which state."""
     headings = ("run", "state", "step", "tokens/s", "left", "")
+    names = _names([status.run for status in statuses])
     rows = [
         (
-            status.run.run_id,
+            names[status.run.run_id],
             status.state,
             f"{status.steps}/{status.run.steps}",
             quantity(status.tokens_per_second) if status.tokens_per_second else "",
@@ -65,6 +71,16 @@ def duration(seconds: float) -> str:
     """90 -> 1m30s, 7260 -> 2h01m."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}h{minutes % 60:02}m" if minutes >= 60 else f"{minutes}m{rest:02}s"
+
+
+def _names(runs: list[PlannedRun]) -> dict[str, str]:
+    """Each run's id, and behind it what sets the run apart that its id does not spell out."""
+    shared = set.intersection(*(set(run.overrides) for run in runs)) if runs else set()
+    names = {}
+    for run in runs:
+        apart = [override for override in run.overrides if override not in shared]
+        names[run.run_id] = " ".join([run.run_id, *(text for text in apart if text.partition("=")[0] not in IN_ID)])
+    return names
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> str:
