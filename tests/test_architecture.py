@@ -41,7 +41,7 @@ FENCED: dict[str, set[str]] = {
     "huggingface_hub": {"data"},
     "fsspec": {"data"},
     "submitit": {"launch"},
-    "psutil": {"results", "launch"},
+    "psutil": {"launch"},
     "hydra": {"cli"},
     "omegaconf": {"cli"},
     "pandas": {"results", "plots", "claims"},
