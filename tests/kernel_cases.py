@@ -37,6 +37,9 @@ class Arguments(NamedTuple):
     def tensors(self) -> list[Tensor]:
         return [*self.W, *self[1:]]
 
+    def first_token(self) -> "Arguments":
+        return self._replace(**{name: getattr(self, name)[:, :, :1] for name in ("q", "k", "v", "eta")})
+
     def map(self, function) -> "Arguments":  # type: ignore[no-untyped-def]
         return Arguments(tuple(map(function, self.W)), *map(function, self[1:]))
 

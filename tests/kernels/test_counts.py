@@ -4,12 +4,11 @@ Letters: B batch, H heads, T tokens, D head width, F hidden width, b mini-batch 
 """
 
 from dataclasses import replace
-from typing import NamedTuple
 
 import pytest
 import torch
+from kernel_cases import Arguments
 from kernel_traffic import Seen, watched
-from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from ttt.inner.dual import dual_mini_batch
@@ -37,23 +36,7 @@ SCRATCH = {
 """Arguments that are written to be read again, by the same launch or the next."""
 
 
-class Inputs(NamedTuple):
-    """As ``op.inner_loop`` takes them."""
-
-    W: tuple[Tensor, ...]
-    scale: Tensor
-    shift: Tensor
-    q: Tensor
-    k: Tensor
-    v: Tensor
-    eta: Tensor
-    tau: Tensor
-
-    def first_token(self) -> "Inputs":
-        return self._replace(**{name: getattr(self, name)[:, :, :1] for name in ("q", "k", "v", "eta")})
-
-
-def inputs(D: int, F: int, b: int, dtype: torch.dtype) -> Inputs:
+def inputs(D: int, F: int, b: int, dtype: torch.dtype) -> Arguments:
     """Random views in an order that the kernels read without a copy; W_0 is one for all sequences."""
     generator = torch.Generator().manual_seed(D + F + b)
     T = b * MINI_BATCHES
@@ -62,10 +45,10 @@ def inputs(D: int, F: int, b: int, dtype: torch.dtype) -> Inputs:
     q, k, v = (torch.randn(B, T, H, D, generator=generator).to(dtype).transpose(1, 2) for _ in range(3))
     eta = torch.rand(B, H, T, generator=generator) / D
     tau = 1 / torch.arange(1.0, b + 1)
-    return Inputs(W, torch.ones(H, 1, D), torch.zeros(H, 1, D), q, k, v, eta, tau)
+    return Arguments(W, torch.ones(H, 1, D), torch.zeros(H, 1, D), q, k, v, eta, tau)
 
 
-def run_everything(given: Inputs) -> dict[str, Seen]:
+def run_everything(given: Arguments) -> dict[str, Seen]:
     """What training over all tokens and decoding one more do."""
     with pytest.MonkeyPatch.context() as patch, watched(patch) as seen:
         leaves = [given.q.clone(memory_format=torch.preserve_format).requires_grad_(), given.k, given.v]

@@ -1,4 +1,4 @@
-"""A sequence form out of a kernel that reads whole mini-batches alone.
+"""What the kernels share: a sequence form out of one that reads whole mini-batches alone, W as it reads it.
 
 Shapes: B batch, H heads, T tokens, D head width, b mini-batch size.
 """
@@ -16,6 +16,18 @@ from ttt.inner.scan import Form
 
 Kernel = Callable[[Params, LayerNormParams, Tokens, Tensor], tuple[Tensor, Params]]
 """``(W, norm, tokens, tau)`` -> z and W after the last token, for T a multiple of b, a loop that ``unfit`` passes."""
+
+
+def with_biases(W: Params) -> tuple[Params, bool]:
+    """W with biases, zero where it has none, as the kernels read it, and whether it has its own.
+
+    Args:
+        W: (W1, b1), (W1, b1, W2, b2), (W1,) or (W1, W2); [B, H, I, O], biases [B, H, 1, O].
+    """
+    bias = len(W) > 1 and W[1].shape[2] == 1
+    if not bias:
+        W = tuple(tensor for w in W for tensor in (w, torch.zeros_like(w[:, :, :1])))
+    return W, bias
 
 
 def unfit(loop: InnerLoop) -> str | None:

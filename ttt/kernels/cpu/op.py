@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ttt.kernels.cpu.build import load
+from ttt.kernels.whole import with_biases
 
 Params = tuple[Tensor, ...]
 
@@ -83,9 +84,7 @@ def inner_loop(
     """
     if not torch.compiler.is_compiling():  # there, the operator's shapes are asked for first, and that loads
         load()
-    bias = len(W) > 1 and W[1].shape[2] == 1
-    if not bias:
-        W = tuple(tensor for w in W for tensor in (w, torch.zeros_like(w[:, :, :1])))
+    W, bias = with_biases(W)
     keep = torch.is_grad_enabled() and any(x.requires_grad for x in (*W, scale, shift, q, k, v, eta, tau))
     group = checkpoint_group or DEFAULT_GROUP
     z, W_last, _ = torch.ops.ttt_cpu.forward(list(W), scale, shift, q, k, v, eta, tau, group, bias, keep)

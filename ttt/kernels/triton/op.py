@@ -12,6 +12,7 @@ from triton.runtime import driver
 
 from ttt.kernels.triton import launch
 from ttt.kernels.triton.configurations import INTERPRETED, TYPES, Layer
+from ttt.kernels.whole import with_biases
 
 Params = tuple[Tensor, ...]
 
@@ -113,7 +114,7 @@ def inner_loop(
     Raises:
         RuntimeError: sizes that do not fit together or are not supported, types or devices that differ.
     """
-    W, bias = _with_biases(W)
+    W, bias = with_biases(W)
     keep = torch.is_grad_enabled() and any(x.requires_grad for x in (*W, scale, shift, q, k, v, eta, tau))
     group = checkpoint_group or DEFAULT_GROUP[len(W) // 2]
     z, W_last, _ = torch.ops.ttt_triton.forward(list(W), scale, shift, q, k, v, eta, tau, group, bias, keep)
@@ -145,18 +146,10 @@ def decode_token(
     Raises:
         RuntimeError: as ``inner_loop``, or an argument that requires a gradient.
     """
-    W, bias = _with_biases(W)
-    step = _with_biases(step)[0]
+    W, bias = with_biases(W)
+    step = with_biases(step)[0]
     z, after = torch.ops.ttt_triton.decode(list(W), list(step), scale, shift, q, k, v, eta, tau, place, bias)
     return z, tuple(after if bias else after[::2])
-
-
-def _with_biases(W: Params) -> tuple[Params, bool]:
-    """W with biases, zero where it has none, and whether it has."""
-    bias = len(W) > 1 and W[1].shape[2] == 1
-    if not bias:
-        W = tuple(tensor for w in W for tensor in (w, torch.zeros_like(w[:, :, :1])))
-    return W, bias
 
 
 def _check(
