@@ -68,6 +68,10 @@ def test_a_sweep_on_this_machine(say: Any, tiny: list[str], tmp_path: Path) -> N
     assert [state for state, _ in states] == ["failed", "finished", "finished", "orphaned"]
     assert "ctx" in states[0][1] or "document" in states[0][1], states[0]
     assert say("logs", *here, "finetune-that-is-not-there")[0] == 2
+    folders = say("status", *here, "--folders")[1].splitlines()
+    assert sorted(Path(folder).name for folder in folders) == sorted(
+        run_id for run_id, run in wait_for_the_end(say, *here).items() if run["state"] == "finished"
+    )
 
     code, out, err = say("collect", *here, "out=table")
     assert code == 0

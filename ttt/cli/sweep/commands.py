@@ -51,7 +51,7 @@ def submit(request: Request) -> None:
 
 
 def status(request: Request) -> None:
-    """Prints a line for every run, once or until nothing runs any more.
+    """Prints a line for every run, or the folders of those that are finished, once or until nothing runs any more.
 
     Raises:
         UserError: there is no such sweep, or SLURM cannot be asked.
@@ -61,6 +61,8 @@ def status(request: Request) -> None:
         statuses = sweep_status(folder)
         if "--json" in request.flags:
             print(json.dumps([_plain(status) for status in statuses], indent=1))
+        elif "--folders" in request.flags:
+            sys.stdout.writelines(f"{status.run.folder}\n" for status in statuses if status.state == "finished")
         else:
             clear = "\x1b[H\x1b[2J" if "--watch" in request.flags and sys.stdout.isatty() else ""
             print(clear + status_table(statuses), flush=True)

@@ -14,6 +14,7 @@ ttt-sweep plans many runs, submits them to a cluster, watches and retries them, 
 usage: ttt-sweep plan    sweep=NAME [KEY=VALUE ...]                  what it would train, and what that costs
        ttt-sweep submit  sweep=NAME slurm=CLUSTER [KEY=VALUE ...]    jobs for what is neither finished nor queued
        ttt-sweep status  sweep=NAME [--watch] [--json]               a line for each run
+       ttt-sweep status  sweep=NAME --folders                        a folder for each that is finished
        ttt-sweep retry   sweep=NAME [RUN ...] [slurm.mem_gb=128]     what failed, was killed or timed out
        ttt-sweep cancel  sweep=NAME [RUN ...]                        what waits or runs
        ttt-sweep logs    sweep=NAME RUN                              what a run's last job printed

@@ -6,7 +6,7 @@ from pathlib import Path
 from ttt.cli.sweep.files import sweep_file
 from ttt.config.errors import UserError, bad_value
 
-FLAGS = ("--watch", "--json")
+FLAGS = ("--watch", "--json", "--folders")
 
 KEYS = {
     "plan": ("sweep", "scale", "runs_dir", "folder", "device", "utilisation"),
