@@ -6,18 +6,12 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hydra import compose
 
-import ttt.cli.bench
-import ttt.cli.sweep.main
-from ttt.cli.compose import as_object, quote_option
-from ttt.cli.sweep.files import SCALES, sweep_file, sweep_names
+from ttt.cli.sweep.files import SCALES, sweep_names
 from ttt.config.assets import assets
-from ttt.config.schema import TrainConfig
 from ttt.plots.registry import figures
 
 ROOT = assets()
@@ -30,16 +24,6 @@ EXAMPLE = re.compile(r"`(?P<path>[\w/]+\.(?:py|yaml))`:\n\n```\w+\n(?P<text>.*?)
 def examples() -> dict[str, str]:
     """Path and text of every example file of CONTRIBUTING.md."""
     return {match["path"]: match["text"] for match in EXAMPLE.finditer((ROOT / "CONTRIBUTING.md").read_text())}
-
-
-def commands() -> Iterator[str]:
-    """Every ``ttt-train`` command of the documents that is meant literally, without its comment."""
-    for document in DOCUMENTS:
-        for line in re.findall(r"(?:^    |`)(ttt-train [^`\n]*)", document.read_text(), re.MULTILINE):
-            command = line.partition("#")[0].strip()
-            # The examples of CONTRIBUTING.md have a test of their own below.
-            if not re.search(r"--help|GROUP|NAME|model=ema|data=numbers|swiglu", command):
-                yield command
 
 
 def test_the_two_commands_are_targets() -> None:
@@ -59,39 +43,6 @@ def test_every_command_is_installed(name: str) -> None:
     assert name in scripts
     shown = subprocess.run([Path(sys.executable).with_name(name), "--help"], capture_output=True, text=True, check=True)
     assert name in shown.stdout
-
-
-@pytest.mark.usefixtures("configure")
-@pytest.mark.parametrize("line", list(commands()))
-def test_every_ttt_train_command_composes(line: str) -> None:
-    words = [word for word in line.split()[1:] if word != "-m"]
-    first_of_each = [re.sub(r",[^=\]]*$", "", word) for word in words]
-    as_object(compose("train", [quote_option(word) for word in first_of_each]), TrainConfig)
-
-
-@pytest.mark.usefixtures("configure")
-def test_every_ttt_bench_command_composes() -> None:
-    texts = [*(document.read_text() for document in DOCUMENTS), ttt.cli.bench.HELP]
-    texts += [f"`{figure.give}`" for figure in figures().values()]
-    lines = re.findall(r"(?:^    |`|^  )ttt-bench (inner|model) ([^`#\n]*)", "\n".join(texts), re.MULTILINE)
-    assert len(lines) > 4
-    for kind, arguments in lines:
-        # What follows two blanks explains.
-        words = [word for word in re.split(r"  ", arguments)[0].split() if "KEY" not in word and word != "--help"]
-        schema = ttt.cli.bench.SCHEMAS[kind]
-        as_object(compose(f"bench_{kind}", [ttt.cli.bench.as_list(word, schema) for word in words]), schema).check()
-
-
-def test_every_sweep_that_the_documents_name_exists() -> None:
-    texts = [*(document.read_text() for document in DOCUMENTS), ttt.cli.sweep.main.HELP]
-    texts += [figure.give for figure in figures().values()]
-    named = re.findall(r"ttt-sweep \w+ +([^`#\n;]*)", "\n".join(texts))
-    # What follows two blanks explains.
-    requests = [dict(word.split("=", 1) for word in re.split(r"  ", line)[0].split() if "=" in word) for line in named]
-    known = [request for request in requests if request.get("sweep", "NAME") not in ("NAME", "my.yaml")]
-    assert len(known) > 20
-    for request in known:
-        assert sweep_file(request["sweep"], request.get("scale")).path.is_file()
 
 
 def test_every_sweep_has_its_row() -> None:

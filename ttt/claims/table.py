@@ -109,6 +109,16 @@ def numbers(part: Part) -> str:
     return f"{part.mean:+.4f}{spread}{unit}, {part.pairs} {of}"
 
 
+def as_markdown(judged: list[Judged]) -> str:
+    """A table for a document: a bold row a claim, below it a row a part."""
+    lines = ["| claim, and what it is judged by | verdict | measured |", "|---|---|---|"]
+    for its in judged:
+        give = "" if its.parts else f"`{its.claim.give}`"
+        lines.append(f"| **{its.claim.number}. {its.claim.text}** | **{its.verdict}** | {give} |")
+        lines += [f"| {part.name} | {part.verdict} | {numbers(part)} |" for part in its.parts]
+    return "\n".join(lines) + "\n"
+
+
 def as_csv(judged: list[Judged]) -> str:
     """One row a part, and one for a claim without any."""
     out = io.StringIO()

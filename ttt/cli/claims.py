@@ -6,39 +6,39 @@ from pathlib import Path
 from ttt.cli.errors import exit_with_one_line
 from ttt.config.errors import bad_value
 
-KINDS = (".csv", ".json")
+KINDS = (".csv", ".json", ".md")
 
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point of ``ttt-claims``; ``argv`` is the process's own by default."""
-    arguments = _parser().parse_args(argv)
+    arguments = parser().parse_args(argv)
     with exit_with_one_line():
         if arguments.out and arguments.out.suffix not in KINDS:
-            raise bad_value("--out", arguments.out, f"must end in {' or '.join(KINDS)}")
+            raise bad_value("--out", arguments.out, f"must end in one of {', '.join(KINDS)}")
         _judge(arguments.results, arguments.out)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """What ``ttt-claims`` takes."""
+    takes = argparse.ArgumentParser(
         prog="ttt-claims", description="Judge the paper's claims from runs: held, did not hold, or not decided."
     )
-    parser.add_argument(
-        "--results", type=Path, default=Path("runs"), metavar="DIR", help="where runs are (%(default)s)"
-    )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="also write a table there: FILE.csv or FILE.json")
-    return parser
+    takes.add_argument("--results", type=Path, default=Path("runs"), metavar="DIR", help="where runs are (%(default)s)")
+    takes.add_argument("--out", type=Path, metavar="FILE", help="also write a table: FILE.csv, FILE.json or FILE.md")
+    return takes
 
 
 def _judge(folder: Path, out: Path | None) -> None:
     # Seconds of imports, which help and usage errors need not wait for.
-    from ttt.claims.table import as_csv, as_json, as_text, judge_all
+    from ttt.claims.table import as_csv, as_json, as_markdown, as_text, judge_all
     from ttt.results.atomic import write_text
     from ttt.results.store import load_results
 
     judged = judge_all(load_results(folder))
     print(as_text(judged))
     if out:
-        write_text(out, as_csv(judged) if out.suffix == ".csv" else as_json(judged))
+        writers = dict(zip(KINDS, (as_csv, as_json, as_markdown), strict=True))
+        write_text(out, writers[out.suffix](judged))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ Draw one with `ttt-plot FIGURE`, all that your runs allow with `ttt-plot --all`.
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point of ``ttt-plot``; ``argv`` is the process's own by default."""
-    arguments = _parser().parse_args(argv)
+    arguments = parser().parse_args(argv)
     with exit_with_one_line():
         if arguments.figures == [REPORT]:
             _report(arguments.results, arguments.out or Path("figures/report.html"))
@@ -34,19 +34,18 @@ def main(argv: list[str] | None = None) -> None:
             print(_listing())
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """What ``ttt-plot`` takes."""
+    takes = argparse.ArgumentParser(
         prog="ttt-plot", description="Draw figures from runs as PNG, PDF and CSV. Without arguments: list the figures."
     )
-    parser.add_argument(
+    takes.add_argument(
         "figures", nargs="*", metavar="FIGURE", help="figures to draw, by the names of the list, or report alone"
     )
-    parser.add_argument("--all", action="store_true", help="draw every figure that the runs allow, name the others")
-    parser.add_argument(
-        "--results", type=Path, default=Path("runs"), metavar="DIR", help="where runs are (%(default)s)"
-    )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where to write (figures); for report FILE.html")
-    return parser
+    takes.add_argument("--all", action="store_true", help="draw every figure that the runs allow, name the others")
+    takes.add_argument("--results", type=Path, default=Path("runs"), metavar="DIR", help="where runs are (%(default)s)")
+    takes.add_argument("--out", type=Path, metavar="DIR", help="where to write (figures); for report FILE.html")
+    return takes
 
 
 def _listing() -> str:
