@@ -4,8 +4,13 @@ BIN := .venv/bin
 DEMO_RUNS := runs/demo
 DEMO_FIGURES := figures/demo
 
+LAPTOP_SWEEPS := rates ablation mini_batch_size inner_loss per_token books_scaling books_complete pile_scaling training
+LAPTOP_RUNS := runs/laptop
+LAPTOP_FIGURES := figures/laptop
+SWEEP = $(BIN)/ttt-sweep $(1) sweep=$(2) scale=laptop runs_dir=$(LAPTOP_RUNS)
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check gpu clean
+.PHONY: help setup demo laptop test check gpu clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 12
@@ -21,6 +26,19 @@ setup: .venv/installed ## create .venv and install the project with its pinned d
 demo: setup ## train the default model, evaluate it and draw its figures (a few minutes without a GPU)
 	$(BIN)/ttt-train runs_dir=$(DEMO_RUNS) ckpt=last
 	$(BIN)/ttt-plot --all --results $(DEMO_RUNS) --out $(DEMO_FIGURES)
+
+laptop: setup ## every figure and claim from runs on this machine (two hours on 2 cores; once more goes on where it ended)
+	@for sweep in $(LAPTOP_SWEEPS); do \
+	  $(call SWEEP,submit,$$sweep) slurm=local slurm.parallel=2 trainer.progress=false && \
+	  $(call SWEEP,status,$$sweep) --watch interval=60 || exit; \
+	done
+	$(call SWEEP,status,inner_loss) --folders | xargs -I{} $(BIN)/ttt-eval run={} probe=inner_loss
+	$(call SWEEP,status,per_token) --folders | xargs -I{} $(BIN)/ttt-eval run={} probe=reset reset_every=512
+	$(BIN)/ttt-bench inner inner_model=linear forms=plain mini_batch_size=1,2,4,8,16,32,64,128,256,512,1024,2048 results=$(LAPTOP_RUNS)
+	$(BIN)/ttt-bench latency results=$(LAPTOP_RUNS)
+	$(BIN)/ttt-plot --all --results $(LAPTOP_RUNS) --out $(LAPTOP_FIGURES)
+	$(BIN)/ttt-plot report --results $(LAPTOP_RUNS) --out $(LAPTOP_FIGURES)/report.html
+	$(BIN)/ttt-claims --results $(LAPTOP_RUNS) --out $(LAPTOP_FIGURES)/claims.csv
 
 test: setup ## run all tests
 	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile

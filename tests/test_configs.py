@@ -85,8 +85,9 @@ def test_the_papers_inner_learning_rates() -> None:
 
 
 def test_the_learning_rate_is_the_sizes_for_the_backbone() -> None:
-    assert composed("size=s2", "model=ttt_linear").recipe.learning_rate == 1e-2
-    assert composed("size=s2", "model=ttt_linear", "backbone=transformer").recipe.learning_rate == 5e-3
+    changed = ["size=s2", "size.learning_rate.transformer=5e-3"]
+    assert composed(*changed, "model=ttt_linear").recipe.learning_rate == 1e-2
+    assert composed(*changed, "model=ttt_linear", "backbone=transformer").recipe.learning_rate == 5e-3
 
 
 def test_eval_composes() -> None:

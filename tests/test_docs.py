@@ -52,6 +52,12 @@ def test_every_sweep_has_its_row() -> None:
             assert f"sweep={name}" in text
 
 
+def test_make_laptop_runs_every_laptop_sweep() -> None:
+    named = re.search(r"^LAPTOP_SWEEPS := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert named
+    assert sorted(named[1].split()) == sorted(sweep_names("laptop"))
+
+
 def test_the_tree_of_the_readme_is_the_tree() -> None:
     listed = re.findall(r"^    ([\w/]+/) +\w", (ROOT / "README.md").read_text(), re.MULTILINE)
     packages = {f"ttt/{path.parent.name}/" for path in (ROOT / "ttt").glob("*/__init__.py")}
