@@ -73,13 +73,15 @@ def test_every_ttt_train_command_composes(line: str) -> None:
 def test_every_ttt_bench_command_composes() -> None:
     texts = [*(document.read_text() for document in DOCUMENTS), ttt.cli.bench.HELP]
     texts += [f"`{figure.give}`" for figure in figures().values()]
-    lines = re.findall(r"(?:^    |`|^  )ttt-bench (inner|model) ([^`#\n]*)", "\n".join(texts), re.MULTILINE)
+    lines = re.findall(r"(?:^    |`|^  )ttt-bench (inner|model|latency) ([^`#\n]*)", "\n".join(texts), re.MULTILINE)
     assert len(lines) > 4
     for kind, arguments in lines:
         # What follows two blanks explains.
         words = [word for word in re.split(r"  ", arguments)[0].split() if "KEY" not in word and word != "--help"]
         schema = ttt.cli.bench.SCHEMAS[kind]
-        as_object(compose(f"bench_{kind}", [ttt.cli.bench.as_list(word, schema) for word in words]), schema).check()
+        as_object(
+            compose(f"bench_{kind}", [quote_option(ttt.cli.bench.as_list(word, schema)) for word in words]), schema
+        ).check()
 
 
 def test_every_sweep_that_the_documents_name_exists() -> None:
