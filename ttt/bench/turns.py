@@ -14,6 +14,9 @@ from ttt.bench.clock import clock_of
 from ttt.bench.memory import Build, peak_memory
 from ttt.bench.timing import repeated
 
+OTHER_WANTS = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
+"""What is said of too little memory by those whose error has no class of its own: torch on a CPU, CUDA and cuBLAS."""
+
 V = TypeVar("V")
 
 
@@ -75,13 +78,13 @@ def take_turns(
     with tqdm(total=len(tasks) * (rounds + 2), desc="latency", leave=False, disable=None) as bar:
         fitting: dict[Task, Outcome] = {}
         for task in tasks:
-            attempted = _attempt(task, lambda task=task: Outcome([], peak(task)))  # type: ignore[misc]
+            attempted = _attempt(task, lambda task: Outcome([], peak(task)))
             bar.update()
             if attempted:
                 fitting[task] = attempted
         for number in range(rounds + 1):
             for task in list(fitting):
-                seconds = _attempt(task, lambda task=task: _turn(task, device))  # type: ignore[misc]
+                seconds = _attempt(task, lambda task: _turn(task, device))
                 bar.update()
                 if seconds is None:
                     del fitting[task]
@@ -90,10 +93,10 @@ def take_turns(
     return fitting
 
 
-def _attempt(task: Task, work: Callable[[], V]) -> V | None:
+def _attempt(task: Task, work: Callable[[Task], V]) -> V | None:
     """What ``work`` gives; None, after a line that says so, where memory does not suffice."""
     try:
-        return work()
+        return work(task)
     except (RuntimeError, MemoryError) as error:
         reason = _want_of_memory(error)
         if reason is None:
@@ -112,9 +115,8 @@ def _want_of_memory(error: Exception) -> str | None:
     """What a user is told of an error that comes from too little memory; None for another error."""
     if isinstance(error, BrokenProcessPool):
         return "its process died, most likely for want of memory"
-    # On a CPU torch has no class of its own for it.
-    short = isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
-    return "does not fit in memory" if short else None
+    named = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return "does not fit in memory" if named or any(words in str(error) for words in OTHER_WANTS) else None
 
 
 def _ready(task: Task, device: torch.device) -> Callable[[], object]:
