@@ -50,7 +50,7 @@ check: setup ## lint, format and types
 
 gpu: setup ## on a machine with a CUDA device: compare the kernels on it, train with them, time them
 	$(BIN)/python -m pytest -m gpu
-	$(BIN)/ttt-bench latency device=cuda
+	$(BIN)/ttt-bench latency scale=paper device=cuda
 
 clean: ## remove .venv and caches; runs and figures stay
 	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .hypothesis build *.egg-info

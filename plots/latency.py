@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .panels import CAPTION_HEIGHT, caption, labels, legend, lines, plain_log_ticks, powers_of_two
+from .panels import CAPTION_HEIGHT, caption, labels, legend, lines, plain_log_ticks, powers_of_two, span
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
@@ -45,8 +45,9 @@ def draw_latency(table: DataFrame, scale: float, y_label: str, stated: str = "")
 def _machine(table: DataFrame) -> str:
     of = table.iloc[0]
     threads = "1 thread" if of["threads"] == 1 else f"{of['threads']} threads"
+    batch = span(table["batch"].min(), table["batch"].max())
     place = of["gpu"] or f"{threads} of {of['cpu']}"
     return (
-        f"Width {of['width']}, {of['heads']} heads, batch {of['batch']}, {of['dtype']}, on {place}; "
+        f"Width {of['width']}, {of['heads']} heads, batch {batch}, {of['dtype']}, on {place}; "
         f"median and quartiles of {of['rounds']} rounds. Time of a pass over the tokens of all sequences in it."
     )

@@ -44,8 +44,8 @@ def texts() -> Iterator[str]:
 def commands() -> list[str]:
     """Each once, without explanations; the bare names of commands are left out."""
     found = ["".join(match.groups(default="")) for text in texts() for match in PLACES.finditer(text)]
-    # Blanks between a command's name and what it does stand in columns.
-    ends = [END.split(re.sub(r"^(ttt-\w+(?: \w+)?) +", r"\1 ", command))[0].rstrip(".,:") for command in found]
+    # Keys stand in columns, so that blanks before one explain nothing.
+    ends = [END.split(re.sub(r" +(?=[\w.]+=)", " ", command))[0].rstrip(".,:") for command in found]
     return sorted({end for end in ends if " " in end and not A_FORM.search(end) and not EXAMPLES.search(end)})
 
 

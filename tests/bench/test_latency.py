@@ -3,24 +3,34 @@
 import json
 import sys
 from collections.abc import Callable
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from hydra import compose
 
 from ttt.bench.case import Setting, Variant
 from ttt.bench.clock import choose_device, clock_of, timed_by_gpu
 from ttt.bench.devices import A100, B200, H100, H200, Device, device_named
-from ttt.bench.latency import Subject, Task, kernel_tasks, measured
+from ttt.bench.latency import rows_of
+from ttt.bench.latency_kernels import kernel_tasks
+from ttt.bench.latency_models import for_batch, prompt_state
+from ttt.bench.model import random_model
 from ttt.bench.timing import timed
+from ttt.bench.turns import Outcome, Task, take_turns
 from ttt.cli import bench as command
+from ttt.cli.compose import as_object, method
 from ttt.config.bench import LatencyBenchConfig
 from ttt.config.errors import UserError
 from ttt.results.benchmarks import Row
+from ttt.results.latency import latencies
+from ttt.results.store import load_results
 
 TINY = ["width=16", "heads=2", "blocks=1", "mlp_hidden=16", "vocab=16", "tokens=12,20", "rounds=1", "decode=3"]
-TINY += ["batch=2", "threads=1", "device=cpu", "dtype=float32"]
+TINY += ["batch=2", "decode_batch=3", "train_tokens=40", "device=cpu", "memory=false"]
+CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -49,11 +59,151 @@ def test_every_model_is_timed_in_training_prefill_and_decoding(latency: Callable
     measures = [f"{use}{suffix}" for use in ("train", "prefill", "decode") for suffix in ("", "_tokens_per_second")]
     assert seen == {(*name, T, measure) for name in named for T in (12, 20) for measure in measures}
     assert len(seen) == len(rows)
-    values = {(row["form"], row["tokens"], row["measure"]): row["value"] for row in rows}
-    assert values["auto", 20, "train_tokens_per_second"] == pytest.approx(40 / values["auto", 20, "train"])
-    # One token of each of two sequences.
-    assert values["auto", 20, "decode_tokens_per_second"] == pytest.approx(2 / values["auto", 20, "decode"])
+    by = {(row["form"], row["tokens"], row["measure"]): row for row in rows}
+    # 40 tokens a step are three sequences of 12 and two of 20; a prompt has two, decoding three.
+    for tokens, measure, batch, read in ((12, "train", 3, 36), (20, "train", 2, 40), (20, "prefill", 2, 40)):
+        assert by["auto", tokens, measure]["batch"] == batch
+        rate = by["auto", tokens, f"{measure}_tokens_per_second"]["value"]
+        assert rate == pytest.approx(read / by["auto", tokens, measure]["value"])
+    assert by["auto", 20, "decode"]["batch"] == 3
+    assert by["auto", 20, "decode_tokens_per_second"]["value"] == pytest.approx(3 / by["auto", 20, "decode"]["value"])
     assert printed.count("one more token") == len(named) * 2 + 1
+
+
+def test_every_model_sits_in_the_backbone_that_it_trains_in(latency: Callable[..., str], tmp_path: Path) -> None:
+    latency(*TINY, "tokens=8", "train=false", "decode=0")
+    seen = {row["model"]: row["backbone"] for row in rows_below(tmp_path)}
+    assert seen == {"ttt_linear": "mamba", "ttt_mlp": "mamba", "transformer": "transformer", "mamba": "own"}
+    table = latencies(load_results(tmp_path / "runs"), "prefill")
+    assert dict(zip(table["model"], table["backbone"], strict=True)) == seen
+
+
+def test_one_backbone_can_be_asked_for(latency: Callable[..., str], tmp_path: Path) -> None:
+    latency(*TINY, "tokens=8", "train=false", "decode=0", "model=ttt_linear,mamba", "backbone=transformer")
+    assert {row["backbone"] for row in rows_below(tmp_path)} == {"transformer"}
+
+
+@pytest.mark.slow
+def test_the_memory_of_training_and_prefill_is_measured(latency: Callable[..., str], tmp_path: Path) -> None:
+    """Attention keeps q, k, v and z for the backward pass, 8 MiB of 1024 tokens of width 512."""
+    sizes = ["model=transformer", "width=512", "tokens=1024", "train_tokens=1", "batch=1", "decode_batch=1"]
+    printed = latency(*TINY, *sizes, "memory=true")
+    rows = {row["measure"]: row for row in rows_below(tmp_path)}
+    assert rows["train_memory"]["unit"] == rows["prefill_memory"]["unit"] == "B"
+    assert rows["train_memory"]["value"] > 8 * 2**20
+    assert 0 < rows["prefill_memory"]["value"] < rows["train_memory"]["value"]
+    assert "decode_memory" not in rows
+    assert f"{rows['train_memory']['value'] / 2**20:,.0f}" in printed
+
+
+def test_what_does_not_fit_is_named_and_the_rest_goes_on(latency: Callable[..., str], tmp_path: Path) -> None:
+    """A petabyte of tokens."""
+    printed = latency(*TINY, "model=mamba,transformer", "tokens=8", f"decode_batch={10**14}")
+    assert printed.count(f"mamba, decode, tokens=8, B={10**14}: does not fit in memory; left out") == 1
+    seen = {(row["model"], row["measure"]) for row in rows_below(tmp_path) if row["unit"] == "s"}
+    assert seen == {(model, measure) for model in ("mamba", "transformer") for measure in ("train", "prefill")}
+
+
+def a_task(work: Callable[[], object], measure: str = "train") -> Task:
+    return Task(Setting("mamba", 8, None, 2), None, measure, lambda _: work, 16)
+
+
+def test_want_of_memory_at_any_time_leaves_a_task_out(capsys: pytest.CaptureFixture[str]) -> None:
+    """While its memory is measured, in the process of its own that dies of it, and in a later round."""
+    runs: list[None] = []
+
+    def third_time() -> None:
+        runs.append(None)
+        if len(runs) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    def peak(task: Task) -> int | None:
+        if task is killed:
+            raise BrokenProcessPool
+        return 7 if task is good else None
+
+    killed, late, good = (
+        a_task(work, name) for work, name in ((int, "train"), (third_time, "prefill"), (int, "decode"))
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ttt.bench.timing.LEAST_SECONDS", 0.0)
+        outcomes = take_turns([killed, late, good], 3, CPU, peak)
+    assert list(outcomes) == [good]
+    assert (len(outcomes[good].seconds), outcomes[good].peak) == (3, 7)
+    assert capsys.readouterr().out.splitlines() == [
+        "mamba, train, tokens=8, B=2: its process died, most likely for want of memory; left out",
+        "mamba, prefill, tokens=8, B=2: does not fit in memory; left out",
+    ]
+
+
+def test_another_error_is_no_want_of_memory() -> None:
+    def broken() -> None:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="mat1"):
+        take_turns([a_task(broken)], 1, CPU, lambda _: None)
+
+
+def test_tasks_take_turns_within_a_round() -> None:
+    order: list[str] = []
+    tasks = [a_task(partial(order.append, name)) for name in "ab"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ttt.bench.timing.LEAST_SECONDS", 0.0)
+        take_turns(tasks, 2, CPU, lambda _: None)
+    assert order == ["a", "b"] * 3
+
+
+@pytest.mark.parametrize("name", ["ttt_linear", "ttt_mlp", "transformer", "mamba"])
+@pytest.mark.usefixtures("configure")
+def test_a_prompt_that_was_read_once_is_continued_by_every_sequence(name: str) -> None:
+    config = LatencyBenchConfig(width=16, heads=2, blocks=1, mlp_hidden=16, vocab=16, decode=2, decode_batch=3)
+    its, variant = method(name, 21), Variant("dual", None)
+    state = for_batch(prompt_state(config, its, variant, 21), 3, CPU)
+    model = random_model(config, its, variant, torch.float32)
+    # The same draws as the prompt's own.
+    prompt, more = torch.randint(16, (1, 21)), torch.randint(16, (3, 1))
+    after, _ = model(more, state=state)
+    whole = model(torch.cat((prompt.expand(3, -1), more), dim=1))
+    torch.testing.assert_close(after[:, -1], whole[:, -1])
+    torch.testing.assert_close(model.read_prompt(prompt)[0], model(prompt)[:, -1])
+
+
+@pytest.mark.usefixtures("configure")
+def test_the_scales_are_of_the_sizes_that_they_name() -> None:
+    laptop, paper = (
+        as_object(compose("bench_latency", [f"scale={scale}"]), LatencyBenchConfig) for scale in ("laptop", "paper")
+    )
+    assert as_object(compose("bench_latency"), LatencyBenchConfig) == laptop
+    assert (laptop.size.name, laptop.width, laptop.vocab, laptop.dtype) == ("s2", laptop.size.width, 1024, "float32")
+    assert (laptop.tokens[0], laptop.tokens[-1], laptop.batch, laptop.decode_batch) == (512, 16384, 1, 1)
+    assert {laptop.train_batch(tokens) for tokens in laptop.tokens} == {1}
+    assert (paper.size.name, paper.blocks, paper.vocab, paper.dtype) == ("1.3b", 24, 32000, "bfloat16")
+    assert (paper.tokens[-1], paper.batch, paper.decode_batch) == (32768, 16, 512)
+    assert {paper.train_batch(tokens) * tokens for tokens in paper.tokens} == {32768}
+    for config in (laptop, paper):
+        config.check()
+        assert config.backbone is None
+
+
+@pytest.mark.usefixtures("configure")
+def test_the_papers_scale_has_the_papers_models() -> None:
+    config = as_object(compose("bench_latency", ["scale=paper"]), LatencyBenchConfig)
+    with torch.device("meta"):
+        models = {
+            name: random_model(config, method(name, 2048), Variant("auto", None), torch.float32)
+            for name in config.models
+        }
+    billions = {name: sum(p.numel() for p in model.parameters()) / 1e9 for name, model in models.items()}
+    assert {name: len(model.blocks) for name, model in models.items()} == dict.fromkeys(models, 24) | {"mamba": 48}
+    # The paper's 1.4B of Mamba has a vocabulary of 50k.
+    assert all(1.25 < billions[name] < 1.45 for name in models), billions
+
+
+@pytest.mark.usefixtures("configure")
+def test_keys_of_a_scale_can_be_set() -> None:
+    arguments = ["scale=paper", "size=125m", "tokens=[64]", "width=64", "batch=2"]
+    config = as_object(compose("bench_latency", arguments), LatencyBenchConfig)
+    assert (config.width, config.blocks, config.tokens, config.batch, config.vocab) == (64, 12, [64], 2, 32000)
 
 
 def test_what_is_switched_off_is_not_timed(latency: Callable[..., str], tmp_path: Path) -> None:
@@ -68,6 +218,10 @@ def test_what_is_switched_off_is_not_timed(latency: Callable[..., str], tmp_path
         (["forms=fast"], "forms=fast: choose from auto, "),
         (["dtype=float64"], "dtype=float64: choose one of bfloat16, float16, float32"),
         (["decode=-1"], "decode=-1: must be at least 0"),
+        (["train_tokens=0"], "train_tokens=0: must be at least 1"),
+        (["decode_batch=0"], "decode_batch=0: must be at least 1"),
+        (["scale=small"], "scale=small: choose one of laptop, paper"),
+        (["size=2b"], "size=2b: choose one of 1.3b, "),
         (["model=ttt_linear", "backbone=own"], "backbone=own: model=ttt_linear sits in"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -131,14 +285,11 @@ def test_devices_are_found_by_their_names() -> None:
     assert device_named("NVIDIA L40S") is None
 
 
-def test_bandwidth_and_share_of_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bandwidth_and_share_of_the_bound() -> None:
     """67 GFLOP in float32 take an H100 1 ms, and 6.7 GB 2 ms."""
-    monkeypatch.setattr("ttt.bench.timing.LEAST_SECONDS", 0.0)
-    monkeypatch.setattr("ttt.bench.latency.device_name", lambda _: "NVIDIA H100 80GB HBM3")
-    config = LatencyBenchConfig(rounds=2, dtype="float32")
-    task = Task("inner_forward", lambda: {"inner_forward": 0.008}, 400, moved=6.7e9, flops=67e9)
-    subject = Subject(Setting("linear", 100, 16, 4), Variant("triton", 16), [task])
-    (rows,) = measured([subject], config, torch.device("cpu"))
+    setting, variant = Setting("linear", 100, 16, 4), Variant("triton", 16)
+    task = Task(setting, variant, "inner_forward", lambda _: int, 400, moved=6.7e9, flops=67e9)
+    rows = rows_of(task, Outcome([0.008, 0.008], None), "float32", "NVIDIA H100 80GB HBM3")
     values = {row["measure"]: (row["value"], row["unit"]) for row in rows}
     assert values == {
         "inner_forward": (0.008, "s"),
@@ -151,10 +302,11 @@ def test_bandwidth_and_share_of_the_bound(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.skipif(torch.cuda.is_available(), reason="interpreted; tests/gpu runs the same compiled")
 @pytest.mark.parametrize("name", ["linear", "mlp"])
 def test_the_kernels_alone_can_be_run(name: str) -> None:
-    config = LatencyBenchConfig(width=32, heads=2, batch=1, checkpoint_group=[1], dtype="float16")
-    tasks = list(kernel_tasks(config, name, 32, timed))
+    config = LatencyBenchConfig(width=32, heads=2, inner_batch=1, checkpoint_group=[1], dtype="float16")
+    tasks = list(kernel_tasks(config, name, 32))
     assert [task.measure for task in tasks] == ["inner_train", "inner_forward", "inner_decode"]
-    assert all(task.measurement()[task.measure] > 0 for task in tasks)
+    for task in tasks:
+        task.build(32)()
     train, forward, decode = tasks
     # D 16, float16: q, k, v and z have 32 bytes a token and head, and W of 272 numbers moves for every token.
     assert (forward.tokens, decode.tokens) == (32, 1)

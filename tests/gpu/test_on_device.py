@@ -11,8 +11,8 @@ import torch
 from kernel_cases import TOLERANCE, Arguments, Case, arguments, assert_close, exact, primal, results, rounded
 from torch import Tensor
 
-from ttt.bench.clock import timed_by_gpu
-from ttt.bench.latency import kernel_tasks
+from ttt.bench.latency_kernels import kernel_tasks
+from ttt.bench.turns import take_turns
 from ttt.config.bench import LatencyBenchConfig
 from ttt.config.layers import TTTConfig
 from ttt.config.schema import BackboneConfig, KernelConfig, SizeConfig
@@ -142,8 +142,8 @@ def test_prefill_and_decoding_go_as_with_the_dual_form(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["linear", "mlp"])
 def test_the_kernels_alone_are_timed(name: str) -> None:
-    config = LatencyBenchConfig(width=128, heads=2, batch=2, checkpoint_group=[4], dtype="bfloat16")
-    with DEVICE:
-        tasks = list(kernel_tasks(config, name, 128, timed_by_gpu))
-    assert [task.measure for task in tasks] == ["inner_train", "inner_forward", "inner_decode"]
-    assert all(task.measurement()[task.measure] > 0 for task in tasks)
+    config = LatencyBenchConfig(width=128, heads=2, inner_batch=2, checkpoint_group=[4], dtype="bfloat16")
+    tasks = list(kernel_tasks(config, name, 128))
+    outcomes = take_turns(tasks, 1, DEVICE, lambda _: None)
+    assert [task.measure for task in outcomes] == ["inner_train", "inner_forward", "inner_decode"]
+    assert all(outcome.seconds[0] > 0 for outcome in outcomes.values())

@@ -222,14 +222,15 @@ def make_latency(
     spread: float = 0.03,
 ) -> Path:
     """A benchmark of latency: training, prefill and decoding of each model of ``latency``, in the paper's backbone."""
-    settings = {"width": 256, "heads": 4, "dtype": "float32", "rounds": 7, "batch": 1}
-    settings["backbone"] = {"name": "transformer"}
+    settings = {"width": 256, "heads": 4, "dtype": "float32", "rounds": 7, "batch": 1, "backbone": None}
+    backbones = {"transformer": "transformer", "mamba": "own"}
     log = BenchmarkLog(folder, cast(Any, "latency"), settings, threads=1)
     for model, (flat, more) in latency.items():
         for tokens in contexts:
             each = flat + more * tokens
             for measure, value in {"train": 3 * tokens * each, "prefill": tokens * each, "decode": 2 * each}.items():
                 row = {"model": model, "form": None, "checkpoint_group": None, "tokens": tokens, "batch": 1}
+                row["backbone"] = backbones.get(model, "mamba")
                 row |= {"mini_batch_size": None, "measure": measure, "value": value, "unit": "s"}
                 log.add([cast(Row, row | {"low": (1 - spread) * value, "high": (1 + spread) * value})])
     log.finish()

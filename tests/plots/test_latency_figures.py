@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,36 @@ def test_latency_is_per_token_with_a_line_a_model(name: str, passes: int, tmp_pa
     unit = "s per 1,000 tokens" if name == "training" else "ms per token"
     assert unit in axes.get_ylabel()
     assert ("The paper states" in canvas.get_supxlabel()) == (name == "training")
+
+
+def test_every_line_is_of_its_own_backbone(tmp_path: Path) -> None:
+    make_latency(tmp_path, contexts=(512, 4096))
+    figure = FIGURES["decode_latency"]
+    (axes,) = figure.draw(figure.table(load_results(tmp_path))).axes
+    labels = {line.get_label() for line in axes.lines}
+    assert labels == {"TTT-Linear (M)", "TTT-MLP (M)", "Transformer", "Mamba"}
+
+
+def test_a_benchmark_with_one_backbone_for_all_is_read(tmp_path: Path) -> None:
+    path = make_latency(tmp_path, {"mamba": (1e-3, 0.0)}, contexts=(512,))
+    benchmark = json.loads(path.read_text())
+    benchmark["settings"]["backbone"] = {"name": "transformer"}
+    for row in benchmark["rows"]:
+        del row["backbone"]
+    path.write_text(json.dumps(benchmark))
+    assert latencies(load_results(tmp_path), "train")["backbone"].tolist() == ["transformer"]
+
+
+def test_batches_that_differ_between_contexts_are_named(tmp_path: Path) -> None:
+    path = make_latency(tmp_path, {"mamba": (1e-3, 0.0)}, contexts=(512, 1024))
+    benchmark = json.loads(path.read_text())
+    for row in benchmark["rows"]:
+        row["batch"] = 2048 // row["tokens"]
+    path.write_text(json.dumps(benchmark))
+    figure = FIGURES["training_latency"]
+    table = figure.table(load_results(tmp_path))
+    assert table["batch"].tolist() == [4, 2]
+    assert "batch 2–4" in " ".join(figure.draw(table).get_supxlabel().split())
 
 
 def test_the_newest_benchmark_of_a_machine_counts(tmp_path: Path) -> None:

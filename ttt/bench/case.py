@@ -54,11 +54,13 @@ class Setting:
     tokens: int
     mini_batch_size: int | None
     batch: int
+    backbone: str | None = None
 
     def row(self, variant: Variant | None, measure: str, spread: Spread, unit: str) -> Row:
         """A measurement of this setting; ``variant`` is None where the form plays no part."""
         return {
             "model": self.model,
+            "backbone": self.backbone,
             "form": variant.form if variant else None,
             "checkpoint_group": variant.checkpoint_group if variant else None,
             "tokens": self.tokens,

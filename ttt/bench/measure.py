@@ -1,6 +1,7 @@
 """From a case to rows: times round by round, what follows from them, and memory."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from tqdm import tqdm
 
@@ -24,11 +25,15 @@ def measure_case(case: Case, config: FormsBenchConfig, record: Callable[[list[Ro
         rows = list(_time_rows(case, config, bar.update))
         record(rows)
         for variant in case.variants[:children]:
-            peak = peak_memory(case, variant, config.threads)
+            peak = peak_memory(partial(_both_passes, case, variant), setting.tokens, config.threads)
             rows.append(setting.row(variant, "peak_memory", Spread(peak, peak, peak), "B"))
             record(rows[-1:])
             bar.update()
     return rows
+
+
+def _both_passes(case: Case, variant: Variant, tokens: int) -> Callable[[], object]:
+    return case.build(variant, tokens).forward_backward
 
 
 def _time_rows(case: Case, config: FormsBenchConfig, step: Callable[[], object]) -> Iterator[Row]:

@@ -2,13 +2,15 @@
 
 import platform
 import resource
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
 import torch
 
-from ttt.bench.case import Case, Variant
+Build = Callable[[int], Callable[[], object]]
+"""The work on sequences of so many tokens, ready to run. It can be pickled, for a process of its own."""
 
 WARM_UP_TOKENS = 64
 """A short sequence first: what kernels and threads take once is not the work's."""
@@ -17,24 +19,24 @@ STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 CLEAR_PEAK = "5"
 
 
-def peak_memory(case: Case, variant: Variant, threads: int) -> int:
-    """Bytes that forward and backward pass add at most to a process that has inputs and parameters already.
+def peak_memory(build: Build, tokens: int, threads: int) -> int:
+    """Bytes that the work on ``tokens`` tokens adds at most to a process that has inputs and parameters already.
 
     Raises:
         BrokenProcessPool: the process died, most likely for want of memory.
     """
     # A fresh interpreter: a fork would begin with this process's memory.
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(_measure, case, variant, threads).result()
+        return pool.submit(_measure, build, tokens, threads).result()
 
 
-def _measure(case: Case, variant: Variant, threads: int) -> int:
+def _measure(build: Build, tokens: int, threads: int) -> int:
     torch.set_num_threads(threads)
-    case.build(variant, min(case.setting.tokens, WARM_UP_TOKENS)).forward_backward()
-    work = case.build(variant, case.setting.tokens)
+    build(min(tokens, WARM_UP_TOKENS))()
+    work = build(tokens)
     _forget_peak()
     before = _peak()
-    work.forward_backward()
+    work()
     return _peak() - before
 
 

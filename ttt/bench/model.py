@@ -14,9 +14,9 @@ from tqdm import tqdm
 
 from ttt.bench.case import DTYPES, PLAIN, Case, Setting, Variant, Work, variants
 from ttt.bench.timing import Measurement, alternate, spread
-from ttt.config.bench import ModelBenchConfig, ModelsConfig
+from ttt.config.bench import Method, Methods, ModelBenchConfig, ModelsConfig
 from ttt.config.layers import TTTConfig
-from ttt.config.schema import LayerConfig, SizeConfig
+from ttt.config.schema import SizeConfig
 from ttt.models.build import build_model
 from ttt.models.language_model import LanguageModel, token_losses
 from ttt.models.memory import keep_freed_memory
@@ -25,30 +25,33 @@ from ttt.results.benchmarks import Row
 PREFILL = 512
 """Tokens that are read before the decoding that is timed."""
 
-Layers = dict[tuple[str, int], LayerConfig]
-"""The layer's configuration by the model's name and T: some layers follow the context's length."""
 
-
-def cases(config: ModelBenchConfig, layers: Layers) -> Iterator[Case]:
+def cases(config: ModelBenchConfig, methods: Methods) -> Iterator[Case]:
     """Every model at every length.
 
     Raises:
         UserError: a form that does not exist.
     """
     chosen = variants(config.forms, config.checkpoint_group)
-    for (name, tokens), layer in layers.items():
-        setting = Setting(name, tokens, getattr(layer, "mini_batch_size", None), config.batch)
+    for (name, tokens), method in methods.items():
+        setting = setting_of(name, tokens, method, config.batch)
         # A layer without an inner loop is the same in every form.
-        yield Case(setting, chosen if isinstance(layer, TTTConfig) else [PLAIN], partial(model_work, config, layer))
+        forms = chosen if isinstance(method.layer, TTTConfig) else [PLAIN]
+        yield Case(setting, forms, partial(model_work, config, method))
 
 
-def model_work(config: ModelBenchConfig, layer: LayerConfig, variant: Variant, tokens: int) -> Work:
+def setting_of(name: str, tokens: int, method: Method, batch: int) -> Setting:
+    """What all measurements of a model have in common."""
+    return Setting(name, tokens, getattr(method.layer, "mini_batch_size", None), batch, method.backbone.name)
+
+
+def model_work(config: ModelBenchConfig, method: Method, variant: Variant, tokens: int) -> Work:
     """The mean cross entropy of random tokens, all forms with equal weights.
 
     Raises:
         UserError: a model that cannot be built.
     """
-    model = random_model(config, layer, variant, DTYPES[config.dtype])
+    model = random_model(config, method, variant, DTYPES[config.dtype])
     parameters = list(model.parameters())
     windows = torch.randint(config.vocab, (config.batch, tokens + 1))
 
@@ -61,8 +64,8 @@ def model_work(config: ModelBenchConfig, layer: LayerConfig, variant: Variant, t
     return Work(torch.no_grad()(loss), gradients, config.batch * model.flops(tokens))
 
 
-def random_model(config: ModelsConfig, layer: LayerConfig, variant: Variant, dtype: torch.dtype) -> LanguageModel:
-    """The model of this layer and form with its initial weights, in a process that keeps memory as training does.
+def random_model(config: ModelsConfig, method: Method, variant: Variant, dtype: torch.dtype) -> LanguageModel:
+    """The model of this method and form with its initial weights, in a process that keeps memory as training does.
 
     Raises:
         UserError: a model that cannot be built.
@@ -70,19 +73,19 @@ def random_model(config: ModelsConfig, layer: LayerConfig, variant: Variant, dty
     keep_freed_memory()
     torch.manual_seed(config.seed)
     size = SizeConfig("bench", config.width, config.blocks, config.heads, config.mlp_hidden)
-    return build_model(layer, size, config.backbone, variant.kernel, config.vocab).to(dtype)
+    return build_model(method.layer, size, method.backbone, variant.kernel, config.vocab).to(dtype)
 
 
-def decode_rows(config: ModelBenchConfig, layers: Layers) -> Iterator[list[Row]]:
+def decode_rows(config: ModelBenchConfig, methods: Methods) -> Iterator[list[Row]]:
     """Seconds a token of reading one by one after ``PREFILL`` others, the forms in turn; the rows of a model at once.
 
     What a token takes depends neither on T nor on ``checkpoint_group``, so each form stands once.
     """
     for name in config.models if config.decode else ():
-        layer = layers[name, config.tokens[0]]
-        (case,) = cases(config, {(name, PREFILL): layer})
+        method = methods[name, config.tokens[0]]
+        (case,) = cases(config, {(name, PREFILL): method})
         forms = [v for v in case.variants if v == PLAIN or v.checkpoint_group == config.checkpoint_group[0]]
-        models = {variant: random_model(config, layer, variant, DTYPES[config.dtype]) for variant in forms}
+        models = {variant: random_model(config, method, variant, DTYPES[config.dtype]) for variant in forms}
         steps = {variant: [decoding(model, config)] for variant, model in models.items()}
         with tqdm(total=(config.rounds + 1) * len(steps), desc=f"{name} decode", leave=False, disable=None) as bar:
             times = alternate(steps, config.rounds, bar.update)

@@ -10,7 +10,7 @@ from ttt.bench import inner, model
 from ttt.bench.case import Case
 from ttt.bench.measure import measure_case
 from ttt.bench.table import print_headings, print_lines, print_machine, print_matmul
-from ttt.config.bench import FormsBenchConfig, InnerBenchConfig, ModelBenchConfig
+from ttt.config.bench import FormsBenchConfig, InnerBenchConfig, Methods, ModelBenchConfig
 from ttt.results.benchmarks import BenchmarkLog, Kind, Row
 
 
@@ -23,17 +23,17 @@ def bench_inner(config: InnerBenchConfig) -> Path:
     return _run("inner", config, list(inner.cases(config)))
 
 
-def bench_model(config: ModelBenchConfig, layers: model.Layers) -> Path:
+def bench_model(config: ModelBenchConfig, methods: Methods) -> Path:
     """Measures language models; returns the benchmark's file.
 
     Args:
         config: the benchmark.
-        layers: the configurations of ``config.models`` at all of ``config.tokens``.
+        methods: those of ``config.models`` at all of ``config.tokens``.
 
     Raises:
         UserError: a form that does not exist, a model that cannot be built, or a file that cannot be written.
     """
-    return _run("model", config, list(model.cases(config, layers)), model.decode_rows(config, layers))
+    return _run("model", config, list(model.cases(config, methods)), model.decode_rows(config, methods))
 
 
 def _run(kind: Kind, config: FormsBenchConfig, cases: list[Case], more: Iterable[list[Row]] = ()) -> Path:

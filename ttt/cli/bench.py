@@ -4,32 +4,42 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, get_origin, get_type_hints
 
-from ttt.cli.compose import layer_config, run_with_config
+from ttt.cli.compose import method, run_with_config
 from ttt.cli.errors import stop
-from ttt.cli.help import print_help_if_asked
+from ttt.cli.help import comment, print_help_if_asked
 from ttt.config.assets import assets
-from ttt.config.bench import InnerBenchConfig, KernelBenchConfig, LatencyBenchConfig, ModelBenchConfig, ModelsConfig
-from ttt.config.schema import LayerConfig
+from ttt.config.bench import (
+    InnerBenchConfig,
+    KernelBenchConfig,
+    LatencyBenchConfig,
+    Method,
+    Methods,
+    ModelBenchConfig,
+    ModelsConfig,
+)
 
 HELP = """\
 ttt-bench measures time and memory, form against form, and says what the GPU kernels take of a GPU.
 
 usage: ttt-bench inner [KEY=VALUE ...]    the inner loop of one TTT layer, on this machine's processor
        ttt-bench model [KEY=VALUE ...]    a whole language model there: training and decoding
-       ttt-bench latency [KEY=VALUE ...]  models and kernels on a GPU, by its clock: training, prefill, decoding
+       ttt-bench latency [KEY=VALUE ...]  training, prefill and decoding of whole models against the context, here
        ttt-bench kernels [KEY=VALUE ...]  registers, memory and operations of the Triton kernels; needs no GPU
 
   ttt-bench inner inner_model=linear                 TTT-Linear alone
   ttt-bench inner mini_batch_size=1,4,16,64,256      several mini-batch sizes, for ttt-plot mini_batch_size
   ttt-bench model model=ttt_linear,transformer       two models
   ttt-bench model model=ttt_mlp tokens=2048,32768    does time per token stay the same?
+  ttt-bench latency                                  a laptop size at contexts 512 to 16k: which curves are flat?
+  ttt-bench latency scale=paper device=cuda          the paper's 1.3B on a GPU, contexts 1k to 32k, the kernels alone
   ttt-bench kernels targets=sm_90,gfx942             compiled for two architectures; --targets sm_90,gfx942 too
 
 The numbers are printed and kept in runs/, where ttt-plot finds them. Form plain, against which the others are held,
 is the dual form by ordinary operators with every state kept; dual with checkpoint_group=0 is plain once more, and
-shows how much two equal things differ here.
+shows how much two equal things differ here. Nothing of latency and kernels has been run on a GPU yet.
 
 `ttt-bench inner --help` lists the keys, and so for the others."""
 
@@ -47,7 +57,8 @@ SCHEMAS: dict[str, type[Any]] = {
     "kernels": KernelBenchConfig,
 }
 
-KEY = re.compile(r"^(\w+): (.+?) # (.+)$", re.MULTILINE)
+KEY = re.compile(r"^(?:  - (?:override /)?)?(\w+): (.+?) # (.+)$", re.MULTILINE)
+"""A key of a YAML file or a choice in its list of defaults: name, value and the comment beside it."""
 
 
 def main() -> None:
@@ -92,11 +103,11 @@ def model(config: ModelBenchConfig, overrides: list[str]) -> None:  # noqa: ARG0
     config.check()
     from ttt.bench.run import bench_model
 
-    print(bench_model(config, _layers(config)))
+    print(bench_model(config, _methods(config)))
 
 
 def latency(config: LatencyBenchConfig, overrides: list[str]) -> None:  # noqa: ARG001 - as every command
-    """Measures models and kernels on a GPU, prints it and says where it is kept.
+    """Measures the latency of models and kernels, prints it and says where it is kept.
 
     Raises:
         UserError: a value that cannot be, or a device that is not there.
@@ -104,7 +115,7 @@ def latency(config: LatencyBenchConfig, overrides: list[str]) -> None:  # noqa: 
     config.check()
     from ttt.bench.latency import bench_latency
 
-    print(bench_latency(config, _layers(config)))
+    print(bench_latency(config, _methods(config)))
 
 
 def kernels(config: KernelBenchConfig, overrides: list[str]) -> None:  # noqa: ARG001 - as every command
@@ -120,8 +131,9 @@ def kernels(config: KernelBenchConfig, overrides: list[str]) -> None:  # noqa: A
     print(bench_kernels(config))
 
 
-def _layers(config: ModelsConfig) -> dict[tuple[str, int], LayerConfig]:
-    return {(name, tokens): layer_config(name, tokens) for name in config.models for tokens in config.tokens}
+def _methods(config: ModelsConfig) -> Methods:
+    found = {(name, tokens): method(name, tokens) for name in config.models for tokens in config.tokens}
+    return {key: Method(its.layer, config.backbone or its.backbone) for key, its in found.items()}
 
 
 def as_pairs(arguments: list[str], schema: type[Any]) -> list[str]:
@@ -151,13 +163,19 @@ def as_list(argument: str, schema: type[Any]) -> str:
 
 
 def describe_keys(kind: str) -> str:
-    """A line for each key of ``conf/bench_<kind>.yaml``, with its default and the comment beside it."""
-    text = (assets() / "conf" / f"bench_{kind}.yaml").read_text(encoding="utf-8")
-    keys = [
-        (f"{key.replace('models', 'model')}={value.replace(' ', '')}", what) for key, value, what in KEY.findall(text)
-    ]
-    if issubclass(SCHEMAS[kind], ModelsConfig):
-        keys.append(("backbone=transformer", "how a layer sits in a block: mamba, own or transformer"))
+    """A line for each key of ``conf/bench_<kind>.yaml``, and for latency of each scale below ``conf/scale/``."""
+    conf = assets() / "conf"
+    parts = [_described(conf / f"bench_{kind}.yaml")]
+    if kind == "latency":
+        scales = sorted((conf / "scale").glob("*.yaml"))
+        parts += [f"scale={file.stem}, {comment(file)}:\n\n{_described(file)}" for file in scales]
+    return "\n\n".join(parts)
+
+
+def _described(file: Path) -> str:
+    """A line for each key of a YAML file, with its default and the comment beside it."""
+    found = KEY.findall(file.read_text(encoding="utf-8"))
+    keys = [(f"{key.replace('models', 'model')}={value.replace(' ', '')}", what) for key, value, what in found]
     width = max(len(key) for key, _ in keys) + 2
     return "\n".join(f"  {key:<{width}}{what}" for key, what in keys)
 

@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 import ttt.layers
 from ttt.cli.errors import exit_with_one_line
 from ttt.config.assets import assets
-from ttt.config.bench import InnerBenchConfig, KernelBenchConfig, LatencyBenchConfig, ModelBenchConfig
+from ttt.config.bench import InnerBenchConfig, KernelBenchConfig, LatencyBenchConfig, Method, ModelBenchConfig
 from ttt.config.errors import UserError, bad_value
 from ttt.config.layers import SHIPPED
 from ttt.config.schema import (
@@ -28,7 +28,6 @@ from ttt.config.schema import (
     ExportConfig,
     GenerateConfig,
     InspectConfig,
-    LayerConfig,
     PrepareConfig,
     TrainConfig,
 )
@@ -107,13 +106,15 @@ def run_with_config(
         hydra.main(version_base="1.3", config_path=str(assets() / "conf"), config_name=config_name)(job)()
 
 
-def layer_config(name: str, ctx: int) -> LayerConfig:
-    """The layer of ``ttt-train model=<name>`` at a context of ``ctx`` tokens, for a command that Hydra runs.
+def method(name: str, ctx: int) -> Method:
+    """What ``ttt-train model=<name>`` trains at a context of ``ctx`` tokens, for a command that Hydra runs.
 
     Raises:
         MissingConfigException: no such option of the group.
     """
-    return as_object(hydra.compose("train", [quote_option(f"model={name}"), f"ctx.length={ctx}"]), TrainConfig).model
+    overrides = [quote_option(f"model={name}"), f"ctx.length={ctx}"]
+    config = as_object(hydra.compose("train", overrides), TrainConfig)
+    return Method(config.model, config.backbone)
 
 
 def without_texts(arguments: list[str], keys: tuple[str, ...]) -> tuple[list[str], dict[str, str]]:

@@ -17,9 +17,13 @@ def print_help_if_asked(text: Callable[[], str]) -> None:
         raise SystemExit(0)
 
 
+OF_OTHERS = ("scale",)
+"""Groups of ``conf/`` that are no part of a run of ``ttt-train``."""
+
+
 def describe_groups() -> str:
-    """A paragraph a group of ``conf/``: its options and the comment that each file begins with."""
-    return "\n".join(describe_group(group) for group in groups())
+    """A paragraph a group of a run's configuration: its options and the comment that each file begins with."""
+    return "\n".join(describe_group(group) for group in groups() if group not in OF_OTHERS)
 
 
 def describe_group(name: str) -> str:

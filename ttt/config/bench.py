@@ -2,14 +2,26 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from ttt.config.errors import bad_value
-from ttt.config.schema import BackboneConfig
+from ttt.config.schema import BackboneConfig, LayerConfig, SizeConfig
 
 KERNEL_DTYPES = ("bf16", "fp16", "fp32")
 KERNEL_HEAD_DIMS = (32, 64, 96, 128)
 KERNEL_MINI_BATCH_SIZES = (8, 16, 32, 64)
 DEVICES = ("auto", "cpu", "cuda")
+
+
+class Method(NamedTuple):
+    """A sequence layer, and the backbone that it sits in."""
+
+    layer: LayerConfig
+    backbone: BackboneConfig
+
+
+Methods = dict[tuple[str, int], Method]
+"""Methods by the model's name and T: some layers follow the context's length."""
 
 
 @dataclass
@@ -109,7 +121,7 @@ class ModelsConfig(BenchConfig):
 
     Attributes:
         models: options of the ``model`` group. On the command line ``model=``.
-        backbone: how a layer sits in a block.
+        backbone: how all layers sit in their blocks; None: each as ``ttt-train`` has it by default.
         blocks: how many blocks.
         mlp_hidden: width of a block's SwiGLU.
         vocab: entries of the vocabulary.
@@ -117,7 +129,7 @@ class ModelsConfig(BenchConfig):
     """
 
     models: list[str] = field(default_factory=list)
-    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    backbone: BackboneConfig | None = None
     blocks: int = 0
     mlp_hidden: int = 0
     vocab: int = 0
@@ -137,18 +149,33 @@ class ModelBenchConfig(ModelsConfig, FormsBenchConfig):
 
 @dataclass
 class LatencyBenchConfig(ModelsConfig):
-    """``ttt-bench latency``: training, prefill and decoding on a GPU, timed by its own clock.
+    """``ttt-bench latency``: training, prefill and decoding of whole models, and on a GPU the kernels alone.
 
     Attributes:
+        size: a row of the table of sizes, from which width, blocks, heads and mlp_hidden come unless they are given.
+        batch: sequences at once in prefill.
+        train_tokens: tokens of a training step: as many sequences as they hold, one at least.
+        decode_batch: sequences at once in decoding.
+        inner_batch: sequences at once in the kernels alone.
         device: auto, cpu, cuda.
         train: whether to time training steps, forward and backward pass.
-        inner: whether to time the Triton kernels alone too, and hold them against what was counted.
+        inner: whether to time the Triton kernels alone too, and hold them against what was counted; on a GPU.
+        memory: whether to measure the most memory of training and prefill; on a CPU each takes a process.
         dtype: bfloat16 and float16 are autocast over float32 parameters, as in training.
     """
 
+    size: SizeConfig = field(default_factory=SizeConfig)
+    train_tokens: int = 0
+    decode_batch: int = 0
+    inner_batch: int = 0
     device: str = "auto"
     train: bool = True
     inner: bool = True
+    memory: bool = True
+
+    def train_batch(self, tokens: int) -> int:
+        """Sequences of ``tokens`` tokens in a training step."""
+        return max(1, self.train_tokens // tokens)
 
     def check(self) -> None:
         """Refuses what cannot be measured; whether there is such a device is left to those who know it.
@@ -159,6 +186,11 @@ class LatencyBenchConfig(ModelsConfig):
         super().check()
         if self.device not in DEVICES:
             raise bad_value("device", self.device, f"choose one of {', '.join(DEVICES)}")
+
+    def _at_least(self) -> Iterator[tuple[str, list[int], int]]:
+        yield from super()._at_least()
+        for key in ("train_tokens", "decode_batch", "inner_batch"):
+            yield key, [getattr(self, key)], 1
 
     def _dtypes(self) -> tuple[str, ...]:
         return "bfloat16", "float16", "float32"

@@ -45,6 +45,17 @@ class LanguageModel(nn.Module):
 
     def forward(self, input_ids: Tensor, state: State | None = None) -> Tensor | tuple[Tensor, State]:
         """Logits of the next token at every position; with a ``state`` also the state after the last of them."""
+        h_BTC, after = self._blocks_read(input_ids, state)
+        logits_BTV = self._logits(h_BTC)
+        return logits_BTV if state is None else (logits_BTV, after)
+
+    def read_prompt(self, input_ids: Tensor) -> tuple[Tensor, State]:
+        """Logits [B, V] of the token after the last alone, which is all that a prompt needs, and the state there."""
+        h_BTC, after = self._blocks_read(input_ids, {})
+        return self._logits(h_BTC[:, -1]), after
+
+    def _blocks_read(self, input_ids: Tensor, state: State | None) -> tuple[Tensor, State]:
+        """[B, T] -> [B, T, C]."""
         h_BTC = self.embedding(input_ids)
         after: State = {}
         for number, block in enumerate(self.blocks):
@@ -52,8 +63,11 @@ class LanguageModel(nn.Module):
             # Without anybody to go on from them, attention's keys and values of all blocks must not pile up.
             if state is not None:
                 after |= named(f"blocks.{number}", block_state)
-        logits_BTV = F.linear(self.norm(h_BTC), self.embedding.weight)
-        return logits_BTV if state is None else (logits_BTV, after)
+        return h_BTC, after
+
+    def _logits(self, h: Tensor) -> Tensor:
+        """[..., C] -> [..., V]."""
+        return F.linear(self.norm(h), self.embedding.weight)
 
 
 def token_losses(model: nn.Module, windows: Tensor) -> Tensor:

@@ -35,14 +35,16 @@ class Row(TypedDict):
         batch: sequences at once.
         measure: forward, forward_backward, W, z, decode (s); the first two with _speedup (1), _tokens_per_second
             (tokens/s) and _share (1); peak_memory (B); matmul (FLOP/s). Of ``ttt-bench latency`` train, prefill, decode
-            and inner_forward, inner_train, inner_decode (s), each with _tokens_per_second, the last three also with
-            _bandwidth (B/s) and _of_bound (1). Of ``ttt-bench kernels`` registers (1), spilled, spilled_in_loops,
-            shared, scratch (B); and, per token and head, flops (FLOP), device_bytes, least_bytes, l2_bytes (B) and
-            model_<device> (s), a model's time and no measured one.
+            and inner_forward, inner_train, inner_decode (s), each with _tokens_per_second, train and prefill with
+            _memory (B), the last three with _bandwidth (B/s) and _of_bound (1). Of ``ttt-bench kernels`` registers (1),
+            spilled, spilled_in_loops, shared, scratch (B); and, per token and head, flops (FLOP), device_bytes,
+            least_bytes, l2_bytes (B) and model_<device> (s), a model's time and no measured one.
         value: the median over rounds, in ``unit``.
         low: the lower quartile.
         high: the upper quartile.
         unit: s, 1, tokens/s, B, B/s, FLOP or FLOP/s.
+        backbone: that the language model's layer sits in; None where there is no model. Older files have one for all of
+            their rows, ``settings.backbone``.
         kernel: of a compiled kernel alone, as everything below: its name.
         target: the architecture that it was compiled for.
         dtype: of its views; bf16, fp16 or fp32.
@@ -62,6 +64,7 @@ class Row(TypedDict):
     low: float
     high: float
     unit: str
+    backbone: NotRequired[str | None]
     kernel: NotRequired[str]
     target: NotRequired[str]
     dtype: NotRequired[str]

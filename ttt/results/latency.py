@@ -18,7 +18,7 @@ def latencies(results: Results, measure: str) -> pd.DataFrame:
     """One row a model and context: what was measured last on the machine and at the sizes of the newest benchmark.
 
     A token is one of one sequence: ``batch`` sequences at once share the time of a pass. Of several forms of the inner
-    loop the fastest at each context counts.
+    loop the fastest at each context counts. Each row has the backbone of its model.
 
     Args:
         results: all benchmarks.
