@@ -79,6 +79,12 @@ def test_a_sweep_on_this_machine(say: Any, tiny: list[str], tmp_path: Path) -> N
     assert sorted(path.name for path in (tmp_path / "table").iterdir() if path.is_dir()) == sorted(
         run["run_id"] for run in wait_for_the_end(say, *here).values() if run["state"] == "finished"
     )
+    for path in tmp_path.glob("table/*/record.json"):
+        config = json.loads(path.read_text())["config"]
+        assert config == yaml.safe_load(path.with_name("config.yaml").read_text())
+        assert config["runs_dir"] == "runs"
+        assert config["data"]["cache_dir"] == "cache0"
+        assert config["parent"]["run"] == (config["parent"]["run_id"] or None)
     command = [sys.executable, "-m", "ttt.cli.plot", "training", "--results", "table", "--out", "figures"]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
     assert (tmp_path / "figures/training.png").is_file()

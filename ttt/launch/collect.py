@@ -1,20 +1,29 @@
 """Bringing the results of a sweep together: records and metrics without checkpoints, and one table of all runs."""
 
 import shutil
+from copy import deepcopy
 from pathlib import Path
 
+import yaml
+
 from ttt.config.errors import UserError
+from ttt.config.schema import Resolved
 from ttt.launch.status import RunStatus
-from ttt.results.record import RunFolder
+from ttt.results.atomic import write_text
+from ttt.results.record import RunFolder, read_record, write_record
 from ttt.results.store import load_results
 
 RUNS_TABLE = "runs.csv"
+
+PLACES = (("runs_dir",), ("run_dir",), ("data", "cache_dir"), ("parent", "run"))
+"""Keys of a configuration that say where on its machine a run found or put something."""
 
 
 def collect(statuses: list[RunStatus], out: Path) -> Path:
     """Copies what figures need of every run that has a record; returns the table of all runs.
 
-    Runs that are collected again replace what is there. Nothing of the runs' own folders changes.
+    Runs that are collected again replace what is there. Nothing of the runs' own folders changes. In the copies folders
+    have their names alone, without the way there, which leads nowhere on another machine.
 
     Args:
         statuses: of the sweep's runs.
@@ -38,14 +47,25 @@ def collect(statuses: list[RunStatus], out: Path) -> Path:
 
 def _copy(run: RunFolder, to: RunFolder) -> None:
     to.path.mkdir(parents=True, exist_ok=True)
-    # The record last: a folder without one is no run.
-    for source, target in (
-        (run.config, to.config),
-        (run.metrics, to.metrics),
-        (run.inner_loss, to.inner_loss),
-        (run.record, to.record),
-    ):
+    for source, target in ((run.metrics, to.metrics), (run.inner_loss, to.inner_loss)):
         if source.exists():
             partial = target.with_name(f".{target.name}.partial")
             shutil.copyfile(source, partial)
             partial.replace(target)
+    record = read_record(run.record)
+    record["config"] = _without_places(record["config"])
+    write_text(to.config, yaml.safe_dump(record["config"], sort_keys=False))
+    # The record last: a folder without one is no run.
+    write_record(to.record, record)
+
+
+def _without_places(config: Resolved) -> Resolved:
+    """The configuration with the last part of every path of ``PLACES``."""
+    changed = deepcopy(config)
+    for *groups, key in PLACES:
+        values = changed
+        for group in groups:
+            values = values.get(group, {})
+        if values.get(key):
+            values[key] = Path(values[key]).name
+    return changed
