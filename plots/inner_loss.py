@@ -5,15 +5,20 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from ttt.results.variants import METHOD
+
 from .panels import (
     CAPTION_HEIGHT,
     LEAST_WIDTH,
     PANEL_HEIGHT,
     PANEL_WIDTH,
     RUN_COLUMNS,
+    band,
     caption,
     legend,
+    over_seeds,
     plain_log_ticks,
+    seeds_sentence,
     span,
 )
 from .registry import Figure
@@ -37,6 +42,9 @@ MOST_COLUMNS = 4
 
 LOG_FROM = 30
 """How many times a panel's lowest loss the highest is where its axis becomes logarithmic: an inner loop diverges."""
+
+ALIKE = ["size", "data", "ctx", *METHOD, "variant", "mini_batch_size", "step"]
+"""Columns of which runs that differ in their seed alone have the same."""
 
 LOSSES = {
     "loss_initial": Look("under $W_0$", "#000000", (1, 1), ""),
@@ -67,17 +75,17 @@ def table(results: Results) -> DataFrame:
 
 
 def draw(table: DataFrame) -> Canvas:
-    """A block of panels for each run, one panel a layer."""
+    """A block of panels for runs that are seeds of one another, one panel a layer."""
     from matplotlib.figure import Figure as Canvas
 
-    runs = [run for _, run in table.groupby(["size", "run_id"], observed=True)]
+    runs = [seeds for _, seeds in table.groupby(ALIKE, observed=True, dropna=False)]
     columns = min(table["layer"].max(), MOST_COLUMNS)
     heights = [math.ceil(run["layer"].nunique() / columns) for run in runs]
     size = max(PANEL_WIDTH * columns, LEAST_WIDTH), PANEL_HEIGHT * sum(heights) + CAPTION_HEIGHT
     canvas = Canvas(figsize=size, layout="constrained")
     grid = canvas.subplots(sum(heights), columns, squeeze=False)
     for number, run in enumerate(runs):
-        _draw_run(list(grid[sum(heights[:number]) : sum(heights[: number + 1])].flat), columns, run)
+        _draw_seeds(list(grid[sum(heights[:number]) : sum(heights[: number + 1])].flat), columns, run)
     legend(canvas)
     sequences, steps = (span(table[column].min(), table[column].max()) for column in ("sequences", "step"))
     splits = " and ".join(sorted(table["split"].unique(), reverse=True))
@@ -86,33 +94,34 @@ def draw(table: DataFrame) -> Canvas:
         f"Loss of token t under the weights before the sequence, before the token's update and after it. Mean over all "
         f"heads and {sequences} {splits} documents read from their start, after {steps} training steps; moving average "
         f"over {WINDOW} positions.",
+        seeds_sentence(table, ALIKE),
     )
     return canvas
 
 
-def _draw_run(grid: list[Axes], columns: int, run: DataFrame) -> None:
-    layers = list(run.groupby("layer"))
+def _draw_seeds(grid: list[Axes], columns: int, seeds: DataFrame) -> None:
+    layers = list(seeds.groupby("layer"))
     for empty in grid[len(layers) :]:
         empty.set_axis_off()
     for number, (axes, (layer, rows)) in enumerate(zip(grid, layers, strict=False)):
-        for column, line in LOSSES.items():
-            axes.plot(rows["position"], rows[column], **line.line, label=line.label)
+        for order, (column, line) in enumerate(LOSSES.items()):
+            band(axes, over_seeds(rows, "position", column), line, order)
         losses = rows[[*LOSSES]]
         if losses.max().max() > LOG_FROM * losses.min().min():
             axes.set_yscale("log")
             plain_log_ticks(axes.yaxis)
-        axes.set_title(f"{_title(run)}\nlayer {layer}" if number == 0 else f"layer {layer}", loc="left")
+        axes.set_title(f"{_title(seeds)}\nlayer {layer}" if number == 0 else f"layer {layer}", loc="left")
         axes.set_ylabel("Inner loss (no unit)" if number % columns == 0 else "")
         axes.set_xlabel("Token index t (tokens)" if number + columns >= len(layers) else "")
 
 
-def _title(run: DataFrame) -> str:
+def _title(seeds: DataFrame) -> str:
     import pandas as pd
 
-    first = run.iloc[0]
+    first = seeds.iloc[0]
     method = look(first["model"], first["backbone"], first["variant"]).label
     b = "" if pd.isna(first["mini_batch_size"]) else f", b = {first['mini_batch_size']}"
-    return f"{method}{b}, size {first['size']}, seed {first['seed']}"
+    return f"{method}{b}, size {first['size']}"
 
 
 def _variants(results: Results) -> list[str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, cast
 
@@ -146,9 +146,9 @@ def caption(canvas: Canvas, *sentences: str) -> None:
     canvas.supxlabel(text, fontsize=CAPTION_SIZE, color="0.35")
 
 
-def seeds_sentence(table: DataFrame) -> str:
-    """What line and band mean, empty where no line has several seeds."""
-    seeds = table.groupby([*SETTING, *METHOD, "variant"], observed=True)["run_id"].nunique()
+def seeds_sentence(table: DataFrame, line: Sequence[str] = (*SETTING, *METHOD, "variant")) -> str:
+    """What line and band mean, empty where no line has several seeds; ``line``: columns that tell lines apart."""
+    seeds = table.groupby([*line], observed=True, dropna=False)["run_id"].nunique()
     if seeds.max() == 1:
         return ""
     return f"Lines: mean of {span(seeds.min(), seeds.max())} seeds; bands: lowest to highest seed."

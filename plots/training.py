@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from ttt.results.store import Results
 
-POINTS = 400
+POINTS = 200
 """About how many points a long run has: its steps are averaged in groups."""
 
 WINDOW = 0.05

@@ -146,7 +146,7 @@ def test_training_draws_unfinished_runs_against_tokens(results: Results) -> None
 def test_training_groups_the_steps_of_long_runs(tmp_path: Path) -> None:
     make_run(tmp_path, steps=2001, evaluated=False)
     table = FIGURES["training"].table(load_results(tmp_path))
-    assert len(table) == 401
+    assert len(table) == 201
     assert table["step"].tolist()[-2:] == [2000, 2001]
 
 
@@ -193,13 +193,13 @@ def test_mini_batch_size_takes_the_newest_benchmark_with_several(tmp_path: Path)
     assert len(table) == 6
 
 
-def test_inner_loss_has_a_panel_for_each_layer_of_each_run(results: Results) -> None:
+def test_inner_loss_has_a_panel_for_each_layer_of_each_method(results: Results) -> None:
     canvas = drawn(FIGURES["inner_loss"], results)
     titles = [axes.get_title(loc="left") for axes in canvas.axes]
     expected = [
-        "TTT-Linear (M), b = 16, size s1, seed 0\nlayer 1",
+        "TTT-Linear (M), b = 16, size s1\nlayer 1",
         "layer 2",
-        "TTT-MLP (M), b = 16, size s1, seed 0\nlayer 1",
+        "TTT-MLP (M), b = 16, size s1\nlayer 1",
         "layer 2",
     ]
     assert titles == expected
@@ -223,6 +223,24 @@ def test_inner_loss_takes_the_validation_and_smooths_over_ten_positions(tmp_path
     assert first.index.tolist() == [t + 0.5 for t in range(1, 32)]
     np.testing.assert_allclose(first.loc[10.5, "loss_after"], np.mean([4 + 12 / t for t in range(6, 16)]))
     np.testing.assert_allclose(first.loc[1.5, "loss_after"], np.mean([4 + 12 / t for t in range(1, 7)]))
+
+
+def test_inner_loss_of_several_seeds_is_a_mean_with_a_band(tmp_path: Path) -> None:
+    for seed, layers in ((0, 2), (1, 2), (2, 2)):
+        make_probe(make_run(tmp_path, seed=seed, steps=2, evaluated=False), layers, T=32)
+    results = load_results(tmp_path)
+    first = results.inner_loss["run_id"] == results.inner_loss["run_id"].iloc[0]
+    results.inner_loss.loc[first, "loss_after"] += 3.0
+    canvas = drawn(FIGURES["inner_loss"], results)
+    assert len(canvas.axes) == 2
+    after = next(line for line in canvas.axes[0].lines if line.get_label() == "under $W_t$")
+    one = np.mean([4 + 12 / t for t in range(6, 16)])
+    np.testing.assert_allclose(after.get_ydata()[9], one + 1)
+    edges = canvas.axes[0].collections[2].get_paths()[0].vertices[:, 1]
+    np.testing.assert_allclose(
+        (edges.min(), edges.max()), (4 + 12 / 32, np.mean([7 + 12 / t for t in range(1, 7)])), rtol=0.1
+    )
+    assert "mean of 3 seeds; bands: lowest to highest" in canvas.get_supxlabel().replace("\n", " ")
 
 
 def test_inner_loss_of_many_layers_and_long_sequences_stays_readable(tmp_path: Path) -> None:
