@@ -4,7 +4,8 @@ BIN := .venv/bin
 DEMO_RUNS := runs/demo
 DEMO_FIGURES := figures/demo
 
-LAPTOP_SWEEPS := rates ablation mini_batch_size inner_loss per_token books_scaling books_complete pile_scaling training
+LAPTOP_SWEEPS := rates ablation ablation_released mini_batch_size inner_loss per_token books_scaling books_complete \
+  pile_scaling training
 LAPTOP_RUNS := runs/laptop
 LAPTOP_FIGURES := figures/laptop
 SWEEP = $(BIN)/ttt-sweep $(1) sweep=$(2) scale=laptop runs_dir=$(LAPTOP_RUNS)
@@ -34,7 +35,8 @@ laptop: setup ## every figure and claim from runs on this machine (two hours on 
 	done
 	$(call SWEEP,status,inner_loss) --folders | xargs -I{} $(BIN)/ttt-eval run={} probe=inner_loss
 	$(call SWEEP,status,per_token) --folders | xargs -I{} $(BIN)/ttt-eval run={} probe=reset reset_every=512
-	$(BIN)/ttt-bench inner inner_model=linear forms=plain mini_batch_size=1,2,4,8,16,32,64,128,256,512,1024,2048 results=$(LAPTOP_RUNS)
+	$(BIN)/ttt-bench inner inner_model=linear forms=plain width=2048 heads=32 backward=false \
+	  mini_batch_size=1,2,4,8,16,32,64,128,256,512,1024,2048 results=$(LAPTOP_RUNS)
 	$(BIN)/ttt-bench latency results=$(LAPTOP_RUNS)
 	$(BIN)/ttt-plot --all --results $(LAPTOP_RUNS) --out $(LAPTOP_FIGURES)
 	$(BIN)/ttt-plot report --results $(LAPTOP_RUNS) --out $(LAPTOP_FIGURES)/report.html

@@ -1,0 +1,98 @@
+"""What is committed of the laptop's runs, and that the pictures and documents say what follows from it."""
+
+import io
+import json
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from ttt.claims.table import as_markdown, judge_all
+from ttt.cli.sweep.files import sweep_names
+from ttt.config.assets import assets
+from ttt.plots.files import drawn
+from ttt.plots.registry import figures
+from ttt.results.comparison import DIVERGENCE
+from ttt.results.store import Results, load_results
+
+ROOT = assets()
+LAPTOP = ROOT / "results" / "laptop"
+FIGURES = ROOT / "docs" / "figures"
+REPRODUCE = (ROOT / "REPRODUCE.md").read_text(encoding="utf-8")
+
+MOST_BYTES = 12e6
+"""Of the whole folder: records and metrics, no weights."""
+
+
+@cache
+def results() -> Results:
+    return load_results(LAPTOP)
+
+
+def values(tree: Any) -> Iterator[Any]:
+    if isinstance(tree, dict):
+        for value in tree.values():
+            yield from values(value)
+    elif isinstance(tree, list):
+        for value in tree:
+            yield from values(value)
+    else:
+        yield tree
+
+
+def test_every_run_ended_and_none_was_left_out() -> None:
+    runs = results().runs
+    diverged = runs["error"].fillna("").str.contains(DIVERGENCE)
+    assert ((runs["status"] == "finished") | diverged).all()
+    stated = re.search(r"has the records and metrics of (\d+) runs", REPRODUCE)
+    assert stated
+    assert int(stated[1]) == len(runs)
+    sweeps = {json.loads(path.read_text())["sweep"] for path in LAPTOP.glob("*/record.json")}
+    assert sweeps <= {f"laptop_{name}" for name in sweep_names("laptop")}
+
+
+def test_records_name_a_clean_commit_and_no_place() -> None:
+    for path in LAPTOP.glob("*/*.json"):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        assert record["git"]["commit"]
+        assert not record["git"]["dirty"], path
+        places = [value for value in values(record) if isinstance(value, str) and Path(value).is_absolute()]
+        assert not places, path
+
+
+def test_there_are_no_weights_and_no_large_files() -> None:
+    files = [path for path in LAPTOP.rglob("*") if path.is_file()]
+    names = {path.name for path in files}
+    assert names <= {
+        "config.yaml",
+        "record.json",
+        "metrics.parquet",
+        "inner_loss.parquet",
+        "benchmark.json",
+        "runs.csv",
+    }
+    assert sum(path.stat().st_size for path in files) < MOST_BYTES
+
+
+def test_the_claims_are_judged_as_documented() -> None:
+    assert as_markdown(judge_all(results())) in REPRODUCE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", figures())
+def test_a_figure_is_what_the_results_give(name: str) -> None:
+    """The numbers: those of a picture's bytes follow from them and from the versions of what draws."""
+    figure = figures()[name]
+    kept = pd.read_csv(FIGURES / f"{name}.csv")
+    again = pd.read_csv(io.BytesIO(drawn(figure, figure.table(results()), ["csv"])["csv"]))
+    pd.testing.assert_frame_equal(kept, again, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", figures())
+def test_a_figure_is_shown(name: str) -> None:
+    assert (FIGURES / f"{name}.png").is_file()
+    assert f"](docs/figures/{name}.png)" in REPRODUCE
