@@ -23,11 +23,11 @@ OVERHEAD = 8
 FULL = {"s1": 512 * 1024, "s2": 1536 * 1024, "s3": 3072 * 1024}
 """Tokens of the runs that were timed."""
 
-CONTEXT_FACTOR = {256: 1.0, 512: 1.0, 1024: 1.5, 2048: 2.0}
+CONTEXT_FACTOR = {256: 1.0, 512: 1.0, 1024: 1.25, 2048: 1.7}
 """Time a token of the Transformer, against context 512; that of the others does not depend on it."""
 
-ONLINE_FACTOR = 1.6
-"""Time of b = 1 against b = 16."""
+ONLINE_FACTOR, WHOLE_FACTOR = 2.0, 1.4
+"""Time of b = 1, and of b = T, against b = 16."""
 
 
 @cache
@@ -98,7 +98,8 @@ def seconds(run: PlannedRun, config: TrainConfig) -> float:
     time = float(timed[config.size.name]) * run.steps * run.tokens_per_step / FULL[config.size.name]
     if config.model.name == "transformer":
         time *= CONTEXT_FACTOR[config.ctx.length]
-    return OVERHEAD + time * (ONLINE_FACTOR if getattr(config.model, "mini_batch_size", None) == 1 else 1)
+    b = getattr(config.model, "mini_batch_size", None)
+    return OVERHEAD + time * {1: ONLINE_FACTOR, config.ctx.length: WHOLE_FACTOR}.get(b, 1)
 
 
 def minutes(*names: str) -> tuple[int, int]:
