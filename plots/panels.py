@@ -31,7 +31,7 @@ PANEL_WIDTH, LEAST_WIDTH, PANEL_HEIGHT, CAPTION_HEIGHT = 2.7, 3.4, 2.1, 0.6
 LEGEND_LINE, LEGEND_CHARACTER, LEGEND_ROW = 0.5, 0.06, 0.17
 """Inches that an entry of the legend takes: its line, a character, and in height."""
 
-CAPTION_SIZE, CHARACTERS_PER_INCH = 6.5, 21
+CAPTION_SIZE, CHARACTERS_PER_INCH = 6.5, 19
 """Points, and how many characters of that size surely fit in an inch."""
 
 NARROW = 1.1
