@@ -161,9 +161,11 @@ def test_the_search_for_rates_is_every_methods() -> None:
     assert tried.keys() == searched
 
 
-def test_every_row_of_table_1_is_tried_at_the_same_rates() -> None:
+def test_every_row_of_table_1_has_the_same_search() -> None:
+    """Two rates for all, and one beyond the better of these."""
     tried: dict[str, set[float]] = {}
     for run in of_laptop("ablation").runs:
         row = next(word for word in run.overrides if word.startswith("+ablation="))
         tried.setdefault(row, set()).add(of_laptop("ablation").configs[run.run_id].recipe.learning_rate)
-    assert set(map(frozenset, tried.values())) == {frozenset((5e-3, 1e-2))}
+    assert len(tried) == 8
+    assert all(len(rates) == 3 and rates > {5e-3, 1e-2} for rates in tried.values())
