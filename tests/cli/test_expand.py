@@ -104,7 +104,7 @@ def test_one_name_has_two_scales(name: str, scale: str | None, found: str) -> No
         ("training", "paper", "scale=paper: sweep=training has scale=laptop alone"),
         ("training", "desk", "scale=desk: choose one of paper, laptop"),
         ("own.yaml", "paper", "scale=paper: is for sweeps of the suite; sweep=own.yaml is a file of your own"),
-        ("paper", None, "sweep=paper: choose one of ablation, books_complete, "),
+        ("paper", None, "sweep=paper: choose one of ablation, ablation_released, "),
     ],
 )
 def test_a_scale_that_is_not_there_is_refused(name: str, scale: str | None, line: str) -> None:

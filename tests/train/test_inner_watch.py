@@ -25,7 +25,7 @@ def record(folder: Path) -> dict[str, Any]:
 def test_growth_is_told_once_in_each_place(
     configure: Configure, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    common = [f"run_dir={tmp_path}/run", *UNSTABLE, "model.eta_base=20"]
+    common = [f"run_dir={tmp_path}/run", *UNSTABLE, "model.eta_base=20", "recipe.learning_rate=7e-3"]
     train(configure(*common, "trainer.max_steps=4"), [])
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
     assert lines[0].startswith("warning: train, layer 1, head 0: at step 2 the inner loss grew from ")
