@@ -9,7 +9,7 @@ import yaml
 from ttt.config.errors import UserError
 from ttt.config.schema import Resolved
 from ttt.launch.status import RunStatus
-from ttt.results.atomic import write_text
+from ttt.results.atomic import replacing, write_text
 from ttt.results.record import RunFolder, read_record, write_record
 from ttt.results.store import load_results
 
@@ -49,9 +49,8 @@ def _copy(run: RunFolder, to: RunFolder) -> None:
     to.path.mkdir(parents=True, exist_ok=True)
     for source, target in ((run.metrics, to.metrics), (run.inner_loss, to.inner_loss)):
         if source.exists():
-            partial = target.with_name(f".{target.name}.partial")
-            shutil.copyfile(source, partial)
-            partial.replace(target)
+            with source.open("rb") as original, replacing(target) as file:
+                shutil.copyfileobj(original, file)
     record = read_record(run.record)
     record["config"] = _without_places(record["config"])
     write_text(to.config, yaml.safe_dump(record["config"], sort_keys=False))
