@@ -1,7 +1,7 @@
-"""TTT-Linear, backward: one program goes back through a group of mini-batches for one head.
+"""TTT-Linear, backward: one program goes back through a group of mini-batches of one head of one sequence.
 
-Shapes: B batch, H heads, T tokens, D head width, b mini-batch size; tiles as in ``functions``. The names of the
-gradients are those of the derivation in ``README.md``: dX is the gradient of the outer loss with respect to X.
+Shapes: B batch, H heads, T tokens, D head width, b mini-batch size; tiles as in ``functions``. Names follow the
+derivation in ``README.md``: dX is the gradient of the outer loss with respect to X.
 """
 
 import triton
@@ -50,16 +50,16 @@ def linear_backward(
     BIAS: tl.constexpr,
     RESIDENT: tl.constexpr,
 ):
-    """Mini-batches ``first + count - 1`` down to ``first``: the gradients of all inputs.
+    """Compute the gradients of all inputs for mini-batches ``first + count - 1`` down to ``first``.
 
-    Arguments as in ``linear_forward``, and:
-        W1_kept: W1 before every mini-batch, [count, B, H, D, D] in the views' type; b1_kept [count, B, H, D] float32.
-        dz: [B, T, H, D] in memory, in the views' type, as dq, dk and dv, which are written.
+    The arguments of ``linear_forward``, and:
+        W1_kept: W1 before each mini-batch, [count, B, H, D, D] in the views' type; b1_kept [count, B, H, D] float32.
+        dz: gradient of z, [B, T, H, D] in memory, in the views' type, as dq, dk and dv, which are written.
         deta: [B, H, T] float32, written.
         dtau: [B, H, b] float32, added to, as dscale and dshift [B, H, D].
-        dW1: [B, H, D, D] float32: on entry with respect to W1 after the mini-batches, on return before them; db1
-            [B, H, D] likewise.
-        RESIDENT: whether dW1 stays in registers; else in memory, where the L2 cache holds it.
+        dW1: [B, H, D, D] float32: on entry the gradient of W1 after the mini-batches, on return of W1 before them;
+            db1 [B, H, D] likewise.
+        RESIDENT: whether dW1 stays in registers; if not, it stays in memory, in the L2 cache.
     """
     program = tl.program_id(0)
     sequence, head = program // heads, program % heads
@@ -87,7 +87,7 @@ def linear_backward(
         shift_row = load(shift + head * D + column, in_row, PADDED)[None, :]
         eta_row, tau_row = load(eta + rates, row < b, PADDED), load(tau + row, row < b, PADDED)
         tau_b = tl.load(tau + b - 1)
-        # Once more what the forward pass computed: G, then Z_bar.
+        # Recompute the forward pass: G, then Z_bar.
         target = load(v + place, live, PADDED).to(tl.float32) - K.to(tl.float32)
         G, unit, r, residual, E_unit = loss_gradient_kept(
             dot(K, W) + bias, target, scale_row, shift_row, live, D, PADDED
@@ -127,7 +127,7 @@ def linear_backward(
         store(dv + place, -d_residual, live, PADDED)
         dZ_half = dZ.to(dtype)
         # Z = K W + b
-        # Read again: kept from the beginning, these tiles would take the registers of all that stands between.
+        # Load these tiles again: kept since the start of the iteration, they would take registers all the way.
         tl.debug_barrier()
         K, Q = load(k + place, live, PADDED), load(q + place, live, PADDED)
         W = load(W1_kept + kept * D * D + W_offset, in_W, PADDED)

@@ -1,7 +1,7 @@
 """TTT-Linear, one token: z, and the state after it.
 
-The state is W at the start of the mini-batch and the sum of eta_j grad loss_j since, as ``ttt.inner.loop.InnerState``
-has it, so that a sequence may go on in any form.
+The state is that of ``ttt.inner.loop.InnerState``: W at the start of the mini-batch and the sum of eta_j grad loss_j
+since then. So any other kernel can continue the sequence.
 
 Shapes: B batch, H heads, D head width, b mini-batch size; P is D padded to a power of two.
 """
@@ -18,31 +18,31 @@ def linear_decode(
     place, heads, shared,
     D: tl.constexpr, P: tl.constexpr, BIAS: tl.constexpr, BEGUN: tl.constexpr, ENDS: tl.constexpr
 ):  # fmt: skip
-    """W_i = W - tau_i sum_{j <= i} eta_j grad loss_j(W), z = f(q; W_i), for the token at ``place`` = i - 1.
+    """Compute W_i = W - tau_i sum_{j <= i} eta_j grad loss_j(W) and z = f(q; W_i) for the token ``place`` = i - 1.
 
     Args:
-        q: [B, H, D], as k, v and z.
+        q: test view, [B, H, D], as k, v and z.
         k: train view.
         v: label view.
-        eta: [B, H] float32.
-        tau: [b] float32.
+        eta: inner learning rate, [B, H] float32.
+        tau: token scale, [b] float32.
         scale: of LN, [H, D] float32.
-        shift: of LN, likewise.
-        W1: at the mini-batch's start, [B, H, D, D] float32, or [H, D, D] where ``shared``; b1 likewise.
-        b1: bias.
-        W1_sum: where BEGUN, the sum over the mini-batch's tokens before, [B, H, D, D] float32; b1_sum likewise.
-        b1_sum: of the bias.
-        z: output.
-        W1_next: [B, H, D, D] float32: the sum with this token, or where the mini-batch ENDS the next one's W.
-        b1_next: likewise.
-        place: tokens of the mini-batch before this one.
+        shift: of LN, [H, D] float32.
+        W1: W1 at the start of the mini-batch, [B, H, D, D] float32, or [H, D, D] if ``shared``.
+        b1: b1 at the start of the mini-batch, [B, H, D] float32, or [H, D] if ``shared``.
+        W1_sum: sum over the earlier tokens of the mini-batch, [B, H, D, D] float32, read if BEGUN.
+        b1_sum: likewise for the bias, [B, H, D] float32.
+        z: output, written.
+        W1_next: [B, H, D, D] float32, written: the sum including this token; W1 of the next mini-batch if ENDS.
+        b1_next: likewise for the bias, [B, H, D] float32.
+        place: number of earlier tokens in the mini-batch.
         heads: H.
-        shared: 1 where all sequences start from one W, else 0.
+        shared: 1 if all sequences start from the same W, else 0.
         D: head width.
         P: D padded.
         BIAS: 1, or 0 for an inner model without biases.
-        BEGUN: whether there were tokens before.
-        ENDS: whether this is the mini-batch's last token.
+        BEGUN: whether the mini-batch has earlier tokens.
+        ENDS: whether this is the last token of the mini-batch.
     """
     program = tl.program_id(0)
     head = program % heads

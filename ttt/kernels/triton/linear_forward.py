@@ -1,4 +1,4 @@
-"""TTT-Linear, forward: one program reads a sequence's mini-batches for one head, W in registers.
+"""TTT-Linear, forward: one program computes all mini-batches of one head of one sequence, with W in registers.
 
 Shapes: B batch, H heads, T tokens, D head width, b mini-batch size; tiles as in ``functions``.
 """
@@ -39,35 +39,35 @@ def linear_forward(
     OUTPUTS: tl.constexpr,
     KEEPS: tl.constexpr,
 ):
-    """Mini-batches ``first`` to ``first + count``: z = q + LN(Z_bar), and W after them.
+    """Compute z = q + LN(Z_bar) for mini-batches ``first`` to ``first + count - 1``, and W after them.
 
     Args:
-        q: [B, T, H, D] in memory, as k, v and z.
+        q: test view, [B, T, H, D] in memory, as k, v and z.
         k: train view.
         v: label view.
-        eta: [B, H, T] float32.
-        tau: [b] float32.
-        scale: of LN, [H, D] float32; ``shift`` likewise.
-        shift: of LN.
-        W1: before mini-batch ``first``, [B, H, D, D] float32, or [H, D, D] where ``shared``; b1 likewise.
-        b1: bias.
-        z: output, where OUTPUTS.
-        W1_last: [B, H, D, D] float32; b1_last likewise.
-        b1_last: bias.
-        W1_kept: where KEEPS, W1 before every ``group``-th mini-batch, [groups, B, H, D, D]; b1_kept likewise, float32.
-        b1_kept: bias.
-        first: number of the first mini-batch.
-        count: how many.
+        eta: inner learning rate, [B, H, T] float32.
+        tau: token scale, [b] float32.
+        scale: of LN, [H, D] float32.
+        shift: of LN, [H, D] float32.
+        W1: W1 before mini-batch ``first``, [B, H, D, D] float32, or [H, D, D] if ``shared``.
+        b1: b1 before mini-batch ``first``, [B, H, D] float32, or [H, D] if ``shared``.
+        z: output, written if OUTPUTS.
+        W1_last: W1 after the last mini-batch, [B, H, D, D] float32, written.
+        b1_last: b1 after the last mini-batch, [B, H, D] float32, written.
+        W1_kept: W1 before every ``group``-th mini-batch, [groups, B, H, D, D], written if KEEPS.
+        b1_kept: b1 before every ``group``-th mini-batch, [groups, B, H, D] float32, written if KEEPS.
+        first: index of the first mini-batch.
+        count: number of mini-batches.
         tokens: T.
         heads: H.
-        shared: 1 where all sequences start from one W, else 0.
-        group: mini-batches to a kept W.
+        shared: 1 if all sequences start from the same W, else 0.
+        group: mini-batches per kept W.
         D: head width.
         P: D padded.
         b: mini-batch size.
         R: b padded.
         BIAS: 1, or 0 for an inner model without biases.
-        OUTPUTS: whether z is wanted.
+        OUTPUTS: whether z is computed.
         KEEPS: whether W is kept.
     """
     program = tl.program_id(0)
@@ -97,8 +97,8 @@ def linear_forward(
         target = load(v + place, live, PADDED).to(tl.float32) - K.to(tl.float32)
         G = loss_gradient(dot(K, w_half) + bias[None, :], target, scale_row, shift_row, live, D, PADDED)
         eta_row = load(eta + program.to(tl.int64) * tokens + (first + index) * b + row, row < b, PADDED)
-        # W is updated before the outputs are formed: the warps of all products stand as the last one wants them, and
-        # along the rows of W every warp would hold all of a mini-batch's.
+        # W is updated before the outputs are computed: the last product of the loop decides how warps are laid out for
+        # all of them. If the update of W came last, each warp would hold all rows of a mini-batch's tiles.
         step = -tl.load(tau + b - 1) * eta_row[:, None] * G
         w = dot(tl.trans(K), step.to(dtype), w)
         bias_before = bias

@@ -1,12 +1,12 @@
-"""TTT-MLP, backward: one program computes one head's groups of mini-batches again, from the last, and goes back.
+"""TTT-MLP, backward: one program recomputes the groups of mini-batches of one head, last group first, and goes back.
 
-Of every mini-batch of a group only G1 and G2 are kept, a thirteenth of W; with them W of before follows from W of
-after. W, dW and the activations of one mini-batch stay in memory, where the L2 cache holds them. On its way back
-every mini-batch passes over the hidden width three times, in blocks: for W and the activations, then for what the
-gradient of G2 needs, then, with dZ2 known, for dW1, dW2 and the rest of dK.
+For each mini-batch of a group only G1 and G2 are kept, a thirteenth of W; from them and W after the mini-batch follows
+W before it. W, dW and the activations of one mini-batch are in memory, in the L2 cache. On the way back each mini-batch
+takes three passes over the hidden width, in blocks: the first restores W and the activations, the second computes the
+sums that the gradient of G2 needs, and the third, with dZ2 known, computes dW1, dW2 and the rest of dK.
 
-Shapes: B batch, H heads, T tokens, D head width, F hidden width, b mini-batch size; tiles as in ``functions``. The
-names of the gradients are those of the derivation in ``README.md``: dX is that of the outer loss with respect to X.
+Shapes: B batch, H heads, T tokens, D head width, F hidden width, b mini-batch size; tiles as in ``functions``. Names
+follow the derivation in ``README.md``: dX is the gradient of the outer loss with respect to X.
 """
 
 import triton
@@ -34,10 +34,10 @@ def take_back(
     F: tl.constexpr, D: tl.constexpr, P: tl.constexpr, R: tl.constexpr, BLOCK: tl.constexpr, BIAS: tl.constexpr,
     PADDED: tl.constexpr
 ):  # fmt: skip
-    """W1, b1, W2 of one head from those after a mini-batch to those before it, and the activations of the mini-batch.
+    """Restore W1, b1, W2 of one head to their values before a mini-batch, and store the mini-batch's activations.
 
-    ``back2`` is what was subtracted for each token, rate * G2; A1 = -M * S1. Returns Z2 without b2, Z2_bar without b2
-    and what G2 adds, and X2_bar X2^T.
+    ``back2`` = rate * G2 is what each token subtracted; A1 = -M * S1. Returns Z2 without b2, Z2_bar without b2 and
+    without the term of G2, and X2_bar X2^T.
     """
     hidden = tl.arange(0, BLOCK)
     dtype = K.dtype
@@ -63,7 +63,7 @@ def take_back(
         store(X2_room + here, X2, in_token, PADDED)
         store(X2_bar_room + here, X2_bar, in_token, PADDED)
         S2 = dot(X2_bar, tl.trans(X2), S2)
-        # Behind products, which no warp begins before all have read the bias.
+        # After the products, which no warp begins before all have read the bias.
         tl.store(b1 + f + hidden, bias1)
         Z2 = dot(X2, w2_half, Z2)
         Z2_bar = dot(X2_bar, w2_half, Z2_bar)
@@ -79,11 +79,10 @@ def reverse(
     D: tl.constexpr, P: tl.constexpr, F: tl.constexpr, BLOCK: tl.constexpr, b: tl.constexpr, R: tl.constexpr,
     BIAS: tl.constexpr
 ):  # fmt: skip
-    """The gradients of mini-batches ``first + count - 1`` down to ``first``. Arguments as in ``mlp_backward``.
+    """Compute the gradients for mini-batches ``first + count - 1`` down to ``first``. Arguments as in ``mlp_backward``.
 
-    Of W1, b1, W2, their gradients, and from Z1_room to dH it is given those of its own program. W1_last, b1_last and
-    W2_last are those after the mini-batches on entry, those before them on return, b2_last those after them. G1_kept
-    and G2_kept are those that ``mlp_forward`` left.
+    Except that W1_last, b1_last, W2_last, dW1, db1, dW2 and Z1_room to dH point to the part of this program. W1_last,
+    b1_last and W2_last hold W after the mini-batches on entry and before them on return; b2_last is after them.
     """
     program = tl.program_id(0)
     sequence, head = program // heads, program % heads
@@ -133,7 +132,7 @@ def reverse(
         d_shift += tl.sum(dz_tile, 0)
         dZ2_bar = standardise_backward(dz_tile * scale_row, unit, r, live, D, PADDED)
         dZ2_bar_half = dZ2_bar.to(dtype)
-        # G2 once more.
+        # Recompute G2.
         shift_row = load(shift + head * D + column, in_row, PADDED)[None, :]
         target = load(v + place, live, PADDED).to(tl.float32) - K.to(tl.float32)
         G2, unit, r, residual, E_unit = loss_gradient_kept(
@@ -146,7 +145,7 @@ def reverse(
         dQ, dK = tl.zeros((R, P), tl.float32), tl.zeros((R, P), tl.float32)
         dG2, through_step2 = tl.zeros((R, P), tl.float32), tl.zeros((R, P), tl.float32)
         d_rate = tl.zeros((R,), tl.float32)
-        # What was stored is read in other places.
+        # Other threads read what this one has stored.
         tl.debug_barrier()
         for f in range(0, F, BLOCK):
             here = f + hidden_tile
@@ -193,7 +192,7 @@ def reverse(
         dK += d_residual
         dZ2_half = dZ2.to(dtype)
         d_bias2 += BIAS * tl.sum(dZ2 + dZ2_bar, 0)
-        # What the first pass stored is read in other places.
+        # Other threads read what this one has stored in the second pass.
         tl.debug_barrier()
         for f in range(0, F, BLOCK):
             here = f + hidden_tile
@@ -229,19 +228,19 @@ def mlp_backward(
     D: tl.constexpr, P: tl.constexpr, F: tl.constexpr, BLOCK: tl.constexpr, b: tl.constexpr, R: tl.constexpr,
     BIAS: tl.constexpr
 ):  # fmt: skip
-    """The gradients of all inputs, from those of z and of W after the last mini-batch.
+    """Compute the gradients of all inputs from those of z and of W after the last mini-batch.
 
-    Arguments as in ``mlp_forward``, and:
-        W1_kept: as ``mlp_forward`` left it, W1 before every group, [groups, B, H, D, F] float32, as b1, W2, b2.
-        W1_last: room for W1, [B, H, D, F] float32, as b1_last, W2_last, b2_last.
-        G1_kept: room for G1 of one group, [group, B, H, b, F] in the views' type, as G2_kept [group, B, H, b, D].
-        dz: [B, T, H, D] in memory, in the views' type, as dq, dk and dv, which are written.
+    The arguments of ``mlp_forward``, and:
+        W1_kept: W1 before each group, [groups, B, H, D, F] float32, as b1_kept, W2_kept, b2_kept.
+        W1_last: scratch for W1, [B, H, D, F] float32, as b1_last, W2_last, b2_last.
+        G1_kept: scratch for G1 of one group, [group, B, H, b, F] in the views' type, as G2_kept [group, B, H, b, D].
+        dz: gradient of z, [B, T, H, D] in memory, in the views' type, as dq, dk and dv, which are written.
         deta: [B, H, T] float32, written.
         dtau: [B, H, b] float32, added to, as dscale and dshift [B, H, D].
-        dW1: [B, H, D, F] float32: on entry with respect to W1 after the mini-batches, on return before them; likewise
-            db1, dW2, db2.
-        Z1_room: room for [B, H, b, F] in the views' type, as all that follow up to dH.
-        mini_batches: how many.
+        dW1: [B, H, D, F] float32: on entry the gradient of W1 after the mini-batches, on return of W1 before them;
+            likewise db1, dW2, db2.
+        Z1_room: scratch for Z1 of one mini-batch, [B, H, b, F] in the views' type, as Z1_bar_room to dH.
+        mini_batches: number of mini-batches.
     """
     program = tl.program_id(0).to(tl.int64)
     W1_own, own = program * D * F, program * b * F
@@ -255,7 +254,7 @@ def mlp_backward(
             b2_kept + kept * D, dq, W1_last, b1_last, W2_last, b2_last, W1_kept, b1_kept, W2_kept, b2_kept,
             G1_kept, G2_kept, first, count, tokens, heads, 0, group, D, P, F, BLOCK, b, R, BIAS, False, False
         )  # fmt: skip
-        # All threads have written what the next reads.
+        # All threads have written what the next function reads.
         tl.debug_barrier()
         reverse(
             q, k, v, eta, tau, scale, shift, W1_last + W1_own, b1_last + program * F, W2_last + W1_own, b2_last,

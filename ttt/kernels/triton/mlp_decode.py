@@ -1,6 +1,6 @@
 """TTT-MLP, one token: z, and the state after it, in blocks of the hidden width.
 
-W is read twice, the second time out of a cache: all gradients wait for Z2, a sum over the whole hidden width. The state
+W is read twice, the second time from a cache: all gradients depend on Z2, a sum over the whole hidden width. The state
 is that of ``linear_decode``.
 
 Shapes: B batch, H heads, D head width, F hidden width, b mini-batch size; P is D padded to a power of two.
@@ -19,9 +19,9 @@ def mlp_decode(
     D: tl.constexpr, P: tl.constexpr, F: tl.constexpr, BLOCK: tl.constexpr, BIAS: tl.constexpr, BEGUN: tl.constexpr,
     ENDS: tl.constexpr
 ):  # fmt: skip
-    """Arguments as in ``linear_decode``, with W1 [B, H, D, F], b1 [B, H, F], W2 [B, H, F, D], b2 [B, H, D].
+    """Compute z and the next state. Arguments as in ``linear_decode``, with W1 [B, H, D, F] and W2 [B, H, F, D].
 
-    F is the hidden width, a multiple of BLOCK, which are the columns of W1 at a time.
+    b1 is [B, H, F] and b2 [B, H, D]. F is the hidden width, a multiple of BLOCK, the number of hidden units per step.
     """
     program = tl.program_id(0)
     head = program % heads

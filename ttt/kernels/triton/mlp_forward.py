@@ -1,8 +1,8 @@
-"""TTT-MLP, forward, for any sizes: W streamed from memory in blocks of the hidden width.
+"""TTT-MLP, forward, for any sizes: W is streamed from memory in blocks of the hidden width.
 
-W1 and W2 are 2 x 64 x 256 floats a head at D = 64, as much as a whole register file. Here they stay where W_last will
-be, which the L2 cache holds while a program works on it, and every mini-batch reads them twice and writes them once:
-first for Z2, on which all gradients depend, then for everything else.
+W1 and W2 are 2 x 64 x 256 floats per head at D = 64, as much as a whole register file. Here they stay in the memory of
+W_last, which the L2 cache holds while a program works on it. Each mini-batch reads them twice and writes them once: the
+first pass computes Z2, on which all gradients depend, the second everything else.
 
 Shapes: B batch, H heads, T tokens, D head width, F hidden width, b mini-batch size; tiles as in ``functions``.
 """
@@ -18,7 +18,7 @@ def copy_weights(
     W1, b1, W2, W1_to, b1_to, W2_to, in_W1, in_W2, W1_offset, W2_offset, F: tl.constexpr, D: tl.constexpr,
     BLOCK: tl.constexpr, PADDED: tl.constexpr
 ):  # fmt: skip
-    """W1 [D, F], b1 [F] and W2 [F, D] of one head from one place to another."""
+    """Copy W1 [D, F], b1 [F] and W2 [F, D] of one head."""
     hidden = tl.arange(0, BLOCK)
     for f in range(0, F, BLOCK):
         store(W1_to + f + W1_offset, load(W1 + f + W1_offset, in_W1, PADDED), in_W1, PADDED)
@@ -34,45 +34,47 @@ def mlp_forward(
     D: tl.constexpr, P: tl.constexpr, F: tl.constexpr, BLOCK: tl.constexpr, b: tl.constexpr, R: tl.constexpr,
     BIAS: tl.constexpr, OUTPUTS: tl.constexpr, KEEPS: tl.constexpr
 ):  # fmt: skip
-    """Mini-batches ``first`` to ``first + count``: z = q + LN(Z2_bar), and W after them.
+    """Compute z = q + LN(Z2_bar) for mini-batches ``first`` to ``first + count - 1``, and W after them.
 
     Args:
-        q: [B, T, H, D] in memory, as k, v and z.
+        q: test view, [B, T, H, D] in memory, as k, v and z.
         k: train view.
         v: label view.
-        eta: [B, H, T] float32.
-        tau: [b] float32.
+        eta: inner learning rate, [B, H, T] float32.
+        tau: token scale, [b] float32.
         scale: of LN, [H, D] float32.
-        shift: of LN, likewise.
-        W1: before mini-batch ``first``, [B, H, D, F] float32, or [H, D, F] where ``shared``.
-        b1: likewise [B, H, F].
-        W2: likewise [B, H, F, D].
-        b2: likewise [B, H, D].
-        z: output, where OUTPUTS.
-        W1_last: [B, H, D, F] float32, as b1_last, W2_last and b2_last; also where W stands in between.
+        shift: of LN, [H, D] float32.
+        W1: W1 before mini-batch ``first``, [B, H, D, F] float32, or [H, D, F] if ``shared``, as b1, W2 and b2.
+        b1: [B, H, F].
+        W2: [B, H, F, D].
+        b2: [B, H, D].
+        z: output, written if OUTPUTS.
+        W1_last: W1 after the last mini-batch, [B, H, D, F] float32, as b1_last, W2_last and b2_last; W between
+            mini-batches is in the same memory.
         b1_last: [B, H, F].
         W2_last: [B, H, F, D].
         b2_last: [B, H, D].
-        W1_kept: where KEEPS, W1 before every ``group``-th mini-batch, [groups, B, H, D, F], as b1, W2, b2.
-        b1_kept: [groups, B, H, F] float32.
+        W1_kept: W1 before every ``group``-th mini-batch, [groups, B, H, D, F] float32, written if KEEPS, as b1_kept,
+            W2_kept and b2_kept.
+        b1_kept: [groups, B, H, F].
         W2_kept: [groups, B, H, F, D].
-        b2_kept: [groups, B, H, D] float32.
-        G1_kept: where not OUTPUTS, [count, B, H, b, F] in the views' type, for the backward pass, as G2_kept.
+        b2_kept: [groups, B, H, D].
+        G1_kept: G1 for the backward pass, [count, B, H, b, F] in the views' type, written if not OUTPUTS, as G2_kept.
         G2_kept: [count, B, H, b, D].
-        first: number of the first mini-batch.
-        count: how many.
+        first: index of the first mini-batch.
+        count: number of mini-batches.
         tokens: T.
         heads: H.
-        shared: 1 where all sequences start from one W, else 0.
-        group: mini-batches to a kept W.
+        shared: 1 if all sequences start from the same W, else 0.
+        group: mini-batches per kept W.
         D: head width.
         P: D padded.
         F: hidden width, a multiple of BLOCK.
-        BLOCK: columns of W1 at a time.
+        BLOCK: hidden units per step.
         b: mini-batch size.
         R: b padded.
         BIAS: 1, or 0 for an inner model without biases.
-        OUTPUTS: whether z is written, else G1 and G2.
+        OUTPUTS: whether z is written; if not, G1 and G2 are.
         KEEPS: whether W is kept.
     """
     program = tl.program_id(0)
@@ -124,7 +126,7 @@ def mlp_forward(
         G2 = loss_gradient(Z2, target, scale_row, shift_row, live, D, PADDED)
         eta_row = load(eta + program.to(tl.int64) * tokens + (first + index) * b + row, row < b, PADDED)
         rate = tl.load(tau + b - 1) * eta_row
-        # Rounded before they are multiplied by the rate: the backward pass takes these very steps back.
+        # G1 and G2 are rounded before they are multiplied by the rate: the backward pass undoes exactly these steps.
         G2_half = G2.to(dtype)
         step2 = -rate[:, None] * G2_half.to(tl.float32)
         bias2_before = bias2
@@ -166,6 +168,6 @@ def mlp_forward(
             shift_row = load(shift + head * D + column, in_row, PADDED)[None, :]
             unit, _ = standardise(Z2_bar, live, D, PADDED)
             store(z + place, Q.to(tl.float32) + scale_row * unit + shift_row, live, PADDED)
-        # All threads have written their part of W before any reads it.
+        # All threads have written their part of W before any of them reads it.
         tl.debug_barrier()
     store(b2_last + last * D + column, bias2, in_row, PADDED)

@@ -1,8 +1,8 @@
 """TTT-MLP, forward, with W1 and W2 in registers: for D = 64, F = 256 and b = 16.
 
-They are 2 x 64 x 256 floats, half of a multiprocessor's registers, 128 to each of 256 threads. So nothing else may live
-long: biases stand in memory, and Z1 is computed twice, from tiles that are read twice, rather than kept while the
-gradient of Z2 is formed. In return no part of W passes through the L2 cache between the first and the last mini-batch.
+They are 2 x 64 x 256 floats, half of a multiprocessor's registers, 128 for each of 256 threads. So no other value can
+live long: biases are in memory, and Z1 is computed twice, from tiles that are loaded twice, instead of kept while the
+gradient of Z2 is computed. In return W does not pass through the L2 cache between the first and the last mini-batch.
 
 Shapes: B batch, H heads, T tokens, D head width, F hidden width, b mini-batch size.
 """
@@ -19,7 +19,7 @@ def mlp_forward_on_chip(
     W1_kept, b1_kept, W2_kept, b2_kept, count, tokens, heads, shared, group,
     D: tl.constexpr, F: tl.constexpr, b: tl.constexpr, BIAS: tl.constexpr, KEEPS: tl.constexpr
 ):  # fmt: skip
-    """All ``count`` mini-batches: z = q + LN(Z2_bar), and W after them. Arguments as in ``mlp_forward``."""
+    """Compute z = q + LN(Z2_bar) for all ``count`` mini-batches, and W after them. Arguments as in ``mlp_forward``."""
     program = tl.program_id(0)
     sequence, head = program // heads, program % heads
     row, column, hidden = tl.arange(0, b), tl.arange(0, D), tl.arange(0, F)
@@ -68,7 +68,7 @@ def mlp_forward_on_chip(
         tl.store(z + place, (Q.to(tl.float32) + scale_row * unit + shift_row).to(dtype))
         w2 = dot(tl.trans(X2), step2, w2)
         step1 = -rate * G1
-        # Read again rather than kept, once all threads have used what they read above.
+        # Load the biases again instead of keeping them. The barrier: all threads have used what they loaded above.
         tl.debug_barrier()
         tl.store(b1_last + hidden, tl.load(b1_last + hidden) + BIAS * tl.sum(step1, 0))
         tl.store(b2_last + column, tl.load(b2_last + column) - BIAS * tl.sum(rate * G2, 0))
