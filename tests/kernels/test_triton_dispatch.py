@@ -267,9 +267,7 @@ def test_auto_on_a_gpu_logs_once_which_kernel_runs(caplog: pytest.LogCaptureFixt
 
 @pytest.mark.parametrize("kernel", [KernelConfig("triton"), KernelConfig("auto"), KernelConfig("auto", 3)], ids=str)
 @pytest.mark.parametrize(("name", "own"), [("linear", 16), ("mlp", 64)])
-def test_the_default_group_depends_on_the_layer(
-    name: str, own: int, kernel: KernelConfig
-) -> None:
+def test_the_default_group_depends_on_the_layer(name: str, own: int, kernel: KernelConfig) -> None:
     loop, b, mini_batches = LOOPS[name], 2, 65
     form = OnGPU(kernel, choose_form(KernelConfig("dual"), loop))
     group = own if kernel.checkpoint_group is None else kernel.checkpoint_group

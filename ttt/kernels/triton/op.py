@@ -271,7 +271,9 @@ def _decode(
     bias: bool,
 ) -> tuple[Tensor, list[Tensor]]:
     _check(W, scale, shift, q, k, v, eta, tau, 1)
-    torch._check(q.shape[2] == 1 and 0 <= place < tau.numel(), lambda: "expected one token and a place within its mini-batch")
+    torch._check(
+        q.shape[2] == 1 and 0 <= place < tau.numel(), lambda: "expected one token and a place within its mini-batch"
+    )
     torch._check(not step or [x.shape for x in step] == [w.shape for w in W], lambda: "step and W differ in shape")
     z, after = launch.decode(_views(scale, shift, q, k, v, eta, tau), W, step, place, bias)
     return z.transpose(1, 2), after
