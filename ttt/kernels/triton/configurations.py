@@ -32,7 +32,7 @@ ARGUMENTS: dict[str, str] = {
     name: kind
     for kind, names in (
         (VIEW, "q k v z dz dq dk dv"),
-        (VIEW, "G1_kept G2_kept Z1_room Z1_bar_room X2_room X2_bar_room dZ1_part dH"),
+        (VIEW, "G1_kept G2_kept Z1_scratch Z1_bar_scratch X2_scratch X2_bar_scratch dZ1_part dH"),
         (FLOAT, "eta tau scale shift deta dtau dscale dshift"),
         (FLOAT, "W1 W1_last W1_kept W1_sum W1_next dW1"),
         (FLOAT, "b1 b1_last b1_kept b1_sum b1_next db1"),

@@ -1,8 +1,9 @@
 """Functions that all kernels use: masked loads and stores, products, LN of the inner model, GELU, and derivatives.
 
 Shapes: a tile has R rows, the b tokens of a mini-batch padded to a power of two of at least 16, and P columns, the head
-width D padded likewise. ``live`` [R, P] is true for real tokens and coordinates; tiles are 0 elsewhere. With ``PADDED``
-false nothing is padded, and no mask is compiled.
+width D padded likewise. The mask ``m`` [R, P] is true for real tokens and coordinates; tiles are 0 elsewhere. With
+``PADDED`` false nothing is padded, and ``m`` is not read. Arguments without a prefix are tiles; ``README.md`` explains
+the prefixes in kernels.
 """
 
 import triton
@@ -24,30 +25,30 @@ def dot(a, b, accumulator=None):
 
 
 @triton.jit
-def load(pointers, live, PADDED: tl.constexpr):
-    """Return the values where ``live`` is true, 0 elsewhere."""
+def load(p, m, PADDED: tl.constexpr):
+    """Return the values where ``m`` is true, 0 elsewhere."""
     if PADDED:
-        x = tl.load(pointers, mask=live, other=0.0)
+        x = tl.load(p, mask=m, other=0.0)
     else:
-        x = tl.load(pointers)
+        x = tl.load(p)
     return x
 
 
 @triton.jit
-def store(pointers, x, live, PADDED: tl.constexpr):
-    """Write ``x`` where ``live`` is true, rounded to the pointers' type."""
-    x = x.to(pointers.dtype.element_ty)
+def store(p, x, m, PADDED: tl.constexpr):
+    """Write ``x`` where ``m`` is true, rounded to the pointers' type."""
+    x = x.to(p.dtype.element_ty)
     if PADDED:
-        tl.store(pointers, x, mask=live)
+        tl.store(p, x, mask=m)
     else:
-        tl.store(pointers, x)
+        tl.store(p, x)
 
 
 @triton.jit
-def keep(x, live, PADDED: tl.constexpr):
-    """Return ``x`` where ``live`` is true, 0 elsewhere."""
+def keep(x, m, PADDED: tl.constexpr):
+    """Return ``x`` where ``m`` is true, 0 elsewhere."""
     if PADDED:
-        x = tl.where(live, x, 0.0)
+        x = tl.where(m, x, 0.0)
     return x
 
 
@@ -58,52 +59,52 @@ def mean(x, D: tl.constexpr):
 
 
 @triton.jit
-def standardise(x, live, D: tl.constexpr, PADDED: tl.constexpr):
+def standardise(x, m, D: tl.constexpr, PADDED: tl.constexpr):
     """Return ``x`` scaled to mean 0 and variance 1 in each row, and the reciprocal standard deviation [R, 1]."""
-    centred = keep(x - mean(x, D), live, PADDED)
+    centred = keep(x - mean(x, D), m, PADDED)
     reciprocal_std = tl.rsqrt(mean(centred * centred, D) + EPS)
     return centred * reciprocal_std, reciprocal_std
 
 
 @triton.jit
-def standardise_backward(d_unit, unit, reciprocal_std, live, D: tl.constexpr, PADDED: tl.constexpr):
+def standardise_backward(d_unit, unit, reciprocal_std, m, D: tl.constexpr, PADDED: tl.constexpr):
     """Return the gradient of the input of ``standardise`` from that of its first result; equation (2) of README."""
     centred = d_unit - mean(d_unit, D) - unit * mean(d_unit * unit, D)
-    return keep(centred, live, PADDED) * reciprocal_std
+    return keep(centred, m, PADDED) * reciprocal_std
 
 
 @triton.jit
-def loss_gradient(z, target, scale, shift, live, D: tl.constexpr, PADDED: tl.constexpr):
+def loss_gradient(z, target, scale, shift, m, D: tl.constexpr, PADDED: tl.constexpr):
     """Return G, the gradient of 1/2 || LN(z) - target ||^2 with respect to z, row by row."""
-    unit, reciprocal_std = standardise(z, live, D, PADDED)
+    unit, reciprocal_std = standardise(z, m, D, PADDED)
     upstream = (scale * unit + shift - target) * scale
-    return standardise_backward(upstream, unit, reciprocal_std, live, D, PADDED)
+    return standardise_backward(upstream, unit, reciprocal_std, m, D, PADDED)
 
 
 @triton.jit
-def loss_gradient_kept(z, target, scale, shift, live, D: tl.constexpr, PADDED: tl.constexpr):
+def loss_gradient_kept(z, target, scale, shift, m, D: tl.constexpr, PADDED: tl.constexpr):
     """Return G and the values that its derivative needs: unit, r, the residual LN(z) - target, and mean(E unit)."""
-    unit, reciprocal_std = standardise(z, live, D, PADDED)
+    unit, reciprocal_std = standardise(z, m, D, PADDED)
     residual = scale * unit + shift - target
     E = residual * scale
     E_unit = mean(E * unit, D)
-    G = keep(E - mean(E, D) - unit * E_unit, live, PADDED) * reciprocal_std
+    G = keep(E - mean(E, D) - unit * E_unit, m, PADDED) * reciprocal_std
     return G, unit, reciprocal_std, residual, E_unit
 
 
 @triton.jit
 def loss_gradient_backward(
-    dG, G, unit, reciprocal_std, residual, E_unit, scale, live, D: tl.constexpr, PADDED: tl.constexpr
+    dG, G, unit, reciprocal_std, residual, E_unit, scale, m, D: tl.constexpr, PADDED: tl.constexpr
 ):
     """Return the gradients of Z, of the residual and of the scale [P] from dG; equation (6) of ``README.md``."""
     rdG = dG * reciprocal_std
     rdG_unit = mean(rdG * unit, D)
-    dE = keep(rdG - mean(rdG, D) - unit * rdG_unit, live, PADDED)
+    dE = keep(rdG - mean(rdG, D) - unit * rdG_unit, m, PADDED)
     d_residual = dE * scale
     d_scale = tl.sum(dE * residual + d_residual * unit, 0)
     d_unit = d_residual * scale - rdG * E_unit - residual * scale * rdG_unit
-    dZ = standardise_backward(d_unit, unit, reciprocal_std, live, D, PADDED)
-    return dZ - keep(unit * mean(dG * G, D) * reciprocal_std, live, PADDED), d_residual, d_scale
+    dZ = standardise_backward(d_unit, unit, reciprocal_std, m, D, PADDED)
+    return dZ - keep(unit * mean(dG * G, D) * reciprocal_std, m, PADDED), d_residual, d_scale
 
 
 @triton.jit
