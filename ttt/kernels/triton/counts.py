@@ -9,8 +9,8 @@ is written and read again. It stays in the L2 cache if the scratch of all progra
 ``L2_BYTES``; if not, it crosses device memory once out and once in.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
@@ -103,7 +103,7 @@ class Work(NamedTuple):
     """
 
     flops: int
-    moved: Iterator[Moved]
+    moved: list[Moved]
     scratch: int = 0
 
 
@@ -133,22 +133,12 @@ def count(kernel: str, sizes: Sizes) -> Counts:
         KeyError: no kernel has this name.
     """
     work = KERNELS[kernel](sizes)
-    moved = list(work.moved)
-    counts = Counts(
+    return Counts(
         flops=work.flops / sizes.b,
-        device_bytes=sum(m.size * m.device for m in moved),
-        least_bytes=sum(m.size * m.least for m in moved),
-        l2_bytes=sum(m.size * (m.loads + m.stores) for m in moved),
+        device_bytes=sum(m.size * m.device for m in work.moved),
+        least_bytes=sum(m.size * m.least for m in work.moved),
+        l2_bytes=sum(m.size * (m.loads + m.stores) for m in work.moved),
         scratch=work.scratch,
-    )
-    if kernel not in RECOMPUTED_BY:
-        return counts
-    before = count(RECOMPUTED_BY[kernel], sizes)
-    return replace(
-        counts,
-        flops=counts.flops + before.flops,
-        device_bytes=counts.device_bytes + before.device_bytes,
-        l2_bytes=counts.l2_bytes + before.l2_bytes,
     )
 
 
@@ -172,32 +162,32 @@ def linear_forward(s: Sizes) -> Work:
 
 
 def linear_recompute(s: Sizes) -> Work:
-    """Products: K W and K^T G. Scratch: that of ``_linear_scratch``."""
-
-    def moved() -> Iterator[Moved]:
-        yield from _recompute(linear_state(s), s)
-        # W after the group, which is not used.
-        yield Moved(linear_state(s) / s.group_tokens, stores=1)
-        yield Moved(_linear_scratch(s) / s.group_tokens, stores=1, device=_leaves_l2(_linear_scratch(s)))
-
-    return Work(2 * 2 * s.R * s.P * s.P, moved(), _linear_scratch(s))
+    """Products: K W and K^T G. W after the group is stored, but not used."""
+    state, scratch = linear_state(s), _linear_scratch(s)
+    moved = [
+        *_recompute(state, s),
+        Moved(state / s.group_tokens, stores=1),
+        Moved(scratch / s.group_tokens, stores=1, device=_leaves_l2(scratch)),
+    ]
+    return Work(2 * 2 * s.R * s.P * s.P, moved, scratch)
 
 
 def linear_backward(s: Sizes) -> Work:
-    """Products: eight with W or dW, six between tokens. q, k and W of each mini-batch are loaded twice."""
+    """Products: eight with W or dW, six between tokens. q, k and W of each mini-batch are loaded twice.
 
-    def moved() -> Iterator[Moved]:
-        yield from _backward(linear_state(s), s)
-        yield Moved(2 * s.view, loads=1)
-        yield Moved(_linear_scratch(s) / s.group_tokens, loads=2, device=_leaves_l2(_linear_scratch(s)))
-        # dW: once per group, or per mini-batch twice.
-        if s.D <= RESIDENT_HEAD_DIM:
-            yield Moved(linear_state(s) / s.group_tokens, loads=1, stores=1)
-        else:
-            yield Moved(linear_state(s) / s.group_tokens, loads=1)
-            yield Moved(linear_state(s) / s.b, loads=2, stores=1)
-
-    return Work(2 * (8 * s.R * s.P * s.P + 6 * s.R * s.R * s.P), moved(), _linear_scratch(s))
+    dW is loaded and stored once per group, or, if it is not in registers, loaded twice and stored once per mini-batch.
+    """
+    state, scratch, before = linear_state(s), _linear_scratch(s), linear_recompute(s)
+    resident = s.D <= RESIDENT_HEAD_DIM
+    moved = [
+        *before.moved,
+        *_backward(state, s),
+        Moved(2 * s.view, loads=1),
+        Moved(scratch / s.group_tokens, loads=2, device=_leaves_l2(scratch)),
+        Moved(state / s.group_tokens, loads=1, stores=resident),
+        Moved(state / s.b, loads=0 if resident else 2, stores=not resident),
+    ]
+    return Work(before.flops + 2 * (8 * s.R * s.P * s.P + 6 * s.R * s.R * s.P), moved, scratch)
 
 
 def linear_decode(s: Sizes) -> Work:
@@ -208,26 +198,24 @@ def linear_decode(s: Sizes) -> Work:
 def mlp_forward(s: Sizes) -> Work:
     """Scratch: W, which both passes load and the second stores."""
     state = mlp_state(s)
-
-    def moved() -> Iterator[Moved]:
-        yield from _forward(state, s)
-        leaves = _leaves_l2(state, PROGRAMS * 4 // forward_warps(s.D))
-        yield Moved(state / s.b, loads=2, stores=1, device=2 * leaves)
-        yield Moved(s.norm / s.b, loads=2)
-
-    return Work(_mlp_forward_flops(s), moved(), state)
+    leaves = _leaves_l2(state, PROGRAMS * 4 // forward_warps(s.D))
+    moved = [
+        *_forward(state, s),
+        Moved(state / s.b, loads=2, stores=1, device=2 * leaves),
+        Moved(s.norm / s.b, loads=2),
+    ]
+    return Work(_mlp_forward_flops(s), moved, state)
 
 
 def mlp_forward_on_chip(s: Sizes) -> Work:
     """Without scratch: W is in registers, b1 and b2 of each mini-batch go through L2, and k is loaded twice."""
-
-    def moved() -> Iterator[Moved]:
-        yield from _forward(mlp_state(s), s)
-        yield Moved(s.view, loads=1)
-        yield Moved(FLOAT * (s.F + s.D) / s.b, loads=3, stores=1)
-        yield Moved(s.norm / s.b, loads=2)
-
-    return Work(_mlp_forward_flops(s), moved())
+    moved = [
+        *_forward(mlp_state(s), s),
+        Moved(s.view, loads=1),
+        Moved(FLOAT * (s.F + s.D) / s.b, loads=3, stores=1),
+        Moved(s.norm / s.b, loads=2),
+    ]
+    return Work(_mlp_forward_flops(s), moved)
 
 
 def mlp_backward(s: Sizes) -> Work:
@@ -238,26 +226,24 @@ def mlp_backward(s: Sizes) -> Work:
     """
     state = mlp_state(s)
     work, steps = 2 * state + 6 * s.b * s.F * s.element, s.group_tokens * (s.F + s.D) * s.element
-
-    def moved() -> Iterator[Moved]:
-        yield from _backward(state, s)
-        yield Moved(s.view, loads=1)
-        yield from _recompute(state, s)
-        yield Moved(s.norm / s.b, loads=1)
-        yield Moved(state / s.group_tokens, stores=1)
-        leaves = _leaves_l2(work + steps, MULTIPROCESSORS)
-        yield Moved(steps / s.group_tokens, loads=1, stores=1, device=2 * leaves)
-        crossings = 2 * _leaves_l2(work, MULTIPROCESSORS)
+    crossings = 2 * _leaves_l2(work, MULTIPROCESSORS)
+    moved = [
+        *_backward(state, s),
+        Moved(s.view, loads=1),
+        *_recompute(state, s),
+        Moved(s.norm / s.b, loads=1),
+        Moved(state / s.group_tokens, stores=1),
+        Moved(steps / s.group_tokens, loads=1, stores=1, device=2 * _leaves_l2(work + steps, MULTIPROCESSORS)),
         # W: both passes of the recomputation load it, the second stores it; all three back load it, the first stores.
-        yield Moved(state / s.b, loads=2, stores=1, device=crossings)
-        yield Moved(state / s.b, loads=3, stores=1, device=crossings)
+        Moved(state / s.b, loads=2, stores=1, device=crossings),
+        Moved(state / s.b, loads=3, stores=1, device=crossings),
         # dW.
-        yield Moved(state / s.b, loads=2, stores=1, device=crossings)
+        Moved(state / s.b, loads=2, stores=1, device=crossings),
         # Six activations, and dZ1_bar in the memory of Z1_bar.
-        yield Moved(s.F * s.element, loads=10, stores=7, device=6 * crossings)
-
+        Moved(s.F * s.element, loads=10, stores=7, device=6 * crossings),
+    ]
     flops = 2 * (27 * s.R * s.P * s.F + 6 * s.R * s.R * s.F + 6 * s.R * s.R * s.P)
-    return Work(flops, moved(), work + steps)
+    return Work(flops, moved, work + steps)
 
 
 def mlp_decode(s: Sizes) -> Work:
@@ -306,44 +292,35 @@ def _output(size: float) -> Moved:
     return Moved(size, stores=1, device=1, least=1)
 
 
-def _forward(state: int, s: Sizes) -> Iterator[Moved]:
-    """Yield q, k, v and eta; z; W_0, the last W, and a W per group, which the backward pass needs; LN."""
-    yield _input(3 * s.view)
-    yield _input(FLOAT)
-    yield _output(s.view)
-    yield _input(state / s.tokens)
-    yield _output(state / s.tokens)
-    yield Moved(state / s.group_tokens, stores=1, device=1)
-    yield _input(s.norm / s.tokens)
+def _forward(state: int, s: Sizes) -> list[Moved]:
+    """Return q, k, v and eta; z; W_0, the last W, and a W per group, which the backward pass needs; LN."""
+    views = [_input(3 * s.view), _input(FLOAT), _output(s.view)]
+    states = [_input(state / s.tokens), _output(state / s.tokens), Moved(state / s.group_tokens, stores=1, device=1)]
+    return [*views, *states, _input(s.norm / s.tokens)]
 
 
-def _recompute(state: int, s: Sizes) -> Iterator[Moved]:
-    """Yield k, v, eta, the kept W and LN."""
-    yield Moved(2 * s.view, loads=1, device=1)
-    yield Moved(FLOAT, loads=1, device=1)
-    yield Moved(state / s.group_tokens, loads=1, device=1)
-    yield Moved(s.norm / s.group_tokens, loads=1, device=1)
+def _recompute(state: int, s: Sizes) -> list[Moved]:
+    """Return k, v, eta, the kept W and LN."""
+    sizes = (2 * s.view, FLOAT, state / s.group_tokens, s.norm / s.group_tokens)
+    return [Moved(size, loads=1, device=1) for size in sizes]
 
 
-def _backward(state: int, s: Sizes) -> Iterator[Moved]:
-    """Yield q, k, v and dz; eta; dq, dk and dv; deta; the gradients of the last W and of W_0; LN."""
-    yield _input(4 * s.view)
-    yield _input(FLOAT)
-    yield _output(3 * s.view)
-    yield _output(FLOAT)
-    yield Moved(2 * state / s.tokens, device=1, least=1)
-    yield Moved(s.norm / s.b, loads=1)
-    yield Moved(s.norm / s.tokens, device=1, least=1)
-    # The sums over groups of the gradients of scale and shift.
-    yield Moved(s.norm / s.group_tokens, loads=1, stores=1)
+def _backward(state: int, s: Sizes) -> list[Moved]:
+    """Return q, k, v and dz; eta; dq, dk and dv; deta; the gradients of the last W and of W_0; LN and its gradients."""
+    return [
+        _input(4 * s.view),
+        _input(FLOAT),
+        _output(3 * s.view),
+        _output(FLOAT),
+        Moved(2 * state / s.tokens, device=1, least=1),
+        Moved(s.norm / s.b, loads=1),
+        Moved(s.norm / s.tokens, device=1, least=1),
+        # The sums over groups of the gradients of scale and shift.
+        Moved(s.norm / s.group_tokens, loads=1, stores=1),
+    ]
 
 
-def _decode(state: int, loads: int, s: Sizes) -> Iterator[Moved]:
-    """Yield q, k, v, eta and z; W; the sum of steps since the mini-batch began, before and after; LN."""
-    yield _input(3 * s.view)
-    yield _input(FLOAT)
-    yield _output(s.view)
-    yield _input(state, loads)
-    yield _input(state)
-    yield _output(state)
-    yield _input(s.norm)
+def _decode(state: int, loads: int, s: Sizes) -> list[Moved]:
+    """Return q, k, v, eta and z; W; the sum of steps since the mini-batch began, before and after; LN."""
+    views = [_input(3 * s.view), _input(FLOAT), _output(s.view)]
+    return [*views, _input(state, loads), _input(state), _output(state), _input(s.norm)]

@@ -22,27 +22,12 @@ def linear_decode(
 ):  # fmt: skip
     """Compute W_i = W - tau_i sum_{j <= i} eta_j grad loss_j(W) and z = f(q; W_i) for the token ``place`` = i - 1.
 
-    Args:
-        q: test view, [B, H, D], as k, v and z.
-        k: train view.
-        v: label view.
-        eta: inner learning rate, [B, H] float32.
-        tau: token scale, [b] float32.
-        scale: of LN, [H, D] float32.
-        shift: of LN, [H, D] float32.
-        W1: W1 at the start of the mini-batch, [B, H, D, D] float32, or [H, D, D] if ``shared``.
-        b1: b1 at the start of the mini-batch, [B, H, D] float32, or [H, D] if ``shared``.
+    The arguments of ``linear_forward`` for one token, q [B, H, D], eta [B, H], W at the start of the mini-batch, and:
         W1_sum: sum over the earlier tokens of the mini-batch, [B, H, D, D] float32, read if BEGUN.
         b1_sum: likewise for the bias, [B, H, D] float32.
-        z: output, written.
         W1_next: [B, H, D, D] float32, written: the sum including this token; W1 of the next mini-batch if ENDS.
         b1_next: likewise for the bias, [B, H, D] float32.
         place: number of earlier tokens in the mini-batch.
-        heads: H.
-        shared: 1 if all sequences start from the same W, else 0.
-        D: head width.
-        P: D padded.
-        BIAS: 1, or 0 for an inner model without biases.
         BEGUN: whether the mini-batch has earlier tokens.
         ENDS: whether this is the last token of the mini-batch.
     """

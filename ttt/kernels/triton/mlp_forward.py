@@ -38,46 +38,12 @@ def mlp_forward(
 ):  # fmt: skip
     """Compute z = q + LN(Z2_bar) for mini-batches ``first`` to ``first + count - 1``, and W after them.
 
-    Args:
-        q: test view, [B, T, H, D] in memory, as k, v and z.
-        k: train view.
-        v: label view.
-        eta: inner learning rate, [B, H, T] float32.
-        tau: token scale, [b] float32.
-        scale: of LN, [H, D] float32.
-        shift: of LN, [H, D] float32.
-        W1: W1 before mini-batch ``first``, [B, H, D, F] float32, or [H, D, F] if ``shared``, as b1, W2 and b2.
-        b1: [B, H, F].
-        W2: [B, H, F, D].
-        b2: [B, H, D].
-        z: output, written if OUTPUTS.
-        W1_last: W1 after the last mini-batch, [B, H, D, F] float32, as b1_last, W2_last and b2_last; W between
-            mini-batches is in the same memory.
-        b1_last: [B, H, F].
-        W2_last: [B, H, F, D].
-        b2_last: [B, H, D].
-        W1_kept: W1 before every ``group``-th mini-batch, [groups, B, H, D, F] float32, written if KEEPS, as b1_kept,
-            W2_kept and b2_kept.
-        b1_kept: [groups, B, H, F].
-        W2_kept: [groups, B, H, F, D].
-        b2_kept: [groups, B, H, D].
-        G1_kept: G1 for the backward pass, [count, B, H, b, F] in the views' type, written if not OUTPUTS, as G2_kept.
-        G2_kept: [count, B, H, b, D].
-        first: index of the first mini-batch.
-        count: number of mini-batches.
-        tokens: T.
-        heads: H.
-        shared: 1 if all sequences start from the same W, else 0.
-        group: mini-batches per kept W.
-        D: head width.
-        P: D padded.
+    The arguments of ``linear_forward``, with W1 [B, H, D, F], b1 [B, H, F], W2 [B, H, F, D], b2 [B, H, D], and:
+        W1_last: W1 after the last mini-batch; W between mini-batches is in the same memory.
+        G1_kept: G1 for the backward pass, [count, B, H, b, F] in the views' type, written if not OUTPUTS.
+        G2_kept: G2 likewise, [count, B, H, b, D].
         F: hidden width, a multiple of BLOCK.
         BLOCK: hidden units per step.
-        b: mini-batch size.
-        R: b padded.
-        BIAS: 1, or 0 for an inner model without biases.
-        OUTPUTS: whether z is written; if not, G1 and G2 are.
-        KEEPS: whether W is kept.
     """
     i_program = tl.program_id(0)
     i_sequence, i_head = i_program // heads, i_program % heads
