@@ -1,4 +1,4 @@
-"""``ttt-bench kernels``: what is read of compiled code, its rows and its table, and the figures that kernels keep."""
+"""``ttt-bench kernels``: figures read from compiled code, rows and table, and the limits that the kernels must meet."""
 
 import json
 import os
@@ -16,8 +16,9 @@ from ttt.cli.bench import as_pairs
 from ttt.config.assets import assets
 from ttt.config.bench import KernelBenchConfig
 from ttt.kernels.triton.compile import innermost_products, local_stores
-from ttt.kernels.triton.configurations import SHARED, SHARED_EVERYWHERE
+from ttt.kernels.triton.configurations import SHARED
 from ttt.kernels.triton.counts import KERNELS
+from ttt.kernels.triton.sizes import SMALL_SHARED
 from ttt.results.benchmarks import Row
 from ttt.results.store import load_results
 
@@ -28,7 +29,7 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def kernels(tmp_path: Path) -> Command:
-    """Runs ``ttt-bench kernels`` in a process of its own: in this one kernels may be interpreted."""
+    """Return a function that runs ``ttt-bench kernels`` in a new process; in this one kernels may be interpreted."""
 
     def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"} | variables
@@ -44,13 +45,13 @@ def rows_below(folder: Path) -> list[Row]:
 
 
 def table_of(text: str) -> list[dict[str, str]]:
-    """The lines of the document's table by heading."""
+    """Return the lines of the document's table, each by heading."""
     lines = [line for line in text.split(BEGIN)[1].split(END)[0].splitlines() if line.startswith("|")]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     return [dict(zip(cells[0], line, strict=True)) for line in cells[2:]]
 
 
-def test_one_kernel_is_compiled_counted_and_kept(kernels: Command, tmp_path: Path) -> None:
+def test_one_kernel_is_compiled_counted_and_recorded(kernels: Command, tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
     one = ["kernels=linear_decode", "head_dim=64", f"markdown={page}"]
@@ -75,10 +76,10 @@ def test_one_kernel_is_compiled_counted_and_kept(kernels: Command, tmp_path: Pat
     assert text.startswith(f"before\n{BEGIN}\n")
     assert text.endswith(f"{END}\nafter\n")
     assert [line["target"] for line in table_of(text)] == ["sm_90", "gfx942"]
-    # The document has the same lines, and a column of another version.
+    # The document has the same lines, and a column for another version.
     headings = [column.heading for column in COLUMNS]
     committed = [{name: line[name] for name in headings} for line in table_of(DOCUMENT.read_text())]
-    assert all(line in committed for line in table_of(text)), "docs/kernels.md: see there how its table is made"
+    assert all(line in committed for line in table_of(text)), "docs/kernels.md describes how to make its table"
 
 
 @pytest.mark.parametrize(
@@ -111,7 +112,7 @@ def test_interpreted_kernels_are_not_compiled(kernels: Command) -> None:
     assert "TRITON_INTERPRET=1: interpreted kernels cannot be compiled; unset it" in done.stderr
 
 
-def test_dashes_are_taken_for_keys_of_the_benchmark_alone() -> None:
+def test_dashes_are_accepted_only_for_keys_of_the_benchmark() -> None:
     arguments = ["--targets", "sm_80,sm_90", "--dtype=fp16", "--cfg", "job", "head_dim=64", "--tokens"]
     expected = ["targets=sm_80,sm_90", "dtype=fp16", "--cfg", "job", "head_dim=64", "tokens="]
     assert as_pairs(arguments, KernelBenchConfig) == expected
@@ -130,7 +131,7 @@ CODE = [
     (0x90, "@P2 BRA 0x10"),
     (0xA0, "BRA 0xa0"),
 ]
-"""A loop from 0x10 to 0x90 with one of products in it, from 0x30 to 0x50, and one without."""
+"""A loop from 0x10 to 0x90 that contains a loop with products, from 0x30 to 0x50, and one without."""
 
 
 def test_local_stores_of_the_innermost_loop_with_products() -> None:
@@ -154,17 +155,17 @@ def test_the_document_has_every_kernel_on_every_target() -> None:
 
 
 def test_every_kernel_fits_the_smallest_shared_memory() -> None:
-    """99 KB, of sm_86 and sm_89; a star marks what has more."""
+    """99 KB, on sm_86 and sm_89; the table marks larger sizes with a star."""
     fitting = {line["kernel"] for line in table_of(DOCUMENT.read_text()) if not line["shared"].endswith("*")}
     assert fitting == set(KERNELS)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "itemsize", "b"), [("bf16", 2, 64), ("fp32", 4, 16)])
-def test_shared_memory_is_what_sizes_are_refused_by(
+def test_shared_memory_matches_the_table_that_refuses_sizes(
     dtype: str, itemsize: int, b: int, kernels: Command, tmp_path: Path
 ) -> None:
-    """D = 128. Larger mini-batches of float32 take minutes to compile."""
+    """Compile D = 128. Larger mini-batches of float32 take minutes to compile."""
     done = kernels("targets=sm_86", f"dtype={dtype}", "head_dim=128", f"mini_batch_size={b}")
     assert done.returncode == 0, done.stderr
     most: dict[str, int] = {}
@@ -173,7 +174,7 @@ def test_shared_memory_is_what_sizes_are_refused_by(
             most[row["model"]] = max(most.get(row["model"], 0), int(row["value"]))
     for name, found in most.items():
         stated = SHARED.get((name, itemsize, 128, b))
-        assert found <= SHARED_EVERYWHERE if stated is None else found == stated, name
+        assert found <= SMALL_SHARED if stated is None else found == stated, name
 
 
 SPILLED = {
@@ -185,15 +186,15 @@ SPILLED = {
     "mlp_forward_on_chip": {"sm_90": 256, "sm_80": 512},
     "mlp_backward": {"sm_90": 256, "sm_80": 512, "gfx942": 0},
 }
-"""Most bytes that a kernel may spill, bf16, D = 64, b = 16."""
+"""Largest number of bytes that a kernel may spill, bf16, D = 64, b = 16."""
 
 IN_LOOPS = ("mlp_forward", "mlp_backward")
-"""Kernels whose innermost loops store nothing of it."""
+"""Kernels whose innermost loops must not spill."""
 
 
 @pytest.mark.slow
 def test_kernels_spill_no_more_than_they_may(kernels: Command, tmp_path: Path) -> None:
-    """About half a minute."""
+    """Takes about half a minute."""
     done = kernels("targets=sm_80,sm_90,gfx942", "head_dim=64", "kernels=" + ",".join(SPILLED))
     assert done.returncode == 0, done.stderr
     rows = rows_below(tmp_path)

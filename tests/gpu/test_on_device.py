@@ -1,6 +1,6 @@
-"""The Triton kernels compiled and run on a CUDA device, held against the definition; nothing here skips.
+"""The Triton kernels compiled and run on a CUDA device, compared with the definition.
 
-Without a device these tests are left out. They have not been run on one yet.
+Without a device none of these tests is collected. They have not been run on a device yet.
 """
 
 import math
@@ -30,7 +30,7 @@ CASES += [Case(24, 0, 5, 15), Case(24, 48, 5, 15)]
 B, H = 2, 2
 
 STEPS, BATCH, TOKENS, VOCAB = 20, 4, 100, 64
-"""Training; 100 tokens leave a mini-batch of 16 unfinished."""
+"""Sizes of the training test; 100 tokens end within a mini-batch of 16."""
 
 
 def on_device(given: Arguments) -> Arguments:
@@ -43,7 +43,7 @@ def triton(given: Arguments) -> tuple[Tensor, tuple[Tensor, ...]]:
 
 @pytest.fixture
 def poisoned(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Whatever a kernel leaves unwritten is NaN."""
+    """Fill new tensors with NaN, so that an element that a kernel does not write is NaN."""
     with monkeypatch.context() as patch:
         for owner, name in ((torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty")):
             allocate = getattr(owner, name)
@@ -62,7 +62,7 @@ def test_outputs_state_and_gradients_on_the_device(case: Case, dtype: torch.dtyp
     before = [x.detach().clone() for x in there.tensors()]
     found = {name: x.cpu() for name, x in results(triton, there).items()}
     assert_close(found, results(primal, exact(given)), TOLERANCE[dtype])
-    assert all(map(torch.equal, before, there.tensors())), "inputs are left alone"
+    assert all(map(torch.equal, before, there.tensors())), "inputs are not changed"
 
 
 @pytest.mark.usefixtures("poisoned")
@@ -103,7 +103,7 @@ def model_on_device(name: str, kernel: str) -> LanguageModel:
 
 
 def trained(name: str, kernel: str, dtype: torch.dtype) -> list[float]:
-    """The loss of every step of training on one batch."""
+    """Return the loss of each step of training on one batch."""
     model = model_on_device(name, kernel)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     windows = torch.randint(VOCAB, (BATCH, TOKENS + 1), generator=torch.Generator().manual_seed(1)).to(DEVICE)
@@ -122,7 +122,7 @@ def trained(name: str, kernel: str, dtype: torch.dtype) -> list[float]:
 @pytest.mark.parametrize("name", list(LAYERS))
 def test_training_goes_as_with_the_dual_form(name: str, dtype: torch.dtype, tolerance: float) -> None:
     fast, plain = trained(name, "triton", dtype), trained(name, "dual", dtype)
-    assert plain[-1] < plain[0] - 0.1, "something was learned"
+    assert plain[-1] < plain[0] - 0.1, "the model learned"
     assert fast == pytest.approx(plain, rel=tolerance)
 
 
@@ -132,16 +132,16 @@ def test_prefill_and_decoding_go_as_with_the_dual_form(name: str) -> None:
     outputs = []
     with torch.no_grad():
         for kernel in ("triton", "dual"):
-            model, pieces, state = model_on_device(name, kernel), [], {}
-            for piece in ids.split([21, *[1] * 19], dim=1):
-                logits, state = model(piece, state=state)
-                pieces.append(logits)
-            outputs.append(torch.cat(pieces, dim=1))
+            model, chunks, state = model_on_device(name, kernel), [], {}
+            for chunk in ids.split([21, *[1] * 19], dim=1):
+                logits, state = model(chunk, state=state)
+                chunks.append(logits)
+            outputs.append(torch.cat(chunks, dim=1))
     torch.testing.assert_close(*outputs, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["linear", "mlp"])
-def test_the_kernels_alone_are_timed(name: str) -> None:
+def test_the_kernels_are_timed(name: str) -> None:
     config = LatencyBenchConfig(width=128, heads=2, inner_batch=2, checkpoint_group=[4], dtype="bfloat16")
     tasks = list(kernel_tasks(config, name, 128))
     outcomes = take_turns(tasks, 1, DEVICE, lambda _: None)

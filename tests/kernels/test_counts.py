@@ -1,4 +1,4 @@
-"""The counts of FLOPs and bytes, against what the interpreter does for a kernel, and by hand.
+"""The counts of FLOPs and bytes, compared with the interpreter's operations and with counts by hand.
 
 Letters: B batch, H heads, T tokens, D head width, F hidden width, b mini-batch size.
 """
@@ -26,18 +26,18 @@ B, H, MINI_BATCHES, GROUP = 1, 2, 4, 2
 WEIGHTS = {"W1_kept", "b1_kept", "W2_kept", "b2_kept"}
 WORK = {"W1_last", "b1_last", "W2_last", "b2_last"}
 SUMS = {"dW1", "db1", "dW2", "db2", "dscale", "dshift", "dtau"}
-ROOM = {"G1_kept", "G2_kept", "Z1_room", "Z1_bar_room", "X2_room", "X2_bar_room", "dZ1_part", "dH"}
+ROOM = {"G1_kept", "G2_kept", "Z1_scratch", "Z1_bar_scratch", "X2_scratch", "X2_bar_scratch", "dZ1_part", "dH"}
 
 SCRATCH = {
     "linear_recompute": WEIGHTS | WORK,
     "linear_backward": WEIGHTS | SUMS,
     "mlp_backward": WORK | SUMS | ROOM,
 }
-"""Arguments that are written to be read again, by the same launch or the next."""
+"""Arguments that are written and read again, by the same launch or the next."""
 
 
 def inputs(D: int, F: int, b: int, dtype: torch.dtype) -> Arguments:
-    """Random views in an order that the kernels read without a copy; W_0 is one for all sequences."""
+    """Return random views in the memory order of the kernels, so that none is copied; all sequences share W_0."""
     generator = torch.Generator().manual_seed(D + F + b)
     T = b * MINI_BATCHES
     shapes = [(D, F), (1, F), (F, D), (1, D)] if F else [(D, D), (1, D)]
@@ -49,7 +49,7 @@ def inputs(D: int, F: int, b: int, dtype: torch.dtype) -> Arguments:
 
 
 def run_everything(given: Arguments) -> dict[str, Seen]:
-    """What training over all tokens and decoding one more do."""
+    """Train on all tokens, decode one token, and return the counts by kernel."""
     with pytest.MonkeyPatch.context() as patch, watched(patch) as seen:
         leaves = [given.q.clone(memory_format=torch.preserve_format).requires_grad_(), given.k, given.v]
         z, W_last = op.inner_loop(given.W, given.scale, given.shift, *leaves, given.eta, given.tau, GROUP)
@@ -64,10 +64,10 @@ def run_everything(given: Arguments) -> dict[str, Seen]:
 @pytest.mark.parametrize(
     ("F", "D", "b"), [(0, 32, 16), (0, 24, 8), (0, 72, 16), (64, 32, 16), (64, 24, 8), (256, 64, 16)]
 )
-def test_counts_are_what_the_kernels_do(
+def test_counts_equal_the_work_of_the_kernels(
     F: int, D: int, b: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """FLOPs exactly; bytes but for tau and what padding masks, some in a hundred. Scratch is told apart by its name."""
+    """FLOPs are equal; bytes differ by tau and by masked padding, a few percent. Scratch is identified by name."""
     monkeypatch.setattr("ttt.kernels.triton.counts.L2_BYTES", 10**12)
     sizes = Sizes(D, F, b, dtype.itemsize, b * MINI_BATCHES, GROUP)
     seen = run_everything(inputs(D, F, b, dtype))
@@ -87,19 +87,19 @@ def test_counts_are_what_the_kernels_do(
         assert done.moved() == pytest.approx(counted.l2_bytes * tokens, rel=0.02), name
         crossed = done.crossed(SCRATCH.get(name, set()))
         if use == "forward":
-            # W_last is where W stands in between: what is loaded of it was stored before.
+            # W_last also holds W between mini-batches: each of its bytes that is loaded was stored before.
             crossed -= sum(done.read.get(argument, 0) for argument in WORK)
         if use == "backward":
-            # From group to group in one buffer, which the launches see as many times.
+            # dW goes from group to group in one buffer, which each launch counts again.
             crossed += 2 * B * H * (mlp_state(sizes) if F else linear_state(sizes))
         if name == "mlp_backward":
-            # Read to compute a group again and, when that is done, to go back through it.
+            # Read twice: to recompute a group, and to go back through it.
             crossed += done.read["k"] + done.read["v"] + done.read["eta"]
         assert crossed == pytest.approx(counted.device_bytes * tokens, rel=0.03), name
 
 
 def test_counts_by_hand() -> None:
-    """TTT-Linear with D = b = 16 and two mini-batches, of which the first W is kept; float32 views."""
+    """TTT-Linear with D = b = 16 and two mini-batches, with the first W kept; float32 views."""
     sizes = Sizes(D=16, F=64, b=16, element=4, tokens=32, group=2)
     forward = count("linear_forward", sizes)
     product = 2 * 16 * 16 * 16
@@ -120,7 +120,7 @@ def test_counts_by_hand() -> None:
 
 
 STEPS, WORK_OF_MLP = 32 * 16 * 320 * 2, 2 * 132_352 + 6 * 16 * 256 * 2
-"""Bytes of G1 and G2 of 32 mini-batches; of W, dW and six tensors of one mini-batch."""
+"""Bytes of G1 and G2 of 32 mini-batches, and of W, dW and six tensors of one mini-batch."""
 
 
 @pytest.mark.parametrize(
@@ -128,15 +128,15 @@ STEPS, WORK_OF_MLP = 32 * 16 * 320 * 2, 2 * 132_352 + 6 * 16 * 256 * 2
     [
         ("linear_backward", 270_336, PROGRAMS, 2 * 270_336, 0),
         ("mlp_backward", STEPS + WORK_OF_MLP, MULTIPROCESSORS, 2 * STEPS, 0),
-        # Forth W, back W and dW; activations once out and in.
+        # W forward, W and dW backward; activations once out and once in.
         ("mlp_backward", WORK_OF_MLP, MULTIPROCESSORS, 0, 6 * 132_352 + 12 * 16 * 256 * 2),
         ("mlp_forward", 132_352, PROGRAMS, 0, 2 * 132_352),
     ],
 )
-def test_scratch_that_no_cache_holds_is_counted_as_device_memory(
+def test_scratch_larger_than_l2_is_counted_as_device_memory(
     name: str, scratch: int, programs: int, per_group: int, per_mini_batch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Written out and read in: W and b of 32 mini-batches of TTT-Linear, what TTT-MLP has for a group and at a time."""
+    """Scratch: W and b of 32 mini-batches of TTT-Linear; TTT-MLP's for a group and for a mini-batch."""
     sizes = Sizes(64, 256, 16, 2, 2048, 32)
     assert count(name, sizes).scratch >= scratch
     monkeypatch.setattr("ttt.kernels.triton.counts.L2_BYTES", scratch * programs)
@@ -147,7 +147,7 @@ def test_scratch_that_no_cache_holds_is_counted_as_device_memory(
 
 @pytest.mark.parametrize("F", [0, 128])
 def test_a_kernel_computes_at_least_what_the_dual_form_does(F: int) -> None:
-    """And at most half as much again in the forward pass: Z1 twice, and the query's bias folded otherwise."""
+    """It computes at most half as much again in the forward pass: Z1 twice, and the query's bias folded otherwise."""
     D, b, T = 32, 16, 64
     given = inputs(D, F, b, torch.float32)
     loop = InnerLoop(InnerMLP((F // D,)) if F else InnerMLP())
@@ -161,14 +161,14 @@ def test_a_kernel_computes_at_least_what_the_dual_form_does(F: int) -> None:
 
 
 @pytest.mark.parametrize(("name", "layers"), [("linear", 1), ("mlp", 2)])
-def test_training_forwards_moves_little_more_than_it_must(name: str, layers: int) -> None:
-    """Half precision, b = 16, 2048 tokens, and the group that is taken where none is asked for."""
+def test_the_forward_kernel_moves_little_more_than_it_must(name: str, layers: int) -> None:
+    """Half precision, b = 16, 2048 tokens, and the default group."""
     counted = count(f"{name}_forward", Sizes(64, 256, 16, 2, 2048, op.DEFAULT_GROUP[layers]))
     assert counted.device_bytes <= 1.25 * counted.least_bytes
 
 
 @pytest.mark.parametrize(("name", "layers", "times"), [("linear", 1, 1.5), ("mlp", 2, 2.7)])
-def test_training_backwards_moves_little_more_than_it_must(name: str, layers: int, times: float) -> None:
-    """TTT-MLP's with G1 and G2, which are 1.2 times as much, out and in."""
+def test_the_backward_kernel_moves_little_more_than_it_must(name: str, layers: int, times: float) -> None:
+    """TTT-MLP also moves G1 and G2 out and in, 1.2 times the least."""
     counted = count(f"{name}_backward", Sizes(64, 256, 16, 2, 2048, op.DEFAULT_GROUP[layers]))
     assert counted.device_bytes <= times * counted.least_bytes

@@ -1,7 +1,7 @@
-"""The Triton kernels against the definition, token by token in float64, and how their operators are called.
+"""The Triton kernels against the definition, token by token in float64, and the calls of their operators.
 
-Without a GPU Triton's interpreter runs them, with one they are compiled. The interpreter computes bfloat16 wrongly, as
-arithmetic on 16-bit integers, so that bfloat16 waits for a GPU: ``tests/gpu``.
+Without a GPU Triton's interpreter runs the kernels; with a GPU they are compiled. The interpreter computes bfloat16
+wrongly, as arithmetic on 16-bit integers, so bfloat16 is tested on a GPU only: ``tests/gpu``.
 """
 
 from collections.abc import Iterator
@@ -47,7 +47,7 @@ def triton(given: Arguments, group: int = 2) -> tuple[Tensor, tuple[Tensor, ...]
 
 @pytest.fixture
 def poisoned(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Whatever a kernel leaves unwritten is NaN."""
+    """Fill new tensors with NaN, so that an element that a kernel does not write is NaN."""
     with monkeypatch.context() as patch:
         for owner, name in ((torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty")):
             allocate = getattr(owner, name)
@@ -65,7 +65,7 @@ def test_outputs_state_and_gradients_are_the_definitions(case: Case, dtype: torc
     before = [x.detach().clone() for x in given.tensors()]
     found = results(triton, given)
     assert_close(found, results(primal, exact(given)), TOLERANCE[dtype])
-    assert all(map(torch.equal, before, given.tensors())), "inputs are left alone"
+    assert all(map(torch.equal, before, given.tensors())), "inputs are not changed"
     assert found["z"].dtype == found["dq"].dtype == dtype
     assert found["W1_last"].dtype == found["dW1"].dtype == found["deta"].dtype == torch.float32
 
@@ -84,7 +84,7 @@ def test_both_forward_kernels_of_ttt_mlp_are_the_definition(
     assert_close({"z": triton(bare)[0]}, {"z": expected}, TOLERANCE[dtype])
 
 
-def test_where_the_state_of_ttt_mlp_is_on_chip() -> None:
+def test_sizes_whose_state_is_on_chip() -> None:
     kernels = {dtype: Layer(dtype, 64, 16, 256, amd=False).forward(keeps=True).kernel for dtype in HALF_AND_SINGLE}
     assert kernels == {torch.float16: "mlp_forward_on_chip", torch.float32: "mlp_forward"}
     assert Layer(torch.bfloat16, 96, 16, 384).forward(keeps=True).kernel == "mlp_forward"
@@ -100,8 +100,8 @@ def test_where_the_state_of_ttt_mlp_is_on_chip() -> None:
 @given(data=st.data())
 def test_any_sizes(poisoned: None, data: st.DataObject) -> None:  # noqa: ARG001
     dtype, group = data.draw(st.sampled_from(HALF_AND_SINGLE), "type"), data.draw(st.integers(0, 5), "group")
-    # An LN of few coordinates leaves little but their signs, and its derivatives are sums that cancel, as the sums over
-    # few tokens may.
+    # LN over few coordinates leaves little more than their signs. Its derivatives are sums that cancel, as may sums
+    # over few tokens.
     D = data.draw(st.integers(16, 36), "D")
     F = 16 * data.draw(st.integers(0, 3), "F / 16")
     b, mini_batches = data.draw(st.integers(4, 20), "b"), data.draw(st.integers(1, 3), "mini-batches")
@@ -119,8 +119,8 @@ def test_any_group_gives_the_same_bytes(group: int) -> None:
 
 @pytest.mark.usefixtures("poisoned")
 @pytest.mark.parametrize("dtype", HALF_AND_SINGLE, ids=str)
-def test_steps_taken_back_over_a_long_group_lead_to_where_they_began(dtype: torch.dtype) -> None:
-    """TTT-MLP's backward pass has W before a mini-batch from W after it, here 64 times in a row."""
+def test_undoing_the_steps_of_a_long_group_restores_its_first_state(dtype: torch.dtype) -> None:
+    """TTT-MLP's backward pass computes W before a mini-batch from W after it, here 64 times in a row."""
     given = of(Case(16, 32, 8, 512), dtype, heads=1)
     assert_close(results(lambda a: triton(a, 64), given), results(primal, exact(given)), TOLERANCE[dtype])
 
@@ -181,7 +181,7 @@ def test_without_biases(case: Case) -> None:
     bare = given._replace(W=given.W[::2])
 
     def with_zeros(form, given: Arguments) -> tuple[Tensor, tuple[Tensor, ...]]:  # type: ignore[no-untyped-def]
-        # No gradient reaches a bias that W is linear in no other place of: eta times the weights' gradient alone.
+        # A zero bias starts equal to no bias, but learns.
         zeros = [torch.zeros_like(w[:, :, :1]) for w in given.W]
         return form(given._replace(W=tuple(x for pair in zip(given.W, zeros, strict=True) for x in pair)))
 
@@ -252,7 +252,7 @@ def test_token_by_token_is_the_definition(case: Case, dtype: torch.dtype) -> Non
         W, step = (after, ()) if t % b == b - 1 else (W, after)
     found = {"z": torch.cat(outputs, dim=2)} | {str(i): w for i, w in enumerate(W)}
     z, W_last = primal(exact(given))
-    # Nothing in it is rounded to half precision but the views and z.
+    # Only the views and z are rounded to half precision.
     assert_close(found, {"z": z} | {str(i): w for i, w in enumerate(W_last)}, TOLERANCE[dtype])
     assert all(map(torch.equal, before, given.tensors()))
 
@@ -321,12 +321,12 @@ def test_a_derivative_of_decoding_is_refused() -> None:
     [
         (lambda a: a._replace(k=a.k[:, :, :-5]), "q, k and v differ"),
         (lambda a: a._replace(k=a.k.half()), "q, k and v differ"),
-        (lambda a: a._replace(tau=a.tau[:3]), "no multiple of 3"),
-        (lambda a: a._replace(eta=a.eta.mT), "was expected"),
-        (lambda a: a._replace(W=a.W[:3]), "was expected|tensors"),
-        (lambda a: a._replace(W=tuple(w[:, :1] for w in a.W)), "was expected"),
+        (lambda a: a._replace(tau=a.tau[:3]), "not a multiple of 3"),
+        (lambda a: a._replace(eta=a.eta.mT), "expected shape"),
+        (lambda a: a._replace(W=a.W[:3]), "expected shape|tensors"),
+        (lambda a: a._replace(W=tuple(w[:, :1] for w in a.W)), "expected shape"),
         (lambda a: a._replace(W=(a.W[0][..., :8], *a.W[1:])), "multiple of 16"),
-        (lambda a: a._replace(scale=a.scale.half()), "float32 was expected"),
+        (lambda a: a._replace(scale=a.scale.half()), "expected float32"),
         (lambda a: a._replace(tau=a.tau.to("meta")), "different devices"),
         (exact, "float64"),
     ],
@@ -348,7 +348,7 @@ def test_wrong_sizes_and_types_do_not_reach_a_kernel(wrong, message: str) -> Non
         ((64, (), 16, torch.float64), "not torch.float64"),
     ],
 )
-def test_what_is_supported(sizes: tuple[int, tuple[int, ...], int, torch.dtype], reason: str | None) -> None:
+def test_supported_sizes(sizes: tuple[int, tuple[int, ...], int, torch.dtype], reason: str | None) -> None:
     found = unsupported(*sizes)
     assert (found is None) == (reason is None)
     assert reason is None or reason in str(found)
@@ -365,7 +365,7 @@ def test_what_is_supported(sizes: tuple[int, tuple[int, ...], int, torch.dtype],
         ((64, (256,), 16, torch.float32), 99, None),
     ],
 )
-def test_what_has_no_room_in_shared_memory_is_refused_by_name(
+def test_sizes_that_exceed_shared_memory_are_refused_by_name(
     sizes: tuple[int, tuple[int, ...], int, torch.dtype],
     kilobytes: int,
     needed: int | None,
@@ -379,6 +379,6 @@ def test_what_has_no_room_in_shared_memory_is_refused_by_name(
     else:
         D, _, b, dtype = sizes
         assert found == (
-            f"head width {D}, b = {b} and {dtype} take {needed} KB of shared memory, of which cuda has {kilobytes}; "
-            "take half precision or a smaller mini-batch"
+            f"head width {D}, b = {b} and {dtype} need {needed} KB of shared memory, but cuda has {kilobytes}; "
+            "use half precision or a smaller mini-batch"
         )

@@ -1,4 +1,4 @@
-"""The Triton kernels as a layer and a model use them: from any place of a mini-batch, refused by name, told once."""
+"""The Triton kernels in a layer and a model: sequences that start anywhere in a mini-batch, refusals, log messages."""
 
 import logging
 import subprocess
@@ -38,7 +38,7 @@ IDS = torch.randint(V, (2, 41), generator=torch.Generator().manual_seed(0)).to(D
 
 
 def narrowed(form: Form, views: torch.dtype, rest: torch.dtype) -> Form:
-    """The form on views and all else rounded to these types, between tensors in float64."""
+    """Return the form applied to float64 tensors that are rounded: views to ``views``, all others to ``rest``."""
 
     def narrow(
         loop: InnerLoop, norm: LayerNormParams, state: InnerState, tokens: Tokens, tau: Tensor
@@ -60,7 +60,7 @@ def moved(state: InnerState, device: str, dtype: torch.dtype) -> InnerState:
 
 
 def rounded_definition(views: torch.dtype) -> Form:
-    """The primal form on equally rounded views, in float64."""
+    """Return the primal form in float64, on views rounded to ``views``."""
     primal = choose_form(KernelConfig("primal", 0), LOOPS["linear"])
 
     def form(
@@ -79,7 +79,7 @@ def rounded_definition(views: torch.dtype) -> Form:
     [(16, [16]), (19, [19]), (15, [15]), (9, [1, 8]), (21, [3, 18]), (24, [8, 1, 15]), (26, [5, 2, 12, 1, 6])],
     ids=str,
 )
-def test_any_length_in_any_pieces_is_the_primal_form(name: str, T: int, cuts: list[int], dtype: torch.dtype) -> None:
+def test_any_length_in_any_chunks_is_the_primal_form(name: str, T: int, cuts: list[int], dtype: torch.dtype) -> None:
     case = Case(LOOPS[name], 8, T=T, D=16)
     expected = case.run(rounded_definition(dtype))
     form = choose_form(KernelConfig("triton", 2), case.loop)
@@ -102,7 +102,7 @@ def test_token_by_token_is_the_primal_form_and_calls_the_decode_kernel(
 
 @pytest.fixture(params=["ttt_linear-transformer", "ttt_mlp-mamba"])
 def build(request: pytest.FixtureRequest, configure: Callable[..., TrainConfig]) -> Callable[[str], nn.Module]:
-    """A small model with this kernel; equal weights whatever the kernel."""
+    """Return a function that builds a small model with a given kernel; weights do not depend on the kernel."""
     name, backbone = request.param.split("-")
     options = f"model={name}", f"backbone={backbone}", "size.blocks=2", "size.init_std=0.2"
 
@@ -123,7 +123,7 @@ def test_a_model_trains_as_with_the_dual_form(build: Callable[[str], nn.Module])
         loss.backward()
         gradients = {f"gradient of {name}": p.grad for name, p in model.named_parameters() if p.grad is not None}
         found.append({"logits": logits, "loss": loss} | gradients)
-    # Twice float32, one layer upon the other.
+    # Two layers of float32, one after the other.
     assert_agree(found[1], found[0], 10 * TOLERANCE[torch.float32])
 
 
@@ -131,14 +131,14 @@ def test_a_model_trains_as_with_the_dual_form(build: Callable[[str], nn.Module])
 def test_a_model_generates_as_with_the_dual_form(build: Callable[[str], nn.Module]) -> None:
     expected, model = build("dual")(IDS), build("triton")
     logits, state = model(IDS[:, :21], {})
-    pieces = [logits]
+    chunks = [logits]
     for token in IDS[:, 21:].split(1, dim=1):
         logits, state = model(token, state)
-        pieces.append(logits)
-    assert_agree({"logits": torch.cat(pieces, dim=1)}, {"logits": expected}, 10 * TOLERANCE[torch.float32])
+        chunks.append(logits)
+    assert_agree({"logits": torch.cat(chunks, dim=1)}, {"logits": expected}, 10 * TOLERANCE[torch.float32])
 
 
-def test_a_layer_keeps_half_precision_for_the_kernels_alone(configure: Callable[..., TrainConfig]) -> None:
+def test_a_layer_keeps_half_precision_only_for_the_triton_kernels(configure: Callable[..., TrainConfig]) -> None:
     for kernel, expected in (("triton", torch.float16), ("dual", torch.float32)):
         config = configure("model=ttt_linear", f"kernel={kernel}")
         model = build_model(config.model, config.size, config.backbone, config.kernel, V).to(DEVICE)
@@ -151,7 +151,7 @@ def test_a_layer_keeps_half_precision_for_the_kernels_alone(configure: Callable[
 
         dtype = view_type(form, torch.empty(0, dtype=torch.float16, device=DEVICE))
         assert dtype == expected
-        layer.form = spy  # a form of its own kind reads float32
+        layer.form = spy  # a form that is not Compiled gets float32
         model(IDS)
         assert read == [(torch.float32,) * 4]
         layer.form = form
@@ -193,7 +193,7 @@ def test_other_loops_are_refused_by_name(loop: InnerLoop, reason: str) -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_tokens_that_it_cannot_read_are_refused_by_name(case: Case, views: torch.dtype, reason: str) -> None:
+def test_unsupported_tokens_are_refused_by_name(case: Case, views: torch.dtype, reason: str) -> None:
     form = choose_form(KernelConfig("triton"), case.loop)
     with pytest.raises(UserError, match=f"kernel.name=triton: .*{reason}.*; choose auto"):
         case.outputs(form if case.forgets else narrowed(form, views, torch.float32))
@@ -201,7 +201,7 @@ def test_tokens_that_it_cannot_read_are_refused_by_name(case: Case, views: torch
 
 @pytest.fixture
 def forgotten() -> Iterator[None]:
-    """What was found out about this machine and said of it is found out and said again."""
+    """Clear what is cached about this machine, so that it is found and logged again."""
     caches = (dispatch._no_triton, dispatch._say_on_gpu)
     for found in caches:
         found.cache_clear()
@@ -236,14 +236,14 @@ def test_without_gpu_and_interpreter_it_is_refused() -> None:
 
 
 class OnGPU(Compiled):
-    """``kernel=auto`` as it is where the tokens are on a GPU."""
+    """``kernel=auto`` as if the tokens were on a GPU."""
 
     def _is_triton(self, x: Tensor) -> bool:  # noqa: ARG002
         return True
 
 
 @pytest.mark.usefixtures("forgotten")
-def test_auto_on_a_gpu_says_once_what_runs(caplog: pytest.LogCaptureFixture) -> None:
+def test_auto_on_a_gpu_logs_once_which_kernel_runs(caplog: pytest.LogCaptureFixture) -> None:
     case = Case(LOOPS["linear"], 4, T=8, D=16)
     plain = choose_form(KernelConfig("dual"), case.loop)
     form = OnGPU(KernelConfig("auto", 2), plain)
@@ -259,7 +259,7 @@ def test_auto_on_a_gpu_says_once_what_runs(caplog: pytest.LogCaptureFixture) -> 
         (
             "WARNING",
             f"kernel: plain PyTorch on {device} instead of the Triton kernels: "
-            "it reads float32, float16 and bfloat16, not torch.float64",
+            "it supports float32, float16 and bfloat16, not torch.float64",
         ),
         ("INFO", f"kernel: the Triton kernels on {device}"),
     ]
@@ -267,9 +267,7 @@ def test_auto_on_a_gpu_says_once_what_runs(caplog: pytest.LogCaptureFixture) -> 
 
 @pytest.mark.parametrize("kernel", [KernelConfig("triton"), KernelConfig("auto"), KernelConfig("auto", 3)], ids=str)
 @pytest.mark.parametrize(("name", "own"), [("linear", 16), ("mlp", 64)])
-def test_the_group_that_suits_the_layer_is_taken_where_none_is_asked_for(
-    name: str, own: int, kernel: KernelConfig
-) -> None:
+def test_the_default_group_depends_on_the_layer(name: str, own: int, kernel: KernelConfig) -> None:
     loop, b, mini_batches = LOOPS[name], 2, 65
     form = OnGPU(kernel, choose_form(KernelConfig("dual"), loop))
     group = own if kernel.checkpoint_group is None else kernel.checkpoint_group
@@ -284,7 +282,7 @@ def test_the_group_that_suits_the_layer_is_taken_where_none_is_asked_for(
     assert W1_kept.shape == (-(-mini_batches // group), 1, *W[0].shape)
 
 
-def test_auto_on_a_cpu_leaves_triton_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(op, "inner_loop", partial(pytest.fail, "the interpreter is no fast form"))
+def test_auto_on_a_cpu_does_not_use_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(op, "inner_loop", partial(pytest.fail, "the interpreter is slow"))
     case = Case(LOOPS["linear"], 4, T=8, D=16)
     assert_agree(case.run(choose_form(KernelConfig("auto"), case.loop)), case.run(rounded_definition(torch.float64)))

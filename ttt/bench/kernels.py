@@ -1,4 +1,4 @@
-"""The Triton kernels, compiled ahead of time and counted: what each takes of a GPU, found without one.
+"""The Triton kernels compiled ahead of time: the resources that each needs and the work that it does, without a GPU.
 
 Letters: T tokens, D head width, b mini-batch size.
 """
@@ -7,81 +7,95 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from tqdm import tqdm
 
 from ttt.bench.columns import Column, markdown_lines, print_headings, print_line
-from ttt.bench.devices import MODELLED
+from ttt.bench.devices import MODELLED, Device
 from ttt.config.bench import KernelBenchConfig
 from ttt.config.errors import RunError, UserError, bad_value
+from ttt.kernels.triton.counts import KERNELS, Counts, Sizes, count
+from ttt.kernels.triton.sizes import KB, SMALL_SHARED
 from ttt.results.atomic import write_text
 from ttt.results.benchmarks import BenchmarkLog, Row, read_benchmark
 from ttt.results.provenance import versions
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # These modules import Triton, which may be missing.
     from ttt.kernels.triton.compile import Resources
     from ttt.kernels.triton.configurations import Configuration
-    from ttt.kernels.triton.counts import Counts, Sizes
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 LAYERS = {"linear": 1, "mlp": 2}
-"""What a kernel's name begins with, and the layers of its inner model."""
-
-SMALL_SHARED = 99 * 1024
-"""Bytes of shared memory that a program can have on sm_86 and sm_89, the least of all targets' since sm_80."""
+"""Prefix of a kernel's name -> layers of its inner model."""
 
 BEGIN, END = "<!-- ttt-bench kernels: begin -->", "<!-- ttt-bench kernels: end -->"
-"""The lines of a Markdown file between which the table goes."""
+"""The lines of a Markdown file between which the table is written."""
 
 NOTES = f"""\
-regs: registers of a thread. spilled: bytes of them that a thread stores to memory for want of room; in loops: of these,
-  within the innermost loops that hold matrix products; not counted on AMD.
-shared: bytes of shared memory of a program; * more than the {SMALL_SHARED // 1024} KB of sm_86 and sm_89.
-Everything from FLOP on is counted, not measured, for each token and head; a backward pass with its recomputation,
-  which stands in a line of its own too. device: bytes from and to device memory; x least: against every input read once
-  and every output written once; L2: bytes that all loads and stores move. docs/kernels.md says what is assumed.
-{", ".join(device.name for device in MODELLED)}: ns a token and head by the datasheet, a MODEL, NOT A MEASUREMENT: \
-the later of matrix products
-  at their peak and device memory at its, and nothing else."""
+regs: registers per thread. spilled: bytes of registers that a thread stores to memory for lack of room; in loops: of
+  these, bytes within the innermost loops that contain matrix products; not counted on AMD.
+shared: bytes of shared memory per program; * more than the {SMALL_SHARED // KB} KB of sm_86 and sm_89.
+FLOP and all columns after it are counted, not measured, per token and head. A backward pass includes its recomputation,
+  which also has a line of its own. device: bytes from and to device memory; x least: ratio to reading every input once
+  and writing every output once; L2: bytes of all loads and stores. docs/kernels.md lists the assumptions.
+{", ".join(device.name for device in MODELLED)}: ns per token and head by the datasheet, a MODEL, NOT A MEASUREMENT: \
+the larger of the times of
+  matrix products and of device memory, each at its peak."""
 
 
-@dataclass(frozen=True)
-class Line:
-    """One kernel compiled for one target."""
+class Job(NamedTuple):
+    """A kernel to compile: configuration, target, type of the views, D and b."""
 
     configuration: "Configuration"
     target: str
     dtype: str
-    sizes: "Sizes"
+    D: int
+    b: int
+
+
+@dataclass(frozen=True)
+class CompiledKernel:
+    """One kernel compiled for one target: one line of the table."""
+
+    job: Job
+    sizes: Sizes
     resources: "Resources"
-    counts: "Counts"
+    counts: Counts
+
+    @property
+    def kernel(self) -> str:
+        """Name of the kernel."""
+        return self.job.configuration.kernel
+
+    def seconds(self, device: Device) -> float:
+        """Return the modelled time on a device, per token and head."""
+        return device.seconds(self.counts.flops, self.counts.device_bytes, self.job.dtype)
 
     @property
     def rows(self) -> list[Row]:
-        """Everything that is known of it, as the store has it."""
-        taken, counted = self.resources, self.counts
+        """Rows of the benchmark's file, one per measure."""
+        resources, counts = self.resources, self.counts
         values: dict[str, tuple[float | None, str]] = {
-            "registers": (taken.registers, "1"),
-            "spilled": (taken.spilled, "B"),
-            "spilled_in_loops": (taken.spilled_in_loops, "B"),
-            "shared": (taken.shared, "B"),
-            "flops": (counted.flops, "FLOP"),
-            "device_bytes": (counted.device_bytes, "B"),
-            "least_bytes": (counted.least_bytes, "B"),
-            "l2_bytes": (counted.l2_bytes, "B"),
-            "scratch": (counted.scratch, "B"),
+            "registers": (resources.registers, "1"),
+            "spilled": (resources.spilled, "B"),
+            "spilled_in_loops": (resources.spilled_in_loops, "B"),
+            "shared": (resources.shared, "B"),
+            "flops": (counts.flops, "FLOP"),
+            "device_bytes": (counts.device_bytes, "B"),
+            "least_bytes": (counts.least_bytes, "B"),
+            "l2_bytes": (counts.l2_bytes, "B"),
+            "scratch": (counts.scratch, "B"),
         }
-        for device in MODELLED:
-            seconds = device.seconds(counted.flops, counted.device_bytes, self.dtype)
-            values[f"model_{device.name}"] = (seconds, "s")
+        values |= {f"model_{device.name}": (self.seconds(device), "s") for device in MODELLED}
         return [self._row(measure, value, unit) for measure, (value, unit) in values.items() if value is not None]
 
     def _row(self, measure: str, value: float, unit: str) -> Row:
+        configuration = self.job.configuration
         return {
-            "model": _layer(self.configuration),
+            "model": _layer(configuration),
             "form": "triton",
             "checkpoint_group": self.sizes.group,
             "tokens": self.sizes.tokens,
@@ -92,30 +106,27 @@ class Line:
             "low": value,
             "high": value,
             "unit": unit,
-            "kernel": self.configuration.kernel,
-            "target": self.target,
-            "dtype": self.dtype,
+            "kernel": configuration.kernel,
+            "target": self.job.target,
+            "dtype": self.job.dtype,
             "head_dim": self.sizes.D,
-            "warps": self.configuration.num_warps,
-            "stages": self.configuration.num_stages,
+            "warps": configuration.num_warps,
+            "stages": configuration.num_stages,
         }
 
 
 IDENTITY = ("kernel", "target", "dtype", "head_dim", "mini_batch_size")
-"""What tells the kernels of a benchmark apart, as ``Row`` has it."""
+"""Keys of ``Row`` that identify a compiled kernel of a benchmark."""
 
-Columns = tuple[Column[Line], ...]
-
-Job = tuple["Configuration", str, str, int, int]
-"""Configuration, target, dtype, D and b."""
+Columns = tuple[Column[CompiledKernel], ...]
 
 
 def bench_kernels(config: KernelBenchConfig) -> Path:
-    """Compiles and counts; returns the benchmark's file.
+    """Compile and count the kernels, print the table, and return the path of the benchmark's file.
 
     Raises:
-        UserError: no such kernel or target, no Triton, or a file that cannot be written.
-        RunError: a kernel that does not compile; everything else has been compiled and recorded.
+        UserError: an unknown kernel or target, no Triton, or a file that cannot be written.
+        RunError: a kernel does not compile; all others have been compiled and recorded.
     """
     _refuse_without_compiler()
     if config.markdown:
@@ -124,7 +135,7 @@ def bench_kernels(config: KernelBenchConfig) -> Path:
     jobs = list(_jobs(config))
     log = BenchmarkLog(Path(config.results), "kernels", asdict(config), torch.get_num_threads())
     triton_version = versions()["triton"]
-    print(f"triton {triton_version}; compiled ahead of time and counted, nothing is run\n")
+    print(f"triton {triton_version}; kernels are compiled ahead of time and counted, not run\n")
     print_headings(columns)
     lines, failures = [], []
     for job in tqdm(jobs, desc="kernels", leave=False, disable=None):
@@ -134,7 +145,7 @@ def bench_kernels(config: KernelBenchConfig) -> Path:
             failures.append(str(error))
             continue
         log.add(line.rows)
-        # The bar makes way for the line.
+        # Without this the line would overwrite the progress bar.
         with tqdm.external_write_mode():
             print_line(columns, line)
         lines.append(line)
@@ -142,14 +153,14 @@ def bench_kernels(config: KernelBenchConfig) -> Path:
     if config.markdown:
         _write_markdown(Path(config.markdown), columns, lines, triton_version)
     if failures:
-        raise RunError(f"{len(failures)} of {len(jobs)} do not compile, the first: {failures[0]}")
+        raise RunError(f"{len(failures)} of {len(jobs)} kernels do not compile, the first: {failures[0]}")
     log.finish()
     return log.path
 
 
 def _refuse_without_compiler() -> None:
     if find_spec("triton") is None:
-        raise UserError("triton: not installed; it comes with pip install triton, on Linux")
+        raise UserError("triton: not installed; install it with pip install triton, on Linux")
     import ttt.kernels.triton.compile as compiler
 
     if compiler.interpreted():
@@ -157,10 +168,9 @@ def _refuse_without_compiler() -> None:
 
 
 def _jobs(config: KernelBenchConfig) -> Iterator[Job]:
-    """Every kernel at every size for every target, those of one kernel together."""
+    """Yield every kernel at every size for every target, ordered by kernel."""
     from ttt.kernels.triton.compile import gpu_target
     from ttt.kernels.triton.configurations import configurations
-    from ttt.kernels.triton.counts import KERNELS
 
     for target in config.targets:
         gpu_target(target)
@@ -172,52 +182,50 @@ def _jobs(config: KernelBenchConfig) -> Iterator[Job]:
         by_target = {target: configurations(DTYPES[dtype], D, b, target=target) for target in config.targets}
         for kernel in config.kernels or KERNELS:
             for target, found in by_target.items():
-                yield from ((each, target, dtype, D, b) for each in found if each.kernel == kernel)
+                yield from (Job(each, target, dtype, D, b) for each in found if each.kernel == kernel)
 
 
-def _compiled(config: KernelBenchConfig, job: Job) -> Line:
+def _compiled(config: KernelBenchConfig, job: Job) -> CompiledKernel:
     from ttt.kernels.triton.compile import compile_resources
-    from ttt.kernels.triton.counts import Sizes, count
     from ttt.kernels.triton.op import DEFAULT_GROUP
 
-    configuration, target, dtype, D, b = job
-    group = config.checkpoint_group or DEFAULT_GROUP[LAYERS[_layer(configuration)]]
-    sizes = Sizes(D, 4 * D, b, DTYPES[dtype].itemsize, config.tokens, group)
-    resources = compile_resources(configuration, target)
-    return Line(configuration, target, dtype, sizes, resources, count(configuration.kernel, sizes))
+    group = config.checkpoint_group or DEFAULT_GROUP[LAYERS[_layer(job.configuration)]]
+    sizes = Sizes(job.D, 4 * job.D, job.b, DTYPES[job.dtype].itemsize, config.tokens, group)
+    resources = compile_resources(job.configuration, job.target)
+    return CompiledKernel(job, sizes, resources, count(job.configuration.kernel, sizes))
 
 
 def _layer(configuration: "Configuration") -> str:
-    """Linear or mlp."""
+    """Return the prefix of the kernel's name: linear or mlp."""
     return configuration.kernel.partition("_")[0]
 
 
 def _around(path: Path) -> tuple[str, str]:
-    """What stands in a file before and after its table, the markers included.
+    """Return the text of a file before and after its table, markers included.
 
     Raises:
-        UserError: no such file, or one without the markers.
+        UserError: the file cannot be read or lacks the markers.
     """
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise UserError(f"{path}: needs one line {BEGIN} and one line {END}; the table goes between them")
+        raise UserError(f"{path}: needs one line {BEGIN} and one line {END}; the table is written between them")
     return text[: text.index(BEGIN) + len(BEGIN)], text[text.index(END) :]
 
 
-def _write_markdown(path: Path, columns: Columns, lines: list[Line], triton_version: str) -> None:
+def _write_markdown(path: Path, columns: Columns, lines: list[CompiledKernel], triton_version: str) -> None:
     before, after = _around(path)
     heading = f"With triton {triton_version}; the last times are a model by datasheet, not a measurement."
     write_text(path, "\n".join([before, heading, "", *markdown_lines(columns, lines), after]))
 
 
 def beside(path: Path) -> Columns:
-    """A column with what an earlier benchmark, of another version of Triton, found spilled.
+    """Return a column with the spilled bytes of an earlier benchmark, of another version of Triton.
 
     Raises:
-        UserError: the file is no benchmark of kernels.
+        UserError: the file is not a benchmark of kernels.
     """
     earlier = read_benchmark(path)
     if earlier["kind"] != "kernels":
@@ -226,49 +234,46 @@ def beside(path: Path) -> Columns:
         tuple(row.get(key) for key in IDENTITY): row["value"] for row in earlier["rows"] if row["measure"] == "spilled"
     }
 
-    def cell(line: Line) -> str:
-        value = spilled.get((line.configuration.kernel, line.target, line.dtype, line.sizes.D, line.sizes.b))
+    def cell(line: CompiledKernel) -> str:
+        value = spilled.get((line.kernel, line.job.target, line.job.dtype, line.sizes.D, line.sizes.b))
         return "" if value is None else f"{value:.0f}"
 
     return (Column(f"spilled, {earlier['versions']['triton']}", 14, cell),)
 
 
-def _shared(line: Line) -> str:
+def _in_loops(line: CompiledKernel) -> str:
+    spilled = line.resources.spilled_in_loops
+    return "" if spilled is None else str(spilled)
+
+
+def _shared(line: CompiledKernel) -> str:
     return f"{line.resources.shared}{'*' * (line.resources.shared > SMALL_SHARED)}"
 
 
-def _ratio(line: Line) -> str:
+def _ratio(line: CompiledKernel) -> str:
     least = line.counts.least_bytes
     return f"{line.counts.device_bytes / least:.2f}" if least else ""
 
 
-def _modelled(place: int) -> Column[Line]:
-    def cell(line: Line) -> str:
-        seconds = MODELLED[place].seconds(line.counts.flops, line.counts.device_bytes, line.dtype)
-        return f"{1e9 * seconds:.3g}"
-
-    return Column(f"{MODELLED[place].name} ns", 8, cell)
+def _modelled(device: Device) -> Column[CompiledKernel]:
+    return Column(f"{device.name} ns", 8, lambda line: f"{1e9 * line.seconds(device):.3g}")
 
 
 COLUMNS: Columns = (
-    Column("kernel", 19, lambda line: line.configuration.kernel, left=True),
-    Column("target", 7, lambda line: line.target, left=True),
-    Column("dtype", 5, lambda line: line.dtype, left=True),
+    Column("kernel", 19, lambda line: line.kernel, left=True),
+    Column("target", 7, lambda line: line.job.target, left=True),
+    Column("dtype", 5, lambda line: line.job.dtype, left=True),
     Column("D", 3, lambda line: str(line.sizes.D)),
     Column("b", 3, lambda line: str(line.sizes.b)),
-    Column("warps", 5, lambda line: str(line.configuration.num_warps)),
-    Column("stages", 6, lambda line: str(line.configuration.num_stages)),
+    Column("warps", 5, lambda line: str(line.job.configuration.num_warps)),
+    Column("stages", 6, lambda line: str(line.job.configuration.num_stages)),
     Column("regs", 4, lambda line: str(line.resources.registers)),
     Column("spilled", 7, lambda line: str(line.resources.spilled)),
-    Column(
-        "in loops",
-        8,
-        lambda line: "" if line.resources.spilled_in_loops is None else f"{line.resources.spilled_in_loops}",
-    ),
+    Column("in loops", 8, _in_loops),
     Column("shared", 7, _shared),
     Column("FLOP", 9, lambda line: f"{line.counts.flops:,.0f}"),
     Column("device B", 9, lambda line: f"{line.counts.device_bytes:,.0f}"),
     Column("x least", 7, _ratio),
     Column("L2 B", 9, lambda line: f"{line.counts.l2_bytes:,.0f}"),
-    *(_modelled(place) for place in range(len(MODELLED))),
+    *map(_modelled, MODELLED),
 )

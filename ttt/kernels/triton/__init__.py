@@ -1,6 +1,6 @@
 """The inner loop of TTT-Linear and TTT-MLP as Triton kernels: for GPUs, and for CPUs with TRITON_INTERPRET=1.
 
-From Python inwards: `op.py` the operators, `launch.py` tensors to launches, `configurations.py` which kernel is
-compiled how for which sizes, then a file a kernel, and `functions.py` what they share. `README.md` derives the backward
-passes.
+From the outside in: `op.py` has the operators of PyTorch, `launch.py` starts kernels on tensors, `configurations.py`
+chooses kernels, types and constants, and each kernel has a file; they share `functions.py`. `README.md` derives the
+backward passes and explains the names. `compile.py` and `counts.py` serve `ttt-bench kernels`.
 """

@@ -1,8 +1,8 @@
-"""Ahead-of-time compilation: what a kernel takes of a GPU, found without one.
+"""Ahead-of-time compilation: the registers and shared memory that a kernel needs, found without a GPU.
 
-Triton compiles for any target on any machine. Registers and spilled bytes are read from what Triton's own ``ptxas``
-says of the very binary that Triton keeps, and local memory within loops from that binary's machine code; on AMD from
-the assembly's metadata.
+Triton compiles for any target on any machine. Registers and spilled bytes come from the log of Triton's own ``ptxas``
+for the binary that Triton keeps, and local memory within loops from that binary's machine code; on AMD registers and
+spills come from the assembly's metadata.
 """
 
 import io
@@ -30,9 +30,9 @@ HIP_TARGETS = ("gfx90a", "gfx942", "gfx950")
 
 TARGETS = (*CUDA_TARGETS, *HIP_TARGETS)
 
-BYTES_A_REGISTER = 4
+BYTES_PER_REGISTER = 4
 POINTER_ALIGNMENT = [["tt.divisibility", 16]]
-"""What the launcher finds true of every tensor that PyTorch allocated, and compiles for."""
+"""The alignment of tensors that PyTorch allocates; the launcher compiles for it."""
 
 PTXAS_REGISTERS = re.compile(r"Used (\d+) registers")
 PTXAS_SPILL = re.compile(r"(\d+) bytes spill stores, (\d+) bytes spill loads")
@@ -47,14 +47,13 @@ Instructions = list[tuple[int, str]]
 
 @dataclass(frozen=True)
 class Resources:
-    """What one compiled kernel takes.
+    """Resources of one compiled kernel.
 
     Attributes:
-        registers: of a thread; on AMD vector registers.
-        spilled: bytes of registers that a thread has stored to memory for want of room, each place in the code once.
-        spilled_in_loops: of these, bytes within the innermost loops that hold matrix products; None on AMD, where it
-            is not counted.
-        shared: bytes of shared memory of a program.
+        registers: registers per thread; on AMD vector registers.
+        spilled: bytes of registers that a thread stores to memory for lack of room, each place in the code once.
+        spilled_in_loops: of these, bytes within the innermost loops that contain matrix products; None on AMD.
+        shared: bytes of shared memory per program.
     """
 
     registers: int
@@ -64,15 +63,15 @@ class Resources:
 
 
 def interpreted() -> bool:
-    """Whether kernels are interpreted in this process, and cannot be compiled: ``TRITON_INTERPRET=1``."""
+    """Return whether this process interprets kernels, ``TRITON_INTERPRET=1``, and so cannot compile them."""
     return bool(knobs.runtime.interpret)
 
 
 def gpu_target(name: str) -> GPUTarget:
-    """Triton's name for a target.
+    """Return Triton's description of a target.
 
     Raises:
-        UserError: a target that is not in ``TARGETS``.
+        UserError: the target is not in ``TARGETS``.
     """
     if name in CUDA_TARGETS:
         return GPUTarget("cuda", int(name.removeprefix("sm_")), 32)
@@ -82,29 +81,28 @@ def gpu_target(name: str) -> GPUTarget:
 
 
 def compile_resources(configuration: Configuration, target: str) -> Resources:
-    """Compiles one kernel, past Triton's cache, whose hits would not tell what ``ptxas`` said.
+    """Compile one kernel, without Triton's cache: a hit would leave out the log of ``ptxas``.
 
     Raises:
-        UserError: no such target.
-        RunError: Triton cannot compile the kernel for it.
+        UserError: the target is not in ``TARGETS``.
+        RunError: Triton cannot compile the kernel for the target.
     """
     gpu = gpu_target(target)
-    said = io.StringIO()
+    ptxas_log = io.StringIO()
     try:
-        with knobs.compilation.scope(), knobs.nvidia.scope(), redirect_stdout(said):
+        with knobs.compilation.scope(), knobs.nvidia.scope(), redirect_stdout(ptxas_log):
             knobs.compilation.always_compile = True
             knobs.nvidia.dump_ptxas_log = True
-            compiled: Any = triton.compile(_source(configuration), target=gpu, options=_options(configuration))
+            compiled: Any = triton.compile(_source(configuration), target=gpu, options=configuration.options)
     except Exception as error:  # whatever a compiler's passes raise
         reason = str(error).strip().splitlines()
         line = f"{type(error).__name__}: {reason[-1] if reason else 'no reason given'}"
         raise RunError(f"{configuration.kernel}: triton cannot compile it for {target} ({line})") from error
     if gpu.backend == "hip":
         return _amd_resources(compiled.asm["amdgcn"], compiled.metadata.shared)
-    stored = PTXAS_SPILL.search(said.getvalue())
-    registers = PTXAS_REGISTERS.search(said.getvalue())
-    assert stored, said.getvalue()
-    assert registers, said.getvalue()
+    stored, registers = (pattern.search(ptxas_log.getvalue()) for pattern in (PTXAS_SPILL, PTXAS_REGISTERS))
+    assert stored, ptxas_log.getvalue()
+    assert registers, ptxas_log.getvalue()
     in_loops = local_stores(innermost_products(instructions(compiled.asm["cubin"])))
     return Resources(int(registers[1]), int(stored[1]), in_loops, compiled.metadata.shared)
 
@@ -120,21 +118,13 @@ def _source(configuration: Configuration) -> ASTSource:
     )
 
 
-def _options(configuration: Configuration) -> dict[str, Any]:
-    return {
-        "num_warps": configuration.num_warps,
-        "num_stages": configuration.num_stages,
-        **configuration.options,
-    }
-
-
 def _amd_resources(assembly: str, shared: int) -> Resources:
     found = {key: int(value) for key, value in re.findall(r"\.(vgpr_count|vgpr_spill_count):\s+(\d+)", assembly)}
-    return Resources(found["vgpr_count"], BYTES_A_REGISTER * found["vgpr_spill_count"], None, shared)
+    return Resources(found["vgpr_count"], BYTES_PER_REGISTER * found["vgpr_spill_count"], None, shared)
 
 
 def instructions(cubin: bytes) -> Instructions:
-    """The machine code of a binary."""
+    """Return the machine code of a binary."""
     tool = Path(triton.backends.__path__[0], "nvidia", "bin", "cuobjdump")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "kernel.cubin")
@@ -144,7 +134,7 @@ def instructions(cubin: bytes) -> Instructions:
 
 
 def innermost_products(code: Instructions) -> Instructions:
-    """The instructions of those loops that hold matrix products and within which no other loop does."""
+    """Return the instructions of the innermost loops that contain matrix products."""
     ends = ((address, BRANCH.search(text)) for address, text in code)
     spans = {(int(branch[1], 16), address) for address, branch in ends if branch and int(branch[1], 16) < address}
     loops = {
@@ -161,6 +151,6 @@ def innermost_products(code: Instructions) -> Instructions:
 
 
 def local_stores(code: Instructions) -> int:
-    """Bytes that a thread writes to local memory in these instructions, each counted once."""
+    """Return the bytes that a thread writes to local memory in these instructions, each counted once."""
     stores = [text for _, text in code if LOCAL_STORE.search(text)]
     return sum(16 if ".128" in text else 8 if ".64" in text else 4 for text in stores)

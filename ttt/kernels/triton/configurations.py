@@ -1,10 +1,10 @@
-"""Which kernel is compiled how for which sizes: what is launched, and what can be compiled without a GPU.
+"""The kernels for given sizes, with the types and constants they are compiled with, for launches and for compilation.
 
 Shapes: D head width, F hidden width of TTT-MLP, b mini-batch size; P and R are D and b padded to powers of two.
 """
 
-from collections.abc import Set
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from ttt.kernels.triton.mlp_backward import mlp_backward
 from ttt.kernels.triton.mlp_decode import mlp_decode
 from ttt.kernels.triton.mlp_forward import mlp_forward
 from ttt.kernels.triton.mlp_forward_on_chip import mlp_forward_on_chip
+from ttt.kernels.triton.sizes import KB, RESIDENT_HEAD_DIM, SMALL_SHARED, forward_warps, padded
 
 TYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 """Types of the views; the state and all sums are float32."""
@@ -24,15 +25,27 @@ TYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 INTERPRETED = not isinstance(linear_forward, JITFunction)
 """Whether Triton's interpreter runs the kernels, on CPUs: TRITON_INTERPRET was 1 when they were imported."""
 
-VIEWS = {"q", "k", "v", "z", "dz", "dq", "dk", "dv"}
-ACTIVATIONS = {"G1_kept", "G2_kept", "Z1_room", "Z1_bar_room", "X2_room", "X2_bar_room", "dZ1_part", "dH"}
-WEIGHTS = {"W1_kept"}
-"""Arguments in the views' type: always; of TTT-MLP's backward pass; of TTT-Linear's."""
+VIEW, FLOAT, NUMBER = "view", "float", "number"
+"""Types of arguments: pointer to the views' type, pointer to float32, int32."""
 
-KB = 1024
+ARGUMENTS: dict[str, str] = {
+    name: kind
+    for kind, names in (
+        (VIEW, "q k v z dz dq dk dv"),
+        (VIEW, "G1_kept G2_kept Z1_scratch Z1_bar_scratch X2_scratch X2_bar_scratch dZ1_part dH"),
+        (FLOAT, "eta tau scale shift deta dtau dscale dshift"),
+        (FLOAT, "W1 W1_last W1_kept W1_sum W1_next dW1"),
+        (FLOAT, "b1 b1_last b1_kept b1_sum b1_next db1"),
+        (FLOAT, "W2 W2_last W2_kept W2_sum W2_next dW2"),
+        (FLOAT, "b2 b2_last b2_kept b2_sum b2_next db2"),
+        (NUMBER, "first count mini_batches tokens heads shared group place"),
+    )
+    for name in names.split()
+}
+"""Type of every argument of the kernels that is not a constant."""
 
-SHARED_EVERYWHERE = 99 * KB
-"""Bytes of shared memory that a program can have on sm_86 and sm_89, the least of NVIDIA's GPUs since sm_80."""
+VIEW_WEIGHTS = {"W1_kept": VIEW}
+"""Exception for TTT-Linear's backward pass: ``recompute`` leaves W1 rounded to the views' type, as products need it."""
 
 SHARED = {
     ("linear", 2, 128, 64): 112 * KB,
@@ -44,12 +57,9 @@ SHARED = {
     ("mlp", 4, 128, 32): 130 * KB,
     ("mlp", 4, 128, 64): 240 * KB,
 }
-"""Layer, bytes of a number of the views, P and R -> what a program of the backward kernel, the largest, takes on sm_80
-to sm_89, where that is more than ``SHARED_EVERYWHERE``; a test compiles some of them. On sm_90 float32 takes the same,
-and half precision more, at most 154 KB of the 227 there."""
-
-NUMBERS = {"first", "count", "mini_batches", "tokens", "heads", "shared", "group", "place"}
-"""Arguments that are int32 numbers; all others are float32 tensors."""
+"""Layer, bytes per number of the views, P and R -> bytes of shared memory of the backward kernel, the largest, on sm_80
+to sm_89, where that is more than ``SMALL_SHARED``; a test compiles some of them. On sm_90 float32 takes the same, and
+half precision more, at most 154 KB of the 227 there."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +69,10 @@ class Configuration:
     Attributes:
         kernel: its name; one function can be several kernels.
         fn: the Triton function.
-        signature: argument -> Triton's name of its type, for all that are not constants.
+        signature: argument -> Triton's name of its type, for all arguments that are not constants.
         constexprs: the constants.
-        num_warps: warps to a program.
-        num_stages: of Triton's pipeliner.
-        options: further options of the compiler.
+        num_warps: warps per program.
+        num_stages: stages of Triton's pipeliner; 1 turns it off.
     """
 
     kernel: str
@@ -72,26 +81,29 @@ class Configuration:
     constexprs: dict[str, Any]
     num_warps: int
     num_stages: int = 1
-    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def options(self) -> dict[str, int]:
+        """Options of Triton's compiler."""
+        return {"num_warps": self.num_warps, "num_stages": self.num_stages}
 
     def launch(self, programs: int, **arguments: Any) -> None:
-        """Runs ``programs`` programs on the current device; ``arguments`` are at least those of ``signature``."""
+        """Run ``programs`` programs on the current device; arguments that are not in ``signature`` are ignored."""
         arguments = {name: arguments[name] for name in self.signature}
-        stated = {"num_warps": self.num_warps, "num_stages": self.num_stages, **self.options}
-        self.fn[(programs,)](**arguments, **self.constexprs, **stated)
+        self.fn[(programs,)](**arguments, **self.constexprs, **self.options)
 
 
 @dataclass(frozen=True)
 class Layer:
-    """What decides the code of its kernels.
+    """A TTT layer, as far as the code of its kernels depends on it.
 
     Attributes:
         dtype: of the views: float32, float16 or bfloat16.
         D: head width.
         b: mini-batch size.
-        F: hidden width of TTT-MLP, a multiple of 16; 0 is TTT-Linear.
+        F: hidden width of TTT-MLP, a multiple of 16; 0 for TTT-Linear.
         bias: whether the inner model has biases.
-        amd: whether for GPUs of 64 threads to a warp, with twice the registers for one of their programs' 4 warps.
+        amd: whether the GPU is AMD's, with 64 threads per warp and, for programs of 4 warps, twice the registers.
     """
 
     dtype: torch.dtype
@@ -103,80 +115,72 @@ class Layer:
 
     @property
     def name(self) -> str:
-        """What the kernels' names begin with."""
+        """Prefix of the kernels' names."""
         return "mlp" if self.F else "linear"
 
     @property
     def on_chip(self) -> bool:
-        """Whether W of TTT-MLP goes into the registers of one program; with float32 views their products would not."""
+        """Whether W of TTT-MLP fits in the registers of one program; with float32 views the factors do not."""
         return (self.D, self.F, self.b) == (64, 256, 16) and self.dtype.itemsize == 2 and not self.amd
 
     @property
     def shared_memory(self) -> int:
-        """Bytes of shared memory that a program needs, or ``SHARED_EVERYWHERE`` where it needs no more."""
-        sizes = (self.name, self.dtype.itemsize, _padded(self.D), _padded(self.b))
-        return SHARED.get(sizes, SHARED_EVERYWHERE)
+        """Bytes of shared memory that a program needs, at least ``SMALL_SHARED``."""
+        return SHARED.get((self.name, self.dtype.itemsize, padded(self.D), padded(self.b)), SMALL_SHARED)
 
     def forward(self, keeps: bool) -> Configuration:
-        """Outputs and final state; ``keeps``: and W once a group, for the backward pass."""
+        """Return the kernel for outputs and final state; ``keeps``: it also keeps one W per group."""
         if self.on_chip:
             return self._configuration("forward_on_chip", mlp_forward_on_chip, 8, KEEPS=keeps)
         return self.forward_portable(keeps)
 
     def forward_portable(self, keeps: bool) -> Configuration:
-        """``forward`` for any sizes."""
-        if self.F:
-            return self._configuration("forward", mlp_forward, self._warps, OUTPUTS=True, KEEPS=keeps)
-        return self._configuration("forward", linear_forward, self._warps, OUTPUTS=True, KEEPS=keeps)
+        """Return the kernel of ``forward`` that works for all sizes."""
+        fn = mlp_forward if self.F else linear_forward
+        return self._configuration("forward", fn, self._forward_warps, OUTPUTS=True, KEEPS=keeps)
 
     def recompute(self) -> Configuration:
-        """Of TTT-Linear alone: W before every mini-batch of a group, from the one that was kept."""
-        return self._configuration("recompute", linear_forward, self._warps, WEIGHTS, OUTPUTS=False, KEEPS=True)
+        """Return the kernel of TTT-Linear that computes W before each mini-batch of a group."""
+        return self._configuration(
+            "recompute", linear_forward, self._forward_warps, VIEW_WEIGHTS, OUTPUTS=False, KEEPS=True
+        )
 
     def backward(self) -> Configuration:
-        """The gradients: of one group after ``recompute``, or for TTT-MLP of all of them."""
+        """Return the kernel for the gradients: of a group after ``recompute``, or for TTT-MLP of all groups."""
+        warps = 4 if self.amd else 8
         if self.F:
-            return self._configuration("backward", mlp_backward, 4 if self.amd else 8)
-        # dW of 128 x 128 would take half of the registers.
-        return self._configuration("backward", linear_backward, 4 if self.amd else 8, WEIGHTS, RESIDENT=self.D <= 64)
+            return self._configuration("backward", mlp_backward, warps)
+        resident = self.D <= RESIDENT_HEAD_DIM
+        return self._configuration("backward", linear_backward, warps, VIEW_WEIGHTS, RESIDENT=resident)
 
     def decode(self, begun: bool, ends: bool) -> Configuration:
-        """One token, the mini-batch having begun before it or ending with it."""
-        if self.F:
-            return self._configuration("decode", mlp_decode, 8, BEGUN=begun, ENDS=ends)
-        return self._configuration("decode", linear_decode, 8, BEGUN=begun, ENDS=ends)
+        """Return the kernel for one token; ``begun``: its mini-batch has earlier tokens; ``ends``: it is the last."""
+        return self._configuration("decode", mlp_decode if self.F else linear_decode, 8, BEGUN=begun, ENDS=ends)
 
     @property
-    def _warps(self) -> int:
-        return 4 if self.D <= 64 or self.amd else 8
+    def _forward_warps(self) -> int:
+        return 4 if self.amd else forward_warps(self.D)
 
     def _configuration(
-        self, use: str, fn: Any, num_warps: int, views: Set[str] = frozenset(), **flags: bool
+        self, use: str, fn: Any, num_warps: int, exceptions: Mapping[str, str] | None = None, **flags: bool
     ) -> Configuration:
-        """``views``: arguments in the views' type besides the usual."""
-        sizes = {"D": self.D, "P": _padded(self.D), "b": self.b, "R": _padded(self.b), "F": self.F}
+        """Return ``fn`` with its types and constants; ``exceptions`` replace types of ``ARGUMENTS``."""
+        P, R = padded(self.D), padded(self.b)
         # Beside large tiles of K and Q shared memory has little room, and least in float32.
-        large = sizes["P"] * sizes["R"] >= (2048 if self.dtype.itemsize == 4 else 8192)
-        sizes |= {"BLOCK": 16 if large or self.F % 32 else 32, "BIAS": int(self.bias)}
-        constexprs = {name: value for name, value in (sizes | flags).items() if name in fn.arg_names}
-        of_views = VIEWS | ACTIVATIONS | views
-        signature = {
-            name: "i32" if name in NUMBERS else f"*{TYPES[self.dtype] if name in of_views else 'fp32'}"
-            for name in fn.arg_names
-            if name not in constexprs
-        }
+        large = P * R >= (2048 if self.dtype.itemsize == 4 else 8192)
+        constants = {"D": self.D, "P": P, "b": self.b, "R": R, "F": self.F, "BIAS": int(self.bias)} | flags
+        constants["BLOCK"] = 16 if large or self.F % 32 else 32
+        constexprs = {name: value for name, value in constants.items() if name in fn.arg_names}
+        kinds = ARGUMENTS | (exceptions or {})
+        types = {VIEW: f"*{TYPES[self.dtype]}", FLOAT: "*fp32", NUMBER: "i32"}
+        signature = {name: types[kinds[name]] for name in fn.arg_names if name not in constexprs}
         return Configuration(f"{self.name}_{use}", fn, signature, constexprs, num_warps)
-
-
-def _padded(size: int) -> int:
-    """The side of a tile: a power of two and at least 16, as tl.dot wants it."""
-    return max(16, 1 << (size - 1).bit_length())
 
 
 def configurations(
     dtype: torch.dtype, D: int, b: int, F: int | None = None, target: str = "sm_80"
 ) -> list[Configuration]:
-    """Every kernel that runs for these sizes, of both layers; ``F`` None: 4 D; ``target`` as sm_80 or gfx942."""
+    """Return the kernels of both layers that run for these sizes; F None is 4 D; ``target`` is sm_80 or gfx942."""
     found = []
     for hidden in (0, 4 * D if F is None else F):
         layer = Layer(dtype, D, b, hidden, amd=target.startswith("gfx"))

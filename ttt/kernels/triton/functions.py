@@ -1,15 +1,16 @@
-"""What the kernels share: masked loads and stores, products, the LN of the inner model and GELU, with derivatives.
+"""Functions that all kernels use: masked loads and stores, products, LN of the inner model, GELU, and derivatives.
 
-Shapes: R rows of a tile, b tokens of a mini-batch padded to a power of two of at least 16; P columns, D padded to a
-power of two. ``live`` [R, P] is true where a token and a coordinate stand; all tiles are 0 elsewhere. With
-``PADDED`` false there is no such place and no mask is compiled.
+Shapes: a tile has R rows, the b tokens of a mini-batch padded to a power of two of at least 16, and P columns, the head
+width D padded likewise. The mask ``m`` [R, P] is true for real tokens and coordinates; tiles are 0 elsewhere. With
+``PADDED`` false nothing is padded, and ``m`` is not read. Arguments without a prefix are tiles; ``README.md`` explains
+the prefixes in kernels.
 """
 
 import triton
 import triton.language as tl
 
 EPS = tl.constexpr(1e-6)
-"""As ``ttt.inner.layer_norm.EPS``."""
+"""Equal to ``ttt.inner.layer_norm.EPS``."""
 
 TWO_SQRT_2_OVER_PI = tl.constexpr(1.5957691216057308)
 """gelu(x) = x / 2 (1 + tanh(u / 2)) = x sigmoid(u), u = 2 sqrt(2 / pi) (x + 0.044715 x^3)."""
@@ -19,110 +20,110 @@ GELU_CUBIC = tl.constexpr(0.044715)
 
 @triton.jit
 def dot(a, b, accumulator=None):
-    """A b + accumulator in float32. "ieee": tf32, the default for float32 factors, keeps 10 bits of 23."""
+    """Return a b + accumulator in float32; "ieee", because tf32, the default for float32, keeps 10 of 23 bits."""
     return tl.dot(a, b, accumulator, input_precision="ieee")
 
 
 @triton.jit
-def load(pointers, live, PADDED: tl.constexpr):
-    """The values of live places, 0 elsewhere."""
+def load(p, m, PADDED: tl.constexpr):
+    """Return the values where ``m`` is true, 0 elsewhere."""
     if PADDED:
-        x = tl.load(pointers, mask=live, other=0.0)
+        x = tl.load(p, mask=m, other=0.0)
     else:
-        x = tl.load(pointers)
+        x = tl.load(p)
     return x
 
 
 @triton.jit
-def store(pointers, x, live, PADDED: tl.constexpr):
-    """Writes the live places, rounded to the pointers' type."""
-    x = x.to(pointers.dtype.element_ty)
+def store(p, x, m, PADDED: tl.constexpr):
+    """Write ``x`` where ``m`` is true, rounded to the pointers' type."""
+    x = x.to(p.dtype.element_ty)
     if PADDED:
-        tl.store(pointers, x, mask=live)
+        tl.store(p, x, mask=m)
     else:
-        tl.store(pointers, x)
+        tl.store(p, x)
 
 
 @triton.jit
-def keep(x, live, PADDED: tl.constexpr):
-    """X with 0 outside the live places."""
+def keep(x, m, PADDED: tl.constexpr):
+    """Return ``x`` where ``m`` is true, 0 elsewhere."""
     if PADDED:
-        x = tl.where(live, x, 0.0)
+        x = tl.where(m, x, 0.0)
     return x
 
 
 @triton.jit
 def mean(x, D: tl.constexpr):
-    """Mean over the D coordinates of every row, [R, 1]."""
+    """Return the mean over the D coordinates of each row, [R, 1]."""
     return (tl.sum(x, 1) / D)[:, None]
 
 
 @triton.jit
-def standardise(x, live, D: tl.constexpr, PADDED: tl.constexpr):
-    """X with mean 0 and variance 1 in every row, and the reciprocal standard deviation [R, 1] that was used."""
-    centred = keep(x - mean(x, D), live, PADDED)
+def standardise(x, m, D: tl.constexpr, PADDED: tl.constexpr):
+    """Return ``x`` scaled to mean 0 and variance 1 in each row, and the reciprocal standard deviation [R, 1]."""
+    centred = keep(x - mean(x, D), m, PADDED)
     reciprocal_std = tl.rsqrt(mean(centred * centred, D) + EPS)
     return centred * reciprocal_std, reciprocal_std
 
 
 @triton.jit
-def standardise_backward(d_unit, unit, reciprocal_std, live, D: tl.constexpr, PADDED: tl.constexpr):
-    """The gradient of the input of ``standardise``, given that of its first result. Its own transpose."""
+def standardise_backward(d_unit, unit, reciprocal_std, m, D: tl.constexpr, PADDED: tl.constexpr):
+    """Return the gradient of the input of ``standardise`` from that of its first result; equation (2) of README."""
     centred = d_unit - mean(d_unit, D) - unit * mean(d_unit * unit, D)
-    return keep(centred, live, PADDED) * reciprocal_std
+    return keep(centred, m, PADDED) * reciprocal_std
 
 
 @triton.jit
-def loss_gradient(z, target, scale, shift, live, D: tl.constexpr, PADDED: tl.constexpr):
-    """G, the gradient with respect to z of 1/2 || LN(z) - target ||^2, row by row."""
-    unit, reciprocal_std = standardise(z, live, D, PADDED)
+def loss_gradient(z, target, scale, shift, m, D: tl.constexpr, PADDED: tl.constexpr):
+    """Return G, the gradient of 1/2 || LN(z) - target ||^2 with respect to z, row by row."""
+    unit, reciprocal_std = standardise(z, m, D, PADDED)
     upstream = (scale * unit + shift - target) * scale
-    return standardise_backward(upstream, unit, reciprocal_std, live, D, PADDED)
+    return standardise_backward(upstream, unit, reciprocal_std, m, D, PADDED)
 
 
 @triton.jit
-def loss_gradient_kept(z, target, scale, shift, live, D: tl.constexpr, PADDED: tl.constexpr):
-    """``loss_gradient``, and what its derivative needs: unit, r, the residual LN(z) - target, and mean(E unit)."""
-    unit, reciprocal_std = standardise(z, live, D, PADDED)
+def loss_gradient_kept(z, target, scale, shift, m, D: tl.constexpr, PADDED: tl.constexpr):
+    """Return G and the values that its derivative needs: unit, r, the residual LN(z) - target, and mean(E unit)."""
+    unit, reciprocal_std = standardise(z, m, D, PADDED)
     residual = scale * unit + shift - target
     E = residual * scale
     E_unit = mean(E * unit, D)
-    G = keep(E - mean(E, D) - unit * E_unit, live, PADDED) * reciprocal_std
+    G = keep(E - mean(E, D) - unit * E_unit, m, PADDED) * reciprocal_std
     return G, unit, reciprocal_std, residual, E_unit
 
 
 @triton.jit
 def loss_gradient_backward(
-    dG, G, unit, reciprocal_std, residual, E_unit, scale, live, D: tl.constexpr, PADDED: tl.constexpr
+    dG, G, unit, reciprocal_std, residual, E_unit, scale, m, D: tl.constexpr, PADDED: tl.constexpr
 ):
-    """Given dG, the gradients dZ and that of the residual, and of the scale [P]; (6) of ``README.md``."""
+    """Return the gradients of Z, of the residual and of the scale [P] from dG; equation (6) of ``README.md``."""
     rdG = dG * reciprocal_std
     rdG_unit = mean(rdG * unit, D)
-    dE = keep(rdG - mean(rdG, D) - unit * rdG_unit, live, PADDED)
+    dE = keep(rdG - mean(rdG, D) - unit * rdG_unit, m, PADDED)
     d_residual = dE * scale
     d_scale = tl.sum(dE * residual + d_residual * unit, 0)
     d_unit = d_residual * scale - rdG * E_unit - residual * scale * rdG_unit
-    dZ = standardise_backward(d_unit, unit, reciprocal_std, live, D, PADDED)
-    return dZ - keep(unit * mean(dG * G, D) * reciprocal_std, live, PADDED), d_residual, d_scale
+    dZ = standardise_backward(d_unit, unit, reciprocal_std, m, D, PADDED)
+    return dZ - keep(unit * mean(dG * G, D) * reciprocal_std, m, PADDED), d_residual, d_scale
 
 
 @triton.jit
 def gelu_gate(x):
-    """Sigmoid(u), the factor of x in gelu(x)."""
-    # The constants stand to the right: Triton's interpreter cannot multiply them by a tensor from the left.
+    """Return sigmoid(u), the factor of x in gelu(x)."""
+    # The constants are on the right: Triton's interpreter cannot multiply a constant by a tensor.
     u = x * (x * x * GELU_CUBIC + 1.0) * TWO_SQRT_2_OVER_PI
     return 1.0 / (1.0 + tl.exp(-u))
 
 
 @triton.jit
 def gelu(x):
-    """GELU in its tanh form."""
+    """Return GELU of ``x``, in its tanh form."""
     return x * gelu_gate(x)
 
 
 @triton.jit
 def gelu_and_slope(x):
-    """Gelu(x) and gelu'(x) = s + x s (1 - s) u', s = sigmoid(u)."""
+    """Return gelu(x) and gelu'(x) = s + x s (1 - s) u', with s = sigmoid(u)."""
     s = gelu_gate(x)
     slope_of_u = (x * x * (3.0 * GELU_CUBIC) + 1.0) * TWO_SQRT_2_OVER_PI
     return x * s, s + x * s * (1.0 - s) * slope_of_u
@@ -130,7 +131,7 @@ def gelu_and_slope(x):
 
 @triton.jit
 def gelu_slope_and_curvature(x):
-    """gelu'(x) and gelu''(x) = s (1 - s) (2 u' + x ((1 - 2 s) u'^2 + u''))."""
+    """Return gelu'(x) and gelu''(x) = s (1 - s) (2 u' + x ((1 - 2 s) u'^2 + u''))."""
     s = gelu_gate(x)
     slope_of_u = (x * x * (3.0 * GELU_CUBIC) + 1.0) * TWO_SQRT_2_OVER_PI
     curvature_of_u = x * (6.0 * GELU_CUBIC * TWO_SQRT_2_OVER_PI)

@@ -1,7 +1,7 @@
-"""TTT-Linear, backward: one program goes back through a group of mini-batches for one head.
+"""TTT-Linear, backward: one program goes back through a group of mini-batches of one head of one sequence.
 
-Shapes: B batch, H heads, T tokens, D head width, b mini-batch size; tiles as in ``functions``. The names of the
-gradients are those of the derivation in ``README.md``: dX is the gradient of the outer loss with respect to X.
+Shapes: B batch, H heads, T tokens, D head width, b mini-batch size; tiles as in ``functions``. Names follow the
+derivation in ``README.md``: dX is the gradient of the outer loss with respect to X.
 """
 
 import triton
@@ -20,129 +20,108 @@ from ttt.kernels.triton.functions import (
 
 @triton.jit(do_not_specialize=["first", "count", "tokens", "heads"])
 def linear_backward(
-    q,
-    k,
-    v,
-    eta,
-    tau,
-    scale,
-    shift,
-    W1_kept,
-    b1_kept,
-    dz,
-    dq,
-    dk,
-    dv,
-    deta,
-    dtau,
-    dscale,
-    dshift,
-    dW1,
-    db1,
-    first,
-    count,
-    tokens,
-    heads,
-    D: tl.constexpr,
-    P: tl.constexpr,
-    b: tl.constexpr,
-    R: tl.constexpr,
-    BIAS: tl.constexpr,
-    RESIDENT: tl.constexpr,
-):
-    """Mini-batches ``first + count - 1`` down to ``first``: the gradients of all inputs.
+    q, k, v, eta, tau, scale, shift,
+    W1_kept, b1_kept,
+    dz, dq, dk, dv, deta, dtau, dscale, dshift, dW1, db1,
+    first, count, tokens, heads,
+    D: tl.constexpr, P: tl.constexpr, b: tl.constexpr, R: tl.constexpr,
+    BIAS: tl.constexpr, RESIDENT: tl.constexpr
+):  # fmt: skip
+    """Compute the gradients of all inputs for mini-batches ``first + count - 1`` down to ``first``.
 
-    Arguments as in ``linear_forward``, and:
-        W1_kept: W1 before every mini-batch, [count, B, H, D, D] in the views' type; b1_kept [count, B, H, D] float32.
-        dz: [B, T, H, D] in memory, in the views' type, as dq, dk and dv, which are written.
+    The arguments of ``linear_forward``, and:
+        W1_kept: W1 before each mini-batch, [count, B, H, D, D] in the views' type; b1_kept [count, B, H, D] float32.
+        dz: gradient of z, [B, T, H, D] in memory, in the views' type, as dq, dk and dv, which are written.
         deta: [B, H, T] float32, written.
         dtau: [B, H, b] float32, added to, as dscale and dshift [B, H, D].
-        dW1: [B, H, D, D] float32: on entry with respect to W1 after the mini-batches, on return before them; db1
-            [B, H, D] likewise.
-        RESIDENT: whether dW1 stays in registers; else in memory, where the L2 cache holds it.
+        dW1: [B, H, D, D] float32: on entry the gradient of W1 after the mini-batches, on return of W1 before them;
+            db1 [B, H, D] likewise.
+        RESIDENT: whether dW1 stays in registers; if not, it stays in memory, in the L2 cache.
     """
-    program = tl.program_id(0)
-    sequence, head = program // heads, program % heads
-    row, column = tl.arange(0, R), tl.arange(0, P)
+    i_program = tl.program_id(0)
+    i_sequence, i_head = i_program // heads, i_program % heads
+    o_t, o_d = tl.arange(0, R), tl.arange(0, P)
     PADDED: tl.constexpr = P != D or R != b
-    live, in_row = (row < b)[:, None] & (column < D)[None, :], column < D
-    in_W = in_row[:, None] & in_row[None, :]
-    W_offset, tile = column[:, None] * D + column[None, :], row[:, None] * heads * D + column[None, :]
-    last = program.to(tl.int64) * D * D + W_offset
-    dW, db = load(dW1 + last, in_W, PADDED), load(db1 + program * D + column, in_row, PADDED)
-    d_scale = load(dscale + program * D + column, in_row, PADDED)
-    d_shift = load(dshift + program * D + column, in_row, PADDED)
-    d_tau = load(dtau + program * b + row, row < b, PADDED)
-    for index in range(count):
-        mini_batch = count - 1 - index
-        token = (first + mini_batch) * b
-        place = ((sequence.to(tl.int64) * tokens + token) * heads + head) * D + tile
-        rates = program.to(tl.int64) * tokens + token + row
-        kept = mini_batch.to(tl.int64) * tl.num_programs(0) + program
-        K, Q = load(k + place, live, PADDED), load(q + place, live, PADDED)
-        dtype = K.dtype
-        W = load(W1_kept + kept * D * D + W_offset, in_W, PADDED)
-        bias = load(b1_kept + kept * D + column, in_row, PADDED)[None, :]
-        scale_row = load(scale + head * D + column, in_row, PADDED)[None, :]
-        shift_row = load(shift + head * D + column, in_row, PADDED)[None, :]
-        eta_row, tau_row = load(eta + rates, row < b, PADDED), load(tau + row, row < b, PADDED)
-        tau_b = tl.load(tau + b - 1)
-        # Once more what the forward pass computed: G, then Z_bar.
-        target = load(v + place, live, PADDED).to(tl.float32) - K.to(tl.float32)
-        G, unit, r, residual, E_unit = loss_gradient_kept(
-            dot(K, W) + bias, target, scale_row, shift_row, live, D, PADDED
+    m_t, m_d = o_t < b, o_d < D
+    m_td, m_W1 = m_t[:, None] & m_d[None, :], m_d[:, None] & m_d[None, :]
+    o_W1, o_td = o_d[:, None] * D + o_d[None, :], o_t[:, None] * heads * D + o_d[None, :]
+    o_dW1 = i_program.to(tl.int64) * D * D + o_W1
+    b_dW1, b_db1 = load(dW1 + o_dW1, m_W1, PADDED), load(db1 + i_program * D + o_d, m_d, PADDED)
+    b_dscale = load(dscale + i_program * D + o_d, m_d, PADDED)
+    b_dshift = load(dshift + i_program * D + o_d, m_d, PADDED)
+    b_dtau = load(dtau + i_program * b + o_t, m_t, PADDED)
+    for i in range(count):
+        i_mini_batch = count - 1 - i
+        i_token = (first + i_mini_batch) * b
+        o_view = ((i_sequence.to(tl.int64) * tokens + i_token) * heads + i_head) * D + o_td
+        o_eta = i_program.to(tl.int64) * tokens + i_token + o_t
+        i_kept = i_mini_batch.to(tl.int64) * tl.num_programs(0) + i_program
+        b_K, b_Q = load(k + o_view, m_td, PADDED), load(q + o_view, m_td, PADDED)
+        dtype = b_K.dtype
+        b_W1 = load(W1_kept + i_kept * D * D + o_W1, m_W1, PADDED)
+        b_b1 = load(b1_kept + i_kept * D + o_d, m_d, PADDED)[None, :]
+        b_scale = load(scale + i_head * D + o_d, m_d, PADDED)[None, :]
+        b_shift = load(shift + i_head * D + o_d, m_d, PADDED)[None, :]
+        b_eta, b_tau = load(eta + o_eta, m_t, PADDED), load(tau + o_t, m_t, PADDED)
+        b_tau_b = tl.load(tau + b - 1)
+        # Recompute the forward pass: G, then Z_bar.
+        b_target = load(v + o_view, m_td, PADDED).to(tl.float32) - b_K.to(tl.float32)
+        b_G, b_unit, b_r, b_residual, b_E_unit = loss_gradient_kept(
+            dot(b_K, b_W1) + b_b1, b_target, b_scale, b_shift, m_td, D, PADDED
         )
-        G_half = G.to(dtype)
-        causal = row[:, None] >= row[None, :]
-        M = tl.where(causal, tau_row[:, None] * eta_row[None, :], 0.0)
-        S = dot(Q, tl.trans(K)) + BIAS
-        A = (-M * S).to(dtype)
-        unit_bar, r_bar = standardise(dot(A, G_half, dot(Q, W) + bias), live, D, PADDED)
+        b_G_half = b_G.to(dtype)
+        m_causal = o_t[:, None] >= o_t[None, :]
+        b_M = tl.where(m_causal, b_tau[:, None] * b_eta[None, :], 0.0)
+        b_S = dot(b_Q, tl.trans(b_K)) + BIAS
+        b_A = (-b_M * b_S).to(dtype)
+        b_unit_bar, b_r_bar = standardise(dot(b_A, b_G_half, dot(b_Q, b_W1) + b_b1), m_td, D, PADDED)
         # z = q + LN(Z_bar)
-        dz_tile = load(dz + place, live, PADDED).to(tl.float32)
-        d_scale += tl.sum(dz_tile * unit_bar, 0)
-        d_shift += tl.sum(dz_tile, 0)
-        dZ_bar = standardise_backward(dz_tile * scale_row, unit_bar, r_bar, live, D, PADDED)
-        dZ_bar_half = dZ_bar.to(dtype)
+        b_dz = load(dz + o_view, m_td, PADDED).to(tl.float32)
+        b_dscale += tl.sum(b_dz * b_unit_bar, 0)
+        b_dshift += tl.sum(b_dz, 0)
+        b_dZ_bar = standardise_backward(b_dz * b_scale, b_unit_bar, b_r_bar, m_td, D, PADDED)
+        b_dZ_bar_half = b_dZ_bar.to(dtype)
         # Z_bar = Q W + b - (M * S) G
-        dA = -dot(dZ_bar_half, tl.trans(G_half))
-        dS = (M * dA).to(dtype)
-        dQ = dot(dZ_bar_half, tl.trans(W), dot(dS, K, dz_tile))
-        store(dq + place, dQ, live, PADDED)
-        dM = tl.where(causal, S * dA, 0.0)
+        b_dA = -dot(b_dZ_bar_half, tl.trans(b_G_half))
+        b_dS = (b_M * b_dA).to(dtype)
+        b_dQ = dot(b_dZ_bar_half, tl.trans(b_W1), dot(b_dS, b_K, b_dz))
+        store(dq + o_view, b_dQ, m_td, PADDED)
+        b_dM = tl.where(m_causal, b_S * b_dA, 0.0)
         # W_last = W - K^T (tau_b eta G), b_last = b - sum (tau_b eta G)
         if not RESIDENT:
-            dW = load(dW1 + last, in_W, PADDED)
-        dW_half = dW.to(dtype)
-        through_step = dot(K, dW_half) + db[None, :]
-        d_rate = -tl.sum(through_step * G, 1)
-        rate = (tau_b * eta_row)[:, None]
-        dK = dot((-rate * G).to(dtype), tl.trans(dW_half), dot(tl.trans(dS), Q))
-        d_tau += tl.sum(dM * eta_row[None, :], 1) + tl.where(row == b - 1, tl.sum(d_rate * eta_row, 0), 0.0)
-        store(deta + rates, tl.sum(dM * tau_row[:, None], 0) + d_rate * tau_b, row < b, PADDED)
-        dG = dot(tl.trans(A), dZ_bar_half) - rate * through_step
-        dZ, d_residual, of_scale = loss_gradient_backward(dG, G, unit, r, residual, E_unit, scale_row, live, D, PADDED)
-        d_scale += of_scale
-        d_shift += tl.sum(d_residual, 0)
-        store(dv + place, -d_residual, live, PADDED)
-        dZ_half = dZ.to(dtype)
+            b_dW1 = load(dW1 + o_dW1, m_W1, PADDED)
+        b_dW1_half = b_dW1.to(dtype)
+        b_Y = dot(b_K, b_dW1_half) + b_db1[None, :]
+        b_d_rate = -tl.sum(b_Y * b_G, 1)
+        b_rate = (b_tau_b * b_eta)[:, None]
+        b_dK = dot((-b_rate * b_G).to(dtype), tl.trans(b_dW1_half), dot(tl.trans(b_dS), b_Q))
+        b_dtau += tl.sum(b_dM * b_eta[None, :], 1) + tl.where(o_t == b - 1, tl.sum(b_d_rate * b_eta, 0), 0.0)
+        store(deta + o_eta, tl.sum(b_dM * b_tau[:, None], 0) + b_d_rate * b_tau_b, m_t, PADDED)
+        b_dG = dot(tl.trans(b_A), b_dZ_bar_half) - b_rate * b_Y
+        b_dZ, b_d_residual, b_dscale_G = loss_gradient_backward(
+            b_dG, b_G, b_unit, b_r, b_residual, b_E_unit, b_scale, m_td, D, PADDED
+        )
+        b_dscale += b_dscale_G
+        b_dshift += tl.sum(b_d_residual, 0)
+        store(dv + o_view, -b_d_residual, m_td, PADDED)
+        b_dZ_half = b_dZ.to(dtype)
         # Z = K W + b
-        # Read again: kept from the beginning, these tiles would take the registers of all that stands between.
+        # Load these tiles again: kept since the start of the iteration, they would take registers all the way.
         tl.debug_barrier()
-        K, Q = load(k + place, live, PADDED), load(q + place, live, PADDED)
-        W = load(W1_kept + kept * D * D + W_offset, in_W, PADDED)
+        b_K, b_Q = load(k + o_view, m_td, PADDED), load(q + o_view, m_td, PADDED)
+        b_W1 = load(W1_kept + i_kept * D * D + o_W1, m_W1, PADDED)
         if not RESIDENT:
-            dW = load(dW1 + last, in_W, PADDED)
-        dW = dot(tl.trans(K), dZ_half, dot(tl.trans(Q), dZ_bar_half, dW))
+            b_dW1 = load(dW1 + o_dW1, m_W1, PADDED)
+        b_dW1 = dot(tl.trans(b_K), b_dZ_half, dot(tl.trans(b_Q), b_dZ_bar_half, b_dW1))
         if not RESIDENT:
-            store(dW1 + last, dW, in_W, PADDED)
-        db += BIAS * tl.sum(dZ + dZ_bar, 0)
-        store(dk + place, dot(dZ_half, tl.trans(W), dK + d_residual), live, PADDED)
+            store(dW1 + o_dW1, b_dW1, m_W1, PADDED)
+        b_db1 += BIAS * tl.sum(b_dZ + b_dZ_bar, 0)
+        store(dk + o_view, dot(b_dZ_half, tl.trans(b_W1), b_dK + b_d_residual), m_td, PADDED)
         if not RESIDENT:
             tl.debug_barrier()
     if RESIDENT:
-        store(dW1 + last, dW, in_W, PADDED)
-    store(db1 + program * D + column, db, in_row, PADDED)
-    store(dscale + program * D + column, d_scale, in_row, PADDED)
-    store(dshift + program * D + column, d_shift, in_row, PADDED)
-    store(dtau + program * b + row, d_tau, row < b, PADDED)
+        store(dW1 + o_dW1, b_dW1, m_W1, PADDED)
+    store(db1 + i_program * D + o_d, b_db1, m_d, PADDED)
+    store(dscale + i_program * D + o_d, b_dscale, m_d, PADDED)
+    store(dshift + i_program * D + o_d, b_dshift, m_d, PADDED)
+    store(dtau + i_program * b + o_t, b_dtau, m_t, PADDED)

@@ -1,7 +1,7 @@
 """TTT-Linear, one token: z, and the state after it.
 
-The state is W at the start of the mini-batch and the sum of eta_j grad loss_j since, as ``ttt.inner.loop.InnerState``
-has it, so that a sequence may go on in any form.
+The state is that of ``ttt.inner.loop.InnerState``: W at the start of the mini-batch and the sum of eta_j grad loss_j
+since then. So any other kernel can continue the sequence.
 
 Shapes: B batch, H heads, D head width, b mini-batch size; P is D padded to a power of two.
 """
@@ -14,64 +14,51 @@ from ttt.kernels.triton.functions import load, loss_gradient, standardise, store
 
 @triton.jit(do_not_specialize=["place", "heads", "shared"])
 def linear_decode(
-    q, k, v, eta, tau, scale, shift, W1, b1, W1_sum, b1_sum, z, W1_next, b1_next,
+    q, k, v, eta, tau, scale, shift,
+    W1, b1, W1_sum, b1_sum, z, W1_next, b1_next,
     place, heads, shared,
-    D: tl.constexpr, P: tl.constexpr, BIAS: tl.constexpr, BEGUN: tl.constexpr, ENDS: tl.constexpr
+    D: tl.constexpr, P: tl.constexpr,
+    BIAS: tl.constexpr, BEGUN: tl.constexpr, ENDS: tl.constexpr
 ):  # fmt: skip
-    """W_i = W - tau_i sum_{j <= i} eta_j grad loss_j(W), z = f(q; W_i), for the token at ``place`` = i - 1.
+    """Compute W_i = W - tau_i sum_{j <= i} eta_j grad loss_j(W) and z = f(q; W_i) for the token ``place`` = i - 1.
 
-    Args:
-        q: [B, H, D], as k, v and z.
-        k: train view.
-        v: label view.
-        eta: [B, H] float32.
-        tau: [b] float32.
-        scale: of LN, [H, D] float32.
-        shift: of LN, likewise.
-        W1: at the mini-batch's start, [B, H, D, D] float32, or [H, D, D] where ``shared``; b1 likewise.
-        b1: bias.
-        W1_sum: where BEGUN, the sum over the mini-batch's tokens before, [B, H, D, D] float32; b1_sum likewise.
-        b1_sum: of the bias.
-        z: output.
-        W1_next: [B, H, D, D] float32: the sum with this token, or where the mini-batch ENDS the next one's W.
-        b1_next: likewise.
-        place: tokens of the mini-batch before this one.
-        heads: H.
-        shared: 1 where all sequences start from one W, else 0.
-        D: head width.
-        P: D padded.
-        BIAS: 1, or 0 for an inner model without biases.
-        BEGUN: whether there were tokens before.
-        ENDS: whether this is the mini-batch's last token.
+    The arguments of ``linear_forward`` for one token, q [B, H, D], eta [B, H], W at the start of the mini-batch, and:
+        W1_sum: sum over the earlier tokens of the mini-batch, [B, H, D, D] float32, read if BEGUN.
+        b1_sum: likewise for the bias, [B, H, D] float32.
+        W1_next: [B, H, D, D] float32, written: the sum including this token; W1 of the next mini-batch if ENDS.
+        b1_next: likewise for the bias, [B, H, D] float32.
+        place: number of earlier tokens in the mini-batch.
+        BEGUN: whether the mini-batch has earlier tokens.
+        ENDS: whether this is the last token of the mini-batch.
     """
-    program = tl.program_id(0)
-    head = program % heads
-    column = tl.arange(0, P)
+    i_program = tl.program_id(0)
+    i_head = i_program % heads
+    o_d = tl.arange(0, P)
     PADDED: tl.constexpr = P != D
-    in_row, in_W = column < D, (column < D)[:, None] & (column < D)[None, :]
-    live = in_row[None, :]
-    origin = (program * (1 - shared) + head * shared).to(tl.int64)
-    here = program.to(tl.int64)
-    W_offset = column[:, None] * D + column[None, :]
-    W = load(W1 + origin * D * D + W_offset, in_W, PADDED)
-    bias = load(b1 + origin * D + column, in_row, PADDED)
-    K = load(k + here * D + column, in_row, PADDED).to(tl.float32)
-    Q = load(q + here * D + column, in_row, PADDED).to(tl.float32)
-    target = load(v + here * D + column, in_row, PADDED).to(tl.float32) - K
-    scale_row = load(scale + head * D + column, in_row, PADDED)
-    shift_row = load(shift + head * D + column, in_row, PADDED)
-    Z = tl.sum(K[:, None] * W, 0) + bias
-    G = loss_gradient(Z[None, :], target[None, :], scale_row[None, :], shift_row[None, :], live, D, PADDED)
-    G = tl.load(eta + here) * tl.sum(G, 0)
-    W_sum, bias_sum = K[:, None] * G[None, :], BIAS * G
+    m_d = o_d < D
+    m_td, m_W1 = m_d[None, :], m_d[:, None] & m_d[None, :]
+    i_start = (i_program * (1 - shared) + i_head * shared).to(tl.int64)
+    i_own = i_program.to(tl.int64)  # offsets of W can exceed int32
+    o_W1 = o_d[:, None] * D + o_d[None, :]
+    b_W1 = load(W1 + i_start * D * D + o_W1, m_W1, PADDED)
+    b_b1 = load(b1 + i_start * D + o_d, m_d, PADDED)
+    b_K = load(k + i_own * D + o_d, m_d, PADDED).to(tl.float32)
+    b_Q = load(q + i_own * D + o_d, m_d, PADDED).to(tl.float32)
+    b_target = load(v + i_own * D + o_d, m_d, PADDED).to(tl.float32) - b_K
+    b_scale = load(scale + i_head * D + o_d, m_d, PADDED)
+    b_shift = load(shift + i_head * D + o_d, m_d, PADDED)
+    b_Z = tl.sum(b_K[:, None] * b_W1, 0) + b_b1
+    b_G = loss_gradient(b_Z[None, :], b_target[None, :], b_scale[None, :], b_shift[None, :], m_td, D, PADDED)
+    b_G = tl.load(eta + i_own) * tl.sum(b_G, 0)
+    b_W1_sum, b_b1_sum = b_K[:, None] * b_G[None, :], BIAS * b_G
     if BEGUN:
-        W_sum += load(W1_sum + here * D * D + W_offset, in_W, PADDED)
-        bias_sum += load(b1_sum + here * D + column, in_row, PADDED)
-    tau_i = tl.load(tau + place)
-    W_i, bias_i = W - tau_i * W_sum, bias - tau_i * bias_sum
-    unit, _ = standardise((tl.sum(Q[:, None] * W_i, 0) + bias_i)[None, :], live, D, PADDED)
-    store(z + here * D + column, Q + scale_row * tl.sum(unit, 0) + shift_row, in_row, PADDED)
+        b_W1_sum += load(W1_sum + i_own * D * D + o_W1, m_W1, PADDED)
+        b_b1_sum += load(b1_sum + i_own * D + o_d, m_d, PADDED)
+    b_tau_i = tl.load(tau + place)
+    b_W1_i, b_b1_i = b_W1 - b_tau_i * b_W1_sum, b_b1 - b_tau_i * b_b1_sum
+    b_unit, _ = standardise((tl.sum(b_Q[:, None] * b_W1_i, 0) + b_b1_i)[None, :], m_td, D, PADDED)
+    store(z + i_own * D + o_d, b_Q + b_scale * tl.sum(b_unit, 0) + b_shift, m_d, PADDED)
     if ENDS:
-        W_sum, bias_sum = W_i, bias_i
-    store(W1_next + here * D * D + W_offset, W_sum, in_W, PADDED)
-    store(b1_next + here * D + column, bias_sum, in_row, PADDED)
+        b_W1_sum, b_b1_sum = b_W1_i, b_b1_i
+    store(W1_next + i_own * D * D + o_W1, b_W1_sum, m_W1, PADDED)
+    store(b1_next + i_own * D + o_d, b_b1_sum, m_d, PADDED)

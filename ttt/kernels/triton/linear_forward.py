@@ -1,4 +1,4 @@
-"""TTT-Linear, forward: one program reads a sequence's mini-batches for one head, W in registers.
+"""TTT-Linear, forward: one program computes all mini-batches of one head of one sequence, with W in registers.
 
 Shapes: B batch, H heads, T tokens, D head width, b mini-batch size; tiles as in ``functions``.
 """
@@ -11,105 +11,83 @@ from ttt.kernels.triton.functions import dot, load, loss_gradient, standardise, 
 
 @triton.jit(do_not_specialize=["first", "count", "tokens", "heads", "shared", "group"])
 def linear_forward(
-    q,
-    k,
-    v,
-    eta,
-    tau,
-    scale,
-    shift,
-    W1,
-    b1,
-    z,
-    W1_last,
-    b1_last,
-    W1_kept,
-    b1_kept,
-    first,
-    count,
-    tokens,
-    heads,
-    shared,
-    group,
-    D: tl.constexpr,
-    P: tl.constexpr,
-    b: tl.constexpr,
-    R: tl.constexpr,
-    BIAS: tl.constexpr,
-    OUTPUTS: tl.constexpr,
-    KEEPS: tl.constexpr,
-):
-    """Mini-batches ``first`` to ``first + count``: z = q + LN(Z_bar), and W after them.
+    q, k, v, eta, tau, scale, shift,
+    W1, b1, z, W1_last, b1_last, W1_kept, b1_kept,
+    first, count, tokens, heads, shared, group,
+    D: tl.constexpr, P: tl.constexpr, b: tl.constexpr, R: tl.constexpr,
+    BIAS: tl.constexpr, OUTPUTS: tl.constexpr, KEEPS: tl.constexpr
+):  # fmt: skip
+    """Compute z = q + LN(Z_bar) for mini-batches ``first`` to ``first + count - 1``, and W after them.
 
     Args:
-        q: [B, T, H, D] in memory, as k, v and z.
+        q: test view, [B, T, H, D] in memory, as k, v and z.
         k: train view.
         v: label view.
-        eta: [B, H, T] float32.
-        tau: [b] float32.
-        scale: of LN, [H, D] float32; ``shift`` likewise.
-        shift: of LN.
-        W1: before mini-batch ``first``, [B, H, D, D] float32, or [H, D, D] where ``shared``; b1 likewise.
-        b1: bias.
-        z: output, where OUTPUTS.
-        W1_last: [B, H, D, D] float32; b1_last likewise.
-        b1_last: bias.
-        W1_kept: where KEEPS, W1 before every ``group``-th mini-batch, [groups, B, H, D, D]; b1_kept likewise, float32.
-        b1_kept: bias.
-        first: number of the first mini-batch.
-        count: how many.
+        eta: inner learning rate, [B, H, T] float32.
+        tau: token scale, [b] float32.
+        scale: of LN, [H, D] float32.
+        shift: of LN, [H, D] float32.
+        W1: W1 before mini-batch ``first``, [B, H, D, D] float32, or [H, D, D] if ``shared``.
+        b1: b1 before mini-batch ``first``, [B, H, D] float32, or [H, D] if ``shared``.
+        z: output, written if OUTPUTS.
+        W1_last: W1 after the last mini-batch, [B, H, D, D] float32, written.
+        b1_last: b1 after the last mini-batch, [B, H, D] float32, written.
+        W1_kept: W1 before every ``group``-th mini-batch, [groups, B, H, D, D], written if KEEPS.
+        b1_kept: b1 before every ``group``-th mini-batch, [groups, B, H, D] float32, written if KEEPS.
+        first: index of the first mini-batch.
+        count: number of mini-batches.
         tokens: T.
         heads: H.
-        shared: 1 where all sequences start from one W, else 0.
-        group: mini-batches to a kept W.
+        shared: 1 if all sequences start from the same W, else 0.
+        group: mini-batches per kept W.
         D: head width.
         P: D padded.
         b: mini-batch size.
         R: b padded.
         BIAS: 1, or 0 for an inner model without biases.
-        OUTPUTS: whether z is wanted.
+        OUTPUTS: whether z is computed.
         KEEPS: whether W is kept.
     """
-    program = tl.program_id(0)
-    sequence, head = program // heads, program % heads
-    row, column = tl.arange(0, R), tl.arange(0, P)
+    i_program = tl.program_id(0)
+    i_sequence, i_head = i_program // heads, i_program % heads
+    o_t, o_d = tl.arange(0, R), tl.arange(0, P)
     PADDED: tl.constexpr = P != D or R != b
-    live = (row < b)[:, None] & (column < D)[None, :]
-    in_W = (column < D)[:, None] & (column < D)[None, :]
-    W_offset, tile = column[:, None] * D + column[None, :], row[:, None] * heads * D + column[None, :]
-    origin = program * (1 - shared) + head * shared
-    w = load(W1 + origin.to(tl.int64) * D * D + W_offset, in_W, PADDED)
-    bias = load(b1 + origin * D + column, column < D, PADDED)
-    scale_row = load(scale + head * D + column, column < D, PADDED)[None, :]
-    shift_row = load(shift + head * D + column, column < D, PADDED)[None, :]
-    tau_row = load(tau + row, row < b, PADDED)
-    for index in range(count):
-        token = sequence.to(tl.int64) * tokens + (first + index) * b
-        place = (token * heads + head) * D + tile
+    m_t, m_d = o_t < b, o_d < D
+    m_td, m_W1 = m_t[:, None] & m_d[None, :], m_d[:, None] & m_d[None, :]
+    o_W1, o_td = o_d[:, None] * D + o_d[None, :], o_t[:, None] * heads * D + o_d[None, :]
+    i_start = i_program * (1 - shared) + i_head * shared
+    b_W1 = load(W1 + i_start.to(tl.int64) * D * D + o_W1, m_W1, PADDED)
+    b_b1 = load(b1 + i_start * D + o_d, m_d, PADDED)
+    b_scale = load(scale + i_head * D + o_d, m_d, PADDED)[None, :]
+    b_shift = load(shift + i_head * D + o_d, m_d, PADDED)[None, :]
+    b_tau = load(tau + o_t, m_t, PADDED)
+    for i in range(count):
+        i_token = i_sequence.to(tl.int64) * tokens + (first + i) * b
+        o_view = (i_token * heads + i_head) * D + o_td
         if KEEPS:
-            if index % group == 0:
-                kept = (index // group).to(tl.int64) * tl.num_programs(0) + program
-                store(W1_kept + kept * D * D + W_offset, w, in_W, PADDED)
-                store(b1_kept + kept * D + column, bias, column < D, PADDED)
-        K = load(k + place, live, PADDED)
-        dtype = K.dtype
-        w_half = w.to(dtype)
-        target = load(v + place, live, PADDED).to(tl.float32) - K.to(tl.float32)
-        G = loss_gradient(dot(K, w_half) + bias[None, :], target, scale_row, shift_row, live, D, PADDED)
-        eta_row = load(eta + program.to(tl.int64) * tokens + (first + index) * b + row, row < b, PADDED)
-        # W is updated before the outputs are formed: the warps of all products stand as the last one wants them, and
-        # along the rows of W every warp would hold all of a mini-batch's.
-        step = -tl.load(tau + b - 1) * eta_row[:, None] * G
-        w = dot(tl.trans(K), step.to(dtype), w)
-        bias_before = bias
-        bias += BIAS * tl.sum(step, 0)
+            if i % group == 0:
+                i_kept = (i // group).to(tl.int64) * tl.num_programs(0) + i_program
+                store(W1_kept + i_kept * D * D + o_W1, b_W1, m_W1, PADDED)
+                store(b1_kept + i_kept * D + o_d, b_b1, m_d, PADDED)
+        b_K = load(k + o_view, m_td, PADDED)
+        dtype = b_K.dtype
+        b_W1_half = b_W1.to(dtype)
+        b_target = load(v + o_view, m_td, PADDED).to(tl.float32) - b_K.to(tl.float32)
+        b_G = loss_gradient(dot(b_K, b_W1_half) + b_b1[None, :], b_target, b_scale, b_shift, m_td, D, PADDED)
+        b_eta = load(eta + i_program.to(tl.int64) * tokens + (first + i) * b + o_t, m_t, PADDED)
+        # W is updated before the outputs are computed: the last product of the loop decides how warps are laid out for
+        # all of them. If the update of W came last, each warp would hold all rows of a mini-batch's tiles.
+        b_step = -tl.load(tau + b - 1) * b_eta[:, None] * b_G
+        b_W1 = dot(tl.trans(b_K), b_step.to(dtype), b_W1)
+        b_b1_before = b_b1
+        b_b1 += BIAS * tl.sum(b_step, 0)
         if OUTPUTS:
-            Q = load(q + place, live, PADDED)
-            M = tl.where(row[:, None] >= row[None, :], tau_row[:, None] * eta_row[None, :], 0.0)
-            A = (-M * (dot(Q, tl.trans(K)) + BIAS)).to(dtype)
-            Z_bar = dot(A, G.to(dtype), dot(Q, w_half) + bias_before[None, :])
-            unit, _ = standardise(Z_bar, live, D, PADDED)
-            store(z + place, Q.to(tl.float32) + scale_row * unit + shift_row, live, PADDED)
-    last = program.to(tl.int64) * D * D + W_offset
-    store(W1_last + last, w, in_W, PADDED)
-    store(b1_last + program * D + column, bias, column < D, PADDED)
+            b_Q = load(q + o_view, m_td, PADDED)
+            b_M = tl.where(o_t[:, None] >= o_t[None, :], b_tau[:, None] * b_eta[None, :], 0.0)
+            b_A = (-b_M * (dot(b_Q, tl.trans(b_K)) + BIAS)).to(dtype)
+            b_Z_bar = dot(b_A, b_G.to(dtype), dot(b_Q, b_W1_half) + b_b1_before[None, :])
+            b_unit, _ = standardise(b_Z_bar, m_td, D, PADDED)
+            store(z + o_view, b_Q.to(tl.float32) + b_scale * b_unit + b_shift, m_td, PADDED)
+    o_last = i_program.to(tl.int64) * D * D + o_W1
+    store(W1_last + o_last, b_W1, m_W1, PADDED)
+    store(b1_last + i_program * D + o_d, b_b1, m_d, PADDED)

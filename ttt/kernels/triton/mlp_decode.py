@@ -1,6 +1,6 @@
 """TTT-MLP, one token: z, and the state after it, in blocks of the hidden width.
 
-W is read twice, the second time out of a cache: all gradients wait for Z2, a sum over the whole hidden width. The state
+W is read twice, the second time from a cache: all gradients depend on Z2, a sum over the whole hidden width. The state
 is that of ``linear_decode``.
 
 Shapes: B batch, H heads, D head width, F hidden width, b mini-batch size; P is D padded to a power of two.
@@ -14,66 +14,68 @@ from ttt.kernels.triton.functions import gelu, gelu_and_slope, load, loss_gradie
 
 @triton.jit(do_not_specialize=["place", "heads", "shared"])
 def mlp_decode(
-    q, k, v, eta, tau, scale, shift, W1, b1, W2, b2, W1_sum, b1_sum, W2_sum, b2_sum, z,
-    W1_next, b1_next, W2_next, b2_next, place, heads, shared,
-    D: tl.constexpr, P: tl.constexpr, F: tl.constexpr, BLOCK: tl.constexpr, BIAS: tl.constexpr, BEGUN: tl.constexpr,
-    ENDS: tl.constexpr
+    q, k, v, eta, tau, scale, shift,
+    W1, b1, W2, b2, W1_sum, b1_sum, W2_sum, b2_sum,
+    z, W1_next, b1_next, W2_next, b2_next,
+    place, heads, shared,
+    D: tl.constexpr, P: tl.constexpr, F: tl.constexpr, BLOCK: tl.constexpr,
+    BIAS: tl.constexpr, BEGUN: tl.constexpr, ENDS: tl.constexpr
 ):  # fmt: skip
-    """Arguments as in ``linear_decode``, with W1 [B, H, D, F], b1 [B, H, F], W2 [B, H, F, D], b2 [B, H, D].
+    """Compute z and the next state. Arguments as in ``linear_decode``, with W1 [B, H, D, F] and W2 [B, H, F, D].
 
-    F is the hidden width, a multiple of BLOCK, which are the columns of W1 at a time.
+    b1 is [B, H, F] and b2 [B, H, D]. F is the hidden width, a multiple of BLOCK, the number of hidden units per step.
     """
-    program = tl.program_id(0)
-    head = program % heads
-    column, hidden = tl.arange(0, P), tl.arange(0, BLOCK)
+    i_program = tl.program_id(0)
+    i_head = i_program % heads
+    o_d, o_f = tl.arange(0, P), tl.arange(0, BLOCK)
     PADDED: tl.constexpr = P != D
-    in_row = column < D
-    in_W1, in_W2 = in_row[:, None] & (hidden < BLOCK)[None, :], (hidden < BLOCK)[:, None] & in_row[None, :]
-    live = in_row[None, :]
-    origin = (program * (1 - shared) + head * shared).to(tl.int64)
-    here = program.to(tl.int64)
-    W1_offset, W2_offset = column[:, None] * F + hidden[None, :], hidden[:, None] * D + column[None, :]
-    K = load(k + here * D + column, in_row, PADDED).to(tl.float32)
-    Q = load(q + here * D + column, in_row, PADDED).to(tl.float32)
-    target = load(v + here * D + column, in_row, PADDED).to(tl.float32) - K
-    scale_row = load(scale + head * D + column, in_row, PADDED)
-    shift_row = load(shift + head * D + column, in_row, PADDED)
-    bias2 = load(b2 + origin * D + column, in_row, PADDED)
-    Z2 = bias2
-    for f in range(0, F, BLOCK):
-        w1 = load(W1 + origin * D * F + f + W1_offset, in_W1, PADDED)
-        w2 = load(W2 + origin * D * F + f * D + W2_offset, in_W2, PADDED)
-        X2 = gelu(tl.sum(K[:, None] * w1, 0) + tl.load(b1 + origin * F + f + hidden))
-        Z2 += tl.sum(X2[:, None] * w2, 0)
-    G2 = loss_gradient(Z2[None, :], target[None, :], scale_row[None, :], shift_row[None, :], live, D, PADDED)
-    G2 = tl.load(eta + here) * tl.sum(G2, 0)
-    tau_i = tl.load(tau + place)
-    bias2_sum = BIAS * G2
+    # m_f is all true, because BLOCK divides F; it gives the other masks their shape.
+    m_d, m_f = o_d < D, o_f < BLOCK
+    m_td, m_W1, m_W2 = m_d[None, :], m_d[:, None] & m_f[None, :], m_f[:, None] & m_d[None, :]
+    i_start = (i_program * (1 - shared) + i_head * shared).to(tl.int64)
+    i_own = i_program.to(tl.int64)  # offsets of W can exceed int32
+    o_W1, o_W2 = o_d[:, None] * F + o_f[None, :], o_f[:, None] * D + o_d[None, :]
+    b_K = load(k + i_own * D + o_d, m_d, PADDED).to(tl.float32)
+    b_Q = load(q + i_own * D + o_d, m_d, PADDED).to(tl.float32)
+    b_target = load(v + i_own * D + o_d, m_d, PADDED).to(tl.float32) - b_K
+    b_scale = load(scale + i_head * D + o_d, m_d, PADDED)
+    b_shift = load(shift + i_head * D + o_d, m_d, PADDED)
+    b_b2 = load(b2 + i_start * D + o_d, m_d, PADDED)
+    b_Z2 = b_b2
+    for i_f in range(0, F, BLOCK):
+        b_W1 = load(W1 + i_start * D * F + i_f + o_W1, m_W1, PADDED)
+        b_W2 = load(W2 + i_start * D * F + i_f * D + o_W2, m_W2, PADDED)
+        b_X2 = gelu(tl.sum(b_K[:, None] * b_W1, 0) + tl.load(b1 + i_start * F + i_f + o_f))
+        b_Z2 += tl.sum(b_X2[:, None] * b_W2, 0)
+    b_G2 = loss_gradient(b_Z2[None, :], b_target[None, :], b_scale[None, :], b_shift[None, :], m_td, D, PADDED)
+    b_G2 = tl.load(eta + i_own) * tl.sum(b_G2, 0)
+    b_tau_i = tl.load(tau + place)
+    b_b2_sum = BIAS * b_G2
     if BEGUN:
-        bias2_sum += load(b2_sum + here * D + column, in_row, PADDED)
-    bias2_i = bias2 - tau_i * bias2_sum
-    Z2_bar = bias2_i
-    for f in range(0, F, BLOCK):
-        w1 = load(W1 + origin * D * F + f + W1_offset, in_W1, PADDED)
-        w2 = load(W2 + origin * D * F + f * D + W2_offset, in_W2, PADDED)
-        bias1 = tl.load(b1 + origin * F + f + hidden)
-        X2, slope = gelu_and_slope(tl.sum(K[:, None] * w1, 0) + bias1)
-        G1 = tl.sum(w2 * G2[None, :], 1) * slope
-        w1_sum, w2_sum, bias1_sum = K[:, None] * G1[None, :], X2[:, None] * G2[None, :], BIAS * G1
+        b_b2_sum += load(b2_sum + i_own * D + o_d, m_d, PADDED)
+    b_b2_i = b_b2 - b_tau_i * b_b2_sum
+    b_Z2_bar = b_b2_i
+    for i_f in range(0, F, BLOCK):
+        b_W1 = load(W1 + i_start * D * F + i_f + o_W1, m_W1, PADDED)
+        b_W2 = load(W2 + i_start * D * F + i_f * D + o_W2, m_W2, PADDED)
+        b_b1 = tl.load(b1 + i_start * F + i_f + o_f)
+        b_X2, b_slope = gelu_and_slope(tl.sum(b_K[:, None] * b_W1, 0) + b_b1)
+        b_G1 = tl.sum(b_W2 * b_G2[None, :], 1) * b_slope
+        b_W1_sum, b_W2_sum, b_b1_sum = b_K[:, None] * b_G1[None, :], b_X2[:, None] * b_G2[None, :], BIAS * b_G1
         if BEGUN:
-            w1_sum += load(W1_sum + here * D * F + f + W1_offset, in_W1, PADDED)
-            w2_sum += load(W2_sum + here * D * F + f * D + W2_offset, in_W2, PADDED)
-            bias1_sum += tl.load(b1_sum + here * F + f + hidden)
-        w1_i, w2_i, bias1_i = w1 - tau_i * w1_sum, w2 - tau_i * w2_sum, bias1 - tau_i * bias1_sum
-        X2_bar = gelu(tl.sum(Q[:, None] * w1_i, 0) + bias1_i)
-        Z2_bar += tl.sum(X2_bar[:, None] * w2_i, 0)
+            b_W1_sum += load(W1_sum + i_own * D * F + i_f + o_W1, m_W1, PADDED)
+            b_W2_sum += load(W2_sum + i_own * D * F + i_f * D + o_W2, m_W2, PADDED)
+            b_b1_sum += tl.load(b1_sum + i_own * F + i_f + o_f)
+        b_W1_i, b_W2_i, b_b1_i = b_W1 - b_tau_i * b_W1_sum, b_W2 - b_tau_i * b_W2_sum, b_b1 - b_tau_i * b_b1_sum
+        b_X2_bar = gelu(tl.sum(b_Q[:, None] * b_W1_i, 0) + b_b1_i)
+        b_Z2_bar += tl.sum(b_X2_bar[:, None] * b_W2_i, 0)
         if ENDS:
-            w1_sum, w2_sum, bias1_sum = w1_i, w2_i, bias1_i
-        store(W1_next + here * D * F + f + W1_offset, w1_sum, in_W1, PADDED)
-        store(W2_next + here * D * F + f * D + W2_offset, w2_sum, in_W2, PADDED)
-        tl.store(b1_next + here * F + f + hidden, bias1_sum)
+            b_W1_sum, b_W2_sum, b_b1_sum = b_W1_i, b_W2_i, b_b1_i
+        store(W1_next + i_own * D * F + i_f + o_W1, b_W1_sum, m_W1, PADDED)
+        store(W2_next + i_own * D * F + i_f * D + o_W2, b_W2_sum, m_W2, PADDED)
+        tl.store(b1_next + i_own * F + i_f + o_f, b_b1_sum)
     if ENDS:
-        bias2_sum = bias2_i
-    store(b2_next + here * D + column, bias2_sum, in_row, PADDED)
-    unit, _ = standardise(Z2_bar[None, :], live, D, PADDED)
-    store(z + here * D + column, Q + scale_row * tl.sum(unit, 0) + shift_row, in_row, PADDED)
+        b_b2_sum = b_b2_i
+    store(b2_next + i_own * D + o_d, b_b2_sum, m_d, PADDED)
+    b_unit, _ = standardise(b_Z2_bar[None, :], m_td, D, PADDED)
+    store(z + i_own * D + o_d, b_Q + b_scale * tl.sum(b_unit, 0) + b_shift, m_d, PADDED)

@@ -1,8 +1,8 @@
-"""TTT-MLP, forward, for any sizes: W streamed from memory in blocks of the hidden width.
+"""TTT-MLP, forward, for any sizes: W is streamed from memory in blocks of the hidden width.
 
-W1 and W2 are 2 x 64 x 256 floats a head at D = 64, as much as a whole register file. Here they stay where W_last will
-be, which the L2 cache holds while a program works on it, and every mini-batch reads them twice and writes them once:
-first for Z2, on which all gradients depend, then for everything else.
+W1 and W2 are 2 x 64 x 256 floats per head at D = 64, as much as a whole register file. Here they stay in the memory of
+W_last, which the L2 cache holds while a program works on it. Each mini-batch reads them twice and writes them once: the
+first pass computes Z2, on which all gradients depend, the second everything else.
 
 Shapes: B batch, H heads, T tokens, D head width, F hidden width, b mini-batch size; tiles as in ``functions``.
 """
@@ -15,157 +15,126 @@ from ttt.kernels.triton.functions import dot, gelu, gelu_and_slope, load, loss_g
 
 @triton.jit
 def copy_weights(
-    W1, b1, W2, W1_to, b1_to, W2_to, in_W1, in_W2, W1_offset, W2_offset, F: tl.constexpr, D: tl.constexpr,
-    BLOCK: tl.constexpr, PADDED: tl.constexpr
+    p_W1, p_b1, p_W2, p_W1_to, p_b1_to, p_W2_to,
+    m_W1, m_W2, o_W1, o_W2,
+    F: tl.constexpr, D: tl.constexpr, BLOCK: tl.constexpr, PADDED: tl.constexpr
 ):  # fmt: skip
-    """W1 [D, F], b1 [F] and W2 [F, D] of one head from one place to another."""
-    hidden = tl.arange(0, BLOCK)
-    for f in range(0, F, BLOCK):
-        store(W1_to + f + W1_offset, load(W1 + f + W1_offset, in_W1, PADDED), in_W1, PADDED)
-        store(W2_to + f * D + W2_offset, load(W2 + f * D + W2_offset, in_W2, PADDED), in_W2, PADDED)
-        tl.store(b1_to + f + hidden, tl.load(b1 + f + hidden))
+    """Copy W1 [D, F], b1 [F] and W2 [F, D] of one head."""
+    o_f = tl.arange(0, BLOCK)
+    for i_f in range(0, F, BLOCK):
+        store(p_W1_to + i_f + o_W1, load(p_W1 + i_f + o_W1, m_W1, PADDED), m_W1, PADDED)
+        store(p_W2_to + i_f * D + o_W2, load(p_W2 + i_f * D + o_W2, m_W2, PADDED), m_W2, PADDED)
+        tl.store(p_b1_to + i_f + o_f, tl.load(p_b1 + i_f + o_f))
 
 
 @triton.jit(do_not_specialize=["first", "count", "tokens", "heads", "shared", "group"])
 def mlp_forward(
-    q, k, v, eta, tau, scale, shift, W1, b1, W2, b2, z, W1_last, b1_last, W2_last, b2_last,
+    q, k, v, eta, tau, scale, shift,
+    W1, b1, W2, b2, z, W1_last, b1_last, W2_last, b2_last,
     W1_kept, b1_kept, W2_kept, b2_kept, G1_kept, G2_kept,
     first, count, tokens, heads, shared, group,
     D: tl.constexpr, P: tl.constexpr, F: tl.constexpr, BLOCK: tl.constexpr, b: tl.constexpr, R: tl.constexpr,
     BIAS: tl.constexpr, OUTPUTS: tl.constexpr, KEEPS: tl.constexpr
 ):  # fmt: skip
-    """Mini-batches ``first`` to ``first + count``: z = q + LN(Z2_bar), and W after them.
+    """Compute z = q + LN(Z2_bar) for mini-batches ``first`` to ``first + count - 1``, and W after them.
 
-    Args:
-        q: [B, T, H, D] in memory, as k, v and z.
-        k: train view.
-        v: label view.
-        eta: [B, H, T] float32.
-        tau: [b] float32.
-        scale: of LN, [H, D] float32.
-        shift: of LN, likewise.
-        W1: before mini-batch ``first``, [B, H, D, F] float32, or [H, D, F] where ``shared``.
-        b1: likewise [B, H, F].
-        W2: likewise [B, H, F, D].
-        b2: likewise [B, H, D].
-        z: output, where OUTPUTS.
-        W1_last: [B, H, D, F] float32, as b1_last, W2_last and b2_last; also where W stands in between.
-        b1_last: [B, H, F].
-        W2_last: [B, H, F, D].
-        b2_last: [B, H, D].
-        W1_kept: where KEEPS, W1 before every ``group``-th mini-batch, [groups, B, H, D, F], as b1, W2, b2.
-        b1_kept: [groups, B, H, F] float32.
-        W2_kept: [groups, B, H, F, D].
-        b2_kept: [groups, B, H, D] float32.
-        G1_kept: where not OUTPUTS, [count, B, H, b, F] in the views' type, for the backward pass, as G2_kept.
-        G2_kept: [count, B, H, b, D].
-        first: number of the first mini-batch.
-        count: how many.
-        tokens: T.
-        heads: H.
-        shared: 1 where all sequences start from one W, else 0.
-        group: mini-batches to a kept W.
-        D: head width.
-        P: D padded.
+    The arguments of ``linear_forward``, with W1 [B, H, D, F], b1 [B, H, F], W2 [B, H, F, D], b2 [B, H, D], and:
+        W1_last: W1 after the last mini-batch; W between mini-batches is in the same memory.
+        G1_kept: G1 for the backward pass, [count, B, H, b, F] in the views' type, written if not OUTPUTS.
+        G2_kept: G2 likewise, [count, B, H, b, D].
         F: hidden width, a multiple of BLOCK.
-        BLOCK: columns of W1 at a time.
-        b: mini-batch size.
-        R: b padded.
-        BIAS: 1, or 0 for an inner model without biases.
-        OUTPUTS: whether z is written, else G1 and G2.
-        KEEPS: whether W is kept.
+        BLOCK: hidden units per step.
     """
-    program = tl.program_id(0)
-    sequence, head = program // heads, program % heads
-    row, column, hidden = tl.arange(0, R), tl.arange(0, P), tl.arange(0, BLOCK)
+    i_program = tl.program_id(0)
+    i_sequence, i_head = i_program // heads, i_program % heads
+    o_t, o_d, o_f = tl.arange(0, R), tl.arange(0, P), tl.arange(0, BLOCK)
     PADDED: tl.constexpr = P != D or R != b
-    in_row, in_token = column < D, (row < b)[:, None] & (hidden < BLOCK)[None, :]
-    live, in_W1 = (row < b)[:, None] & in_row[None, :], in_row[:, None] & (hidden < BLOCK)[None, :]
-    in_W2 = (hidden < BLOCK)[:, None] & in_row[None, :]
-    W1_offset, W2_offset = column[:, None] * F + hidden[None, :], hidden[:, None] * D + column[None, :]
-    tile, hidden_tile = row[:, None] * heads * D + column[None, :], row[:, None] * F + hidden[None, :]
-    origin = (program * (1 - shared) + head * shared).to(tl.int64)
-    last = program.to(tl.int64)
-    W1_last += last * D * F
-    W2_last += last * D * F
-    b1_last += last * F
+    # m_f is all true, because BLOCK divides F; it gives the other masks their shape.
+    m_d, m_t, m_f = o_d < D, o_t < b, o_f < BLOCK
+    m_td, m_tf = m_t[:, None] & m_d[None, :], m_t[:, None] & m_f[None, :]
+    m_W1, m_W2 = m_d[:, None] & m_f[None, :], m_f[:, None] & m_d[None, :]
+    o_W1, o_W2 = o_d[:, None] * F + o_f[None, :], o_f[:, None] * D + o_d[None, :]
+    o_td, o_tf = o_t[:, None] * heads * D + o_d[None, :], o_t[:, None] * F + o_f[None, :]
+    i_start = (i_program * (1 - shared) + i_head * shared).to(tl.int64)
+    i_own = i_program.to(tl.int64)  # offsets of W can exceed int32
+    p_W1_last, p_W2_last, p_b1_last = W1_last + i_own * D * F, W2_last + i_own * D * F, b1_last + i_own * F
     copy_weights(
-        W1 + origin * D * F, b1 + origin * F, W2 + origin * D * F, W1_last, b1_last, W2_last,
-        in_W1, in_W2, W1_offset, W2_offset, F, D, BLOCK, PADDED
+        W1 + i_start * D * F, b1 + i_start * F, W2 + i_start * D * F, p_W1_last, p_b1_last, p_W2_last,
+        m_W1, m_W2, o_W1, o_W2, F, D, BLOCK, PADDED
     )  # fmt: skip
-    bias2 = load(b2 + origin * D + column, in_row, PADDED)
+    b_b2 = load(b2 + i_start * D + o_d, m_d, PADDED)
     tl.debug_barrier()
-    for index in tl.range(0, count, disable_licm=True):
-        token = sequence.to(tl.int64) * tokens + (first + index) * b
-        place = (token * heads + head) * D + tile
-        kept = ((index // group).to(tl.int64)) * tl.num_programs(0) + program
-        keeps = index % group == 0
-        K = load(k + place, live, PADDED)
-        dtype = K.dtype
-        Z2 = tl.zeros((R, P), tl.float32)
-        for f in range(0, F, BLOCK):
-            w1 = load(W1_last + f + W1_offset, in_W1, PADDED)
-            w2 = load(W2_last + f * D + W2_offset, in_W2, PADDED)
-            bias1 = tl.load(b1_last + f + hidden)
+    for i in tl.range(0, count, disable_licm=True):
+        i_token = i_sequence.to(tl.int64) * tokens + (first + i) * b
+        o_view = (i_token * heads + i_head) * D + o_td
+        i_kept = ((i // group).to(tl.int64)) * tl.num_programs(0) + i_program
+        starts_group = i % group == 0
+        b_K = load(k + o_view, m_td, PADDED)
+        dtype = b_K.dtype
+        b_Z2 = tl.zeros((R, P), tl.float32)
+        for i_f in range(0, F, BLOCK):
+            b_W1 = load(p_W1_last + i_f + o_W1, m_W1, PADDED)
+            b_W2 = load(p_W2_last + i_f * D + o_W2, m_W2, PADDED)
+            b_b1 = tl.load(p_b1_last + i_f + o_f)
             if KEEPS:
-                if keeps:
-                    store(W1_kept + kept * D * F + f + W1_offset, w1, in_W1, PADDED)
-                    store(W2_kept + kept * D * F + f * D + W2_offset, w2, in_W2, PADDED)
-                    tl.store(b1_kept + kept * F + f + hidden, bias1)
-            Z1 = dot(K, w1.to(dtype)) + bias1[None, :]
-            Z2 = dot(gelu(Z1).to(dtype), w2.to(dtype), Z2)
-        Z2 += bias2[None, :]
+                if starts_group:
+                    store(W1_kept + i_kept * D * F + i_f + o_W1, b_W1, m_W1, PADDED)
+                    store(W2_kept + i_kept * D * F + i_f * D + o_W2, b_W2, m_W2, PADDED)
+                    tl.store(b1_kept + i_kept * F + i_f + o_f, b_b1)
+            b_Z1 = dot(b_K, b_W1.to(dtype)) + b_b1[None, :]
+            b_Z2 = dot(gelu(b_Z1).to(dtype), b_W2.to(dtype), b_Z2)
+        b_Z2 += b_b2[None, :]
         if KEEPS:
-            if keeps:
-                store(b2_kept + kept * D + column, bias2, in_row, PADDED)
-        scale_row = load(scale + head * D + column, in_row, PADDED)[None, :]
-        shift_row = load(shift + head * D + column, in_row, PADDED)[None, :]
-        target = load(v + place, live, PADDED).to(tl.float32) - K.to(tl.float32)
-        G2 = loss_gradient(Z2, target, scale_row, shift_row, live, D, PADDED)
-        eta_row = load(eta + program.to(tl.int64) * tokens + (first + index) * b + row, row < b, PADDED)
-        rate = tl.load(tau + b - 1) * eta_row
-        # Rounded before they are multiplied by the rate: the backward pass takes these very steps back.
-        G2_half = G2.to(dtype)
-        step2 = -rate[:, None] * G2_half.to(tl.float32)
-        bias2_before = bias2
-        bias2 += BIAS * tl.sum(step2, 0)
-        step2_half = step2.to(dtype)
+            if starts_group:
+                store(b2_kept + i_kept * D + o_d, b_b2, m_d, PADDED)
+        b_scale = load(scale + i_head * D + o_d, m_d, PADDED)[None, :]
+        b_shift = load(shift + i_head * D + o_d, m_d, PADDED)[None, :]
+        b_target = load(v + o_view, m_td, PADDED).to(tl.float32) - b_K.to(tl.float32)
+        b_G2 = loss_gradient(b_Z2, b_target, b_scale, b_shift, m_td, D, PADDED)
+        b_eta = load(eta + i_program.to(tl.int64) * tokens + (first + i) * b + o_t, m_t, PADDED)
+        b_rate = tl.load(tau + b - 1) * b_eta
+        # G1 and G2 are rounded before they are multiplied by the rate: the backward pass undoes exactly these steps.
+        b_G2_half = b_G2.to(dtype)
+        b_step2 = -b_rate[:, None] * b_G2_half.to(tl.float32)
+        b_b2_before = b_b2
+        b_b2 += BIAS * tl.sum(b_step2, 0)
+        b_step2_half = b_step2.to(dtype)
         if OUTPUTS:
-            Q = load(q + place, live, PADDED)
-            tau_row = load(tau + row, row < b, PADDED)
-            M = tl.where(row[:, None] >= row[None, :], -tau_row[:, None] * eta_row[None, :], 0.0)
-            A1 = (M * (dot(Q, tl.trans(K)) + BIAS)).to(dtype)
-            Z2_bar, S2 = tl.zeros((R, P), tl.float32), tl.zeros((R, R), tl.float32)
+            b_Q = load(q + o_view, m_td, PADDED)
+            b_tau = load(tau + o_t, m_t, PADDED)
+            b_M = tl.where(o_t[:, None] >= o_t[None, :], -b_tau[:, None] * b_eta[None, :], 0.0)
+            b_A1 = (b_M * (dot(b_Q, tl.trans(b_K)) + BIAS)).to(dtype)
+            b_Z2_bar, b_S2 = tl.zeros((R, P), tl.float32), tl.zeros((R, R), tl.float32)
         else:
-            inner = (index * tl.num_programs(0) + program).to(tl.int64) * b
-            store(G2_kept + inner * D + row[:, None] * D + column[None, :], G2_half, live, PADDED)
-        for f in range(0, F, BLOCK):
-            w1_at, w2_at = W1_last + f + W1_offset, W2_last + f * D + W2_offset
-            bias1 = tl.load(b1_last + f + hidden)
-            w1, w2 = load(w1_at, in_W1, PADDED), load(w2_at, in_W2, PADDED)
-            w1_half, w2_half = w1.to(dtype), w2.to(dtype)
-            Z1 = dot(K, w1_half) + bias1[None, :]
-            X2, slope = gelu_and_slope(Z1)
-            X2 = X2.to(dtype)
-            G1 = (dot(G2_half, tl.trans(w2_half)) * slope).to(dtype)
+            i_kept_token = (i * tl.num_programs(0) + i_program).to(tl.int64) * b
+            store(G2_kept + i_kept_token * D + o_t[:, None] * D + o_d[None, :], b_G2_half, m_td, PADDED)
+        for i_f in range(0, F, BLOCK):
+            p_W1, p_W2 = p_W1_last + i_f + o_W1, p_W2_last + i_f * D + o_W2
+            b_b1 = tl.load(p_b1_last + i_f + o_f)
+            b_W1, b_W2 = load(p_W1, m_W1, PADDED), load(p_W2, m_W2, PADDED)
+            b_W1_half, b_W2_half = b_W1.to(dtype), b_W2.to(dtype)
+            b_Z1 = dot(b_K, b_W1_half) + b_b1[None, :]
+            b_X2, b_slope = gelu_and_slope(b_Z1)
+            b_X2 = b_X2.to(dtype)
+            b_G1 = (dot(b_G2_half, tl.trans(b_W2_half)) * b_slope).to(dtype)
             if OUTPUTS:
-                X2_bar = gelu(dot(A1, G1, dot(Q, w1_half) + bias1[None, :])).to(dtype)
-                S2 = dot(X2_bar, tl.trans(X2), S2)
+                b_X2_bar = gelu(dot(b_A1, b_G1, dot(b_Q, b_W1_half) + b_b1[None, :])).to(dtype)
+                b_S2 = dot(b_X2_bar, tl.trans(b_X2), b_S2)
             else:
-                store(G1_kept + inner * F + f + hidden_tile, G1, in_token, PADDED)
-            step1 = -rate[:, None] * G1.to(tl.float32)
-            store(w1_at, dot(tl.trans(K), step1.to(dtype), w1), in_W1, PADDED)
-            store(w2_at, dot(tl.trans(X2), step2_half, w2), in_W2, PADDED)
-            tl.store(b1_last + f + hidden, bias1 + BIAS * tl.sum(step1, 0))
+                store(G1_kept + i_kept_token * F + i_f + o_tf, b_G1, m_tf, PADDED)
+            b_step1 = -b_rate[:, None] * b_G1.to(tl.float32)
+            store(p_W1, dot(tl.trans(b_K), b_step1.to(dtype), b_W1), m_W1, PADDED)
+            store(p_W2, dot(tl.trans(b_X2), b_step2_half, b_W2), m_W2, PADDED)
+            tl.store(p_b1_last + i_f + o_f, b_b1 + BIAS * tl.sum(b_step1, 0))
             if OUTPUTS:
-                Z2_bar = dot(X2_bar, w2_half, Z2_bar)
+                b_Z2_bar = dot(b_X2_bar, b_W2_half, b_Z2_bar)
         if OUTPUTS:
-            A2 = (M * (S2 + BIAS)).to(dtype)
-            Z2_bar = dot(A2, G2_half, Z2_bar + bias2_before[None, :])
-            scale_row = load(scale + head * D + column, in_row, PADDED)[None, :]
-            shift_row = load(shift + head * D + column, in_row, PADDED)[None, :]
-            unit, _ = standardise(Z2_bar, live, D, PADDED)
-            store(z + place, Q.to(tl.float32) + scale_row * unit + shift_row, live, PADDED)
-        # All threads have written their part of W before any reads it.
+            b_A2 = (b_M * (b_S2 + BIAS)).to(dtype)
+            b_Z2_bar = dot(b_A2, b_G2_half, b_Z2_bar + b_b2_before[None, :])
+            b_scale = load(scale + i_head * D + o_d, m_d, PADDED)[None, :]
+            b_shift = load(shift + i_head * D + o_d, m_d, PADDED)[None, :]
+            b_unit, _ = standardise(b_Z2_bar, m_td, D, PADDED)
+            store(z + o_view, b_Q.to(tl.float32) + b_scale * b_unit + b_shift, m_td, PADDED)
+        # All threads have written their part of W before any of them reads it.
         tl.debug_barrier()
-    store(b2_last + last * D + column, bias2, in_row, PADDED)
+    store(b2_last + i_own * D + o_d, b_b2, m_d, PADDED)

@@ -17,9 +17,9 @@ from ttt.kernels.whole import with_biases
 Params = tuple[Tensor, ...]
 
 DEFAULT_GROUP = {1: 16, 2: 64}
-"""Layers of the inner model -> mini-batches for each kept W. More keep less for the whole sequence and need more
-scratch for one group. TTT-MLP's W, 2 F times as large as a token's view, would cost the forward pass as much memory
-traffic as its views at 16."""
+"""Layers of the inner model -> mini-batches per kept W. A larger group keeps fewer W for the whole sequence and needs
+more scratch for one group. W of TTT-MLP is 2 F times as large as a token's view: kept every 16 mini-batches, it would
+cost the forward pass as much memory traffic as its views."""
 
 _INPUTS = (
     "Tensor[] W, Tensor scale, Tensor shift, Tensor q, Tensor k, Tensor v, Tensor eta, Tensor tau, int group, bool bias"
@@ -43,36 +43,36 @@ def unsupported(
     dtype: torch.dtype,
     device: torch.device | None = None,
 ) -> str | None:
-    """Why there are no kernels for this inner model, or None.
+    """Return the reason why the kernels cannot compute this inner model, or None if they can.
 
     Args:
         head_dim: D; at most 128.
         hidden: widths of the hidden layers, none for TTT-Linear; at most one, a multiple of 16.
         mini_batch_size: b; at most 64.
         dtype: of the views: float32, float16 or bfloat16.
-        device: where they would run; None: anywhere.
+        device: the device that would run them; None does not check its shared memory.
     """
     if not 1 <= head_dim <= 128:
-        return f"it knows head widths up to 128, not {head_dim}"
+        return f"it supports head widths up to 128, not {head_dim}"
     if len(hidden) > 1 or any(width % 16 or width < 1 for width in hidden):
-        return f"it knows one hidden layer whose width is a multiple of 16, not {hidden}"
+        return f"it supports one hidden layer whose width is a multiple of 16, not {hidden}"
     if not 1 <= mini_batch_size <= 64:
-        return f"it knows mini-batches of up to 64 tokens, not b = {mini_batch_size}"
+        return f"it supports mini-batches of up to 64 tokens, not b = {mini_batch_size}"
     if dtype == torch.bfloat16 and INTERPRETED:
-        return "Triton's interpreter computes bfloat16 wrongly; take float32 or float16"
+        return "Triton's interpreter computes bfloat16 wrongly; use float32 or float16"
     if dtype not in TYPES:
-        return f"it reads float32, float16 and bfloat16, not {dtype}"
+        return f"it supports float32, float16 and bfloat16, not {dtype}"
     needed, room = Layer(dtype, head_dim, mini_batch_size, sum(hidden)).shared_memory, _shared_memory(device)
     if room is not None and needed > room:
         return (
-            f"head width {head_dim}, b = {mini_batch_size} and {dtype} take {needed // 1024} KB of shared memory, of "
-            f"which {device} has {room // 1024}; take half precision or a smaller mini-batch"
+            f"head width {head_dim}, b = {mini_batch_size} and {dtype} need {needed // 1024} KB of shared memory, but "
+            f"{device} has {room // 1024}; use half precision or a smaller mini-batch"
         )
     return None
 
 
 def _shared_memory(device: torch.device | None) -> int | None:
-    """Bytes of shared memory that a program can have on an NVIDIA GPU, None elsewhere."""
+    """Return the bytes of shared memory that a program can have on an NVIDIA GPU, or None on other devices."""
     if device is None or device.type != "cuda" or torch.version.hip is not None:
         return None
     index = torch.cuda.current_device() if device.index is None else device.index
@@ -90,29 +90,29 @@ def inner_loop(
     tau: Tensor,
     checkpoint_group: int = 0,
 ) -> tuple[Tensor, Params]:
-    """The inner loop over whole mini-batches; ``unsupported`` says which sizes.
+    """Compute the inner loop over whole mini-batches, for the sizes that ``unsupported`` accepts.
 
-    Differentiable once, in every tensor. For the backward pass it keeps, besides its inputs, W once for a group of
-    mini-batches. The state and all sums are float32, the factors of matrix products of the views' type. Views whose
-    memory is not in the order [B, T, H, D], as a projection leaves them, are copied once.
+    It is differentiable once, in every tensor. For the backward pass it keeps its inputs and one W per group of
+    mini-batches. The state and all sums are float32; the factors of matrix products have the views' type. Views that
+    are not in memory order [B, T, H, D], the order of a projection's output, are copied once.
 
     Args:
         W: state before the first token, (W1, b1) or (W1, b1, W2, b2), each [B, H, I, O] and [B, H, 1, O], float32; or
             without biases (W1,) or (W1, W2).
         scale: of the inner model's LN, [H, 1, D], float32.
-        shift: likewise.
+        shift: of the inner model's LN, [H, 1, D], float32.
         q: test view [B, H, T, D], float32, float16 or bfloat16; T is a multiple of b.
-        k: train view, likewise.
-        v: label view, likewise.
+        k: train view, of the same shape and type.
+        v: label view, of the same shape and type.
         eta: inner learning rate [B, H, T], float32.
         tau: token scale [b], float32.
-        checkpoint_group: mini-batches for each kept W; 0 is that of ``DEFAULT_GROUP``.
+        checkpoint_group: mini-batches per kept W; 0 uses ``DEFAULT_GROUP``.
 
     Returns:
-        z [B, H, T, D], in memory [B, T, H, D], in the views' type, and the state after the last token.
+        z [B, H, T, D], in memory order [B, T, H, D] and the views' type, and the state after the last token.
 
     Raises:
-        RuntimeError: sizes that do not fit together or are not supported, types or devices that differ.
+        RuntimeError: sizes that do not match or are not supported, or different types or devices.
     """
     W, bias = with_biases(W)
     keep = torch.is_grad_enabled() and any(x.requires_grad for x in (*W, scale, shift, q, k, v, eta, tau))
@@ -133,15 +133,15 @@ def decode_token(
     tau: Tensor,
     place: int,
 ) -> tuple[Tensor, Params]:
-    """One token anywhere in a mini-batch, without derivatives.
+    """Compute one token anywhere in a mini-batch, without derivatives.
 
-    Arguments as for ``inner_loop`` with T = 1, and:
-        step: the sum of eta_j grad loss_j(W) over the mini-batch's tokens before, each as in W; empty where there are
+    The arguments of ``inner_loop`` with T = 1, and:
+        step: sum of eta_j grad loss_j(W) over the earlier tokens of the mini-batch, shaped as W; empty if there are
             none.
-        place: their number, 0 ... b - 1.
+        place: number of earlier tokens in the mini-batch, 0 ... b - 1.
 
     Returns:
-        z [B, H, 1, D], and the sum with this token, or at ``place`` b - 1 the next mini-batch's W.
+        z [B, H, 1, D], and the sum including this token, or, if ``place`` is b - 1, W of the next mini-batch.
 
     Raises:
         RuntimeError: as ``inner_loop``, or an argument that requires a gradient.
@@ -155,20 +155,20 @@ def decode_token(
 def _check(
     W: list[Tensor], scale: Tensor, shift: Tensor, q: Tensor, k: Tensor, v: Tensor, eta: Tensor, tau: Tensor, unit: int
 ) -> None:
-    """Sizes and types: a kernel would read past the end of what does not fit."""
+    """Check sizes and types: a kernel would read past the end of a tensor that is too small."""
     B, H, T, D = q.shape
     hidden = (W[0].shape[-1],) if len(W) == 4 else ()
     reason = unsupported(D, hidden, tau.numel(), q.dtype, q.device)
-    torch._check(reason is None, lambda: f"the Triton inner loop cannot read this: {reason}")
-    torch._check(T % unit == 0, lambda: f"T = {T} is no multiple of {unit}")
+    torch._check(reason is None, lambda: f"the Triton inner loop cannot compute this: {reason}")
+    torch._check(T % unit == 0, lambda: f"T = {T} is not a multiple of {unit}")
     widths = [D, *hidden, D]
     shapes = [s for i, o in pairwise(widths) for s in ((B, H, i, o), (B, H, 1, o))]
     given = [*W, scale, shift, eta, tau]
     expected = [*shapes, (H, 1, D), (H, 1, D), (B, H, T), (tau.numel(),)]
     torch._check(len(given) == len(expected), lambda: f"W has {len(W)} tensors")
     for x, shape in zip(given, expected, strict=True):
-        torch._check(tuple(x.shape) == shape, lambda x=x, shape=shape: f"{tuple(x.shape)} where {shape} was expected")
-        torch._check(x.dtype == torch.float32, lambda x=x: f"{x.dtype} where float32 was expected")
+        torch._check(tuple(x.shape) == shape, lambda x=x, shape=shape: f"expected shape {shape}, got {tuple(x.shape)}")
+        torch._check(x.dtype == torch.float32, lambda x=x: f"expected float32, got {x.dtype}")
     for x in (k, v):
         torch._check(x.shape == q.shape and x.dtype == q.dtype, lambda: "q, k and v differ in shape or type")
     torch._check(all(x.device == q.device for x in (*given, k, v)), lambda: "tensors on different devices")
@@ -271,7 +271,9 @@ def _decode(
     bias: bool,
 ) -> tuple[Tensor, list[Tensor]]:
     _check(W, scale, shift, q, k, v, eta, tau, 1)
-    torch._check(q.shape[2] == 1 and 0 <= place < tau.numel(), lambda: "one token at a place of its mini-batch")
+    torch._check(
+        q.shape[2] == 1 and 0 <= place < tau.numel(), lambda: "expected one token and a place within its mini-batch"
+    )
     torch._check(not step or [x.shape for x in step] == [w.shape for w in W], lambda: "step and W differ in shape")
     z, after = launch.decode(_views(scale, shift, q, k, v, eta, tau), W, step, place, bias)
     return z.transpose(1, 2), after
@@ -295,7 +297,7 @@ def _decode_fake(
 
 
 def _rows(x: Tensor) -> Tensor:
-    """An empty [B, H, T, D], in memory [B, T, H, D]."""
+    """Return an empty [B, H, T, D] in memory order [B, T, H, D]."""
     B, H, T, D = x.shape
     return x.new_empty(B, T, H, D).transpose(1, 2)
 
