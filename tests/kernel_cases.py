@@ -69,8 +69,11 @@ def arguments(case: Case, dtype: torch.dtype = torch.float64, B: int = 2, H: int
 
 
 def f_res(W: tuple[Tensor, ...], u: Tensor) -> Tensor:
-    hidden = u @ W[0] + W[1]
-    return F.gelu(hidden, approximate="tanh") @ W[2] + W[3] if len(W) == 4 else hidden
+    """Apply (W1, b1) or (W1, b1, W2, b2), or without biases (W1,) or (W1, W2)."""
+    bias = len(W) > 1 and W[1].shape[-2] == 1
+    weights, biases = (W[::2], W[1::2]) if bias else (W, [0.0] * len(W))
+    hidden = u @ weights[0] + biases[0]
+    return F.gelu(hidden, approximate="tanh") @ weights[1] + biases[1] if len(weights) == 2 else hidden
 
 
 def f(W: tuple[Tensor, ...], scale: Tensor, shift: Tensor, u: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ SMALL = [Case(16, 0, 5, 20), Case(16, 32, 5, 20)]
 
 
 def compiled(given: Arguments, group: int = 0) -> tuple[Tensor, tuple[Tensor, ...]]:
-    return inner_loop(*given, checkpoint_group=group)
+    return inner_loop(*given, recompute_group=group)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

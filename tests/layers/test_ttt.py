@@ -66,9 +66,9 @@ def test_a_variant_streams_and_all_of_it_learns(values: dict[str, object]) -> No
 def test_a_variant_is_what_its_primal_form_computes(values: dict[str, object]) -> None:
     layer, x = make(**values), torch.randn(2, T, WIDTH, dtype=torch.float64)
     y, _ = layer(x)
-    from ttt.kernels.dispatch import choose_form
+    from ttt.kernels.dispatch import choose_kernel
 
-    layer.form = choose_form(KernelConfig("primal"), layer.loop)
+    layer.kernel = choose_kernel(KernelConfig("primal"), layer.inner)
     torch.testing.assert_close(layer(x)[0], y, rtol=0, atol=1e-10)
 
 

@@ -4,7 +4,7 @@ from itertools import accumulate
 
 from ttt.inner.models.base import InnerModel
 from ttt.inner.models.mlp import InnerMLP
-from ttt.inner.scan import piece_lengths
+from ttt.inner.scan import chunk_lengths
 
 
 def inner_flops(model: InnerModel, head_dim: int, tokens: int, mini_batch_size: int) -> int:
@@ -23,7 +23,7 @@ def _dual_flops(model: InnerMLP, head_dim: int, tokens: int, mini_batch_size: in
     A mini-batch longer than the longest piece is read in several: their later tokens multiply their queries with the
     sum of the steps so far too, and only tokens of one piece meet in pairs.
     """
-    lengths = piece_lengths(tokens, mini_batch_size)
+    lengths = chunk_lengths(tokens, mini_batch_size)
     starts = [start % mini_batch_size for start in accumulate(lengths, initial=0)]
     later = sum(length for length, start in zip(lengths, starts, strict=False) if start)
     pairs = sum(length * length for length in lengths)
