@@ -32,7 +32,7 @@ def dual(group: int = 0) -> InnerKernel:
 
 
 class Gated(torch.nn.Module):
-    """Anything but an MLP."""
+    """An inner model that is not an ``InnerMLP``."""
 
     def __init__(self, head_dim: int) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ def test_without_gradients_the_result_is_the_same_and_holds_no_graph(kernel: Inn
 
 @pytest.mark.parametrize(("module", "same"), [(torch.nn.Linear, LINEAR), (Gated, None)], ids=["linear", "gated"])
 def test_any_module_is_an_inner_model(module: type[torch.nn.Module], same: InnerModel | None) -> None:
-    """The token-by-token definition, written out for one head with the module itself."""
+    """Check the token-by-token definition, written out for one head with the module itself."""
     model = InnerModule(module if same is None else lambda head_dim: module(head_dim, head_dim))
     case = Case(InnerSpec(model), 3, T=7)
     assert_agree(case.outputs(primal()), _by_hand(case))
@@ -126,7 +126,7 @@ def _by_hand(case: Case) -> dict[str, torch.Tensor]:
             z, step = [], [torch.zeros_like(w) for w in W]
             for t in range(case.T):
                 if t % case.b == 0 and t:
-                    W, step = W_t, [torch.zeros_like(w) for w in W]  # noqa: F821 - set by the token before
+                    W, step = W_t, [torch.zeros_like(w) for w in W]  # noqa: F821 - set at the previous token
                 torch.nn.utils.vector_to_parameters(torch.cat([w.flatten() for w in W]), module.parameters())
                 loss = loop.losses(module(k[t : t + 1]), k[t : t + 1], v[t : t + 1]).sum()
                 gradients = torch.autograd.grad(loss, list(module.parameters()))
@@ -150,7 +150,7 @@ def test_a_module_draws_its_own_initial_values() -> None:
 
 
 def test_one_token_by_hand() -> None:
-    """One token, one number: loss 1/2 (k + LN(w k + b) - v)^2 with LN of a single number equal to its shift."""
+    """Check one number: loss 1/2 (k + LN(w k + b) - v)^2 with LN of a single number equal to its shift."""
     one = torch.ones(1, 1, 1, 1, dtype=torch.float64)
     loop = InnerLoop(InnerSpec(LINEAR), LayerNormParams(one[0], 0.5 * one[0]), one[0, 0, 0])
     start = loop.spec.start((2 * one[0], one[0]), batch=1)

@@ -1,4 +1,4 @@
-"""What the paper proves: inner loops that are attention, and the delta rule. No LN, residual, bias, tau or 1 / D.
+"""The paper's theorems: inner loops equal to attention, and the delta rule. No LN, residual, bias, tau or 1 / D.
 
 Shapes: B batch, H heads, T tokens, D head width.
 """
@@ -35,16 +35,16 @@ def z_of(kernel: InnerKernel, spec: InnerSpec, eta: Tensor, b: int) -> Tensor:
 
 @pytest.mark.parametrize("kernel", [primal_mini_batch, dual_mini_batch])
 def test_theorem_1_batch_gradient_descent_is_linear_attention(kernel: InnerKernel) -> None:
-    """F_res linear, b = T, eta = 1/2, W_0 = 0: z_t = sum_{s <= t} v_s (k_s . q_t)."""
+    """Check f_res linear, b = T, eta = 1/2, W_0 = 0: z_t = sum_{s <= t} v_s (k_s . q_t)."""
     z = z_of(kernel, PLAIN, torch.full((B, H, T), 0.5, dtype=torch.float64), b=T)
     expected = (Q @ K.mT).tril() @ V
     torch.testing.assert_close(z, expected, rtol=1e-10, atol=1e-10)
 
 
 def nadaraya_watson(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """F(q; x_1 ... x_t) = sum_s kappa(k_s, q) v_s / sum_s kappa(k_s, q) with the kernel kappa(k, q) = exp(k . q).
+    """Compute f(q; x_1 ... x_t) = sum_s kappa(k_s, q) v_s / sum_s kappa(k_s, q) with kappa(k, q) = exp(k . q).
 
-    Training is remembering (k_s, v_s), prediction an average over what is remembered.
+    Training stores (k_s, v_s), prediction averages over what is stored.
     """
     outputs = []
     for t in range(q.shape[2]):
@@ -61,7 +61,7 @@ def test_theorem_2_the_nadaraya_watson_learner_is_softmax_attention() -> None:
 
 @pytest.mark.parametrize("kernel", [primal_mini_batch, dual_mini_batch])
 def test_online_gradient_descent_is_the_delta_rule(kernel: InnerKernel) -> None:
-    """DeltaNet: S_t = S_{t-1} + beta_t k_t (v_t - S_{t-1}^T k_t)^T, with beta the eta of the halved loss."""
+    """Check DeltaNet: S_t = S_{t-1} + beta_t k_t (v_t - S_{t-1}^T k_t)^T, with beta the eta of the halved loss."""
     beta = torch.sigmoid(normal(B, H, T, seed=4)) / D
     halved = InnerSpec(InnerMLP(bias=False), layer_norm=False, residual=False)
     S = torch.zeros(B, H, D, D, dtype=torch.float64)

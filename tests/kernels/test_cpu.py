@@ -1,4 +1,4 @@
-"""The compiled inner loop against the definition, token by token in float64, and how it is built and called."""
+"""The compiled inner loop agrees with the definition, token by token in float64; its compilation and calls."""
 
 import os
 import subprocess
@@ -99,8 +99,8 @@ def test_one_initial_state_for_all_sequences(case: Case) -> None:
     given = arguments(case)
     shared = given._replace(W=tuple(w[0].detach().requires_grad_() for w in given.W))
 
-    def of_all(form, given: Arguments) -> tuple[Tensor, tuple[Tensor, ...]]:  # type: ignore[no-untyped-def]
-        return form(given._replace(W=tuple(w.expand(B, *w.shape) for w in given.W)))
+    def of_all(kernel, given: Arguments) -> tuple[Tensor, tuple[Tensor, ...]]:  # type: ignore[no-untyped-def]
+        return kernel(given._replace(W=tuple(w.expand(B, *w.shape) for w in given.W)))
 
     found = results(lambda a: of_all(compiled, a), shared)
     assert_close(found, results(lambda a: of_all(primal, a), shared), 1e-10)

@@ -1,4 +1,4 @@
-"""The compiled form as a layer uses it: from any place of a mini-batch, and refused by name where it cannot run."""
+"""The compiled kernel as a layer calls it: at any offset of a mini-batch, and refused by name where it cannot run."""
 
 import logging
 from itertools import pairwise
@@ -31,7 +31,7 @@ SPECS = {
 
 @settings(max_examples=20, deadline=None)
 @given(data=st.data())
-def test_any_cut_gives_the_primal_forms_whole(data: st.DataObject) -> None:
+def test_any_cut_gives_the_whole(data: st.DataObject) -> None:
     spec = SPECS[data.draw(st.sampled_from(sorted(SPECS)), "spec")]
     b, group = data.draw(st.integers(1, T + 2), "b"), data.draw(st.sampled_from([0, 1, 3]), "group")
     ends = data.draw(st.sets(st.integers(1, T - 1), max_size=3), "cuts")
@@ -41,17 +41,17 @@ def test_any_cut_gives_the_primal_forms_whole(data: st.DataObject) -> None:
     assert_agree(case.run(choose_kernel(KernelConfig("cpu", group), spec), cuts), expected)
 
 
-@pytest.mark.parametrize(("asked", "taken"), [(None, 16), (0, 0), (4, 4)])
+@pytest.mark.parametrize(("requested", "used"), [(None, 16), (0, 0), (4, 4)])
 @pytest.mark.parametrize("name", ["primal", "dual"])
-def test_plain_forms_keep_as_many_states_as_asked_for(name: str, asked: int | None, taken: int) -> None:
-    kernel = choose_kernel(KernelConfig(name, asked), SPECS["linear"])
-    assert kernel.keywords == {"recompute_group": taken}
+def test_plain_kernels_keep_as_many_states_as_requested(name: str, requested: int | None, used: int) -> None:
+    kernel = choose_kernel(KernelConfig(name, requested), SPECS["linear"])
+    assert kernel.keywords == {"recompute_group": used}
 
 
-@pytest.mark.parametrize(("asked", "groups"), [(None, 2), (0, 2), (4, 5)])
-def test_the_compiled_form_keeps_a_state_for_so_many_mini_batches(asked: int | None, groups: int) -> None:
+@pytest.mark.parametrize(("requested", "groups"), [(None, 2), (0, 2), (4, 5)])
+def test_the_compiled_kernel_keeps_a_state_per_group_of_mini_batches(requested: int | None, groups: int) -> None:
     case = Case(SPECS["linear"], 2, T=34, D=16)
-    kernel = choose_kernel(KernelConfig("cpu", asked), case.spec)
+    kernel = choose_kernel(KernelConfig("cpu", requested), case.spec)
     z, _ = kernel(case.loop, case.spec.start(case.W_init, 2), case.inputs)
     assert any(x.shape[2:3] == (groups,) for x in z.grad_fn.saved_tensors if x.dim() == 4 and x.shape[3] == 16 * 17)
 
@@ -91,7 +91,7 @@ def test_other_loops_are_refused_by_name_and_auto_computes_them(spec: InnerSpec,
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_tokens_that_it_cannot_read_are_refused_by_name(case: Case, reason: str) -> None:
+def test_unsupported_inputs_are_refused_by_name(case: Case, reason: str) -> None:
     with pytest.raises(UserError, match=f"kernel.name=cpu: .*{reason}"):
         case.run(choose_kernel(KernelConfig("cpu"), case.spec))
     expected = case.run(choose_kernel(KernelConfig("dual"), case.spec))
@@ -123,7 +123,7 @@ def test_an_unknown_kernel_is_named() -> None:
         choose_kernel(KernelConfig("cuda"), SPECS["linear"])
 
 
-def test_auto_is_the_compiled_form_where_it_can_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_is_the_compiled_kernel_where_it_can_run(monkeypatch: pytest.MonkeyPatch) -> None:
     called = []
     monkeypatch.setattr(torch.ops.ttt_cpu, "forward", lambda *_: called.append(True) or 1 / 0)
     with pytest.raises(ZeroDivisionError):

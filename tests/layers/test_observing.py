@@ -1,4 +1,4 @@
-"""Looking into inner loops leaves models as they were, and blames the inner loop that is to blame."""
+"""Recording inner loops leaves a model unchanged, and diagnosis names the inner loop that diverged."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ def make_ids(tokens: int, B: int = 2) -> Tensor:
 
 
 @torch.no_grad()
-def test_what_is_observed_is_what_happens_and_the_model_stays_as_it_was() -> None:
+def test_recording_gives_the_models_numbers_and_leaves_it_unchanged() -> None:
     model, ids = make_model(mini_batch_size=4), make_ids(11)
     kernels, plain = [layer.kernel for layer in ttt_layers(model)], model(ids)
     with record_inner_loops(model) as seen:
@@ -68,14 +68,14 @@ def test_the_mini_batch_is_that_of_the_first_numbers_that_are_lost(b: int, eta_b
     lost = int((~model(ids).isfinite()).any(2).any(0).nonzero()[0]) + 1
     found = find_divergence(model, ids)
     assert found is not None
-    # Squares overflow a few tokens before everything does.
+    # Squares overflow a few tokens before the numbers do.
     assert lost - 32 < found.first <= lost
     assert ((found.mini_batch - 1) * b + 1, found.mini_batch * b) == (found.first, found.last)
     assert model(ids[:, : found.first - 32]).isfinite().all()
 
 
 @torch.no_grad()
-def test_no_inner_loop_is_blamed_for_what_came_to_it() -> None:
+def test_no_inner_loop_is_blamed_for_its_inputs() -> None:
     model = make_model()
     model.embedding.weight[3] = float("nan")
     assert not model(make_ids(40)).isfinite().all()

@@ -22,7 +22,7 @@ class SequenceLayer(Protocol):
 
     - ``flops(tokens: int) -> int``: FLOPs of the forward pass over one sequence of ``tokens`` tokens. Without it, the
       FLOPs of linear maps and causal convolutions inside are summed (``ttt.layers.flops``).
-    - ``elementwise_flops(tokens: int) -> int``: the part of ``flops`` that is no matrix product; used by tests only.
+    - ``elementwise_flops(tokens: int) -> int``: the part of ``flops`` that torch does not count; for the tests.
     - ``no_weight_decay: tuple[str, ...]``: names of the module's own parameters that must not decay. Vectors never do.
     - ``set_warmup(progress: float) -> None``: called before every training step with the progress of the learning
       rate's warm-up, 0 at the start and at least 1 after it.
