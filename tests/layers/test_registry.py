@@ -68,6 +68,12 @@ def test_every_parameter_learns(name: str, backbone: str) -> None:
         assert parameter.grad.abs().max() > 0, parameter_name
 
 
+@pytest.mark.parametrize("name", layer_types())
+def test_names_without_weight_decay_are_parameters(name: str) -> None:
+    layer = make_layer(name, layer_types()[name].backbones[0])
+    assert set(getattr(layer, "no_weight_decay", ())) <= dict(layer.named_parameters()).keys()
+
+
 @pytest.mark.parametrize(("name", "backbone"), CASES)
 def test_sequences_of_a_batch_do_not_interact(name: str, backbone: str) -> None:
     layer = randomised(make_layer(name, backbone)).double()

@@ -69,7 +69,7 @@ class InnerState(NamedTuple):
         decay = () if self.decay is None else (self.decay,)
         return (*self.W, *(self.grad_sum or ()), *(self.momentum or ()), *decay)
 
-    def from_tensors(self, tensors: tuple[Tensor, ...], offset: int) -> "InnerState":
+    def with_tensors(self, tensors: tuple[Tensor, ...], offset: int) -> "InnerState":
         """Return the state of the same inner loop at ``offset`` whose ``tensors`` are given."""
         rest = iter(tensors)
 

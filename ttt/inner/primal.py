@@ -51,7 +51,7 @@ def primal_mini_batch(loop: InnerLoop, state: InnerState, inputs: InnerInputs) -
         last = InnerState(state.W, grad_sum, velocity, None if inputs.log_decay is None else decay, offset)
     if differentiable:
         return z, last
-    return z.detach(), last.from_tensors(tuple(x.detach() for x in last.tensors), last.offset)
+    return z.detach(), last.with_tensors(tuple(x.detach() for x in last.tensors), last.offset)
 
 
 def _scaled(factor_BH: Tensor, P: Params) -> Params:

@@ -82,9 +82,9 @@ def _recomputed(
 
     def function(tau: Tensor, scale: Tensor, shift: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
         own_loop = replace(loop, tau=tau, norm=LayerNormParams(scale, shift))
-        own_state = state.from_tensors(tensors[count:], offset)
+        own_state = state.with_tensors(tensors[count:], offset)
         z, last = _in_chunks(kernel, lengths, own_loop, own_state, InnerInputs(*tensors[:count]))
         return z, *last.tensors
 
     z, *tensors = recompute(function, loop.tau, *loop.norm, *given, *state.tensors)
-    return z, state.from_tensors(tuple(tensors), (offset + sum(lengths)) % loop.mini_batch_size)
+    return z, state.with_tensors(tuple(tensors), (offset + sum(lengths)) % loop.mini_batch_size)

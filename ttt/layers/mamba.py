@@ -6,6 +6,7 @@ Shapes: B batch, T tokens, C model width, E = expand C inner width, N state size
 import math
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -127,23 +128,14 @@ def fast_scan() -> GatedScan | None:
     except ImportError:
         return None
 
-    def scan(
-        u_BTE: Tensor,
-        dt_BTE: Tensor,
-        A_EN: Tensor,
-        B_BTN: Tensor,
-        C_BTN: Tensor,
-        D_E: Tensor,
-        z_BTE: Tensor,
-        dt_bias_E: Tensor,
-        h_BEN: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
-        assert h_BEN is None
+    def scan(*inputs: Any) -> tuple[Tensor, Tensor]:
+        u, dt, A, B, C, D, z, dt_bias, h = inputs
+        assert h is None
         # The kernel takes time as the last axis, and parameters in float32.
-        u, dt, B, C, z = (x.transpose(1, 2) for x in (u_BTE, dt_BTE, B_BTN, C_BTN, z_BTE))
-        A, D, bias = A_EN.float(), D_E.float(), dt_bias_E.float()
+        u, dt, B, C, z = (x.transpose(1, 2) for x in (u, dt, B, C, z))
+        A, D, dt_bias = A.float(), D.float(), dt_bias.float()
         y_BET, last_BEN = selective_scan_fn(
-            u, dt, A, B, C, D, z=z, delta_bias=bias, delta_softplus=True, return_last_state=True
+            u, dt, A, B, C, D, z=z, delta_bias=dt_bias, delta_softplus=True, return_last_state=True
         )
         return y_BET.transpose(1, 2), last_BEN.detach()
 

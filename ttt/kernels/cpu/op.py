@@ -91,55 +91,28 @@ def inner_loop(
     return z, tuple(W_last if bias else W_last[::2])
 
 
-def _outputs(W: list[Tensor], q: Tensor, tau: Tensor, group: int, keep: bool) -> tuple[Tensor, list[Tensor], Tensor]:
-    """Return empty results of ``forward``."""
-    B, H, T, D = q.shape
-    mini_batches = T // tau.numel()
-    kept = q.new_empty(
-        B if keep else 0, H, (mini_batches + group - 1) // group, sum(w.shape[2] * w.shape[3] for w in W)
-    )
-    return q.new_empty(B, T, H, D).transpose(1, 2), [w.new_empty(w.shape) for w in W], kept
-
-
 @torch.library.register_fake("ttt_cpu::forward", lib=_LIBRARY)
-def _(
-    W: list[Tensor],
-    scale: Tensor,  # noqa: ARG001
-    shift: Tensor,  # noqa: ARG001
-    q: Tensor,
-    k: Tensor,  # noqa: ARG001
-    v: Tensor,  # noqa: ARG001
-    eta: Tensor,  # noqa: ARG001
-    tau: Tensor,
-    group: int,
-    bias: bool,  # noqa: ARG001
-    keep: bool,
-) -> tuple[Tensor, list[Tensor], Tensor]:
+def _(W: list[Tensor], *arguments: Any) -> tuple[Tensor, list[Tensor], Tensor]:
     load()
-    return _outputs(W, q, tau, group, keep)
+    _, _, q, _, _, _, tau, group, _, keep = arguments
+    B, H, T, _ = q.shape
+    groups = (T // tau.numel() + group - 1) // group
+    kept = q.new_empty(B if keep else 0, H, groups, sum(w.shape[2] * w.shape[3] for w in W))
+    return _empty_views(q), [w.new_empty(w.shape) for w in W], kept
 
 
 @torch.library.register_fake("ttt_cpu::backward", lib=_LIBRARY)
-def _(
-    dz: Tensor,  # noqa: ARG001
-    dW_last: list[Tensor],  # noqa: ARG001
-    kept: Tensor,  # noqa: ARG001
-    W: list[Tensor],
-    scale: Tensor,
-    shift: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    eta: Tensor,
-    tau: Tensor,
-    group: int,  # noqa: ARG001
-    bias: bool,  # noqa: ARG001
-) -> tuple[list[Tensor], Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    views = [x.new_empty(x.shape[0], x.shape[2], x.shape[1], x.shape[3]).transpose(1, 2) for x in (q, k, v)]
-    dense = [x.new_empty(x.shape) for x in (scale, shift, eta, tau)]
-    dq, dk, dv = views
-    dscale, dshift, deta, dtau = dense
+def _(*arguments: Any) -> tuple[list[Tensor], Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    _, _, _, W, scale, shift, q, k, v, eta, tau, _, _ = arguments
+    dscale, dshift, deta, dtau = (x.new_empty(x.shape) for x in (scale, shift, eta, tau))
+    dq, dk, dv = map(_empty_views, (q, k, v))
     return [w.new_empty(w.shape) for w in W], dscale, dshift, dq, dk, dv, deta, dtau
+
+
+def _empty_views(x: Tensor) -> Tensor:
+    """Return an empty [B, H, T, D], stored as [B, T, H, D]."""
+    B, H, T, D = x.shape
+    return x.new_empty(B, T, H, D).transpose(1, 2)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
