@@ -10,6 +10,7 @@ import torch
 from kernel_cases import TOLERANCE, Arguments, Case, arguments, assert_close, exact, primal, results
 from torch import Tensor
 
+from ttt.kernels.cpu.build import load
 from ttt.kernels.cpu.op import inner_loop, supports
 
 B, H = 2, 3
@@ -144,6 +145,7 @@ def test_a_loop_that_diverged_is_seen(case: Case, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("case", SMALL, ids=str)
 @pytest.mark.filterwarnings("ignore")
 def test_torch_finds_nothing_wrong_with_the_operators(case: Case) -> None:
+    load()
     given = arguments(case)
     torch.library.opcheck(torch.ops.ttt_cpu.forward.default, (list(given.W), *given[1:], 3, True, True))
     constant = given.map(Tensor.detach)
