@@ -1,4 +1,4 @@
-"""Random inner loops in float64, and everything they compute: for holding one form against another."""
+"""Random inner loops in float64, and all their results: for comparing one kernel with another."""
 
 from dataclasses import dataclass, field
 
@@ -7,22 +7,22 @@ from torch import Tensor
 
 from ttt.inner.eta import token_scale
 from ttt.inner.layer_norm import LayerNormParams
-from ttt.inner.loop import InnerLoop, Tokens
-from ttt.inner.scan import Form
+from ttt.inner.loop import InnerInputs, InnerLoop, InnerSpec
+from ttt.inner.scan import InnerKernel
 
 B, H, D = 2, 2, 4
 
 
 @dataclass
 class Case:
-    """One inner loop with random inputs, each a leaf of its own; every token has an eta of its own."""
+    """An inner loop with random inputs; each is a leaf, and every token has its own eta."""
 
-    loop: InnerLoop
+    spec: InnerSpec
     b: int
     T: int = 19
     forgets: bool = False
     D: int = D
-    inputs: dict[str, Tensor] = field(init=False)
+    leaves: dict[str, Tensor] = field(init=False)
 
     def __post_init__(self) -> None:
         generator = torch.Generator().manual_seed(0)
@@ -31,51 +31,48 @@ class Case:
             return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
         D, T = self.D, self.T
-        inputs = {name: normal(B, H, T, D) for name in ("q", "k", "v")}
-        inputs["eta"] = torch.rand(B, H, T, generator=generator, dtype=torch.float64) / D
+        leaves = {name: normal(B, H, T, D) for name in ("q", "k", "v")}
+        leaves["eta"] = torch.rand(B, H, T, generator=generator, dtype=torch.float64) / D
         if self.forgets:
-            inputs["log_keep"] = torch.nn.functional.logsigmoid(normal(B, H, T) + 2)
-        inputs["delta"] = 0.3 * normal(self.b)
-        inputs["scale"], inputs["shift"] = 1 + 0.1 * normal(H, 1, D), 0.1 * normal(H, 1, D)
-        for name, shape in self.loop.model.shapes(D).items():
-            inputs[name] = 0.5 * normal(H, *shape)
-        self.inputs = {name: value.requires_grad_() for name, value in inputs.items()}
+            leaves["log_decay"] = torch.nn.functional.logsigmoid(normal(B, H, T) + 2)
+        leaves["delta"] = 0.3 * normal(self.b)
+        leaves["scale"], leaves["shift"] = 1 + 0.1 * normal(H, 1, D), 0.1 * normal(H, 1, D)
+        for name, shape in self.spec.model.shapes(D).items():
+            leaves[name] = 0.5 * normal(H, *shape)
+        self.leaves = {name: value.requires_grad_() for name, value in leaves.items()}
 
     @property
     def W_init(self) -> tuple[Tensor, ...]:  # noqa: N802 - the paper's name
-        return tuple(self.inputs[name] for name in self.loop.model.shapes(self.D))
+        return tuple(self.leaves[name] for name in self.spec.model.shapes(self.D))
 
     @property
-    def tokens(self) -> Tokens:
-        return Tokens(*(self.inputs[name] for name in ("q", "k", "v", "eta")), self.inputs.get("log_keep"))
+    def inputs(self) -> InnerInputs:
+        return InnerInputs(*(self.leaves[name] for name in ("q", "k", "v", "eta")), self.leaves.get("log_decay"))
 
     @property
-    def norm(self) -> LayerNormParams:
-        return LayerNormParams(self.inputs["scale"], self.inputs["shift"])
+    def loop(self) -> InnerLoop:
+        norm = LayerNormParams(self.leaves["scale"], self.leaves["shift"])
+        return InnerLoop(self.spec, norm, token_scale(self.leaves["delta"]))
 
-    @property
-    def tau(self) -> Tensor:
-        return token_scale(self.inputs["delta"])
-
-    def outputs(self, form: Form, cuts: list[int] | None = None) -> dict[str, Tensor]:
-        """Z and the final state by a sequence form, the tokens given in pieces of ``cuts`` tokens."""
-        state, outputs = self.loop.start(self.W_init, B), []
-        for piece in self.tokens.split(cuts or [self.T]):
-            z, state = form(self.loop, self.norm, state, piece, self.tau)
+    def outputs(self, kernel: InnerKernel, cuts: list[int] | None = None) -> dict[str, Tensor]:
+        """Compute z and the final state with a sequence kernel, in chunks of ``cuts`` tokens."""
+        loop, state, outputs = self.loop, self.spec.start(self.W_init, B), []
+        for chunk in self.inputs.split(cuts or [self.T]):
+            z, state = kernel(loop, state, chunk)
             outputs.append(z)
         final = {f"state {number}": tensor for number, tensor in enumerate(state.tensors)}
         return {"z": torch.cat(outputs, dim=2)} | final
 
-    def run(self, form: Form, cuts: list[int] | None = None) -> dict[str, Tensor]:
-        """Outputs, final state, and the gradient of a random functional of both with respect to every input."""
-        results = self.outputs(form, cuts)
+    def run(self, kernel: InnerKernel, cuts: list[int] | None = None) -> dict[str, Tensor]:
+        """Compute outputs, final state, and the gradient of a random functional of both for every leaf."""
+        results = self.outputs(kernel, cuts)
         generator = torch.Generator().manual_seed(1)
         functional = sum((torch.randn(r.shape, generator=generator, dtype=r.dtype) * r).sum() for r in results.values())
         # Without LN its scale and shift are not used.
         gradients = torch.autograd.grad(
-            functional, list(self.inputs.values()), materialize_grads=True, allow_unused=True
+            functional, list(self.leaves.values()), materialize_grads=True, allow_unused=True
         )  # type: ignore[arg-type]
-        return results | {f"gradient of {name}": g for name, g in zip(self.inputs, gradients, strict=True)}
+        return results | {f"gradient of {name}": g for name, g in zip(self.leaves, gradients, strict=True)}
 
 
 def assert_agree(actual: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float = 1e-10) -> None:

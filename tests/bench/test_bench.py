@@ -20,10 +20,10 @@ from ttt.cli import bench as command
 from ttt.config.bench import InnerBenchConfig
 from ttt.config.errors import UserError
 from ttt.inner.dual import dual_mini_batch
-from ttt.inner.loop import InnerLoop
+from ttt.inner.loop import InnerSpec
 from ttt.inner.models.mlp import InnerMLP
 from ttt.inner.scan import scan
-from ttt.kernels.dispatch import choose_form
+from ttt.kernels.dispatch import choose_kernel
 from ttt.results.benchmarks import Benchmark, Row, read_benchmark
 from ttt.results.store import load_results
 
@@ -92,9 +92,9 @@ def test_what_is_switched_off_is_not_measured(bench: Command, tmp_path: Path) ->
 
 
 def test_the_baseline_is_the_scan_of_ordinary_operators() -> None:
-    form = choose_form(PLAIN.kernel, InnerLoop(InnerMLP()))
+    form = choose_kernel(PLAIN.kernel, InnerSpec(InnerMLP()))
     assert isinstance(form, partial)
-    assert (form.func, form.args, form.keywords) == (scan, (dual_mini_batch,), {"checkpoint_group": 0})
+    assert (form.func, form.args, form.keywords) == (scan, (dual_mini_batch,), {"recompute_group": 0})
 
 
 def test_variants_begin_with_the_baseline_and_repeat_nothing() -> None:
@@ -119,9 +119,8 @@ def test_all_forms_do_the_same_work(model: str, b: int) -> None:
 
 def test_the_split_goes_the_whole_way(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    loop = InnerLoop(InnerMLP())
     config = InnerBenchConfig(width=8, heads=2, batch=1)
-    inputs = random_inputs(config, loop.model, 8, 20)
+    inputs = random_inputs(config, InnerSpec(InnerMLP()), 8, 20)
     real = sys.modules["ttt.bench.inner"].dual_outputs
 
     def watched(*arguments: object) -> object:
@@ -129,7 +128,7 @@ def test_the_split_goes_the_whole_way(monkeypatch: pytest.MonkeyPatch) -> None:
         return seen[-1]
 
     monkeypatch.setattr("ttt.bench.inner.dual_outputs", watched)
-    assert set(split_times(loop, inputs)) == {"W", "z"}
+    assert set(split_times(inputs)) == {"W", "z"}
     whole = inner_work(InnerBenchConfig(width=8, heads=2, batch=1), "linear", 8, PLAIN, 20).forward()
     torch.testing.assert_close(torch.cat(seen, dim=2), whole)
 

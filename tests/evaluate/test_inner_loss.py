@@ -23,7 +23,8 @@ from ttt.evaluate.generate import Sampling, continuation
 from ttt.evaluate.growth import unbounded_growth
 from ttt.evaluate.inner_loss import measure_inner_losses
 from ttt.evaluate.run import load_run
-from ttt.layers.observing import PIECE, Observation, observing
+from ttt.layers.observing import Observation, record_inner_loops
+from ttt.layers.state import READ_CHUNK
 from ttt.models.build import build_model
 from ttt.results.checkpoints import write_digest
 from ttt.results.inner_loss import read_inner_loss
@@ -32,19 +33,19 @@ from ttt.results.record import RunFolder
 Configure = Callable[..., TrainConfig]
 
 
-@pytest.mark.parametrize("device_tokens", [1, 2 * PIECE, 100 * PIECE])
+@pytest.mark.parametrize("device_tokens", [1, 2 * READ_CHUNK, 100 * READ_CHUNK])
 @torch.no_grad()
 def test_pieces_and_batches_give_the_mean_over_whole_sequences(device_tokens: int) -> None:
     torch.manual_seed(0)
     size = SizeConfig(name="tiny", width=8, blocks=2, heads=2, mlp_hidden=8, init_std=0.3)
     layer = TTTConfig(name="ttt_linear", inner_model="linear", mini_batch_size=48)
     model = build_model(layer, size, BackboneConfig("mamba"), KernelConfig("dual"), 20)
-    ctx = PIECE + 90
+    ctx = READ_CHUNK + 90
     tokens = np.random.default_rng(0).integers(0, 20, 3 * (ctx + 1)).astype(np.uint16)
     windows = Windows(tokens, np.arange(3) * (ctx + 1), ctx)
     losses = measure_inner_losses(model, windows, torch.device("cpu"), device_tokens, show_progress=False)
     assert (losses.sequences, losses.lost) == (3, None)
-    with observing(model) as seen:
+    with record_inner_loops(model) as seen:
         model(windows.batch(range(3))[:, :-1])
     for mine, whole in zip(losses.layers, seen, strict=True):
         for value, expected in zip(mine, whole, strict=True):

@@ -38,7 +38,7 @@ def on_device(given: Arguments) -> Arguments:
 
 
 def triton(given: Arguments) -> tuple[Tensor, tuple[Tensor, ...]]:
-    return op.inner_loop(*given, checkpoint_group=2)
+    return op.inner_loop(*given, recompute_group=2)
 
 
 @pytest.fixture

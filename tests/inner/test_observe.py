@@ -1,11 +1,11 @@
-"""What the probe says about W, against the primal form stopped after every token."""
+"""Observations of W, compared with the primal form stopped after every token."""
 
 import pytest
 import torch
 from inner_cases import B, Case, assert_agree
 from torch import nn
 
-from ttt.inner.loop import InnerLoop, InnerState, Tokens
+from ttt.inner.loop import InnerInputs, InnerSpec, InnerState
 from ttt.inner.models.base import Params
 from ttt.inner.models.mlp import InnerMLP
 from ttt.inner.models.module import InnerModule
@@ -17,7 +17,7 @@ T = 11
 
 
 class Bottleneck(nn.Module):
-    """An inner model that is no MLP of the suite's."""
+    """An inner model that is not an ``InnerMLP``."""
 
     def __init__(self, head_dim: int) -> None:
         super().__init__()
@@ -28,13 +28,13 @@ class Bottleneck(nn.Module):
 
 
 def weights(state: InnerState, tau: torch.Tensor) -> Params:
-    """W_t, from the definition W_t = kept W - tau_t step."""
-    if state.step is None:
+    """Return W_t, from the definition W_t = decay W - tau_t grad_sum."""
+    if state.grad_sum is None:
         return state.W
-    kept = torch.ones(()) if state.kept is None else state.kept[..., None, None]
+    decay = torch.ones(()) if state.decay is None else state.decay[..., None, None]
     return tuple(
-        (kept if w.ndim == 4 else kept.reshape(kept.shape[:-1])) * w - tau[state.place - 1] * step
-        for w, step in zip(state.W, state.step, strict=True)
+        (decay if w.ndim == 4 else decay.reshape(decay.shape[:-1])) * w - tau[state.offset - 1] * step
+        for w, step in zip(state.W, state.grad_sum, strict=True)
     )
 
 
@@ -47,20 +47,21 @@ def norm_of(P: Params) -> torch.Tensor:
 @pytest.mark.parametrize("b", [1, 4, 30])
 @torch.no_grad()
 def test_every_token_is_seen(model: InnerMLP, momentum: float, forgets: bool, b: int) -> None:
-    case = Case(InnerLoop(model, momentum=momentum), b, T=T, forgets=forgets)
-    state = before = case.loop.start(case.W_init, B)
+    case = Case(InnerSpec(model, momentum=momentum), b, T=T, forgets=forgets)
+    tau, state = case.loop.tau, case.spec.start(case.W_init, B)
+    before = state
     outputs, seen = [], []
-    for token in case.tokens.split([1] * T):
-        z, after = scan(primal_mini_batch, case.loop, case.norm, before, token, case.tau)
+    for token in case.inputs.split([1] * T):
+        z, after = scan(primal_mini_batch, case.loop, before, token)
         losses = [
-            case.loop.losses(case.loop.model(W, token.k), token.k, token.v, case.norm)[..., 0]
-            for W in (state.W, weights(before, case.tau), weights(after, case.tau))
+            case.loop.losses(case.loop.model(W, token.k), token.k, token.v)[..., 0]
+            for W in (state.W, weights(before, tau), weights(after, tau))
         ]
-        change = tuple(w - v for w, v in zip(weights(after, case.tau), weights(before, case.tau), strict=True))
-        seen.append([*losses, norm_of(change), norm_of(weights(after, case.tau))])
+        change = tuple(w - v for w, v in zip(weights(after, tau), weights(before, tau), strict=True))
+        seen.append([*losses, norm_of(change), norm_of(weights(after, tau))])
         outputs.append(z)
         before = after
-    z, last, observation = observe(case.loop, case.norm, state, case.tokens, case.tau, case.W_init)
+    z, last, observation = observe(case.loop, state, case.inputs, case.W_init)
     expected = {f"{n}": torch.stack(values, dim=-1) for n, values in enumerate(zip(*seen, strict=True))}
     assert_agree({f"{n}": x for n, x in enumerate(observation)}, expected)
     assert_agree({"z": z}, {"z": torch.cat(outputs, dim=2)})
@@ -70,13 +71,13 @@ def test_every_token_is_seen(model: InnerMLP, momentum: float, forgets: bool, b:
 
 @torch.no_grad()
 def test_it_can_be_streamed() -> None:
-    case = Case(InnerLoop(InnerMLP()), 4, T=T)
-    start = case.loop.start(case.W_init, B)
-    _, _, whole = observe(case.loop, case.norm, start, case.tokens, case.tau, case.W_init)
+    case = Case(InnerSpec(InnerMLP()), 4, T=T)
+    start = case.spec.start(case.W_init, B)
+    _, _, whole = observe(case.loop, start, case.inputs, case.W_init)
     parts, state = [], start
-    for piece in case.tokens.split([1, 5, 2, 3]):
-        assert isinstance(piece, Tokens)
-        _, state, observation = observe(case.loop, case.norm, state, piece, case.tau, case.W_init)
+    for chunk in case.inputs.split([1, 5, 2, 3]):
+        assert isinstance(chunk, InnerInputs)
+        _, state, observation = observe(case.loop, state, chunk, case.W_init)
         parts.append(observation)
     for name in whole._fields:
         joined = torch.cat([getattr(part, name) for part in parts], dim=2)

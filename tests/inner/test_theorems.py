@@ -1,4 +1,4 @@
-"""What the paper proves: inner loops that are attention, and the delta rule. No LN, residual, bias, tau or 1 / D.
+"""The paper's theorems: inner loops equal to attention, and the delta rule. No LN, residual, bias, tau or 1 / D.
 
 Shapes: B batch, H heads, T tokens, D head width.
 """
@@ -10,13 +10,13 @@ from torch import Tensor
 
 from ttt.inner.dual import dual_mini_batch
 from ttt.inner.layer_norm import LayerNormParams
-from ttt.inner.loop import InnerLoop, Tokens
+from ttt.inner.loop import InnerInputs, InnerLoop, InnerSpec
 from ttt.inner.models.mlp import InnerMLP
 from ttt.inner.primal import primal_mini_batch
-from ttt.inner.scan import Form, scan
+from ttt.inner.scan import InnerKernel, scan
 
 B, H, T, D = 2, 3, 70, 8
-PLAIN = InnerLoop(InnerMLP(bias=False), norm=False, residual=False, halved_loss=False)
+PLAIN = InnerSpec(InnerMLP(bias=False), layer_norm=False, residual=False, halved_loss=False)
 UNUSED = LayerNormParams(torch.ones(H, 1, D), torch.zeros(H, 1, D))
 
 
@@ -27,23 +27,24 @@ def normal(*shape: int, seed: int) -> Tensor:
 Q, K, V = (normal(B, H, T, D, seed=seed) for seed in (1, 2, 3))
 
 
-def z_of(form: Form, loop: InnerLoop, eta: Tensor, b: int) -> Tensor:
-    start = loop.start((torch.zeros(H, D, D, dtype=torch.float64),), B)
-    return scan(form, loop, UNUSED, start, Tokens(Q, K, V, eta), torch.ones(b, dtype=torch.float64))[0]
+def z_of(kernel: InnerKernel, spec: InnerSpec, eta: Tensor, b: int) -> Tensor:
+    start = spec.start((torch.zeros(H, D, D, dtype=torch.float64),), B)
+    loop = InnerLoop(spec, UNUSED, torch.ones(b, dtype=torch.float64))
+    return scan(kernel, loop, start, InnerInputs(Q, K, V, eta))[0]
 
 
-@pytest.mark.parametrize("form", [primal_mini_batch, dual_mini_batch])
-def test_theorem_1_batch_gradient_descent_is_linear_attention(form: Form) -> None:
-    """F_res linear, b = T, eta = 1/2, W_0 = 0: z_t = sum_{s <= t} v_s (k_s . q_t)."""
-    z = z_of(form, PLAIN, torch.full((B, H, T), 0.5, dtype=torch.float64), b=T)
+@pytest.mark.parametrize("kernel", [primal_mini_batch, dual_mini_batch])
+def test_theorem_1_batch_gradient_descent_is_linear_attention(kernel: InnerKernel) -> None:
+    """Check f_res linear, b = T, eta = 1/2, W_0 = 0: z_t = sum_{s <= t} v_s (k_s . q_t)."""
+    z = z_of(kernel, PLAIN, torch.full((B, H, T), 0.5, dtype=torch.float64), b=T)
     expected = (Q @ K.mT).tril() @ V
     torch.testing.assert_close(z, expected, rtol=1e-10, atol=1e-10)
 
 
 def nadaraya_watson(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """F(q; x_1 ... x_t) = sum_s kappa(k_s, q) v_s / sum_s kappa(k_s, q) with the kernel kappa(k, q) = exp(k . q).
+    """Compute f(q; x_1 ... x_t) = sum_s kappa(k_s, q) v_s / sum_s kappa(k_s, q) with kappa(k, q) = exp(k . q).
 
-    Training is remembering (k_s, v_s), prediction an average over what is remembered.
+    Training stores (k_s, v_s), prediction averages over what is stored.
     """
     outputs = []
     for t in range(q.shape[2]):
@@ -58,21 +59,21 @@ def test_theorem_2_the_nadaraya_watson_learner_is_softmax_attention() -> None:
     torch.testing.assert_close(z, expected, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("form", [primal_mini_batch, dual_mini_batch])
-def test_online_gradient_descent_is_the_delta_rule(form: Form) -> None:
-    """DeltaNet: S_t = S_{t-1} + beta_t k_t (v_t - S_{t-1}^T k_t)^T, with beta the eta of the halved loss."""
+@pytest.mark.parametrize("kernel", [primal_mini_batch, dual_mini_batch])
+def test_online_gradient_descent_is_the_delta_rule(kernel: InnerKernel) -> None:
+    """Check DeltaNet: S_t = S_{t-1} + beta_t k_t (v_t - S_{t-1}^T k_t)^T, with beta the eta of the halved loss."""
     beta = torch.sigmoid(normal(B, H, T, seed=4)) / D
-    halved = InnerLoop(InnerMLP(bias=False), norm=False, residual=False)
+    halved = InnerSpec(InnerMLP(bias=False), layer_norm=False, residual=False)
     S = torch.zeros(B, H, D, D, dtype=torch.float64)
     expected = []
     for t in range(T):
         k, v = K[:, :, t, :, None], V[:, :, t, None]
         S = S + beta[:, :, t, None, None] * k @ (v - k.mT @ S)
         expected.append(Q[:, :, t, None] @ S)
-    torch.testing.assert_close(z_of(form, halved, beta, b=1), torch.cat(expected, dim=2), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(z_of(kernel, halved, beta, b=1), torch.cat(expected, dim=2), rtol=1e-10, atol=1e-10)
 
 
 def test_theorem_1_needs_the_unhalved_loss() -> None:
-    halved = InnerLoop(InnerMLP(bias=False), norm=False, residual=False)
+    halved = InnerSpec(InnerMLP(bias=False), layer_norm=False, residual=False)
     z = z_of(dual_mini_batch, halved, torch.full((B, H, T), 0.5, dtype=torch.float64), b=T)
     torch.testing.assert_close(2 * z, (Q @ K.mT).tril() @ V, rtol=1e-10, atol=1e-10)

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ttt.inner.dual import dual_mini_batch
 from ttt.inner.layer_norm import LayerNormParams
-from ttt.inner.loop import InnerLoop, Tokens
+from ttt.inner.loop import InnerInputs, InnerLoop, InnerSpec
 from ttt.inner.models.mlp import InnerMLP
 from ttt.inner.scan import scan
 from ttt.kernels.triton import op
@@ -150,11 +150,11 @@ def test_a_kernel_computes_at_least_what_the_dual_form_does(F: int) -> None:
     """It computes at most half as much again in the forward pass: Z1 twice, and the query's bias folded otherwise."""
     D, b, T = 32, 16, 64
     given = inputs(D, F, b, torch.float32)
-    loop = InnerLoop(InnerMLP((F // D,)) if F else InnerMLP())
-    tokens = Tokens(given.q, given.k, given.v, given.eta)
+    spec = InnerSpec(InnerMLP((F // D,)) if F else InnerMLP())
+    loop = InnerLoop(spec, LayerNormParams(given.scale, given.shift), given.tau)
     with FlopCounterMode(display=False) as counter:
-        scan(dual_mini_batch, loop, LayerNormParams(given.scale, given.shift), loop.start([w[0] for w in given.W], B),
-             tokens, given.tau, checkpoint_group=0)  # fmt: skip
+        start = spec.start(tuple(w[0] for w in given.W), B)
+        scan(dual_mini_batch, loop, start, InnerInputs(given.q, given.k, given.v, given.eta))
     plain = counter.get_total_flops() / (B * H * T)
     own = count("mlp_forward" if F else "linear_forward", Sizes(D, F, b, 4, T, GROUP)).flops
     assert plain <= own <= 1.5 * plain

@@ -1,4 +1,4 @@
-"""The compiled inner loop against the definition, token by token in float64, and how it is built and called."""
+"""The compiled inner loop agrees with the definition, token by token in float64; its compilation and calls."""
 
 import os
 import subprocess
@@ -10,6 +10,7 @@ import torch
 from kernel_cases import TOLERANCE, Arguments, Case, arguments, assert_close, exact, primal, results
 from torch import Tensor
 
+from ttt.kernels.cpu.build import load
 from ttt.kernels.cpu.op import inner_loop, supports
 
 B, H = 2, 3
@@ -31,7 +32,7 @@ SMALL = [Case(16, 0, 5, 20), Case(16, 32, 5, 20)]
 
 
 def compiled(given: Arguments, group: int = 0) -> tuple[Tensor, tuple[Tensor, ...]]:
-    return inner_loop(*given, checkpoint_group=group)
+    return inner_loop(*given, recompute_group=group)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -99,8 +100,8 @@ def test_one_initial_state_for_all_sequences(case: Case) -> None:
     given = arguments(case)
     shared = given._replace(W=tuple(w[0].detach().requires_grad_() for w in given.W))
 
-    def of_all(form, given: Arguments) -> tuple[Tensor, tuple[Tensor, ...]]:  # type: ignore[no-untyped-def]
-        return form(given._replace(W=tuple(w.expand(B, *w.shape) for w in given.W)))
+    def of_all(kernel, given: Arguments) -> tuple[Tensor, tuple[Tensor, ...]]:  # type: ignore[no-untyped-def]
+        return kernel(given._replace(W=tuple(w.expand(B, *w.shape) for w in given.W)))
 
     found = results(lambda a: of_all(compiled, a), shared)
     assert_close(found, results(lambda a: of_all(primal, a), shared), 1e-10)
@@ -144,6 +145,7 @@ def test_a_loop_that_diverged_is_seen(case: Case, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("case", SMALL, ids=str)
 @pytest.mark.filterwarnings("ignore")
 def test_torch_finds_nothing_wrong_with_the_operators(case: Case) -> None:
+    load()
     given = arguments(case)
     torch.library.opcheck(torch.ops.ttt_cpu.forward.default, (list(given.W), *given[1:], 3, True, True))
     constant = given.map(Tensor.detach)

@@ -42,7 +42,7 @@ def of(case: Case, dtype: torch.dtype = torch.float32, batch: int = B, heads: in
 
 
 def triton(given: Arguments, group: int = 2) -> tuple[Tensor, tuple[Tensor, ...]]:
-    return inner_loop(*given, checkpoint_group=group)
+    return inner_loop(*given, recompute_group=group)
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_both_forward_kernels_of_ttt_mlp_are_the_definition(
     given = of(Case(64, 256, 16, 48), dtype)
     assert_close(results(triton, given), results(primal, exact(given)), TOLERANCE[dtype])
     bare = given._replace(W=given.W[::2])
-    expected, _ = primal_without_biases(exact(bare))
+    expected, _ = primal(exact(bare))
     assert_close({"z": triton(bare)[0]}, {"z": expected}, TOLERANCE[dtype])
 
 
@@ -186,7 +186,7 @@ def test_without_biases(case: Case) -> None:
         return form(given._replace(W=tuple(x for pair in zip(given.W, zeros, strict=True) for x in pair)))
 
     double = exact(bare)
-    found, expected = results_without_biases(triton, bare), results_without_biases(primal_without_biases, double)
+    found, expected = results_without_biases(triton, bare), results_without_biases(primal, double)
     assert_close(found, expected, TOLERANCE[torch.float32])
     biased, _ = with_zeros(triton, bare)
     assert not torch.equal(biased, triton(bare)[0]), "biases would learn"
@@ -198,28 +198,6 @@ def results_without_biases(form, given: Arguments) -> dict[str, Tensor]:  # type
     functional = z.double().sin().sum() + sum(w.double().sin().sum() for w in W_last)
     gradients = torch.autograd.grad(functional, leaves)
     return {"z": z} | {str(i): x for i, x in enumerate((*W_last, *gradients))}
-
-
-def primal_without_biases(given: Arguments) -> tuple[Tensor, tuple[Tensor, ...]]:
-    W, scale, shift, q, k, v, eta, tau = given
-    b, outputs = tau.numel(), []
-
-    def f(W: tuple[Tensor, ...], u: Tensor) -> Tensor:
-        x = u @ W[0]
-        x = x if len(W) == 1 else torch.nn.functional.gelu(x, approximate="tanh") @ W[1]
-        return u + scale * torch.nn.functional.layer_norm(x, x.shape[-1:], eps=1e-6) + shift
-
-    for start in range(0, q.shape[2], b):
-        steps, W_i = [torch.zeros_like(w) for w in W], W
-        for i in range(b):
-            token = slice(start + i, start + i + 1)
-            loss = 0.5 * (f(W, k[:, :, token]) - v[:, :, token]).square().sum()
-            gradients = torch.autograd.grad(loss, W, create_graph=True)
-            steps = [s + eta[:, :, token, None] * g for s, g in zip(steps, gradients, strict=True)]
-            W_i = tuple(w - tau[i] * s for w, s in zip(W, steps, strict=True))
-            outputs.append(f(W_i, q[:, :, token]))
-        W = W_i
-    return torch.cat(outputs, dim=2), W
 
 
 @pytest.mark.parametrize("case", SMALL, ids=str)

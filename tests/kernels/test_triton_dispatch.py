@@ -16,37 +16,36 @@ from torch._subclasses import FakeTensorMode
 from ttt.config.errors import UserError
 from ttt.config.schema import KernelConfig, TrainConfig
 from ttt.inner.layer_norm import LayerNormParams
-from ttt.inner.loop import InnerLoop, InnerState, Tokens
+from ttt.inner.loop import InnerInputs, InnerLoop, InnerSpec, InnerState
 from ttt.inner.models.mlp import InnerMLP
 from ttt.inner.models.module import InnerModule
-from ttt.inner.scan import Form
+from ttt.inner.scan import InnerKernel
 from ttt.kernels import dispatch
-from ttt.kernels.dispatch import Compiled, choose_form, view_type
+from ttt.kernels.dispatch import CompiledKernel, choose_kernel, view_type
 from ttt.kernels.triton import op
 from ttt.kernels.triton.configurations import INTERPRETED
 from ttt.layers.ttt import TTT
 from ttt.models.build import build_model
 
 LOOPS = {
-    "linear": InnerLoop(InnerMLP()),
-    "mlp": InnerLoop(InnerMLP((4,))),
-    "mlp without biases": InnerLoop(InnerMLP((4,), bias=False)),
-    "not halved": InnerLoop(InnerMLP(), halved_loss=False),
+    "linear": InnerSpec(InnerMLP()),
+    "mlp": InnerSpec(InnerMLP((4,))),
+    "mlp without biases": InnerSpec(InnerMLP((4,), bias=False)),
+    "not halved": InnerSpec(InnerMLP(), halved_loss=False),
 }
 V = 50
 IDS = torch.randint(V, (2, 41), generator=torch.Generator().manual_seed(0)).to(DEVICE)
 
 
-def narrowed(form: Form, views: torch.dtype, rest: torch.dtype) -> Form:
-    """Return the form applied to float64 tensors that are rounded: views to ``views``, all others to ``rest``."""
+def narrowed(form: InnerKernel, views: torch.dtype, rest: torch.dtype) -> InnerKernel:
+    """Return the kernel applied to float64 tensors that are rounded: views to ``views``, all others to ``rest``."""
 
-    def narrow(
-        loop: InnerLoop, norm: LayerNormParams, state: InnerState, tokens: Tokens, tau: Tensor
-    ) -> tuple[Tensor, InnerState]:
-        q, k, v = (x.to(DEVICE, views) for x in tokens[:3])
-        narrow_tokens = Tokens(q, k, v, tokens.eta.to(DEVICE, rest))
-        narrow_norm = LayerNormParams(*(x.to(DEVICE, rest) for x in norm))
-        z, after = form(loop, narrow_norm, moved(state, DEVICE, rest), narrow_tokens, tau.to(DEVICE, rest))
+    def narrow(loop: InnerLoop, state: InnerState, inputs: InnerInputs) -> tuple[Tensor, InnerState]:
+        q, k, v = (x.to(DEVICE, views) for x in inputs[:3])
+        narrow_inputs = InnerInputs(q, k, v, inputs.eta.to(DEVICE, rest))
+        narrow_norm = LayerNormParams(*(x.to(DEVICE, rest) for x in loop.norm))
+        narrow_loop = InnerLoop(loop.spec, narrow_norm, loop.tau.to(DEVICE, rest))
+        z, after = form(narrow_loop, moved(state, DEVICE, rest), narrow_inputs)
         assert z.dtype == views
         return z.cpu().double(), moved(after, "cpu", torch.float64)
 
@@ -55,19 +54,17 @@ def narrowed(form: Form, views: torch.dtype, rest: torch.dtype) -> Form:
 
 def moved(state: InnerState, device: str, dtype: torch.dtype) -> InnerState:
     W = tuple(w.to(device, dtype) for w in state.W)
-    step = None if state.step is None else tuple(s.to(device, dtype) for s in state.step)
-    return state._replace(W=W, step=step)
+    grad_sum = None if state.grad_sum is None else tuple(s.to(device, dtype) for s in state.grad_sum)
+    return state._replace(W=W, grad_sum=grad_sum)
 
 
-def rounded_definition(views: torch.dtype) -> Form:
+def rounded_definition(views: torch.dtype) -> InnerKernel:
     """Return the primal form in float64, on views rounded to ``views``."""
-    primal = choose_form(KernelConfig("primal", 0), LOOPS["linear"])
+    primal = choose_kernel(KernelConfig("primal", 0), LOOPS["linear"])
 
-    def form(
-        loop: InnerLoop, norm: LayerNormParams, state: InnerState, tokens: Tokens, tau: Tensor
-    ) -> tuple[Tensor, InnerState]:
-        q, k, v = (x.to(views).double() for x in tokens[:3])
-        return primal(loop, norm, state, tokens._replace(q=q, k=k, v=v), tau)
+    def form(loop: InnerLoop, state: InnerState, inputs: InnerInputs) -> tuple[Tensor, InnerState]:
+        q, k, v = (x.to(views).double() for x in inputs[:3])
+        return primal(loop, state, inputs._replace(q=q, k=k, v=v))
 
     return form
 
@@ -82,7 +79,7 @@ def rounded_definition(views: torch.dtype) -> Form:
 def test_any_length_in_any_chunks_is_the_primal_form(name: str, T: int, cuts: list[int], dtype: torch.dtype) -> None:
     case = Case(LOOPS[name], 8, T=T, D=16)
     expected = case.run(rounded_definition(dtype))
-    form = choose_form(KernelConfig("triton", 2), case.loop)
+    form = choose_kernel(KernelConfig("triton", 2), case.spec)
     assert_agree(case.run(narrowed(form, dtype, torch.float32), cuts), expected, TOLERANCE[dtype])
 
 
@@ -93,7 +90,7 @@ def test_token_by_token_is_the_primal_form_and_calls_the_decode_kernel(
     case, calls = Case(LOOPS[name], 4, T=11, D=16), []
     decode = op.decode_token
     monkeypatch.setattr(op, "decode_token", lambda *given: calls.append(given[-1]) or decode(*given))
-    form = narrowed(choose_form(KernelConfig("triton"), case.loop), torch.float32, torch.float32)
+    form = narrowed(choose_kernel(KernelConfig("triton"), case.spec), torch.float32, torch.float32)
     with torch.no_grad():
         found = case.outputs(form, [1] * 11)
     assert_agree(found, case.outputs(rounded_definition(torch.float32)), TOLERANCE[torch.float32])
@@ -143,37 +140,37 @@ def test_a_layer_keeps_half_precision_only_for_the_triton_kernels(configure: Cal
         config = configure("model=ttt_linear", f"kernel={kernel}")
         model = build_model(config.model, config.size, config.backbone, config.kernel, V).to(DEVICE)
         (layer,) = [module for module in model.modules() if isinstance(module, TTT)]
-        read, form = [], layer.form
+        read, form = [], layer.kernel
 
         def spy(*given, read=read, form=form):  # type: ignore[no-untyped-def]
-            read.append((given[3].q.dtype, given[3].v.dtype, given[3].eta.dtype, given[2].W[0].dtype))
+            read.append((given[2].q.dtype, given[2].v.dtype, given[2].eta.dtype, given[1].W[0].dtype))
             return form(*given)
 
         dtype = view_type(form, torch.empty(0, dtype=torch.float16, device=DEVICE))
         assert dtype == expected
-        layer.form = spy  # a form that is not Compiled gets float32
+        layer.kernel = spy  # a kernel that is not a CompiledKernel gets float32
         model(IDS)
         assert read == [(torch.float32,) * 4]
-        layer.form = form
+        layer.kernel = form
         with torch.autocast(DEVICE, dtype=torch.bfloat16):
             assert model(IDS).isfinite().all()
     expected = torch.float32 if INTERPRETED else torch.bfloat16
-    assert view_type(choose_form(KernelConfig("triton"), LOOPS["linear"]), torch.empty(0).bfloat16()) == expected
+    assert view_type(choose_kernel(KernelConfig("triton"), LOOPS["linear"]), torch.empty(0).bfloat16()) == expected
 
 
 @pytest.mark.parametrize(
     ("loop", "reason"),
     [
-        (InnerLoop(InnerMLP((4, 4))), "one hidden layer"),
-        (InnerLoop(InnerMLP((4,), "silu")), "GELU"),
-        (InnerLoop(InnerModule(lambda width: nn.Linear(width, width))), "linear inner models"),
-        (InnerLoop(InnerMLP(), norm=False), "LN and residual"),
-        (InnerLoop(InnerMLP(), momentum=0.5), "no momentum"),
+        (InnerSpec(InnerMLP((4, 4))), "one hidden layer"),
+        (InnerSpec(InnerMLP((4,), "silu")), "GELU"),
+        (InnerSpec(InnerModule(lambda width: nn.Linear(width, width))), "linear inner models"),
+        (InnerSpec(InnerMLP(), layer_norm=False), "LN and residual"),
+        (InnerSpec(InnerMLP(), momentum=0.5), "no momentum"),
     ],
 )
-def test_other_loops_are_refused_by_name(loop: InnerLoop, reason: str) -> None:
+def test_other_loops_are_refused_by_name(loop: InnerSpec, reason: str) -> None:
     with pytest.raises(UserError, match=f"kernel.name=triton: .*{reason}.*; choose auto"):
-        choose_form(KernelConfig("triton"), loop)
+        choose_kernel(KernelConfig("triton"), loop)
 
 
 @pytest.mark.parametrize(
@@ -194,7 +191,7 @@ def test_other_loops_are_refused_by_name(loop: InnerLoop, reason: str) -> None:
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_unsupported_tokens_are_refused_by_name(case: Case, views: torch.dtype, reason: str) -> None:
-    form = choose_form(KernelConfig("triton"), case.loop)
+    form = choose_kernel(KernelConfig("triton"), case.spec)
     with pytest.raises(UserError, match=f"kernel.name=triton: .*{reason}.*; choose auto"):
         case.outputs(form if case.forgets else narrowed(form, views, torch.float32))
 
@@ -202,7 +199,7 @@ def test_unsupported_tokens_are_refused_by_name(case: Case, views: torch.dtype, 
 @pytest.fixture
 def forgotten() -> Iterator[None]:
     """Clear what is cached about this machine, so that it is found and logged again."""
-    caches = (dispatch._no_triton, dispatch._say_on_gpu)
+    caches = (dispatch._why_no_triton, dispatch._log_gpu_kernel)
     for found in caches:
         found.cache_clear()
     yield
@@ -217,7 +214,7 @@ def test_without_triton_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(dispatch, "_triton_op", missing)
     with pytest.raises(UserError, match=r"kernel.name=triton: Triton cannot be imported: No module.*; choose auto"):
-        choose_form(KernelConfig("triton"), LOOPS["linear"])
+        choose_kernel(KernelConfig("triton"), LOOPS["linear"])
 
 
 def test_without_gpu_and_interpreter_it_is_refused() -> None:
@@ -225,17 +222,17 @@ def test_without_gpu_and_interpreter_it_is_refused() -> None:
         "import os; os.environ.pop('TRITON_INTERPRET', None); os.environ['CUDA_VISIBLE_DEVICES'] = ''\n"
         "from ttt.config.errors import UserError\n"
         "from ttt.config.schema import KernelConfig\n"
-        "from ttt.inner.loop import InnerLoop\n"
+        "from ttt.inner.loop import InnerSpec\n"
         "from ttt.inner.models.mlp import InnerMLP\n"
-        "from ttt.kernels.dispatch import choose_form\n"
-        "try: choose_form(KernelConfig('triton'), InnerLoop(InnerMLP()))\n"
+        "from ttt.kernels.dispatch import choose_kernel\n"
+        "try: choose_kernel(KernelConfig('triton'), InnerSpec(InnerMLP()))\n"
         "except UserError as error: print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("kernel.name=triton: no GPU is found, and TRITON_INTERPRET=1")
 
 
-class OnGPU(Compiled):
+class OnGPU(CompiledKernel):
     """``kernel=auto`` as if the tokens were on a GPU."""
 
     def _is_triton(self, x: Tensor) -> bool:  # noqa: ARG002
@@ -245,7 +242,7 @@ class OnGPU(Compiled):
 @pytest.mark.usefixtures("forgotten")
 def test_auto_on_a_gpu_logs_once_which_kernel_runs(caplog: pytest.LogCaptureFixture) -> None:
     case = Case(LOOPS["linear"], 4, T=8, D=16)
-    plain = choose_form(KernelConfig("dual"), case.loop)
+    plain = choose_kernel(KernelConfig("dual"), case.spec)
     form = OnGPU(KernelConfig("auto", 2), plain)
     expected = case.run(plain)
     with caplog.at_level(logging.INFO):
@@ -268,16 +265,16 @@ def test_auto_on_a_gpu_logs_once_which_kernel_runs(caplog: pytest.LogCaptureFixt
 @pytest.mark.parametrize("kernel", [KernelConfig("triton"), KernelConfig("auto"), KernelConfig("auto", 3)], ids=str)
 @pytest.mark.parametrize(("name", "own"), [("linear", 16), ("mlp", 64)])
 def test_the_default_group_depends_on_the_layer(name: str, own: int, kernel: KernelConfig) -> None:
-    loop, b, mini_batches = LOOPS[name], 2, 65
-    form = OnGPU(kernel, choose_form(KernelConfig("dual"), loop))
+    spec, b, mini_batches = LOOPS[name], 2, 65
+    form = OnGPU(kernel, choose_kernel(KernelConfig("dual"), spec))
     group = own if kernel.checkpoint_group is None else kernel.checkpoint_group
     with FakeTensorMode():
         W = [torch.empty(1, 16, 64 if name == "mlp" else 16), torch.empty(1, 1, 64 if name == "mlp" else 16)]
         W += [torch.empty(1, 64, 16), torch.empty(1, 1, 16)] if name == "mlp" else []
         norm = LayerNormParams(torch.ones(1, 1, 16), torch.zeros(1, 1, 16))
-        tokens = Tokens(*torch.empty(3, 1, 1, b * mini_batches, 16), torch.empty(1, 1, b * mini_batches))
-        tokens = tokens._replace(q=tokens.q.requires_grad_())
-        z, _ = form(loop, norm, loop.start(W, 1), tokens, torch.empty(b))
+        inputs = InnerInputs(*torch.empty(3, 1, 1, b * mini_batches, 16), torch.empty(1, 1, b * mini_batches))
+        inputs = inputs._replace(q=inputs.q.requires_grad_())
+        z, _ = form(InnerLoop(spec, norm, torch.empty(b)), spec.start(W, 1), inputs)
         W1_kept, *_ = z.grad_fn.saved_tensors
     assert W1_kept.shape == (-(-mini_batches // group), 1, *W[0].shape)
 
@@ -285,4 +282,4 @@ def test_the_default_group_depends_on_the_layer(name: str, own: int, kernel: Ker
 def test_auto_on_a_cpu_does_not_use_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(op, "inner_loop", partial(pytest.fail, "the interpreter is slow"))
     case = Case(LOOPS["linear"], 4, T=8, D=16)
-    assert_agree(case.run(choose_form(KernelConfig("auto"), case.loop)), case.run(rounded_definition(torch.float64)))
+    assert_agree(case.run(choose_kernel(KernelConfig("auto"), case.spec)), case.run(rounded_definition(torch.float64)))

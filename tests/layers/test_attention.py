@@ -1,4 +1,4 @@
-"""Attention against Llama's, and what every causal layer must obey."""
+"""Attention agrees with Llama's, is causal, and trains every parameter."""
 
 from collections.abc import Iterable
 
@@ -21,12 +21,12 @@ def make_attention(conv_gate: bool = False) -> nn.Module:
 
 
 def halves_from_pairs(weight: Tensor) -> Tensor:
-    """Rows of a query or key projection in Llama's order: first members of all pairs of a head, then the second."""
+    """Reorder the rows of a query or key projection as in Llama: the first of each pair of a head, then the second."""
     return weight.unflatten(0, (HEADS, -1, 2)).transpose(1, 2).flatten(0, 2)
 
 
 def llama_order(values: Iterable[Tensor]) -> dict[str, Tensor]:
-    """Weights of ours, or their gradients, in the order q, k, v, o, as Llama names and arranges them."""
+    """Return our weights or gradients, given in the order q, k, v, o, with Llama's names and layout."""
     q, k, v, o = values
     return {
         "q_proj.weight": halves_from_pairs(q),
@@ -81,7 +81,7 @@ def test_every_parameter_learns(conv_gate: bool) -> None:
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in layer.parameters())
 
 
-def test_the_mamba_backbones_form_has_its_parameters() -> None:
+def test_the_mamba_backbone_adds_its_parameters() -> None:
     assert {name for name, _ in make_attention(conv_gate=True).named_parameters()} == {
         "views.q.weight",
         "views.v.weight",

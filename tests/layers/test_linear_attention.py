@@ -1,4 +1,4 @@
-"""Linear attention against its definition, the matrix of all pairs of tokens."""
+"""Linear attention agrees with its definition, the matrix of all pairs of tokens."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from ttt.layers.registry import LayerSpec, build_layer
 from ttt.layers.views import merge_heads
 
 WIDTH, HEADS = 24, 3
-FORMS = [("elu", True), ("elu", False), ("none", False)]
+FEATURES = [("elu", True), ("elu", False), ("none", False)]
 
 
 def make_layer(feature_map: str = "elu", normaliser: bool = True, conv_gate: bool = False) -> LinearAttention:
@@ -26,7 +26,7 @@ def make_layer(feature_map: str = "elu", normaliser: bool = True, conv_gate: boo
 
 
 def turned(x_BHTD: Tensor, base: float) -> Tensor:
-    """RoPE: every pair of entries as a complex number, times exp(i angle)."""
+    """Apply RoPE: every pair of entries as a complex number, times exp(i angle)."""
     T, D = x_BHTD.shape[2:]
     angle = torch.outer(torch.arange(T), base ** (-torch.arange(0, D, 2, dtype=torch.float64) / D))
     pairs = torch.view_as_complex(x_BHTD.unflatten(-1, (-1, 2)).contiguous())
@@ -44,7 +44,7 @@ def by_all_pairs(layer: LinearAttention, x_BTC: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("conv_gate", [False, True])
-@pytest.mark.parametrize(("feature_map", "normaliser"), FORMS)
+@pytest.mark.parametrize(("feature_map", "normaliser"), FEATURES)
 @pytest.mark.parametrize("tokens", [1, CHUNK - 1, CHUNK, 3 * CHUNK + 5])
 def test_outputs_and_gradients_are_the_definitions(
     feature_map: str, normaliser: bool, tokens: int, conv_gate: bool
@@ -86,6 +86,6 @@ def test_flops_with_a_remainder(tokens: int) -> None:
         ({"feature_map": "none"}, r"model.normaliser=True: could be zero with model.feature_map=none; set it to false"),
     ],
 )
-def test_what_cannot_be_is_named(values: dict[str, str], message: str) -> None:
+def test_invalid_values_are_refused_by_name(values: dict[str, str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         make_layer(**values)  # type: ignore[arg-type]

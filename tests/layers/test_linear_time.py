@@ -1,6 +1,6 @@
-"""Work that grows with the context grows linearly: processor time per token, forward and backward, at two lengths.
+"""Processor time per token, forward and backward, is the same at two context lengths.
 
-Processor time of one thread, and the least of several rounds, so that a busy machine does not decide.
+Measured on one thread, and the least of several rounds, so that a busy machine does not matter.
 """
 
 import time
@@ -15,7 +15,7 @@ from ttt.layers.registry import LayerSpec, build_layer
 SHORT, LONG, ROUNDS = 2048, 16384, 4
 
 TOLERATED = 1.6
-"""Measured at rest: 0.9 to 1.05. Work that grew with T ** 1.5 would give 2.8, with T * T 8."""
+"""Measured on an idle machine: 0.9 to 1.05. Work of order T ** 1.5 would give 2.8, of order T ** 2 would give 8."""
 
 
 def seconds_per_token(layer: torch.nn.Module, tokens: int) -> float:

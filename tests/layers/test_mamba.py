@@ -1,4 +1,4 @@
-"""The Mamba mixer against the one of transformers, its initial values, and the choice of the scan."""
+"""The Mamba mixer agrees with that of transformers; its initial values and the choice of the scan."""
 
 import sys
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ def assert_near(actual: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5 * expected.abs().max().item())
 
 
-def test_outputs_and_gradients_are_those_of_transformers() -> None:
+def test_outputs_and_gradients_agree_with_transformers() -> None:
     ours = make_mamba()
     theirs = MambaMixer(TheirConfig(hidden_size=WIDTH, use_mambapy=False), layer_idx=0)
     theirs.load_state_dict(ours.state_dict())
@@ -95,7 +95,7 @@ def test_bfloat16_stays_near() -> None:
 
 @pytest.fixture(autouse=True)
 def _fresh_import() -> Iterator[None]:
-    """The import of mamba_ssm is tried anew before each test, and its outcome forgotten afterwards."""
+    """Repeat the import of mamba_ssm in each test."""
     fast_scan.cache_clear()
     yield
     fast_scan.cache_clear()
@@ -113,7 +113,7 @@ def reference_selective_scan(
     delta_softplus: bool,
     return_last_state: bool,
 ) -> tuple[Tensor, Tensor]:
-    """What the package documents: u, delta, z (B, E, T); A (E, N); B, C (B, N, T); D, delta_bias (E)."""
+    """Compute the package's documented formula: u, delta, z (B, E, T); A (E, N); B, C (B, N, T); D, delta_bias (E)."""
     assert A.dtype == D.dtype == delta_bias.dtype == torch.float32
     assert delta_softplus
     assert return_last_state
@@ -128,7 +128,7 @@ def reference_selective_scan(
 
 @pytest.fixture
 def _mamba_ssm(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A mamba_ssm package whose kernel is the reference formula."""
+    """Install a mamba_ssm package whose kernel is the reference formula."""
     interface = ModuleType("mamba_ssm.ops.selective_scan_interface")
     interface.selective_scan_fn = reference_selective_scan  # type: ignore[attr-defined]
     for name in ("mamba_ssm", "mamba_ssm.ops"):
@@ -148,7 +148,7 @@ def test_the_packages_scan_gets_its_layout() -> None:
 
 
 @pytest.mark.usefixtures("_mamba_ssm")
-def test_a_state_to_go_on_from_takes_the_plain_scan() -> None:
+def test_a_given_state_takes_the_plain_scan() -> None:
     assert choose_scan(CUDA, torch.zeros(2, 5, 3)) is plain_scan
 
 

@@ -1,4 +1,4 @@
-"""Looking into inner loops leaves models as they were, and blames the inner loop that is to blame."""
+"""Recording inner loops leaves a model unchanged, and diagnosis names the inner loop that diverged."""
 
 import pytest
 import torch
@@ -7,7 +7,8 @@ from torch import Tensor
 from ttt.config.layers import TTTConfig
 from ttt.config.schema import BackboneConfig, KernelConfig, SizeConfig
 from ttt.layers.diagnose import find_divergence
-from ttt.layers.observing import PIECE, observing, ttt_layers
+from ttt.layers.observing import record_inner_loops, ttt_layers
+from ttt.layers.state import READ_CHUNK
 from ttt.models.build import build_model
 from ttt.models.language_model import LanguageModel
 
@@ -26,24 +27,24 @@ def make_ids(tokens: int, B: int = 2) -> Tensor:
 
 
 @torch.no_grad()
-def test_what_is_observed_is_what_happens_and_the_model_stays_as_it_was() -> None:
+def test_recording_gives_the_models_numbers_and_leaves_it_unchanged() -> None:
     model, ids = make_model(mini_batch_size=4), make_ids(11)
-    forms, plain = [layer.form for layer in ttt_layers(model)], model(ids)
-    with observing(model) as seen:
+    kernels, plain = [layer.kernel for layer in ttt_layers(model)], model(ids)
+    with record_inner_loops(model) as seen:
         torch.testing.assert_close(model(ids), plain, rtol=1e-4, atol=1e-5)
-    assert len(forms) == len(seen) == 3
+    assert len(kernels) == len(seen) == 3
     assert all(value.shape == (2, 2, 11) for observation in seen for value in observation)
     torch.testing.assert_close(seen[1].loss_initial[..., 0], seen[1].loss_before[..., 0])
-    assert [layer.form for layer in ttt_layers(model)] == forms
+    assert [layer.kernel for layer in ttt_layers(model)] == kernels
     assert torch.equal(model(ids), plain)
 
 
-def test_forms_are_put_back_after_an_error() -> None:
+def test_kernels_are_put_back_after_an_error() -> None:
     model = make_model()
-    forms = [layer.form for layer in ttt_layers(model)]
-    with pytest.raises(IndexError), observing(model):
+    kernels = [layer.kernel for layer in ttt_layers(model)]
+    with pytest.raises(IndexError), record_inner_loops(model):
         model(torch.tensor([[V]]))
-    assert [layer.form for layer in ttt_layers(model)] == forms
+    assert [layer.kernel for layer in ttt_layers(model)] == kernels
 
 
 @pytest.mark.parametrize("b", [1, 4, 16])
@@ -63,18 +64,18 @@ def test_the_layer_head_and_mini_batch_that_diverge_are_named(b: int) -> None:
 @torch.no_grad()
 def test_the_mini_batch_is_that_of_the_first_numbers_that_are_lost(b: int, eta_base: float) -> None:
     model = make_model(mini_batch_size=b, eta_base=eta_base, norm=False, learnable_norm=False)
-    ids = make_ids(PIECE + 300)
+    ids = make_ids(READ_CHUNK + 300)
     lost = int((~model(ids).isfinite()).any(2).any(0).nonzero()[0]) + 1
     found = find_divergence(model, ids)
     assert found is not None
-    # Squares overflow a few tokens before everything does.
+    # Squares overflow a few tokens before the numbers do.
     assert lost - 32 < found.first <= lost
     assert ((found.mini_batch - 1) * b + 1, found.mini_batch * b) == (found.first, found.last)
     assert model(ids[:, : found.first - 32]).isfinite().all()
 
 
 @torch.no_grad()
-def test_no_inner_loop_is_blamed_for_what_came_to_it() -> None:
+def test_no_inner_loop_is_blamed_for_its_inputs() -> None:
     model = make_model()
     model.embedding.weight[3] = float("nan")
     assert not model(make_ids(40)).isfinite().all()

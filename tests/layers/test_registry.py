@@ -1,4 +1,4 @@
-"""What every registered layer must do, in every backbone that it sits in. A new layer is covered without an edit."""
+"""The contract of every registered layer, in each of its backbones. New layers are covered without an edit."""
 
 from itertools import pairwise
 
@@ -20,7 +20,7 @@ from ttt.layers.state import State
 
 WIDTH, HEADS, T = 24, 2, 37
 STREAMED = 70
-"""Tokens of a sequence that is read in pieces: more than mini-batches and chunks have."""
+"""Tokens of a sequence that is read in parts: more than a mini-batch or a chunk."""
 
 OWN_VALUES = {
     "ttt_linear": {"inner_model": "linear"},
@@ -37,8 +37,8 @@ def make_layer(name: str, backbone: str, kernel: str = "auto", **values: object)
     return build_layer(config, spec)
 
 
-def stir(layer: nn.Module) -> nn.Module:
-    """Random values instead of the initial zeros and ones, which would hide terms."""
+def randomised(layer: nn.Module) -> nn.Module:
+    """Replace initial zeros and ones, which would hide terms, by random values."""
     with torch.no_grad():
         for parameter in layer.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -47,7 +47,7 @@ def stir(layer: nn.Module) -> nn.Module:
 
 @pytest.mark.parametrize(("name", "backbone"), CASES)
 def test_a_token_changes_nothing_before_itself(name: str, backbone: str) -> None:
-    layer = stir(make_layer(name, backbone)).double()
+    layer = randomised(make_layer(name, backbone)).double()
     x = torch.randn(1, T, WIDTH, dtype=torch.float64)
     before, _ = layer(x)
     for token in (0, 1, 15, 16, 17, T - 1):
@@ -60,7 +60,7 @@ def test_a_token_changes_nothing_before_itself(name: str, backbone: str) -> None
 
 @pytest.mark.parametrize(("name", "backbone"), CASES)
 def test_every_parameter_learns(name: str, backbone: str) -> None:
-    layer = stir(make_layer(name, backbone))
+    layer = randomised(make_layer(name, backbone))
     y, _ = layer(torch.randn(2, T, WIDTH))
     y.square().sum().backward()
     for parameter_name, parameter in layer.named_parameters():
@@ -68,20 +68,26 @@ def test_every_parameter_learns(name: str, backbone: str) -> None:
         assert parameter.grad.abs().max() > 0, parameter_name
 
 
+@pytest.mark.parametrize("name", layer_types())
+def test_names_without_weight_decay_are_parameters(name: str) -> None:
+    layer = make_layer(name, layer_types()[name].backbones[0])
+    assert set(getattr(layer, "no_weight_decay", ())) <= dict(layer.named_parameters()).keys()
+
+
 @pytest.mark.parametrize(("name", "backbone"), CASES)
-def test_sequences_of_a_batch_do_not_meet(name: str, backbone: str) -> None:
-    layer = stir(make_layer(name, backbone)).double()
+def test_sequences_of_a_batch_do_not_interact(name: str, backbone: str) -> None:
+    layer = randomised(make_layer(name, backbone)).double()
     x = torch.randn(3, T, WIDTH, dtype=torch.float64)
     alone = torch.cat([layer(sequence[None])[0] for sequence in x])
     torch.testing.assert_close(layer(x)[0], alone, rtol=0, atol=1e-12)
 
 
-def in_pieces(layer: nn.Module, x: Tensor, cuts: set[int]) -> tuple[Tensor, State]:
-    """What the layer gives for a sequence that is cut before these tokens."""
+def in_chunks(layer: nn.Module, x: Tensor, cuts: set[int]) -> tuple[Tensor, State]:
+    """Call the layer on a sequence that is cut before these tokens."""
     lengths = [end - start for start, end in pairwise((0, *sorted(cuts), x.shape[1]))]
     outputs, state = [], {}
-    for piece in x.split(lengths, dim=1):
-        y, state = layer(piece, state)
+    for chunk in x.split(lengths, dim=1):
+        y, state = layer(chunk, state)
         outputs.append(y)
     return torch.cat(outputs, dim=1), state
 
@@ -91,14 +97,14 @@ def in_pieces(layer: nn.Module, x: Tensor, cuts: set[int]) -> tuple[Tensor, Stat
 @given(cuts=st.sets(st.integers(1, STREAMED - 1)))
 @example(cuts=set(range(1, STREAMED)))
 @example(cuts={15, 17, 32, 33, 66})
-def test_pieces_of_a_sequence_are_the_whole(name: str, backbone: str, cuts: set[int]) -> None:
-    layer = stir(make_layer(name, backbone)).double()
+def test_chunks_of_a_sequence_are_the_whole(name: str, backbone: str, cuts: set[int]) -> None:
+    layer = randomised(make_layer(name, backbone)).double()
     x, dy = torch.randn(2, 2, STREAMED, WIDTH, dtype=torch.float64)
     inputs = [x.requires_grad_(), *layer.parameters()]
-    (whole, last), (pieces, last_of_pieces) = layer(x), in_pieces(layer, x, cuts)
-    torch.testing.assert_close(pieces, whole, rtol=0, atol=1e-10)
-    torch.testing.assert_close(last_of_pieces, last, rtol=1e-10, atol=1e-10)
-    expected, actual = (torch.autograd.grad(y, inputs, dy) for y in (whole, pieces))
+    (whole, last), (chunks, last_of_chunks) = layer(x), in_chunks(layer, x, cuts)
+    torch.testing.assert_close(chunks, whole, rtol=0, atol=1e-10)
+    torch.testing.assert_close(last_of_chunks, last, rtol=1e-10, atol=1e-10)
+    expected, actual = (torch.autograd.grad(y, inputs, dy) for y in (whole, chunks))
     torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
 
 
@@ -114,13 +120,13 @@ def test_mixed_precision_stays_near(name: str, backbone: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "backbone", "tokens"),
-    # A remainder matters to TTT; Mamba's scan fills it up with zeros, which torch counts and the layer does not.
+    # TTT reads an incomplete mini-batch; Mamba's scan pads with zeros, which torch counts and the layer does not.
     [(*case, 32) for case in CASES] + [("ttt_linear", "mamba", T), ("ttt_mlp", "transformer", T)],
 )
 def test_flops_are_what_torch_counts(name: str, backbone: str, tokens: int) -> None:
-    """Matrix products, forward; what a layer adds for the operations that torch does not count is left out."""
+    """Compare the forward pass's matrix products, without elementwise operations, which torch does not count."""
     layer = make_layer(name, backbone)
-    # Of the forms of attention on a CPU, torch counts the plain one alone.
+    # Of torch's attention kernels on a CPU, its counter knows only the plain one.
     with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         layer(torch.randn(1, tokens, WIDTH))
     counted = count_flops(layer, tokens) - getattr(layer, "elementwise_flops", lambda _: 0)(tokens)

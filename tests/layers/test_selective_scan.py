@@ -1,4 +1,4 @@
-"""The selective scan against the recurrence it computes, and its promises of time and memory."""
+"""The selective scan agrees with its recurrence and keeps its promises of time and memory."""
 
 import subprocess
 import sys
@@ -17,7 +17,7 @@ BATCH, INNER, STATE = 2, 5, 3
 def make_inputs(
     tokens: int, batch: int = BATCH, inner: int = INNER, state: int = STATE, dtype: torch.dtype = torch.float64
 ) -> list[Tensor]:
-    """(u, delta, A, B, C, D, h) requiring gradients, of the sizes that Mamba's initial values give."""
+    """Return (u, delta, A, B, C, D, h) requiring gradients, of the magnitude of Mamba's initial values."""
     torch.manual_seed(0)
     u, B, C = (torch.randn(batch, tokens, width, dtype=dtype) for width in (inner, state, state))
     delta = torch.rand(batch, tokens, inner, dtype=dtype) * 0.2
@@ -37,7 +37,7 @@ def token_by_token(
 
 
 def assert_computes_the_recurrence(inputs: list[Tensor]) -> None:
-    """Outputs, last state, and the gradients of a random functional of both."""
+    """Compare outputs, last state, and the gradients of a random functional of both."""
     actual, expected = selective_scan(*inputs), token_by_token(*inputs)
     torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
     upstream = [torch.randn_like(result) for result in expected]
@@ -72,7 +72,7 @@ def test_the_recurrence_starts_from_its_state(backwards: bool, expected: list[fl
     assert recurrence(a, x, h, L=2, backwards=backwards).flatten().tolist() == expected
 
 
-def test_decays_that_vanish_do_no_harm() -> None:
+def test_decays_that_underflow_are_harmless() -> None:
     u, delta, A, *others = (x.detach() for x in make_inputs(tokens=40, dtype=torch.float32))
     inputs = [x.requires_grad_() for x in (u, delta, 1e6 * A, *others)]
     actual, expected = selective_scan(*inputs), token_by_token(*inputs)
@@ -127,6 +127,6 @@ def peak_bytes(tokens: int) -> int:
 
 @pytest.mark.slow
 def test_no_state_sequence_is_kept() -> None:
-    """Memory grows by inputs, outputs and their gradients: by fewer floats a token than one state has."""
+    """Memory grows by inputs, outputs and their gradients: fewer floats per token than one state has."""
     short, long = 8192, 32768
     assert peak_bytes(long) - peak_bytes(short) < (long - short) * 64 * 16 * 4

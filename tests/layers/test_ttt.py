@@ -1,4 +1,4 @@
-"""The switches of the TTT layer: what each combination learns, and which are refused."""
+"""The switches of the TTT layer: every combination streams and trains, invalid ones are refused."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from ttt.layers.ttt import TTT
 
 T, WIDTH = 37, 24
 SPEC = LayerSpec(WIDTH, heads=2, init_std=0.2, conv_gate=True)
-VARIANTS: dict[str, dict[str, object]] = {
+SWITCHES: dict[str, dict[str, object]] = {
     "three layers": {"inner_model": "mlp", "hidden": [2, 3]},
     "relu": {"inner_model": "mlp", "hidden": [2], "activation": "relu"},
     "no biases": {"inner_bias": False},
@@ -42,8 +42,8 @@ def make(**values: object) -> TTT:
     return layer.double()
 
 
-@pytest.mark.parametrize("values", VARIANTS.values(), ids=list(VARIANTS))
-def test_a_variant_streams_and_all_of_it_learns(values: dict[str, object]) -> None:
+@pytest.mark.parametrize("values", SWITCHES.values(), ids=list(SWITCHES))
+def test_a_layer_streams_and_all_of_it_learns(values: dict[str, object]) -> None:
     layer = make(**values)
     with torch.no_grad():
         for parameter in layer.parameters():
@@ -52,28 +52,27 @@ def test_a_variant_streams_and_all_of_it_learns(values: dict[str, object]) -> No
     y, _ = layer(x)
     y.square().sum().backward()
     for name, parameter in layer.named_parameters():
-        # Tokens of the last places were not reached where b is larger than T.
         assert parameter.grad is not None, name
         assert parameter.grad.abs().max() > 0, name
-    state, pieces = {}, []
-    for piece in x.split([1, 2, 10, 1, 16, 7], dim=1):
-        z, state = layer(piece, state)
-        pieces.append(z)
-    torch.testing.assert_close(torch.cat(pieces, dim=1), y, rtol=0, atol=1e-10)
+    state, outputs = {}, []
+    for chunk in x.split([1, 2, 10, 1, 16, 7], dim=1):
+        z, state = layer(chunk, state)
+        outputs.append(z)
+    torch.testing.assert_close(torch.cat(outputs, dim=1), y, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("values", VARIANTS.values(), ids=list(VARIANTS))
-def test_a_variant_is_what_its_primal_form_computes(values: dict[str, object]) -> None:
+@pytest.mark.parametrize("values", SWITCHES.values(), ids=list(SWITCHES))
+def test_a_layer_is_what_the_primal_kernel_computes(values: dict[str, object]) -> None:
     layer, x = make(**values), torch.randn(2, T, WIDTH, dtype=torch.float64)
     y, _ = layer(x)
-    from ttt.kernels.dispatch import choose_form
+    from ttt.kernels.dispatch import choose_kernel
 
-    layer.form = choose_form(KernelConfig("primal"), layer.loop)
+    layer.kernel = choose_kernel(KernelConfig("primal"), layer.inner)
     torch.testing.assert_close(layer(x)[0], y, rtol=0, atol=1e-10)
 
 
 def test_a_constant_eta_is_where_a_learnable_one_starts() -> None:
-    """Sigmoid(0) = 1/2: row 7 of Table 1 starts where row 6 is."""
+    """Check sigmoid(0) = 1/2: row 7 of Table 1 starts where row 6 is."""
     constant, learnable = make(learnable_eta=False), make()
     assert learnable.eta_weight is not None
     nn.init.zeros_(learnable.eta_weight)
@@ -82,8 +81,8 @@ def test_a_constant_eta_is_where_a_learnable_one_starts() -> None:
     torch.testing.assert_close(learnable(x)[0], constant(x)[0], rtol=0, atol=1e-12)
 
 
-def test_equal_seeds_start_variants_from_equal_projections() -> None:
-    for values in VARIANTS.values():
+def test_equal_seeds_start_layers_from_equal_projections() -> None:
+    for values in SWITCHES.values():
         assert torch.equal(make(**values).views.q.weight, make().views.q.weight)
 
 
@@ -104,7 +103,7 @@ def test_equal_seeds_start_variants_from_equal_projections() -> None:
         ({"momentum": 1.0}, "model.momentum=1.0: must be at least 0 and below 1"),
     ],
 )
-def test_what_cannot_be_is_refused_by_name(values: dict[str, object], line: str) -> None:
+def test_invalid_values_are_refused_by_name(values: dict[str, object], line: str) -> None:
     with pytest.raises(UserError, match=line):
         make(**values)
 

@@ -1,4 +1,4 @@
-"""The whole Transformer and Mamba models against those of transformers, on the same weights."""
+"""The Transformer and Mamba models agree with those of transformers on the same weights."""
 
 from collections.abc import Callable
 
@@ -46,7 +46,7 @@ def mamba() -> nn.Module:
 
 
 def pairs_adjacent(weight: Tensor) -> Tensor:
-    """Llama rotates entry i of a head with entry i + D / 2, this suite with its neighbour: the rows in our order."""
+    """Reorder rows: Llama rotates entry i of a head with entry i + D / 2, this suite with its neighbour."""
     return weight.view(SIZE.heads, 2, -1, SIZE.width).transpose(1, 2).reshape(weight.shape)
 
 

@@ -1,4 +1,4 @@
-"""Sizes and costs of the paper's models, on torch's meta device: shapes without numbers."""
+"""Parameters and FLOPs of the paper's models, on torch's meta device, which allocates nothing."""
 
 import pytest
 import torch
@@ -42,5 +42,5 @@ def test_mamba_130m_has_its_authors_number_of_parameters() -> None:
 
 @pytest.mark.parametrize("model", ["ttt_linear", "ttt_mlp", "linear_attention", "mamba"])
 @pytest.mark.parametrize("name", ["125m", "350m", "760m", "1.3b"])
-def test_the_methods_of_a_size_are_of_one_size(model: str, name: str) -> None:
+def test_all_methods_of_a_size_have_about_equal_parameters(model: str, name: str) -> None:
     assert count(build(model, name)[0]) == pytest.approx(count(build("transformer", name)[0]), rel=0.06)

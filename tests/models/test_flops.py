@@ -1,4 +1,4 @@
-"""The count of FLOPs: against torch's, against sums by hand, and what ttt/models/FLOPS.md says of the paper's sizes."""
+"""The count of FLOPs agrees with torch's, with sums by hand, and with the table in ttt/models/FLOPS.md."""
 
 import re
 from functools import cache
@@ -29,7 +29,7 @@ from ttt.models.language_model import LanguageModel
 LLAMA_2_VOCABULARY = 32000
 
 T = 256
-"""Sixteen mini-batches: the last update, which nothing reads, has no backward pass and must not weigh."""
+"""Sixteen mini-batches: the last update, which is not used, has no backward pass and must not matter."""
 SMALL = ["size.width=48", "size.heads=2", "size.mlp_hidden=96", "kernel=dual", "kernel.checkpoint_group=0"]
 
 
@@ -39,7 +39,7 @@ def small(*overrides: str) -> LanguageModel:
 
 
 def torch_counts(model: LanguageModel, backward: bool) -> int:
-    # Of the forms of attention on a CPU, torch counts the plain one alone.
+    # Of torch's attention kernels on a CPU, its counter knows only the plain one.
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         loss = model(torch.zeros(1, T, dtype=torch.int64)).sum()
         if backward:
@@ -58,7 +58,7 @@ def test_a_models_forward_pass_is_what_torch_counts(model: str) -> None:
 @pytest.mark.usefixtures("configure")
 @pytest.mark.parametrize("model", ["ttt_linear", "ttt_mlp", "linear_attention", "transformer"])
 def test_training_is_what_torch_counts(model: str) -> None:
-    """Without convolutions: torch counts the backward pass of a depthwise one as a dense one."""
+    """Check models without convolutions: torch counts the backward pass of a depthwise one as a dense one."""
     built = small(f"model={model}", "backbone=transformer")
     assert training_flops(built, T, tokens=T) == pytest.approx(torch_counts(built, backward=True), rel=0.02)
 
@@ -82,24 +82,24 @@ def test_the_inner_loop_by_hand(b: int) -> None:
     forward, update, output = 3 * [2 * tokens * D * D]
     correction = 2 * tokens * b * (D + D)
     assert inner_flops(InnerMLP(), D, tokens, b) == forward + update + output + correction
-    # The MLP's two maps have 4 D^2 weights each, and its gradient passes the second on the way back.
-    way_back = 2 * tokens * 4 * D * D
-    mlp = 8 * (forward + update + output) + way_back + 2 * 2 * tokens * b * (D + 4 * D)
+    # The MLP's two maps have 4 D^2 weights each, and its gradient passes back through the second.
+    back = 2 * tokens * 4 * D * D
+    mlp = 8 * (forward + update + output) + back + 2 * 2 * tokens * b * (D + 4 * D)
     assert inner_flops(InnerMLP((4,)), D, tokens, b) == mlp
 
 
 @pytest.mark.usefixtures("configure")
 def test_attention_and_head_by_hand() -> None:
-    """All T x T pairs: what twice the context adds, and what another vocabulary adds."""
+    """Check the T x T pairs that twice the context adds, and the head's FLOPs."""
     built, C, blocks = small("model=transformer"), 48, 2
     assert built.flops(2 * T) - 2 * built.flops(T) == blocks * 4 * C * (4 - 2) * T**2
-    blocks_alone = sum(count_flops(block, T) for block in built.blocks)
-    assert built.flops(T) - blocks_alone == 2 * T * 100 * C
+    only_blocks = sum(count_flops(block, T) for block in built.blocks)
+    assert built.flops(T) - only_blocks == 2 * T * 100 * C
 
 
 @cache
 def gflops(model: str, *overrides: str) -> float:
-    """Training FLOPs a token of a model at 1.3B, in units of 1e9."""
+    """Return the training FLOPs per token of a model at 1.3B, in units of 1e9."""
     settings = [f"model={model}", "size=1.3b", f"data.vocab_size={LLAMA_2_VOCABULARY}", *overrides]
     config = as_object(compose("train", [quote_option(override) for override in settings]), TrainConfig)
     return count(config, 1)[1] / 1e9
@@ -107,7 +107,7 @@ def gflops(model: str, *overrides: str) -> float:
 
 @pytest.mark.usefixtures("configure")
 def test_the_sizes_of_the_figure_by_token_index_match_mamba() -> None:
-    """The paper's choice for TTT is within half a percent of Mamba 1.4B, where Table 2's sizes are 3% and more away."""
+    """Check that the paper's sizes for TTT are within 0.5% of Mamba 1.4B, while Table 2's differ by about 3%."""
     mamba = gflops("mamba", "ctx=32k")
     assert mamba == pytest.approx(8.061, abs=1e-3)
     assert gflops("ttt_linear", "ctx=32k", "size.mlp_hidden=5808") / mamba == pytest.approx(0.996, abs=1e-3)
@@ -118,9 +118,9 @@ def test_the_sizes_of_the_figure_by_token_index_match_mamba() -> None:
 
 @pytest.mark.usefixtures("configure")
 def test_the_transformer_of_19_blocks_against_mamba() -> None:
-    """The paper's 2.8 times the inference FLOPs tells which pairs of attention it counts: all of them.
+    """Check that the paper's ratio 2.8 of inference FLOPs implies a count of all pairs of attention.
 
-    Its training FLOPs are 1.18 times Mamba's, a token in the mean over pretraining and finetuning, 1.42 times in all.
+    Training FLOPs per token are 1.18 times Mamba's, the mean over pretraining and finetuning, and 1.42 times in total.
     """
     mamba, head = gflops("mamba", "ctx=32k"), 3 * 2 * LLAMA_2_VOCABULARY * 2048 / 1e9
     short, long = (gflops("transformer", f"ctx={ctx}", "size.blocks=19") for ctx in ("2k", "32k"))

@@ -22,7 +22,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 def faults(keep: bool) -> int:
-    """Pages that the system had to clear for ten tensors of 64 MB, one after another."""
+    """Count the pages that the system cleared for ten consecutive tensors of 64 MB."""
     program = [sys.executable, "-c", FAULTS.format(keep=keep)]
     return int(subprocess.run(program, capture_output=True, text=True, check=True).stdout)
 
@@ -34,5 +34,5 @@ def test_freed_memory_is_used_again() -> None:
     assert faults(keep=True) <= 0.8 * every_tensor
 
 
-def test_it_says_whether_it_could() -> None:
+def test_it_returns_whether_the_c_library_supports_it() -> None:
     assert keep_freed_memory() == (platform.libc_ver()[0] == "glibc")

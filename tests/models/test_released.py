@@ -1,4 +1,4 @@
-"""Agreement with the authors' released model on its stored numbers."""
+"""The model agrees with stored numbers of the authors' released model."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ TOLERANCE = 1e-10
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
-    """All tensors, those of the state under the released names, and the meta data."""
+    """Return all tensors, the weights under the released names, and the meta data."""
     with safe_open(path, "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
         meta = json.loads(file.metadata()["meta"])
@@ -56,7 +56,7 @@ def test_weights_come_back_as_they_went_in(path: Path) -> None:
     assert all(torch.equal(back[name], value) for name, value in state.items())
 
 
-def test_a_tied_head_may_come_along() -> None:
+def test_a_tied_head_is_accepted() -> None:
     _, state, meta = load(GOLDEN[0])
     from_released(state | {"lm_head.weight": state["model.embed_tokens.weight"]}, meta)
 
@@ -72,7 +72,7 @@ def test_a_tied_head_may_come_along() -> None:
         (lambda _, meta: meta.update(backbone="rnn"), "choose one of"),
     ],
 )
-def test_what_does_not_fit_is_named(change: Any, message: str) -> None:
+def test_mismatches_are_named(change: Any, message: str) -> None:
     _, state, meta = load(GOLDEN[0])
     change(state, meta)
     with pytest.raises(UserError, match=message):

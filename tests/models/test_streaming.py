@@ -1,4 +1,4 @@
-"""A language model that reads a sequence in pieces: every layer in every backbone that it sits in."""
+"""Every layer, in each of its backbones, reads a sequence in chunks as it reads the whole."""
 
 import random
 from collections.abc import Callable
@@ -33,43 +33,43 @@ def model(request: pytest.FixtureRequest, configure: Callable[..., TrainConfig])
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("pieces", [T, 2, 5, 10, 30])
-def test_pieces_of_a_sequence_are_the_whole(model: LanguageModel, pieces: int) -> None:
-    cuts = sorted(random.Random(pieces).sample(range(1, T), pieces - 1))
+@pytest.mark.parametrize("chunks", [T, 2, 5, 10, 30])
+def test_chunks_of_a_sequence_are_the_whole(model: LanguageModel, chunks: int) -> None:
+    cuts = sorted(random.Random(chunks).sample(range(1, T), chunks - 1))
     logits, state = [], {}
-    for piece in IDS.split([end - start for start, end in pairwise([0, *cuts, T])], dim=1):
-        piece_logits, state = model(piece, state)
-        logits.append(piece_logits)
+    for chunk in IDS.split([end - start for start, end in pairwise([0, *cuts, T])], dim=1):
+        chunk_logits, state = model(chunk, state)
+        logits.append(chunk_logits)
     torch.testing.assert_close(torch.cat(logits, dim=1), model(IDS), rtol=0, atol=1e-10)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("format_name", FORMATS)
-def test_a_state_from_a_file_goes_on_as_it_would_have(model: LanguageModel, format_name: str, tmp_path: Path) -> None:
+def test_a_state_from_a_file_continues_unchanged(model: LanguageModel, format_name: str, tmp_path: Path) -> None:
     save, load = FORMATS[format_name]
     _, state = model(IDS[:, :37], {})
     save(state, tmp_path / "state")
     expected, expected_state = model(IDS[:, 37:], state)
     actual, actual_state = model(IDS[:, 37:], load(tmp_path / "state"))
-    # Where safetensors puts tensors in memory can change the last bit of what is computed from them.
+    # The memory alignment of safetensors' tensors can change the last bit of a result.
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
     torch.testing.assert_close(actual_state, expected_state, rtol=0, atol=1e-12)
     assert all(torch.equal(value, state[name]) for name, value in load(tmp_path / "state").items())
 
 
 @torch.no_grad()
-def test_states_differ_in_their_numbers_alone(model: LanguageModel, request: pytest.FixtureRequest) -> None:
+def test_states_differ_only_in_their_numbers(model: LanguageModel, request: pytest.FixtureRequest) -> None:
     _, short = model(IDS[:, :40], {})
     _, long = model(IDS[:, 40:], short)
     assert short.keys() == long.keys()
     if "transformer-" not in request.node.callspec.id:
         assert [(x.shape, x.dtype) for x in short.values()] == [(x.shape, x.dtype) for x in long.values()]
-    # A view would drag the memory of all tokens along, also into a file.
+    # A view would keep the memory of all tokens alive, and write it to files.
     assert all(x.untyped_storage().nbytes() == x.nbytes for x in (*short.values(), *long.values()))
 
 
 @torch.no_grad()
-def test_a_state_is_returned_to_those_who_ask(model: LanguageModel) -> None:
+def test_a_state_is_returned_on_request(model: LanguageModel) -> None:
     logits, state = model(IDS, {})
     assert torch.equal(model(IDS), logits)
     assert all(name.startswith("blocks.") for name in state)

@@ -1,1 +1,1 @@
-"""How a sequence layer sits in a block."""
+"""Backbones: the blocks around a sequence layer."""

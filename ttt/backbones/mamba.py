@@ -3,14 +3,14 @@
 Shapes: B batch, T tokens, C model width.
 """
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from ttt.backbones.modules import rms_norm
 from ttt.backbones.registry import register_backbone
 from ttt.backbones.transformer import TransformerBlock
 from ttt.config.schema import SizeConfig
 from ttt.layers.convolution import CausalConv
-from ttt.layers.state import State, named, part
+from ttt.layers.state import SequenceLayer, State, named, part
 from ttt.layers.views import CONV_KERNEL
 
 
@@ -18,13 +18,13 @@ from ttt.layers.views import CONV_KERNEL
 class MambaBackboneBlock(TransformerBlock):
     """h <- h + conv(norm(h)), then the Transformer block (Section 2.7). [B, T, C] -> [B, T, C]."""
 
-    def __init__(self, layer: nn.Module, size: SizeConfig) -> None:
+    def __init__(self, layer: SequenceLayer, size: SizeConfig) -> None:
         super().__init__(layer, size)
         self.conv_norm = rms_norm(size.width)
         self.conv = CausalConv(size.width, CONV_KERNEL)
 
     def forward(self, h_BTC: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """Convolves, then goes on as the Transformer block."""
+        """Convolve, then continue as the Transformer block."""
         y_BTC, conv_state = self.conv(self.conv_norm(h_BTC), part(state, "conv"))
         h_BTC, block_state = super().forward(h_BTC + y_BTC, state)
         return h_BTC, named("conv", conv_state) | block_state

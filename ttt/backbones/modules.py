@@ -1,4 +1,4 @@
-"""Parts that every backbone shares.
+"""Modules that the backbones share.
 
 Shapes: B batch, T tokens, C model width.
 """
@@ -16,7 +16,7 @@ NORM_EPS = 1e-6
 
 
 def rms_norm(width: int) -> nn.RMSNorm:
-    """RMSNorm over the model width, without a shift."""
+    """Return an RMSNorm over the model width, without shift."""
     return nn.RMSNorm(width, eps=NORM_EPS)
 
 
@@ -30,14 +30,14 @@ class SwiGLU(nn.Module):
         self.down = linear(hidden, width, init_std)
 
     def forward(self, x_BTC: Tensor) -> Tensor:
-        """Gates and projects back."""
+        """Gate and project back."""
         return _GatedDown.apply(self.gate(x_BTC), self.up(x_BTC), self.down.weight)
 
 
 class _GatedDown(torch.autograd.Function):
-    """down(silu(gate) * up), which computes its two wide products again instead of keeping them.
+    """down(silu(gate) * up), which recomputes its two wide products in the backward pass instead of keeping them.
 
-    They are the largest tensors of a block: keeping them costs a quarter of the memory of a training step.
+    They are the largest tensors of a block: keeping them would take a quarter of the memory of a training step.
     """
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""No feed-forward part: the block of a layer that brings its own, as Mamba does.
+"""A block without feed-forward part, for layers that include one, such as Mamba.
 
 Shapes: B batch, T tokens, C model width.
 """
@@ -8,23 +8,23 @@ from torch import Tensor, nn
 from ttt.backbones.modules import rms_norm
 from ttt.backbones.registry import register_backbone
 from ttt.config.schema import SizeConfig
-from ttt.layers.state import State, named, part
+from ttt.layers.state import SequenceLayer, State, named, part
 
 
 @register_backbone("own", layers_per_block=2)
 class OwnBlock(nn.Module):
     """h + layer(norm(h)). [B, T, C] -> [B, T, C].
 
-    Two of them take the place of one block with a feed-forward part: Mamba-130M has 24 layers where the
-    Transformer of 125M has 12 blocks.
+    Two of them replace one block with a feed-forward part: Mamba-130M has 24 layers, the Transformer of 125M has
+    12 blocks.
     """
 
-    def __init__(self, layer: nn.Module, size: SizeConfig) -> None:
+    def __init__(self, layer: SequenceLayer, size: SizeConfig) -> None:
         super().__init__()
         self.layer_norm = rms_norm(size.width)
         self.layer = layer
 
     def forward(self, h_BTC: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """Adds what the layer says."""
+        """Return h + layer(norm(h))."""
         y_BTC, layer_state = self.layer(self.layer_norm(h_BTC), part(state, "layer"))
         return h_BTC + y_BTC, named("layer", layer_state)

@@ -1,4 +1,4 @@
-"""Backbones by name. A new backbone is one new file in this folder that calls ``register_backbone``."""
+"""Backbones by name. To add one, add a file to this folder that calls ``register_backbone``."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ from torch import nn
 
 from ttt.config.discover import modules_of
 from ttt.config.schema import SizeConfig
+from ttt.layers.state import SequenceLayer
 
 
 @dataclass(frozen=True)
@@ -15,12 +16,13 @@ class Backbone:
     """A registered backbone.
 
     Attributes:
-        block: called as ``block(layer, size)``; a sequence module as ``ttt.layers.state`` has it, like its layer.
-        conv_gate: whether layers in it have Mamba's convolutions on queries and keys, and its output gate.
-        layers_per_block: sequence layers in the place of one block of the table of sizes.
+        block: ``block(layer, size)`` returns an ``nn.Module`` with the contract of a ``SequenceLayer``
+            (``ttt.layers.state``), as ``layer`` has: (h [B, T, C], state) -> (h [B, T, C], state).
+        conv_gate: whether its layers have Mamba's convolutions on queries and keys, and its output gate.
+        layers_per_block: number of sequence layers per block of the table of sizes.
     """
 
-    block: Callable[[nn.Module, SizeConfig], nn.Module]
+    block: Callable[[SequenceLayer, SizeConfig], nn.Module]
     conv_gate: bool
     layers_per_block: int
 
@@ -30,7 +32,7 @@ B = TypeVar("B", bound=type[nn.Module])
 
 
 def register_backbone(name: str, conv_gate: bool = False, layers_per_block: int = 1) -> Callable[[B], B]:
-    """Class decorator: ``backbone=name`` makes blocks of this class."""
+    """Register a class of blocks for ``backbone=name``."""
 
     def register(cls: B) -> B:
         _BACKBONES[name] = Backbone(cls, conv_gate, layers_per_block)
@@ -40,6 +42,6 @@ def register_backbone(name: str, conv_gate: bool = False, layers_per_block: int 
 
 
 def backbones() -> dict[str, Backbone]:
-    """All registered backbones by name; imports every module of this folder once."""
+    """Return all registered backbones by name; imports every module of this folder once."""
     modules_of(__package__)
     return dict(sorted(_BACKBONES.items()))

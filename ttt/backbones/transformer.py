@@ -1,4 +1,4 @@
-"""The Transformer backbone: sequence layer and SwiGLU, each behind a norm and beside a residual.
+"""The Transformer backbone: sequence layer and SwiGLU, each with a norm before it and a residual connection.
 
 Shapes: B batch, T tokens, C model width.
 """
@@ -8,14 +8,14 @@ from torch import Tensor, nn
 from ttt.backbones.modules import SwiGLU, rms_norm
 from ttt.backbones.registry import register_backbone
 from ttt.config.schema import SizeConfig
-from ttt.layers.state import State, named, part
+from ttt.layers.state import SequenceLayer, State, named, part
 
 
 @register_backbone("transformer")
 class TransformerBlock(nn.Module):
-    """The Llama block with ``layer`` in the place of attention. [B, T, C] -> [B, T, C]."""
+    """The Llama block with ``layer`` instead of attention. [B, T, C] -> [B, T, C]."""
 
-    def __init__(self, layer: nn.Module, size: SizeConfig) -> None:
+    def __init__(self, layer: SequenceLayer, size: SizeConfig) -> None:
         super().__init__()
         self.layer_norm = rms_norm(size.width)
         self.layer = layer
@@ -23,7 +23,7 @@ class TransformerBlock(nn.Module):
         self.mlp = SwiGLU(size.width, size.mlp_hidden, size.init_std)
 
     def forward(self, h_BTC: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """Adds what the sequence layer and the feed-forward part say."""
+        """Return h + layer(norm(h)), then h + mlp(norm(h)) of that."""
         y_BTC, layer_state = self.layer(self.layer_norm(h_BTC), part(state, "layer"))
         h_BTC = h_BTC + y_BTC
         return h_BTC + self.mlp(self.mlp_norm(h_BTC)), named("layer", layer_state)

@@ -21,9 +21,9 @@ from ttt.bench.turns import Outcome, Task, peak_bytes, take_turns
 from ttt.config.bench import LatencyBenchConfig, Methods
 from ttt.config.errors import bad_value
 from ttt.config.schema import KernelConfig
-from ttt.inner.loop import InnerLoop
+from ttt.inner.loop import InnerSpec
 from ttt.inner.models.registry import make_inner_model
-from ttt.kernels.dispatch import KERNELS, choose_form
+from ttt.kernels.dispatch import KERNELS, choose_kernel
 from ttt.results.benchmarks import BenchmarkLog, Row
 
 SHORT = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
@@ -66,7 +66,7 @@ def _refuse_what_cannot_be(config: LatencyBenchConfig, methods: Methods, device:
             for variant in model_variants(config, method):
                 random_model(config, method, variant, torch.float32)
     if config.inner and device.type == "cuda":
-        choose_form(KernelConfig("triton"), InnerLoop(make_inner_model("linear", config.width, (), "gelu", True)))
+        choose_kernel(KernelConfig("triton"), InnerSpec(make_inner_model("linear", config.width, (), "gelu", True)))
 
 
 def _tasks(config: LatencyBenchConfig, methods: Methods, tokens: int, device: torch.device) -> Iterator[Task]:

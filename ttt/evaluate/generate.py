@@ -14,12 +14,9 @@ from torch import Tensor
 from ttt.config.errors import RunError
 from ttt.data.vocabulary import open_vocabulary
 from ttt.evaluate.run import TrainedRun
-from ttt.layers.diagnose import explained
-from ttt.layers.state import State
+from ttt.layers.diagnose import with_diagnosis
+from ttt.layers.state import READ_CHUNK, State
 from ttt.models.language_model import LanguageModel
-
-PIECE = 512
-"""Tokens of the prompt that are read at once, so that a long one has no logits [T, V] beyond memory."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +93,7 @@ def continuation(model: LanguageModel, ids: Sequence[int], sampling: Sampling) -
     """
     model.eval()
     generator = torch.Generator().manual_seed(sampling.seed)
-    *earlier, ids_BT = torch.tensor([ids], device=model.embedding.weight.device).split(PIECE, dim=1)
+    *earlier, ids_BT = torch.tensor([ids], device=model.embedding.weight.device).split(READ_CHUNK, dim=1)
     state: State = {}
     read = list(ids)
     for piece_BT in earlier:
@@ -104,7 +101,7 @@ def continuation(model: LanguageModel, ids: Sequence[int], sampling: Sampling) -
     while True:
         logits_BTV, state = model(ids_BT, state)
         if not logits_BTV[0, -1].isfinite().all():
-            raise RunError(explained("the logits are not finite", model, ids_BT.new_tensor([read])))
+            raise RunError(with_diagnosis("the logits are not finite", model, ids_BT.new_tensor([read])))
         token = choose(logits_BTV[0, -1], sampling, generator)
         read.append(token)
         yield token

@@ -13,8 +13,8 @@ from ttt.config.errors import bad_value
 from ttt.data.windows import Windows, windows_at_start
 from ttt.evaluate.growth import unbounded_growth
 from ttt.evaluate.run import load_run
-from ttt.layers.diagnose import explained
-from ttt.layers.observing import Observation, observing, read_in_pieces, ttt_layers
+from ttt.layers.diagnose import with_diagnosis
+from ttt.layers.observing import Observation, read_in_chunks, record_inner_loops, ttt_layers
 from ttt.results.inner_loss import write_inner_loss
 from ttt.results.metrics import Split
 from ttt.results.record import RunFolder, put_warnings, write_record
@@ -83,7 +83,7 @@ def probe_run(
     warnings = {f"{split}, {growth.place}": f"at step {run.step} {growth}" for growth in growths}
     put_warnings(run.record, warnings)
     write_record(folder.record, run.record)
-    failure = None if losses.lost is None else explained("the inner losses are not finite", run.model, losses.lost)
+    failure = None if losses.lost is None else with_diagnosis("the inner losses are not finite", run.model, losses.lost)
     return Probe(losses, run.step, warnings, failure)
 
 
@@ -118,8 +118,8 @@ def measure_inner_losses(
 def observed(model: nn.Module, ids_BT: Tensor) -> Tensor:
     """Every number of ``Observation`` for every TTT layer, summed over sequences: [layers, 5, H, T] float64."""
     pieces: list[Tensor] = []
-    with observing(model) as seen:
-        for _ in read_in_pieces(model, ids_BT):
+    with record_inner_loops(model) as seen:
+        for _ in read_in_chunks(model, ids_BT):
             pieces.append(torch.stack([torch.stack(layer).cpu().double().sum(1) for layer in seen]))
             seen.clear()
     return torch.cat(pieces, dim=-1)

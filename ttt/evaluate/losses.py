@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from ttt.config.errors import RunError
 from ttt.data.windows import Windows
-from ttt.layers.diagnose import explained
+from ttt.layers.diagnose import with_diagnosis
 from ttt.models.language_model import token_losses
 
 
@@ -41,5 +41,5 @@ def window_losses(
         batch_BT = windows.batch(indices).to(device)
         losses_BT = token_losses(model, batch_BT)
         if not losses_BT.isfinite().all():
-            raise RunError(explained(f"{what}: the loss is not finite", model, batch_BT[:, :-1]))
+            raise RunError(with_diagnosis(f"{what}: the loss is not finite", model, batch_BT[:, :-1]))
         yield losses_BT.cpu().double()

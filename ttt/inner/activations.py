@@ -1,4 +1,4 @@
-"""Activations of inner MLPs, each with its derivative: the dual form differentiates by hand."""
+"""Activations of inner MLPs, each with its derivative in closed form, which the dual form needs."""
 
 import math
 from collections.abc import Callable
@@ -14,19 +14,19 @@ GELU_CUBIC = 0.044715
 
 @dataclass(frozen=True)
 class Activation:
-    """A function of one number and its derivative, which autograd can differentiate again."""
+    """An elementwise function and its derivative, which autograd can differentiate again."""
 
     function: Callable[[Tensor], Tensor]
     derivative: Callable[[Tensor], Tensor]
 
 
 def gelu(x: Tensor) -> Tensor:
-    """GELU in its tanh form."""
+    """Compute GELU in its tanh form."""
     return F.gelu(x, approximate="tanh")
 
 
 def gelu_derivative(x: Tensor) -> Tensor:
-    """Derivative of ``gelu``."""
+    """Compute the derivative of ``gelu``."""
     square = x * x
     tanh = torch.tanh(SQRT_2_OVER_PI * x * (1 + GELU_CUBIC * square))
     slope = SQRT_2_OVER_PI * (1 + 3 * GELU_CUBIC * square)
@@ -34,18 +34,18 @@ def gelu_derivative(x: Tensor) -> Tensor:
 
 
 def silu_derivative(x: Tensor) -> Tensor:
-    """Derivative of x * sigmoid(x)."""
+    """Compute the derivative of x * sigmoid(x)."""
     sigmoid = torch.sigmoid(x)
     return sigmoid * (1 + x * (1 - sigmoid))
 
 
 def tanh_derivative(x: Tensor) -> Tensor:
-    """Derivative of tanh."""
+    """Compute the derivative of tanh."""
     return 1 - torch.tanh(x).square()
 
 
 def relu_derivative(x: Tensor) -> Tensor:
-    """Derivative of ReLU, 0 at 0."""
+    """Compute the derivative of ReLU, 0 at 0."""
     return (x > 0).to(x.dtype)
 
 

@@ -1,16 +1,16 @@
-"""FLOPs of the inner loop's matrix products, a multiplication and an addition are two; see ``ttt/models/FLOPS.md``."""
+"""FLOPs of the inner loop's matrix products (a multiplication and an addition are two); see ``ttt/models/FLOPS.md``."""
 
 from itertools import accumulate
 
 from ttt.inner.models.base import InnerModel
 from ttt.inner.models.mlp import InnerMLP
-from ttt.inner.scan import piece_lengths
+from ttt.inner.scan import chunk_lengths
 
 
 def inner_flops(model: InnerModel, head_dim: int, tokens: int, mini_batch_size: int) -> int:
-    """Forward pass of one head over one sequence of ``tokens`` tokens: in the dual form where the model has one.
+    """Return the FLOPs of one head's forward pass over one sequence, in the dual form if the model has one.
 
-    In the primal form a token costs f_res and its gradient at the train view, and f_res at the test view.
+    In the primal form a token takes f_res and its gradient at the train view, and f_res at the test view.
     """
     if isinstance(model, InnerMLP):
         return _dual_flops(model, head_dim, tokens, mini_batch_size)
@@ -18,12 +18,12 @@ def inner_flops(model: InnerModel, head_dim: int, tokens: int, mini_batch_size: 
 
 
 def _dual_flops(model: InnerMLP, head_dim: int, tokens: int, mini_batch_size: int) -> int:
-    """The dual form (Section 2.5), layer by layer of the inner model.
+    """Count the dual form (Section 2.5), layer by layer of the inner model.
 
-    A mini-batch longer than the longest piece is read in several: their later tokens multiply their queries with the
-    sum of the steps so far too, and only tokens of one piece meet in pairs.
+    A mini-batch longer than the longest chunk is split: queries after the first chunk are also multiplied with the sum
+    of the earlier gradients, and only tokens of the same chunk interact in pairs.
     """
-    lengths = piece_lengths(tokens, mini_batch_size)
+    lengths = chunk_lengths(tokens, mini_batch_size)
     starts = [start % mini_batch_size for start in accumulate(lengths, initial=0)]
     later = sum(length for length, start in zip(lengths, starts, strict=False) if start)
     pairs = sum(length * length for length in lengths)
@@ -31,7 +31,7 @@ def _dual_flops(model: InnerMLP, head_dim: int, tokens: int, mini_batch_size: in
     for layer, (inputs, outputs) in enumerate(model.widths(head_dim)):
         weights = inputs * outputs
         forward = tokens * weights  # X W, of the train view
-        gradient = tokens * weights if layer else 0  # G W^T, the way back to the layer before
+        gradient = tokens * weights if layer else 0  # G W^T, back to the previous layer
         update = tokens * weights  # X^T G
         output = (tokens + later) * weights + pairs * (inputs + outputs)  # X_bar W, X_bar X^T and its product with G
         total += 2 * (forward + gradient + update + output)

@@ -1,6 +1,6 @@
 """Layer normalisation of the inner model's output, and its gradient in closed form.
 
-Shapes: ... any batch axes, D head width. Scale and shift broadcast against [..., T, D].
+Shapes: ... any batch axes, T tokens, D head width. Scale and shift broadcast with [..., T, D].
 """
 
 from typing import NamedTuple
@@ -12,26 +12,26 @@ EPS = 1e-6
 
 
 class LayerNormParams(NamedTuple):
-    """Outer-loop scale and shift, each [H, 1, D]."""
+    """Scale and shift, each [H, 1, D], learned by the outer loop."""
 
     scale: Tensor
     shift: Tensor
 
 
 def standardise(x: Tensor) -> tuple[Tensor, Tensor]:
-    """X with mean 0 and variance 1 over D, and the reciprocal standard deviation [..., 1] that was used."""
+    """Return x with mean 0 and variance 1 over D, and the reciprocal standard deviation [..., 1] of x."""
     centred = x - x.mean(-1, keepdim=True)
     reciprocal_std = torch.rsqrt((centred * centred).mean(-1, keepdim=True) + EPS)
     return centred * reciprocal_std, reciprocal_std
 
 
 def layer_norm(x: Tensor, norm: LayerNormParams) -> Tensor:
-    """LN(x) = scale * standardise(x) + shift, over the last axis."""
+    """Compute LN(x) = scale * standardise(x) + shift, over the last axis."""
     return norm.scale * standardise(x)[0] + norm.shift
 
 
 def standardised_gradient(x: Tensor, target: Tensor, norm: LayerNormParams) -> Tensor:
-    """Gradient with respect to x of 1/2 || LN(x) - target ||^2, per token."""
+    """Return the gradient of 1/2 || LN(x) - target ||^2 with respect to x, per token."""
     unit, reciprocal_std = standardise(x)
     upstream = (norm.scale * unit + norm.shift - target) * norm.scale
     centred = upstream - upstream.mean(-1, keepdim=True)

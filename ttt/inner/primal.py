@@ -1,30 +1,25 @@
-"""The primal form: one token at a time, gradients by autograd. The truth that every faster form is held against.
+"""The primal form: one token at a time, gradients by autograd. The reference for every faster kernel.
 
-Shapes: B batch, H heads, n tokens of a piece, D head width, b mini-batch size.
+Shapes: B batch, H heads, n tokens of a chunk, D head width, b mini-batch size.
 """
 
 import torch
 from torch import Tensor
 
-from ttt.inner.layer_norm import LayerNormParams
-from ttt.inner.loop import InnerLoop, InnerState, Tokens
+from ttt.inner.loop import InnerInputs, InnerLoop, InnerState
 from ttt.inner.models.base import Params
 
 
-def primal_mini_batch(
-    loop: InnerLoop, norm: LayerNormParams, state: InnerState, tokens: Tokens, tau: Tensor
-) -> tuple[Tensor, InnerState]:
-    """A mini-batch or a piece of one: W_i = W - tau_i sum_{j <= i} eta_j grad loss_j(W), z_i = f(q_i; W_i).
+def primal_mini_batch(loop: InnerLoop, state: InnerState, inputs: InnerInputs) -> tuple[Tensor, InnerState]:
+    """Compute W_i = W - tau_i sum_{j <= i} eta_j grad loss_j(W) and z_i = f(q_i; W_i) within one mini-batch.
 
     Section 2.4 of the paper. With momentum beta and a forget gate that keeps the share alpha_j, the sum is s_i of
     m_i = beta m_{i-1} + eta_i grad loss_i(W), s_i = alpha_i s_{i-1} + m_i, and W_i = alpha_1 ... alpha_i W - tau_i s_i.
 
     Args:
-        loop: what is learned.
-        norm: scale and shift of LN.
-        state: what the tokens before have left.
-        tokens: n tokens that stay within the current mini-batch.
-        tau: token scale [b]; its length is the mini-batch size.
+        loop: model, loss and update rule.
+        state: the state after the tokens before.
+        inputs: n tokens that stay within the current mini-batch.
 
     Returns:
         z [B, H, n, D] and the state after the last token.
@@ -32,29 +27,31 @@ def primal_mini_batch(
     differentiable = torch.is_grad_enabled()
     with torch.enable_grad():
         W = tuple(w if w.requires_grad and differentiable else w.detach().requires_grad_() for w in state.W)
-        step = state.step or tuple(map(torch.zeros_like, W))
+        grad_sum = state.grad_sum or tuple(map(torch.zeros_like, W))
         momentum = state.momentum or tuple(map(torch.zeros_like, W))
-        kept = W[0].new_ones(W[0].shape[:2]) if state.kept is None else state.kept
+        decay = W[0].new_ones(W[0].shape[:2]) if state.decay is None else state.decay
         W_i, outputs = W, []
-        for i in range(tokens.length):
-            q_i, k_i, v_i = (x[:, :, i : i + 1] for x in tokens[:3])
-            losses = loop.losses(loop.model(W, k_i), k_i, v_i, norm)
-            # Every sequence and head has a W of its own, so the sum keeps their gradients apart.
+        for i in range(inputs.length):
+            q_i, k_i, v_i = (x[:, :, i : i + 1] for x in inputs[:3])
+            losses = loop.losses(loop.model(W, k_i), k_i, v_i)
+            # Every sequence and head has its own W, so the sum of the losses keeps their gradients apart.
             gradients = torch.autograd.grad(losses.sum(), W, create_graph=differentiable, materialize_grads=True)
-            momentum = _sum(loop.momentum, momentum, _scaled(tokens.eta[:, :, i], gradients))
-            if tokens.log_keep is not None:
-                keep = tokens.log_keep[:, :, i].exp()
-                step, kept = _scaled(keep, step), keep * kept
-            step = _sum(1.0, step, momentum)
-            W_i = _sum(-tau[state.place + i], step, _scaled(kept, W))
-            outputs.append(loop.output(loop.model(W_i, q_i), q_i, norm))
-    z, place = torch.cat(outputs, dim=2), state.place + tokens.length
-    velocity = momentum if loop.momentum else None
-    if place == tau.numel():
+            momentum = _sum(loop.spec.momentum, momentum, _scaled(inputs.eta[:, :, i], gradients))
+            if inputs.log_decay is not None:
+                alpha = inputs.log_decay[:, :, i].exp()
+                grad_sum, decay = _scaled(alpha, grad_sum), alpha * decay
+            grad_sum = _sum(1.0, grad_sum, momentum)
+            W_i = _sum(-loop.tau[state.offset + i], grad_sum, _scaled(decay, W))
+            outputs.append(loop.output(loop.model(W_i, q_i), q_i))
+    z, offset = torch.cat(outputs, dim=2), state.offset + inputs.length
+    velocity = momentum if loop.spec.momentum else None
+    if offset == loop.mini_batch_size:
         last = InnerState(W_i, None, velocity)
     else:
-        last = InnerState(state.W, step, velocity, None if tokens.log_keep is None else kept, place)
-    return (z, last) if differentiable else (z.detach(), _detached(last))
+        last = InnerState(state.W, grad_sum, velocity, None if inputs.log_decay is None else decay, offset)
+    if differentiable:
+        return z, last
+    return z.detach(), last.with_tensors(tuple(x.detach() for x in last.tensors), last.offset)
 
 
 def _scaled(factor_BH: Tensor, P: Params) -> Params:
@@ -62,13 +59,5 @@ def _scaled(factor_BH: Tensor, P: Params) -> Params:
 
 
 def _sum(factor: Tensor | float, P: Params, Q: Params) -> Params:
-    """Factor * P + Q, parameter by parameter."""
+    """Return factor * P + Q, parameter by parameter."""
     return tuple(factor * p + q for p, q in zip(P, Q, strict=True))
-
-
-def _detached(state: InnerState) -> InnerState:
-    def detach(P: Params | None) -> Params | None:
-        return None if P is None else tuple(p.detach() for p in P)
-
-    kept = None if state.kept is None else state.kept.detach()
-    return InnerState(detach(state.W) or (), detach(state.step), detach(state.momentum), kept, state.place)

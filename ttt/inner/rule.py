@@ -1,11 +1,11 @@
-"""The update rule as coefficients: how much of every gradient W_i holds.
+"""The update rule as coefficients of the gradients in W_i.
 
-Shapes: B batch, H heads, n tokens of a piece.
+Shapes: B batch, H heads, n tokens of a chunk.
 
-With momentum beta and a forget gate alpha, the sum s_i that W_i = alpha_1 ... alpha_i W - tau_i s_i takes is linear in
-what stood before the piece and in the piece's gradients:
+With momentum beta and a forget gate alpha, the sum s_i in W_i = alpha_1 ... alpha_i W - tau_i s_i is linear in the sum
+s_0 and the velocity m_0 before the chunk and in the chunk's gradients:
 
-    s_i = keep_i s_0 + velocity_i m_0 + sum_{j <= i} mix_ij eta_j grad loss_j
+    s_i = decay_i s_0 + velocity_i m_0 + sum_{j <= i} mix_ij eta_j grad loss_j
 """
 
 from typing import NamedTuple
@@ -13,34 +13,34 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ttt.inner.loop import Tokens
+from ttt.inner.loop import InnerInputs
 
 
-class Rule(NamedTuple):
-    """The coefficients.
+class UpdateRule(NamedTuple):
+    """The coefficients of a chunk.
 
     Attributes:
         mix: [n, n] or [B, H, n, n], zero above the diagonal; None: ones on and below it.
-        keep: [B, H, n]; None: ones.
+        decay: [B, H, n]; None: ones.
         velocity: [n] or [B, H, n]; None: no momentum.
     """
 
     mix: Tensor | None = None
-    keep: Tensor | None = None
+    decay: Tensor | None = None
     velocity: Tensor | None = None
 
 
-def rule_of(momentum: float, tokens: Tokens) -> Rule:
-    """The coefficients for a piece; with neither momentum nor forget gate all is left out that would be 1."""
-    if not momentum and tokens.log_keep is None:
-        return Rule()
-    place = torch.arange(1, tokens.length + 1, device=tokens.q.device, dtype=tokens.q.dtype)
-    repeated = (momentum ** (place[:, None] - place).clamp(min=0)).tril()
-    velocity = momentum**place if momentum else None
-    if tokens.log_keep is None:
-        # Nothing is forgotten: mix_ij sums the repetitions of gradient j up to token i.
-        return Rule(repeated.cumsum(0).tril(), None, None if velocity is None else velocity.cumsum(0))
-    log_kept = tokens.log_keep.cumsum(-1)
-    # From j to i, j <= i. The other half would overflow, so it is cut off before the exponential.
-    kept = (log_kept[..., :, None] - log_kept[..., None, :]).tril().exp().tril()
-    return Rule(kept @ repeated, log_kept.exp(), None if velocity is None else kept @ velocity)
+def update_rule(momentum: float, inputs: InnerInputs) -> UpdateRule:
+    """Return the coefficients of a chunk; without momentum and forget gate all are None."""
+    if not momentum and inputs.log_decay is None:
+        return UpdateRule()
+    position = torch.arange(1, inputs.length + 1, device=inputs.q.device, dtype=inputs.q.dtype)
+    repeated = (momentum ** (position[:, None] - position).clamp(min=0)).tril()
+    velocity = momentum**position if momentum else None
+    if inputs.log_decay is None:
+        # Without forgetting, mix_ij sums the repetitions of gradient j up to token i.
+        return UpdateRule(repeated.cumsum(0).tril(), None, None if velocity is None else velocity.cumsum(0))
+    log_decay = inputs.log_decay.cumsum(-1)
+    # From j to i, j <= i. The upper half would overflow, so it is set to zero before the exponential.
+    decay = (log_decay[..., :, None] - log_decay[..., None, :]).tril().exp().tril()
+    return UpdateRule(decay @ repeated, log_decay.exp(), None if velocity is None else decay @ velocity)

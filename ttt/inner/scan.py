@@ -1,110 +1,90 @@
-"""From one mini-batch to a sequence: the state goes from mini-batch to mini-batch.
+"""Run a kernel over a sequence: the state passes from chunk to chunk and from mini-batch to mini-batch.
 
 Shapes: B batch, H heads, T tokens, D head width, b mini-batch size.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from ttt.inner.checkpoint import recompute
 from ttt.inner.layer_norm import LayerNormParams
-from ttt.inner.loop import InnerLoop, InnerState, Tokens
+from ttt.inner.loop import InnerInputs, InnerLoop, InnerState
+from ttt.inner.recompute import recompute
 
-Form = Callable[[InnerLoop, LayerNormParams, InnerState, Tokens, Tensor], tuple[Tensor, InnerState]]
-"""``(loop, norm, state, tokens, tau)`` -> z [B, H, T, D] and the state after the last token.
+InnerKernel = Callable[[InnerLoop, InnerState, InnerInputs], tuple[Tensor, InnerState]]
+"""An implementation of the inner loop: ``(loop, state, inputs)`` -> z [B, H, T, D] and the state after the last token.
 
-A mini-batch form, such as ``primal_mini_batch`` and ``dual_mini_batch``, takes tokens of one mini-batch; a sequence
-form any number.
+A mini-batch kernel, such as ``primal_mini_batch`` and ``dual_mini_batch``, takes tokens of one mini-batch; a sequence
+kernel any number of tokens.
 """
 
-LONGEST_PIECE = 64
-"""The dual form's cost grows with the square of a piece, so a longer mini-batch is read in several."""
+MAX_CHUNK = 64
+"""Tokens. The dual form's cost grows with the square of a chunk, so longer mini-batches are split."""
 
 
 def scan(
-    form: Form,
-    loop: InnerLoop,
-    norm: LayerNormParams,
-    state: InnerState,
-    tokens: Tokens,
-    tau: Tensor,
-    checkpoint_group: int = 0,
+    kernel: InnerKernel, loop: InnerLoop, state: InnerState, inputs: InnerInputs, recompute_group: int = 0
 ) -> tuple[Tensor, InnerState]:
-    """Runs a mini-batch form over any number of tokens, in time linear in T.
+    """Run a mini-batch kernel over any number of tokens, in time linear in T.
 
     Args:
-        form: what computes a piece of a mini-batch.
-        loop: what is learned.
-        norm: scale and shift of LN, each [H, 1, D].
-        state: what the tokens before have left; ``loop.start`` gives the first.
-        tokens: T tokens, from wherever in a mini-batch the state stands.
-        tau: token scale [b]; its length is the mini-batch size.
-        checkpoint_group: pieces whose inner states the backward pass computes again instead of keeping (checkpointing
-            through time); 0 keeps all.
+        kernel: computes a chunk of a mini-batch.
+        loop: model, loss and update rule.
+        state: the state after the tokens before; ``InnerSpec.start`` gives the first.
+        inputs: T tokens; the first may be at any offset of a mini-batch.
+        recompute_group: number of chunks whose inner states are computed again in the backward pass instead of kept
+            (checkpointing through time); 0 keeps all.
 
     Returns:
         z [B, H, T, D] and the state after the last token.
     """
-    lengths = piece_lengths(tokens.length, tau.numel(), state.place)
-    if not checkpoint_group or not torch.is_grad_enabled():
-        return _in_pieces(form, loop, lengths, norm, state, tokens, tau)
-    groups = [lengths[i : i + checkpoint_group] for i in range(0, len(lengths), checkpoint_group)]
+    lengths = chunk_lengths(inputs.length, loop.mini_batch_size, state.offset)
+    if not recompute_group or not torch.is_grad_enabled():
+        return _in_chunks(kernel, lengths, loop, state, inputs)
+    groups = [lengths[i : i + recompute_group] for i in range(0, len(lengths), recompute_group)]
     outputs = []
-    for group, piece in zip(groups, tokens.split([sum(group) for group in groups]), strict=True):
-        z, state = _recomputed(form, loop, group, norm, state, piece, tau)
+    for group, chunk in zip(groups, inputs.split([sum(group) for group in groups]), strict=True):
+        z, state = _recomputed(kernel, group, loop, state, chunk)
         outputs.append(z)
     return torch.cat(outputs, dim=2), state
 
 
-def piece_lengths(tokens: int, mini_batch_size: int, place: int = 0, longest: int = LONGEST_PIECE) -> list[int]:
-    """Cuts tokens into pieces that stay within a mini-batch, none longer than ``longest``."""
+def chunk_lengths(tokens: int, mini_batch_size: int, offset: int = 0, longest: int = MAX_CHUNK) -> list[int]:
+    """Split a number of tokens into chunks that stay within a mini-batch and have at most ``longest`` tokens."""
     lengths = []
     while tokens:
-        length = min(tokens, mini_batch_size - place, longest)
+        length = min(tokens, mini_batch_size - offset, longest)
         lengths.append(length)
-        tokens, place = tokens - length, (place + length) % mini_batch_size
+        tokens, offset = tokens - length, (offset + length) % mini_batch_size
     return lengths
 
 
-def _in_pieces(
-    form: Form,
-    loop: InnerLoop,
-    lengths: list[int],
-    norm: LayerNormParams,
-    state: InnerState,
-    tokens: Tokens,
-    tau: Tensor,
+def _in_chunks(
+    kernel: InnerKernel, lengths: list[int], loop: InnerLoop, state: InnerState, inputs: InnerInputs
 ) -> tuple[Tensor, InnerState]:
     if len(lengths) == 1:
-        return form(loop, norm, state, tokens, tau)
+        return kernel(loop, state, inputs)
     outputs = []
-    for piece in tokens.split(lengths):
-        z, state = form(loop, norm, state, piece, tau)
+    for chunk in inputs.split(lengths):
+        z, state = kernel(loop, state, chunk)
         outputs.append(z)
     return torch.cat(outputs, dim=2), state
 
 
 def _recomputed(
-    form: Form,
-    loop: InnerLoop,
-    lengths: list[int],
-    norm: LayerNormParams,
-    state: InnerState,
-    tokens: Tokens,
-    tau: Tensor,
+    kernel: InnerKernel, lengths: list[int], loop: InnerLoop, state: InnerState, inputs: InnerInputs
 ) -> tuple[Tensor, InnerState]:
-    """``_in_pieces`` with nothing kept for the backward pass but its arguments."""
-    given = [x for x in tokens if x is not None]
-    forgets, place = tokens.log_keep is not None, state.place
+    """Run ``_in_chunks``, keeping only its arguments for the backward pass."""
+    given = [x for x in inputs if x is not None]
+    count, offset = len(given), state.offset
 
-    def function(*tensors: Tensor) -> tuple[Tensor, ...]:
-        tau, scale, shift, *rest = tensors
-        first = loop.unpack(tuple(rest[len(given) :]), place, forgets)
-        views = Tokens(*rest[: len(given)])
-        z, last = _in_pieces(form, loop, lengths, LayerNormParams(scale, shift), first, views, tau)
+    def function(tau: Tensor, scale: Tensor, shift: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+        own_loop = replace(loop, tau=tau, norm=LayerNormParams(scale, shift))
+        own_state = state.with_tensors(tensors[count:], offset)
+        z, last = _in_chunks(kernel, lengths, own_loop, own_state, InnerInputs(*tensors[:count]))
         return z, *last.tensors
 
-    z, *tensors = recompute(function, tau, *norm, *given, *state.tensors)
-    return z, loop.unpack(tuple(tensors), (place + sum(lengths)) % tau.numel(), forgets)
+    z, *tensors = recompute(function, loop.tau, *loop.norm, *given, *state.tensors)
+    return z, state.with_tensors(tuple(tensors), (offset + sum(lengths)) % loop.mini_batch_size)

@@ -1,1 +1,1 @@
-"""Fast forms of the inner loop, and the choice among all forms."""
+"""Fast kernels of the inner loop, and the choice of a kernel."""

@@ -1,4 +1,4 @@
-"""Which form computes the inner loop: the ``kernel`` group of the configuration."""
+"""Choose the kernel that computes the inner loop, by the ``kernel`` group of the configuration."""
 
 import logging
 from dataclasses import dataclass
@@ -11,140 +11,137 @@ from torch import Tensor
 from ttt.config.errors import bad_value
 from ttt.config.schema import KernelConfig
 from ttt.inner.dual import dual_mini_batch
-from ttt.inner.layer_norm import LayerNormParams
-from ttt.inner.loop import InnerLoop, InnerState, Tokens
+from ttt.inner.loop import InnerInputs, InnerLoop, InnerSpec, InnerState
 from ttt.inner.models.base import Params
 from ttt.inner.models.mlp import InnerMLP
 from ttt.inner.primal import primal_mini_batch
-from ttt.inner.scan import Form, scan
+from ttt.inner.scan import InnerKernel, scan
+from ttt.kernels.adapter import for_any_length, why_unsupported, with_halved_loss
 from ttt.kernels.cpu import op
 from ttt.kernels.cpu.build import CompilerError, load
-from ttt.kernels.whole import in_whole_mini_batches, unfit
 
 KERNELS = ("auto", "primal", "dual", "cpu", "triton")
 
 DEFAULT_GROUP = 16
-"""``kernel.checkpoint_group`` of the primal and the dual form where it is null; the compiled forms know their own."""
+"""``kernel.checkpoint_group`` of the primal and the dual kernel where it is null; the compiled kernels have their own
+defaults."""
 
 log = logging.getLogger(__name__)
 
 
-def choose_form(kernel: KernelConfig, loop: InnerLoop) -> Form:
-    """The sequence form of this name; ``auto`` is the fastest that runs where the tokens are.
+def choose_kernel(config: KernelConfig, spec: InnerSpec) -> InnerKernel:
+    """Return the sequence kernel that ``config`` names; ``auto`` is the fastest one for the tokens' device.
 
     Raises:
-        UserError: no such form, or one that cannot compute ``loop``, or ``triton`` on a machine without; when it is
-            called, also where it cannot run.
+        UserError: no such kernel, one that cannot compute this inner loop, or ``triton`` where it cannot run. The
+            returned kernel raises it for inputs that it does not support, and ``cpu`` where it cannot be compiled.
     """
-    if kernel.name not in KERNELS:
-        raise bad_value("kernel.name", kernel.name, f"choose one of {', '.join(KERNELS)}")
-    has_dual, reason = isinstance(loop.model, InnerMLP), unfit(loop)
-    if kernel.name == "dual" and not has_dual:
-        raise bad_value("kernel.name", "dual", "no dual form: this inner model takes the primal form; choose auto")
-    if kernel.name == "triton":
-        reason = reason or _no_triton()
-    if kernel.name in ("cpu", "triton") and reason:
-        raise bad_value("kernel.name", kernel.name, f"{reason}; choose auto")
-    form = dual_mini_batch if has_dual and kernel.name != "primal" else primal_mini_batch
-    group = DEFAULT_GROUP if kernel.checkpoint_group is None else kernel.checkpoint_group
-    plain = partial(scan, form, checkpoint_group=group)
-    if kernel.name in ("primal", "dual") or reason:
-        return plain
-    return Compiled(kernel, plain)
+    if config.name not in KERNELS:
+        raise bad_value("kernel.name", config.name, f"choose one of {', '.join(KERNELS)}")
+    has_dual, reason = isinstance(spec.model, InnerMLP), why_unsupported(spec)
+    if config.name == "dual" and not has_dual:
+        raise bad_value("kernel.name", "dual", "this inner model has no dual form; choose auto for the primal form")
+    if config.name == "triton":
+        reason = reason or _why_no_triton()
+    if config.name in ("cpu", "triton") and reason:
+        raise bad_value("kernel.name", config.name, f"{reason}; choose auto")
+    mini_batch_kernel = dual_mini_batch if has_dual and config.name != "primal" else primal_mini_batch
+    group = DEFAULT_GROUP if config.checkpoint_group is None else config.checkpoint_group
+    fallback = partial(scan, mini_batch_kernel, recompute_group=group)
+    if config.name in ("primal", "dual") or reason:
+        return fallback
+    return CompiledKernel(config, fallback)
 
 
-def view_type(form: Form, views: Tensor) -> torch.dtype:
-    """The type in which ``form`` wants q, k and v of a layer that computed ``views``: half precision or float32."""
+def view_type(kernel: InnerKernel, views: Tensor) -> torch.dtype:
+    """Return the dtype in which ``kernel`` reads q, k and v: that of the layer's ``views``, or at least float32."""
     at_least_float32 = torch.promote_types(views.dtype, torch.float32)
-    return form.view_type(views, at_least_float32) if isinstance(form, Compiled) else at_least_float32
+    return kernel.view_type(views, at_least_float32) if isinstance(kernel, CompiledKernel) else at_least_float32
 
 
 @dataclass(frozen=True)
-class Compiled:
-    """The compiled form for the tokens' device: C++ on CPUs, Triton on GPUs, or with ``kernel=triton`` everywhere.
+class CompiledKernel:
+    """The compiled kernel for the tokens' device: C++ on CPUs, Triton on GPUs, or on both with ``kernel=triton``.
 
-    Where it cannot run, ``plain`` does with ``kernel=auto``; else that is an error.
+    For inputs that it does not support, ``kernel=auto`` takes ``fallback``; other names raise an error.
     """
 
-    kernel: KernelConfig
-    plain: Form
+    config: KernelConfig
+    fallback: InnerKernel
 
-    def __call__(
-        self, loop: InnerLoop, norm: LayerNormParams, state: InnerState, tokens: Tokens, tau: Tensor
-    ) -> tuple[Tensor, InnerState]:
-        """The sequence form.
+    def __call__(self, loop: InnerLoop, state: InnerState, inputs: InnerInputs) -> tuple[Tensor, InnerState]:
+        """Compute any number of tokens.
 
         Raises:
-            UserError: the form that ``kernel`` names cannot read these tokens.
+            UserError: the kernel that ``config`` names does not support these inputs.
         """
-        triton = self._is_triton(tokens.q)
-        reason = _unable_triton(loop, tokens, tau) if triton else _unable(loop, tokens, tau)
-        if reason and self.kernel.name != "auto":
-            raise bad_value("kernel.name", self.kernel.name, f"{reason}; choose auto")
+        triton = self._is_triton(inputs.q)
+        reason = _why_not_triton(loop, inputs) if triton else _why_not_cpu(loop, inputs)
+        if reason and self.config.name != "auto":
+            raise bad_value("kernel.name", self.config.name, f"{reason}; choose auto")
         if triton and not torch.compiler.is_compiling():
-            _say_on_gpu(str(tokens.q.device), reason)
-        group = self.kernel.checkpoint_group or 0
+            _log_gpu_kernel(str(inputs.q.device), reason)
+        group = self.config.checkpoint_group or 0
         if reason:
-            form = _in_float32(self.plain)
+            kernel = _in_float32(self.fallback)
         elif triton:
-            form = in_whole_mini_batches(partial(_triton_kernel, group), partial(_triton_rest, self.plain))
+            kernel = for_any_length(partial(_triton_kernel, group), partial(_triton_rest, self.fallback))
         else:
-            form = in_whole_mini_batches(partial(_cpu_kernel, group), self.plain)
-        return form(loop, norm, state, tokens, tau)
+            kernel = for_any_length(partial(_cpu_kernel, group), self.fallback)
+        return kernel(loop, state, inputs)
 
     def view_type(self, views: Tensor, at_least_float32: torch.dtype) -> torch.dtype:
-        """As the function of this name."""
-        if not self._is_triton(views) or _no_triton():
+        """See the function ``view_type``."""
+        if not self._is_triton(views) or _why_no_triton():
             return at_least_float32
         return views.dtype if _triton_op().unsupported(1, (), 1, views.dtype) is None else at_least_float32
 
     def _is_triton(self, x: Tensor) -> bool:
-        return self.kernel.name == "triton" or (self.kernel.name == "auto" and x.is_cuda)
+        return self.config.name == "triton" or (self.config.name == "auto" and x.is_cuda)
 
 
-def _cpu_kernel(group: int, W: Params, norm: LayerNormParams, tokens: Tokens, tau: Tensor) -> tuple[Tensor, Params]:
-    q, k, v, eta, _ = tokens
-    return op.inner_loop(W, norm.scale, norm.shift, q, k, v, eta, tau, group)
+def _cpu_kernel(group: int, loop: InnerLoop, W: Params, inputs: InnerInputs) -> tuple[Tensor, Params]:
+    return op.inner_loop(W, *loop.norm, *inputs[:4], loop.tau, group)
 
 
-def _unable(loop: InnerLoop, tokens: Tokens, tau: Tensor) -> str | None:
-    """Why the compiled CPU form cannot read these tokens, or None."""
-    if tokens.log_keep is not None:
-        return "it knows no forget gate"
-    if tokens.q.device.type != "cpu":
-        return f"it runs on CPUs, not on {tokens.q.device.type}"
-    head_dim, hidden = tokens.q.shape[-1], _hidden(loop, tokens)
-    if not op.supports(head_dim, hidden, tau.numel(), tokens.q.dtype):
-        return f"it has no code for head width {head_dim}, hidden width {hidden}, b = {tau.numel()}, {tokens.q.dtype}"
-    return _no_compiler()
+def _why_not_cpu(loop: InnerLoop, inputs: InnerInputs) -> str | None:
+    """Return why the compiled CPU kernel cannot compute these inputs, or None."""
+    if inputs.log_decay is not None:
+        return "it supports no forget gate"
+    if inputs.q.device.type != "cpu":
+        return f"it runs on CPUs, not on {inputs.q.device.type}"
+    head_dim, hidden, b, dtype = inputs.q.shape[-1], _hidden(loop, inputs), loop.mini_batch_size, inputs.q.dtype
+    if not op.supports(head_dim, hidden, b, dtype):
+        return f"it does not support head width {head_dim} with hidden width {hidden}, b = {b} and {dtype}"
+    return _why_no_compiler()
 
 
-def _hidden(loop: InnerLoop, tokens: Tokens) -> tuple[int, ...]:
+def _hidden(loop: InnerLoop, inputs: InnerInputs) -> tuple[int, ...]:
     assert isinstance(loop.model, InnerMLP)
-    return tuple(outputs for _, outputs in loop.model.widths(tokens.q.shape[-1])[:-1])
+    return tuple(outputs for _, outputs in loop.model.widths(inputs.q.shape[-1])[:-1])
 
 
 @cache
-def _no_compiler() -> str | None:
-    """Why there is no compiled form on this machine, or None; said once in the log."""
+def _why_no_compiler() -> str | None:
+    """Return why the CPU kernel cannot be compiled on this machine, or None; log it once."""
     try:
         load()
     except CompilerError as error:
-        log.warning("kernel: plain PyTorch instead of the compiled CPU form, which is several times as fast: %s", error)
-        return f"the compiled form could not be built: {error}"
+        log.warning("kernel: plain PyTorch instead of the CPU kernel, which is several times faster: %s", error)
+        return f"it could not be compiled: {error}"
     return None
 
 
 def _triton_op() -> ModuleType:
-    """The operator's module, imported on first use: it needs Triton, which not every platform has."""
+    """Return the operator's module. Imported on first use, because not every platform has Triton."""
     from ttt.kernels.triton import op
 
     return op
 
 
 @cache
-def _no_triton() -> str | None:
-    """Why Triton's kernels cannot run on this machine, or None."""
+def _why_no_triton() -> str | None:
+    """Return why Triton's kernels cannot run on this machine, or None."""
     try:
         interpreted = _triton_op().INTERPRETED
     except ImportError as error:
@@ -154,58 +151,55 @@ def _no_triton() -> str | None:
     return None
 
 
-def _unable_triton(loop: InnerLoop, tokens: Tokens, tau: Tensor) -> str | None:
-    """Why Triton's kernels cannot read these tokens, or None."""
-    missing = _no_triton()
+def _why_not_triton(loop: InnerLoop, inputs: InnerInputs) -> str | None:
+    """Return why Triton's kernels cannot compute these inputs, or None."""
+    missing = _why_no_triton()
     if missing:
         return missing
-    if tokens.log_keep is not None:
-        return "it knows no forget gate"
-    if not tokens.q.is_cuda and not _triton_op().INTERPRETED:
-        return f"it runs on GPUs, and with TRITON_INTERPRET=1 on CPUs, not on {tokens.q.device.type}"
-    views = tokens.q
-    # Dynamo cannot ask Triton's driver what the device has; the operator does when it runs.
+    if inputs.log_decay is not None:
+        return "it supports no forget gate"
+    views = inputs.q
+    if not views.is_cuda and not _triton_op().INTERPRETED:
+        return f"it runs on GPUs, and with TRITON_INTERPRET=1 on CPUs, not on {views.device.type}"
+    # Dynamo cannot ask Triton's driver for the device's memory; the operator asks when it runs.
     device = None if torch.compiler.is_compiling() else views.device
-    return _triton_op().unsupported(views.shape[-1], _hidden(loop, tokens), tau.numel(), views.dtype, device)
+    hidden = _hidden(loop, inputs)
+    return _triton_op().unsupported(views.shape[-1], hidden, loop.mini_batch_size, views.dtype, device)
 
 
 @cache
-def _say_on_gpu(device: str, reason: str | None) -> None:
-    """Says once in the log which form runs."""
+def _log_gpu_kernel(device: str, reason: str | None) -> None:
+    """Log once which kernel runs on this device."""
     if reason:
         log.warning("kernel: plain PyTorch on %s instead of the Triton kernels: %s", device, reason)
     else:
         log.info("kernel: the Triton kernels on %s", device)
 
 
-def _triton_kernel(group: int, W: Params, norm: LayerNormParams, tokens: Tokens, tau: Tensor) -> tuple[Tensor, Params]:
-    q, k, v, eta, _ = tokens
-    return _triton_op().inner_loop(W, norm.scale, norm.shift, q, k, v, eta, tau, group)
+def _triton_kernel(group: int, loop: InnerLoop, W: Params, inputs: InnerInputs) -> tuple[Tensor, Params]:
+    return _triton_op().inner_loop(W, *loop.norm, *inputs[:4], loop.tau, group)
 
 
 def _triton_rest(
-    plain: Form, loop: InnerLoop, norm: LayerNormParams, state: InnerState, tokens: Tokens, tau: Tensor
+    fallback: InnerKernel, loop: InnerLoop, state: InnerState, inputs: InnerInputs
 ) -> tuple[Tensor, InnerState]:
-    """A part of a mini-batch: one token that needs no derivative by the kernel that decodes, else ``plain``."""
-    given = (*tokens[:4], *norm, *state.tensors, tau)
-    if tokens.length != 1 or (torch.is_grad_enabled() and any(x.requires_grad for x in given)):
-        return _in_float32(plain)(loop, norm, state, tokens, tau)
-    # The loss's factor multiplies every gradient, and so does eta.
-    eta, place = 2 * loop.loss_factor * tokens.eta, state.place
-    z, after = _triton_op().decode_token(state.W, state.step or (), *norm, *tokens[:3], eta, tau, place)
-    ends = place + 1 == tau.numel()
-    return z, InnerState(after) if ends else InnerState(state.W, after, place=place + 1)
+    """Compute a part of a mini-batch: a single token without gradients by the decode kernel, else by ``fallback``."""
+    tensors = (*inputs[:4], *loop.norm, *state.tensors, loop.tau)
+    if inputs.length != 1 or (torch.is_grad_enabled() and any(x.requires_grad for x in tensors)):
+        return _in_float32(fallback)(loop, state, inputs)
+    token, offset = with_halved_loss(loop, inputs)[:4], state.offset
+    z, after = _triton_op().decode_token(state.W, state.grad_sum or (), *loop.norm, *token, loop.tau, offset)
+    ends = offset + 1 == loop.mini_batch_size
+    return z, InnerState(after) if ends else InnerState(state.W, after, offset=offset + 1)
 
 
-def _in_float32(plain: Form) -> Form:
-    """``plain`` for views in half precision, whose products it would take in half precision."""
+def _in_float32(fallback: InnerKernel) -> InnerKernel:
+    """Return ``fallback`` with views in at least float32: it would multiply half-precision views in half precision."""
 
-    def form(
-        loop: InnerLoop, norm: LayerNormParams, state: InnerState, tokens: Tokens, tau: Tensor
-    ) -> tuple[Tensor, InnerState]:
-        dtype = torch.promote_types(tokens.q.dtype, torch.float32)
-        q, k, v = (x.to(dtype) for x in (tokens.q, tokens.k, tokens.v))
-        z, state = plain(loop, norm, state, tokens._replace(q=q, k=k, v=v), tau)
-        return z.to(tokens.q.dtype), state
+    def kernel(loop: InnerLoop, state: InnerState, inputs: InnerInputs) -> tuple[Tensor, InnerState]:
+        dtype = torch.promote_types(inputs.q.dtype, torch.float32)
+        q, k, v = (x.to(dtype) for x in inputs[:3])
+        z, state = fallback(loop, state, inputs._replace(q=q, k=k, v=v))
+        return z.to(inputs.q.dtype), state
 
-    return form
+    return kernel

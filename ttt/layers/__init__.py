@@ -1,1 +1,1 @@
-"""Sequence layers, [B, T, C] -> [B, T, C], one file a type."""
+"""Sequence layers, [B, T, C] -> [B, T, C], one file per type. ``state.py`` has their contract, ``SequenceLayer``."""

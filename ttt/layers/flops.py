@@ -1,4 +1,4 @@
-"""Counting the matrix products of a module's forward pass: a multiplication and an addition are two FLOPs."""
+"""Count the matrix products of a module's forward pass: a multiplication and an addition are two FLOPs."""
 
 from torch import nn
 
@@ -6,9 +6,9 @@ from ttt.layers.convolution import CausalConv
 
 
 def count_flops(module: nn.Module, tokens: int) -> int:
-    """FLOPs for one sequence of ``tokens`` tokens: what the module says itself, or the sum over its parts.
+    """Return the FLOPs for one sequence of ``tokens`` tokens: the module's own ``flops``, or the sum over its parts.
 
-    Linear maps and causal convolutions multiply every token with every weight once.
+    Linear maps and causal convolutions multiply every token by every weight once.
     """
     own = getattr(module, "flops", None)
     if own is not None:

@@ -1,4 +1,4 @@
-"""The inner loop's state as part of a sequence's ``State``: the same keys and shapes wherever a sequence was cut."""
+"""The inner loop's state as part of a sequence's ``State``: equal keys and shapes wherever a sequence was cut."""
 
 import torch
 
@@ -8,25 +8,25 @@ from ttt.layers.state import State, named, part
 
 
 def pack(names: list[str], state: InnerState) -> State:
-    """The state under the parameters' names; what is None at the start of a mini-batch is written as it counts.
+    """Return the state under the parameters' names; None at the start of a mini-batch becomes zeros or ones.
 
-    ``place`` stays on the CPU when the state is made, so that reading it waits for no other device.
+    ``offset`` stays on the CPU, so that reading it does not wait for another device.
     """
     zeros = tuple(map(torch.zeros_like, state.W))
-    kept = state.W[0].new_ones(state.W[0].shape[:2]) if state.kept is None else state.kept
-    packed = {"place": torch.tensor(state.place), "kept": kept}
-    packed |= _named_params("W", names, state.W) | _named_params("step", names, state.step or zeros)
+    decay = state.W[0].new_ones(state.W[0].shape[:2]) if state.decay is None else state.decay
+    packed = {"offset": torch.tensor(state.offset), "decay": decay}
+    packed |= _named_params("W", names, state.W) | _named_params("grad_sum", names, state.grad_sum or zeros)
     if state.momentum is not None:
         packed |= _named_params("momentum", names, state.momentum)
     return packed
 
 
 def unpack(names: list[str], packed: State, momentum: bool) -> InnerState:
-    """The inverse of ``pack``."""
-    place = int(packed["place"])
-    W, step = _params("W", names, packed), _params("step", names, packed)
+    """Return the state that ``pack`` was given."""
+    offset = int(packed["offset"])
+    W, grad_sum = _params("W", names, packed), _params("grad_sum", names, packed)
     velocity = _params("momentum", names, packed) if momentum else None
-    return InnerState(W, step if place else None, velocity, packed["kept"] if place else None, place)
+    return InnerState(W, grad_sum if offset else None, velocity, packed["decay"] if offset else None, offset)
 
 
 def _named_params(group: str, names: list[str], P: Params) -> State:

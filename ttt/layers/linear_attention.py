@@ -1,4 +1,4 @@
-"""Causal linear attention (Katharopoulos et al. 2020, arXiv 2006.16236), where the TTT paper's Table 1 begins.
+"""Causal linear attention (Katharopoulos et al. 2020, arXiv 2006.16236), the first row of the TTT paper's Table 1.
 
 Shapes: B batch, H heads, T tokens, C model width, D = C / H head width; K chunks of L tokens.
 """
@@ -16,18 +16,18 @@ from ttt.layers.state import State, named, part
 from ttt.layers.views import Output, Views, merge_heads
 
 CHUNK = 64
-"""Most tokens that meet each other pair by pair; what lies before their chunk is one matrix."""
+"""Largest number of tokens that interact in pairs; all tokens before their chunk are summed in one matrix."""
 
 
 @register_layer("linear_attention", LinearAttentionConfig, backbones=("transformer", "mamba"))
 class LinearAttention(nn.Module):
     """z_t = sum_{s <= t} v_s (phi(k_s) . phi(q_t)) / sum_{s <= t} phi(k_s) . phi(q_t). [B, T, C] -> [B, T, C].
 
-    Queries and keys are turned by their absolute positions (RoPE) before the feature map phi; z passes an LN, as in a
-    TTT layer. Without phi and normaliser it is the TTT layer of Theorem 1. Any floating dtype.
+    RoPE rotates queries and keys by their absolute positions before the feature map phi; an LN follows z, as in a TTT
+    layer. Without phi and normaliser it is the TTT layer of Theorem 1. Any floating dtype.
 
-    The state, its sums in float32 at least: ``S`` [B, H, D, D], the sum of phi(k_s) v_s^T; ``keys`` [B, H, D], the sum
-    of phi(k_s), where there is a normaliser; ``position``, the number of tokens.
+    The state, with sums in at least float32: ``S`` [B, H, D, D], the sum of phi(k_s) v_s^T; ``keys`` [B, H, D], the
+    sum of phi(k_s), if there is a normaliser; ``position``, the number of tokens.
     """
 
     def __init__(self, config: LinearAttentionConfig, spec: LayerSpec) -> None:
@@ -37,15 +37,15 @@ class LinearAttention(nn.Module):
         self.post_norm = nn.LayerNorm(spec.width, eps=EPS)
 
     def flops(self, tokens: int) -> int:
-        """FLOPs of the matrix products of a forward pass over one sequence of ``tokens`` tokens."""
+        """Return the FLOPs of the matrix products of a forward pass over one sequence of ``tokens`` tokens."""
         L = min(CHUNK, tokens)
         sums = 4 * (tokens + -tokens % L) * self.width * (L + self.head_dim)
         return sums + sum(count_flops(module, tokens) for module in (self.views, self.output))
 
     def forward(self, x_BTC: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """Adds every token to the sums and reads them with its query."""
+        """Add every token to the sums and multiply them by its query."""
         (q, k, v), views_state = self.views(x_BTC, part(state, "views"))
-        # In float32 at least: half precision would lose what one token adds to a long sum.
+        # In at least float32: half precision would lose what one token adds to a long sum.
         with torch.autocast(x_BTC.device.type, enabled=False):
             dtype = torch.promote_types(q.dtype, torch.float32)
             z_BHTD, own_state = self._attend(q.to(dtype), k.to(dtype), v.to(dtype), state)
@@ -68,16 +68,16 @@ class LinearAttention(nn.Module):
 
 
 def causal_sum(q: Tensor, k: Tensor, v: Tensor, S_BHDD: Tensor) -> tuple[Tensor, Tensor]:
-    """z_t = S_t^T q_t with S_t = S_{t-1} + k_t v_t^T for all of [B, H, T, D], in time linear in T.
+    """Compute z_t = S_t^T q_t with S_t = S_{t-1} + k_t v_t^T for q, k and v [B, H, T, D], in time linear in T.
 
-    Within a chunk by its pairs of tokens, before it by the sums of whole chunks.
+    Uses pairs of tokens within a chunk, and the sums of whole chunks before it.
 
     Returns:
         z [B, H, T, D] and the last S.
     """
     T = q.shape[2]
     L = min(CHUNK, T)
-    # Zeros at the end of the last chunk add nothing to the sums.
+    # Padding the last chunk with zeros adds nothing to the sums.
     q, k, v = (F.pad(x, (0, 0, 0, -T % L)).unflatten(2, (-1, L)) for x in (q, k, v))
     S_BHKDD = torch.cat((S_BHDD[:, :, None], k.mT @ v), dim=2).cumsum(dim=2)
     z_BHKLD = (q @ k.mT).tril() @ v + q @ S_BHKDD[:, :, :-1]

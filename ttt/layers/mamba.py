@@ -6,6 +6,7 @@ Shapes: B batch, T tokens, C model width, E = expand C inner width, N state size
 import math
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,19 +25,19 @@ DELTA_MIN, DELTA_MAX, DELTA_FLOOR = 1e-3, 1e-1, 1e-4
 GatedScan = Callable[
     [Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]
 ]
-"""``(u_BTE, dt_BTE, A_EN, B_BTN, C_BTN, D_E, z_BTE, dt_bias_E, h_BEN)``: scans from h with softplus(dt + dt_bias);
-gives the result times SiLU(z) and the last state."""
+"""``(u_BTE, dt_BTE, A_EN, B_BTN, C_BTN, D_E, z_BTE, dt_bias_E, h_BEN)`` -> the scan from h with softplus(dt + dt_bias),
+times SiLU(z), and the last state."""
 
 
 @register_layer("mamba", MambaConfig, backbones=("own", "transformer"))
 class Mamba(nn.Module):
-    """Mamba's mixer; parameters have the names and shapes of the authors' ``mamba_simple.py``. [B, T, C] -> [B, T, C].
+    """Mamba's mixer, with the parameter names and shapes of the authors' ``mamba_simple.py``. [B, T, C] -> [B, T, C].
 
     Any floating dtype; ``A_log``, ``D`` and the state stay in float32 under autocast. Initial values are the
-    authors', but for ``in_proj``, ``x_proj`` and ``out_proj``: normal with ``spec.init_std``, so that one recipe
-    serves the whole model. ``out_proj`` is then divided by the root of ``spec.depth``, as the authors do.
+    authors', except that ``in_proj``, ``x_proj`` and ``out_proj`` are normal with ``spec.init_std``, as in the rest of
+    the model. ``out_proj`` is then divided by the square root of ``spec.depth``, as the authors do.
 
-    The state has ``h`` [B, E, N], in float32 at least, beside the convolution's.
+    The state holds ``h`` [B, E, N], in at least float32, and the convolution's state.
     """
 
     no_weight_decay = ("A_log",)
@@ -54,23 +55,23 @@ class Mamba(nn.Module):
         self.out_proj = linear(inner, spec.width, spec.init_std / math.sqrt(spec.depth))
 
     def flops(self, tokens: int) -> int:
-        """FLOPs of the matrix products and of the scan of a forward pass over one sequence of ``tokens`` tokens."""
+        """Return the FLOPs of the matrix products and the scan of a forward pass over one sequence."""
         read_state = 2 * tokens * self.A_log.numel()
         products = read_state + sum(count_flops(module, tokens) for module in self.children())
         return products + self.elementwise_flops(tokens)
 
     def elementwise_flops(self, tokens: int) -> int:
-        """FLOPs of the scan's recurrence: per entry of the state delta A, its exponential, delta B u and a h + x."""
+        """Count the scan's recurrence: per entry of the state delta A, its exponential, delta B u and a h + x."""
         return 6 * tokens * self.A_log.numel()
 
     def forward(self, x_BTC: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """Convolves, scans with parameters chosen by the input, gates."""
+        """Convolve, scan with input-dependent parameters, and gate."""
         x_BTE, z_BTE = self.in_proj(x_BTC).chunk(2, dim=-1)
         x_BTE, conv_state = self.conv1d(x_BTE, part(state, "conv1d"))
         u_BTE = F.silu(x_BTE)
         rank, N = self.dt_proj.in_features, self.A_log.shape[1]
         dt_BTR, B_BTN, C_BTN = self.x_proj(u_BTE).split((rank, N, N), dim=-1)
-        # The bias joins within the scan, where it stays in float32 under autocast.
+        # The scan adds the bias, so that it stays in float32 under autocast.
         dt_BTE = F.linear(dt_BTR, self.dt_proj.weight)
         h_BEN = state["h"] if state else None
         scan = choose_scan(x_BTC.device, h_BEN)
@@ -79,7 +80,7 @@ class Mamba(nn.Module):
 
 
 def _delta_projection(rank: int, inner: int) -> nn.Linear:
-    """R -> E, initially so that softplus of its bias is log-uniform in [DELTA_MIN, DELTA_MAX]."""
+    """Return a linear map R -> E; softplus of its initial bias is log-uniform in [DELTA_MIN, DELTA_MAX]."""
     layer = nn.Linear(rank, inner)
     nn.init.uniform_(layer.weight, -(rank**-0.5), rank**-0.5)
     log_delta = torch.empty(inner).uniform_(math.log(DELTA_MIN), math.log(DELTA_MAX))
@@ -90,9 +91,9 @@ def _delta_projection(rank: int, inner: int) -> nn.Linear:
 
 
 def choose_scan(device: torch.device, h_BEN: Tensor | None) -> GatedScan:
-    """The authors' CUDA kernel where it is installed and can run, the plain form elsewhere.
+    """Return the authors' CUDA kernel if it is installed and can run, the plain scan otherwise.
 
-    The kernel begins with h = 0: it cannot go on from a state.
+    The kernel starts from h = 0: it cannot continue from a state.
     """
     fast = fast_scan() if device.type == "cuda" and h_BEN is None else None
     return fast or plain_scan
@@ -109,7 +110,7 @@ def plain_scan(
     dt_bias_E: Tensor,
     h_BEN: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """A ``GatedScan`` on any device."""
+    """Run a ``GatedScan`` on any device."""
     delta_BTE = F.softplus(dt_BTE + dt_bias_E)
     y_BTE, h_BEN = selective_scan(u_BTE, delta_BTE, A_EN, B_BTN, C_BTN, D_E, h_BEN)
     return y_BTE * F.silu(z_BTE), h_BEN
@@ -117,33 +118,24 @@ def plain_scan(
 
 @cache
 def fast_scan() -> GatedScan | None:
-    """The ``mamba_ssm`` package's fused kernel as a ``GatedScan``, or None if the package does not import.
+    """Return the ``mamba_ssm`` package's fused kernel as a ``GatedScan``, or None if the package cannot be imported.
 
-    It starts from h = 0 only, and no gradient passes through its last state, which is therefore detached. The kernel
-    itself has not been run with this adapter: the tests put the package's reference formula in its place.
+    It always starts from h = 0, and no gradient flows through its last state, which is therefore detached. The kernel
+    itself has not been run with this adapter: the tests replace it by the package's reference formula.
     """
     try:
         from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
     except ImportError:
         return None
 
-    def scan(
-        u_BTE: Tensor,
-        dt_BTE: Tensor,
-        A_EN: Tensor,
-        B_BTN: Tensor,
-        C_BTN: Tensor,
-        D_E: Tensor,
-        z_BTE: Tensor,
-        dt_bias_E: Tensor,
-        h_BEN: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
-        assert h_BEN is None
-        # The kernel wants time last, and what belongs to no token in float32.
-        u, dt, B, C, z = (x.transpose(1, 2) for x in (u_BTE, dt_BTE, B_BTN, C_BTN, z_BTE))
-        A, D, bias = A_EN.float(), D_E.float(), dt_bias_E.float()
+    def scan(*inputs: Any) -> tuple[Tensor, Tensor]:
+        u, dt, A, B, C, D, z, dt_bias, h = inputs
+        assert h is None
+        # The kernel takes time as the last axis, and parameters in float32.
+        u, dt, B, C, z = (x.transpose(1, 2) for x in (u, dt, B, C, z))
+        A, D, dt_bias = A.float(), D.float(), dt_bias.float()
         y_BET, last_BEN = selective_scan_fn(
-            u, dt, A, B, C, D, z=z, delta_bias=bias, delta_softplus=True, return_last_state=True
+            u, dt, A, B, C, D, z=z, delta_bias=dt_bias, delta_softplus=True, return_last_state=True
         )
         return y_BET.transpose(1, 2), last_BEN.detach()
 

@@ -1,4 +1,4 @@
-"""Layer types by name. A new layer is one new file in this folder that calls ``register_layer``."""
+"""Layer types by name. To add a layer, add a file to this folder that calls ``register_layer``."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,16 +13,16 @@ from ttt.config.schema import KernelConfig, LayerConfig
 
 @dataclass(frozen=True)
 class LayerSpec:
-    """Everything besides its own configuration that a sequence layer is built from.
+    """Everything that a sequence layer is built from besides its own configuration.
 
     Attributes:
         width: C, the model width.
         heads: H; the head width is D = C / H.
         init_std: standard deviation of the initial projections.
-        conv_gate: whether the backbone asks for Mamba's temporal convolutions on the shared query / key projection
-            and for its output gate (the paper's Mamba backbone, Section 2.7).
+        conv_gate: whether the backbone requires Mamba's temporal convolutions on the shared query / key projection
+            and its output gate (the paper's Mamba backbone, Section 2.7).
         depth: number of sequence layers in the model, for initial values that depend on it.
-        kernel: which form computes an inner loop.
+        kernel: the kernel that computes an inner loop.
     """
 
     width: int
@@ -40,7 +40,7 @@ class LayerSpec:
 
 @dataclass(frozen=True)
 class LayerType:
-    """A registered layer: its class, its schema and the backbones it can sit in, the paper's first."""
+    """A registered layer: its class, its schema and the backbones that can contain it, the paper's first."""
 
     build: Callable[..., nn.Module]
     schema: type[LayerConfig]
@@ -52,7 +52,7 @@ L = TypeVar("L", bound=type[nn.Module])
 
 
 def register_layer(name: str, schema: type[LayerConfig], backbones: tuple[str, ...]) -> Callable[[L], L]:
-    """Class decorator: ``model=name`` builds ``cls(config, spec)``, a sequence module (``ttt.layers.state``)."""
+    """Register a class for ``model=name``: ``cls(config, spec)`` is a ``SequenceLayer`` (``ttt.layers.state``)."""
 
     def register(cls: L) -> L:
         _LAYERS[name] = LayerType(cls, schema, backbones)
@@ -62,13 +62,13 @@ def register_layer(name: str, schema: type[LayerConfig], backbones: tuple[str, .
 
 
 def layer_types() -> dict[str, LayerType]:
-    """All registered layers by name; imports every module of this folder once."""
+    """Return all registered layers by name; imports every module of this folder once."""
     modules_of(__package__)
     return dict(sorted(_LAYERS.items()))
 
 
 def layer_type(name: str) -> LayerType:
-    """The layer of this name.
+    """Return the layer of this name.
 
     Raises:
         UserError: no layer has this name.
@@ -80,10 +80,10 @@ def layer_type(name: str) -> LayerType:
 
 
 def build_layer(config: LayerConfig, spec: LayerSpec) -> nn.Module:
-    """The sequence layer that ``config`` describes, with initial values set.
+    """Return the ``SequenceLayer`` that ``config`` describes, with its initial values.
 
     Raises:
-        UserError: no layer has this name, or ``config`` has a value that the layer cannot have.
+        UserError: no layer has this name, or ``config`` has an invalid value.
     """
     kind = layer_type(config.name)
     config.check()

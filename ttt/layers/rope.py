@@ -1,4 +1,4 @@
-"""Rotary position embedding (RoPE), adjacent pairs rotating together.
+"""Rotary position embedding (RoPE) of adjacent pairs.
 
 Shapes: B batch, H heads, T tokens, D head width.
 """
@@ -10,10 +10,10 @@ from torch import Tensor
 
 
 def rotations(positions: Tensor, head_dim: int, base: float, dtype: torch.dtype) -> Tensor:
-    """Complex numbers exp(i * angle) [T, D / 2] with the angle ``position * base ** (-2 j / D)`` for pair j.
+    """Return complex numbers exp(i * angle) [T, D / 2] with the angle ``position * base ** (-2 j / D)`` for pair j.
 
     Computed in float64 and rounded once to parts of ``dtype``, because an angle of 32k radians has few digits left in
-    float32; Apple's GPUs know no float64.
+    float32; Apple's GPUs do not support float64.
     """
     exact = torch.float32 if positions.device.type == "mps" else torch.float64
     pair = torch.arange(0, head_dim, 2, device=positions.device, dtype=exact)
@@ -23,14 +23,14 @@ def rotations(positions: Tensor, head_dim: int, base: float, dtype: torch.dtype)
 
 @lru_cache(maxsize=64)
 def first_rotations(length: int, head_dim: int, base: float, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """``rotations`` of the positions 0 ... length - 1, computed once: a step of decoding needs a row of them."""
-    # A tensor made in inference mode could not be used in training afterwards.
+    """Return ``rotations`` of positions 0 ... length - 1, computed once: a step of decoding needs only one row."""
+    # A tensor created in inference mode cannot be used in training later.
     with torch.inference_mode(False), torch.no_grad():
         return rotations(torch.arange(length, device=device), head_dim, base, dtype)
 
 
 def rotated(q_BHTD: Tensor, k_BHTD: Tensor, positions: Tensor, base: float) -> tuple[Tensor, Tensor]:
-    """Queries and keys turned by their ``positions`` [T], in float32 at least; they keep their dtype."""
+    """Rotate queries and keys by their ``positions`` [T], in at least float32; they keep their dtype."""
     exact = torch.promote_types(q_BHTD.dtype, torch.float32)
     turn = rotations(positions, q_BHTD.shape[-1], base, exact)
     q, k = rotate(q_BHTD.to(exact), turn), rotate(k_BHTD.to(exact), turn)
@@ -38,11 +38,11 @@ def rotated(q_BHTD: Tensor, k_BHTD: Tensor, positions: Tensor, base: float) -> t
 
 
 def rotate(x_BHTD: Tensor, rotations: Tensor) -> Tensor:
-    """Rotates the pairs (2 j, 2 j + 1) of the last axis, float32 or float64, by ``rotations`` [T, D / 2].
+    """Rotate the pairs (2 j, 2 j + 1) of the last axis, float32 or float64, by ``rotations`` [T, D / 2].
 
-    A pair as a complex number is turned by one product; in real numbers it takes four times as long.
+    A complex product rotates a pair; in real numbers it takes four times as long.
     """
-    # A convolution leaves its tokens side by side, not the pairs of a head.
+    # After a convolution, tokens are adjacent in memory instead of the pairs of a head.
     x_BHTD = x_BHTD if x_BHTD.stride(-1) == 1 else x_BHTD.contiguous()
     pairs = torch.view_as_complex(x_BHTD.unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * rotations).flatten(-2)

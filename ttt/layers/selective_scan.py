@@ -1,10 +1,11 @@
-"""Mamba's selective scan in plain PyTorch: time linear in T, memory without a sequence of states.
+"""Mamba's selective scan in plain PyTorch, in time linear in T and without storing a state per token.
 
 Shapes: B batch, T tokens, E inner width, N state size; S tokens of a segment, K chunks of a segment, L tokens of a
 chunk. The names u, delta, A, B, C, D, h are the Mamba paper's (arXiv 2312.00752); d stands for a gradient.
 
-The states of all tokens, [B, T, E, N], are N times larger than anything else. Hence segments: each is computed from
-the state that the one before it left, keeps only that state, and is computed again in the backward pass.
+The states of all tokens, [B, T, E, N], are N times larger than any other tensor. Therefore the sequence is split into
+segments: each starts from the last state of the one before, keeps only that state, and is recomputed in the backward
+pass.
 """
 
 from collections.abc import Iterable
@@ -16,9 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# An array [B, S, E, N] of a segment has at most this many entries, and rarely less than a quarter. Measured on two
+# A tensor [B, S, E, N] of a segment has at most this many entries, and rarely less than a quarter. Measured on two
 # CPU cores (E = 96 ... 512, N = 16, batch 1 ... 16): a quarter of it loses up to a third of the speed to the dispatch
-# of small operations, four times it about a half, the arrays then outgrowing the caches.
+# of small operations, four times as many about a half, because the tensors no longer fit the caches.
 SEGMENT_ENTRIES = 2**20
 SHORTEST_CHUNK, LONGEST_CHUNK = 4, 32
 
@@ -32,19 +33,19 @@ def selective_scan(
     D_E: Tensor,
     h_BEN: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """h_t = exp(delta_t A) h_{t-1} + delta_t B_t u_t, y_t = C_t h_t + D u_t.
+    """Compute h_t = exp(delta_t A) h_{t-1} + delta_t B_t u_t, y_t = C_t h_t + D u_t.
 
-    Mamba's Algorithm 2 with Equation 2, discretised as the authors' ``selective_scan_ref`` does. No division and no
-    logarithm, so decays exp(delta_t A) that vanish do no harm.
+    Mamba's Algorithm 2 with Equation 2, discretised as in the authors' ``selective_scan_ref``. It needs no division
+    and no logarithm, so decays exp(delta_t A) may underflow to zero.
 
     Args:
-        u_BTE: input, of any floating dtype; the state is float32, or float64 if ``u_BTE`` is.
+        u_BTE: input of any floating dtype; the state is float32, or float64 for a float64 input.
         delta_BTE: step sizes, positive.
         A_EN: diagonal of the state matrix, negative.
         B_BTN: input matrices.
         C_BTN: output matrices.
         D_E: the skip.
-        h_BEN: the state before the first token; None: zero.
+        h_BEN: the state before the first token; None means zero.
 
     Returns:
         y [B, T, E] in the dtype of ``u_BTE``, and the last state [B, E, N].
@@ -60,7 +61,7 @@ def selective_scan(
 def _one_token(
     u_BTE: Tensor, delta_BTE: Tensor, A_EN: Tensor, B_BTN: Tensor, C_BTN: Tensor, h_BEN: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The recurrence as it is written, for T = 1: a fifth of the time that segments of one token would take."""
+    """Run the recurrence directly for T = 1, in a fifth of the time of a segment of one token."""
     h_BEN = torch.exp(delta_BTE.mT * A_EN) * h_BEN + (delta_BTE * u_BTE).mT @ B_BTN
     return C_BTN @ h_BEN.mT, h_BEN
 
@@ -69,38 +70,38 @@ def _many_tokens(
     u_BTE: Tensor, delta_BTE: Tensor, A_EN: Tensor, B_BTN: Tensor, C_BTN: Tensor, h_BEN: Tensor
 ) -> tuple[Tensor, Tensor]:
     T, L = u_BTE.shape[1], chunk_length(h_BEN.numel())
-    # Contiguous, because a convolution leaves its tokens side by side, not its channels: a quarter of the speed.
+    # After a convolution, tokens are adjacent in memory instead of channels, which would take four times as long.
     u, delta, B, C = (_whole_chunks(x.contiguous(), L) for x in (u_BTE, delta_BTE, B_BTN, C_BTN))
     y_BTE, h_BEN = SelectiveScan.apply(u, delta, A_EN, B, C, h_BEN, L)
     return y_BTE[:, :T], h_BEN
 
 
 def chunk_length(state_entries: int) -> int:
-    """L for a state of B E N entries; a segment has L chunks of L tokens, the fewest steps for its length.
+    """Return L for a state of B E N entries; a segment has L chunks of L tokens, the fewest steps for its length.
 
-    A power of two, so that the usual T need no padding.
+    L is a power of two, so that the usual T need no padding.
     """
     tokens = max(SEGMENT_ENTRIES // state_entries, 1)
     return min(max(2 ** int(log2(tokens) / 2), SHORTEST_CHUNK), LONGEST_CHUNK)
 
 
 def _whole_chunks(x_BTX: Tensor, L: int) -> Tensor:
-    """Appends zeros up to a multiple of L tokens: a token with delta = 0 leaves the state as it is."""
+    """Pad with zeros to a multiple of L tokens: a token with delta = 0 does not change the state."""
     missing = -x_BTX.shape[1] % L
     return F.pad(x_BTX, (0, 0, 0, missing)) if missing else x_BTX
 
 
 class SelectiveScan(torch.autograd.Function):
-    """The scan without its skip: ``apply(u_BTE, delta_BTE, A_EN, B_BTN, C_BTN, h_BEN, L)`` gives y [B, T, E] and h.
+    """The scan without its skip: ``apply(u_BTE, delta_BTE, A_EN, B_BTN, C_BTN, h_BEN, L)`` -> y [B, T, E] and h.
 
-    All of one dtype; T a multiple of L.
+    All tensors have one dtype; T is a multiple of L.
     """
 
     @staticmethod
     def forward(
         ctx: Any, u_BTE: Tensor, delta_BTE: Tensor, A_EN: Tensor, B_BTN: Tensor, C_BTN: Tensor, h_BEN: Tensor, L: int
     ) -> tuple[Tensor, Tensor]:
-        """Segment after segment; keeps the inputs and the state that each segment starts from."""
+        """Compute the segments in order; keep the inputs and the state before each segment."""
         segments = [slice(t, t + L * L) for t in range(0, u_BTE.shape[1], L * L)]
         y_BTE = torch.empty_like(u_BTE)
         starts = h_BEN.new_empty(len(segments), *h_BEN.shape)
@@ -116,7 +117,7 @@ class SelectiveScan(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy_BTE: Tensor, dh_BEN: Tensor) -> tuple[Tensor | None, ...]:
-        """Segments from last to first, handing back the gradient dh of the state that each starts from."""
+        """Compute the segments from last to first, passing on the gradient dh of the state before each."""
         u_BTE, delta_BTE, A_EN, B_BTN, C_BTN, starts = ctx.saved_tensors
         inputs = u_BTE, delta_BTE, B_BTN, C_BTN
         gradients = [torch.empty_like(x) for x in inputs]
@@ -134,7 +135,7 @@ class SelectiveScan(torch.autograd.Function):
 def _decays_and_states(
     u_BSE: Tensor, delta_BSE: Tensor, A_EN: Tensor, B_BSN: Tensor, h_BEN: Tensor, L: int
 ) -> tuple[Tensor, Tensor]:
-    """The segment's a_t = exp(delta_t A) and h_t, both [B, S, E, N], from the state before it."""
+    """Return the segment's a_t = exp(delta_t A) and h_t, both [B, S, E, N], from the state before it."""
     a_BSEN = torch.exp(delta_BSE[..., None] * A_EN)
     x_BSEN = torch.einsum("bse,bsn->bsen", delta_BSE * u_BSE, B_BSN)
     return a_BSEN, recurrence(a_BSEN, x_BSEN, h_BEN, L)
@@ -151,9 +152,9 @@ def _segment_gradients(
     C_BSN: Tensor,
     dy_BSE: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """(du, ddelta, dB, dC, dA, dh) of a segment that starts from h and whose last state has the gradient dh.
+    """Return (du, ddelta, dB, dC, dA, dh) of a segment that starts from h and whose last state has the gradient dh.
 
-    With g_t the whole gradient of h_t, g_t = C_t dy_t + a_{t+1} g_{t+1}: the recurrence again, from the end.
+    The total gradient g_t of h_t is g_t = C_t dy_t + a_{t+1} g_{t+1}: the same recurrence from the end.
     """
     a_BSEN, h_BSEN = _decays_and_states(u_BSE, delta_BSE, A_EN, B_BSN, h_BEN, L)
     next_a_BSEN = torch.cat((a_BSEN[:, 1:], torch.ones_like(a_BSEN[:, :1])), dim=1)
@@ -172,17 +173,17 @@ def _segment_gradients(
 
 
 def recurrence(a_BSEN: Tensor, x_BSEN: Tensor, h_BEN: Tensor, L: int, backwards: bool = False) -> Tensor:
-    """h_t = a_t h_{t-1} + x_t entry by entry, in L + K + L steps instead of S = K L.
+    """Compute h_t = a_t h_{t-1} + x_t elementwise, in L + K + L steps instead of S = K L.
 
-    Stepping through all chunks side by side from zero gives each chunk's end; the ends and the chunks' whole decays
-    give, chunk after chunk, the states the chunks start from; from these every state follows side by side again.
+    First, all chunks run in parallel from zero to their last states. These and the chunks' total decays then give the
+    state before each chunk, one chunk after another. From those, all chunks run in parallel again.
 
     Args:
         a_BSEN: decays.
         x_BSEN: inputs.
         h_BEN: the state before the first token.
         L: tokens of a chunk, a divisor of S.
-        backwards: start after the last token and go down, h_t = a_t h_{t+1} + x_t.
+        backwards: run from the last token to the first, h_t = a_t h_{t+1} + x_t.
     """
     a_BKLEN, x_BKLEN = a_BSEN.unflatten(1, (-1, L)), x_BSEN.unflatten(1, (-1, L))
     end_BKEN = torch.zeros_like(x_BKLEN[:, :, 0])
@@ -196,7 +197,7 @@ def recurrence(a_BSEN: Tensor, x_BSEN: Tensor, h_BEN: Tensor, L: int, backwards:
 
 
 def _chunk_starts(decay_BKEN: Tensor, end_BKEN: Tensor, h_BEN: Tensor, backwards: bool) -> Tensor:
-    """The state before each chunk, from the chunks' decays, their ends if started from zero, and the first state."""
+    """Return the state before each chunk, from the chunks' decays, their last states from zero, and the first state."""
     start_BKEN = torch.empty_like(end_BKEN)
     for chunk in _order(end_BKEN.shape[1], backwards):
         start_BKEN[:, chunk] = h_BEN

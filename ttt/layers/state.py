@@ -1,22 +1,52 @@
-"""The state of a sequence between two of its pieces.
+"""The contract of a sequence layer, and its state between two chunks of a sequence."""
 
-A sequence module maps (x [B, T, C], state) to (y [B, T, C], state): whatever the cut of a sequence into pieces, the
-pieces' outputs are the whole's. A state is a flat dictionary of tensors, named as a ``state_dict`` is: it can be saved
-with ``torch.save`` or safetensors, and moved between devices tensor by tensor. An empty one stands before the first
-token.
-"""
+from typing import Protocol
 
 from torch import Tensor
 
 State = dict[str, Tensor]
+"""Flat dictionary of tensors, named as in a ``state_dict``: save it with ``torch.save`` or safetensors, and move it
+between devices tensor by tensor. Before the first token it is empty."""
+
+READ_CHUNK = 512
+"""Tokens that a model reads at once where a long sequence must not take more memory than a short one."""
+
+
+class SequenceLayer(Protocol):
+    """Contract of a sequence layer, and of a backbone's block: an ``nn.Module`` that is called as below.
+
+    Shapes: B batch, T tokens, C model width. The map is causal: output t depends on the tokens up to t. A sequence may
+    be cut anywhere: if each chunk is called with the state of the chunk before, the outputs are those of the whole.
+
+    Optional hooks, found by name on every module of a model:
+
+    - ``flops(tokens: int) -> int``: FLOPs of the forward pass over one sequence of ``tokens`` tokens. Without it, the
+      FLOPs of linear maps and causal convolutions inside are summed (``ttt.layers.flops``).
+    - ``elementwise_flops(tokens: int) -> int``: the part of ``flops`` that torch does not count; for the tests.
+    - ``no_weight_decay: tuple[str, ...]``: names of the module's own parameters that must not decay. Vectors never do.
+    - ``set_warmup(progress: float) -> None``: called before every training step with the progress of the learning
+      rate's warm-up, 0 at the start and at least 1 after it.
+    """
+
+    def __call__(self, x_BTC: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """Map x [B, T, C] to y [B, T, C].
+
+        Args:
+            x_BTC: the tokens of this chunk; of any floating dtype.
+            state: the state after the tokens before; None or empty at the start of a sequence.
+
+        Returns:
+            y [B, T, C] and the state after the last token.
+        """
+        ...
 
 
 def part(state: State | None, name: str) -> State:
-    """The state of the submodule ``name``; empty at the start of a sequence."""
+    """Return the state of the submodule ``name``; empty at the start of a sequence."""
     prefix = f"{name}."
     return {key.removeprefix(prefix): value for key, value in (state or {}).items() if key.startswith(prefix)}
 
 
 def named(name: str, state: State) -> State:
-    """The inverse of ``part``: the submodule's state under its name."""
+    """Return a submodule's state under its name: the inverse of ``part``."""
     return {f"{name}.{key}": value for key, value in state.items()}

@@ -1,4 +1,4 @@
-"""TTT-Linear and TTT-MLP: sequence layers whose hidden state is a model that learns while it reads.
+"""TTT-Linear and TTT-MLP: sequence layers whose hidden state is a model, trained at test time on the sequence.
 
 Shapes: B batch, H heads, T tokens, C model width, D = C / H head width, b mini-batch size.
 """
@@ -11,10 +11,10 @@ from ttt.config.layers import TTTConfig
 from ttt.inner.eta import inner_learning_rate, token_scale
 from ttt.inner.flops import inner_flops
 from ttt.inner.layer_norm import EPS, LayerNormParams
-from ttt.inner.loop import InnerLoop, InnerState, Tokens
+from ttt.inner.loop import InnerInputs, InnerLoop, InnerSpec, InnerState
 from ttt.inner.models.base import Params
 from ttt.inner.models.registry import make_inner_model
-from ttt.kernels.dispatch import choose_form, view_type
+from ttt.kernels.dispatch import choose_kernel, view_type
 from ttt.layers.flops import count_flops
 from ttt.layers.inner_state import pack, unpack
 from ttt.layers.registry import LayerSpec, register_layer
@@ -22,29 +22,29 @@ from ttt.layers.rope import first_rotations, rotate
 from ttt.layers.state import State, named, part
 from ttt.layers.views import Output, Views, merge_heads
 
-KEPT_AT_FIRST = 0.999
-"""Share of W that a forget gate keeps a token before it has learned."""
+INITIAL_DECAY = 0.999
+"""Share of W that an untrained forget gate keeps per token."""
 
 
 @register_layer("ttt_linear", TTTConfig, backbones=("mamba", "transformer"))
 @register_layer("ttt_mlp", TTTConfig, backbones=("mamba", "transformer"))
 class TTT(nn.Module):
-    """The TTT layer of Section 2 with the switches of ``TTTConfig``. A sequence module, [B, T, C] -> [B, T, C].
+    """The TTT layer of Section 2 with the switches of ``TTTConfig``. [B, T, C] -> [B, T, C].
 
     Attributes:
-        loop: the inner model, its loss and its update rule.
-        form: what computes the inner loop.
+        inner: the inner model, its loss and its update rule.
+        kernel: the implementation that computes the inner loop.
         W_init: theta_init, the inner model's parameters before the first token (W1 [H, D, D], b1 [H, 1, D], ...);
-            empty where they are zero.
-        norm_scale: scale [H, D] of the inner model's LN, or None; ``norm_shift`` its shift.
+            empty if they are zero.
+        norm_scale: scale [H, D] of the inner model's LN, or None; ``norm_shift`` is its shift.
         eta_weight: theta_lr [H, C] of a learnable eta, or None; ``eta_bias`` is beta_lr [H].
         token_delta: learnable part delta [b] of the token scale, or None.
-        gate_weight: projection [H, C] of the forget gate, or None; ``gate_bias`` [H].
-        eta_warmup: share of ``eta_base`` in effect, set by ``set_warmup`` and kept in checkpoints.
+        gate_weight: projection [H, C] of the forget gate, or None; ``gate_bias`` is its bias [H].
+        eta_warmup: share of ``eta_base`` in effect, set by ``set_warmup`` and saved in checkpoints.
         no_weight_decay: names of the parameters that the optimizer must not decay.
 
     Raises:
-        UserError: an inner model or an activation that does not exist, or a kernel that cannot compute this layer.
+        UserError: an unknown inner model or activation, or a kernel that cannot compute this layer.
     """
 
     eta_warmup: Tensor
@@ -55,79 +55,80 @@ class TTT(nn.Module):
         model = make_inner_model(
             config.inner_model, spec.head_dim, tuple(config.hidden), config.activation, config.inner_bias
         )
-        self.loop = InnerLoop(model, config.norm, config.residual, config.halved_loss, config.momentum)
-        self.form = choose_form(spec.kernel, self.loop)
+        self.inner = InnerSpec(model, config.norm, config.residual, config.halved_loss, config.momentum)
+        self.kernel = choose_kernel(spec.kernel, self.inner)
         self.views, self.output = Views(spec), Output(spec)
         initial = model.initial(spec.heads, spec.head_dim, spec.init_std) if config.W_init == "learnable" else {}
         self.W_init = nn.ParameterDict({name: nn.Parameter(value) for name, value in initial.items()})
         self.norm_scale = _parameter(torch.ones(spec.heads, spec.head_dim), config.learnable_norm)
         self.norm_shift = _parameter(torch.zeros(spec.heads, spec.head_dim), config.learnable_norm)
-        # Nothing is drawn that is not learned, so that equal seeds start the rows of Table 1 from equal projections.
+        # Only learned values are drawn, so that equal seeds start the rows of Table 1 from equal projections.
         self.eta_weight = (
             nn.Parameter(torch.randn(spec.heads, spec.width) * spec.init_std) if config.learnable_eta else None
         )
         self.eta_bias = _parameter(torch.zeros(spec.heads), config.learnable_eta)
         self.token_delta = _parameter(torch.zeros(config.mini_batch_size), config.token_scale)
         self.gate_weight = _parameter(torch.zeros(spec.heads, spec.width), config.forget_gate)
-        self.gate_bias = _parameter(torch.logit(torch.full((spec.heads,), KEPT_AT_FIRST)), config.forget_gate)
+        self.gate_bias = _parameter(torch.logit(torch.full((spec.heads,), INITIAL_DECAY)), config.forget_gate)
         self.post_norm = nn.LayerNorm(spec.width, eps=EPS)
         self.register_buffer("eta_warmup", torch.ones(()))
         biases = [name for name, shape in model.shapes(spec.head_dim).items() if len(shape) == 1 or shape[0] == 1]
         self.no_weight_decay = ("norm_scale", "norm_shift", *(f"W_init.{name}" for name in biases))
 
     def set_warmup(self, progress: float) -> None:
-        """Puts eta_base at ``progress`` (0 to 1) of the way from ``eta_base_start`` to ``eta_base`` (Appendix C)."""
+        """Set eta_base to ``progress`` (0 to 1) of the way from ``eta_base_start`` to ``eta_base`` (Appendix C)."""
         start = self.config.eta_base_start / self.config.eta_base
         self.eta_warmup.fill_(start + (1 - start) * min(progress, 1.0))
 
     def flops(self, tokens: int) -> int:
-        """FLOPs of the matrix products of a forward pass over one sequence of ``tokens`` tokens, in the dual form."""
-        inner = self.heads * inner_flops(self.loop.model, self.head_dim, tokens, self.config.mini_batch_size)
+        """Return the FLOPs of the matrix products of a forward pass over one sequence, in the dual form."""
+        inner = self.heads * inner_flops(self.inner.model, self.head_dim, tokens, self.config.mini_batch_size)
         projections = [weight.numel() for weight in (self.eta_weight, self.gate_weight) if weight is not None]
         return inner + 2 * tokens * sum(projections) + sum(count_flops(x, tokens) for x in (self.views, self.output))
 
     def forward(self, x_BTC: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """Runs the inner loop over the tokens, from ``W_init`` or from ``state``."""
+        """Run the inner loop over the tokens, from ``W_init`` or from ``state``."""
         (q, k, v), views_state = self.views(x_BTC, part(state, "views"))
-        # In float32 at least: half precision would lose the small steps that W gathers. The views may stay in half
-        # precision where the form keeps the steps in float32.
+        # In at least float32: half precision would lose the small steps that W accumulates. The views may stay in half
+        # precision if the kernel keeps the steps in float32.
         with torch.autocast(q.device.type, enabled=False):
-            half = view_type(self.form, q)
+            views_dtype = view_type(self.kernel, q)
             dtype = torch.promote_types(q.dtype, torch.float32)
             inner_state = self._inner_state(part(state, "inner"), q.shape[0], dtype)
-            q, k = self._rotated(q.to(dtype), k.to(dtype), inner_state.place)
-            q, k, v = (view.to(half) for view in (q, k, v))
-            tokens = Tokens(q, k, v, *self._rates(x_BTC.to(dtype)))
-            z_BHTD, inner_state = self.form(self.loop, self._norm(dtype), inner_state, tokens, self._tau(dtype))
+            q, k = self._rotated(q.to(dtype), k.to(dtype), inner_state.offset)
+            q, k, v = (view.to(views_dtype) for view in (q, k, v))
+            inputs = InnerInputs(q, k, v, *self._rates(x_BTC.to(dtype)))
+            loop = InnerLoop(self.inner, self._norm(dtype), self._tau(dtype))
+            z_BHTD, inner_state = self.kernel(loop, inner_state, inputs)
         y_BTC = self.output(self.post_norm(merge_heads(z_BHTD.to(x_BTC.dtype))), x_BTC)
         return y_BTC, named("views", views_state) | named("inner", pack(self._names, inner_state))
 
     def initial_weights(self, dtype: torch.dtype) -> Params:
-        """W_0, the inner model's parameters before the first token, each [H, ...]."""
+        """Return W_0, the inner model's parameters before the first token, each [H, ...]."""
         if self.W_init:
             return tuple(self.W_init[name].to(dtype) for name in self._names)
-        shapes = self.loop.model.shapes(self.head_dim).values()
+        shapes = self.inner.model.shapes(self.head_dim).values()
         device = self.eta_warmup.device
         return tuple(torch.zeros(self.heads, *shape, device=device, dtype=dtype) for shape in shapes)
 
     @property
     def _names(self) -> list[str]:
-        return list(self.loop.model.shapes(self.head_dim))
+        return list(self.inner.model.shapes(self.head_dim))
 
     def _inner_state(self, state: State, batch: int, dtype: torch.dtype) -> InnerState:
         if state:
-            return unpack(self._names, state, self.loop.momentum > 0)
-        return self.loop.start(self.initial_weights(dtype), batch)
+            return unpack(self._names, state, self.inner.momentum > 0)
+        return self.inner.start(self.initial_weights(dtype), batch)
 
-    def _rotated(self, q: Tensor, k: Tensor, place: int) -> tuple[Tensor, Tensor]:
-        # Positions restart in every mini-batch: earlier tokens are known through W, not through attention.
+    def _rotated(self, q: Tensor, k: Tensor, offset: int) -> tuple[Tensor, Tensor]:
+        # Positions restart in every mini-batch: earlier tokens act through W, not through attention.
         b = self.config.mini_batch_size
         turn = first_rotations(b, self.head_dim, self.config.rope_base, q.dtype, q.device)
-        turn = turn[(place + torch.arange(q.shape[2], device=q.device)) % b]
+        turn = turn[(offset + torch.arange(q.shape[2], device=q.device)) % b]
         return rotate(q, turn), rotate(k, turn)
 
     def _rates(self, x_BTC: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Eta [B, H, T], and log of what the forget gate keeps, likewise."""
+        """Return eta [B, H, T], and the log of the share that the forget gate keeps [B, H, T]."""
         eta_base = self.config.eta_base * self.eta_warmup.to(x_BTC.dtype)
         if self.config.eta_over_dim:
             eta_base = eta_base / self.head_dim
@@ -152,5 +153,5 @@ class TTT(nn.Module):
         return token_scale(self.token_delta.to(dtype))
 
 
-def _parameter(value: Tensor, wanted: bool) -> nn.Parameter | None:
-    return nn.Parameter(value) if wanted else None
+def _parameter(value: Tensor, learned: bool) -> nn.Parameter | None:
+    return nn.Parameter(value) if learned else None

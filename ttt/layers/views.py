@@ -1,4 +1,4 @@
-"""Query, key and value views of the input, and the way back to the model width.
+"""Query, key and value views of the input, and the output projection.
 
 Shapes: B batch, H heads, T tokens, C model width, D = C / H head width.
 """
@@ -14,7 +14,7 @@ CONV_KERNEL = 4
 
 
 def linear(in_features: int, out_features: int, init_std: float) -> nn.Linear:
-    """A projection without bias, initially normal with standard deviation ``init_std``."""
+    """Return a projection without bias, initially normal with standard deviation ``init_std``."""
     layer = nn.Linear(in_features, out_features, bias=False)
     nn.init.normal_(layer.weight, std=init_std)
     return layer
@@ -23,8 +23,8 @@ def linear(in_features: int, out_features: int, init_std: float) -> nn.Linear:
 class Views(nn.Module):
     """theta_Q, theta_K, theta_V (the paper's test, train and label views). [B, T, C] -> three of [B, H, T, D].
 
-    With ``spec.conv_gate`` (Mamba backbone) queries and keys share one projection and differ by a causal
-    convolution each.
+    With ``spec.conv_gate`` (Mamba backbone) queries and keys share one projection, and each has its own causal
+    convolution.
     """
 
     def __init__(self, spec: LayerSpec) -> None:
@@ -37,9 +37,9 @@ class Views(nn.Module):
         self.conv_k = CausalConv(spec.width, CONV_KERNEL) if spec.conv_gate else None
 
     def forward(self, x_BTC: Tensor, state: State | None = None) -> tuple[tuple[Tensor, Tensor, Tensor], State]:
-        """Projects, convolves where the backbone asks for it, and splits the heads."""
-        q_BTC, k_BTC, left = self._query_and_key(x_BTC, state)
-        return (self._heads(q_BTC), self._heads(k_BTC), self._heads(self.v(x_BTC))), left
+        """Project, convolve with ``conv_gate``, and split the heads."""
+        q_BTC, k_BTC, after = self._query_and_key(x_BTC, state)
+        return (self._heads(q_BTC), self._heads(k_BTC), self._heads(self.v(x_BTC))), after
 
     def _query_and_key(self, x_BTC: Tensor, state: State | None) -> tuple[Tensor, Tensor, State]:
         if self.k is not None:
@@ -56,7 +56,7 @@ class Views(nn.Module):
 
 
 class Output(nn.Module):
-    """theta_O, after Mamba's gate GELU(x theta_G) where the backbone asks for it.
+    """theta_O, after Mamba's gate GELU(x theta_G) with ``spec.conv_gate``.
 
     Takes the layer's result z [B, T, C] and its input x [B, T, C].
     """
@@ -67,12 +67,12 @@ class Output(nn.Module):
         self.o = linear(spec.width, spec.width, spec.init_std)
 
     def forward(self, z_BTC: Tensor, x_BTC: Tensor) -> Tensor:
-        """Gates and projects."""
+        """Gate and project."""
         if self.g is not None:
             z_BTC = F.gelu(self.g(x_BTC), approximate="tanh") * z_BTC
         return self.o(z_BTC)
 
 
 def merge_heads(z_BHTD: Tensor) -> Tensor:
-    """[B, H, T, D] -> [B, T, C]."""
+    """Merge the heads: [B, H, T, D] -> [B, T, C]."""
     return z_BHTD.transpose(1, 2).flatten(-2)

@@ -1,4 +1,4 @@
-"""From a configuration to a model."""
+"""Build a model from a configuration."""
 
 from ttt.backbones.registry import backbones
 from ttt.config.errors import bad_value
@@ -10,10 +10,10 @@ from ttt.models.language_model import LanguageModel
 def build_model(
     layer: LayerConfig, size: SizeConfig, backbone: BackboneConfig, kernel: KernelConfig, vocab_size: int
 ) -> LanguageModel:
-    """The language model of a configuration, with initial values drawn from torch's generator.
+    """Return the language model of a configuration, with initial values drawn from torch's generator.
 
     Raises:
-        UserError: a name that is not registered, or a layer that cannot sit in this backbone.
+        UserError: an unknown name, or a layer that this backbone cannot contain.
     """
     known = backbones()
     if backbone.name not in known:

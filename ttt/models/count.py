@@ -1,4 +1,4 @@
-"""Parameters and FLOPs of a configuration, without the memory of a model."""
+"""Count parameters and FLOPs of a configuration without allocating a model."""
 
 import torch
 
@@ -8,9 +8,9 @@ from ttt.models.flops import training_flops
 
 
 def count(config: TrainConfig, tokens: int) -> tuple[int, float]:
-    """Parameters of the model, the tied embedding once, and FLOPs of training it on so many tokens.
+    """Return the parameters of the model, the tied embedding once, and the FLOPs of training it on ``tokens`` tokens.
 
-    The vocabulary is taken as ``data.vocab_size``.
+    The vocabulary has ``data.vocab_size`` entries.
 
     Raises:
         UserError: the model cannot be built.

@@ -1,4 +1,4 @@
-"""Cross entropy in the memory of its logits.
+"""Cross entropy that reuses the memory of its logits.
 
 Shapes: N tokens, V vocabulary.
 """
@@ -10,15 +10,15 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 CACHED_ENTRIES, DEVICE_ENTRIES = 2**18, 2**26
-"""Logits worked on at once: on a CPU what stays in its cache, elsewhere what keeps the number of calls small."""
+"""Number of logits processed at once: few enough for a CPU's cache; on other devices, enough to make few calls."""
 
 
 def cross_entropy(logits_NV: Tensor, targets_N: Tensor) -> Tensor:
-    """Cross entropy [N] in nats of the tokens ``targets_N`` under the distributions softmax(``logits_NV``).
+    """Return the cross entropy [N] in nats of the tokens ``targets_N`` under softmax(``logits_NV``).
 
-    The backward pass writes the gradient over the logits: at a context of 32k, log-probabilities and gradients of
-    their own would take more memory than the rest of a small model. So there can be one backward pass alone (torch
-    raises at a second one), and nobody else may need the logits.
+    The backward pass overwrites the logits with their gradient: at a context of 32k, separate log-probabilities and
+    gradients would take more memory than the rest of a small model. So only one backward pass is possible (torch
+    raises an error at a second one), and nothing else may use the logits.
     """
     return _CrossEntropy.apply(logits_NV, targets_N)
 
@@ -31,7 +31,7 @@ class _CrossEntropy(torch.autograd.Function):
         for logits, largest, log_sum in zip(*parts, strict=True):
             log_sum.copy_((logits - largest[:, None]).exp_().sum(-1).log_())
         ctx.save_for_backward(logits_NV, largest_N, log_sum_N, targets_N)
-        # In this order a small loss keeps its digits.
+        # In this order a small loss keeps its precision.
         return log_sum_N - (logits_NV.gather(-1, targets_N[:, None])[:, 0] - largest_N)
 
     @staticmethod

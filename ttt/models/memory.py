@@ -1,4 +1,4 @@
-"""How the C library keeps memory between two tensors, which decides the speed of long contexts on a CPU."""
+"""Make the C library keep freed memory, which determines the speed of long contexts on a CPU."""
 
 import ctypes
 import sys
@@ -8,9 +8,9 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 
 def keep_freed_memory() -> bool:
-    """Lets this process keep what it frees for its next tensors; returns whether the C library could be told.
+    """Keep freed memory in this process for later tensors; return whether the C library supports it.
 
-    Glibc gives blocks beyond 32 MB back to the system at once, and the system clears every page of a new one. At a
+    Glibc returns blocks beyond 32 MB to the system at once, and the system clears every page of a new one. At a
     context of 32k, where every activation is such a block, that took a quarter to a half of a training step's time.
     """
     if sys.platform != "linux":

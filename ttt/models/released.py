@@ -1,4 +1,4 @@
-"""Weights of the authors' released PyTorch model, in and out, under its own parameter names."""
+"""Import and export weights under the parameter names of the authors' released PyTorch model."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -46,20 +46,20 @@ BLOCK_NAMES = {
     "layer.post_norm.weight": "seq_modeling_block.post_norm.weight",
     "layer.post_norm.bias": "seq_modeling_block.post_norm.bias",
 }
-"""Parameter of a block here -> in the released model. The learnable eta's two have an axis of 1 more there."""
+"""Parameter of a block here -> in the released model, where those of the learnable eta have one more axis of size 1."""
 
 
 def from_released(state: Mapping[str, Tensor], meta: Mapping[str, Any], kernel: str = "auto") -> LanguageModel:
-    """A model with the released weights, in their dtype.
+    """Return a model with the released weights, in their dtype.
 
     Args:
-        state: released parameter name -> tensor; ``lm_head.weight``, tied to the embedding, may be there too.
+        state: released parameter name -> tensor; may include ``lm_head.weight``, which is tied to the embedding.
         meta: layer (linear, mlp), backbone (transformer, mamba), num_heads, head_dim, num_layers, mini_batch_size,
             intermediate_size, vocab_size, ttt_base_lr, rope_theta.
-        kernel: which form computes the inner loop.
+        kernel: name of the kernel that computes the inner loop.
 
     Raises:
-        UserError: a parameter that is missing, left over or of another shape, or a meta key that is missing.
+        UserError: a missing or unknown parameter, one of another shape, or a missing meta key.
     """
     dtype = next(iter(state.values())).dtype
     model = _empty_model(meta, kernel).to(dtype)
@@ -82,10 +82,10 @@ def from_released(state: Mapping[str, Tensor], meta: Mapping[str, Any], kernel: 
 
 
 def to_released(model: LanguageModel, grads: bool = False) -> dict[str, Tensor]:
-    """The weights, or with ``grads`` their gradients, under the released names and in the released shapes.
+    """Return the weights, or with ``grads`` their gradients, under the released names and in the released shapes.
 
     Raises:
-        UserError: a layer type that the released model does not have, or a gradient that was not computed.
+        UserError: a layer that the released model does not have, or a gradient that was not computed.
     """
     released: dict[str, Tensor] = {}
     for name, parameter in model.named_parameters():
@@ -97,7 +97,7 @@ def to_released(model: LanguageModel, grads: bool = False) -> dict[str, Tensor]:
 
 
 def released_name(name: str) -> str:
-    """The released model's name of a parameter here.
+    """Return the released model's name of a parameter.
 
     Raises:
         UserError: the released model has no such parameter.
@@ -111,14 +111,14 @@ def released_name(name: str) -> str:
 
 
 def released_meta(config: TrainConfig, model: LanguageModel) -> dict[str, Any]:
-    """What ``from_released`` must be told to build ``model`` again from ``to_released(model)``.
+    """Return the ``meta`` with which ``from_released`` rebuilds ``model`` from ``to_released(model)``.
 
     Args:
-        config: what the model was built from.
-        model: with its weights; a warm-up of eta_base that has not ended counts as it stands.
+        config: the configuration of the model.
+        model: the model; an unfinished warm-up of eta_base counts with its current value.
 
     Raises:
-        UserError: the released code has no such model; the settings in which it differs are named.
+        UserError: the released code has no such model; the message names the settings that differ.
     """
     layer, size = config.model, config.size
     if not isinstance(layer, TTTConfig) or layer.inner_model not in ("linear", "mlp"):

@@ -15,7 +15,7 @@ from torch import Tensor
 from ttt.config.errors import RunError
 from ttt.config.plan import StepPlan
 from ttt.config.schema import RecipeConfig
-from ttt.layers.diagnose import explained
+from ttt.layers.diagnose import with_diagnosis
 from ttt.models.language_model import LanguageModel, token_losses
 from ttt.train.optim import adamw, clip_gradients, decayed_parameters, schedule, warmup_steps
 from ttt.train.processes import first_of_all
@@ -68,7 +68,7 @@ class TrainingModule(pl.LightningModule):
         message = f"the loss became {loss} at step {self.global_step}"
         # All ranks read a sharded model together, and the others' loss may be finite.
         sharded = isinstance(self.trainer.strategy, FSDPStrategy)
-        return message if sharded else explained(message, self.model, windows[:, :-1])
+        return message if sharded else with_diagnosis(message, self.model, windows[:, :-1])
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:  # noqa: ARG002 - Lightning's signature
         """Warms up what the layers warm up themselves, such as eta_base of TTT-MLP."""

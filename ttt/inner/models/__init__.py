@@ -1,1 +1,1 @@
-"""Inner models, the functions f_res whose parameters W are a TTT layer's hidden state. A new one is one new file."""
+"""Inner models, the functions f_res whose parameters W are a TTT layer's hidden state. Add one as a new file."""

@@ -1,4 +1,4 @@
-"""What an inner model is.
+"""The interface of an inner model.
 
 Shapes: B batch, H heads, D head width.
 """
@@ -8,24 +8,24 @@ from typing import Protocol
 from torch import Tensor
 
 Params = tuple[Tensor, ...]
-"""W: the inner model's parameters in the order of ``shapes``, each [H, ...], or [B, H, ...] with one W a sequence."""
+"""W: the inner model's parameters in the order of ``shapes``, each [H, ...], or [B, H, ...] with one W per sequence."""
 
 
 class InnerModel(Protocol):
-    """The parameters of f_res, and f_res as a pure function of them."""
+    """f_res as a pure function of its parameters."""
 
     def shapes(self, head_dim: int) -> dict[str, tuple[int, ...]]:
-        """Name and shape of every parameter of one head."""
+        """Return the name and shape of every parameter of one head."""
         ...
 
     def initial(self, heads: int, head_dim: int, std: float) -> dict[str, Tensor]:
-        """W_0 [H, ...] by name, drawn anew; ``std`` is the model's standard deviation of initial projections."""
+        """Draw W_0 [H, ...] by name; ``std`` is the standard deviation of the model's initial projections."""
         ...
 
     def flops(self, head_dim: int) -> int:
-        """FLOPs of the matrix products of f_res for one token."""
+        """Return the FLOPs of the matrix products of f_res for one token."""
         ...
 
     def __call__(self, W: Params, u: Tensor) -> Tensor:
-        """f_res(u; W): [..., tokens, D] -> [..., tokens, D], token by token, differentiable in both."""
+        """Compute f_res(u; W): [..., tokens, D] -> [..., tokens, D], per token, differentiable in both."""
         ...

@@ -1,4 +1,4 @@
-"""Linear inner models and MLPs of any depth: those that have a dual form.
+"""Linear inner models and MLPs of any depth, which have a dual form.
 
 Shapes: H heads, D head width, I and O a layer's input and output width.
 """
@@ -15,7 +15,7 @@ from ttt.inner.models.base import Params
 
 @dataclass(frozen=True)
 class InnerMLP:
-    """A stack of affine maps with an activation between them; without hidden layers it is linear.
+    """Affine maps with an activation between them; linear without hidden layers.
 
     TTT-Linear is ``InnerMLP()`` and TTT-MLP ``InnerMLP(hidden=(4,))`` (Section 2.7). ``Params`` are
     (W1, b1, W2, b2, ...), W [H, I, O] and b [H, 1, O]; without biases (W1, W2, ...).
@@ -23,7 +23,7 @@ class InnerMLP:
     Attributes:
         hidden: widths of the hidden layers as multiples of D.
         activation: a key of ``ACTIVATIONS``.
-        bias: whether the maps have biases, as the released code's have and the paper's text has not.
+        bias: whether the maps have biases: the released code has them, the paper's text does not.
     """
 
     hidden: tuple[int, ...] = ()
@@ -41,7 +41,7 @@ class InnerMLP:
         return ACTIVATIONS[self.activation]
 
     def shapes(self, head_dim: int) -> dict[str, tuple[int, ...]]:
-        """Name and shape of every parameter of one head."""
+        """Return the name and shape of every parameter of one head."""
         shapes: dict[str, tuple[int, ...]] = {}
         for layer, (inputs, outputs) in enumerate(self.widths(head_dim), start=1):
             shapes[f"W{layer}"] = (inputs, outputs)
@@ -50,31 +50,31 @@ class InnerMLP:
         return shapes
 
     def widths(self, head_dim: int) -> list[tuple[int, int]]:
-        """(I, O) of every affine map."""
+        """Return (I, O) of every affine map."""
         return list(pairwise([head_dim, *(factor * head_dim for factor in self.hidden), head_dim]))
 
     def initial(self, heads: int, head_dim: int, std: float) -> dict[str, Tensor]:
-        """Weights normal, biases zero."""
+        """Draw normal weights and zero biases."""
         return {
             name: torch.zeros(heads, *shape) if name.startswith("b") else torch.randn(heads, *shape) * std
             for name, shape in self.shapes(head_dim).items()
         }
 
     def flops(self, head_dim: int) -> int:
-        """Every weight is multiplied once."""
+        """Count one multiplication per weight."""
         return sum(2 * inputs * outputs for inputs, outputs in self.widths(head_dim))
 
     def map(self, P: Params, layer: int) -> tuple[Tensor, Tensor | None]:
-        """Weight and bias of affine map number ``layer``, from 0, in W or in anything of its structure."""
+        """Return weight and bias of affine map ``layer``, from 0, in W or anything with its structure."""
         return (P[2 * layer], P[2 * layer + 1]) if self.bias else (P[layer], None)
 
     def affine(self, P: Params, layer: int, x: Tensor) -> Tensor:
-        """The affine map number ``layer`` of ``P``, applied to x [..., tokens, I]."""
+        """Apply affine map ``layer`` of ``P`` to x [..., tokens, I]."""
         weight, bias = self.map(P, layer)
         return x @ weight if bias is None else x @ weight + bias
 
     def __call__(self, W: Params, u: Tensor) -> Tensor:
-        """f_res(u; W): [..., tokens, D] -> [..., tokens, D]."""
+        """Compute f_res(u; W): [..., tokens, D] -> [..., tokens, D]."""
         for layer in range(self.depth):
             u = self.affine(W, layer, u)
             if layer < self.depth - 1:

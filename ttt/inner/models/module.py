@@ -15,10 +15,10 @@ from ttt.inner.models.base import Params
 
 
 class InnerModule:
-    """The function that ``build(head_dim)`` computes, with its parameters taken out. It has the primal form alone.
+    """The module ``build(head_dim)`` as a function of its parameters. It has only the primal form.
 
-    The module maps [tokens, D] to [tokens, D], treats tokens alone, and holds no buffers. Every head starts from
-    initial values of its own, drawn as the module draws them.
+    The module maps [tokens, D] to [tokens, D], treats every token separately, and has no buffers. Every head starts
+    from its own initial values, drawn by the module.
     """
 
     def __init__(self, build: Callable[[int], nn.Module]) -> None:
@@ -26,24 +26,24 @@ class InnerModule:
         self._empty = cache(self._without_values)
 
     def shapes(self, head_dim: int) -> dict[str, tuple[int, ...]]:
-        """Name and shape of every parameter; dots of the module's names become underscores."""
+        """Return the name and shape of every parameter; dots in the module's names become underscores."""
         named = self._empty(head_dim).named_parameters()
         return {name.replace(".", "_"): tuple(parameter.shape) for name, parameter in named}
 
     def initial(self, heads: int, head_dim: int, std: float) -> dict[str, Tensor]:  # noqa: ARG002 - the module's own
-        """The initial values of ``heads`` new modules."""
+        """Return the initial values of ``heads`` new modules."""
         drawn = [[parameter.detach() for parameter in self.build(head_dim).parameters()] for _ in range(heads)]
         heads_of_each = zip(*drawn, strict=True)
         return dict(zip(self.shapes(head_dim), map(torch.stack, heads_of_each), strict=True))
 
     def flops(self, head_dim: int) -> int:
-        """Matrix products of one token, as torch counts them."""
+        """Count the matrix products of one token with torch's counter."""
         with FlopCounterMode(display=False) as counter:
             self._empty(head_dim)(torch.empty(1, head_dim, device="meta"))
         return counter.get_total_flops()
 
     def __call__(self, W: Params, u: Tensor) -> Tensor:
-        """f_res(u; W): [..., tokens, D] -> [..., tokens, D]."""
+        """Compute f_res(u; W): [..., tokens, D] -> [..., tokens, D]."""
         head_dim, lead = u.shape[-1], u.shape[:-2]
         module, shapes = self._empty(head_dim), self.shapes(head_dim).values()
         each = [w.expand(*lead, *shape).reshape(-1, *shape) for w, shape in zip(W, shapes, strict=True)]

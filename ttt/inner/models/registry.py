@@ -1,4 +1,4 @@
-"""Inner models by name. A new one is one new file in this folder that calls ``register_inner_model``."""
+"""Inner models by name. To add one, add a file to this folder that calls ``register_inner_model``."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -20,7 +20,7 @@ M = TypeVar("M", bound=Callable[[int], nn.Module])
 
 
 def register_inner_model(name: str) -> Callable[[M], M]:
-    """Class decorator: ``model.inner_model=name`` takes ``cls(head_dim)``, an ``nn.Module`` of [tokens, head_dim]."""
+    """Register a class for ``model.inner_model=name``: ``cls(head_dim)`` is an ``nn.Module`` on [tokens, head_dim]."""
 
     def register(build: M) -> M:
         _ADDED[name] = InnerModule(build)
@@ -30,16 +30,16 @@ def register_inner_model(name: str) -> Callable[[M], M]:
 
 
 def inner_models() -> list[str]:
-    """All names; imports every module of this folder once."""
+    """Return all names; imports every module of this folder once."""
     modules_of(__package__)
     return [*BUILT_IN, *sorted(_ADDED)]
 
 
 def make_inner_model(name: str, head_dim: int, hidden: tuple[int, ...], activation: str, bias: bool) -> InnerModel:
-    """The inner model of this name; ``hidden``, ``activation`` and ``bias`` are the MLP's, ``bias`` linear's too.
+    """Return the inner model of this name; ``hidden`` and ``activation`` apply to MLPs, ``bias`` also to linear.
 
     Raises:
-        UserError: no such model or activation, or one whose output has not its input's shape.
+        UserError: an unknown model or activation, or a model whose output does not have the input's shape.
     """
     known = inner_models()
     if name not in known:

@@ -1,6 +1,6 @@
 """The inner loop of TTT-Linear and TTT-MLP in C++, compiled on the machine that runs it.
 
-From Python inwards: `op.py` the operator, `build.py` its compilation, `operator.cpp` tensors to pointers, `scan.h` from
-mini-batch to mini-batch, `forms.h` one mini-batch of either inner model, `dual_layer.h` one layer of it, `multiply.h`
-and `simd.h` what is fast.
+From the outside inwards: `op.py` the operator, `build.py` its compilation, `operator.cpp` from tensors to pointers,
+`scan.h` the loop over mini-batches, `inner_models.h` one mini-batch of either inner model, `dual_layer.h` one of its
+layers, `multiply.h` and `simd.h` the fast primitives.
 """

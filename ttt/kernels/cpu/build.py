@@ -1,4 +1,4 @@
-"""Compiles the C++ sources beside this file once for this machine, and loads them."""
+"""Compile the C++ sources of this folder once per machine, and load them."""
 
 import functools
 import hashlib
@@ -18,8 +18,8 @@ NAME = "ttt_cpu"
 SOURCES = ("operator.cpp", "kernel_float.cpp", "kernel_double.cpp")
 
 ARM = platform.machine().lower() in ("arm64", "aarch64")
-# Nothing of -ffast-math that assumes away NaN and infinity: a loop that diverged must be seen. OpenMP is what torch's
-# parallel_for is made of; Apple's compiler has none, and the kernel uses one thread there.
+# No part of -ffast-math that ignores NaN and infinity: a loop that diverged must be detected. torch's parallel_for
+# needs OpenMP; Apple's compiler lacks it, and the kernel uses one thread there.
 FLAGS = (
     "-O3",
     "-mcpu=native" if ARM else "-march=native",
@@ -31,17 +31,17 @@ FLAGS = (
 
 
 class CompilerError(Exception):
-    """The kernel could not be compiled or loaded here. The message is one line that says why."""
+    """The kernel could not be compiled or loaded on this machine. The message is one line with the reason."""
 
 
 def load() -> None:
-    """Makes the operators ``ttt_cpu::forward`` and ``ttt_cpu::backward`` runnable; at first, compiles them.
+    """Load the operators ``ttt_cpu::forward`` and ``ttt_cpu::backward``, and compile them on first use.
 
-    The library lands in the user's cache (``XDG_CACHE_HOME`` is heard) in a folder for these sources and flags, this
-    torch and this CPU. Processes that begin at once compile once. A line on stderr says when that happens.
+    The library is stored in the user's cache (``XDG_CACHE_HOME``), in one folder per sources, flags, torch and CPU.
+    Processes that start together compile once. A line on standard error reports the compilation.
 
     Raises:
-        CompilerError: no compiler, no ninja, or neither a build nor a load that succeeds. A process tries once.
+        CompilerError: no compiler, no ninja, or the build or load failed. A process tries once.
     """
     failure = _load_once()
     if failure:
@@ -50,7 +50,7 @@ def load() -> None:
 
 @functools.cache
 def _load_once() -> str:
-    """Why it failed, or nothing."""
+    """Return why it failed, or an empty string."""
     try:
         torch.ops.load_library(_library())
     except CompilerError as error:
@@ -61,7 +61,7 @@ def _load_once() -> str:
 
 
 def _library() -> Path:
-    """The compiled library, built if it is not there."""
+    """Return the path of the compiled library, building it if necessary."""
     here = Path(__file__).parent
     folder = Path(user_cache_dir("ttt-suite")) / "kernels" / f"cpu-{_fingerprint(here)}"
     library = folder / f"{NAME}.so"
@@ -78,16 +78,16 @@ def _library() -> Path:
 
 
 def _build(sources: Path, scratch: Path, library: Path) -> None:
-    """Compiles into ``scratch``, and moves the result to ``library`` when it is whole."""
-    # What a build that was killed left behind; torch would wait for ever on the lock file among it.
+    """Compile in ``scratch``, and move the complete result to ``library``."""
+    # Remove the files of a killed build; torch would wait forever on its lock file.
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
     print(f"compiling the CPU kernel of the inner loop (once, about 15 s) into {library.parent}", file=sys.stderr)
     before = dict(os.environ)
-    # An environment's programs, ninja among them, need not be on PATH for its Python to run.
+    # The programs of a virtual environment, such as ninja, may be missing from PATH.
     scripts = [str(Path(sys.executable).parent), sysconfig.get_path("scripts")]
     os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", os.defpath), *scripts])
-    os.environ["TORCH_DONT_CHECK_COMPILER_ABI"] = "1"  # else a page of warnings where $CXX is not g++
+    os.environ["TORCH_DONT_CHECK_COMPILER_ABI"] = "1"  # otherwise a page of warnings if $CXX is not g++
     try:
         from torch.utils import cpp_extension
 
@@ -99,7 +99,7 @@ def _build(sources: Path, scratch: Path, library: Path) -> None:
             build_directory=str(scratch),
             is_python_module=False,
         )
-    except Exception as error:  # torch raises RuntimeError, ImportError, OSError, CalledProcessError: all the same here
+    except Exception as error:  # torch raises RuntimeError, ImportError, OSError or CalledProcessError
         raise CompilerError(f"the CPU kernel does not compile: {_one_line(str(error))}") from error
     finally:
         os.environ.clear()
@@ -109,7 +109,7 @@ def _build(sources: Path, scratch: Path, library: Path) -> None:
 
 
 def _fingerprint(here: Path) -> str:
-    """Changes with whatever the compiled library depends on. Homes are shared by machines with different CPUs."""
+    """Return a hash of everything the library depends on. Machines with different CPUs may share a home folder."""
     digest = hashlib.sha256()
     for path in sorted([*here.glob("*.h"), *here.glob("*.cpp")]):
         digest.update(path.name.encode() + path.read_bytes())
@@ -118,7 +118,7 @@ def _fingerprint(here: Path) -> str:
 
 
 def _cpu() -> str:
-    """The CPU's instruction sets, as the system names them."""
+    """Return the names of the CPU's instruction sets."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -128,7 +128,7 @@ def _cpu() -> str:
 
 
 def _one_line(message: str) -> str:
-    """The line of a compiler's output that names what is wrong, or the first one."""
+    """Return the line of a compiler's output that contains the error, or the first line."""
     lines = [line.strip() for line in message.splitlines() if line.strip()] or ["no reason given"]
     wrong = re.compile(r"error:|not found|No such file|cannot ")
     return next((line for line in lines if wrong.search(line)), lines[0])[:300]

@@ -1,6 +1,6 @@
 // GELU in its tanh form with its first two derivatives, elementwise.
 //
-// gelu(z) = z s(w) with the logistic function s and w = 2 sqrt(2 / pi) (z + 0.044715 z^3), the same as with tanh.
+// gelu(z) = z s(w) with the logistic function s and w = 2 sqrt(2 / pi) (z + 0.044715 z^3): the tanh form.
 #pragma once
 
 #include "simd.h"
@@ -15,7 +15,7 @@ struct Gelu {
     INLINE explicit Gelu(Vector<T> z) {
         const Vector<T> square = z * z;
         const Vector<T> w = SLOPE * z * (1 + CUBIC * square);
-        // From exp(-|w|), neither s nor 1 - s loses digits, whatever the sign of w.
+        // Computed from exp(-|w|), so that neither s nor 1 - s loses digits for any sign of w.
         const Vector<T> decay = exp_of_negative(w < 0 ? w : -w), large = 1 / (1 + decay), small = decay * large;
         const Vector<T> s = w < 0 ? small : large, slope_s = small * large;
         const Vector<T> slope_w = SLOPE * (1 + 3 * CUBIC * square);

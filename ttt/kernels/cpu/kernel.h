@@ -1,4 +1,4 @@
-// The inner loop for a range of (sequence, head) pairs: what the operator calls.
+// The inner loop for a range of (sequence, head) pairs, called by the operator.
 //
 // Shapes: B batch, H heads, T tokens, D head width, b mini-batch size, F hidden width of TTT-MLP (0: TTT-Linear).
 #pragma once
@@ -8,8 +8,8 @@ namespace ttt {
 struct Sizes {
     int D, F, b, H;
     long mini_batches;  // T / b
-    long group;         // mini-batches for each kept W
-    bool bias;          // whether biases are learned; if not, they come as zeros and stay
+    long group;         // mini-batches per kept W
+    bool bias;          // whether biases are learned; if not, they are zeros and stay so
 
     long groups() const { return (mini_batches + group - 1) / group; }
     int layers() const { return F ? 2 : 1; }
@@ -17,7 +17,7 @@ struct Sizes {
     long state_numbers() const { return long(outputs_1()) * (D + 1) + long(F ? D : 0) * (F + 1); }
 };
 
-// A tensor [B, H, T, ...] by its strides; whatever stands behind T is dense.
+// A tensor [B, H, T, ...] by its strides; the axes after T are dense.
 template <class T>
 struct Sequences {
     T* at = nullptr;
@@ -46,7 +46,7 @@ struct Forward {
     Inputs<T> in;
     Sequences<T> z;
     Parameters<T> W_last;
-    T* kept;  // [B, H, groups, state_numbers], or null: nothing is kept
+    T* kept;  // [B, H, groups, state_numbers], or null to keep nothing
 };
 
 template <class T>
@@ -60,7 +60,7 @@ struct Backward {
     T *dtau, *dscale, *dshift;  // each pair's share: [B, H, b], [B, H, D], [B, H, D]
 };
 
-// Pairs begin to end of B * H, numbered b * H + h.
+// Computes the pairs begin to end of B * H, numbered b * H + h.
 template <class T>
 void forward_pairs(const Forward<T>& call, long begin, long end);
 template <class T>

@@ -1,4 +1,4 @@
-// The inner loop in float64, which is for tests; of its own, so that it and float32 are compiled side by side.
+// The inner loop in float64, for tests; a separate file, so that it and float32 compile in parallel.
 #include "pairs.h"
 
 namespace ttt {

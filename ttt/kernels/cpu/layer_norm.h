@@ -1,7 +1,7 @@
 // The LN of the inner model, the gradient of the loss through it, and the derivatives of both.
 //
-// Shapes: D head width, N places for the tokens of a mini-batch. All matrices are [D, N], a token in every lane, so
-// that means over D are sums of vectors. `unit` is LN's input with mean 0 and variance 1.
+// Shapes: D head width, N padded tokens of a mini-batch. All matrices are [D, N], one token per lane, so that means
+// over D are sums of vectors. `unit` is LN's input with mean 0 and variance 1.
 #pragma once
 
 #include "simd.h"
@@ -10,7 +10,7 @@ namespace ttt {
 
 constexpr double LAYER_NORM_EPS = 1e-6;
 
-// A matrix [D, N] from one vector of lanes on: row(d) is its d-th row there.
+// One vector of lanes of a matrix [D, N]: index d is its row d.
 template <class T>
 struct Lanes {
     T* at;
@@ -32,7 +32,7 @@ INLINE void project(int D, Lanes<T> x, Lanes<const T> unit, Vector<T> rstd) {
     for (int d = 0; d < D; d++) x.set(d, rstd * (x[d] - mean - unit[d] * along));
 }
 
-// x becomes unit; rstd [N] is the reciprocal standard deviation that was used.
+// x becomes unit; rstd [N] is the reciprocal standard deviation of x.
 template <class T>
 void standardise(int D, int N, T* x_DN, T* rstd_N) {
     for (int lane = 0; lane < N; lane += LANES<T>) {
@@ -47,14 +47,14 @@ void standardise(int D, int N, T* x_DN, T* rstd_N) {
     }
 }
 
-// What the train view leaves behind at LN, kept for the backward pass.
+// Results of the train view at LN, kept for the backward pass.
 template <class T>
 struct LossGradient {
     T *unit, *error, *g;  // each [D, N]: standardised input; LN(z) - (v - k); gradient of the loss at LN's input
     T* rstd;              // [N]
 };
 
-// error = LN(z) - target and g = d 1/2 ||error||^2 / dz, where z stands in `at.unit` and is overwritten.
+// error = LN(z) - target and g = d 1/2 ||error||^2 / dz, for z in `at.unit`, which is overwritten.
 template <class T>
 void loss_gradient(int D, int N, const T* scale, const T* shift, const T* target_DN, LossGradient<T> at) {
     standardise(D, N, at.unit, at.rstd);
@@ -70,8 +70,8 @@ void loss_gradient(int D, int N, const T* scale, const T* shift, const T* target
     }
 }
 
-// From the gradients u of g: u becomes that of z, `to_target` [D, N] that of the target; adds to those of scale and
-// shift, kept lane by lane [D, N].
+// From the gradient u of g: u becomes the gradient of z, `to_target` [D, N] the gradient of the target; adds to the
+// gradients of scale and shift, kept per lane [D, N].
 template <class T>
 void loss_gradient_backward(
     int D, int N, const T* scale, LossGradient<T> at, T* u_DN, T* to_target_DN, T* dscale_DN, T* dshift_DN
@@ -90,7 +90,7 @@ void loss_gradient_backward(
         }
         u_mean /= T(D), u_unit /= T(D), u_g /= T(D), upstream_unit /= T(D);
         for (int d = 0; d < D; d++) {
-            // Through upstream = scale * error, and through unit where it stands in the projection itself.
+            // Through upstream = scale * error, and through unit in the projection itself.
             const Vector<T> to_upstream = rstd * (u[d] - u_mean - unit[d] * u_unit), to_error = scale[d] * to_upstream;
             dscale.set(d, dscale[d] + to_upstream * error[d] + to_error * unit[d]);
             dshift.set(d, dshift[d] + to_error);
@@ -98,12 +98,13 @@ void loss_gradient_backward(
             u.set(d, scale[d] * to_error - rstd * (u[d] * upstream_unit + scale[d] * error[d] * u_unit));
         }
         project<T>(D, u, unit, rstd);
-        // And through the factor rstd, whose derivative is along unit.
+        // Through the factor rstd, whose derivative is along unit.
         for (int d = 0; d < D; d++) u.set(d, u[d] - rstd * unit[d] * u_g);
     }
 }
 
-// From the gradients dz of scale * unit + shift: dz becomes that of LN's input; adds to those of scale and shift.
+// From the gradient dz of scale * unit + shift: dz becomes the gradient of LN's input; adds to those of scale and
+// shift.
 template <class T>
 void layer_norm_backward(
     int D, int N, const T* scale, const T* unit_DN, const T* rstd_N, T* dz_DN, T* dscale_DN, T* dshift_DN

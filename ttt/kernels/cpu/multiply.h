@@ -1,8 +1,8 @@
-// Products of small matrices that live in the first- and second-level cache.
+// Products of small matrices that fit in the first- and second-level cache.
 //
 // out [M, N] = base + A [M, K] B [K, N], or a sum of several such products. A tile of out stays in registers while k
-// runs: for every k, a few vectors of B are multiplied by single numbers of A. Reading A number by number makes its
-// orientation free, so that no weight matrix is ever transposed. M and N are multiples of 16; K is any number.
+// runs: for every k, a few vectors of B are multiplied by single numbers of A. Since A is read number by number, it can
+// have either orientation, and no weight matrix is ever transposed. M and N are multiples of 16; K is any number.
 #pragma once
 
 #include <initializer_list>
@@ -29,7 +29,7 @@ Left<T> columns(const T* at, int stride) {
     return {at, stride, false};
 }
 
-// What out starts from: zero, a matrix with out's stride (out itself to accumulate), or one number for each row.
+// The initial value of out: zero, a matrix with out's stride (out itself to accumulate), or one number per row.
 template <class T>
 struct Base {
     const T* matrix = nullptr;
@@ -46,8 +46,8 @@ struct Product {
     long B_stride;
 };
 
-// ROWS x VECTORS vectors of out, at row m and column n. STRIDE: distance of A's rows in memory if known, so that it
-// becomes part of the instructions; with a variable one, sixteen row pointers would not fit the registers.
+// Computes ROWS x VECTORS vectors of out, at row m and column n. STRIDE: distance of A's rows in memory if known, so
+// that it becomes part of the instructions; with a variable one, sixteen row pointers would not fit the registers.
 template <class T, int ROWS, int VECTORS, int STRIDE>
 INLINE void tile(int m, int n, int K, const Product<T>* products, int count, T* out, long out_stride, Base<T> base) {
     constexpr int L = LANES<T>;
@@ -78,8 +78,8 @@ INLINE void tile(int m, int n, int K, const Product<T>* products, int count, T* 
     }
 }
 
-// All tiles of out from column n on: as many as fit with VECTORS vectors, the rest with fewer. Half of the machine's
-// registers hold sums.
+// Computes all tiles of out from column n on: with VECTORS vectors as long as they fit, the rest with fewer. Half of
+// the machine's registers hold sums.
 template <class T, int VECTORS, int STRIDE>
 __attribute__((noinline)) void tiles(
     int M, int n, int N, int K, const Product<T>* products, int count, T* out, long out_stride, Base<T> base
@@ -104,7 +104,7 @@ void sum_products(
         tiles<T, 2, STRIDE>(M, 0, N, K, products.begin(), int(products.size()), out, out_stride, base);
     };
     if (!A.as_stored) return run(std::integral_constant<int, TRANSPOSED>{});
-    if constexpr (sizeof(T) == 4) {  // float64 is for tests, and need not be compiled so often
+    if constexpr (sizeof(T) == 4) {  // float64 is for tests, and needs no specialised versions
         switch (A.stride) {
             case 16: return run(std::integral_constant<int, 16>{});
             case 32: return run(std::integral_constant<int, 32>{});

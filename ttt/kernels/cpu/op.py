@@ -1,4 +1,4 @@
-"""The compiled inner loop as an operator of torch: one node for autograd, torch.compile and DDP.
+"""The compiled inner loop as a torch operator: a single node for autograd, torch.compile and DDP.
 
 Shapes: B batch, H heads, T tokens, D head width, F hidden width of TTT-MLP, b mini-batch size.
 """
@@ -8,15 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ttt.kernels.adapter import with_biases
 from ttt.kernels.cpu.build import load
-from ttt.kernels.whole import with_biases
 
 Params = tuple[Tensor, ...]
 
 DEFAULT_GROUP = 16
-"""Mini-batches for each kept W. From 4 to 32 take the same time. With 16, a head of TTT-MLP of width 64 keeps 512 bytes
-a token, as much as two of its views; what is computed again at a time, states and activations, are 4 MB: the last
-cache."""
+"""Mini-batches per kept W. All values from 4 to 32 take the same time. With 16, a head of TTT-MLP of width 64 keeps 512
+bytes per token, as much as two of its views; the states and activations computed again at a time are 4 MB, the size of
+the last cache."""
 
 _INPUTS = (
     "Tensor[] W, Tensor scale, Tensor shift, Tensor q, Tensor k, Tensor v, Tensor eta, Tensor tau, int group, bool bias"
@@ -30,13 +30,13 @@ _LIBRARY.define(
 
 
 def supports(head_dim: int, hidden: tuple[int, ...], mini_batch_size: int, dtype: torch.dtype) -> bool:
-    """Whether ``inner_loop`` computes this inner model.
+    """Return whether ``inner_loop`` supports this inner model.
 
     Args:
         head_dim: D; a multiple of 16.
-        hidden: widths of the hidden layers, none for TTT-Linear; at most one, a multiple of 16.
+        hidden: widths of the hidden layers: none for TTT-Linear, at most one, a multiple of 16.
         mini_batch_size: b; at most 64.
-        dtype: float32 or, slowly, float64.
+        dtype: float32, or float64, which is slow.
     """
     widths = (head_dim, *hidden)
     return (
@@ -56,90 +56,63 @@ def inner_loop(
     v: Tensor,
     eta: Tensor,
     tau: Tensor,
-    checkpoint_group: int = 0,
+    recompute_group: int = 0,
 ) -> tuple[Tensor, Params]:
-    """The inner loop over whole mini-batches, all tensors of one dtype on the CPU; ``supports`` says which sizes.
+    """Compute the inner loop over whole mini-batches of a supported size, all tensors of one dtype on the CPU.
 
-    Differentiable once, in every tensor. For the backward pass it keeps, besides its inputs, W once for a group of
-    mini-batches. Equal inputs give equal bytes, whatever the number of threads.
+    Differentiable once, in every tensor. For the backward pass it keeps its inputs, and W once per group of
+    mini-batches. Equal inputs give equal bytes for any number of threads.
 
     Args:
         W: state before the first token, (W1, b1) or (W1, b1, W2, b2), each [B, H, I, O] and [B, H, 1, O]; or without
             biases (W1,) or (W1, W2).
         scale: of the inner model's LN, [H, 1, D].
-        shift: likewise.
+        shift: of the inner model's LN, [H, 1, D].
         q: test view [B, H, T, D]; T is a multiple of b.
-        k: train view, likewise.
-        v: label view, likewise.
+        k: train view [B, H, T, D].
+        v: label view [B, H, T, D].
         eta: inner learning rate [B, H, T].
         tau: token scale [b].
-        checkpoint_group: mini-batches for each kept W; 0 is ``DEFAULT_GROUP``.
+        recompute_group: mini-batches per kept W; 0 means ``DEFAULT_GROUP``.
 
     Returns:
-        z [B, H, T, D], in memory [B, T, H, D], and the state after the last token.
+        z [B, H, T, D], stored as [B, T, H, D], and the state after the last token.
 
     Raises:
-        CompilerError: the kernel cannot be compiled here.
-        RuntimeError: sizes that do not fit together or are not supported, or different dtypes.
+        CompilerError: the kernel cannot be compiled on this machine.
+        RuntimeError: sizes that are inconsistent or not supported, or different dtypes.
     """
-    if not torch.compiler.is_compiling():  # there, the operator's shapes are asked for first, and that loads
+    if not torch.compiler.is_compiling():  # when compiling, the fake operator runs first and loads
         load()
     W, bias = with_biases(W)
     keep = torch.is_grad_enabled() and any(x.requires_grad for x in (*W, scale, shift, q, k, v, eta, tau))
-    group = checkpoint_group or DEFAULT_GROUP
+    group = recompute_group or DEFAULT_GROUP
     z, W_last, _ = torch.ops.ttt_cpu.forward(list(W), scale, shift, q, k, v, eta, tau, group, bias, keep)
     return z, tuple(W_last if bias else W_last[::2])
 
 
-def _outputs(W: list[Tensor], q: Tensor, tau: Tensor, group: int, keep: bool) -> tuple[Tensor, list[Tensor], Tensor]:
-    """The results of ``forward`` without data."""
-    B, H, T, D = q.shape
-    mini_batches = T // tau.numel()
-    kept = q.new_empty(
-        B if keep else 0, H, (mini_batches + group - 1) // group, sum(w.shape[2] * w.shape[3] for w in W)
-    )
-    return q.new_empty(B, T, H, D).transpose(1, 2), [w.new_empty(w.shape) for w in W], kept
-
-
 @torch.library.register_fake("ttt_cpu::forward", lib=_LIBRARY)
-def _(
-    W: list[Tensor],
-    scale: Tensor,  # noqa: ARG001
-    shift: Tensor,  # noqa: ARG001
-    q: Tensor,
-    k: Tensor,  # noqa: ARG001
-    v: Tensor,  # noqa: ARG001
-    eta: Tensor,  # noqa: ARG001
-    tau: Tensor,
-    group: int,
-    bias: bool,  # noqa: ARG001
-    keep: bool,
-) -> tuple[Tensor, list[Tensor], Tensor]:
+def _(W: list[Tensor], *arguments: Any) -> tuple[Tensor, list[Tensor], Tensor]:
     load()
-    return _outputs(W, q, tau, group, keep)
+    _, _, q, _, _, _, tau, group, _, keep = arguments
+    B, H, T, _ = q.shape
+    groups = (T // tau.numel() + group - 1) // group
+    kept = q.new_empty(B if keep else 0, H, groups, sum(w.shape[2] * w.shape[3] for w in W))
+    return _empty_views(q), [w.new_empty(w.shape) for w in W], kept
 
 
 @torch.library.register_fake("ttt_cpu::backward", lib=_LIBRARY)
-def _(
-    dz: Tensor,  # noqa: ARG001
-    dW_last: list[Tensor],  # noqa: ARG001
-    kept: Tensor,  # noqa: ARG001
-    W: list[Tensor],
-    scale: Tensor,
-    shift: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    eta: Tensor,
-    tau: Tensor,
-    group: int,  # noqa: ARG001
-    bias: bool,  # noqa: ARG001
-) -> tuple[list[Tensor], Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    views = [x.new_empty(x.shape[0], x.shape[2], x.shape[1], x.shape[3]).transpose(1, 2) for x in (q, k, v)]
-    dense = [x.new_empty(x.shape) for x in (scale, shift, eta, tau)]
-    dq, dk, dv = views
-    dscale, dshift, deta, dtau = dense
+def _(*arguments: Any) -> tuple[list[Tensor], Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    _, _, _, W, scale, shift, q, k, v, eta, tau, _, _ = arguments
+    dscale, dshift, deta, dtau = (x.new_empty(x.shape) for x in (scale, shift, eta, tau))
+    dq, dk, dv = map(_empty_views, (q, k, v))
     return [w.new_empty(w.shape) for w in W], dscale, dshift, dq, dk, dv, deta, dtau
+
+
+def _empty_views(x: Tensor) -> Tensor:
+    """Return an empty [B, H, T, D], stored as [B, T, H, D]."""
+    B, H, T, D = x.shape
+    return x.new_empty(B, T, H, D).transpose(1, 2)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:

@@ -1,5 +1,5 @@
-// The inner loop as the operators ttt_cpu::forward and ttt_cpu::backward: tensors in, tensors out. Their schemas, their
-// shapes without data and their place in autograd are in op.py.
+// The inner loop as the operators ttt_cpu::forward and ttt_cpu::backward. op.py has their schemas, their fake versions
+// and their registration with autograd.
 //
 // Shapes: B batch, H heads, T tokens, D head width, b mini-batch size, F hidden width of TTT-MLP.
 #include <ATen/Parallel.h>
@@ -15,7 +15,7 @@ namespace {
 using at::Tensor;
 using std::vector;
 
-// Dense from axis `from` on, so that a pointer to one head's (or one token's) numbers is enough.
+// Returns x dense from axis `from` on, so that a pointer to one head's (or one token's) numbers is enough.
 Tensor dense(const Tensor& x, int64_t from) {
     int64_t expected = 1;
     for (int64_t axis = x.dim() - 1; axis >= from; axis--) {
@@ -48,10 +48,10 @@ struct Tensors {
         return {int(D()), W.size() == 4 ? int(W[0].size(3)) : 0, int(b), int(H()), T() / b, group, bias};
     }
 
-    // [B, H, T, ...] with the heads of a token side by side, as the projections before and after the layer have them.
+    // Allocates [B, H, T, D] with the heads of a token adjacent, as in the projections before and after the layer.
     Tensor heads_together() const { return at::empty({B(), T(), H(), D()}, q.options()).transpose(1, 2); }
 
-    // The kernel believes the sizes, so that a wrong one must not reach it.
+    // The kernel does not check sizes.
     void check_sizes() const {
         const int64_t b = tau.numel();
         TORCH_CHECK(q.dim() == 4 && D() > 0 && D() % 16 == 0, "q is [B, H, T, 16 n], not ", q.sizes());
@@ -136,7 +136,7 @@ std::tuple<Tensor, vector<Tensor>, Tensor> forward(
     return {z, W_last, kept};
 }
 
-// The sum over `from`'s first axis, always in the same order, whatever the number of threads.
+// Returns the sum over `from`'s first axis, in the same order for any number of threads.
 Tensor sum_first(const Tensor& from, at::IntArrayRef shape) {
     const Tensor sum = at::zeros(shape, from.options());
     with_type(from, [&](auto zero) {
@@ -148,7 +148,7 @@ Tensor sum_first(const Tensor& from, at::IntArrayRef shape) {
     return sum;
 }
 
-// Gradients of W, scale, shift, q, k, v, eta and tau.
+// Returns the gradients of W, scale, shift, q, k, v, eta and tau.
 std::tuple<vector<Tensor>, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
     const Tensor& dz_any, at::TensorList dW_last_any, const Tensor& kept, at::TensorList W, const Tensor& scale,
     const Tensor& shift, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& eta, const Tensor& tau,

@@ -1,27 +1,27 @@
-// From mini-batch to mini-batch: the inner loop of one (sequence, head) pair, forward and backward.
+// The inner loop of one (sequence, head) pair over its mini-batches, forward and backward.
 //
-// The forward pass keeps W once for a group of mini-batches. The backward pass goes through the groups from the last to
-// the first: it computes the states and records of a group again, then takes its mini-batches in reverse.
-// Shapes: D head width, b mini-batch size, N the same rounded up to 16. Matrices [D, N] hold a token in every lane.
+// The forward pass keeps W once per group of mini-batches. The backward pass runs through the groups from the last to
+// the first: it recomputes the states and records of a group, then runs through its mini-batches in reverse.
+// Shapes: D head width, b mini-batch size, N = b rounded up to 16. Matrices [D, N] have one token per lane.
 #pragma once
 
 #include <algorithm>
 
-#include "forms.h"
+#include "inner_models.h"
 
 namespace ttt {
 
-// What both passes need, reused for all pairs that one thread computes. Form: Linear or MLP.
-template <class T, class Form>
+// The buffers and steps of both passes, reused for all pairs that one thread computes. Model: Linear or MLP.
+template <class T, class Model>
 class Scan {
   protected:
     explicit Scan(const Inputs<T>& in)
-        : in(in), sizes(in.sizes), places(sizes, in.tau, arena), form(sizes, places, arena) {
+        : in(in), sizes(in.sizes), positions(sizes, in.tau, arena), model(sizes, positions, arena) {
         for (T** each : {&q.lanes, &target, &z_bar}) *each = take_DN();
-        rstd = arena.take(places.N);
+        rstd = arena.take(positions.N);
     }
 
-    T* take_DN() { return arena.take(long(sizes.D) * places.N); }
+    T* take_DN() { return arena.take(long(sizes.D) * positions.N); }
     State<T> take_state() { return {sizes, arena.take(sizes.state_numbers())}; }
 
     void enter_pair(long pair) {
@@ -29,33 +29,33 @@ class Scan {
         norm.scale = in.scale + head * sizes.D, norm.shift = in.shift + head * sizes.D;
     }
 
-    // Train view of the mini-batch at token t.
-    void train(long t, const State<T>& W, typename Form::Record& record) {
-        places.enter(in.eta.of(batch, head), t);
-        record.k.enter(in.k.of(batch, head), t, sizes.b, places);
+    // Computes the train view of the mini-batch at token t.
+    void train(long t, const State<T>& W, typename Model::Record& record) {
+        positions.enter(in.eta.of(batch, head), t);
+        record.k.enter(in.k.of(batch, head), t, sizes.b, positions);
         const Sequences<const T> v = in.v.of(batch, head);
         prefetch(v[t + sizes.b], v.token, sizes.b, sizes.D);
-        transpose(v[t], v.token, sizes.b, places.N, sizes.D, target, places.N);
-        for (int n = 0; n < sizes.D * places.N; n += LANES<T>) {
+        transpose(v[t], v.token, sizes.b, positions.N, sizes.D, target, positions.N);
+        for (int n = 0; n < sizes.D * positions.N; n += LANES<T>) {
             store<T>(target + n, load(target + n) - load(record.k.lanes + n));
         }
-        form.train(W, norm, target, record);
+        model.train(W, norm, target, record);
     }
 
-    // Test view: LN's standardised input into z_bar, its reciprocal standard deviation into rstd. The next call is for
-    // token t + step.
-    void test(long t, long step, const State<T>& W, const typename Form::Record& record) {
-        q.enter(in.q.of(batch, head), t, step, places);
-        form.test(W, record, q, z_bar);
-        standardise(sizes.D, places.N, z_bar, rstd);
+    // Computes the test view: LN's standardised input into z_bar, its reciprocal standard deviation into rstd. The next
+    // call is for token t + step.
+    void test(long t, long step, const State<T>& W, const typename Model::Record& record) {
+        q.enter(in.q.of(batch, head), t, step, positions);
+        model.test(W, record, q, z_bar);
+        standardise(sizes.D, positions.N, z_bar, rstd);
     }
 
     void write_rows(const T* lanes_DN, const Sequences<T>& to, long t) const {
         const Sequences<T> tokens = to.of(batch, head);
-        transpose(lanes_DN, places.N, sizes.D, sizes.D, sizes.b, tokens[t], tokens.token);
+        transpose(lanes_DN, positions.N, sizes.D, sizes.D, sizes.b, tokens[t], tokens.token);
     }
 
-    // Where a group's W begins in what is kept.
+    // Returns the offset of a group's W in the kept states.
     long kept_offset(long group) const {
         return ((batch * sizes.H + head) * sizes.groups() + group) * sizes.state_numbers();
     }
@@ -63,19 +63,19 @@ class Scan {
     const Inputs<T>& in;
     const Sizes sizes;
     Arena<T> arena;
-    Places<T> places;
-    Form form;
+    Positions<T> positions;
+    Model model;
     long batch = 0, head = 0;
     Norm<T> norm{};
     View<T> q{};
     T *target, *z_bar, *rstd;
 };
 
-template <class T, class Form>
-class ForwardScan : Scan<T, Form> {
+template <class T, class Model>
+class ForwardScan : Scan<T, Model> {
   public:
     explicit ForwardScan(const Forward<T>& call)
-        : Scan<T, Form>(call.in), call(call), W(this->take_state()), record(this->sizes, this->arena) {}
+        : Scan<T, Model>(call.in), call(call), W(this->take_state()), record(this->sizes, this->arena) {}
 
     void run(long pair) {
         const Sizes& sizes = this->sizes;
@@ -89,7 +89,7 @@ class ForwardScan : Scan<T, Form> {
             this->train(m * sizes.b, W, record);
             this->test(m * sizes.b, sizes.b, W, record);
             write_z(m * sizes.b);
-            this->form.update(W, record, W);
+            this->model.update(W, record, W);
         }
         W.write(call.W_last, this->batch, this->head);
     }
@@ -97,11 +97,11 @@ class ForwardScan : Scan<T, Form> {
   private:
     const Forward<T>& call;
     const State<T> W;
-    typename Form::Record record;
+    typename Model::Record record;
 
     // z = q + LN(z_bar).
     void write_z(long t) {
-        const int N = this->places.N;
+        const int N = this->positions.N;
         for (int d = 0; d < this->sizes.D; d++) {
             const Vector<T> scale = all(this->norm.scale[d]), shift = all(this->norm.shift[d]);
             for (int n = d * N; n < (d + 1) * N; n += LANES<T>) {
@@ -112,10 +112,10 @@ class ForwardScan : Scan<T, Form> {
     }
 };
 
-template <class T, class Form>
-class BackwardScan : Scan<T, Form> {
+template <class T, class Model>
+class BackwardScan : Scan<T, Model> {
   public:
-    explicit BackwardScan(const Backward<T>& call) : Scan<T, Form>(call.in), call(call), dW(this->take_state()) {
+    explicit BackwardScan(const Backward<T>& call) : Scan<T, Model>(call.in), call(call), dW(this->take_state()) {
         for (T** each : {&to.q, &to.k, &to.target, &dz_bar, &this->norm.dscale, &this->norm.dshift}) {
             *each = this->take_DN();
         }
@@ -129,9 +129,9 @@ class BackwardScan : Scan<T, Form> {
         const Sizes& sizes = this->sizes;
         this->enter_pair(pair);
         dW.read(call.dW_last, this->batch, this->head);
-        const int N = this->places.N;
+        const int N = this->positions.N;
         for (T* each : {this->norm.dscale, this->norm.dshift}) std::memset(each, 0, sizeof(T) * sizes.D * N);
-        std::memset(this->places.dtau, 0, sizeof(T) * N);
+        std::memset(this->positions.dtau, 0, sizeof(T) * N);
         for (long group = sizes.groups() - 1; group >= 0; group--) {
             const long first = group * sizes.group, end = std::min(first + sizes.group, sizes.mini_batches);
             recompute(group, first, end);
@@ -143,9 +143,9 @@ class BackwardScan : Scan<T, Form> {
 
   private:
     const Backward<T>& call;
-    const State<T> dW;  // gradient of the state after the mini-batch at hand, then of that before
+    const State<T> dW;  // gradient of the state after the current mini-batch, then of the state before it
     std::vector<State<T>> states;  // of the group's mini-batches
-    std::vector<typename Form::Record> records;
+    std::vector<typename Model::Record> records;
     InputGradients<T> to;
     T* dz_bar;
 
@@ -155,13 +155,13 @@ class BackwardScan : Scan<T, Form> {
         for (long m = first; m < end; m++) {
             const long i = m - first;
             this->train(m * this->sizes.b, states[i], records[i]);
-            if (m + 1 < end) this->form.update(states[i], records[i], states[i + 1]);
+            if (m + 1 < end) this->model.update(states[i], records[i], states[i + 1]);
         }
     }
 
-    void mini_batch(long t, const State<T>& W, const typename Form::Record& record) {
-        const int D = this->sizes.D, b = this->sizes.b, N = this->places.N;
-        this->places.enter(this->in.eta.of(this->batch, this->head), t);
+    void mini_batch(long t, const State<T>& W, const typename Model::Record& record) {
+        const int D = this->sizes.D, b = this->sizes.b, N = this->positions.N;
+        this->positions.enter(this->in.eta.of(this->batch, this->head), t);
         this->test(t, -b, W, record);
         const Sequences<const T> dz = call.dz.of(this->batch, this->head);
         prefetch(dz[t - b], dz.token, b, D);
@@ -169,24 +169,24 @@ class BackwardScan : Scan<T, Form> {
         std::memcpy(dz_bar, to.q, sizeof(T) * D * N);
         const Norm<T>& norm = this->norm;
         layer_norm_backward(D, N, norm.scale, this->z_bar, this->rstd, dz_bar, norm.dscale, norm.dshift);
-        this->form.backward(W, dW, norm, record, this->q, dz_bar, to);
-        this->places.finish_gradients();
+        this->model.backward(W, dW, norm, record, this->q, dz_bar, to);
+        this->positions.finish_gradients();
         for (int n = 0; n < D * N; n += LANES<T>) store<T>(to.k + n, load(to.k + n) - load(to.target + n));
         this->write_rows(to.q, call.dq, t);
         this->write_rows(to.k, call.dk, t);
         this->write_rows(to.target, call.dv, t);
         const Sequences<T> deta = call.deta.of(this->batch, this->head);
-        for (int j = 0; j < b; j++) *deta[t + j] = this->places.deta[j];
+        for (int j = 0; j < b; j++) *deta[t + j] = this->positions.deta[j];
     }
 
-    // The pair's shares of the gradients that heads or sequences have in common.
+    // Writes the pair's shares of the gradients that heads or sequences share.
     void write_shares(long pair) const {
         const int D = this->sizes.D, b = this->sizes.b;
-        std::memcpy(call.dtau + pair * b, this->places.dtau, sizeof(T) * b);
+        std::memcpy(call.dtau + pair * b, this->positions.dtau, sizeof(T) * b);
         std::memset(call.dscale + pair * D, 0, sizeof(T) * D);
         std::memset(call.dshift + pair * D, 0, sizeof(T) * D);
-        this->places.add_tokens(D, this->norm.dscale, call.dscale + pair * D);
-        this->places.add_tokens(D, this->norm.dshift, call.dshift + pair * D);
+        this->positions.add_tokens(D, this->norm.dscale, call.dscale + pair * D);
+        this->positions.add_tokens(D, this->norm.dshift, call.dshift + pair * D);
     }
 };
 

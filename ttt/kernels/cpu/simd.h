@@ -1,7 +1,7 @@
-// Vectors of the machine's width, and what the inner loop does with whole vectors: load, store, sum, transpose, exp.
+// Vectors of the machine's width and their operations: load, store, sum, transpose, exp.
 //
-// The compilers' vector extension gives arithmetic on them; nothing here names an instruction. L is the number of
-// lanes: 16 floats with AVX-512, 8 with AVX2, 4 with NEON.
+// They use the compilers' vector extension and no machine instructions by name. L is the number of lanes: 16 floats
+// with AVX-512, 8 with AVX2, 4 with NEON.
 #pragma once
 
 #include <cmath>
@@ -92,8 +92,8 @@ INLINE T sum_lanes(Vector<T> x) {
     }
 }
 
-// One L x L block of `transpose`, of which `rows` are there to read and `columns` have space to be written. A function
-// of its own: as part of a loop, compilers prepare a pointer for every row and run out of registers.
+// Transposes one L x L block, with `rows` rows to read and space for `columns` rows to write. A separate function:
+// within a loop, compilers prepare a pointer for every row and run out of registers.
 template <class T, bool WHOLE>
 __attribute__((noinline)) void transpose_block(
     const T* from, long from_stride, int rows, int columns, T* to, long to_stride
@@ -101,7 +101,7 @@ __attribute__((noinline)) void transpose_block(
     constexpr int L = LANES<T>;
     Vector<T> block[L];
     UNROLL for (int i = 0; i < L; i++, from += from_stride) block[i] = WHOLE || i < rows ? load(from) : Vector<T>{};
-    // log2 L times, every row is zipped with the one half the block further.
+    // log2 L times, zip every row with the row half a block further.
     UNROLL for (int distance = 1; distance < L; distance *= 2) {
         Vector<T> zipped[L];
         UNROLL for (int i = 0; i < L / 2; i++) {
@@ -115,8 +115,8 @@ __attribute__((noinline)) void transpose_block(
     }
 }
 
-// to[c][r] = from[r][c] for r < rows, c < columns; for r from there to padded_rows, 0. Whole vectors are read and
-// written: from's rows and to's rows have space up to a multiple of L.
+// to[c][r] = from[r][c] for r < rows, c < columns; for r from there to padded_rows, 0. It reads and
+// writes whole vectors: the rows of both have space up to a multiple of L.
 template <class T>
 void transpose(const T* from, long from_stride, int rows, int padded_rows, int columns, T* to, long to_stride) {
     constexpr int L = LANES<T>;
@@ -129,7 +129,7 @@ void transpose(const T* from, long from_stride, int rows, int padded_rows, int c
     }
 }
 
-// Asks for the rows [rows, columns] of a tensor that are needed next.
+// Prefetches rows [rows, columns] of a tensor.
 template <class T>
 INLINE void prefetch(const T* from, long stride, int rows, int columns) {
     for (int r = 0; r < rows; r++) {
@@ -155,7 +155,7 @@ INLINE Vector<double> exp_of_negative(Vector<double> x) {
 }
 
 // exp(x) for x <= 0 with a relative error of 1e-7: 2^n exp(r) with x = n ln 2 + r and |r| <= ln 2 / 2.
-// Below -87, where exp leaves the normal floats, exp(-87). NaN stays NaN, because no comparison with it holds.
+// Below -87, where the result would be subnormal, it is exp(-87). NaN stays NaN, because no comparison with it holds.
 INLINE Vector<float> exp_of_negative(Vector<float> x) {
     constexpr float SHIFTER = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, kept in the lowest bits
     x = x < -87.0f ? all(-87.0f) : x;

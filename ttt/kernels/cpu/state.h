@@ -1,4 +1,4 @@
-// Memory, and W as the kernel keeps it.
+// Memory, and the kernel's layout of W.
 //
 // Shapes: D head width, F hidden width, O outputs of the first layer (F for TTT-MLP, D for TTT-Linear).
 #pragma once
@@ -13,7 +13,7 @@
 
 namespace ttt {
 
-// Arrays that live as long as the arena, at addresses that suit vectors.
+// Allocates aligned arrays that live as long as the arena.
 template <class T>
 class Arena {
   public:
@@ -28,7 +28,7 @@ class Arena {
     std::vector<std::unique_ptr<void, void (*)(void*)>> arrays;
 };
 
-// One layer's weights in their two uses, each a left factor of matrices with a token in every lane.
+// One layer's weights in their two uses, each a left factor of matrices with one token per lane.
 template <class T>
 struct Layer {
     int inputs, outputs;
@@ -37,7 +37,7 @@ struct Layer {
 };
 
 // W, or a gradient of it: W1 transposed [O, D], b1 [O], W2 [F, D], b2 [D], one after the other in `numbers`.
-// Both weights have D columns: that is how their updates, products with rows of k and G_2, run along memory.
+// Both weights have D columns, so that their updates, products with rows of k and G_2, access memory in order.
 template <class T>
 struct State {
     int D, O, F;
@@ -50,7 +50,7 @@ struct State {
     Layer<T> first() const { return {D, O, rows<T>(W1, D), columns<T>(W1, D), b1}; }
     Layer<T> second() const { return {F, D, columns<T>(W2, D), rows<T>(W2, D), b2}; }
 
-    // From and to the tensors, for head h of sequence b.
+    // Copies from and to the tensors, for head h of sequence b.
     template <class Tensors>
     void read(const Tensors& from, long b, long h) const {
         const auto tensor = [&](int i) { return from.tensors[i].of(b, h).at; };

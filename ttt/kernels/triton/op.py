@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from triton.runtime import driver
 
+from ttt.kernels.adapter import with_biases
 from ttt.kernels.triton import launch
 from ttt.kernels.triton.configurations import INTERPRETED, TYPES, Layer
-from ttt.kernels.whole import with_biases
 
 Params = tuple[Tensor, ...]
 
@@ -88,7 +88,7 @@ def inner_loop(
     v: Tensor,
     eta: Tensor,
     tau: Tensor,
-    checkpoint_group: int = 0,
+    recompute_group: int = 0,
 ) -> tuple[Tensor, Params]:
     """Compute the inner loop over whole mini-batches, for the sizes that ``unsupported`` accepts.
 
@@ -106,7 +106,7 @@ def inner_loop(
         v: label view, of the same shape and type.
         eta: inner learning rate [B, H, T], float32.
         tau: token scale [b], float32.
-        checkpoint_group: mini-batches per kept W; 0 uses ``DEFAULT_GROUP``.
+        recompute_group: mini-batches per kept W; 0 uses ``DEFAULT_GROUP``.
 
     Returns:
         z [B, H, T, D], in memory order [B, T, H, D] and the views' type, and the state after the last token.
@@ -116,7 +116,7 @@ def inner_loop(
     """
     W, bias = with_biases(W)
     keep = torch.is_grad_enabled() and any(x.requires_grad for x in (*W, scale, shift, q, k, v, eta, tau))
-    group = checkpoint_group or DEFAULT_GROUP[len(W) // 2]
+    group = recompute_group or DEFAULT_GROUP[len(W) // 2]
     z, W_last, _ = torch.ops.ttt_triton.forward(list(W), scale, shift, q, k, v, eta, tau, group, bias, keep)
     return z, tuple(W_last if bias else W_last[::2])
 

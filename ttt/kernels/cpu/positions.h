@@ -1,7 +1,7 @@
-// The places of a mini-batch with eta and tau, and their gradients.
+// eta and tau at the positions of a mini-batch, and their gradients.
 //
-// Shapes: D head width, b mini-batch size, N the same rounded up to 16. The inner loop works on matrices [width, N], a
-// token in every lane; lanes from b on have eta = tau = 0, and sums over tokens end at b or meet those zeros.
+// Shapes: D head width, b mini-batch size, N = b rounded up to 16. The inner loop works on matrices [width, N], one
+// token per lane; lanes from b on have eta = tau = 0, so sums over tokens end at b or include only zeros after it.
 #pragma once
 
 #include "state.h"
@@ -10,7 +10,7 @@ namespace ttt {
 
 inline int padded(int b) { return (b + 15) / 16 * 16; }
 
-// Sum over the tokens of x [N], weighted.
+// Returns the weighted sum over the tokens of x [N].
 template <class T>
 INLINE T weighted_sum(int N, const T* x, const T* weight) {
     Vector<T> sum{};
@@ -18,16 +18,16 @@ INLINE T weighted_sum(int N, const T* x, const T* weight) {
     return sum_lanes<T>(sum);
 }
 
-// The mask M[i][j] = tau_i eta_j for j <= i is never stored. A matrix of scores has a row for every j and the places i
-// in its lanes, so that a row needs one eta and all of tau.
+// The mask M[i][j] = tau_i eta_j for j <= i is never stored. A matrix of scores has a row for every j and the positions
+// i in its lanes, so that a row needs one eta and all of tau.
 template <class T>
-class Places {
+class Positions {
   public:
     const int D, b, N;
-    T* last;                 // [N]: M[b][j] = tau_b eta_j, the step that W_last takes along token j
-    T *deta, *dlast, *dtau;  // [N]: gradients; for eta and last of this mini-batch, for tau of all so far
+    T* last;                 // [N]: M[b][j] = tau_b eta_j, the size of token j's step in W_last
+    T *deta, *dlast, *dtau;  // [N]: gradients; of this mini-batch for eta and last, of all so far for tau
 
-    Places(const Sizes& sizes, const T* tau_b, Arena<T>& arena)
+    Positions(const Sizes& sizes, const T* tau_b, Arena<T>& arena)
         : D(sizes.D), b(sizes.b), N(padded(sizes.b)), bias_input(sizes.bias ? 1 : 0) {
         for (T** each : {&last, &deta, &dlast, &dtau, &eta, &tau, &ones}) *each = arena.take(N);
         minus_causal = arena.take(N * N);
@@ -51,8 +51,8 @@ class Places {
         }
     }
 
-    // scores += 1 and mixed = -M * scores, both [j, i]; the 1 is the product of the inputs that the biases have, and 0
-    // without biases.
+    // scores += 1 and mixed = -M * scores, both [j, i]; the 1 is the product of the biases' inputs, and 0 without
+    // biases.
     void mix(T* scores, T* mixed) const {
         for (int j = 0; j < N; j++) {
             for (int i = 0; i < N; i += LANES<T>) {
@@ -64,7 +64,7 @@ class Places {
         }
     }
 
-    // `gradient` of mixed becomes that of scores; adds to those of eta and tau.
+    // Turns the gradient of mixed into that of scores; adds to the gradients of eta and tau.
     void mix_backward(const T* scores, T* gradient) {
         for (int j = 0; j < N; j++) {
             Vector<T> to_eta{};
@@ -80,7 +80,7 @@ class Places {
         }
     }
 
-    // Through a layer's step -last * G: from its gradient [width, N] to that of G in its place; adds to that of last.
+    // Turns the gradient [width, N] of a layer's step -last * G into that of G; adds to the gradient of last.
     void step_backward(int width, const T* G, T* gradient) {
         for (int lane = 0; lane < N; lane += LANES<T>) {
             Vector<T> to_last = load(dlast + lane);
@@ -94,14 +94,14 @@ class Places {
         }
     }
 
-    // x [width, N] times -last, token by token.
+    // Multiplies x [width, N] by -last, per token.
     void minus_last(int width, T* x) const {
         for (int n = 0; n < width * N; n += N) {
             for (int i = 0; i < N; i += LANES<T>) store<T>(x + n + i, -load(last + i) * load(x + n + i));
         }
     }
 
-    // When the gradient of last is complete: on to its factors tau_b and eta.
+    // Adds the complete gradient of last to those of its factors tau_b and eta.
     void finish_gradients() {
         for (int j = 0; j < b; j++) {
             deta[j] += tau[b - 1] * dlast[j];
@@ -119,13 +119,13 @@ class Places {
         for (int o = 0; o < width; o++) sums[o] += weighted_sum(N, x + o * N, ones);
     }
 
-    // The same from the gradient of a layer's outputs to that of its biases.
+    // Adds the gradient of a layer's outputs to that of its biases.
     void add_to_bias(int width, const T* dz, T* dbias) const {
         if (bias_input != 0) add_tokens(width, dz, dbias);
     }
 
   private:
-    const T bias_input;                  // what a bias is the weight of: 1, or 0 without biases
+    const T bias_input;                  // the input of a bias: 1, or 0 without biases
     T *eta, *tau, *ones, *minus_causal;  // [N], [N], [N], [N, N]: -1 for j <= i, otherwise 0
 };
 

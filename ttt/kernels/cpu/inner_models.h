@@ -1,7 +1,7 @@
 // One mini-batch of TTT-Linear, f_res(u) = u W1 + b1, and of TTT-MLP, f_res(u) = gelu(u W1 + b1) W2 + b2.
 //
-// Shapes: D head width, F hidden width, b mini-batch size, N the same rounded up to 16. Matrices [D, N] and [F, N] hold
-// a token in every lane, "rows" [b, D] a token in every row. W is the state at the start of the mini-batch.
+// Shapes: D head width, F hidden width, b mini-batch size, N = b rounded up to 16. Matrices [D, N] and [F, N] have one
+// token per lane, "rows" [b, D] one token per row. W is the state at the start of the mini-batch.
 #pragma once
 
 #include "dual_layer.h"
@@ -17,22 +17,22 @@ struct View {
     const T* rows;    // [b, D], as in the tensor
     long row_stride;
 
-    // The mini-batch at token t; the next one to come is that at t + step.
-    void enter(Sequences<const T> tokens, long t, long step, const Places<T>& places) {
+    // Loads the mini-batch at token t and prefetches the one at t + step.
+    void enter(Sequences<const T> tokens, long t, long step, const Positions<T>& positions) {
         rows = tokens[t], row_stride = tokens.token;
-        prefetch(tokens[t + step], row_stride, places.b, places.D);
-        transpose(rows, row_stride, places.b, places.N, places.D, lanes, places.N);
+        prefetch(tokens[t + step], row_stride, positions.b, positions.D);
+        transpose(rows, row_stride, positions.b, positions.N, positions.D, lanes, positions.N);
     }
 };
 
-// Scale and shift of LN, and their gradients lane by lane [D, N].
+// Scale and shift of LN, and their gradients per lane [D, N].
 template <class T>
 struct Norm {
     const T *scale, *shift;
     T *dscale, *dshift;
 };
 
-// Gradients of the inputs of a mini-batch, each [D, N]. The target of LN is v - k.
+// Gradients of a mini-batch's inputs, each [D, N]. The target of LN is v - k.
 template <class T>
 struct InputGradients {
     T *q, *k, *target;
@@ -41,7 +41,7 @@ struct InputGradients {
 template <class T>
 class Linear {
   public:
-    // What the train view leaves for the other steps of its mini-batch.
+    // Results of `train` that the other steps of the mini-batch use.
     struct Record {
         View<T> k;
         LossGradient<T> loss;  // loss.g is G_1
@@ -53,13 +53,13 @@ class Linear {
         }
     };
 
-    Linear(const Sizes& sizes, Places<T>& places, Arena<T>& arena)
-        : places(places), D(sizes.D), b(sizes.b), N(places.N), layer_1(places, arena) {
+    Linear(const Sizes& sizes, Positions<T>& positions, Arena<T>& arena)
+        : positions(positions), D(sizes.D), b(sizes.b), N(positions.N), layer_1(positions, arena) {
         step_rows = arena.take(long(b) * D);
         dz_1 = arena.take(long(D) * N);
     }
 
-    // The gradients of all tokens' losses at W.
+    // Computes the gradients of all tokens' losses at W.
     void train(const State<T>& W, const Norm<T>& norm, const T* target, const Record& record) {
         affine(N, W.first(), record.k.lanes, record.loss.unit);
         loss_gradient(D, N, norm.scale, norm.shift, target, record.loss);
@@ -70,14 +70,14 @@ class Linear {
         layer_1.z_bar(W.first(), record.k.lanes, record.loss.g, q.lanes, z_bar);
     }
 
-    // W after the mini-batch; W_last may be W.
+    // Computes W after the mini-batch; W_last may be W.
     void update(const State<T>& W, const Record& record, const State<T>& W_last) {
-        places.minus_last_rows(record.k.rows, record.k.row_stride, step_rows);
+        positions.minus_last_rows(record.k.rows, record.k.row_stride, step_rows);
         multiply(D, D, b, rows<T>(record.loss.g, N), step_rows, D, W_last.W1, D, {W.W1});
-        places.step_bias(D, record.loss.g, W.b1, W_last.b1);
+        positions.step_bias(D, record.loss.g, W.b1, W_last.b1);
     }
 
-    // After `test`, from dz_bar and from dW, the gradient of W_last: dW becomes the gradient of W, adds to that of q.
+    // After `test`, from dz_bar and dW, the gradient of W_last: dW becomes the gradient of W; adds to that of q.
     void backward(const State<T>& W, const State<T>& dW, const Norm<T>& norm, const Record& record, const View<T>& q,
                   const T* dz_bar, const InputGradients<T>& to) {
         const View<T>& k = record.k;
@@ -87,12 +87,12 @@ class Linear {
         pull_back<T>(N, W.first(), dz_1, to.k, to.k);
         const Product<T> by_q{rows(dz_bar, N), q.rows, q.row_stride}, by_k{rows<T>(dz_1, N), k.rows, k.row_stride};
         sum_products<T>(D, D, b, {by_q, by_k}, dW.W1, D, {dW.W1});
-        places.add_to_bias(D, dz_bar, dW.b1);
-        places.add_to_bias(D, dz_1, dW.b1);
+        positions.add_to_bias(D, dz_bar, dW.b1);
+        positions.add_to_bias(D, dz_1, dW.b1);
     }
 
   private:
-    Places<T>& places;
+    Positions<T>& positions;
     const int D, b, N;
     DualLayer<T> layer_1;
     T *step_rows, *dz_1;  // [b, D], [D, N]
@@ -114,9 +114,9 @@ class MLP {
         }
     };
 
-    MLP(const Sizes& sizes, Places<T>& places, Arena<T>& arena)
-        : places(places), D(sizes.D), F(sizes.F), b(sizes.b), N(places.N), layer_1(places, arena),
-          layer_2(places, arena) {
+    MLP(const Sizes& sizes, Positions<T>& positions, Arena<T>& arena)
+        : positions(positions), D(sizes.D), F(sizes.F), b(sizes.b), N(positions.N), layer_1(positions, arena),
+          layer_2(positions, arena) {
         for (T** each : {&step_rows, &G_2_rows, &dz_2_rows, &dz_2_bar_rows}) *each = arena.take(long(b) * D);
         for (T** each : {&x_2_bar, &slope_bar, &dz_1_bar, &dx_2, &dG_1}) *each = arena.take(long(F) * N);
         dz_2 = arena.take(long(D) * N);
@@ -151,13 +151,13 @@ class MLP {
     }
 
     void update(const State<T>& W, const Record& record, const State<T>& W_last) {
-        places.minus_last_rows(record.k.rows, record.k.row_stride, step_rows);
+        positions.minus_last_rows(record.k.rows, record.k.row_stride, step_rows);
         multiply(F, D, b, rows<T>(record.G_1, N), step_rows, D, W_last.W1, D, {W.W1});
-        places.step_bias(F, record.G_1, W.b1, W_last.b1);
+        positions.step_bias(F, record.G_1, W.b1, W_last.b1);
         transpose<T>(record.loss.g, N, D, D, b, G_2_rows, D);
-        places.minus_last_rows(G_2_rows, D, step_rows);
+        positions.minus_last_rows(G_2_rows, D, step_rows);
         multiply(F, D, b, rows<T>(record.x_2, N), step_rows, D, W_last.W2, D, {W.W2});
-        places.step_bias(D, record.loss.g, W.b2, W_last.b2);
+        positions.step_bias(D, record.loss.g, W.b2, W_last.b2);
     }
 
     void backward(const State<T>& W, const State<T>& dW, const Norm<T>& norm, const Record& record, const View<T>& q,
@@ -169,7 +169,7 @@ class MLP {
         for (int n = 0; n < F * N; n += LANES<T>) store<T>(dz_1_bar + n, load(dx_2_bar + n) * load(slope_bar + n));
         layer_1.backward(W.first(), dW.first(), k.lanes, record.G_1, q.lanes, dz_1_bar, dG_1, to.k, to.q);
 
-        // Through G_1 = (W2 G_2) * gelu'(z_1) and G_2, back to z_2 and z_1 of the train view.
+        // Through G_1 = (W2 G_2) * gelu'(z_1) and G_2 to z_2 and z_1 of the train view.
         T *dpulled = dG_1, *dz_1 = dx_2;
         for (int n = 0; n < F * N; n += LANES<T>) {
             const Vector<T> to_G = load(dG_1 + n);
@@ -187,21 +187,21 @@ class MLP {
     }
 
   private:
-    Places<T>& places;
+    Positions<T>& positions;
     const int D, F, b, N;
     DualLayer<T> layer_1, layer_2;
     T *step_rows, *G_2_rows, *dz_2_rows, *dz_2_bar_rows;  // [b, D]
     T *x_2_bar, *slope_bar, *dz_1_bar, *dx_2, *dG_1;       // [F, N]
     T* dz_2;                                               // [D, N]
 
-    // What this mini-batch's own products with W contribute to the gradient of W.
+    // Adds the contribution of this mini-batch's products with W to the gradient of W.
     void add_to_dW(const State<T>& dW, const Record& record, const View<T>& q, const T* dz_2_bar, const T* dpulled,
                    const T* dz_1) {
         const View<T>& k = record.k;
         const Product<T> by_q{rows<T>(dz_1_bar, N), q.rows, q.row_stride}, by_k{rows(dz_1, N), k.rows, k.row_stride};
         sum_products<T>(F, D, b, {by_q, by_k}, dW.W1, D, {dW.W1});
-        places.add_to_bias(F, dz_1_bar, dW.b1);
-        places.add_to_bias(F, dz_1, dW.b1);
+        positions.add_to_bias(F, dz_1_bar, dW.b1);
+        positions.add_to_bias(F, dz_1, dW.b1);
         const auto by_rows = [&](const T* left, const T* lanes_DN, T* rows_bD) -> Product<T> {
             transpose(lanes_DN, N, D, D, b, rows_bD, D);
             return {rows(left, N), rows_bD, D};
@@ -210,8 +210,8 @@ class MLP {
         const Product<T> by_z = by_rows(record.x_2, dz_2, dz_2_rows);
         const Product<T> by_G = by_rows(dpulled, record.loss.g, G_2_rows);
         sum_products<T>(F, D, b, {by_z_bar, by_z, by_G}, dW.W2, D, {dW.W2});
-        places.add_to_bias(D, dz_2_bar, dW.b2);
-        places.add_to_bias(D, dz_2, dW.b2);
+        positions.add_to_bias(D, dz_2_bar, dW.b2);
+        positions.add_to_bias(D, dz_2, dW.b2);
     }
 };
 
