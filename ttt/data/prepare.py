@@ -1,8 +1,9 @@
-"""From documents to the files of a corpus, whole or not at all, going on where a killed preparation stopped.
+"""Preparation of a corpus: all or nothing, resumed where a killed preparation stopped.
 
-A source is read once, in stretches that several processes tokenise. When all are there, the order of the documents is
-known, and the shards are gathered from the stretches. Stretches and shards appear in one step each, in a folder of
-their own beside the corpus's; so neither the number of processes nor a kill leaves a trace in what they hold.
+A source is read once, in batches that several processes tokenise into partial shards. When all of them exist, the order
+of the documents is known and the final shards are gathered from them. Partial shards and shards are built in a folder
+beside the corpus's and each appears by a single rename; so neither the number of processes nor a kill changes their
+content.
 """
 
 import json
@@ -32,43 +33,43 @@ from ttt.data.workers import each
 
 @dataclass(frozen=True)
 class Workshop:
-    """The folder beside the corpus's in which it comes into being: the corpus itself, and stretches.
+    """The folder beside the corpus's in which it is built: the corpus itself, and partial shards.
 
     Attributes:
-        folder: becomes the corpus's.
+        folder: is renamed to the corpus's folder at the end.
     """
 
     folder: Path
 
     @property
     def stretches(self) -> Path:
-        """The folder of what is deleted in the end."""
+        """The folder of temporary files, deleted at the end."""
         return self.folder / "stretches"
 
     @property
     def counted(self) -> Path:
-        """Is written when the source has been read to its end: the number of stretches."""
+        """A file with the number of partial shards, written when the source has been read to its end."""
         return self.stretches / "all.json"
 
     def stretch(self, number: int) -> Path:
-        """The folder of a stretch."""
+        """Return the folder of a partial shard."""
         return self.stretches / f"{number:06}"
 
 
 def prepare(config: DataConfig, source: Source, description: Manifest, folder: Path, show_progress: bool) -> None:
-    """Reads, tokenises and writes a corpus to ``folder``, which appears in one step when all is written.
+    """Read, tokenise and write a corpus to ``folder``, which appears when everything is written.
 
-    Only one process may prepare a folder at a time. After a kill, or an error that is not the user's, what has been
-    finished stays beside ``folder``, and the same call goes on from it.
+    Only one process may prepare a folder at a time. After a kill, or an error that is not the user's, finished work
+    stays beside ``folder`` and the same call resumes from it.
 
     Raises:
-        UserError: the source has no documents for training, or cannot be read, or the tokenizer cannot be used.
-        RunError: one of the working processes was killed.
+        UserError: the source has no documents for training or cannot be read, or the tokenizer cannot be used.
+        RunError: a worker process was killed.
         OSError: the folder cannot be written.
     """
     shop = Workshop(folder.with_name(f"{folder.name}.partial"))
     try:
-        # A manifest is written last: with it a killed preparation had only to clear up.
+        # The manifest is written last: if it exists, a killed preparation had only to clean up.
         if not (shop.folder / MANIFEST).exists():
             shop.stretches.mkdir(parents=True, exist_ok=True)
             _provide_tokenizer(config, source, shop.folder, show_progress)
@@ -78,14 +79,14 @@ def prepare(config: DataConfig, source: Source, description: Manifest, folder: P
         _clear_up(shop)
         shop.folder.replace(folder)
     except UserError as error:
-        # With other texts or settings it will be another corpus.
+        # After a change of texts or settings it will be another corpus.
         if not isinstance(error, UnreachableError) or not any(shop.stretches.iterdir()):
             shutil.rmtree(shop.folder, ignore_errors=True)
         raise
 
 
 def _provide_tokenizer(config: DataConfig, source: Source, folder: Path, show_progress: bool) -> None:
-    """Puts the user's tokenizer, or one that is trained on the source, into ``folder``."""
+    """Put the user's tokenizer, or one trained on the source, into ``folder``."""
     if config.tokenizer is not None:
         users = Path(config.tokenizer).expanduser()
         name = check_tokenizer(users)
@@ -105,7 +106,7 @@ def _provide_tokenizer(config: DataConfig, source: Source, folder: Path, show_pr
 
 
 def _tokenise(config: DataConfig, source: Source, shop: Workshop, show_progress: bool) -> None:
-    """Writes the stretches that are not there yet."""
+    """Write the missing partial shards."""
     if shop.counted.exists():
         return
     total = source.text_bytes(config)
@@ -127,7 +128,7 @@ def _tokenise(config: DataConfig, source: Source, shop: Workshop, show_progress:
 
 
 def _counted(documents: Iterable[Document], progress: tqdm) -> Iterator[Document]:
-    """Shows how many documents, and bytes of text, have been read."""
+    """Yield the documents and show how many documents and bytes of text have been read."""
     for number, document in enumerate(documents, start=1):
         yield document
         elapsed = progress.format_dict["elapsed"] or 1
@@ -136,7 +137,7 @@ def _counted(documents: Iterable[Document], progress: tqdm) -> Iterator[Document
 
 
 def _shards(config: DataConfig, shop: Workshop, show_progress: bool) -> dict[str, Places]:
-    """Writes the shards that are not there yet; returns the documents of each split."""
+    """Write the missing shards; return the documents of each split."""
     stretches = [shop.stretch(number) for number in range(json.loads(shop.counted.read_text(encoding="utf-8")))]
     splits = order_documents(stretches, config)
     if not len(splits["train"]):
@@ -156,7 +157,7 @@ def _shards(config: DataConfig, shop: Workshop, show_progress: bool) -> dict[str
 
 
 def _describe(shop: Workshop, description: Manifest, splits: dict[str, Places], show_progress: bool) -> None:
-    """Writes offsets, list of documents and manifest."""
+    """Write offsets, list of documents and manifest."""
     vocabulary = open_vocabulary(shop.folder)
     sizes = {split: _split_sizes(shop.folder, split, splits[split]) for split in SPLITS}
     shards = {split: [shard["file"] for shard in sizes[split]["shards"]] for split in SPLITS}
@@ -190,7 +191,7 @@ def _clear_up(shop: Workshop) -> None:
 
 
 def _split_sizes(folder: Path, split: str, places: Places) -> dict[str, Any]:
-    """Writes the offsets of a split; returns what the manifest says of it."""
+    """Write the offsets of a split; return its entry in the manifest."""
     tokens = places.entries["tokens"]
     offsets = np.zeros(len(tokens) + 1, np.int64)
     np.cumsum(tokens, out=offsets[1:])

@@ -1,4 +1,4 @@
-"""Where text comes from, by name. A new source is one new file in this folder that calls ``register_source``."""
+"""Sources of text by name. A new source is one new file in this folder that calls ``register_source``."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,38 +10,38 @@ from ttt.config.schema import DataConfig
 
 
 class UnreachableError(UserError):
-    """A source that may be there at another time: what has been prepared of it is kept."""
+    """A source that may be reachable later: what has been prepared of it is kept."""
 
 
 @dataclass(frozen=True)
 class Document:
-    """A whole text and what it is called inside its source, such as ``torch/nn/modules/linear.py``."""
+    """A whole text and its name inside the source, such as ``torch/nn/modules/linear.py``."""
 
     name: str
     text: str
 
 
 class Source(Protocol):
-    """What a source must have; classes derive from it and are built without arguments."""
+    """The interface of a source; classes derive from it and are built without arguments."""
 
     def versions(self, config: DataConfig) -> dict[str, str]:
-        """Names and versions that determine the documents. Reads none of them, so that a cache is found at once.
+        """Return names and versions that determine the documents, without reading the documents.
 
         Raises:
-            UserError: ``config`` names something that is not there.
+            UserError: ``config`` names something that does not exist.
         """
         ...
 
     def documents(self, config: DataConfig) -> Iterator[Document]:
-        """All documents, duplicates included, in an order that is the same every time.
+        """Yield all documents, including duplicates, in an order that is the same every time.
 
         Raises:
-            UserError: ``config`` names something that is not there, or that cannot be read.
+            UserError: ``config`` names something that does not exist or cannot be read.
         """
         ...
 
-    def text_bytes(self, config: DataConfig) -> int | None:  # noqa: ARG002 - for those that know
-        """How many bytes of text there are, about; None where that takes reading them."""
+    def text_bytes(self, config: DataConfig) -> int | None:  # noqa: ARG002 - a source that knows overrides it
+        """Return the approximate number of bytes of text; None if that requires reading them."""
         return None
 
 
@@ -50,7 +50,7 @@ S = TypeVar("S", bound=type[Source])
 
 
 def register_source(name: str) -> Callable[[S], S]:
-    """Class decorator: ``data.source=name`` reads from an object of this class."""
+    """Return a class decorator: ``data.source=name`` reads from an object of this class."""
 
     def register(cls: S) -> S:
         _SOURCES[name] = cls
@@ -60,13 +60,13 @@ def register_source(name: str) -> Callable[[S], S]:
 
 
 def source_types() -> dict[str, type[Source]]:
-    """All registered sources by name; imports every module of this folder once."""
+    """Return all registered sources by name; imports every module of this folder once."""
     modules_of(__package__)
     return dict(sorted(_SOURCES.items()))
 
 
 def find_source(name: str) -> Source:
-    """The source that ``data.source`` names.
+    """Return the source that ``data.source`` names.
 
     Raises:
         UserError: no source has this name.
@@ -78,5 +78,5 @@ def find_source(name: str) -> Source:
 
 
 def first_line(error: Exception) -> str:
-    """What an exception says, for a message of one line."""
+    """Return the first line of an exception's message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

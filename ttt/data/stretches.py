@@ -1,11 +1,11 @@
-"""Stretches: pieces of a source in its own order, tokenised, on their way to the shards.
+"""Partial shards: consecutive documents of a source, tokenised, before they are sorted into shards.
 
-A stretch is a folder that appears in one step, so that what a killed preparation has left is whole:
+A partial shard is a folder that appears by a single rename, so that a killed preparation leaves only complete ones:
 
 =================  =====================================================================================
-``tokens.npy``     uint16 or uint32 [tokens]: the admitted documents, one after another
+``tokens.npy``     uint16 or uint32 [tokens]: the admitted documents in order
 ``entries.npy``    ``ENTRY`` [documents]
-``names.txt``      their names one after another, in UTF-8
+``names.txt``      their names, concatenated, in UTF-8
 =================  =====================================================================================
 """
 
@@ -22,7 +22,7 @@ from ttt.data.sources import Document
 from ttt.data.vocabulary import dtype_of, open_vocabulary
 
 STRETCH_CHARS = 2**23
-"""Characters after which a stretch ends, with the document they are in."""
+"""A partial shard ends with the document in which it reaches this many characters."""
 
 ENTRY = np.dtype([("sha256", "V32"), ("tokens", "<i8"), ("bytes", "<i8"), ("name", "<i8")])
 """A document: hash of its text, its tokens, bytes of its text, bytes of its name."""
@@ -30,7 +30,7 @@ ENTRY = np.dtype([("sha256", "V32"), ("tokens", "<i8"), ("bytes", "<i8"), ("name
 
 @dataclass(frozen=True)
 class Stretch:
-    """Documents that are tokenised together into ``folder``, by the tokenizer in ``tokenizer_folder``."""
+    """Documents to tokenise together into ``folder``, with the tokenizer in ``tokenizer_folder``."""
 
     documents: list[Document]
     folder: Path
@@ -39,7 +39,7 @@ class Stretch:
 
 
 def cut(documents: Iterable[Document]) -> Iterator[list[Document]]:
-    """Consecutive documents of ``STRETCH_CHARS`` characters or more; the last ones may have fewer."""
+    """Yield batches of consecutive documents of at least ``STRETCH_CHARS`` characters; the last may have fewer."""
     stretch: list[Document] = []
     chars = 0
     for document in documents:
@@ -53,7 +53,7 @@ def cut(documents: Iterable[Document]) -> Iterator[list[Document]]:
 
 
 def write_stretch(stretch: Stretch) -> None:
-    """Tokenises the admitted documents of a stretch and writes it.
+    """Tokenise the admitted documents of a batch and write them as a partial shard.
 
     Raises:
         OSError: it cannot be written.
@@ -77,12 +77,12 @@ def write_stretch(stretch: Stretch) -> None:
 
 
 def read_entries(folder: Path) -> np.ndarray:
-    """The entries of a stretch, ``ENTRY`` [documents]."""
+    """Return the entries of a partial shard, ``ENTRY`` [documents]."""
     return np.load(folder / "entries.npy", allow_pickle=False)
 
 
 def read_documents(folder: Path, positions: np.ndarray) -> Iterator[tuple[np.ndarray, str]]:
-    """Tokens and name of the documents at these positions of a stretch."""
+    """Yield tokens and name of the documents at these positions of a partial shard."""
     entries = read_entries(folder)
     tokens = np.load(folder / "tokens.npy", mmap_mode="r", allow_pickle=False)
     names = (folder / "names.txt").read_bytes()
