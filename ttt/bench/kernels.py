@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import torch
 from tqdm import tqdm
 
-from ttt.bench.columns import Column, markdown_lines, print_headings, print_line
-from ttt.bench.devices import MODELLED
 from ttt.config.bench import KernelBenchConfig
 from ttt.config.errors import RunError, UserError, bad_value
+from ttt.config.gpus import MODELLED
+from ttt.config.text_table import Column, markdown_lines, print_headings, print_line
 from ttt.results.atomic import write_text
 from ttt.results.benchmarks import BenchmarkLog, Row, read_benchmark
 from ttt.results.provenance import versions

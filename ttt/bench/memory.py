@@ -9,9 +9,6 @@ from pathlib import Path
 
 import torch
 
-Build = Callable[[int], Callable[[], object]]
-"""The work on sequences of so many tokens, ready to run. It can be pickled, for a process of its own."""
-
 WARM_UP_TOKENS = 64
 """A short sequence is run first, so that one-time allocations of kernels and threads do not count."""
 
@@ -19,24 +16,26 @@ STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 CLEAR_PEAK = "5"
 
 
-def peak_memory(build: Build, tokens: int, threads: int) -> int:
-    """Return the most bytes that a run on ``tokens`` tokens needs beyond its inputs and parameters.
+def peak_memory(function_of: Callable[[int], Callable[[], object]], tokens: int, threads: int) -> int:
+    """Return the most bytes that ``function_of(tokens)`` needs beyond its inputs and parameters.
+
+    ``function_of`` builds the function for a number of tokens, and can be pickled.
 
     Raises:
         BrokenProcessPool: the process died, most likely for lack of memory.
     """
     # A fresh interpreter: a fork would start with this process's memory.
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(_measure, build, tokens, threads).result()
+        return pool.submit(_measure, function_of, tokens, threads).result()
 
 
-def _measure(build: Build, tokens: int, threads: int) -> int:
+def _measure(function_of: Callable[[int], Callable[[], object]], tokens: int, threads: int) -> int:
     torch.set_num_threads(threads)
-    build(min(tokens, WARM_UP_TOKENS))()
-    work = build(tokens)
+    function_of(min(tokens, WARM_UP_TOKENS))()
+    function = function_of(tokens)
     _forget_peak()
     before = _peak()
-    work()
+    function()
     return _peak() - before
 
 

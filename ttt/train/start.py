@@ -93,7 +93,7 @@ def together(config: TrainConfig) -> Iterator[None]:
     if launcher() is None:
         yield
         return
-    from ttt.train.device import choose_device
+    from ttt.models.device import choose_device
 
     with joined(choose_device(config.trainer.device, "trainer.device").type):
         yield
