@@ -13,7 +13,7 @@ SECONDS_TO_ANSWER = 10
 
 
 @register_source("hub")
-class Hub(Source):
+class Hub(Source[DataConfig]):
     """The training split of ``data.hub`` at ``data.revision``; with ``data.path``, the files of a local copy."""
 
     def versions(self, config: DataConfig) -> dict[str, str]:

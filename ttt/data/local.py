@@ -27,7 +27,7 @@ SCANNED = 2**24
 
 
 @register_source("local")
-class Local(Source):
+class Local(Source[DataConfig]):
     """The files that ``data.path`` names: a folder with all below it, one file, or a pattern such as ``texts/*.txt``.
 
     A txt file is one document, with Unix line ends. A line of a JSON file, or a row of a Parquet file, is one document,

@@ -56,7 +56,9 @@ class Workshop:
         return self.stretches / f"{number:06}"
 
 
-def prepare(config: DataConfig, source: Source, description: Manifest, folder: Path, show_progress: bool) -> None:
+def prepare(
+    config: DataConfig, source: Source[DataConfig], description: Manifest, folder: Path, show_progress: bool
+) -> None:
     """Read, tokenise and write a corpus to ``folder``, which appears when everything is written.
 
     Only one process may prepare a folder at a time. After a kill, or an error that is not the user's, finished work
@@ -85,7 +87,7 @@ def prepare(config: DataConfig, source: Source, description: Manifest, folder: P
         raise
 
 
-def _provide_tokenizer(config: DataConfig, source: Source, folder: Path, show_progress: bool) -> None:
+def _provide_tokenizer(config: DataConfig, source: Source[DataConfig], folder: Path, show_progress: bool) -> None:
     """Put the user's tokenizer, or one trained on the source, into ``folder``."""
     if config.tokenizer is not None:
         users = Path(config.tokenizer).expanduser()
@@ -105,7 +107,7 @@ def _provide_tokenizer(config: DataConfig, source: Source, folder: Path, show_pr
         partial.replace(folder / JSON)
 
 
-def _tokenise(config: DataConfig, source: Source, shop: Workshop, show_progress: bool) -> None:
+def _tokenise(config: DataConfig, source: Source[DataConfig], shop: Workshop, show_progress: bool) -> None:
     """Write the missing partial shards."""
     if shop.counted.exists():
         return

@@ -15,7 +15,7 @@ INSTALLED_BESIDE_STDLIB = {"site-packages", "dist-packages"}
 
 
 @register_source("pycode")
-class PyCode(Source):
+class PyCode(Source[DataConfig]):
     """The ``.py`` files of ``data.packages``, found without importing the packages.
 
     ``stdlib`` is the interpreter's own library. Files that are not UTF-8 are skipped.

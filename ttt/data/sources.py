@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from ttt.config.discover import modules_of
 from ttt.config.errors import UserError, bad_value
-from ttt.config.schema import DataConfig
+from ttt.config.schema import DataConfig, Resolved
 
 
 class UnreachableError(UserError):
@@ -21,10 +21,19 @@ class Document:
     text: str
 
 
-class Source(Protocol):
-    """The interface of a source; classes derive from it and are built without arguments."""
+C_contra = TypeVar("C_contra", bound=DataConfig, contravariant=True)
 
-    def versions(self, config: DataConfig) -> dict[str, str]:
+
+class Source(Protocol[C_contra]):
+    """The interface of a source; classes derive from it and are built without arguments.
+
+    Attributes:
+        schema: the class of the ``data`` group's configuration, set by ``register_source``.
+    """
+
+    schema: ClassVar[type[DataConfig]] = DataConfig
+
+    def versions(self, config: C_contra) -> dict[str, str]:
         """Return names and versions that determine the documents, without reading the documents.
 
         Raises:
@@ -32,7 +41,7 @@ class Source(Protocol):
         """
         ...
 
-    def documents(self, config: DataConfig) -> Iterator[Document]:
+    def documents(self, config: C_contra) -> Iterator[Document]:
         """Yield all documents, including duplicates, in an order that is the same every time.
 
         Raises:
@@ -40,32 +49,33 @@ class Source(Protocol):
         """
         ...
 
-    def text_bytes(self, config: DataConfig) -> int | None:  # noqa: ARG002 - a source that knows overrides it
+    def text_bytes(self, config: C_contra) -> int | None:  # noqa: ARG002 - a source that knows overrides it
         """Return the approximate number of bytes of text; None if that requires reading them."""
         return None
 
 
-_SOURCES: dict[str, type[Source]] = {}
-S = TypeVar("S", bound=type[Source])
+_SOURCES: dict[str, type[Source[Any]]] = {}
+S = TypeVar("S", bound=type[Source[Any]])
 
 
-def register_source(name: str) -> Callable[[S], S]:
-    """Return a class decorator: ``data.source=name`` reads from an object of this class."""
+def register_source(name: str, schema: type[DataConfig] = DataConfig) -> Callable[[S], S]:
+    """Return a class decorator: ``data=name`` reads from an object of this class; ``schema`` may add keys."""
 
     def register(cls: S) -> S:
+        cls.schema = schema
         _SOURCES[name] = cls
         return cls
 
     return register
 
 
-def source_types() -> dict[str, type[Source]]:
+def source_types() -> dict[str, type[Source[Any]]]:
     """Return all registered sources by name; imports every module of this folder once."""
     modules_of(__package__)
     return dict(sorted(_SOURCES.items()))
 
 
-def find_source(name: str) -> Source:
+def find_source(name: str) -> Source[Any]:
     """Return the source that ``data.source`` names.
 
     Raises:
@@ -75,6 +85,15 @@ def find_source(name: str) -> Source:
     if name not in types:
         raise bad_value("data.source", name, f"choose one of {', '.join(types)}")
     return types[name]()
+
+
+def data_schema(plain: Resolved) -> type[DataConfig]:
+    """Return the class of the ``data`` group in a run's configuration of plain containers.
+
+    Raises:
+        UserError: no source has the name that it contains.
+    """
+    return find_source(plain["data"]["source"]).schema
 
 
 def first_line(error: Exception) -> str:
