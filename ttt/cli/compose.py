@@ -62,8 +62,8 @@ def register_schemas() -> None:
     for name, source in added_sources().items():
         store.store(group="schema/data", name=name, node=source.schema(name=name, source=name))
         # Keys that every source has are as for texts of one's own; conf/data/NAME.yaml may give others.
-        defaults = [{"/schema/data@_here_": name}, "local", "_self_"]
-        store.store(group="data", name=name, node={"defaults": defaults, "name": name, "source": name})
+        base = [{"/schema/data@_here_": name}, "local", "_self_"]
+        store.store(group="data", name=name, node={"defaults": base, "name": name, "source": name})
 
 
 def added_layers() -> dict[str, Any]:

@@ -10,7 +10,7 @@ import platformdirs
 
 from ttt.config.errors import bad_value
 from ttt.config.schema import DataConfig
-from ttt.data.files import file_sha256
+from ttt.config.system import file_sha256
 from ttt.data.manifest import corpus_key, describe
 from ttt.data.prepare import prepare
 from ttt.data.sources import find_source

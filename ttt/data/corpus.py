@@ -7,11 +7,12 @@ import numpy as np
 
 from ttt.config.errors import UserError, bad_value
 from ttt.config.schema import DataConfig
+from ttt.config.system import file_sha256
 from ttt.data import files
 from ttt.data.cache import prepared_folder
 from ttt.data.documents import SPLITS
 from ttt.data.manifest import MANIFEST, Manifest, NewerManifestError, read_manifest
-from ttt.data.shards import Tokens, TokenShards
+from ttt.data.shards import TokenSequence, TokenShards
 from ttt.data.tokenizer import SMALLEST_VOCABULARY
 from ttt.data.vocabulary import open_vocabulary
 
@@ -30,7 +31,7 @@ class Documents:
 
     data: str
     split: str
-    tokens: Tokens
+    tokens: TokenSequence
     offsets: np.ndarray
 
     def __len__(self) -> int:
@@ -90,7 +91,7 @@ def verify(corpus: Corpus) -> None:
     """
     for name, written in corpus.manifest["files"].items():
         path = corpus.folder / name
-        found = files.file_sha256(path)
+        found = file_sha256(path)
         if found != written["sha256"]:
             differs = f"its SHA-256 {found[:12]} is not the {written['sha256'][:12]} of the manifest"
             raise UserError(f"{path}: damaged ({differs}); delete its folder and prepare it again")
@@ -118,7 +119,7 @@ def _open(name: str, folder: Path) -> Corpus:
         size = (folder / file).stat().st_size
         if size != written["bytes"]:
             raise ValueError(f"{file} has {size} bytes, not the {written['bytes']} of its manifest")
-    if files.file_sha256(folder / manifest["tokenizer"]) != manifest["tokenizer_sha256"]:
+    if file_sha256(folder / manifest["tokenizer"]) != manifest["tokenizer_sha256"]:
         theirs, ours = open_vocabulary(folder).size, manifest["vocab_size"]
         raise ValueError(f"{manifest['tokenizer']} of {theirs} tokens is not the one of the shards, of {ours}")
     splits = {split: _documents(name, split, folder, manifest) for split in SPLITS}

@@ -41,12 +41,6 @@ def read_offsets(folder: Path, split: str) -> np.ndarray:
     return np.load(folder / offsets_name(split), mmap_mode="r", allow_pickle=False)
 
 
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file as hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def content_digest(folder: Path, shards: dict[str, list[str]], dtype: np.dtype) -> str:
     """Return the SHA-256 over everything that a model sees: the tokenizer, and tokens and offsets of all splits.
 

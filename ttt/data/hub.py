@@ -4,10 +4,10 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
-from ttt.config.errors import RunError, bad_value
+from ttt.config.errors import RunError, bad_value, first_line
 from ttt.config.schema import DataConfig
 from ttt.data.local import Local, check_text
-from ttt.data.sources import Document, Source, UnreachableError, first_line, register_source
+from ttt.data.sources import Document, Source, UnreachableError, register_source
 
 SECONDS_TO_ANSWER = 10
 

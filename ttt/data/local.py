@@ -10,9 +10,9 @@ from typing import Any, BinaryIO, cast
 
 import fsspec
 
-from ttt.config.errors import UserError, bad_value
+from ttt.config.errors import UserError, bad_value, first_line
 from ttt.config.schema import DataConfig
-from ttt.data.sources import Document, Source, first_line, register_source
+from ttt.data.sources import Document, Source, register_source
 
 READERS = {"txt": "text", "jsonl": "json", "json": "json", "parquet": "parquet"}
 """File extension without compression -> builder of ``datasets``."""

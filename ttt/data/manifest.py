@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ttt.config.schema import DataConfig
+from ttt.config.system import renamed_at_the_end
 
 FORMAT_VERSION = 2
 """Raise it when the same configuration and source produce other files."""
@@ -44,9 +45,8 @@ def corpus_key(description: Manifest) -> str:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write ``manifest.json``, all or nothing."""
-    partial = folder / f"{MANIFEST}.partial"
-    partial.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-    partial.replace(folder / MANIFEST)
+    with renamed_at_the_end(folder / MANIFEST) as partial:
+        partial.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -13,7 +13,7 @@ import numpy as np
 
 from ttt.config.schema import DataConfig
 from ttt.data.documents import split_of
-from ttt.data.stretches import ENTRY, read_entries
+from ttt.data.partial_shards import ENTRY, read_entries
 
 BY_HASH = ("validation", "test", "train")
 """The splits in the order of their hashes."""
@@ -24,12 +24,12 @@ class Places:
     """The positions of the documents of a split or shard, in the order of the corpus.
 
     Attributes:
-        stretch: int32 [documents], index of the partial shard.
+        partial_shard: int32 [documents], index of the partial shard.
         position: int32 [documents], index of the document within it.
         entries: ``ENTRY`` [documents].
     """
 
-    stretch: np.ndarray
+    partial_shard: np.ndarray
     position: np.ndarray
     entries: np.ndarray
 
@@ -37,18 +37,18 @@ class Places:
         return len(self.entries)
 
     def __getitem__(self, part: slice) -> "Places":
-        return Places(self.stretch[part], self.position[part], self.entries[part])
+        return Places(self.partial_shard[part], self.position[part], self.entries[part])
 
 
-def order_documents(stretches: Sequence[Path], config: DataConfig) -> dict[str, Places]:
+def order_documents(partial_shards: Sequence[Path], config: DataConfig) -> dict[str, Places]:
     """Return the documents of each split; of several with the same text, the first in the source is kept."""
-    read = [read_entries(folder) for folder in stretches]
+    read = [read_entries(folder) for folder in partial_shards]
     counts = [len(entries) for entries in read]
     entries = np.concatenate([np.zeros(0, ENTRY), *read])
     order = _distinct_by_hash(entries["sha256"])
-    stretch = np.repeat(np.arange(len(read), dtype=np.int32), counts)
+    partial_shard = np.repeat(np.arange(len(read), dtype=np.int32), counts)
     position = np.concatenate([np.zeros(0, np.int32), *(np.arange(count, dtype=np.int32) for count in counts)])
-    places = Places(stretch[order], position[order], entries[order])
+    places = Places(partial_shard[order], position[order], entries[order])
 
     def rank(place: int) -> int:
         sha256 = places.entries["sha256"][place].tobytes()

@@ -19,20 +19,21 @@ from tqdm import tqdm
 
 from ttt.config.errors import UserError
 from ttt.config.schema import DataConfig
+from ttt.config.system import file_sha256, renamed_at_the_end
 from ttt.data import files
 from ttt.data.documents import SPLITS, no_training_document, training_sample
 from ttt.data.manifest import MANIFEST, Manifest, write_manifest
 from ttt.data.order import Places, order_documents
+from ttt.data.partial_shards import PartialShard, batches_of_text, write_partial_shard
 from ttt.data.shards import ShardPlan, list_of, shard_bounds, write_shard
 from ttt.data.sources import Document, Source, UnreachableError
-from ttt.data.stretches import Stretch, cut, write_stretch
 from ttt.data.tokenizer import SAMPLE_CHARS, save_tokenizer, train_tokenizer
 from ttt.data.vocabulary import JSON, check_tokenizer, dtype_of, open_users, open_vocabulary, tokenizer_file
-from ttt.data.workers import each
+from ttt.data.workers import parallel_map
 
 
 @dataclass(frozen=True)
-class Workshop:
+class BuildDir:
     """The folder beside the corpus's in which it is built: the corpus itself, and partial shards.
 
     Attributes:
@@ -42,18 +43,18 @@ class Workshop:
     folder: Path
 
     @property
-    def stretches(self) -> Path:
+    def partial_shards(self) -> Path:
         """The folder of temporary files, deleted at the end."""
-        return self.folder / "stretches"
+        return self.folder / "partial_shards"
 
     @property
     def counted(self) -> Path:
         """A file with the number of partial shards, written when the source has been read to its end."""
-        return self.stretches / "all.json"
+        return self.partial_shards / "all.json"
 
-    def stretch(self, number: int) -> Path:
+    def partial_shard(self, number: int) -> Path:
         """Return the folder of a partial shard."""
-        return self.stretches / f"{number:06}"
+        return self.partial_shards / f"{number:06}"
 
 
 def prepare(
@@ -69,21 +70,21 @@ def prepare(
         RunError: a worker process was killed.
         OSError: the folder cannot be written.
     """
-    shop = Workshop(folder.with_name(f"{folder.name}.partial"))
+    build = BuildDir(folder.with_name(f"{folder.name}.partial"))
     try:
         # The manifest is written last: if it exists, a killed preparation had only to clean up.
-        if not (shop.folder / MANIFEST).exists():
-            shop.stretches.mkdir(parents=True, exist_ok=True)
-            _provide_tokenizer(config, source, shop.folder, show_progress)
-            _tokenise(config, source, shop, show_progress)
-            splits = _shards(config, shop, show_progress)
-            _describe(shop, description, splits, show_progress)
-        _clear_up(shop)
-        shop.folder.replace(folder)
+        if not (build.folder / MANIFEST).exists():
+            build.partial_shards.mkdir(parents=True, exist_ok=True)
+            _provide_tokenizer(config, source, build.folder, show_progress)
+            _tokenise(config, source, build, show_progress)
+            splits = _shards(config, build, show_progress)
+            _describe(build, description, splits, show_progress)
+        _clear_up(build)
+        build.folder.replace(folder)
     except UserError as error:
         # After a change of texts or settings it will be another corpus.
-        if not isinstance(error, UnreachableError) or not any(shop.stretches.iterdir()):
-            shutil.rmtree(shop.folder, ignore_errors=True)
+        if not isinstance(error, UnreachableError) or not any(build.partial_shards.iterdir()):
+            shutil.rmtree(build.folder, ignore_errors=True)
         raise
 
 
@@ -92,9 +93,8 @@ def _provide_tokenizer(config: DataConfig, source: Source[DataConfig], folder: P
     if config.tokenizer is not None:
         users = Path(config.tokenizer).expanduser()
         name = check_tokenizer(users)
-        partial = folder / f"{name}.partial"
-        shutil.copyfile(users, partial)
-        partial.replace(folder / name)
+        with renamed_at_the_end(folder / name) as partial:
+            shutil.copyfile(users, partial)
         open_users(users, folder)
     elif not tokenizer_file(folder).exists():
         found = tqdm(source.documents(config), "reading", unit=" documents", disable=not show_progress)
@@ -102,31 +102,30 @@ def _provide_tokenizer(config: DataConfig, source: Source[DataConfig], folder: P
         if not sample:
             raise no_training_document(config)
         texts = tqdm(sample, "training tokenizer", unit=" documents", disable=not show_progress)
-        partial = folder / f"{JSON}.partial"
-        save_tokenizer(train_tokenizer(texts, config.vocab_size), partial)
-        partial.replace(folder / JSON)
+        with renamed_at_the_end(folder / JSON) as partial:
+            save_tokenizer(train_tokenizer(texts, config.vocab_size), partial)
 
 
-def _tokenise(config: DataConfig, source: Source[DataConfig], shop: Workshop, show_progress: bool) -> None:
+def _tokenise(config: DataConfig, source: Source[DataConfig], build: BuildDir, show_progress: bool) -> None:
     """Write the missing partial shards."""
-    if shop.counted.exists():
+    if build.counted.exists():
         return
     total = source.text_bytes(config)
     with tqdm(total=total, desc="tokenising", unit="B", unit_scale=True, disable=not show_progress) as progress:
-        stretches = cut(_counted(source.documents(config), progress))
-        numbered = ((shop.stretch(number), documents) for number, documents in enumerate(stretches))
+        batches = batches_of_text(_counted(source.documents(config), progress))
+        numbered = ((build.partial_shard(number), documents) for number, documents in enumerate(batches))
         number = 0
 
-        def missing() -> Iterator[Stretch]:
+        def missing() -> Iterator[PartialShard]:
             nonlocal number
             for folder, documents in numbered:
                 number += 1
                 if not folder.exists():
-                    yield Stretch(documents, folder, shop.folder, config)
+                    yield PartialShard(documents, folder, build.folder, config)
 
-        for _ in each(write_stretch, missing(), config.workers):
+        for _ in parallel_map(write_partial_shard, missing(), config.workers):
             pass
-    shop.counted.write_text(json.dumps(number), encoding="utf-8")
+    build.counted.write_text(json.dumps(number), encoding="utf-8")
 
 
 def _counted(documents: Iterable[Document], progress: tqdm) -> Iterator[Document]:
@@ -138,42 +137,43 @@ def _counted(documents: Iterable[Document], progress: tqdm) -> Iterator[Document
         progress.update(len(document.text.encode()))
 
 
-def _shards(config: DataConfig, shop: Workshop, show_progress: bool) -> dict[str, Places]:
+def _shards(config: DataConfig, build: BuildDir, show_progress: bool) -> dict[str, Places]:
     """Write the missing shards; return the documents of each split."""
-    stretches = [shop.stretch(number) for number in range(json.loads(shop.counted.read_text(encoding="utf-8")))]
-    splits = order_documents(stretches, config)
+    number = json.loads(build.counted.read_text(encoding="utf-8"))
+    partial_shards = [build.partial_shard(index) for index in range(number)]
+    splits = order_documents(partial_shards, config)
     if not len(splits["train"]):
         raise no_training_document(config)
-    dtype = dtype_of(open_vocabulary(shop.folder))
+    dtype = dtype_of(open_vocabulary(build.folder))
     plans = []
     for split, places in splits.items():
         bounds = shard_bounds(places.entries["tokens"])
         for number, (first, end) in enumerate(pairwise(bounds)):
-            path = shop.folder / files.shard_name(split, number)
-            plans.append(ShardPlan(path, split, places[first:end], stretches, dtype))
+            path = build.folder / files.shard_name(split, number)
+            plans.append(ShardPlan(path, split, places[first:end], partial_shards, dtype))
     missing = [plan for plan in plans if not plan.path.exists()]
-    written = each(write_shard, missing, config.workers)
+    written = parallel_map(write_shard, missing, config.workers)
     for _ in tqdm(written, "writing shards", total=len(missing), unit=" shards", disable=not show_progress):
         pass
     return splits
 
 
-def _describe(shop: Workshop, description: Manifest, splits: dict[str, Places], show_progress: bool) -> None:
+def _describe(build: BuildDir, description: Manifest, splits: dict[str, Places], show_progress: bool) -> None:
     """Write offsets, list of documents and manifest."""
-    vocabulary = open_vocabulary(shop.folder)
-    sizes = {split: _split_sizes(shop.folder, split, splits[split]) for split in SPLITS}
+    vocabulary = open_vocabulary(build.folder)
+    sizes = {split: _split_sizes(build.folder, split, splits[split]) for split in SPLITS}
     shards = {split: [shard["file"] for shard in sizes[split]["shards"]] for split in SPLITS}
     names = [name for split in SPLITS for name in shards[split]]
-    with (shop.folder / files.DOCUMENTS).open("wb") as target:
+    with (build.folder / files.DOCUMENTS).open("wb") as target:
         for name in names:
-            with list_of(shop.folder / name).open("rb") as lines:
+            with list_of(build.folder / name).open("rb") as lines:
                 shutil.copyfileobj(lines, target)
-    tokenizer = tokenizer_file(shop.folder).name
+    tokenizer = tokenizer_file(build.folder).name
     names += [*map(files.offsets_name, SPLITS), tokenizer, files.DOCUMENTS]
     described = {}
     for name in tqdm(names, "hashing", unit=" files", disable=not show_progress):
-        path = shop.folder / name
-        described[name] = {"bytes": path.stat().st_size, "sha256": files.file_sha256(path)}
+        path = build.folder / name
+        described[name] = {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
     manifest = {
         "tokenizer": tokenizer,
         "tokenizer_sha256": described[tokenizer]["sha256"],
@@ -181,15 +181,15 @@ def _describe(shop: Workshop, description: Manifest, splits: dict[str, Places], 
         "dtype": dtype_of(vocabulary).name,
         "splits": sizes,
         "files": described,
-        "digest": files.content_digest(shop.folder, shards, dtype_of(vocabulary)),
+        "digest": files.content_digest(build.folder, shards, dtype_of(vocabulary)),
     }
-    write_manifest(shop.folder, description | manifest)
+    write_manifest(build.folder, description | manifest)
 
 
-def _clear_up(shop: Workshop) -> None:
-    for path in shop.folder.glob("*.documents"):
+def _clear_up(build: BuildDir) -> None:
+    for path in build.folder.glob("*.documents"):
         path.unlink()
-    shutil.rmtree(shop.stretches, ignore_errors=True)
+    shutil.rmtree(build.partial_shards, ignore_errors=True)
 
 
 def _split_sizes(folder: Path, split: str, places: Places) -> dict[str, Any]:

@@ -10,8 +10,9 @@ from typing import Protocol
 
 import numpy as np
 
+from ttt.config.system import renamed_at_the_end
 from ttt.data.order import Places
-from ttt.data.stretches import read_documents
+from ttt.data.partial_shards import read_documents
 
 SHARD_TOKENS = 2**28
 """A shard begins at the first document after each multiple of this: 512 or 1024 MiB plus the rest of its last document.
@@ -24,7 +25,7 @@ MAPPED_BYTES = 2**28
 """Bytes read through memory maps before all are closed: a page that was read counts as memory while it is mapped."""
 
 
-class Tokens(Protocol):
+class TokenSequence(Protocol):
     """The tokens of a split as one sequence: an array or ``TokenShards``."""
 
     def __len__(self) -> int: ...
@@ -90,14 +91,14 @@ class ShardPlan:
         path: the file of its tokens.
         split: its split.
         places: its documents, in order.
-        stretches: the folder of each partial shard.
+        partial_shards: the folder of each partial shard.
         dtype: of its tokens.
     """
 
     path: Path
     split: str
     places: Places
-    stretches: Sequence[Path]
+    partial_shards: Sequence[Path]
     dtype: np.dtype
 
 
@@ -124,20 +125,19 @@ def write_shard(plan: ShardPlan) -> None:
     """
     places, lengths = plan.places, plan.places.entries["tokens"]
     starts = np.cumsum(lengths) - lengths
-    partial = plan.path.with_suffix(".partial.npy")
-    tokens = np.lib.format.open_memmap(partial, "w+", plan.dtype, (int(lengths.sum()),))
     names = [""] * len(places)
-    for stretch in np.unique(places.stretch):
-        here = np.flatnonzero(places.stretch == stretch)
-        documents = read_documents(plan.stretches[stretch], places.position[here])
-        for document, (encoded, name) in zip(here, documents, strict=True):
-            tokens[starts[document] : starts[document] + len(encoded)] = encoded
-            names[document] = name
-    lines = [
-        json.dumps({"name": name, "sha256": sha256.tobytes().hex(), "split": plan.split, "tokens": int(length)})
-        for name, sha256, length in zip(names, places.entries["sha256"], lengths, strict=True)
-    ]
-    list_of(plan.path).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    tokens.flush()
     # Renamed last: if the shard exists, its list is complete.
-    partial.replace(plan.path)
+    with renamed_at_the_end(plan.path) as partial:
+        tokens = np.lib.format.open_memmap(partial, "w+", plan.dtype, (int(lengths.sum()),))
+        for number in np.unique(places.partial_shard):
+            here = np.flatnonzero(places.partial_shard == number)
+            documents = read_documents(plan.partial_shards[number], places.position[here])
+            for document, (encoded, name) in zip(here, documents, strict=True):
+                tokens[starts[document] : starts[document] + len(encoded)] = encoded
+                names[document] = name
+        lines = [
+            json.dumps({"name": name, "sha256": sha256.tobytes().hex(), "split": plan.split, "tokens": int(length)})
+            for name, sha256, length in zip(names, places.entries["sha256"], lengths, strict=True)
+        ]
+        list_of(plan.path).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        tokens.flush()

@@ -94,8 +94,3 @@ def data_schema(plain: Resolved) -> type[DataConfig]:
         UserError: no source has the name that it contains.
     """
     return find_source(plain["data"]["source"]).schema
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an exception's message."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -9,8 +9,7 @@ from typing import Protocol
 import numpy as np
 from sentencepiece import SentencePieceProcessor
 
-from ttt.config.errors import UserError, bad_value
-from ttt.data.sources import first_line
+from ttt.config.errors import UserError, bad_value, first_line
 from ttt.data.tokenizer import END_OF_DOCUMENT, encode_documents, load_tokenizer, token_bytes
 from ttt.data.words import WordEncoder
 
@@ -56,7 +55,7 @@ class JSONVocabulary:
         self.end = known[0]
         settings = json.loads(self._tokenizer.to_str())
         self._byte_level = (settings["decoder"] or {}).get("type") == "ByteLevel"
-        self._words = WordEncoder(self._tokenizer) if _cuts_as_gpt2(settings) else None
+        self._words = WordEncoder(self._tokenizer) if _splits_as_gpt2(settings) else None
 
     def encode(self, texts: list[str]) -> list[np.ndarray]:
         """See ``Vocabulary``."""
@@ -68,7 +67,7 @@ class JSONVocabulary:
         """See ``Vocabulary``."""
         if self._byte_level:
             return token_bytes(self._tokenizer, token)
-        return _bytes_of_piece(self._tokenizer.id_to_token(token) or "")
+        return _bytes_of(self._tokenizer.id_to_token(token) or "")
 
 
 class SentencePieceVocabulary:
@@ -87,7 +86,7 @@ class SentencePieceVocabulary:
 
     def bytes_of(self, token: int) -> bytes:
         """See ``Vocabulary``."""
-        return _bytes_of_piece(self._processor.id_to_piece(token))
+        return _bytes_of(self._processor.id_to_piece(token))
 
 
 @cache
@@ -148,16 +147,14 @@ def decode(vocabulary: Vocabulary, tokens: np.ndarray) -> str:
     return b"".join(vocabulary.bytes_of(int(token)) for token in tokens).decode("utf-8", errors="replace")
 
 
-def _cuts_as_gpt2(settings: dict) -> bool:
+def _splits_as_gpt2(settings: dict) -> bool:
     """Check that the tokenizer splits text as ``WordEncoder`` does."""
-    cut = settings["pre_tokenizer"] or {}
-    return (
-        (cut.get("type"), cut.get("use_regex"), cut.get("add_prefix_space")) == ("ByteLevel", True, False)
-        and settings["normalizer"] is None
-        and all(token["special"] for token in settings["added_tokens"])
-    )
+    splitter = settings["pre_tokenizer"] or {}
+    options = [splitter.get(key) for key in ("type", "use_regex", "add_prefix_space")]
+    special_only = all(token["special"] for token in settings["added_tokens"])
+    return options == ["ByteLevel", True, False] and settings["normalizer"] is None and special_only
 
 
-def _bytes_of_piece(piece: str) -> bytes:
-    byte = BYTE.fullmatch(piece)
-    return bytes.fromhex(byte[1]) if byte else piece.replace(BLANK, " ").encode()
+def _bytes_of(text: str) -> bytes:
+    byte = BYTE.fullmatch(text)
+    return bytes.fromhex(byte[1]) if byte else text.replace(BLANK, " ").encode()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ttt.config.errors import UserError, bad_value
 from ttt.data.corpus import Documents
-from ttt.data.shards import Tokens
+from ttt.data.shards import TokenSequence
 
 GROUP = 64
 """Documents per number held in memory."""
@@ -37,7 +37,7 @@ class Windows:
         ctx: tokens that each window predicts.
     """
 
-    tokens: Tokens
+    tokens: TokenSequence
     starts: Starts
     ctx: int
 
@@ -50,10 +50,10 @@ class Windows:
     def batch(self, indices: Sequence[int] | np.ndarray) -> Tensor:
         """Return the windows of these indices: int64 [B, ctx + 1]."""
         starts = self.starts[np.asarray(indices)]
-        batch = np.empty((len(starts), self.ctx + 1), np.int64)
-        for row, start in zip(batch, starts, strict=True):
+        ids_BS = np.empty((len(starts), self.ctx + 1), np.int64)
+        for row, start in zip(ids_BS, starts, strict=True):
             row[:] = self.tokens[start : start + self.ctx + 1]
-        return torch.from_numpy(batch)
+        return torch.from_numpy(ids_BS)
 
     def subset(self, n: int) -> "Windows":
         """Return at most ``n`` windows, evenly spaced so that they come from many documents; always the same ones."""

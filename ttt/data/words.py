@@ -12,7 +12,7 @@ from itertools import chain
 
 from tokenizers import Tokenizer
 
-BEFORE_A_STRETCH = re.compile(r"(?=[ \n][!-~])")
+BEFORE_A_RUN = re.compile(r"(?=[ \n][!-~])")
 """Visible ASCII only: Python and the library may disagree about white space and letters beyond ASCII."""
 
 PART = re.compile(
@@ -51,5 +51,5 @@ def _parts(text: str) -> Iterable[str]:
     """Return the parts of a text that can be encoded separately: words in ASCII, whole runs elsewhere."""
     if text.isascii():
         return PART.findall(text)
-    stretches = BEFORE_A_STRETCH.split(text)
-    return chain.from_iterable(PART.findall(stretch) if stretch.isascii() else [stretch] for stretch in stretches)
+    runs = BEFORE_A_RUN.split(text)
+    return chain.from_iterable(PART.findall(run) if run.isascii() else [run] for run in runs)

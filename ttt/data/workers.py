@@ -11,12 +11,13 @@ from itertools import chain, islice
 from typing import TypeVar
 
 from ttt.config.errors import RunError
+from ttt.config.system import available_cores
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
-def each(function: Callable[[T], R], tasks: Iterable[T], workers: int) -> Iterator[R]:
+def parallel_map(function: Callable[[T], R], tasks: Iterable[T], workers: int) -> Iterator[R]:
     """Yield ``function(task)`` for every task, in order; ``workers`` 0 means one process per core.
 
     With one worker or a single task no process is started. At most two tasks per worker wait at any time.
@@ -26,7 +27,7 @@ def each(function: Callable[[T], R], tasks: Iterable[T], workers: int) -> Iterat
     """
     remaining = iter(tasks)
     first = list(islice(remaining, 2))
-    workers = workers or _cores()
+    workers = workers or available_cores()
     if workers == 1 or len(first) < 2:
         yield from map(function, chain(first, remaining))
         return
@@ -45,10 +46,6 @@ def each(function: Callable[[T], R], tasks: Iterable[T], workers: int) -> Iterat
         raise RunError(f"{line}, data.workers=1 needs the least memory") from error
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _begin() -> None:

@@ -1,10 +1,11 @@
 """The machine that a benchmark was measured on."""
 
-import os
 import platform
 import subprocess
 from pathlib import Path
 from typing import NotRequired, TypedDict
+
+from ttt.config.system import available_cores
 
 CPU_INFO = Path("/proc/cpuinfo")
 
@@ -20,7 +21,7 @@ class Machine(TypedDict):
 
 def describe_machine(threads: int, gpu: str | None = None) -> Machine:
     """Return a description of this machine; the caller computes with ``threads`` threads and ``gpu``."""
-    return {"cpu": cpu_name(), "cores": _cores(), "threads": threads, "gpu": gpu}
+    return {"cpu": cpu_name(), "cores": available_cores(), "threads": threads, "gpu": gpu}
 
 
 def cpu_name() -> str:
@@ -34,8 +35,3 @@ def cpu_name() -> str:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         return done.stdout.strip() or platform.machine()
     return platform.processor() or platform.machine()
-
-
-def _cores() -> int:
-    # What the process may use, where the system tells: a container often has fewer cores than its machine.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

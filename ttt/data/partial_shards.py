@@ -17,11 +17,12 @@ from pathlib import Path
 import numpy as np
 
 from ttt.config.schema import DataConfig
+from ttt.config.system import renamed_at_the_end
 from ttt.data.documents import is_admitted, sha256_of
 from ttt.data.sources import Document
 from ttt.data.vocabulary import dtype_of, open_vocabulary
 
-STRETCH_CHARS = 2**23
+PARTIAL_SHARD_CHARS = 2**23
 """A partial shard ends with the document in which it reaches this many characters."""
 
 ENTRY = np.dtype([("sha256", "V32"), ("tokens", "<i8"), ("bytes", "<i8"), ("name", "<i8")])
@@ -29,7 +30,7 @@ ENTRY = np.dtype([("sha256", "V32"), ("tokens", "<i8"), ("bytes", "<i8"), ("name
 
 
 @dataclass(frozen=True)
-class Stretch:
+class PartialShard:
     """Documents to tokenise together into ``folder``, with the tokenizer in ``tokenizer_folder``."""
 
     documents: list[Document]
@@ -38,42 +39,41 @@ class Stretch:
     config: DataConfig
 
 
-def cut(documents: Iterable[Document]) -> Iterator[list[Document]]:
-    """Yield batches of consecutive documents of at least ``STRETCH_CHARS`` characters; the last may have fewer."""
-    stretch: list[Document] = []
+def batches_of_text(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    """Yield batches of documents with at least ``PARTIAL_SHARD_CHARS`` characters; the last may have fewer."""
+    batch: list[Document] = []
     chars = 0
     for document in documents:
-        stretch.append(document)
+        batch.append(document)
         chars += len(document.text)
-        if chars >= STRETCH_CHARS:
-            yield stretch
-            stretch, chars = [], 0
-    if stretch:
-        yield stretch
+        if chars >= PARTIAL_SHARD_CHARS:
+            yield batch
+            batch, chars = [], 0
+    if batch:
+        yield batch
 
 
-def write_stretch(stretch: Stretch) -> None:
+def write_partial_shard(shard: PartialShard) -> None:
     """Tokenise the admitted documents of a batch and write them as a partial shard.
 
     Raises:
         OSError: it cannot be written.
     """
-    vocabulary = open_vocabulary(stretch.tokenizer_folder)
-    admitted = [document for document in stretch.documents if is_admitted(document, stretch.config)]
+    vocabulary = open_vocabulary(shard.tokenizer_folder)
+    admitted = [document for document in shard.documents if is_admitted(document, shard.config)]
     tokens = vocabulary.encode([document.text for document in admitted])
     names = [document.name.encode() for document in admitted]
     entries = [
         (sha256_of(document.text), len(encoded), len(document.text.encode()), len(name))
         for document, encoded, name in zip(admitted, tokens, names, strict=True)
     ]
-    partial = stretch.folder.with_suffix(".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     empty = np.zeros(0, dtype_of(vocabulary))
-    np.save(partial / "tokens.npy", np.concatenate([empty, *tokens]), allow_pickle=False)
-    np.save(partial / "entries.npy", np.array(entries, ENTRY), allow_pickle=False)
-    (partial / "names.txt").write_bytes(b"".join(names))
-    partial.replace(stretch.folder)
+    with renamed_at_the_end(shard.folder) as partial:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        np.save(partial / "tokens.npy", np.concatenate([empty, *tokens]), allow_pickle=False)
+        np.save(partial / "entries.npy", np.array(entries, ENTRY), allow_pickle=False)
+        (partial / "names.txt").write_bytes(b"".join(names))
 
 
 def read_entries(folder: Path) -> np.ndarray:
