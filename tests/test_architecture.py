@@ -27,7 +27,7 @@ ALLOWED: dict[str, set[str]] = {
     "launch": {"config", "models", "results", "train"},
     "claims": {"config", "results"},
     "plots": {"config", "results", "claims"},
-    "cli": {"config", "layers", "data", "results", "evaluate", "train", "launch", "bench", "plots", "claims"},
+    "cli": {"config", "layers", "models", "data", "results", "evaluate", "train", "launch", "bench", "plots", "claims"},
 }
 """Package -> packages of the suite that it may import besides itself."""
 

@@ -123,7 +123,12 @@ def test_the_examples_of_contributing_work(site: Path, tiny: list[str], tmp_path
     assert "takes the primal form" in train("model.inner_model=swiglu", "kernel=dual")
     assert "choose one of linear, mlp, swiglu" in train("model.inner_model=swigly")
     assert "validation perplexity" in train("data=numbers", "data.packages=[mpmath]")
-    assert "validation perplexity" in train("data.source=folder", f"data.packages=[{texts}]", "data.name=texts")
+    read = train("data=folder", f"data.folder={texts}", f"run_dir={tmp_path}/folder")
+    assert "validation perplexity" in read
+    assert "did you mean folder?" in train("data=folder", f"data.foldr={texts}")
+    assert "perplexity" in run("ttt.cli.eval", f"run={tmp_path}/folder", "split=test", "device=cpu")
+    prepared = run("ttt.cli.data", "prepare", "data=folder", f"data.folder={texts}", f"data.cache_dir={tmp_path}/cache")
+    assert "source folder:" in prepared
     assert "final.png" in run("ttt.cli.plot", "final", "--results", f"{tmp_path}/runs", "--out", f"{tmp_path}/figures")
     generic_tests = str(ROOT / "tests/layers/test_registry.py")
     tested = run("pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(site), generic_tests, "-k", "ema")

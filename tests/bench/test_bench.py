@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from ttt.bench.case import PLAIN, Variant, variants
-from ttt.bench.inner import inner_work, random_inputs, split_times
-from ttt.bench.timing import alternate, spread, timed
+from ttt.bench.inner import inner_functions, random_inputs, split_times
+from ttt.bench.measurement import PLAIN, Implementation, Measurement, Workload, implementations
+from ttt.bench.timing import spread
+from ttt.bench.turns import take_turns
 from ttt.cli import bench as command
 from ttt.config.bench import InnerBenchConfig
 from ttt.config.errors import UserError
@@ -92,29 +93,32 @@ def test_what_is_switched_off_is_not_measured(bench: Command, tmp_path: Path) ->
 
 
 def test_the_baseline_is_the_scan_of_ordinary_operators() -> None:
-    form = choose_kernel(PLAIN.kernel, InnerSpec(InnerMLP()))
-    assert isinstance(form, partial)
-    assert (form.func, form.args, form.keywords) == (scan, (dual_mini_batch,), {"recompute_group": 0})
+    kernel = choose_kernel(PLAIN.config, InnerSpec(InnerMLP()))
+    assert isinstance(kernel, partial)
+    assert (kernel.func, kernel.args, kernel.keywords) == (scan, (dual_mini_batch,), {"recompute_group": 0})
 
 
-def test_variants_begin_with_the_baseline_and_repeat_nothing() -> None:
-    assert variants(["auto", "plain", "auto"], [0, 16]) == [PLAIN, Variant("auto", 0), Variant("auto", 16)]
+def test_implementations_begin_with_the_baseline_and_repeat_nothing() -> None:
+    found = implementations(InnerBenchConfig(forms=["auto", "plain", "auto"], checkpoint_group=[0, 16]))
+    assert found == [PLAIN, Implementation("auto", 0), Implementation("auto", 16)]
     with pytest.raises(UserError, match="forms=fast: choose from plain, auto"):
-        variants(["fast"], [0])
+        implementations(InnerBenchConfig(forms=["fast"], checkpoint_group=[0]))
 
 
 @pytest.mark.parametrize("b", [1, 4, 100])
 @pytest.mark.parametrize("model", ["linear", "mlp"])
-def test_all_forms_do_the_same_work(model: str, b: int) -> None:
-    config = InnerBenchConfig(width=8, heads=2, batch=2, dtype="float64", split=True)
-    works = [inner_work(config, model, b, variant, 70) for variant in variants(["dual", "auto", "primal"], [2])]
-    torch.testing.assert_close([work.forward() for work in works], [works[0].forward()] * len(works))
-    gradients = [work.forward_backward() for work in works]
+def test_all_kernels_compute_the_same(model: str, b: int) -> None:
+    kernels = ["dual", "auto", "primal"]
+    config = InnerBenchConfig(width=8, heads=2, batch=2, dtype="float64", forms=kernels, checkpoint_group=[2])
+    chosen = implementations(config)
+    assert len(chosen) == 4
+    functions = [inner_functions(config, model, b, implementation, 70) for implementation in chosen]
+    torch.testing.assert_close([each["forward"]() for each in functions], [functions[0]["forward"]()] * len(functions))
+    gradients = [each["forward_backward"]() for each in functions]
     # q, k, v, eta, tau, scale and shift, and every parameter of W_0.
     assert len(gradients[0]) == 7 + (2 if model == "linear" else 4)  # type: ignore[arg-type]
     assert all(torch.isfinite(gradient).all() for gradient in gradients[0])  # type: ignore[attr-defined]
     torch.testing.assert_close(gradients, [gradients[0]] * len(gradients))
-    assert [len(work.extra) for work in works] == [1, 0, 0, 0]
 
 
 def test_the_split_goes_the_whole_way(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,20 +133,22 @@ def test_the_split_goes_the_whole_way(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("ttt.bench.inner.dual_outputs", watched)
     assert set(split_times(inputs)) == {"W", "z"}
-    whole = inner_work(InnerBenchConfig(width=8, heads=2, batch=1), "linear", 8, PLAIN, 20).forward()
+    whole = inner_functions(InnerBenchConfig(width=8, heads=2, batch=1), "linear", 8, PLAIN, 20)["forward"]()
     torch.testing.assert_close(torch.cat(seen, dim=2), whole)
 
 
 def test_everything_is_timed_in_turn_and_the_first_time_does_not_count() -> None:
     order: list[str] = []
-    tasks = {name: [timed("forward", partial(order.append, name))] for name in "ab"}
-    steps: list[None] = []
+    workload = Workload("linear", 8, 4, 1)
+    measurements = [
+        Measurement(workload, None, name, lambda _, name=name: {name: partial(order.append, name)}) for name in "ab"
+    ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ttt.bench.timing.LEAST_SECONDS", 0.0)
-        times = alternate(tasks, 3, lambda: steps.append(None))
+        samples = take_turns(measurements, 3, torch.device("cpu"), lambda _: None)
     assert order == ["a", "b"] * 4
-    assert len(steps) == len(order)
-    assert {key: len(values) for key, values in times.items()} == {("a", "forward"): 3, ("b", "forward"): 3}
+    times = {name: len(values) for found in samples.values() for name, values in found.seconds.items()}
+    assert times == {"a": 3, "b": 3}
 
 
 def test_spread_is_median_and_quartiles() -> None:

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from ttt.bench.columns import Column, markdown_lines
 from ttt.bench.kernels import BEGIN, COLUMNS, END
 from ttt.cli.bench import as_pairs
 from ttt.config.assets import assets
 from ttt.config.bench import KernelBenchConfig
+from ttt.config.text_table import Column, markdown_lines
 from ttt.kernels.triton.compile import innermost_products, local_stores
 from ttt.kernels.triton.configurations import SHARED
 from ttt.kernels.triton.counts import KERNELS

@@ -11,19 +11,18 @@ import pytest
 import torch
 from hydra import compose
 
-from ttt.bench.case import Setting, Variant
-from ttt.bench.clock import choose_device, clock_of, timed_by_gpu
-from ttt.bench.devices import A100, B200, H100, H200, Device, device_named
-from ttt.bench.latency import rows_of
-from ttt.bench.latency_kernels import kernel_tasks
-from ttt.bench.latency_models import for_batch, prompt_state
-from ttt.bench.model import random_model
-from ttt.bench.timing import timed
-from ttt.bench.turns import Outcome, Task, take_turns
+from ttt.bench.latency_kernels import kernel_measurements
+from ttt.bench.measurement import Implementation, Measurement, Samples, Workload
+from ttt.bench.models import for_batch, prompt_state, random_model
+from ttt.bench.rows import rows_of_group
+from ttt.bench.timing import clock_of, timed, timed_by_gpu
+from ttt.bench.turns import take_turns
 from ttt.cli import bench as command
 from ttt.cli.compose import as_object, method
 from ttt.config.bench import LatencyBenchConfig
 from ttt.config.errors import UserError
+from ttt.config.gpus import A100, B200, GPU, H100, H200, gpu_named
+from ttt.models.device import choose_device
 from ttt.results.benchmarks import Row
 from ttt.results.latency import latencies
 from ttt.results.store import load_results
@@ -104,11 +103,11 @@ def test_what_does_not_fit_is_named_and_the_rest_goes_on(latency: Callable[..., 
     assert seen == {(model, measure) for model in ("mamba", "transformer") for measure in ("train", "prefill")}
 
 
-def a_task(work: Callable[[], object], measure: str = "train") -> Task:
-    return Task(Setting("mamba", 8, None, 2), None, measure, lambda _: work, 16)
+def measurement(function: Callable[[], object], measure: str = "train") -> Measurement:
+    return Measurement(Workload("mamba", 8, None, 2), None, measure, lambda _: {measure: function}, 16)
 
 
-def test_want_of_memory_at_any_time_leaves_a_task_out(capsys: pytest.CaptureFixture[str]) -> None:
+def test_lack_of_memory_at_any_time_skips_a_measurement(capsys: pytest.CaptureFixture[str]) -> None:
     """While its memory is measured, in the process of its own that dies of it, and in a later round."""
     runs: list[None] = []
 
@@ -117,39 +116,39 @@ def test_want_of_memory_at_any_time_leaves_a_task_out(capsys: pytest.CaptureFixt
         if len(runs) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    def peak(task: Task) -> int | None:
-        if task is killed:
+    def peak(measured: Measurement) -> int | None:
+        if measured is killed:
             raise BrokenProcessPool
-        return 7 if task is good else None
+        return 7 if measured is good else None
 
     killed, late, good = (
-        a_task(work, name) for work, name in ((int, "train"), (third_time, "prefill"), (int, "decode"))
+        measurement(function, name) for function, name in ((int, "train"), (third_time, "prefill"), (int, "decode"))
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ttt.bench.timing.LEAST_SECONDS", 0.0)
-        outcomes = take_turns([killed, late, good], 3, CPU, peak)
-    assert list(outcomes) == [good]
-    assert (len(outcomes[good].seconds), outcomes[good].peak) == (3, 7)
+        samples = take_turns([killed, late, good], 3, CPU, peak)
+    assert list(samples) == [good]
+    assert (len(samples[good].seconds["decode"]), samples[good].peak) == (3, 7)
     assert capsys.readouterr().out.splitlines() == [
-        "mamba, train, tokens=8, B=2: its process died, most likely for want of memory; left out",
+        "mamba, train, tokens=8, B=2: its process died, most likely for lack of memory; left out",
         "mamba, prefill, tokens=8, B=2: does not fit in memory; left out",
     ]
 
 
-def test_another_error_is_no_want_of_memory() -> None:
+def test_another_error_is_no_lack_of_memory() -> None:
     def broken() -> None:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
     with pytest.raises(RuntimeError, match="mat1"):
-        take_turns([a_task(broken)], 1, CPU, lambda _: None)
+        take_turns([measurement(broken)], 1, CPU, lambda _: None)
 
 
-def test_tasks_take_turns_within_a_round() -> None:
+def test_measurements_take_turns_within_a_round() -> None:
     order: list[str] = []
-    tasks = [a_task(partial(order.append, name)) for name in "ab"]
+    measurements = [measurement(partial(order.append, name)) for name in "ab"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ttt.bench.timing.LEAST_SECONDS", 0.0)
-        take_turns(tasks, 2, CPU, lambda _: None)
+        take_turns(measurements, 2, CPU, lambda _: None)
     assert order == ["a", "b"] * 3
 
 
@@ -157,9 +156,9 @@ def test_tasks_take_turns_within_a_round() -> None:
 @pytest.mark.usefixtures("configure")
 def test_a_prompt_that_was_read_once_is_continued_by_every_sequence(name: str) -> None:
     config = LatencyBenchConfig(width=16, heads=2, blocks=1, mlp_hidden=16, vocab=16, decode=2, decode_batch=3)
-    its, variant = method(name, 21), Variant("dual", None)
-    state = for_batch(prompt_state(config, its, variant, 21), 3, CPU)
-    model = random_model(config, its, variant, torch.float32)
+    its, dual = method(name, 21), Implementation("dual", None)
+    state = for_batch(prompt_state(config, its, dual, 21), 3, CPU)
+    model = random_model(config, its, dual)
     # The same draws as the prompt's own.
     prompt, more = torch.randint(16, (1, 21)), torch.randint(16, (3, 1))
     after, _ = model(more, state=state)
@@ -190,8 +189,7 @@ def test_the_papers_scale_has_the_papers_models() -> None:
     config = as_object(compose("bench_latency", ["scale=paper"]), LatencyBenchConfig)
     with torch.device("meta"):
         models = {
-            name: random_model(config, method(name, 2048), Variant("auto", None), torch.float32)
-            for name in config.models
+            name: random_model(config, method(name, 2048), Implementation("auto", None)) for name in config.models
         }
     billions = {name: sum(p.numel() for p in model.parameters()) / 1e9 for name, model in models.items()}
     assert {name: len(model.blocks) for name, model in models.items()} == dict.fromkeys(models, 24) | {"mamba": 48}
@@ -241,7 +239,7 @@ def test_a_mistake_gets_one_line(
 def test_a_gpu_is_asked_for_only_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert choose_device("auto") == choose_device("cpu") == torch.device("cpu")
-    with pytest.raises(UserError, match="device=cuda: torch finds no CUDA device here"):
+    with pytest.raises(UserError, match="device=cuda: torch finds no such device here; cpu always runs"):
         choose_device("cuda")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert choose_device("auto") == choose_device("cuda") == torch.device("cuda")
@@ -273,7 +271,7 @@ def test_events_stand_around_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_bound_is_the_later_of_operations_and_memory() -> None:
-    device = Device("one", memory_bandwidth=10.0, half_flops=100.0, float_flops=1.0)
+    device = GPU("one", memory_bandwidth=10.0, half_flops=100.0, float_flops=1.0)
     assert device.seconds(200.0, 10.0, "bf16") == 2.0
     assert device.seconds(200.0, 50.0, "fp16") == 5.0
     assert device.seconds(200.0, 50.0, "fp32") == 200.0
@@ -281,15 +279,16 @@ def test_a_bound_is_the_later_of_operations_and_memory() -> None:
 
 def test_devices_are_found_by_their_names() -> None:
     names = {"NVIDIA A100-SXM4-80GB": A100, "NVIDIA H100 80GB HBM3": H100, "NVIDIA H200": H200, "NVIDIA B200": B200}
-    assert {name: device_named(name) for name in names} == names
-    assert device_named("NVIDIA L40S") is None
+    assert {name: gpu_named(name) for name in names} == names
+    assert gpu_named("NVIDIA L40S") is None
 
 
 def test_bandwidth_and_share_of_the_bound() -> None:
     """67 GFLOP in float32 take an H100 1 ms, and 6.7 GB 2 ms."""
-    setting, variant = Setting("linear", 100, 16, 4), Variant("triton", 16)
-    task = Task(setting, variant, "inner_forward", lambda _: int, 400, moved=6.7e9, flops=67e9)
-    rows = rows_of(task, Outcome([0.008, 0.008], None), "float32", "NVIDIA H100 80GB HBM3")
+    workload, triton = Workload("linear", 100, 16, 4), Implementation("triton", 16)
+    measured = Measurement(workload, triton, "inner_forward", lambda _: {}, 400, moved=6.7e9, flops=67e9)
+    samples = {measured: Samples({"inner_forward": [0.008, 0.008]})}
+    (rows,) = rows_of_group(samples, "float32", "NVIDIA H100 80GB HBM3")
     values = {row["measure"]: (row["value"], row["unit"]) for row in rows}
     assert values == {
         "inner_forward": (0.008, "s"),
@@ -303,13 +302,13 @@ def test_bandwidth_and_share_of_the_bound() -> None:
 @pytest.mark.parametrize("name", ["linear", "mlp"])
 def test_the_kernels_alone_can_be_run(name: str) -> None:
     config = LatencyBenchConfig(width=32, heads=2, inner_batch=1, checkpoint_group=[1], dtype="float16")
-    tasks = list(kernel_tasks(config, name, 32))
-    assert [task.measure for task in tasks] == ["inner_train", "inner_forward", "inner_decode"]
-    for task in tasks:
-        task.build(32)()
-    train, forward, decode = tasks
+    measurements = list(kernel_measurements(config, name, 32))
+    assert [each.measure for each in measurements] == ["inner_train", "inner_forward", "inner_decode"]
+    for each in measurements:
+        each.function(32)()
+    train, forward, decode = measurements
     # D 16, float16: q, k, v and z have 32 bytes a token and head, and W of 272 numbers moves for every token.
-    assert (forward.tokens, decode.tokens) == (32, 1)
+    assert (forward.read, decode.read) == (32, 1)
     assert train.moved > forward.moved > 2 * 32 * 4 * 32
     assert decode.moved > 2 * 3 * 4 * 272
     assert train.flops > forward.flops > 0

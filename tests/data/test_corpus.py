@@ -148,7 +148,7 @@ def test_a_full_disk_leaves_no_corpus_and_the_next_attempt_goes_on(
         with pytest.raises(UserError, match=rf"^data\.cache_dir={config.cache_dir}: .*No space left.*another folder$"):
             load_corpus(config, show_progress=False)
     assert [path.suffix for path in Path(str(config.cache_dir)).iterdir() if path.is_dir()] == [".partial"]
-    monkeypatch.setattr(prepare, "write_stretch", fail)
+    monkeypatch.setattr(prepare, "write_partial_shard", fail)
     load_corpus(config, show_progress=False)
     assert [path.suffix for path in Path(str(config.cache_dir)).iterdir() if path.is_dir()] == [""]
 

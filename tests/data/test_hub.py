@@ -65,15 +65,15 @@ def test_a_connection_that_breaks_off_loses_nothing(config: DataConfig, monkeypa
     api = SimpleNamespace(dataset_info=lambda *_, **__: None)
     monkeypatch.setattr(huggingface_hub, "HfApi", lambda: api)
     monkeypatch.setattr(datasets, "load_dataset", rows)
-    monkeypatch.setattr(sys.modules["ttt.data.stretches"], "STRETCH_CHARS", 40)
+    monkeypatch.setattr(sys.modules["ttt.data.partial_shards"], "PARTIAL_SHARD_CHARS", 40)
     # The sample for the tokenizer ends before the place where it breaks.
     monkeypatch.setattr(sys.modules["ttt.data.documents"], "READ_FOR_SAMPLE", 30)
     with pytest.raises(RunError, match=r"^data\.hub=owner/name: broke off after row 16 \(TimeoutError: timed out\)"):
         load_corpus(config, show_progress=False)
     broken = False
     kept: list[object] = []
-    write = prepare.write_stretch
-    monkeypatch.setattr(prepare, "write_stretch", lambda stretch: (kept.append(stretch), write(stretch)))
+    write = prepare.write_partial_shard
+    monkeypatch.setattr(prepare, "write_partial_shard", lambda shard: (kept.append(shard), write(shard)))
     assert len(load_corpus(config, show_progress=False).splits["train"]) == 20
     assert len(kept) < 4
 

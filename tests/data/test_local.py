@@ -82,7 +82,7 @@ BAD = {
     "empty.jsonl": (b"", "it is empty"),
     "blank.jsonl.gz": (gzip.compress(b""), "it has no documents"),
     "binary.txt": (bytes(range(256)) * 10, "can't decode byte 0x80"),
-    "zero.txt": (b"a\0b", "has a zero byte, so it is no text"),
+    "zero.txt": (b"a\0b", "has a zero byte, so it is not text"),
     "binary.jsonl": (b"\x01\x02\xff" * 1000, "cannot be read"),
     "latin.txt": (b"caf\xe9", "can't decode byte 0xe9"),
     "latin.jsonl": (b'{"text": "caf\xe9"}\n', "can't decode byte 0xe9"),
@@ -118,7 +118,7 @@ def test_a_gigantic_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pack: 
     path.write_bytes(pack(lines(["a" * 900] * 5)))
     assert len(read(path)) == 5
     path.write_bytes(pack(lines(["a", "b" * 1100, "c"])))
-    with pytest.raises(UserError, match=r"a\.jsonl.*: cannot be read \(a line is longer than 1,000 bytes\); mend it"):
+    with pytest.raises(UserError, match=r"a\.jsonl.*: cannot be read \(a line is longer than 1,000 bytes\); fix it"):
         read(path)
 
 
@@ -126,8 +126,8 @@ def test_a_gigantic_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pack: 
     ("content", "line"),
     [
         (lines(TEXTS, "body"), r"^data\.column=text: .*a\.jsonl row 1 has no such column; choose one of id, body$"),
-        (b'{"text": "a"}\n{"text": 5}\n', r"^data\.column=text: .*a\.jsonl row 2 has int there, not a text"),
-        (b'{"text": "a"}\n{"txt": "b"}\n', r"^data\.column=text: .*a\.jsonl row 2 has nothing there, not a text"),
+        (b'{"text": "a"}\n{"text": 5}\n', r"^data\.column=text: .*a\.jsonl row 2 has int there, not text"),
+        (b'{"text": "a"}\n{"txt": "b"}\n', r"^data\.column=text: .*a\.jsonl row 2 has nothing there, not text"),
     ],
 )
 def test_a_missing_column(tmp_path: Path, content: bytes, line: str) -> None:

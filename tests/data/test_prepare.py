@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from ttt.config.errors import UserError
 from ttt.config.schema import DataConfig
-from ttt.data import prepare, shards, sources, stretches
+from ttt.data import partial_shards, prepare, shards, sources
 from ttt.data.corpus import Corpus, load_corpus
 from ttt.data.documents import sha256_of, split_of
 from ttt.data.sources import Document, Source
@@ -30,9 +30,9 @@ ROOT = Path(__file__).parents[2]
 PREPARE = """
 import json, sys
 from ttt.config.schema import DataConfig
-from ttt.data import shards, stretches
+from ttt.data import partial_shards, shards
 from ttt.data.corpus import load_corpus
-stretches.STRETCH_CHARS, shards.SHARD_TOKENS = 20_000, 5_000
+partial_shards.PARTIAL_SHARD_CHARS, shards.SHARD_TOKENS = 20_000, 5_000
 if __name__ == "__main__":
     load_corpus(DataConfig(**json.loads(sys.argv[1])), show_progress=False)
 """
@@ -59,8 +59,8 @@ def given_source(monkeypatch: pytest.MonkeyPatch) -> type[Given]:
 
 @pytest.fixture
 def cut_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stretches and shards of a few documents."""
-    monkeypatch.setattr(stretches, "STRETCH_CHARS", 2000)
+    """Partial shards and shards of a few documents."""
+    monkeypatch.setattr(partial_shards, "PARTIAL_SHARD_CHARS", 2000)
     monkeypatch.setattr(shards, "SHARD_TOKENS", 300)
 
 
@@ -83,7 +83,7 @@ def texts_of(corpus: Corpus, split: str) -> list[str]:
 def test_packing_gives_every_token_back_once_in_order(
     given_source: type[Given], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, texts: list[str], cuts: tuple[int, int]
 ) -> None:
-    monkeypatch.setattr(stretches, "STRETCH_CHARS", cuts[0])
+    monkeypatch.setattr(partial_shards, "PARTIAL_SHARD_CHARS", cuts[0])
     monkeypatch.setattr(shards, "SHARD_TOKENS", cuts[1])
     given_source.texts = (*texts, "one for training")
     # Hypothesis repeats examples, and a corpus that is there would not be prepared again.
@@ -140,7 +140,9 @@ def test_a_user_mistake_leaves_nothing(config: DataConfig, given_source: type[Gi
 
 
 @pytest.mark.usefixtures("cut_small")
-def test_finished_stretches_and_shards_are_not_repeated(config: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finished_partial_shards_and_shards_are_not_repeated(
+    config: DataConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     done: list[Path] = []
     limit = 3
 
@@ -154,7 +156,9 @@ def test_finished_stretches_and_shards_are_not_repeated(config: DataConfig, monk
 
         return call
 
-    monkeypatch.setattr(prepare, "write_stretch", stopping(stretches.write_stretch, lambda task: task.folder))
+    monkeypatch.setattr(
+        prepare, "write_partial_shard", stopping(partial_shards.write_partial_shard, lambda task: task.folder)
+    )
     monkeypatch.setattr(prepare, "write_shard", stopping(shards.write_shard, lambda task: task.path))
     for _ in range(100):
         try:

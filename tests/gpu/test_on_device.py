@@ -11,7 +11,7 @@ import torch
 from kernel_cases import TOLERANCE, Arguments, Case, arguments, assert_close, exact, primal, results, rounded
 from torch import Tensor
 
-from ttt.bench.latency_kernels import kernel_tasks
+from ttt.bench.latency_kernels import kernel_measurements
 from ttt.bench.turns import take_turns
 from ttt.config.bench import LatencyBenchConfig
 from ttt.config.layers import TTTConfig
@@ -143,7 +143,6 @@ def test_prefill_and_decoding_go_as_with_the_dual_form(name: str) -> None:
 @pytest.mark.parametrize("name", ["linear", "mlp"])
 def test_the_kernels_are_timed(name: str) -> None:
     config = LatencyBenchConfig(width=128, heads=2, inner_batch=2, checkpoint_group=[4], dtype="bfloat16")
-    tasks = list(kernel_tasks(config, name, 128))
-    outcomes = take_turns(tasks, 1, DEVICE, lambda _: None)
-    assert [task.measure for task in outcomes] == ["inner_train", "inner_forward", "inner_decode"]
-    assert all(outcome.seconds[0] > 0 for outcome in outcomes.values())
+    samples = take_turns(list(kernel_measurements(config, name, 128)), 1, DEVICE, lambda _: None)
+    assert [measurement.measure for measurement in samples] == ["inner_train", "inner_forward", "inner_decode"]
+    assert all(found.seconds[measurement.measure][0] > 0 for measurement, found in samples.items())

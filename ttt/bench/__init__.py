@@ -1,1 +1,1 @@
-"""``ttt-bench``: time and memory of the inner loop and of whole models, form against form."""
+"""``ttt-bench``: time and memory of the inner loop and of whole models, one kernel against another."""

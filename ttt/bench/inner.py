@@ -4,14 +4,14 @@ Shapes: B batch, H heads, T tokens, D head width, b mini-batch size.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ttt.bench.case import DTYPES, PLAIN, Case, Setting, Variant, Work, variants
+from ttt.bench.measurement import DTYPES, PLAIN, Implementation, Measurement, Workload, implementations, matmul, passes
 from ttt.config.bench import InnerBenchConfig
 from ttt.config.errors import bad_value
 from ttt.inner.dual import TokenGradients, dual_outputs, dual_update
@@ -19,20 +19,20 @@ from ttt.inner.eta import token_scale
 from ttt.inner.flops import inner_flops
 from ttt.inner.layer_norm import LayerNormParams
 from ttt.inner.loop import InnerInputs, InnerLoop, InnerSpec
-from ttt.inner.models.base import Params
+from ttt.inner.models.base import InnerModel, Params
 from ttt.inner.models.registry import BUILT_IN, make_inner_model
 from ttt.inner.rule import update_rule
 from ttt.inner.scan import chunk_lengths
 from ttt.kernels.dispatch import choose_kernel
 
 HIDDEN = {"linear": (), "mlp": (4,)}
-"""Hidden layers of the paper's inner models, in head widths."""
+"""Hidden layers of the paper's inner models, as multiples of the head width."""
 
 INIT_STD = 0.02
 
 
 class Inputs(NamedTuple):
-    """Everything an inner loop reads, each a leaf whose gradient is asked for."""
+    """All inputs of an inner loop; the gradient of each is computed."""
 
     tokens: InnerInputs
     loop: InnerLoop
@@ -40,52 +40,68 @@ class Inputs(NamedTuple):
 
     @property
     def leaves(self) -> list[Tensor]:
-        """All tensors in one row."""
+        """All tensors in one list."""
         return [*(x for x in self.tokens if x is not None), self.loop.tau, *self.loop.norm, *self.W_init]
 
 
-def cases(config: InnerBenchConfig) -> Iterator[Case]:
-    """Every inner model at every length and mini-batch size.
+def inner_groups(config: InnerBenchConfig) -> Iterator[list[Measurement]]:
+    """Yield the measurements of every inner model at every length and mini-batch size.
 
     Raises:
-        UserError: an inner model or a form that does not exist.
+        UserError: an inner model or kernel does not exist, or the kernel cannot compute the inner model.
     """
     for name in config.inner_model:
         if name not in BUILT_IN:
             raise bad_value("inner_model", name, f"choose from {', '.join(BUILT_IN)}")
-    chosen = variants(config.forms, config.checkpoint_group)
+    head_dim = config.width // config.heads
     for name in config.inner_model:
         for tokens in config.tokens:
             for b in config.mini_batch_size:
-                yield Case(Setting(name, tokens, b, config.batch), chosen, partial(inner_work, config, name, b))
+                workload = Workload(name, tokens, b, config.batch)
+                group = [matmul(workload, config.dtype)]
+                flops = config.batch * config.heads * inner_flops(inner_model(name, head_dim), head_dim, tokens, b)
+                for implementation in implementations(config):
+                    choose_kernel(implementation.config, InnerSpec(inner_model(name, head_dim)))
+                    build = partial(inner_functions, config, name, b, implementation)
+                    group += passes(workload, implementation, build, flops, config.backward)
+                    if config.split and implementation == PLAIN:
+                        group.append(Measurement(workload, PLAIN, "split", build, times_itself=True))
+                yield group
 
 
-def inner_work(config: InnerBenchConfig, name: str, b: int, variant: Variant, tokens: int) -> Work:
-    """The inner loop of one layer over ``config.batch`` sequences of ``tokens`` tokens, all forms with equal inputs.
+def inner_functions(
+    config: InnerBenchConfig, name: str, b: int, implementation: Implementation, tokens: int
+) -> dict[str, Callable[[], object]]:
+    """Return the passes of one layer's inner loop over ``tokens`` tokens; all kernels get the same inputs.
 
     Raises:
-        UserError: a form that cannot compute this inner model.
+        UserError: the kernel cannot compute this inner model.
     """
-    head_dim = config.width // config.heads
-    model = make_inner_model(name, head_dim, HIDDEN[name], "gelu", True)
-    spec = InnerSpec(model)
-    form = choose_kernel(variant.kernel, spec)
+    spec = InnerSpec(inner_model(name, config.width // config.heads))
+    kernel = choose_kernel(implementation.config, spec)
     inputs = random_inputs(config, spec, b, tokens)
     upstream = torch.randn_like(inputs.tokens.q)
 
     def outputs() -> Tensor:
-        return form(inputs.loop, spec.start(inputs.W_init, config.batch), inputs.tokens)[0]
+        return kernel(inputs.loop, spec.start(inputs.W_init, config.batch), inputs.tokens)[0]
 
     def gradients() -> tuple[Tensor | None, ...]:
         return torch.autograd.grad(outputs(), inputs.leaves, upstream, allow_unused=True)
 
-    flops = config.batch * config.heads * inner_flops(model, head_dim, tokens, b)
-    split = [partial(split_times, inputs)] if config.split and variant == PLAIN else []
-    return Work(torch.no_grad()(outputs), gradients, flops, split)
+    return {
+        "forward": torch.no_grad()(outputs),
+        "forward_backward": gradients,
+        "split": partial(split_times, inputs),
+    }
+
+
+def inner_model(name: str, head_dim: int) -> InnerModel:
+    """Return the paper's inner model of this name, with LN and residual."""
+    return make_inner_model(name, head_dim, HIDDEN[name], "gelu", True)
 
 
 def random_inputs(config: InnerBenchConfig, spec: InnerSpec, b: int, tokens: int) -> Inputs:
-    """Views like those of a layer at its start: normal, eta up to 1 / D for every token, tau 1 / i, W_0 small."""
+    """Return views as of an untrained layer: normal, eta up to 1 / D for every token, tau 1 / i, small W_0."""
     torch.manual_seed(config.seed)
     head_dim, dtype = config.width // config.heads, DTYPES[config.dtype]
     q, k, v = torch.randn(3, config.batch, config.heads, tokens, head_dim, dtype=dtype)
@@ -102,7 +118,7 @@ def random_inputs(config: InnerBenchConfig, spec: InnerSpec, b: int, tokens: int
 
 @torch.no_grad()
 def split_times(inputs: Inputs) -> dict[str, float]:
-    """A forward pass of the plain form, with the seconds for W (gradients and update) and for z, over all pieces."""
+    """Run a forward pass of the plain kernel; return the seconds for W (gradients and update) and for z."""
     loop, tokens = inputs.loop, inputs.tokens
     state = loop.spec.start(inputs.W_init, tokens.q.shape[0])
     seconds = {"W": 0.0, "z": 0.0}

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from tqdm import tqdm
 
-from ttt.bench.columns import Column, markdown_lines, print_headings, print_line
-from ttt.bench.devices import MODELLED, Device
 from ttt.config.bench import KernelBenchConfig
 from ttt.config.errors import RunError, UserError, bad_value
+from ttt.config.gpus import GPU, MODELLED
+from ttt.config.text_table import Column, markdown_lines, print_headings, print_line
 from ttt.kernels.triton.counts import KERNELS, Counts, Sizes, count
 from ttt.kernels.triton.sizes import KB, SMALL_SHARED
 from ttt.results.atomic import write_text
@@ -70,7 +70,7 @@ class CompiledKernel:
         """Name of the kernel."""
         return self.job.configuration.kernel
 
-    def seconds(self, device: Device) -> float:
+    def seconds(self, device: GPU) -> float:
         """Return the modelled time on a device, per token and head."""
         return device.seconds(self.counts.flops, self.counts.device_bytes, self.job.dtype)
 
@@ -255,7 +255,7 @@ def _ratio(line: CompiledKernel) -> str:
     return f"{line.counts.device_bytes / least:.2f}" if least else ""
 
 
-def _modelled(device: Device) -> Column[CompiledKernel]:
+def _modelled(device: GPU) -> Column[CompiledKernel]:
     return Column(f"{device.name} ns", 8, lambda line: f"{1e9 * line.seconds(device):.3g}")
 
 

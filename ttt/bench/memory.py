@@ -1,4 +1,4 @@
-"""The most memory that a piece of work takes, measured in a process of its own."""
+"""Peak memory of a function, measured in a separate process."""
 
 import platform
 import resource
@@ -9,47 +9,46 @@ from pathlib import Path
 
 import torch
 
-Build = Callable[[int], Callable[[], object]]
-"""The work on sequences of so many tokens, ready to run. It can be pickled, for a process of its own."""
-
 WARM_UP_TOKENS = 64
-"""A short sequence first: what kernels and threads take once is not the work's."""
+"""A short sequence is run first, so that one-time allocations of kernels and threads do not count."""
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 CLEAR_PEAK = "5"
 
 
-def peak_memory(build: Build, tokens: int, threads: int) -> int:
-    """Bytes that the work on ``tokens`` tokens adds at most to a process that has inputs and parameters already.
+def peak_memory(function_of: Callable[[int], Callable[[], object]], tokens: int, threads: int) -> int:
+    """Return the most bytes that ``function_of(tokens)`` needs beyond its inputs and parameters.
+
+    ``function_of`` builds the function for a number of tokens, and can be pickled.
 
     Raises:
-        BrokenProcessPool: the process died, most likely for want of memory.
+        BrokenProcessPool: the process died, most likely for lack of memory.
     """
-    # A fresh interpreter: a fork would begin with this process's memory.
+    # A fresh interpreter: a fork would start with this process's memory.
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(_measure, build, tokens, threads).result()
+        return pool.submit(_measure, function_of, tokens, threads).result()
 
 
-def _measure(build: Build, tokens: int, threads: int) -> int:
+def _measure(function_of: Callable[[int], Callable[[], object]], tokens: int, threads: int) -> int:
     torch.set_num_threads(threads)
-    build(min(tokens, WARM_UP_TOKENS))()
-    work = build(tokens)
+    function_of(min(tokens, WARM_UP_TOKENS))()
+    function = function_of(tokens)
     _forget_peak()
     before = _peak()
-    work()
+    function()
     return _peak() - before
 
 
 def _forget_peak() -> None:
-    """Sets the peak back to what the process holds now, where the system can (Linux)."""
+    """Reset the peak to what the process holds now, where the system allows it (Linux)."""
     if CLEAR.exists():
         CLEAR.write_text(CLEAR_PEAK)
 
 
 def _peak() -> int:
-    """The most bytes that were resident so far.
+    """Return the maximum resident memory so far in bytes.
 
-    Linux's ``ru_maxrss`` counts the process that this one was started from too, so its own figure is read there.
+    Linux's ``ru_maxrss`` includes the process that started this one, so VmHWM is read there.
     """
     if STATUS.exists():
         line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM:"))

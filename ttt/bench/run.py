@@ -1,70 +1,106 @@
-"""A benchmark from beginning to end: measured, recorded as it goes, printed."""
+"""A benchmark from start to end: check, measure, record, print."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from ttt.bench import inner, model
-from ttt.bench.case import Case
-from ttt.bench.measure import measure_case
-from ttt.bench.table import print_headings, print_lines, print_machine, print_matmul
-from ttt.config.bench import FormsBenchConfig, InnerBenchConfig, Methods, ModelBenchConfig
-from ttt.results.benchmarks import BenchmarkLog, Kind, Row
+from ttt.bench.inner import inner_groups
+from ttt.bench.measurement import Measurement
+from ttt.bench.models import latency_groups, model_groups
+from ttt.bench.rows import rows_of_group
+from ttt.bench.table import KERNELS, LATENCY, Table, print_rows
+from ttt.bench.turns import peak_bytes, take_turns
+from ttt.config.bench import BenchConfig, InnerBenchConfig, LatencyBenchConfig, Methods, ModelBenchConfig
+from ttt.config.text_table import print_headings
+from ttt.models.device import choose_device
+from ttt.results.benchmarks import BenchmarkLog, Kind
+from ttt.results.machine import Machine
+
+CPU = torch.device("cpu")
+
+Groups = Callable[[], Iterator[list[Measurement]]]
+"""The measurements of a benchmark; those of a group take turns."""
 
 
 def bench_inner(config: InnerBenchConfig) -> Path:
-    """Measures the inner loop; returns the benchmark's file.
+    """Measure the inner loop; return the benchmark's file.
 
     Raises:
-        UserError: a form or an inner model that does not exist, or a file that cannot be written.
+        UserError: a kernel or an inner model does not exist, or a file cannot be written.
     """
-    return _run("inner", config, list(inner.cases(config)))
+    return _run("inner", config, partial(inner_groups, config), KERNELS)
 
 
 def bench_model(config: ModelBenchConfig, methods: Methods) -> Path:
-    """Measures language models; returns the benchmark's file.
+    """Measure language models; return the benchmark's file.
 
     Args:
         config: the benchmark.
-        methods: those of ``config.models`` at all of ``config.tokens``.
+        methods: of each of ``config.models`` at each of ``config.tokens``.
 
     Raises:
-        UserError: a form that does not exist, a model that cannot be built, or a file that cannot be written.
+        UserError: a kernel does not exist, a model cannot be built, or a file cannot be written.
     """
-    return _run("model", config, list(model.cases(config, methods)), model.decode_rows(config, methods))
+    return _run("model", config, partial(model_groups, config, methods), KERNELS)
 
 
-def _run(kind: Kind, config: FormsBenchConfig, cases: list[Case], more: Iterable[list[Row]] = ()) -> Path:
-    """Measures ``cases``, then ``more``, whose rows are measured where they are asked for."""
+def bench_latency(config: LatencyBenchConfig, methods: Methods) -> Path:
+    """Measure the latency of models and kernels; return the benchmark's file.
+
+    Args:
+        config: the benchmark.
+        methods: of each of ``config.models`` at each of ``config.tokens``.
+
+    Raises:
+        UserError: a device, kernel or model does not exist, or a file cannot be written.
+    """
+    device = choose_device(config.device, kinds=("cuda", "cpu"))
+    return _run("latency", config, partial(latency_groups, config, methods, device), LATENCY, device)
+
+
+def _run(kind: Kind, config: BenchConfig, groups: Groups, table: Table, device: torch.device = CPU) -> Path:
     torch.set_num_threads(config.threads)
-    _refuse_what_cannot_be(cases)
-    log = BenchmarkLog(Path(config.results), kind, asdict(config), config.threads)
-    print_machine(log.machine, config)
-    print_headings()
+    for _ in groups():
+        # Mistakes are refused here, before anything is measured or written.
+        pass
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    log = BenchmarkLog(Path(config.results), kind, asdict(config), config.threads, gpu)
+    print(f"{_place(log.machine)}, torch {torch.__version__}, {_described(config)}\n")
+    print_headings(table.columns)
     rates = []
-    for rows in _recorded(cases, more, config, log):
-        print_lines(rows)
-        rates += [row["value"] for row in rows if row["measure"] == "matmul"]
-    print_matmul(rates)
+    for group in groups():
+        measured = take_turns(group, config.rounds, device, partial(_peak, config, device))
+        rows = list(rows_of_group(measured, config.dtype, gpu))
+        log.add([row for several in rows for row in several])
+        for several in rows:
+            print_rows(table.columns, several)
+            rates += [row["value"] / 1e9 for row in several if row["measure"] == "matmul"]
+    print(f"\n{_matmul_line(rates)}{table.notes}")
     log.finish()
     return log.path
 
 
-def _recorded(
-    cases: list[Case], more: Iterable[list[Row]], config: FormsBenchConfig, log: BenchmarkLog
-) -> Iterator[list[Row]]:
-    for case in cases:
-        yield measure_case(case, config, log.add)
-    for rows in more:
-        log.add(rows)
-        yield rows
+def _peak(config: BenchConfig, device: torch.device, measurement: Measurement) -> int | None:
+    return peak_bytes(measurement, config.threads, device) if getattr(config, "memory", False) else None
 
 
-def _refuse_what_cannot_be(cases: list[Case]) -> None:
-    """Builds everything once without memory, before anything is measured or written."""
-    with torch.device("meta"):
-        for case in cases:
-            for variant in case.variants:
-                case.build(variant, 1)
+def _place(machine: Machine) -> str:
+    """Return the GPU, or the processor with its threads."""
+    threads = "1 thread" if machine["threads"] == 1 else f"{machine['threads']} threads"
+    return machine["gpu"] or f"{machine['cpu']}, {machine['cores']} cores, {threads}"
+
+
+def _described(config: BenchConfig) -> str:
+    sizes = f"; width {config.width}, {config.blocks} blocks" if isinstance(config, LatencyBenchConfig) else ""
+    return f"{config.dtype}{sizes}"
+
+
+def _matmul_line(rates: list[float]) -> str:
+    """Return the line with the rate of matrix products, GFLOP/s, over all workloads."""
+    if not rates:
+        return ""
+    low, high = f"{min(rates):.0f}", f"{max(rates):.0f}"
+    return f"torch.mm: {low if low == high else f'{low} to {high}'} GFLOP/s\n"

@@ -1,83 +1,58 @@
-"""What a benchmark prints: a line for each time, under headings with units."""
+"""The tables that ``ttt-bench`` prints: a line per time, under headings with units."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-import torch
-
-from ttt.bench import columns
-from ttt.bench.columns import Column
 from ttt.bench.timing import LEAST_SECONDS, MATMUL_SIZE
-from ttt.config.bench import BenchConfig
+from ttt.config.text_table import Column, print_line
 from ttt.results.benchmarks import Row
-from ttt.results.machine import Machine
 
 LINES = {
     "forward": "forward",
     "forward_backward": "forward + backward",
     "W": "forward, for W",
     "z": "forward, for z",
+    "train": "forward + backward",
+    "prefill": "prefill",
     "decode": "one more token",
+    "inner_train": "kernels, both passes",
+    "inner_forward": "kernel, forward",
+    "inner_decode": "kernel, one token",
 }
-"""Measures that have a line of their own, in this order, and its name."""
-
-NOTES = f"""\
-ms, x plain: medians over rounds, and quartiles; in every round all forms take turns,
-  and what takes less than {LEAST_SECONDS} s is repeated, of which the least counts
-x plain: how many times as fast as the plain form, taken within each round
-of mm %: the dual form's matrix products, at the speed of torch.mm ({MATMUL_SIZE} x {MATMUL_SIZE}), as a share of ms
-peak: the most memory of a forward and backward pass beyond its inputs and parameters
-one more token: read alone, after as many as stand under tokens"""
+"""Measures of times, and their names in the table."""
 
 
 class Line(NamedTuple):
-    """One time, and all that is known of its form: rows by measure."""
+    """One time, and all rows of its measurement by measure."""
 
     measure: str
     rows: dict[str, Row]
 
     @property
     def time(self) -> Row:
-        """The time's own row."""
+        """The row of the time."""
         return self.rows[self.measure]
 
-    def derived(self, suffix: str) -> Row | None:
-        """The row of what follows from the time."""
-        return self.rows.get(self.measure + suffix)
+
+Columns = tuple[Column[Line], ...]
 
 
-def print_machine(machine: Machine, config: BenchConfig) -> None:
-    """What the table was measured on."""
-    threads = "1 thread" if machine["threads"] == 1 else f"{machine['threads']} threads"
-    print(f"{machine['cpu']}, {machine['cores']} cores, {threads}, torch {torch.__version__}, {config.dtype}\n")
+class Table(NamedTuple):
+    """Columns of a table, and the notes below it."""
+
+    columns: Columns
+    notes: str
 
 
-def print_headings() -> None:
-    """The first line of the table."""
-    columns.print_headings(COLUMNS)
+def print_rows(columns: Columns, rows: Iterable[Row]) -> None:
+    """Print a line for each time among the rows of a measurement."""
+    by_measure = {row["measure"]: row for row in rows}
+    for measure in by_measure:
+        if measure in LINES:
+            print_line(columns, Line(measure, by_measure))
 
 
-def print_lines(rows: list[Row]) -> None:
-    """The lines of every form that has rows here."""
-    forms: dict[tuple[object, ...], dict[str, Row]] = {}
-    for row in rows:
-        if row["form"] is not None:
-            identity = (row["model"], row["tokens"], row["mini_batch_size"], row["form"], row["checkpoint_group"])
-            forms.setdefault(identity, {})[row["measure"]] = row
-    for measures in forms.values():
-        for measure in LINES:
-            if measure in measures:
-                columns.print_line(COLUMNS, Line(measure, measures))
-
-
-def print_matmul(rates: list[float]) -> None:
-    """The machine's speed in matrix products, FLOP/s, as it was in each setting."""
-    low, high = (f"{rate / 1e9:.0f}" for rate in (min(rates), max(rates)))
-    span = low if low == high else f"{low} to {high}"
-    print(f"\ntorch.mm: {span} GFLOP/s\n{NOTES}")
-
-
-def _setting(key: str) -> Callable[[Line], str]:
+def _shared(key: str) -> Callable[[Line], str]:
     def cell(line: Line) -> str:
         value = line.time[key]  # type: ignore[literal-required]
         return "" if value is None else str(value)
@@ -87,14 +62,14 @@ def _setting(key: str) -> Callable[[Line], str]:
 
 def _derived(suffix: str, text: Callable[[Row], str]) -> Callable[[Line], str]:
     def cell(line: Line) -> str:
-        row = line.derived(suffix)
+        row = line.rows.get(line.measure + suffix)
         return text(row) if row else ""
 
     return cell
 
 
-def _quartiles(row: Row, scale: float) -> str:
-    return f"{scale * row['low']:.2f}-{scale * row['high']:.2f}"
+def _quartiles(row: Row, scale: float, digits: int) -> str:
+    return f"{scale * row['low']:.{digits}f}-{scale * row['high']:.{digits}f}"
 
 
 def _per_thousand(line: Line) -> str:
@@ -103,23 +78,62 @@ def _per_thousand(line: Line) -> str:
 
 
 def _peak(line: Line) -> str:
-    row = line.rows.get("peak_memory") if line.measure == "forward_backward" else None
+    row = line.rows.get("peak_memory") or line.rows.get(f"{line.measure}_memory")
     return f"{row['value'] / 2**20:,.0f}" if row else ""
 
 
-COLUMNS: tuple[Column[Line], ...] = (
-    Column("model", 12, _setting("model"), left=True),
-    Column("tokens", 6, _setting("tokens")),
-    Column("b", 4, _setting("mini_batch_size")),
-    Column("form", 6, _setting("form"), left=True),
-    Column("group", 5, _setting("checkpoint_group")),
-    Column("what", 18, lambda line: LINES[line.measure], left=True),
-    Column("ms", 9, lambda line: f"{1e3 * line.time['value']:.2f}"),
-    Column("quartiles", 17, lambda line: _quartiles(line.time, 1e3)),
-    Column("ms/1k tokens", 12, _per_thousand),
-    Column("tokens/s", 9, _derived("_tokens_per_second", lambda row: f"{row['value']:,.0f}")),
-    Column("x plain", 7, _derived("_speedup", lambda row: f"{row['value']:.2f}")),
-    Column("quartiles", 11, _derived("_speedup", lambda row: _quartiles(row, 1))),
-    Column("of mm %", 7, _derived("_share", lambda row: f"{100 * row['value']:.1f}")),
-    Column("peak MiB", 8, _peak),
+def _identity(backbone: bool, what: int) -> Columns:
+    """Return the columns that identify a line: model, sizes, kernel, and the name of the time."""
+    return (
+        Column("model", 12, _shared("model"), left=True),
+        *((Column("backbone", 11, _shared("backbone"), left=True),) if backbone else ()),
+        Column("tokens", 6, _shared("tokens")),
+        *((Column("B", 4, _shared("batch")),) if backbone else ()),
+        Column("b", 4, _shared("mini_batch_size")),
+        Column("kernel", 6, _shared("form"), left=True),
+        Column("group", 5, _shared("checkpoint_group")),
+        Column("what", what, lambda line: LINES[line.measure], left=True),
+    )
+
+
+KERNELS = Table(
+    (
+        *_identity(backbone=False, what=18),
+        Column("ms", 9, lambda line: f"{1e3 * line.time['value']:.2f}"),
+        Column("quartiles", 17, lambda line: _quartiles(line.time, 1e3, 2)),
+        Column("ms/1k tokens", 12, _per_thousand),
+        Column("tokens/s", 9, _derived("_tokens_per_second", lambda row: f"{row['value']:,.0f}")),
+        Column("x plain", 7, _derived("_speedup", lambda row: f"{row['value']:.2f}")),
+        Column("quartiles", 11, _derived("_speedup", lambda row: _quartiles(row, 1, 2))),
+        Column("of mm %", 7, _derived("_share", lambda row: f"{100 * row['value']:.1f}")),
+        Column("peak MiB", 8, _peak),
+    ),
+    f"""\
+ms, x plain: medians over rounds, and quartiles; in every round all kernels take turns,
+  and a run shorter than {LEAST_SECONDS} s is repeated, of which the least time counts
+x plain: speedup over the plain kernel, taken within each round
+of mm %: the dual form's matrix products at the speed of torch.mm ({MATMUL_SIZE} x {MATMUL_SIZE}), as a share of ms
+peak: the most memory of a forward and backward pass beyond its inputs and parameters
+one more token: decoded after a prompt of as many tokens as the column tokens shows""",
+)
+
+LATENCY = Table(
+    (
+        *_identity(backbone=True, what=20),
+        Column("ms", 11, lambda line: f"{1e3 * line.time['value']:.3f}"),
+        Column("quartiles", 21, lambda line: _quartiles(line.time, 1e3, 3)),
+        Column("ms/token", 8, _derived("_tokens_per_second", lambda row: f"{1e3 / row['value']:.4f}")),
+        Column("tokens/s", 11, _derived("_tokens_per_second", lambda row: f"{row['value']:,.0f}")),
+        Column("peak MiB", 8, _peak),
+        Column("GB/s", 6, _derived("_bandwidth", lambda row: f"{row['value'] / 1e9:,.0f}")),
+        Column("of bound %", 10, _derived("_of_bound", lambda row: f"{100 * row['value']:.1f}")),
+    ),
+    """\
+backbone: mamba is (M), transformer is (T), own is Mamba's; B: sequences at once
+ms: median over rounds after a warm-up, and quartiles; in every round all models and kernels take turns
+one more token: decoded after a prompt of as many tokens as the column tokens shows; ms per token of each sequence
+ms/token: ms divided by the tokens of all sequences that are read
+peak: the most memory beyond inputs and parameters; on a CPU resident memory, in a separate process
+GB/s: counted bytes of device memory divided by the time; of bound %: the least time by the GPU's data sheet divided by
+  the measured time. `ttt-bench kernels` shows the counts.""",
 )

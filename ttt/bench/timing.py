@@ -1,27 +1,23 @@
-"""Times that can be compared: everything in turn, in one process, round after round.
-
-A shared machine is faster in one minute than in the next. What is compared is therefore timed in the same rounds, and
-ratios are taken within a round.
-"""
+"""Clocks of the CPU and the GPU, and the statistics of their times."""
 
 import statistics
 import time
-from collections import defaultdict
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import NamedTuple, TypeVar
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 
-Measurement = Callable[[], dict[str, float]]
-"""Does something once and returns what it took, in seconds by name."""
+Timer = Callable[[], dict[str, float]]
+"""Runs something once and returns seconds by name."""
+
+Clock = Callable[[str, Callable[[], object]], Timer]
+"""``clock(name, function)`` times ``function`` under ``name``."""
 
 LEAST_SECONDS = 0.1
-"""Shorter work is repeated in a round until it has taken as long."""
+"""A shorter function is repeated in a round until it has taken this long."""
 
 MATMUL_SIZE = 1024
-"""Rows and columns of the matrices whose product tells what the machine can do."""
-
-K = TypeVar("K", bound=Hashable)
+"""Rows and columns of the matrices whose product measures the machine's peak."""
 
 
 class Spread(NamedTuple):
@@ -33,67 +29,52 @@ class Spread(NamedTuple):
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Median and quartiles of one value or more."""
+    """Return median and quartiles of one or more values."""
     if len(values) == 1:
         return Spread(values[0], values[0], values[0])
     low, median, high = statistics.quantiles(values, n=4, method="inclusive")
     return Spread(median, low, high)
 
 
-def timed(name: str, work: Callable[[], object]) -> Measurement:
-    """The wall time of ``work`` under ``name``."""
+def clock_of(device: torch.device) -> Clock:
+    """Return the clock of ``device``."""
+    return timed_by_gpu if device.type == "cuda" else timed
+
+
+def timed(name: str, function: Callable[[], object]) -> Timer:
+    """Return a timer of the wall time of ``function``."""
 
     def measure() -> dict[str, float]:
         started = time.perf_counter()
-        work()
+        function()
         return {name: time.perf_counter() - started}
 
     return measure
 
 
-def repeated(measure: Measurement) -> dict[str, float]:
-    """The least of measuring again and again for ``LEAST_SECONDS``, once at least.
+def timed_by_gpu(name: str, function: Callable[[], object]) -> Timer:
+    """Return a timer of the seconds between two events on the GPU's stream, before and after ``function``.
 
-    What takes milliseconds is otherwise decided by what ran before it and by who else uses the machine.
+    If the processor launches kernels more slowly than the GPU runs them, that waiting is included.
+    """
+
+    def measure() -> dict[str, float]:
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        function()
+        end.record()
+        end.synchronize()
+        return {name: begin.elapsed_time(end) / 1e3}
+
+    return measure
+
+
+def repeated(measure: Timer) -> dict[str, float]:
+    """Repeat a timer for ``LEAST_SECONDS``, at least once, and return the least times.
+
+    A single time of milliseconds depends on what ran before it and on other users of the machine.
     """
     started, seen = time.perf_counter(), [measure()]
     while time.perf_counter() - started < LEAST_SECONDS:
         seen.append(measure())
     return {name: min(seconds[name] for seconds in seen) for name in seen[0]}
-
-
-def alternate(
-    measurements: Mapping[K, Sequence[Measurement]], rounds: int, step: Callable[[], object]
-) -> dict[tuple[K, str], list[float]]:
-    """Makes all measurements in turn, ``rounds`` times after a first time that does not count.
-
-    The first time builds kernels and starts threads.
-
-    Args:
-        measurements: what to measure, by whatever the caller tells it apart by.
-        rounds: how often.
-        step: called after every key, for a progress bar.
-
-    Returns:
-        Seconds of every round, by key and name.
-    """
-    seconds = defaultdict(list)
-    for number in range(rounds + 1):
-        for key, several in measurements.items():
-            for measure in several:
-                for name, value in repeated(measure).items():
-                    if number:
-                        seconds[key, name].append(value)
-            step()
-    return dict(seconds)
-
-
-def matmul(dtype: torch.dtype) -> Measurement:
-    """The time of a large square product: what the machine can do at its best, with the threads that torch has."""
-    factors = torch.randn(2, MATMUL_SIZE, MATMUL_SIZE, dtype=dtype)
-    return timed("matmul", lambda: torch.mm(*factors))
-
-
-def matmul_rate(seconds: Sequence[float]) -> Spread:
-    """FLOP/s of ``matmul``."""
-    return spread([2 * MATMUL_SIZE**3 / value for value in seconds])

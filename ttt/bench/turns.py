@@ -1,152 +1,124 @@
-"""Tasks that take turns, round after round, each with the device to itself; what does not fit in memory is left out."""
+"""Measurements in turn, round after round, each alone on the device; what does not fit in memory is skipped.
+
+A shared machine is faster in one minute than in the next. What is compared is therefore timed in the same rounds, and
+ratios are taken within a round.
+"""
 
 import gc
 from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
 from tqdm import tqdm
 
-from ttt.bench.case import Setting, Variant
-from ttt.bench.clock import clock_of
-from ttt.bench.memory import Build, peak_memory
-from ttt.bench.timing import repeated
+from ttt.bench.measurement import Measurement, Samples
+from ttt.bench.memory import peak_memory
+from ttt.bench.timing import clock_of, repeated
 
-OTHER_WANTS = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
-"""What is said of too little memory by those whose error has no class of its own: torch on a CPU, CUDA and cuBLAS."""
+OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
+"""Substrings of out-of-memory errors that are raised as a plain RuntimeError (torch on CPU, CUDA, cuBLAS)."""
+
+MEASURED_MEMORY = ("train", "prefill", "forward_backward")
+"""Measures whose peak memory is measured."""
 
 V = TypeVar("V")
 
 
-@dataclass(frozen=True, eq=False)
-class Task:
-    """Something to time.
-
-    Attributes:
-        setting: what is worked on.
-        variant: the form; None for a layer without an inner loop.
-        measure: what takes the time: train, prefill, decode, inner_train, inner_forward, inner_decode.
-        build: makes the work on ``setting.tokens`` tokens, on torch's default device.
-        tokens: tokens that are read in the time that counts, of all sequences.
-        times: repetitions of that within the work: a token of ``decode`` is one of many.
-        moved: bytes from and to device memory; None where they are not counted.
-        flops: FLOPs of matrix products, likewise.
-    """
-
-    setting: Setting
-    variant: Variant | None
-    measure: str
-    build: Build
-    tokens: int
-    times: int = 1
-    moved: float | None = None
-    flops: float = 0.0
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What is known of a task that fits in memory.
-
-    Attributes:
-        seconds: of every round.
-        peak: bytes that it adds at most to its inputs and parameters; None where that is not measured.
-    """
-
-    seconds: list[float]
-    peak: int | None
-
-
 def take_turns(
-    tasks: Sequence[Task], rounds: int, device: torch.device, peak: Callable[[Task], int | None]
-) -> dict[Task, Outcome]:
-    """Measures the memory of each task, then the time of all of them in turn, ``rounds`` times after one as a warm-up.
+    measurements: Sequence[Measurement], rounds: int, device: torch.device, peak: Callable[[Measurement], int | None]
+) -> dict[Measurement, Samples]:
+    """Measure peak memory, then ``rounds`` rounds of all times after a warm-up round.
 
-    A task's inputs and parameters are made for its turn and let go after it: in memory it is alone. One that does not
-    fit is named in a line on standard output, and the rest goes on without it.
+    The warm-up builds kernels and starts threads. Inputs and parameters of a measurement are created for its turn and
+    freed after it, so that it has the memory for itself. A measurement that does not fit is named on standard output
+    and skipped from then on.
 
     Args:
-        tasks: what to measure.
-        rounds: how often.
-        device: where.
-        peak: measures the memory of a task.
+        measurements: what to measure.
+        rounds: number of rounds.
+        device: where to compute.
+        peak: measures the peak memory of a measurement.
 
     Returns:
-        The tasks that fit, in their order.
+        The measurements that fit, in their order.
     """
-    with tqdm(total=len(tasks) * (rounds + 2), desc="latency", leave=False, disable=None) as bar:
-        fitting: dict[Task, Outcome] = {}
-        for task in tasks:
-            attempted = _attempt(task, lambda task: Outcome([], peak(task)))
+    with tqdm(total=len(measurements) * (rounds + 2), desc="measuring", leave=False, disable=None) as bar:
+        fitting: dict[Measurement, Samples] = {}
+        for measurement in measurements:
+            attempted = _attempt(measurement, lambda measurement: Samples({}, peak(measurement)))
             bar.update()
             if attempted:
-                fitting[task] = attempted
+                fitting[measurement] = attempted
         for number in range(rounds + 1):
-            for task in list(fitting):
-                seconds = _attempt(task, lambda task: _turn(task, device))
+            for measurement in list(fitting):
+                seconds = _attempt(measurement, lambda measurement: _turn(measurement, device))
                 bar.update()
                 if seconds is None:
-                    del fitting[task]
+                    del fitting[measurement]
                 elif number:
-                    fitting[task].seconds.append(seconds)
+                    for name, value in seconds.items():
+                        fitting[measurement].seconds.setdefault(name, []).append(value)
     return fitting
 
 
-def _attempt(task: Task, work: Callable[[Task], V]) -> V | None:
-    """What ``work`` gives; None, after a line that says so, where memory does not suffice."""
+def _attempt(measurement: Measurement, function: Callable[[Measurement], V]) -> V | None:
+    """Return ``function(measurement)``, or None after a message if memory does not suffice."""
     try:
-        return work(task)
+        return function(measurement)
     except (RuntimeError, MemoryError) as error:
-        reason = _want_of_memory(error)
+        reason = _out_of_memory(error)
         if reason is None:
             raise
-    # Only here nothing holds on to the tensors of what failed any more.
+    # Only outside the handler are the tensors of the failed attempt no longer referenced.
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    setting = task.setting
-    name = f"{setting.model}, {task.measure}, tokens={setting.tokens}, B={setting.batch}"
+    workload = measurement.workload
+    name = f"{workload.model}, {measurement.measure}, tokens={workload.tokens}, B={workload.batch}"
     tqdm.write(f"{name}: {reason}; left out")
     return None
 
 
-def _want_of_memory(error: Exception) -> str | None:
-    """What a user is told of an error that comes from too little memory; None for another error."""
+def _out_of_memory(error: Exception) -> str | None:
+    """Return the message of an error that comes from too little memory; None for another error."""
     if isinstance(error, BrokenProcessPool):
-        return "its process died, most likely for want of memory"
-    named = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    return "does not fit in memory" if named or any(words in str(error) for words in OTHER_WANTS) else None
+        return "its process died, most likely for lack of memory"
+    typed = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return "does not fit in memory" if typed or any(words in str(error) for words in OUT_OF_MEMORY) else None
 
 
-def _ready(task: Task, device: torch.device) -> Callable[[], object]:
+def _ready(measurement: Measurement, device: torch.device) -> Callable[[], object]:
     with device:
-        return task.build(task.setting.tokens)
+        return measurement.function(measurement.workload.tokens)
 
 
-def _turn(task: Task, device: torch.device) -> float:
-    """Seconds that the task takes."""
-    work = _ready(task, device)
+def _turn(measurement: Measurement, device: torch.device) -> dict[str, float]:
+    """Return the seconds of one turn, by name."""
+    function = _ready(measurement, device)
+    if measurement.times_itself:
+        return repeated(function)  # type: ignore[arg-type]
     if device.type == "cuda":
-        # The allocator's first requests of these sizes stop the GPU, and are no part of the work.
-        work()
-    return repeated(clock_of(device)(task.measure, work))[task.measure] / task.times
+        # The allocator's first requests of these sizes stop the GPU and must not be timed.
+        function()
+    seconds = repeated(clock_of(device)(measurement.measure, function))
+    return {name: value / measurement.repeats for name, value in seconds.items()}
 
 
-def peak_bytes(task: Task, threads: int, device: torch.device) -> int | None:
-    """Bytes that training or prefill adds at most to inputs and parameters; None of other measures.
+def peak_bytes(measurement: Measurement, threads: int, device: torch.device) -> int | None:
+    """Return the most bytes needed beyond inputs and parameters; None for measures other than ``MEASURED_MEMORY``.
 
-    Torch's own count of its allocations on a GPU; on a CPU resident memory, in a process of its own.
+    On a GPU torch's own count of its allocations; on a CPU resident memory, in a separate process.
 
     Raises:
-        BrokenProcessPool: the process died, most likely for want of memory.
+        BrokenProcessPool: the process died, most likely for lack of memory.
     """
-    if task.measure not in ("train", "prefill"):
+    if measurement.measure not in MEASURED_MEMORY:
         return None
     if device.type != "cuda":
-        return peak_memory(task.build, task.setting.tokens, threads)
-    work = _ready(task, device)
+        return peak_memory(measurement.function, measurement.workload.tokens, threads)
+    function = _ready(measurement, device)
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
-    work()
+    function()
     return torch.cuda.max_memory_allocated(device) - before

@@ -113,7 +113,7 @@ def latency(config: LatencyBenchConfig, overrides: list[str]) -> None:  # noqa: 
         UserError: a value that cannot be, or a device that is not there.
     """
     config.check()
-    from ttt.bench.latency import bench_latency
+    from ttt.bench.run import bench_latency
 
     print(bench_latency(config, _methods(config)))
 

@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import ttt.layers
 from ttt.cli.errors import exit_with_one_line
+from ttt.cli.source_files import added_sources
 from ttt.config.assets import assets
 from ttt.config.bench import InnerBenchConfig, KernelBenchConfig, LatencyBenchConfig, Method, ModelBenchConfig
 from ttt.config.errors import UserError, bad_value
@@ -58,6 +59,11 @@ def register_schemas() -> None:
         store.store(group="schema/model", name=name, node=layer.schema(name=name))
         defaults = [{"/schema/model@model": name}, {"override /backbone": layer.backbones[0]}]
         store.store(group="model", name=name, node={"defaults": defaults}, package="_global_")
+    for name, source in added_sources().items():
+        store.store(group="schema/data", name=name, node=source.schema(name=name, source=name))
+        # Keys that every source has are as for texts of one's own; conf/data/NAME.yaml may give others.
+        base = [{"/schema/data@_here_": name}, "local", "_self_"]
+        store.store(group="data", name=name, node={"defaults": base, "name": name, "source": name})
 
 
 def added_layers() -> dict[str, Any]:

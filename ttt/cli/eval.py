@@ -56,10 +56,10 @@ def evaluate(config: EvalConfig, overrides: list[str]) -> None:  # noqa: ARG001 
     from ttt.evaluate.inner_loss import probe_run
     from ttt.evaluate.reset import probe_resets
     from ttt.evaluate.run import evaluate_run
+    from ttt.models.device import choose_device
     from ttt.results.lock import holding
     from ttt.results.metrics import Split
     from ttt.results.record import RunFolder, read_record
-    from ttt.train.device import choose_device
 
     folder = RunFolder(Path(config.run))
     # A folder without a run is refused before anything is written there.

@@ -42,8 +42,8 @@ def generate(config: GenerateConfig, overrides: list[str]) -> None:  # noqa: ARG
     check(config)
     from ttt.evaluate.generate import Sampling, generate_text
     from ttt.evaluate.run import load_run
+    from ttt.models.device import choose_device
     from ttt.results.record import RunFolder
-    from ttt.train.device import choose_device
 
     run = load_run(RunFolder(Path(config.run)), choose_device(config.device, "device"))
     sampling = Sampling(config.temperature, config.top_k, config.seed)

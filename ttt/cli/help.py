@@ -6,6 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from ttt.cli.compose import added_layers, groups
+from ttt.cli.source_files import added_sources
 from ttt.config.assets import assets
 from ttt.config.schema import TrainConfig
 
@@ -32,6 +33,8 @@ def describe_group(name: str) -> str:
     options = {file.stem: comment(file) for file in sorted(folder.glob("*.yaml"), key=_by_number)}
     if folder.name == "model":
         options |= {name: (layer.build.__doc__ or "").splitlines()[0] for name, layer in added_layers().items()}
+    if folder.name == "data":
+        options |= {name: (source.__doc__ or "").splitlines()[0] for name, source in added_sources().items()}
     width = max(map(len, options)) + 2
     # What is no part of every configuration is added to it.
     plus = "" if folder.name in {field.name for field in fields(TrainConfig)} else "+"

@@ -9,6 +9,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import DictConfig
 
 from ttt.cli.compose import quote_option
+from ttt.cli.source_files import added_sources
 from ttt.config.schema import Resolved
 from ttt.results.record import RunFolder, read_record
 
@@ -32,9 +33,11 @@ def like_its_parent(composed: DictConfig, overrides: list[str]) -> DictConfig:
 def inherited(parent: Resolved, chosen: Collection[str]) -> list[str]:
     """Overrides that give every group of ``INHERITED`` that is not ``chosen`` the parent's values."""
     groups = [group for group in INHERITED if group not in chosen]
-    # The schema of a model goes by its name; in the other groups any option has the same keys.
-    model = [quote_option(f"model={parent['model']['name']}")] if "model" in groups else []
-    return [*model, *(override for group in groups for override in _leaves(parent[group], group))]
+    # The schema of a model depends on its name, that of data on an added source; other groups have only one.
+    options = [quote_option(f"model={parent['model']['name']}")] if "model" in groups else []
+    if "data" in groups and parent["data"]["source"] in added_sources():
+        options.append(quote_option(f"data={parent['data']['source']}"))
+    return [*options, *(override for group in groups for override in _leaves(parent[group], group))]
 
 
 def _leaves(node: Resolved, prefix: str) -> Iterator[str]:

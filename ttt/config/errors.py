@@ -27,3 +27,8 @@ class InterruptedRunError(RunError):
 def bad_value(key: str, value: object, allowed: str) -> UserError:
     """The usual form of the line: ``key=value: allowed``."""
     return UserError(f"{key}={value}: {allowed}")
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an exception's message, or its type if it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

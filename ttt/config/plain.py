@@ -3,15 +3,18 @@
 from dataclasses import asdict, fields, is_dataclass
 from typing import Any, TypeVar, cast, get_type_hints
 
-from ttt.config.schema import LayerConfig, Resolved, TrainConfig
+from ttt.config.schema import DataConfig, LayerConfig, Resolved, TrainConfig
 
 C = TypeVar("C")
 
 
-def from_plain(plain: Resolved, layer_schema: type[LayerConfig]) -> TrainConfig:
-    """The inverse of ``dataclasses.asdict``; ``layer_schema`` is the class of ``model``. Unknown keys are left out."""
+def from_plain(
+    plain: Resolved, layer_schema: type[LayerConfig], data_schema: type[DataConfig] = DataConfig
+) -> TrainConfig:
+    """Return the configuration of plain containers, with these classes of model and data. Ignore unknown keys."""
     config = _build(TrainConfig, plain)
     config.model = _build(layer_schema, plain["model"])
+    config.data = _build(data_schema, plain["data"])
     return config
 
 

@@ -1,1 +1,1 @@
-"""Text into tokens, tokens into windows, windows into batches."""
+"""Data: text to tokens, tokens to windows, windows to batches."""

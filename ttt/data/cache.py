@@ -1,4 +1,4 @@
-"""Where prepared corpora lie, and how processes that want the same one at once share the work."""
+"""The cache of prepared corpora, and the lock that lets only one process prepare a corpus."""
 
 import sys
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ import platformdirs
 
 from ttt.config.errors import bad_value
 from ttt.config.schema import DataConfig
-from ttt.data.files import file_sha256
+from ttt.config.system import file_sha256
 from ttt.data.manifest import corpus_key, describe
 from ttt.data.prepare import prepare
 from ttt.data.sources import find_source
@@ -18,10 +18,11 @@ from ttt.data.vocabulary import check_tokenizer
 
 
 def prepared_folder(config: DataConfig, show_progress: bool) -> Path:
-    """The cache folder of the corpus that ``config`` describes, prepared if it is not there yet.
+    """Return the cache folder of the corpus that ``config`` describes; prepare it first if it is missing.
 
     Raises:
-        UserError: the source is unknown or cannot be read, the tokenizer cannot be used, or the cache not be written.
+        UserError: the source is unknown or cannot be read, the tokenizer cannot be used, or the cache cannot be
+            written.
         RunError: the preparation was interrupted from outside.
     """
     source = find_source(config.source)

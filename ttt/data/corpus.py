@@ -1,4 +1,4 @@
-"""A tokenised corpus in splits, prepared the first time that it is asked for and memory-mapped from then on."""
+"""A tokenised corpus with its splits: prepared on first use, memory-mapped afterwards."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,11 +7,12 @@ import numpy as np
 
 from ttt.config.errors import UserError, bad_value
 from ttt.config.schema import DataConfig
+from ttt.config.system import file_sha256
 from ttt.data import files
 from ttt.data.cache import prepared_folder
 from ttt.data.documents import SPLITS
 from ttt.data.manifest import MANIFEST, Manifest, NewerManifestError, read_manifest
-from ttt.data.shards import Tokens, TokenShards
+from ttt.data.shards import TokenSequence, TokenShards
 from ttt.data.tokenizer import SMALLEST_VOCABULARY
 from ttt.data.vocabulary import open_vocabulary
 
@@ -23,14 +24,14 @@ class Documents:
     Attributes:
         data: name of the corpus.
         split: ``train``, ``validation`` or ``test``.
-        tokens: uint16 or uint32 [tokens], read from memory-mapped shards: one document after another, each closed by
-            the end-of-document token.
+        tokens: uint16 or uint32 [tokens], read from memory-mapped shards: all documents in order, each followed by the
+            end-of-document token.
         offsets: int64 [documents + 1], memory-mapped; document d is ``tokens[offsets[d] : offsets[d + 1]]``.
     """
 
     data: str
     split: str
-    tokens: Tokens
+    tokens: TokenSequence
     offsets: np.ndarray
 
     def __len__(self) -> int:
@@ -38,7 +39,7 @@ class Documents:
 
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens of each document, its end-of-document token included: int64 [documents]."""
+        """Tokens of each document, including its end-of-document token: int64 [documents]."""
         return np.diff(self.offsets)
 
 
@@ -47,11 +48,11 @@ class Corpus:
     """All splits of a corpus.
 
     Attributes:
-        splits: documents of ``train``, ``validation`` and ``test``; a document is in exactly one of them.
-        vocab_size: tokens that the tokenizer knows; one trained here has fewer than ``data.vocab_size`` only if the
-            texts gave no more.
-        digest: SHA-256 over tokens, offsets and tokenizer: two corpora with one digest are the same.
-        folder: where it lies in the cache.
+        splits: documents of ``train``, ``validation`` and ``test``; each document is in exactly one of them.
+        vocab_size: number of tokens of the tokenizer. A tokenizer trained here has fewer than ``data.vocab_size`` only
+            if the texts yield no more.
+        digest: SHA-256 over tokens, offsets and tokenizer: two corpora with the same digest are equal.
+        folder: its folder in the cache.
         manifest: what it was made from, see ``ttt.data.manifest``.
     """
 
@@ -63,14 +64,14 @@ class Corpus:
 
 
 def load_corpus(config: DataConfig, show_progress: bool = True) -> Corpus:
-    """The corpus that ``config`` describes, from the cache or prepared into it.
+    """Return the corpus that ``config`` describes, from the cache or prepared into it.
 
-    Of several processes that ask at once, one prepares and the others wait for it. Opening checks sizes, not every
-    token.
+    If several processes call this at once, one prepares the corpus and the others wait. Opening checks file sizes, not
+    every token.
 
     Raises:
-        UserError: a value of ``config`` is not allowed, its source cannot be read, or the cache cannot be written or
-            is damaged.
+        UserError: a value of ``config`` is not allowed, its source cannot be read, or the cache cannot be written or is
+            damaged.
     """
     _check(config)
     folder = prepared_folder(config, show_progress)
@@ -83,14 +84,14 @@ def load_corpus(config: DataConfig, show_progress: bool = True) -> Corpus:
 
 
 def verify(corpus: Corpus) -> None:
-    """Reads every file of a corpus and compares it with its manifest.
+    """Read every file of a corpus and compare it with the manifest.
 
     Raises:
-        UserError: a file is not what was written.
+        UserError: a file differs from what was written.
     """
     for name, written in corpus.manifest["files"].items():
         path = corpus.folder / name
-        found = files.file_sha256(path)
+        found = file_sha256(path)
         if found != written["sha256"]:
             differs = f"its SHA-256 {found[:12]} is not the {written['sha256'][:12]} of the manifest"
             raise UserError(f"{path}: damaged ({differs}); delete its folder and prepare it again")
@@ -98,17 +99,17 @@ def verify(corpus: Corpus) -> None:
 
 def _check(config: DataConfig) -> None:
     if config.tokenizer is None and config.vocab_size < SMALLEST_VOCABULARY:
-        allowed = f"must be at least {SMALLEST_VOCABULARY}: every byte and the end of a document"
+        allowed = f"must be at least {SMALLEST_VOCABULARY}: one token per byte and one for the end of a document"
         raise bad_value("data.vocab_size", config.vocab_size, allowed)
     if config.min_chars > config.max_chars:
         raise bad_value("data.min_chars", config.min_chars, f"must not exceed data.max_chars={config.max_chars}")
     if config.workers < 0:
-        raise bad_value("data.workers", config.workers, "must be at least 1, or 0 for one process a core")
+        raise bad_value("data.workers", config.workers, "must be at least 1, or 0 for one process per core")
     for key in ("validation_fraction", "test_fraction"):
         if not 0 <= getattr(config, key) < 1:
             raise bad_value(f"data.{key}", getattr(config, key), "must be at least 0 and below 1")
     if config.validation_fraction + config.test_fraction >= 1:
-        allowed = f"leaves none for training beside data.validation_fraction={config.validation_fraction}; lower one"
+        allowed = f"with data.validation_fraction={config.validation_fraction} leaves nothing for training; lower one"
         raise bad_value("data.test_fraction", config.test_fraction, allowed)
 
 
@@ -118,7 +119,7 @@ def _open(name: str, folder: Path) -> Corpus:
         size = (folder / file).stat().st_size
         if size != written["bytes"]:
             raise ValueError(f"{file} has {size} bytes, not the {written['bytes']} of its manifest")
-    if files.file_sha256(folder / manifest["tokenizer"]) != manifest["tokenizer_sha256"]:
+    if file_sha256(folder / manifest["tokenizer"]) != manifest["tokenizer_sha256"]:
         theirs, ours = open_vocabulary(folder).size, manifest["vocab_size"]
         raise ValueError(f"{manifest['tokenizer']} of {theirs} tokens is not the one of the shards, of {ours}")
     splits = {split: _documents(name, split, folder, manifest) for split in SPLITS}

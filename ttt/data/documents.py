@@ -1,4 +1,4 @@
-"""Which documents belong to a corpus, and in which split each of them is: both follow from its text alone."""
+"""The choice of documents for a corpus and for its splits, determined only by their text."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
@@ -10,21 +10,21 @@ from ttt.data.sources import Document
 SPLITS = ("train", "validation", "test")
 
 READ_FOR_SAMPLE = 2**28
-"""Characters of a source, from its beginning, among which the sample for a tokenizer is chosen."""
+"""Characters from the beginning of a source among which the tokenizer's training sample is chosen."""
 
 
 def is_admitted(document: Document, config: DataConfig) -> bool:
-    """Whether a document has ``data.min_chars`` to ``data.max_chars`` characters."""
+    """Check that a document has ``data.min_chars`` to ``data.max_chars`` characters."""
     return config.min_chars <= len(document.text) <= config.max_chars
 
 
 def sha256_of(text: str) -> bytes:
-    """SHA-256 of a text in UTF-8."""
+    """Return the SHA-256 of a text in UTF-8."""
     return hashlib.sha256(text.encode()).digest()
 
 
 def split_of(sha256: bytes, validation_fraction: float, test_fraction: float) -> str:
-    """The split of a document with this hash: the lowest hashes are validation, the next test, the others train."""
+    """Return the split of a document from its hash: lowest hashes validation, then test, the rest train."""
     share = int.from_bytes(sha256[:8], "big") / 2**64
     if share < validation_fraction:
         return "validation"
@@ -34,9 +34,9 @@ def split_of(sha256: bytes, validation_fraction: float, test_fraction: float) ->
 
 
 def training_sample(documents: Iterable[Document], config: DataConfig, chars: int) -> list[str]:
-    """Texts of the training documents with the lowest hashes, at least ``chars`` characters if there are so many.
+    """Return the training documents with the lowest hashes: at least ``chars`` characters, if there are as many.
 
-    Looks at the first ``READ_FOR_SAMPLE`` characters and holds a few times ``chars`` in memory.
+    Reads the first ``READ_FOR_SAMPLE`` characters and holds a few times ``chars`` in memory.
     """
     chosen: dict[bytes, str] = {}
     held = 0
@@ -53,7 +53,7 @@ def training_sample(documents: Iterable[Document], config: DataConfig, chars: in
 
 
 def no_training_document(config: DataConfig) -> UserError:
-    """The line for a source that gives nothing to train on."""
+    """Return the error for a source without any training document."""
     bounds = f"of {config.min_chars} to {config.max_chars} characters (data.min_chars, data.max_chars)"
     return UserError(f"data={config.name}: no training document {bounds}; widen them or add text")
 

@@ -1,10 +1,10 @@
 """The files of a prepared corpus besides its manifest.
 
 ===============================  =====================================================================================
-``<split>-00000.npy`` ...        uint16 or uint32 [tokens]: one document after another, no document in two files
+``<split>-00000.npy`` ...        uint16 or uint32 [tokens]: documents in order; no document spans two files
 ``<split>.offsets.npy``          int64 [documents + 1]: document d is ``offsets[d] : offsets[d + 1]`` of all tokens
 ``tokenizer.json`` or ``.model`` the tokenizer
-``documents.jsonl``              one line a document, in the order of the tokens: its name, SHA-256, split and tokens
+``documents.jsonl``              one line per document, in the order of the tokens: its name, SHA-256, split and tokens
 ===============================  =====================================================================================
 """
 
@@ -18,39 +18,33 @@ from ttt.data.vocabulary import tokenizer_file
 
 DOCUMENTS = "documents.jsonl"
 BLOCK = 2**22
-"""Elements of an array, or bytes of a file, that are held at once."""
+"""Elements of an array, or bytes of a file, held in memory at once."""
 
 
 def shard_name(split: str, number: int) -> str:
-    """``train-00000.npy``."""
+    """Return the name of a shard, such as ``train-00000.npy``."""
     return f"{split}-{number:05}.npy"
 
 
 def offsets_name(split: str) -> str:
-    """``train.offsets.npy``."""
+    """Return the name of a split's offsets, such as ``train.offsets.npy``."""
     return f"{split}.offsets.npy"
 
 
 def read_offsets(folder: Path, split: str) -> np.ndarray:
-    """Offsets of a split, memory-mapped: int64 [documents + 1].
+    """Return the offsets of a split, memory-mapped: int64 [documents + 1].
 
     Raises:
         OSError: the file is missing.
-        ValueError: it is shorter than its header says.
+        ValueError: it is shorter than its header states.
     """
     return np.load(folder / offsets_name(split), mmap_mode="r", allow_pickle=False)
 
 
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file as hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def content_digest(folder: Path, shards: dict[str, list[str]], dtype: np.dtype) -> str:
-    """SHA-256 over everything that a model sees: the tokenizer, and tokens and offsets of all splits.
+    """Return the SHA-256 over everything that a model sees: the tokenizer, and tokens and offsets of all splits.
 
-    ``shards`` names the shards of each split; how the tokens are cut into them has no influence.
+    ``shards`` names the shards of each split; how the tokens are divided into shards does not affect the digest.
     """
     digest = hashlib.sha256(tokenizer_file(folder).read_bytes())
     for split, names in shards.items():
@@ -66,6 +60,6 @@ def content_digest(folder: Path, shards: dict[str, list[str]], dtype: np.dtype) 
 
 
 def blocks(array: np.ndarray) -> Iterator[np.ndarray]:
-    """An array in consecutive pieces of at most ``BLOCK`` elements."""
+    """Yield an array in consecutive blocks of at most ``BLOCK`` elements."""
     for start in range(0, len(array), BLOCK):
         yield array[start : start + BLOCK]

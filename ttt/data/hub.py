@@ -1,23 +1,23 @@
-"""Data sets of the Hugging Face hub as streams, or a local copy of one."""
+"""Data sets of the Hugging Face hub, streamed or from a local copy."""
 
 import logging
 from collections.abc import Iterator
 from typing import Any
 
-from ttt.config.errors import RunError, bad_value
+from ttt.config.errors import RunError, bad_value, first_line
 from ttt.config.schema import DataConfig
 from ttt.data.local import Local, check_text
-from ttt.data.sources import Document, Source, UnreachableError, first_line, register_source
+from ttt.data.sources import Document, Source, UnreachableError, register_source
 
 SECONDS_TO_ANSWER = 10
 
 
 @register_source("hub")
-class Hub(Source):
-    """The training split of ``data.hub`` at ``data.revision``; with ``data.path`` the files of a copy of it."""
+class Hub(Source[DataConfig]):
+    """The training split of ``data.hub`` at ``data.revision``; with ``data.path``, the files of a local copy."""
 
     def versions(self, config: DataConfig) -> dict[str, str]:
-        """The revision as configured, or what lies at ``data.path``.
+        """Return the configured revision, or a hash of the files at ``data.path``.
 
         Raises:
             UserError: ``data.hub`` or the files are missing.
@@ -25,11 +25,11 @@ class Hub(Source):
         if config.path:
             return Local().versions(config)
         if not config.hub:
-            raise bad_value("data.hub", config.hub, "give OWNER/NAME of a data set of the hub")
+            raise bad_value("data.hub", config.hub, "give OWNER/NAME of a data set on the hub")
         return {config.hub: config.revision or "main"}
 
     def documents(self, config: DataConfig) -> Iterator[Document]:
-        """Its rows, one by one.
+        """Yield the rows of the data set as documents.
 
         Raises:
             UserError: the hub cannot be reached, has no such data set, or its rows have no such column.
@@ -42,7 +42,7 @@ class Hub(Source):
             yield Document(f"{config.hub}:{number}", check_text(row, config.column, f"{config.hub} row {number}"))
 
     def text_bytes(self, config: DataConfig) -> int | None:
-        """Known of a plain local copy."""
+        """Return the size of a plain local copy; None otherwise."""
         return Local().text_bytes(config) if config.path else None
 
 
@@ -50,11 +50,11 @@ def _rows(config: DataConfig) -> Iterator[dict[str, Any]]:
     from datasets import load_dataset
     from huggingface_hub import HfApi
 
-    # It would tell of every attempt on the error output, where one line is to say what to do.
+    # It logs every attempt to standard error, where the user should see one line.
     logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
     number = 0
     try:
-        # Asked first because it answers at once; datasets tries for half a minute.
+        # First, because it fails at once; datasets retries for half a minute.
         HfApi().dataset_info(str(config.hub), revision=config.revision, timeout=SECONDS_TO_ANSWER)
         rows = load_dataset(config.hub, revision=config.revision, split="train", streaming=True)
         for row in rows:
@@ -63,11 +63,11 @@ def _rows(config: DataConfig) -> Iterator[dict[str, Any]]:
     except GeneratorExit:
         raise
     except Exception as error:
-        # The hub's clients raise what the libraries below them raise.
+        # The hub's clients pass on the exceptions of the libraries below them.
         why = f"{type(error).__name__}: {first_line(error)}"
         if number:
-            line = f"data.hub={config.hub}: broke off after row {number} ({why}); the same command goes on"
+            line = f"data.hub={config.hub}: broke off after row {number} ({why}); the same command resumes"
             raise RunError(line) from error
-        offline = "a copy by data.path=FOLDER, data=local data.path=FOLDER for texts of your own, or data=pycode"
-        line = f"data.hub={config.hub}: cannot be read ({why}); without network take {offline}"
+        offline = "a local copy with data.path=FOLDER, your own texts with data=local data.path=FOLDER, or data=pycode"
+        line = f"data.hub={config.hub}: cannot be read ({why}); without network use {offline}"
         raise UnreachableError(line) from error

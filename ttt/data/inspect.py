@@ -1,4 +1,4 @@
-"""What a prepared corpus holds, for people."""
+"""A description of a prepared corpus for people."""
 
 import numpy as np
 
@@ -8,11 +8,11 @@ from ttt.data.vocabulary import decode, open_vocabulary
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
 LONG = tuple(2**power for power in range(10, 16))
-"""Lengths in tokens from which documents are counted: 1k to 32k."""
+"""Lengths in tokens, 1k to 32k; the table counts the documents of at least each length."""
 
 
 def describe_corpus(corpus: Corpus) -> str:
-    """Folder, tokenizer and digest, and a table with a column for each split."""
+    """Return folder, tokenizer and digest, and a table with a column per split."""
     manifest = corpus.manifest
     head = [
         f"{corpus.folder}",
@@ -29,7 +29,7 @@ def describe_corpus(corpus: Corpus) -> str:
 
 
 def sample_text(corpus: Corpus, split: str, document: int, tokens: int) -> str:
-    """The beginning of a document, decoded.
+    """Return the beginning of a document, decoded.
 
     Raises:
         UserError: there is no such split or document.

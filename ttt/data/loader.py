@@ -1,4 +1,4 @@
-"""Batches for a whole training run, in an order that depends on the seed alone and can be resumed anywhere."""
+"""Batches for a whole training run, in an order that depends only on the seed and can be resumed anywhere."""
 
 from collections.abc import Iterator
 
@@ -12,17 +12,17 @@ from ttt.data.windows import Windows
 class TrainLoader:
     """The batches of one rank over a whole run, int64 [batch_size, ctx + 1] each.
 
-    The windows are read epoch after epoch, each in an order of its own; where an epoch ends within a batch, the next
-    one fills it. A global batch is ``world_size`` consecutive batches, one for each rank. One pass is the whole run:
-    iterating again goes on where the last iteration stopped.
+    The windows are read epoch after epoch, each epoch in its own order; a batch at the end of an epoch is filled from
+    the next one. A global batch is ``world_size`` consecutive batches, one per rank. One iteration is the whole run:
+    iterating again continues where the last iteration stopped.
 
     Args:
-        windows: what is read.
+        windows: the data.
         batch_size: sequences in a batch of one rank.
         batches: batches that each rank reads in the whole run.
         seed: determines the order of every epoch.
-        rank: which of the ranks this is.
-        world_size: how many ranks there are.
+        rank: this process's rank.
+        world_size: number of ranks.
     """
 
     def __init__(
@@ -49,12 +49,12 @@ class TrainLoader:
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """The place of the first sequence that no rank has read, and what decides the order; equal on every rank."""
+        """Return the position of the next unread sequence and what determines the order; equal on every rank."""
         epoch, position = divmod(self._yielded * self._global_batch, len(self._windows))
         return {"epoch": epoch, "position": position, "seed": self._seed, "windows": len(self._windows)}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Continues at the place of ``state``.
+        """Continue at the position of ``state``.
 
         Raises:
             UserError: the state belongs to another order, or to batches that this loader does not read.
@@ -63,11 +63,11 @@ class TrainLoader:
             read = state["epoch"] * state["windows"] + state["position"]
             same_order = (state["seed"], state["windows"]) == (self._seed, len(self._windows))
         except KeyError as error:
-            raise UserError(f"the checkpoint's place in the data lacks {error.args[0]}; train again") from None
+            raise UserError(f"the checkpoint's place in the data lacks {error.args[0]}; start the run again") from None
         if not same_order or read % self._global_batch:
             here = f"seed={self._seed} windows={len(self._windows)} sequences={self._global_batch}"
             raise UserError(
-                f"the checkpoint's place in the data, {state}, is none of {here}; resume with the run's own"
+                f"the checkpoint's place in the data, {state}, does not fit {here}; resume with the run's own values"
             )
         self._yielded = read // self._global_batch
 
@@ -80,7 +80,7 @@ class TrainLoader:
         return self._windows.batch([self._window(first + i) for i in range(self._batch_size)])
 
     def _window(self, position: int) -> int:
-        """The window at a position of the endless sequence of epochs."""
+        """Return the window at a position in the endless sequence of epochs."""
         epoch, place = divmod(position, len(self._windows))
         if epoch != self._epoch:
             self._epoch = epoch

@@ -1,4 +1,4 @@
-"""Text files of one's own: txt, JSON lines, Parquet, read as streams by Hugging Face ``datasets``."""
+"""Local text files: txt, JSON lines and Parquet, streamed by Hugging Face ``datasets``."""
 
 import glob
 import hashlib
@@ -10,32 +10,32 @@ from typing import Any, BinaryIO, cast
 
 import fsspec
 
-from ttt.config.errors import UserError, bad_value
+from ttt.config.errors import UserError, bad_value, first_line
 from ttt.config.schema import DataConfig
-from ttt.data.sources import Document, Source, first_line, register_source
+from ttt.data.sources import Document, Source, register_source
 
 READERS = {"txt": "text", "jsonl": "json", "json": "json", "parquet": "parquet"}
-"""Ending of a file, before that of its compression -> builder of ``datasets``."""
+"""File extension without compression -> builder of ``datasets``."""
 
 COMPRESSED = ("gz", "zst")
 
 LINE_BYTES = 2**28
-"""A longer line is taken for a mistake: ``datasets`` holds a line in memory several times."""
+"""A longer line is refused as a mistake: ``datasets`` holds a line in memory several times."""
 
 SCANNED = 2**24
-"""Bytes in which line ends are looked for at once."""
+"""Bytes searched for line ends at once."""
 
 
 @register_source("local")
-class Local(Source):
+class Local(Source[DataConfig]):
     """The files that ``data.path`` names: a folder with all below it, one file, or a pattern such as ``texts/*.txt``.
 
-    A txt file is one document, with the line ends of Unix; a line of a JSON file, or a row of a Parquet file, is one
-    document, whose text is in ``data.column``.
+    A txt file is one document, with Unix line ends. A line of a JSON file, or a row of a Parquet file, is one document,
+    whose text is in ``data.column``.
     """
 
     def versions(self, config: DataConfig) -> dict[str, str]:
-        """A hash of names, sizes and times of change of the files.
+        """Return a hash of names, sizes and modification times of the files.
 
         Raises:
             UserError: there are no such files.
@@ -48,27 +48,27 @@ class Local(Source):
         return {"files": f"{len(paths)}, {digest.hexdigest()}"}
 
     def documents(self, config: DataConfig) -> Iterator[Document]:
-        """The documents of every file, in the order of the files' names.
+        """Yield the documents of every file, in the order of the file names.
 
         Raises:
-            UserError: a file is empty, damaged, not UTF-8, without the column, or has a line of absurd length.
+            UserError: a file is empty, damaged, not UTF-8, lacks the column, or has a line that is too long.
         """
         root, paths = files_of(config)
         for path in paths:
             yield from _read(path, path.relative_to(root).as_posix(), config.column)
 
     def text_bytes(self, config: DataConfig) -> int | None:
-        """The size of the files, where they are plain."""
+        """Return the size of the files if all are uncompressed text."""
         _, paths = files_of(config)
         plain = all(reader_of(path) in ("text", "json") and not _is_compressed(path) for path in paths)
         return sum(path.stat().st_size for path in paths) if plain else None
 
 
 def files_of(config: DataConfig) -> tuple[Path, list[Path]]:
-    """The folder that names are relative to, and the files of ``data.path`` in order.
+    """Return the folder that names are relative to, and the files of ``data.path`` in order.
 
     Raises:
-        UserError: there are none that can be read.
+        UserError: there are no readable files.
     """
     if not config.path:
         raise bad_value("data.path", config.path, "give a folder, a file, or a pattern such as texts/*.txt")
@@ -77,28 +77,28 @@ def files_of(config: DataConfig) -> tuple[Path, list[Path]]:
     readable = [file for file in found if file.is_file() and reader_of(file)]
     if not readable:
         endings = ", ".join(READERS)
-        raise bad_value("data.path", config.path, f"no file there ends in {endings}, or in these and .gz or .zst")
+        raise bad_value("data.path", config.path, f"no file there ends in {endings}, with or without .gz or .zst")
     return (path if path.is_dir() else Path(os.path.commonpath([file.parent for file in readable]))), readable
 
 
 def reader_of(path: Path) -> str | None:
-    """The builder of ``datasets`` that reads a file, None if there is none."""
+    """Return the builder of ``datasets`` that reads a file; None if there is none."""
     name = path.stem if _is_compressed(path) else path.name
     return READERS.get(name.rpartition(".")[2])
 
 
 def check_text(row: dict[str, Any], column: str, where: str) -> str:
-    """The text of a row.
+    """Return the text of a row.
 
     Raises:
-        UserError: there is none in this column.
+        UserError: this column has no text.
     """
     if column not in row:
         raise UserError(f"data.column={column}: {where} has no such column; choose one of {', '.join(map(str, row))}")
     text = row[column]
     if not isinstance(text, str):
         kind = "nothing" if text is None else type(text).__name__
-        raise UserError(f"data.column={column}: {where} has {kind} there, not a text; mend it or choose another column")
+        raise UserError(f"data.column={column}: {where} has {kind} there, not text; fix it or choose another column")
     return text
 
 
@@ -117,19 +117,19 @@ def _read(path: Path, name: str, column: str) -> Iterator[Document]:
     for number, row in enumerate(_rows(path, reader), start=1):
         text = check_text(row, "text" if whole_file else column, f"{path} row {number}")
         if "\0" in text:
-            raise UserError(f"{path}: row {number} has a zero byte, so it is no text; mend it or leave it out")
+            raise UserError(f"{path}: row {number} has a zero byte, so it is not text; fix it or leave it out")
         yield Document(name if whole_file else f"{name}:{number}", text)
     if not number:
         raise _unreadable(path, "it has no documents")
 
 
 def _rows(path: Path, reader: str) -> Iterator[dict[str, Any]]:
-    # A second of import, for those who need it.
+    # Takes a second to import.
     from datasets import config, load_dataset
 
-    # It would count every file that is opened on a server, and wait seconds for its answer where there is none.
+    # Otherwise datasets reports every opened file to a server, and waits seconds for the answer without a network.
     config.HF_UPDATE_DOWNLOAD_COUNTS = False
-    # It writes errors to the output itself, where one line is to say what to do.
+    # It logs errors itself; the user should see only one line.
     logging.getLogger("datasets").setLevel(logging.CRITICAL)
     if not path.stat().st_size:
         raise _unreadable(path, "it is empty")
@@ -140,12 +140,12 @@ def _rows(path: Path, reader: str) -> Iterator[dict[str, Any]]:
         rows = load_dataset(reader, data_files=glob.escape(str(path)), split="train", streaming=True, **options)
         yield from rows
     except StopIteration:
-        # So datasets takes JSON of nothing but white space.
+        # datasets raises this for JSON that is only white space.
         return
     except (UserError, GeneratorExit):
         raise
     except Exception as error:
-        # Every parser and decompressor behind datasets has exceptions of its own.
+        # The parsers and decompressors behind datasets all have their own exceptions.
         raise _unreadable(path, first_line(error)) from error
 
 
@@ -165,4 +165,4 @@ def _refuse_long_lines(path: Path) -> None:
 
 
 def _unreadable(path: Path, why: str) -> UserError:
-    return UserError(f"{path}: cannot be read ({why}); mend it or leave it out of data.path")
+    return UserError(f"{path}: cannot be read ({why}); fix it or leave it out of data.path")

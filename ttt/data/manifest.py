@@ -1,4 +1,4 @@
-"""What a corpus was made from, and what it is called in the cache."""
+"""The manifest of a corpus: its settings and sources, its files, and its name in the cache."""
 
 import hashlib
 import json
@@ -8,18 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from ttt.config.schema import DataConfig
+from ttt.config.system import renamed_at_the_end
 
 FORMAT_VERSION = 2
-"""To be raised when the same configuration and source would give other files."""
+"""Raise it when the same configuration and source produce other files."""
 
 MANIFEST = "manifest.json"
 FIELDS_WITHOUT_INFLUENCE = {"name", "path", "tokenizer", "eval_tokens", "cache_dir", "workers"}
-"""A path is replaced by what lies there: ``versions`` of a source, and the hash of a tokenizer."""
+"""A path counts by its content: through ``versions`` of a source, and the hash of a tokenizer."""
 
 Manifest = dict[str, Any]
-"""``describe``'s entries, then ``tokenizer`` (its file), ``tokenizer_sha256``, ``vocab_size``, ``dtype``, ``splits``
-(documents, tokens and bytes of text of each, and the name and tokens of each of its shards), ``files`` (bytes and
-sha256 of each) and ``digest``. It names no dates and no folders, so that two preparations of the same texts agree."""
+"""The entries of ``describe``, then ``tokenizer`` (its file), ``tokenizer_sha256``, ``vocab_size``, ``dtype``,
+``splits`` (documents, tokens and bytes of text of each, and name and tokens of each shard), ``files`` (bytes and sha256
+of each) and ``digest``. It contains no dates and no folders, so that two preparations of the same texts agree."""
 
 
 class NewerManifestError(Exception):
@@ -27,7 +28,7 @@ class NewerManifestError(Exception):
 
 
 def describe(config: DataConfig, versions: dict[str, str]) -> Manifest:
-    """Everything that determines the content of a corpus."""
+    """Return everything that determines the content of a corpus."""
     settings = {key: value for key, value in asdict(config).items() if key not in FIELDS_WITHOUT_INFLUENCE}
     return {
         "format_version": FORMAT_VERSION,
@@ -38,19 +39,18 @@ def describe(config: DataConfig, versions: dict[str, str]) -> Manifest:
 
 
 def corpus_key(description: Manifest) -> str:
-    """Twelve hexadecimal digits that differ where ``describe`` differs."""
+    """Return twelve hexadecimal digits that identify a description."""
     return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Writes ``manifest.json``, whole or not at all."""
-    partial = folder / f"{MANIFEST}.partial"
-    partial.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-    partial.replace(folder / MANIFEST)
+    """Write ``manifest.json``, all or nothing."""
+    with renamed_at_the_end(folder / MANIFEST) as partial:
+        partial.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Reads ``manifest.json``.
+    """Read ``manifest.json``.
 
     Raises:
         OSError: it is missing.

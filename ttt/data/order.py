@@ -1,7 +1,7 @@
-"""The order of a corpus: all documents of all stretches by the hash of their text, each text once.
+"""The order of a corpus: all documents of all partial shards sorted by the hash of their text, without duplicates.
 
-It depends on the texts alone, not on where they were found or on who tokenised them; texts from one place are spread
-over the whole corpus, and the splits are three ranges of it. Memory holds 64 bytes for each document of the source.
+The order depends only on the texts, not on where they were found or which process tokenised them. It spreads texts from
+one place over the whole corpus, and each split is one range of it. Memory holds 64 bytes per document of the source.
 """
 
 from bisect import bisect_left
@@ -13,7 +13,7 @@ import numpy as np
 
 from ttt.config.schema import DataConfig
 from ttt.data.documents import split_of
-from ttt.data.stretches import ENTRY, read_entries
+from ttt.data.partial_shards import ENTRY, read_entries
 
 BY_HASH = ("validation", "test", "train")
 """The splits in the order of their hashes."""
@@ -21,15 +21,15 @@ BY_HASH = ("validation", "test", "train")
 
 @dataclass(frozen=True, eq=False)
 class Places:
-    """Where the documents of a split or of a shard lie, in the order of the corpus.
+    """The positions of the documents of a split or shard, in the order of the corpus.
 
     Attributes:
-        stretch: int32 [documents], which stretch.
-        position: int32 [documents], which of its documents.
+        partial_shard: int32 [documents], index of the partial shard.
+        position: int32 [documents], index of the document within it.
         entries: ``ENTRY`` [documents].
     """
 
-    stretch: np.ndarray
+    partial_shard: np.ndarray
     position: np.ndarray
     entries: np.ndarray
 
@@ -37,18 +37,18 @@ class Places:
         return len(self.entries)
 
     def __getitem__(self, part: slice) -> "Places":
-        return Places(self.stretch[part], self.position[part], self.entries[part])
+        return Places(self.partial_shard[part], self.position[part], self.entries[part])
 
 
-def order_documents(stretches: Sequence[Path], config: DataConfig) -> dict[str, Places]:
-    """The documents of each split; of several with one text the first of the source stays."""
-    read = [read_entries(folder) for folder in stretches]
+def order_documents(partial_shards: Sequence[Path], config: DataConfig) -> dict[str, Places]:
+    """Return the documents of each split; of several with the same text, the first in the source is kept."""
+    read = [read_entries(folder) for folder in partial_shards]
     counts = [len(entries) for entries in read]
     entries = np.concatenate([np.zeros(0, ENTRY), *read])
     order = _distinct_by_hash(entries["sha256"])
-    stretch = np.repeat(np.arange(len(read), dtype=np.int32), counts)
+    partial_shard = np.repeat(np.arange(len(read), dtype=np.int32), counts)
     position = np.concatenate([np.zeros(0, np.int32), *(np.arange(count, dtype=np.int32) for count in counts)])
-    places = Places(stretch[order], position[order], entries[order])
+    places = Places(partial_shard[order], position[order], entries[order])
 
     def rank(place: int) -> int:
         sha256 = places.entries["sha256"][place].tobytes()
@@ -59,9 +59,9 @@ def order_documents(stretches: Sequence[Path], config: DataConfig) -> dict[str, 
 
 
 def _distinct_by_hash(sha256: np.ndarray) -> np.ndarray:
-    """Indices of the first of each hash, by hash."""
+    """Return the index of the first document of each hash, sorted by hash."""
     words = np.ascontiguousarray(sha256).view(">u8").reshape(-1, 4)
-    # The last key of lexsort is the first to sort by; equal ones keep their order.
+    # The last key of lexsort is the primary one; the sort is stable.
     order = np.lexsort(words.T[::-1])
     repeated = (words[order][1:] == words[order][:-1]).all(axis=1)
     return order[np.concatenate([[True], ~repeated])] if len(order) else order

@@ -1,23 +1,23 @@
-"""Orders in which everything is read once."""
+"""Random orders that visit every index once."""
 
 from typing import Protocol
 
 import numpy as np
 
 LISTED = 2**22
-"""Up to so many numbers an order is a list; beyond, it is computed, so that memory does not grow with the data."""
+"""An order of up to this many numbers is an array; a longer one is computed, so that memory does not grow."""
 
 ROUNDS = 6
 
 
 class Order(Protocol):
-    """A permutation: ``order[place]`` is what is read at a place."""
+    """A permutation: ``order[position]`` is the index read at ``position``."""
 
     def __getitem__(self, place: int, /) -> int: ...
 
 
 def permutation(n: int, seed: int, epoch: int) -> Order:
-    """An order of 0 to n - 1 that depends on ``seed`` and ``epoch`` alone."""
+    """Return an order of 0 to n - 1 that depends only on ``seed`` and ``epoch``."""
     generator = np.random.default_rng((seed, epoch))
     return generator.permutation(n) if n <= LISTED else Feistel(n, generator)
 
@@ -25,8 +25,9 @@ def permutation(n: int, seed: int, epoch: int) -> Order:
 class Feistel:
     """A permutation of 0 to n - 1 that needs no memory.
 
-    A Feistel network permutes the numbers of an even number of bits (Luby and Rackoff, 1988); what leaves the range is
-    sent through again until it is back, which on average takes less than four times (Black and Rogaway, 2002).
+    A Feistel network permutes the numbers of an even number of bits (Luby and Rackoff, 1988). A number outside the
+    range goes through the network again until it is inside, which takes on average less than four rounds (Black and
+    Rogaway, 2002).
 
     Args:
         n: how many numbers.
@@ -53,7 +54,7 @@ class Feistel:
 
 
 def _mixed(number: int) -> int:
-    """The finaliser of splitmix64 (Steele, Lea and Flood, 2014)."""
+    """Return the finaliser of splitmix64 (Steele, Lea and Flood, 2014)."""
     number = (number ^ number >> 30) * 0xBF58476D1CE4E5B9 % 2**64
     number = (number ^ number >> 27) * 0x94D049BB133111EB % 2**64
     return number ^ number >> 31

@@ -1,4 +1,4 @@
-"""Python source code of installed packages: real, long documents that need no download."""
+"""Python source code of installed packages: real, long documents without a download."""
 
 import platform
 import sysconfig
@@ -15,14 +15,14 @@ INSTALLED_BESIDE_STDLIB = {"site-packages", "dist-packages"}
 
 
 @register_source("pycode")
-class PyCode(Source):
-    """The ``.py`` files of ``data.packages``, found without importing them.
+class PyCode(Source[DataConfig]):
+    """The ``.py`` files of ``data.packages``, found without importing the packages.
 
-    ``stdlib`` stands for the interpreter's own library. Files that are not UTF-8 are left out.
+    ``stdlib`` is the interpreter's own library. Files that are not UTF-8 are skipped.
     """
 
     def versions(self, config: DataConfig) -> dict[str, str]:
-        """The installed version of each of ``data.packages``; the interpreter's for ``stdlib``.
+        """Return the installed version of each of ``data.packages``; the interpreter's for ``stdlib``.
 
         Raises:
             UserError: there are no packages, or one is not installed.
@@ -32,7 +32,7 @@ class PyCode(Source):
         return {package: _version(package) for package in config.packages}
 
     def documents(self, config: DataConfig) -> Iterator[Document]:
-        """Every file of every package, named by its package and its path in it.
+        """Yield every file of every package, named by its package and its path in it.
 
         Raises:
             UserError: a package is not installed, or one of its files cannot be read.
@@ -48,7 +48,7 @@ def _version(package: str) -> str:
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
-        # Only a package whose distribution has another name needs the slower search through all of them.
+        # The slower search through all distributions is needed only if the distribution has another name.
         distributions = metadata.packages_distributions().get(package)
     if not distributions:
         raise _not_installed(package)
@@ -56,10 +56,10 @@ def _version(package: str) -> str:
 
 
 def _roots(package: str) -> list[Path]:
-    """The folders of ``package``, or its one file."""
+    """Return the folders of ``package``, or its only file."""
     if package == STDLIB:
         return [Path(sysconfig.get_path("stdlib"))]
-    # Looking for a dotted name would import its parents.
+    # find_spec of a dotted name would import its parents.
     spec = util.find_spec(package) if package.isidentifier() else None
     if spec is None:
         raise _not_installed(package)
@@ -82,4 +82,4 @@ def _read(package: str, root: Path) -> Iterator[Document]:
 
 
 def _not_installed(package: str) -> UserError:
-    return bad_value("data.packages", package, "no installed package has this import name; install it or leave it out")
+    return bad_value("data.packages", package, "no installed package has this import name; install it or remove it")

@@ -1,4 +1,4 @@
-"""Shards: the tokens of a split in files of bounded size, none of which cuts a document."""
+"""Shards: the tokens of a split in files of bounded size. No document spans two files."""
 
 import json
 import mmap
@@ -10,21 +10,23 @@ from typing import Protocol
 
 import numpy as np
 
+from ttt.config.system import renamed_at_the_end
 from ttt.data.order import Places
-from ttt.data.stretches import read_documents
+from ttt.data.partial_shards import read_documents
 
 SHARD_TOKENS = 2**28
-"""A shard begins at the first document after every multiple of this: 512 or 1024 MiB, and its last document."""
+"""A shard begins at the first document after each multiple of this: 512 or 1024 MiB plus the rest of its last document.
+"""
 
 OPEN = 256
-"""Shards that are mapped at once, 128 GB and more; a usual system lets a process hold 1024 files."""
+"""Shards mapped at once, 128 GB and more; a usual system lets a process hold 1024 files."""
 
 MAPPED_BYTES = 2**28
-"""Bytes read through memory maps before all are let go: a page that was read counts as memory while it is mapped."""
+"""Bytes read through memory maps before all are closed: a page that was read counts as memory while it is mapped."""
 
 
-class Tokens(Protocol):
-    """Tokens of a split as one sequence, an array or ``TokenShards``."""
+class TokenSequence(Protocol):
+    """The tokens of a split as one sequence: an array or ``TokenShards``."""
 
     def __len__(self) -> int: ...
 
@@ -32,15 +34,15 @@ class Tokens(Protocol):
 
 
 class TokenShards:
-    """The shards of a split as one sequence of tokens that is read in slices.
+    """The shards of a split as one sequence of tokens, read in slices.
 
-    Memory stays flat whatever is read: files are mapped when they are needed, and all are let go now and then. What a
-    slice gives is to be copied or used up before the next slice.
+    Memory use is bounded: files are mapped on demand, and all are closed from time to time. Copy or use a slice before
+    reading the next one.
 
     Args:
-        paths: the files, each a ``.npy`` of one dimension, in order.
-        lengths: how many tokens each of them has.
-        dtype: of all of them, uint16 or uint32.
+        paths: the files in order, each a one-dimensional ``.npy``.
+        lengths: number of tokens of each file.
+        dtype: of all files, uint16 or uint32.
     """
 
     def __init__(self, paths: Sequence[Path], lengths: Sequence[int], dtype: np.dtype) -> None:
@@ -76,63 +78,66 @@ class TokenShards:
 def _map(path: Path) -> np.ndarray:
     tokens = np.load(path, mmap_mode="r", allow_pickle=False)
     if hasattr(mmap, "MADV_RANDOM"):
-        # Windows lie anywhere: without this the system reads 128 KiB for each of 512 bytes.
+        # Windows are read in random order: without this the system reads 128 KiB for each window of 512 bytes.
         tokens.base.madvise(mmap.MADV_RANDOM)
     return tokens
 
 
 @dataclass(frozen=True, eq=False)
 class ShardPlan:
-    """A shard to be written: ``path``, a ``.npy``, and beside it the list of its documents.
+    """A shard to write: ``path``, a ``.npy``, and beside it the list of its documents.
 
     Attributes:
         path: the file of its tokens.
-        split: which split it is of.
+        split: its split.
         places: its documents, in order.
-        stretches: the folder of each stretch.
+        partial_shards: the folder of each partial shard.
         dtype: of its tokens.
     """
 
     path: Path
     split: str
     places: Places
-    stretches: Sequence[Path]
+    partial_shards: Sequence[Path]
     dtype: np.dtype
 
 
 def shard_bounds(tokens: np.ndarray) -> list[int]:
-    """First document of every shard, and the number of documents at the end; ``tokens`` are those of each document."""
+    """Return the first document of every shard, then the number of documents.
+
+    Args:
+        tokens: number of tokens of each document.
+    """
     shard = (np.cumsum(tokens) - tokens) // SHARD_TOKENS
     return [0, *(np.flatnonzero(np.diff(shard)) + 1).tolist(), len(tokens)] if len(tokens) else [0]
 
 
 def list_of(path: Path) -> Path:
-    """Where the list of the documents of a shard lies."""
+    """Return the path of the list of a shard's documents."""
     return path.with_suffix(".documents")
 
 
 def write_shard(plan: ShardPlan) -> None:
-    """Gathers the documents of a shard from their stretches.
+    """Gather the documents of a shard from the partial shards.
 
     Raises:
         OSError: it cannot be written.
     """
     places, lengths = plan.places, plan.places.entries["tokens"]
     starts = np.cumsum(lengths) - lengths
-    partial = plan.path.with_suffix(".partial.npy")
-    tokens = np.lib.format.open_memmap(partial, "w+", plan.dtype, (int(lengths.sum()),))
     names = [""] * len(places)
-    for stretch in np.unique(places.stretch):
-        here = np.flatnonzero(places.stretch == stretch)
-        documents = read_documents(plan.stretches[stretch], places.position[here])
-        for document, (encoded, name) in zip(here, documents, strict=True):
-            tokens[starts[document] : starts[document] + len(encoded)] = encoded
-            names[document] = name
-    lines = [
-        json.dumps({"name": name, "sha256": sha256.tobytes().hex(), "split": plan.split, "tokens": int(length)})
-        for name, sha256, length in zip(names, places.entries["sha256"], lengths, strict=True)
-    ]
-    list_of(plan.path).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    tokens.flush()
-    # Renamed last: where the shard is, its list is whole too.
-    partial.replace(plan.path)
+    # Renamed last: if the shard exists, its list is complete.
+    with renamed_at_the_end(plan.path) as partial:
+        tokens = np.lib.format.open_memmap(partial, "w+", plan.dtype, (int(lengths.sum()),))
+        for number in np.unique(places.partial_shard):
+            here = np.flatnonzero(places.partial_shard == number)
+            documents = read_documents(plan.partial_shards[number], places.position[here])
+            for document, (encoded, name) in zip(here, documents, strict=True):
+                tokens[starts[document] : starts[document] + len(encoded)] = encoded
+                names[document] = name
+        lines = [
+            json.dumps({"name": name, "sha256": sha256.tobytes().hex(), "split": plan.split, "tokens": int(length)})
+            for name, sha256, length in zip(names, places.entries["sha256"], lengths, strict=True)
+        ]
+        list_of(plan.path).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        tokens.flush()

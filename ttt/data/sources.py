@@ -1,72 +1,82 @@
-"""Where text comes from, by name. A new source is one new file in this folder that calls ``register_source``."""
+"""Sources of text by name. A new source is one new file in this folder that calls ``register_source``."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from ttt.config.discover import modules_of
 from ttt.config.errors import UserError, bad_value
-from ttt.config.schema import DataConfig
+from ttt.config.schema import DataConfig, Resolved
 
 
 class UnreachableError(UserError):
-    """A source that may be there at another time: what has been prepared of it is kept."""
+    """A source that may be reachable later: what has been prepared of it is kept."""
 
 
 @dataclass(frozen=True)
 class Document:
-    """A whole text and what it is called inside its source, such as ``torch/nn/modules/linear.py``."""
+    """A whole text and its name inside the source, such as ``torch/nn/modules/linear.py``."""
 
     name: str
     text: str
 
 
-class Source(Protocol):
-    """What a source must have; classes derive from it and are built without arguments."""
+C_contra = TypeVar("C_contra", bound=DataConfig, contravariant=True)
 
-    def versions(self, config: DataConfig) -> dict[str, str]:
-        """Names and versions that determine the documents. Reads none of them, so that a cache is found at once.
+
+class Source(Protocol[C_contra]):
+    """The interface of a source; classes derive from it and are built without arguments.
+
+    Attributes:
+        schema: the class of the ``data`` group's configuration, set by ``register_source``.
+    """
+
+    schema: ClassVar[type[DataConfig]] = DataConfig
+
+    def versions(self, config: C_contra) -> dict[str, str]:
+        """Return names and versions that determine the documents, without reading the documents.
 
         Raises:
-            UserError: ``config`` names something that is not there.
+            UserError: ``config`` names something that does not exist.
         """
         ...
 
-    def documents(self, config: DataConfig) -> Iterator[Document]:
-        """All documents, duplicates included, in an order that is the same every time.
+    def documents(self, config: C_contra) -> Iterator[Document]:
+        """Yield all documents, including duplicates, in an order that is the same every time.
 
         Raises:
-            UserError: ``config`` names something that is not there, or that cannot be read.
+            UserError: ``config`` names something that does not exist or cannot be read.
         """
         ...
 
-    def text_bytes(self, config: DataConfig) -> int | None:  # noqa: ARG002 - for those that know
-        """How many bytes of text there are, about; None where that takes reading them."""
+    def text_bytes(self, config: C_contra) -> int | None:  # noqa: ARG002 - a source that knows overrides it
+        """Return the approximate number of bytes of text; None if that requires reading them."""
         return None
 
 
-_SOURCES: dict[str, type[Source]] = {}
-S = TypeVar("S", bound=type[Source])
+_SOURCES: dict[str, type[Source[Any]]] = {}
+S = TypeVar("S", bound=type[Source[Any]])
 
 
-def register_source(name: str) -> Callable[[S], S]:
-    """Class decorator: ``data.source=name`` reads from an object of this class."""
+def register_source(name: str, schema: type[DataConfig] = DataConfig) -> Callable[[S], S]:
+    """Return a class decorator: ``data=name`` reads from an object of this class; ``schema`` may add keys."""
 
     def register(cls: S) -> S:
+        cls.schema = schema
         _SOURCES[name] = cls
         return cls
 
     return register
 
 
-def source_types() -> dict[str, type[Source]]:
-    """All registered sources by name; imports every module of this folder once."""
+def source_types() -> dict[str, type[Source[Any]]]:
+    """Return all registered sources by name; imports every module of this folder once."""
     modules_of(__package__)
     return dict(sorted(_SOURCES.items()))
 
 
-def find_source(name: str) -> Source:
-    """The source that ``data.source`` names.
+def find_source(name: str) -> Source[Any]:
+    """Return the source that ``data.source`` names.
 
     Raises:
         UserError: no source has this name.
@@ -77,6 +87,10 @@ def find_source(name: str) -> Source:
     return types[name]()
 
 
-def first_line(error: Exception) -> str:
-    """What an exception says, for a message of one line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+def data_schema(plain: Resolved) -> type[DataConfig]:
+    """Return the class of the ``data`` group in a run's configuration of plain containers.
+
+    Raises:
+        UserError: no source has the name that it contains.
+    """
+    return find_source(plain["data"]["source"]).schema

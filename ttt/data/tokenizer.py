@@ -1,4 +1,4 @@
-"""A byte-level BPE trained on the corpus itself: every text can be encoded and comes back exactly."""
+"""A byte-level BPE trained on the corpus itself: it encodes any text without loss."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
@@ -9,14 +9,14 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 END_OF_DOCUMENT = "<|endoftext|>"
 SMALLEST_VOCABULARY = 256 + 1
-"""One token for each byte, and the end of a document."""
+"""One token per byte, and the end of a document."""
 
 SAMPLE_CHARS = 8_000_000
-"""Characters that training reads. Twice as many save 0.3 % of the tokens of ``pycode``."""
+"""Characters used for training. Twice as many save 0.3 % of the tokens of ``pycode``."""
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """A tokenizer of at most ``vocab_size`` tokens, learned from the first ``SAMPLE_CHARS`` characters of ``texts``.
+    """Train a tokenizer of at most ``vocab_size`` tokens on the first ``SAMPLE_CHARS`` characters of ``texts``.
 
     The same texts give the same tokenizer, byte for byte. Texts with too few repetitions give fewer tokens.
     ``vocab_size`` is at least ``SMALLEST_VOCABULARY``.
@@ -35,23 +35,23 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 
 
 def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
-    """Writes ``tokenizer.json``."""
+    """Write ``tokenizer.json``."""
     path.write_text(tokenizer.to_str(), encoding="utf-8")
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
-    """Reads what ``save_tokenizer`` wrote."""
+    """Read a file of ``save_tokenizer``."""
     return _as_plain_text(Tokenizer.from_str(path.read_text(encoding="utf-8")))
 
 
 def encode_documents(tokenizer: Tokenizer, texts: Sequence[str], end: int) -> list[np.ndarray]:
-    """The tokens of each text with the token ``end`` after them, each int64 [tokens]."""
+    """Return the tokens of each text followed by the token ``end``, each int64 [tokens]."""
     encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
     return [np.array([*encoding.ids, end]) for encoding in encodings]
 
 
 def token_bytes(tokenizer: Tokenizer, token: int) -> bytes:
-    """The bytes that an ordinary token stands for; only with those of its neighbours need they be whole characters."""
+    """Return the bytes of an ordinary token; one character may be split over several tokens."""
     characters = tokenizer.id_to_token(token)
     assert characters is not None
     return bytes(map(_bytes_of_characters().__getitem__, characters))
@@ -59,7 +59,7 @@ def token_bytes(tokenizer: Tokenizer, token: int) -> bytes:
 
 @cache
 def _bytes_of_characters() -> dict[str, int]:
-    """Byte-level BPE writes printable bytes of Latin-1 as themselves, the others in their order from U+0100 on."""
+    """Return byte by character: byte-level BPE keeps printable Latin-1 and maps other bytes to U+0100 and up."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = sorted(set(range(0x100)) - set(printable))
     return {chr(byte): byte for byte in printable} | {chr(0x100 + place): byte for place, byte in enumerate(others)}
@@ -75,7 +75,7 @@ def _sample(texts: Iterable[str]) -> Iterator[str]:
 
 
 def _as_plain_text(tokenizer: Tokenizer) -> Tokenizer:
-    # A document that happens to contain the text of the end-of-document token must not seem to end there.
-    # The file does not keep this setting.
+    # A document may contain the text of the end-of-document token and must not end there.
+    # tokenizer.json does not store this setting.
     tokenizer.encode_special_tokens = True
     return tokenizer

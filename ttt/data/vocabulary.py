@@ -1,4 +1,4 @@
-"""What turns text into tokens and back: the BPE trained here, a ``tokenizer.json``, or a ``tokenizer.model``."""
+"""Encoding and decoding of text: the BPE trained here, a ``tokenizer.json``, or a ``tokenizer.model``."""
 
 import json
 import re
@@ -9,37 +9,36 @@ from typing import Protocol
 import numpy as np
 from sentencepiece import SentencePieceProcessor
 
-from ttt.config.errors import UserError, bad_value
-from ttt.data.sources import first_line
+from ttt.config.errors import UserError, bad_value, first_line
 from ttt.data.tokenizer import END_OF_DOCUMENT, encode_documents, load_tokenizer, token_bytes
 from ttt.data.words import WordEncoder
 
 JSON, MODEL = "tokenizer.json", "tokenizer.model"
 END_TOKENS = (END_OF_DOCUMENT, "</s>", "<|end_of_text|>", "<eos>")
-"""What closes a document, by the names it has in public tokenizers."""
+"""Names that public tokenizers use for the end-of-document token."""
 
 BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 BLANK = "▁"
-"""How sentencepiece writes a blank."""
+"""The blank in sentencepiece."""
 
 
 class Vocabulary(Protocol):
-    """Tokens of one tokenizer.
+    """The tokens of a tokenizer.
 
     Attributes:
-        size: how many there are.
-        end: the one after every document.
+        size: number of tokens.
+        end: the end-of-document token.
     """
 
     size: int
     end: int
 
     def encode(self, texts: list[str]) -> list[np.ndarray]:
-        """The tokens of each text with ``end`` after them, each of ``dtype_of(self)`` [tokens]."""
+        """Return the tokens of each text followed by ``end``, each of ``dtype_of(self)`` [tokens]."""
         ...
 
     def bytes_of(self, token: int) -> bytes:
-        """What a token stands for; only with its neighbours need it be whole characters."""
+        """Return the bytes of a token; one character may be split over several tokens."""
         ...
 
 
@@ -56,7 +55,7 @@ class JSONVocabulary:
         self.end = known[0]
         settings = json.loads(self._tokenizer.to_str())
         self._byte_level = (settings["decoder"] or {}).get("type") == "ByteLevel"
-        self._words = WordEncoder(self._tokenizer) if _cuts_as_gpt2(settings) else None
+        self._words = WordEncoder(self._tokenizer) if _splits_as_gpt2(settings) else None
 
     def encode(self, texts: list[str]) -> list[np.ndarray]:
         """See ``Vocabulary``."""
@@ -68,7 +67,7 @@ class JSONVocabulary:
         """See ``Vocabulary``."""
         if self._byte_level:
             return token_bytes(self._tokenizer, token)
-        return _bytes_of_piece(self._tokenizer.id_to_token(token) or "")
+        return _bytes_of(self._tokenizer.id_to_token(token) or "")
 
 
 class SentencePieceVocabulary:
@@ -87,12 +86,12 @@ class SentencePieceVocabulary:
 
     def bytes_of(self, token: int) -> bytes:
         """See ``Vocabulary``."""
-        return _bytes_of_piece(self._processor.id_to_piece(token))
+        return _bytes_of(self._processor.id_to_piece(token))
 
 
 @cache
 def open_vocabulary(folder: Path) -> Vocabulary:
-    """The vocabulary whose file lies in ``folder``.
+    """Return the vocabulary of the tokenizer file in ``folder``.
 
     Raises:
         OSError: there is none.
@@ -104,17 +103,17 @@ def open_vocabulary(folder: Path) -> Vocabulary:
     except OSError:
         raise
     except Exception as error:
-        # Both libraries raise bare exceptions for a file that is not theirs.
+        # Both libraries raise plain exceptions for a file of another format.
         raise ValueError(f"{path.name}: {first_line(error)}") from error
 
 
 def tokenizer_file(folder: Path) -> Path:
-    """``tokenizer.model`` of a prepared corpus where there is one, else ``tokenizer.json``."""
+    """Return the path of ``tokenizer.model`` if it exists, else of ``tokenizer.json``."""
     return folder / MODEL if (folder / MODEL).exists() else folder / JSON
 
 
 def check_tokenizer(path: Path) -> str:
-    """The name that a user's tokenizer gets in a prepared corpus.
+    """Return the file name of a user's tokenizer in a prepared corpus.
 
     Raises:
         UserError: there is no such file, or it is of another kind.
@@ -127,7 +126,7 @@ def check_tokenizer(path: Path) -> str:
 
 
 def open_users(path: Path, folder: Path) -> Vocabulary:
-    """The vocabulary of ``folder``, which is a copy of the user's ``path``.
+    """Return the vocabulary of ``folder``, which is a copy of the user's ``path``.
 
     Raises:
         UserError: it is not a tokenizer.
@@ -139,25 +138,23 @@ def open_users(path: Path, folder: Path) -> Vocabulary:
 
 
 def dtype_of(vocabulary: Vocabulary) -> np.dtype:
-    """The smallest unsigned type that holds every token."""
+    """Return the smallest unsigned type that holds every token."""
     return np.dtype(np.uint16 if vocabulary.size <= 2**16 else np.uint32)
 
 
 def decode(vocabulary: Vocabulary, tokens: np.ndarray) -> str:
-    """The text of tokens; what is cut within a character is shown as a question mark."""
+    """Return the text of tokens; incomplete characters become U+FFFD."""
     return b"".join(vocabulary.bytes_of(int(token)) for token in tokens).decode("utf-8", errors="replace")
 
 
-def _cuts_as_gpt2(settings: dict) -> bool:
-    """Whether tokens of a stretch of text are those of its words, as ``WordEncoder`` has it."""
-    cut = settings["pre_tokenizer"] or {}
-    return (
-        (cut.get("type"), cut.get("use_regex"), cut.get("add_prefix_space")) == ("ByteLevel", True, False)
-        and settings["normalizer"] is None
-        and all(token["special"] for token in settings["added_tokens"])
-    )
+def _splits_as_gpt2(settings: dict) -> bool:
+    """Check that the tokenizer splits text as ``WordEncoder`` does."""
+    splitter = settings["pre_tokenizer"] or {}
+    options = [splitter.get(key) for key in ("type", "use_regex", "add_prefix_space")]
+    special_only = all(token["special"] for token in settings["added_tokens"])
+    return options == ["ByteLevel", True, False] and settings["normalizer"] is None and special_only
 
 
-def _bytes_of_piece(piece: str) -> bytes:
-    byte = BYTE.fullmatch(piece)
-    return bytes.fromhex(byte[1]) if byte else piece.replace(BLANK, " ").encode()
+def _bytes_of(text: str) -> bytes:
+    byte = BYTE.fullmatch(text)
+    return bytes.fromhex(byte[1]) if byte else text.replace(BLANK, " ").encode()

@@ -1,4 +1,4 @@
-"""Training and evaluation sequences: stretches of ctx + 1 tokens that lie inside one document."""
+"""Training and evaluation sequences: windows of ctx + 1 tokens, each inside one document."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,17 +10,17 @@ from torch import Tensor
 
 from ttt.config.errors import UserError, bad_value
 from ttt.data.corpus import Documents
-from ttt.data.shards import Tokens
+from ttt.data.shards import TokenSequence
 
 GROUP = 64
-"""Documents for which one number is held in memory."""
+"""Documents per number held in memory."""
 
 BLOCK = 2**14 * GROUP
-"""Documents that are looked at together when windows are counted."""
+"""Documents processed at once when windows are counted."""
 
 
 class Starts(Protocol):
-    """Where each window begins, int64: an array, or computed when asked for."""
+    """The start of each window, int64: an array, or computed on demand."""
 
     def __len__(self) -> int: ...
 
@@ -37,7 +37,7 @@ class Windows:
         ctx: tokens that each window predicts.
     """
 
-    tokens: Tokens
+    tokens: TokenSequence
     starts: Starts
     ctx: int
 
@@ -48,27 +48,27 @@ class Windows:
         return self.batch([index])[0]
 
     def batch(self, indices: Sequence[int] | np.ndarray) -> Tensor:
-        """The windows of these indices: int64 [B, ctx + 1]."""
+        """Return the windows of these indices: int64 [B, ctx + 1]."""
         starts = self.starts[np.asarray(indices)]
-        batch = np.empty((len(starts), self.ctx + 1), np.int64)
-        for row, start in zip(batch, starts, strict=True):
+        ids_BS = np.empty((len(starts), self.ctx + 1), np.int64)
+        for row, start in zip(ids_BS, starts, strict=True):
             row[:] = self.tokens[start : start + self.ctx + 1]
-        return torch.from_numpy(batch)
+        return torch.from_numpy(ids_BS)
 
     def subset(self, n: int) -> "Windows":
-        """At most ``n`` windows, always the same, at even distances so that they come from many documents."""
+        """Return at most ``n`` windows, evenly spaced so that they come from many documents; always the same ones."""
         n = min(n, len(self))
         return replace(self, starts=self.starts[np.arange(n) * len(self) // n])
 
 
 def windows_within(documents: Documents, ctx: int) -> Windows:
-    """Every document cut into windows from its start; what is left at its end is dropped.
+    """Divide every document into windows from its start; the remainder at its end is dropped.
 
-    Window j of a document holds its tokens ``j * ctx`` to ``j * ctx + ctx``, the last one included: neighbours share
-    a token, so that each token but a document's first is predicted once.
+    Window j of a document holds its tokens ``j * ctx`` to ``j * ctx + ctx``, both included: neighbours share a token,
+    so that each token except a document's first is predicted once.
 
     Raises:
-        UserError: no document is ``ctx + 1`` tokens long.
+        UserError: no document has ``ctx + 1`` tokens.
     """
     starts = StartsWithin(documents.offsets, ctx) if ctx > 0 else ()
     _check(documents, ctx, len(starts))
@@ -76,10 +76,10 @@ def windows_within(documents: Documents, ctx: int) -> Windows:
 
 
 def windows_at_start(documents: Documents, ctx: int) -> Windows:
-    """The first window of every document that has one.
+    """Return the first window of every document that has ``ctx + 1`` tokens.
 
     Raises:
-        UserError: no document is ``ctx + 1`` tokens long.
+        UserError: no document has ``ctx + 1`` tokens.
     """
     starts = documents.offsets[:-1][documents.lengths > ctx]
     _check(documents, ctx, len(starts))
@@ -87,11 +87,11 @@ def windows_at_start(documents: Documents, ctx: int) -> Windows:
 
 
 class StartsWithin:
-    """Starts of the windows that every document is cut into. Memory holds a number for each ``GROUP`` documents.
+    """The starts of all windows of all documents. Memory holds one number per ``GROUP`` documents.
 
     Args:
         offsets: int64 [documents + 1] of the documents.
-        ctx: tokens from each start to the next one of the document.
+        ctx: tokens between the starts of neighbouring windows.
     """
 
     def __init__(self, offsets: np.ndarray, ctx: int) -> None:

@@ -1,9 +1,9 @@
 """Byte-level BPE by distinct words: the same tokens as from whole texts, several times as fast.
 
-The library's time goes into cutting texts by GPT-2's pattern and into the same words again and again. In ASCII the
-pattern is Python's own, so such texts are cut here and the library sees every distinct part once. Other texts are first
-cut into stretches, which have characters beyond ASCII or not: the pattern always cuts before a blank or the end of a
-line that a visible character follows.
+The library spends its time on splitting texts by GPT-2's pattern and on encoding the same words again and again.
+Python's ``re`` can apply the pattern to ASCII, so ASCII texts are split here and the library encodes every distinct
+word once. Other texts are first divided into runs with and without characters beyond ASCII: the pattern always splits
+before a blank or line end that is followed by a visible character.
 """
 
 import re
@@ -12,8 +12,8 @@ from itertools import chain
 
 from tokenizers import Tokenizer
 
-BEFORE_A_STRETCH = re.compile(r"(?=[ \n][!-~])")
-"""Visible ASCII only: what is white space or a letter beyond it, Python and the library may see differently."""
+BEFORE_A_RUN = re.compile(r"(?=[ \n][!-~])")
+"""Visible ASCII only: Python and the library may disagree about white space and letters beyond ASCII."""
 
 PART = re.compile(
     r"'(?:s|t|re|ve|m|ll|d)| ?[A-Za-z]+| ?[0-9]+| ?[^\sA-Za-z0-9]+|\s+(?!\S)|\s+",
@@ -22,11 +22,11 @@ PART = re.compile(
 """GPT-2's pattern in ASCII."""
 
 REMEMBERED = 2**18
-"""Distinct parts that are kept, about 60 MB."""
+"""Distinct words kept, about 60 MB."""
 
 
 class WordEncoder:
-    """Encodes with a tokenizer that cuts texts by GPT-2's pattern.
+    """Encodes with a tokenizer that splits texts by GPT-2's pattern.
 
     Args:
         tokenizer: a byte-level BPE without normalisation and without special tokens in texts.
@@ -37,7 +37,7 @@ class WordEncoder:
         self._known: dict[str, list[int]] = {}
 
     def encode(self, text: str) -> list[int]:
-        """The tokens of a text."""
+        """Return the tokens of a text."""
         parts = list(_parts(text))
         if len(self._known) > REMEMBERED:
             self._known.clear()
@@ -48,8 +48,8 @@ class WordEncoder:
 
 
 def _parts(text: str) -> Iterable[str]:
-    """Pieces of a text between which the pattern cuts: its own in ASCII, whole stretches elsewhere."""
+    """Return the parts of a text that can be encoded separately: words in ASCII, whole runs elsewhere."""
     if text.isascii():
         return PART.findall(text)
-    stretches = BEFORE_A_STRETCH.split(text)
-    return chain.from_iterable(PART.findall(stretch) if stretch.isascii() else [stretch] for stretch in stretches)
+    runs = BEFORE_A_RUN.split(text)
+    return chain.from_iterable(PART.findall(run) if run.isascii() else [run] for run in runs)

@@ -1,4 +1,4 @@
-"""Work for several processes, whose results come back in order."""
+"""Work for several processes, with the results in order."""
 
 import multiprocessing
 import os
@@ -11,26 +11,27 @@ from itertools import chain, islice
 from typing import TypeVar
 
 from ttt.config.errors import RunError
+from ttt.config.system import available_cores
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
-def each(function: Callable[[T], R], tasks: Iterable[T], workers: int) -> Iterator[R]:
-    """``function(task)`` of every task, in order; ``workers`` 0 means one process for each core.
+def parallel_map(function: Callable[[T], R], tasks: Iterable[T], workers: int) -> Iterator[R]:
+    """Yield ``function(task)`` for every task, in order; ``workers`` 0 means one process per core.
 
-    One worker, or a single task, needs no other process. At most two tasks a worker wait at any time.
+    With one worker or a single task no process is started. At most two tasks per worker wait at any time.
 
     Raises:
         RunError: a process was killed.
     """
     remaining = iter(tasks)
     first = list(islice(remaining, 2))
-    workers = workers or _cores()
+    workers = workers or available_cores()
     if workers == 1 or len(first) < 2:
         yield from map(function, chain(first, remaining))
         return
-    # Forked processes could inherit locks that a thread of a library holds.
+    # Forked processes could inherit a lock that a library's thread holds.
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin)
     try:
         waiting: deque[Future[R]] = deque()
@@ -41,24 +42,20 @@ def each(function: Callable[[T], R], tasks: Iterable[T], workers: int) -> Iterat
         while waiting:
             yield waiting.popleft().result()
     except BrokenProcessPool as error:
-        line = "a process that prepares data was killed, perhaps for want of memory; the same command goes on"
-        raise RunError(f"{line}, data.workers=1 needs least") from error
+        line = "a process that prepares data was killed, perhaps for lack of memory; the same command resumes"
+        raise RunError(f"{line}, data.workers=1 needs the least memory") from error
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _begin() -> None:
-    # The processes are the parallelism.
+    # The worker processes already use all cores.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
-    """A process whose parent was killed would wait for work forever."""
+    """End this process with its parent: it would otherwise wait for work forever."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

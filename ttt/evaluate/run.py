@@ -9,6 +9,7 @@ from ttt.config.errors import UserError, bad_value
 from ttt.config.plain import from_plain
 from ttt.config.schema import TrainConfig
 from ttt.data.corpus import Corpus, Documents, load_corpus
+from ttt.data.sources import data_schema
 from ttt.evaluate.perplexity import SplitEvaluation, evaluate_split
 from ttt.layers.registry import layer_type
 from ttt.models.build import build_model
@@ -101,10 +102,10 @@ def restore_config(record: Record) -> TrainConfig:
     """The configuration of a record, as instances of the schema's classes.
 
     Raises:
-        UserError: it names a layer that is not registered.
+        UserError: it names a layer or source that is not registered.
     """
     plain = record["config"]
-    return from_plain(plain, layer_type(plain["model"]["name"]).schema)
+    return from_plain(plain, layer_type(plain["model"]["name"]).schema, data_schema(plain))
 
 
 def refuse_other_data(folder: Path, record: Record, corpus: Corpus) -> None:

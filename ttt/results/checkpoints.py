@@ -5,12 +5,12 @@ digest is written last: a checkpoint without one was not finished. What must not
 another name, such as ``step-00000250.ckpt.diverged``.
 """
 
-import hashlib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from ttt.config.errors import UserError
+from ttt.config.system import file_sha256
 from ttt.results.atomic import write_text
 
 SUFFIX = ".ckpt"
@@ -86,8 +86,7 @@ def _verified(path: Path) -> Checkpoint:
     beside = _digest_path(path)
     try:
         expected = beside.read_text(encoding="ascii").partition(" ")[0]
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = file_sha256(path)
     except FileNotFoundError:
         raise ValueError(f"was not written to its end (no {beside.name})") from None
     except OSError as error:

@@ -7,25 +7,8 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, Strategy
 
 from ttt.backbones.registry import backbones
-from ttt.config.errors import bad_value
 from ttt.config.schema import TrainerConfig
 from ttt.results.record import Device
-
-
-def choose_device(name: str, key: str) -> torch.device:
-    """The torch device of ``key=name``; ``auto`` takes a GPU where there is one.
-
-    Raises:
-        UserError: the device is not there.
-    """
-    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if name == "auto":
-        name = next(candidate for candidate in ("cuda", "mps", "cpu") if present[candidate])
-    if name not in present:
-        raise bad_value(key, name, f"choose one of auto, {', '.join(present)}")
-    if not present[name]:
-        raise bad_value(key, name, "torch finds no such device here; cpu always runs")
-    return torch.device(name)
 
 
 def choose_precision(name: str, device: torch.device) -> str:

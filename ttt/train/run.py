@@ -22,6 +22,7 @@ from ttt.evaluate.perplexity import SplitEvaluation
 from ttt.evaluate.run import evaluate_run, refuse_other_data
 from ttt.layers.observing import ttt_layers
 from ttt.models.build import build_model
+from ttt.models.device import choose_device
 from ttt.models.flops import training_flops
 from ttt.models.language_model import LanguageModel
 from ttt.models.memory import keep_freed_memory
@@ -32,7 +33,7 @@ from ttt.results.provenance import git_state, versions
 from ttt.results.record import SCHEMA_VERSION, Record, RunFolder, read_record
 from ttt.train.callbacks import Metrics, Progress
 from ttt.train.checkpoint import Keep
-from ttt.train.device import choose_device, choose_precision, choose_strategy, describe_device
+from ttt.train.device import choose_precision, choose_strategy, describe_device
 from ttt.train.inner_watch import InnerWatch
 from ttt.train.loggers import make_loggers, require_logger
 from ttt.train.module import DivergedError, TrainingModule

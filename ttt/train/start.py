@@ -75,11 +75,12 @@ def read_config(path: Path) -> TrainConfig:
     Raises:
         UserError: no such file, or none that describes a run of this version.
     """
+    from ttt.data.sources import data_schema
     from ttt.layers.registry import layer_type
 
     try:
         plain = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return from_plain(plain, layer_type(plain["model"]["name"]).schema)
+        return from_plain(plain, layer_type(plain["model"]["name"]).schema, data_schema(plain))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); plan and submit the sweep again") from error
     except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
@@ -93,7 +94,7 @@ def together(config: TrainConfig) -> Iterator[None]:
     if launcher() is None:
         yield
         return
-    from ttt.train.device import choose_device
+    from ttt.models.device import choose_device
 
     with joined(choose_device(config.trainer.device, "trainer.device").type):
         yield

@@ -1,11 +1,11 @@
-"""Stretches: pieces of a source in its own order, tokenised, on their way to the shards.
+"""Partial shards: consecutive documents of a source, tokenised, before they are sorted into shards.
 
-A stretch is a folder that appears in one step, so that what a killed preparation has left is whole:
+A partial shard is a folder that appears by a single rename, so that a killed preparation leaves only complete ones:
 
 =================  =====================================================================================
-``tokens.npy``     uint16 or uint32 [tokens]: the admitted documents, one after another
+``tokens.npy``     uint16 or uint32 [tokens]: the admitted documents in order
 ``entries.npy``    ``ENTRY`` [documents]
-``names.txt``      their names one after another, in UTF-8
+``names.txt``      their names, concatenated, in UTF-8
 =================  =====================================================================================
 """
 
@@ -17,20 +17,21 @@ from pathlib import Path
 import numpy as np
 
 from ttt.config.schema import DataConfig
+from ttt.config.system import renamed_at_the_end
 from ttt.data.documents import is_admitted, sha256_of
 from ttt.data.sources import Document
 from ttt.data.vocabulary import dtype_of, open_vocabulary
 
-STRETCH_CHARS = 2**23
-"""Characters after which a stretch ends, with the document they are in."""
+PARTIAL_SHARD_CHARS = 2**23
+"""A partial shard ends with the document in which it reaches this many characters."""
 
 ENTRY = np.dtype([("sha256", "V32"), ("tokens", "<i8"), ("bytes", "<i8"), ("name", "<i8")])
 """A document: hash of its text, its tokens, bytes of its text, bytes of its name."""
 
 
 @dataclass(frozen=True)
-class Stretch:
-    """Documents that are tokenised together into ``folder``, by the tokenizer in ``tokenizer_folder``."""
+class PartialShard:
+    """Documents to tokenise together into ``folder``, with the tokenizer in ``tokenizer_folder``."""
 
     documents: list[Document]
     folder: Path
@@ -38,51 +39,50 @@ class Stretch:
     config: DataConfig
 
 
-def cut(documents: Iterable[Document]) -> Iterator[list[Document]]:
-    """Consecutive documents of ``STRETCH_CHARS`` characters or more; the last ones may have fewer."""
-    stretch: list[Document] = []
+def batches_of_text(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    """Yield batches of documents with at least ``PARTIAL_SHARD_CHARS`` characters; the last may have fewer."""
+    batch: list[Document] = []
     chars = 0
     for document in documents:
-        stretch.append(document)
+        batch.append(document)
         chars += len(document.text)
-        if chars >= STRETCH_CHARS:
-            yield stretch
-            stretch, chars = [], 0
-    if stretch:
-        yield stretch
+        if chars >= PARTIAL_SHARD_CHARS:
+            yield batch
+            batch, chars = [], 0
+    if batch:
+        yield batch
 
 
-def write_stretch(stretch: Stretch) -> None:
-    """Tokenises the admitted documents of a stretch and writes it.
+def write_partial_shard(shard: PartialShard) -> None:
+    """Tokenise the admitted documents of a batch and write them as a partial shard.
 
     Raises:
         OSError: it cannot be written.
     """
-    vocabulary = open_vocabulary(stretch.tokenizer_folder)
-    admitted = [document for document in stretch.documents if is_admitted(document, stretch.config)]
+    vocabulary = open_vocabulary(shard.tokenizer_folder)
+    admitted = [document for document in shard.documents if is_admitted(document, shard.config)]
     tokens = vocabulary.encode([document.text for document in admitted])
     names = [document.name.encode() for document in admitted]
     entries = [
         (sha256_of(document.text), len(encoded), len(document.text.encode()), len(name))
         for document, encoded, name in zip(admitted, tokens, names, strict=True)
     ]
-    partial = stretch.folder.with_suffix(".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     empty = np.zeros(0, dtype_of(vocabulary))
-    np.save(partial / "tokens.npy", np.concatenate([empty, *tokens]), allow_pickle=False)
-    np.save(partial / "entries.npy", np.array(entries, ENTRY), allow_pickle=False)
-    (partial / "names.txt").write_bytes(b"".join(names))
-    partial.replace(stretch.folder)
+    with renamed_at_the_end(shard.folder) as partial:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        np.save(partial / "tokens.npy", np.concatenate([empty, *tokens]), allow_pickle=False)
+        np.save(partial / "entries.npy", np.array(entries, ENTRY), allow_pickle=False)
+        (partial / "names.txt").write_bytes(b"".join(names))
 
 
 def read_entries(folder: Path) -> np.ndarray:
-    """The entries of a stretch, ``ENTRY`` [documents]."""
+    """Return the entries of a partial shard, ``ENTRY`` [documents]."""
     return np.load(folder / "entries.npy", allow_pickle=False)
 
 
 def read_documents(folder: Path, positions: np.ndarray) -> Iterator[tuple[np.ndarray, str]]:
-    """Tokens and name of the documents at these positions of a stretch."""
+    """Yield tokens and name of the documents at these positions of a partial shard."""
     entries = read_entries(folder)
     tokens = np.load(folder / "tokens.npy", mmap_mode="r", allow_pickle=False)
     names = (folder / "names.txt").read_bytes()

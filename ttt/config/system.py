@@ -1,0 +1,29 @@
+"""Helpers around the operating system: cores, hashes of files, files that are complete or absent."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def available_cores() -> int:
+    """Return the number of cores that this process may use: in a container often fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file as hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def renamed_at_the_end(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path`` and rename it to ``path`` if the block succeeds.
+
+    Only one process may write ``path`` at a time: what a killed one left is overwritten.
+    """
+    partial = path.with_name(f"{path.name}.partial")
+    yield partial
+    partial.replace(path)
