@@ -8,6 +8,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from starter import Starter
 
 from ttt.cli.compose import as_object, quote_option, register_schemas
 from ttt.config.assets import assets
@@ -46,6 +47,14 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny(cache: Path) -> list[str]:
     """Overrides that make a run of ``ttt-train`` take a second."""
     return [*TINY, f"data.cache_dir={cache}"]
+
+
+@pytest.fixture(scope="session")
+def starter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Starter]:
+    """Programs in processes of their own that need no time for imports."""
+    starter = Starter(tmp_path_factory.mktemp("output"))
+    yield starter
+    starter.close()
 
 
 @pytest.fixture
