@@ -26,7 +26,7 @@ class Starter:
 
     Args:
         folder: for the files that hold the output of the programs.
-        environment: variables in addition to those of this process, for example PYTHONPATH of another copy of the suite.
+        environment: variables in addition to those of this process, for example PYTHONPATH of another suite.
     """
 
     def __init__(self, folder: Path, environment: Mapping[str, str] | None = None) -> None:
@@ -161,7 +161,7 @@ def _main() -> None:
     request = _serve()
     if request is not None:
         _become(request)
-        exec(compile(request["program"], request["argv"][0], "exec"), {"__name__": "__main__"})  # noqa: S102
+        exec(compile(request["program"], request["argv"][0], "exec"), {"__name__": "__main__"})
 
 
 if __name__ == "__main__":

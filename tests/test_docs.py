@@ -1,6 +1,5 @@
 """What the documents say is true: files and commands exist, and the examples run."""
 
-import os
 import re
 import shutil
 import subprocess
@@ -9,6 +8,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from starter import Starter
 
 from ttt.cli.sweep.files import SCALES, sweep_names
 from ttt.config.assets import assets
@@ -92,7 +92,9 @@ def site(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_the_examples_of_contributing_work(site: Path, tiny: list[str], tmp_path: Path) -> None:
+def test_the_examples_of_contributing_work(
+    site: Path, tiny: list[str], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     assert set(examples()) == {
         "ttt/layers/ema.py",
         "ttt/inner/models/swiglu.py",
@@ -105,10 +107,10 @@ def test_the_examples_of_contributing_work(site: Path, tiny: list[str], tmp_path
     for number in range(40):
         (texts / f"{number}.txt").write_text(f"text {number} " * 400)
 
+    starter = Starter(tmp_path_factory.mktemp("output"), {"PYTHONPATH": str(site)})
+
     def run(module: str, *arguments: str) -> str:
-        command = [sys.executable, "-m", module, *arguments]
-        environment = os.environ | {"PYTHONPATH": str(site)}
-        done = subprocess.run(command, cwd=site, env=environment, capture_output=True, text=True, check=False)
+        done = starter.run(f"from {module} import main; raise SystemExit(main())", arguments, cwd=site)
         return done.stdout + done.stderr
 
     def train(*arguments: str) -> str:
@@ -129,3 +131,4 @@ def test_the_examples_of_contributing_work(site: Path, tiny: list[str], tmp_path
     tested = run("pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(site), generic_tests, "-k", "ema")
     assert " passed" in tested, tested
     assert " failed" not in tested, tested
+    starter.close()

@@ -72,13 +72,17 @@ def rounded_definition(views: torch.dtype) -> Form:
     return form
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
-@pytest.mark.parametrize("name", LOOPS)
-@pytest.mark.parametrize(
-    ("T", "cuts"),
-    [(16, [16]), (19, [19]), (15, [15]), (9, [1, 8]), (21, [3, 18]), (24, [8, 1, 15]), (26, [5, 2, 12, 1, 6])],
-    ids=str,
-)
+CUTS = [(16, [16]), (19, [19]), (15, [15]), (9, [1, 8]), (21, [3, 18]), (24, [8, 1, 15]), (26, [5, 2, 12, 1, 6])]
+IN_PIECES = [
+    *((name, *cut, (torch.float16, torch.float32)[(i + j) % 2])
+      for i, name in enumerate(("linear", "mlp")) for j, cut in enumerate(CUTS)),
+    *((name, *CUTS[-1], dtype) for name in LOOPS for dtype in (torch.float16, torch.float32)
+      if (name, dtype) not in (("linear", torch.float16), ("mlp", torch.float32))),
+]  # fmt: skip
+"""Every cut with each kernel, in one type or the other; the longest with every loop in both types."""
+
+
+@pytest.mark.parametrize(("name", "T", "cuts", "dtype"), IN_PIECES, ids=str)
 def test_any_length_in_any_pieces_is_the_primal_form(name: str, T: int, cuts: list[int], dtype: torch.dtype) -> None:
     case = Case(LOOPS[name], 8, T=T, D=16)
     expected = case.run(rounded_definition(dtype))
