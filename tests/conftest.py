@@ -1,4 +1,4 @@
-"""Fixtures for all tests: a corpus and a configuration small enough to train in a test, and programs that start fast."""
+"""Fixtures for all tests: a small corpus, a configuration that trains in a second, programs that start fast."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -44,13 +44,13 @@ TINY = [
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder in which the tests prepare their corpus, once."""
+    """Return the folder in which the tests prepare their corpus, once."""
     return tmp_path_factory.mktemp("cache")
 
 
 @pytest.fixture(scope="session")
 def tiny(cache: Path) -> list[str]:
-    """Overrides with which a run of ``ttt-train`` takes a second."""
+    """Return overrides with which a run of ``ttt-train`` takes a second."""
     return [*TINY, f"data.cache_dir={cache}"]
 
 

@@ -1,4 +1,4 @@
-"""Random inner loops in float64, and everything they compute: for holding one form against another."""
+"""Random inner loops in float64 and everything that they compute, for comparing kernels."""
 
 from dataclasses import dataclass, field
 
@@ -15,7 +15,7 @@ B, H, D = 2, 2, 4
 
 @dataclass
 class Case:
-    """One inner loop with random inputs, each a leaf of its own; every token has an eta of its own."""
+    """One inner loop with random inputs, all of them leaves; every token has its own eta."""
 
     loop: InnerLoop
     b: int
@@ -58,7 +58,7 @@ class Case:
         return token_scale(self.inputs["delta"])
 
     def outputs(self, form: Form, cuts: list[int] | None = None) -> dict[str, Tensor]:
-        """Z and the final state by a sequence form, the tokens given in pieces of ``cuts`` tokens."""
+        """Return Z and the final state that ``form`` computes for chunks of ``cuts`` tokens."""
         state, outputs = self.loop.start(self.W_init, B), []
         for piece in self.tokens.split(cuts or [self.T]):
             z, state = form(self.loop, self.norm, state, piece, self.tau)
@@ -67,7 +67,7 @@ class Case:
         return {"z": torch.cat(outputs, dim=2)} | final
 
     def run(self, form: Form, cuts: list[int] | None = None) -> dict[str, Tensor]:
-        """Outputs, final state, and the gradient of a random functional of both with respect to every input."""
+        """Return outputs, final state, and the gradient of a random functional of both for every input."""
         results = self.outputs(form, cuts)
         generator = torch.Generator().manual_seed(1)
         functional = sum((torch.randn(r.shape, generator=generator, dtype=r.dtype) * r).sum() for r in results.values())

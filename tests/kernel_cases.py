@@ -1,4 +1,4 @@
-"""A kernel of the inner loop against the definition, token by token in float64: random arguments, comparison."""
+"""Random arguments of the inner loop's kernels, the definition token by token in float64, and the comparison."""
 
 from itertools import pairwise
 from typing import NamedTuple
@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-"""Where Triton's kernels run: compiled where they can be, else in its interpreter."""
+"""Device of the Triton kernels: compiled on a GPU, else in the interpreter."""
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 4e-2}
-"""Type of the views -> largest error, as a share of the largest number of the same tensor. bfloat16 rounds 8 times as
+"""Type of the views -> largest error, relative to the largest number of the same tensor. bfloat16 rounds 8 times as
 coarsely as float16."""
 
 
@@ -48,7 +48,7 @@ NAMES = ["W1", "b1", "W2", "b2", "scale", "shift", "q", "k", "v", "eta", "tau"]
 
 
 def arguments(case: Case, dtype: torch.dtype = torch.float64, B: int = 2, H: int = 3) -> Arguments:
-    """Random leaves; views as a projection leaves them, heads side by side; a tau that the clamp made zero."""
+    """Return random leaves: views with the strides that a projection gives, and one tau that is clamped to zero."""
     D, hidden, b, T = case
     generator = torch.Generator().manual_seed(sum(case))
 
@@ -79,7 +79,7 @@ def f(W: tuple[Tensor, ...], scale: Tensor, shift: Tensor, u: Tensor) -> Tensor:
 
 
 def primal(given: Arguments) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """The definition: every token's gradient by autograd, at W of the mini-batch's start."""
+    """Compute the definition: every token's gradient by autograd, at W of the start of the mini-batch."""
     W, scale, shift, q, k, v, eta, tau = given
     b, outputs = tau.numel(), []
     for start in range(0, q.shape[2], b):
@@ -96,7 +96,7 @@ def primal(given: Arguments) -> tuple[Tensor, tuple[Tensor, ...]]:
 
 
 def results(form, given: Arguments) -> dict[str, Tensor]:  # type: ignore[no-untyped-def]
-    """Outputs, final state and, from random upstream gradients of both, the gradient of every input."""
+    """Return outputs, final state and, for random upstream gradients of both, the gradient of every input."""
     z, W_last = form(given)
     generator = torch.Generator().manual_seed(1)
     upstream = [torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x) for x in (z, *W_last)]
@@ -114,11 +114,11 @@ def assert_close(found: dict[str, Tensor], expected: dict[str, Tensor], toleranc
 
 
 def rounded(given: Arguments, dtype: torch.dtype) -> Arguments:
-    """The views in ``dtype``, all else in float32: what the Triton kernels read."""
+    """Return the views in ``dtype`` and all else in float32, as the Triton kernels read them."""
     q, k, v = (x.detach().to(dtype).requires_grad_() for x in (given.q, given.k, given.v))
     return given.map(lambda x: x.detach().float().requires_grad_())._replace(q=q, k=k, v=v)
 
 
 def exact(given: Arguments) -> Arguments:
-    """The same numbers in float64."""
+    """Return the same numbers in float64."""
     return given.map(lambda x: x.detach().double().requires_grad_())

@@ -1,4 +1,4 @@
-"""What interpreted kernels load, store and multiply, tensor by tensor."""
+"""Counts of the loads, stores and matrix products of interpreted kernels, by tensor."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -16,14 +16,14 @@ from ttt.kernels.triton.configurations import Configuration
 
 @dataclass
 class Seen:
-    """Of one kernel, over all launches.
+    """Counts of one kernel, over all launches.
 
     Attributes:
         flops: of ``tl.dot``.
         loaded: bytes of all loads, by argument.
         stored: bytes of all stores, by argument.
-        read: bytes at different places that were loaded, by argument, launch by launch.
-        written: likewise of stores.
+        read: bytes at distinct addresses that were loaded, by argument, summed over launches.
+        written: bytes at distinct addresses that were stored, likewise.
     """
 
     flops: int = 0
@@ -33,18 +33,18 @@ class Seen:
     written: dict[str, int] = field(default_factory=lambda: defaultdict(int))
 
     def moved(self) -> int:
-        """Bytes of all loads and stores."""
+        """Return the bytes of all loads and stores."""
         return sum(self.loaded.values()) + sum(self.stored.values())
 
     def crossed(self, scratch: set[str]) -> int:
-        """Bytes at different places that were loaded and that were stored, but for those of ``scratch``."""
+        """Return the bytes at distinct addresses that were loaded and stored, except the tensors of ``scratch``."""
         touched = [*self.read.items(), *self.written.items()]
         return sum(size for name, size in touched if name not in scratch)
 
 
 @contextmanager
 def watched(patch: pytest.MonkeyPatch) -> Iterator[dict[str, Seen]]:
-    """What the kernels that are launched within do, by name."""
+    """Count what the kernels that are launched in this context do; yields the counts by kernel name."""
     seen: dict[str, Seen] = defaultdict(Seen)
     launch, builder = Configuration.launch, interpreter.InterpreterBuilder
     load, store, dot = builder.create_masked_load, builder.create_masked_store, builder.create_dot
@@ -75,11 +75,11 @@ def watched(patch: pytest.MonkeyPatch) -> Iterator[dict[str, Seen]]:
 
 
 class Launch:
-    """One launch: which tensor an address belongs to, and which places were touched."""
+    """One launch: the tensor of each address, and the addresses that were read and written."""
 
     def __init__(self, seen: Seen, arguments: dict[str, Any]) -> None:
         self.seen = seen
-        # What a kernel does not write may be any tensor, and then z must keep its name.
+        # A kernel may get any tensor for an output that it does not write; then the name must be z.
         named = sorted(arguments.items(), key=lambda item: item[0] != "z")
         tensors = {name: x for name, x in named if isinstance(x, Tensor)}
         self.starts = {name: (x.data_ptr(), x.data_ptr() + x.nbytes) for name, x in tensors.items()}
@@ -87,7 +87,7 @@ class Launch:
         self.element = {name: x.element_size() for name, x in tensors.items()}
 
     def note(self, pointers: Any, mask: Any, loads: bool) -> None:
-        """Counts the bytes behind ``pointers`` where ``mask`` is true."""
+        """Count the bytes behind ``pointers`` where ``mask`` is true."""
         places = pointers.data[np.broadcast_to(mask.data, pointers.data.shape)].ravel()
         if not places.size:
             return
@@ -97,7 +97,7 @@ class Launch:
         self.touched[name, loads].append(np.unique(places))
 
     def finish(self) -> None:
-        """Adds up the places."""
+        """Add up the addresses."""
         for (name, loads), places in self.touched.items():
             unique = np.unique(np.concatenate(places)).size * self.element[name]
             (self.seen.read if loads else self.seen.written)[name] += unique

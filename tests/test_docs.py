@@ -1,4 +1,4 @@
-"""What the documents say is true: files and commands exist, and the examples run."""
+"""The documents are correct: the files and commands that they name exist, and the examples run."""
 
 import re
 import shutil
@@ -22,7 +22,7 @@ EXAMPLE = re.compile(r"`(?P<path>[\w/]+\.(?:py|yaml))`:\n\n```\w+\n(?P<text>.*?)
 
 
 def examples() -> dict[str, str]:
-    """Path and text of every example file of CONTRIBUTING.md."""
+    """Return the path and the text of every example file of CONTRIBUTING.md."""
     return {match["path"]: match["text"] for match in EXAMPLE.finditer((ROOT / "CONTRIBUTING.md").read_text())}
 
 
@@ -80,7 +80,7 @@ def test_every_figure_has_its_row(name: str) -> None:
 
 @pytest.fixture
 def site(tmp_path: Path) -> Path:
-    """A copy of the sources, laid out as a wheel installs them, with the example files added."""
+    """Copy the sources to where a wheel installs them, and add the example files."""
     site = tmp_path / "site"
     without = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "ttt", site / "ttt", ignore=without)
@@ -114,7 +114,7 @@ def test_the_examples_of_contributing_work(
         return done.stdout + done.stderr
 
     def train(*arguments: str) -> str:
-        # A later override of a key wins, so that a test can choose other packages than the tiny corpus's.
+        # The last override of a key wins: a test can choose other packages than the tiny corpus.
         return run("ttt.cli.train", *tiny, "trainer.max_steps=1", f"runs_dir={tmp_path}/runs", *arguments)
 
     assert "validation perplexity" in train("model=ema", "model.decay=0.5")
