@@ -1,6 +1,7 @@
 """Fixtures for all tests: a small corpus, a configuration that trains in a second, programs that start fast."""
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -84,6 +85,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     Raises:
         pytest.UsageError: ``-m gpu`` selects nothing else.
     """
+    if hasattr(config, "workerinput"):
+        _slowest_files_first(items)
     if torch.cuda.is_available():
         return
     needing = [item for item in items if item.get_closest_marker("gpu")]
@@ -92,6 +95,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     config.stash[DESELECTED] = len(needing)
     config.hook.pytest_deselected(items=needing)
     items[:] = [item for item in items if item not in needing]
+
+
+def _slowest_files_first(items: list[pytest.Item]) -> None:
+    """Sort the files by their number of slow tests, for the workers of pytest-xdist."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: (-slow[item.path], item.path))
 
 
 def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
