@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,6 +34,7 @@ class Starter:
         self._folder = folder
         self._environment = os.environ | dict(environment or {})
         self._server: subprocess.Popen[str] | None = None
+        self._turn = threading.Lock()
 
     def start(
         self,
@@ -62,15 +64,16 @@ class Starter:
 
     def ask(self, request: dict[str, Any]) -> Any:
         """Return the server's answer."""
-        if self._server is None:
-            pipe = subprocess.PIPE
-            command = [sys.executable, __file__, *PRELOADED]
-            self._server = subprocess.Popen(command, env=self._environment, stdin=pipe, stdout=pipe, text=True)
-        assert self._server.stdin is not None
-        assert self._server.stdout is not None
-        self._server.stdin.write(json.dumps(request) + "\n")
-        self._server.stdin.flush()
-        return json.loads(self._server.stdout.readline())
+        with self._turn:
+            if self._server is None:
+                pipe = subprocess.PIPE
+                command = [sys.executable, __file__, *PRELOADED]
+                self._server = subprocess.Popen(command, env=self._environment, stdin=pipe, stdout=pipe, text=True)
+            assert self._server.stdin is not None
+            assert self._server.stdout is not None
+            self._server.stdin.write(json.dumps(request) + "\n")
+            self._server.stdin.flush()
+            return json.loads(self._server.stdout.readline())
 
     def close(self) -> None:
         """End the server; programs that still run continue."""
@@ -93,7 +96,7 @@ class Started:
             self.returncode = self.starter.ask({"poll": self.pid})
         return self.returncode
 
-    def wait(self, timeout: float = 300) -> int:
+    def wait(self, timeout: float = 600) -> int:
         """Return the exit code when the program has ended.
 
         Raises:
@@ -106,7 +109,7 @@ class Started:
             time.sleep(0.02)
         return code
 
-    def communicate(self, timeout: float = 300) -> tuple[str, str]:
+    def communicate(self, timeout: float = 600) -> tuple[str, str]:
         """Return standard output and standard error when the program has ended."""
         self.wait(timeout)
         return (self.output / "stdout").read_text(), (self.output / "stderr").read_text()

@@ -130,7 +130,7 @@ def test_two_processes_at_once_prepare_one_corpus(config: DataConfig, site: Path
         # Both now want to prepare it: they are let go at the same time.
         waiting = [process.stderr.readline() for process in processes if process.stderr]
     assert all(line.startswith(f"waiting for another process that prepares {folder}") for line in waiting)
-    results = [process.communicate(timeout=60) for process in processes]
+    results = [process.communicate(timeout=600) for process in processes]
     assert [out.strip() for out, _ in results] == [alone.digest, alone.digest]
     assert sum("preparing data=tiny" in err for _, err in results) == 1
     assert [path.name for path in folder.parent.iterdir() if path.is_dir()] == [folder.name]

@@ -22,7 +22,7 @@ EVERY, STEPS = 3, 12
 SLOWLY = """
 import faulthandler
 import time
-faulthandler.dump_traceback_later(200)
+faulthandler.dump_traceback_later(550)
 from pathlib import Path
 from ttt.train.module import TrainingModule
 step = TrainingModule.training_step
@@ -61,7 +61,7 @@ class Runner:
 
     def finish(self, folder: Path, *more: str) -> str:
         process = self.start(folder, *more)
-        _, errors = process.communicate(timeout=240)
+        _, errors = process.communicate(timeout=600)
         assert process.returncode == 0, errors
         return errors
 
@@ -78,7 +78,7 @@ class Runner:
             os.killpg(process.pid, number)
         else:
             process.send_signal(number)
-        _, errors = process.communicate(timeout=240)
+        _, errors = process.communicate(timeout=600)
         assert "Traceback" not in errors, errors
         print(f"  {number.name} {delay:.2f} s after step {step}: exit code {process.returncode}; {told(errors)}")
         return process.returncode
@@ -92,7 +92,7 @@ def told(errors: str) -> str:
 
 def wait_for_step(folder: Path, step: int, process: Started) -> None:
     """Returns when the run in ``folder`` has done ``step`` steps and is in the next."""
-    told, deadline = folder / "steps", time.monotonic() + 120
+    told, deadline = folder / "steps", time.monotonic() + 600
     while not told.exists() or int(told.read_text() or 0) < step:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
