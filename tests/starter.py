@@ -150,14 +150,15 @@ def _become(request: dict[str, Any]) -> None:
         os.dup2(file, number)
         os.close(file)
     sys.argv = request["argv"]
+    sys.path.insert(0, "")
     # Lightning reads its rank from the environment when it is imported.
     rank_zero = import_module("lightning.fabric.utilities.rank_zero")
     rank_zero.rank_zero_only.rank = rank_zero._get_rank() or 0
 
 
 def _main() -> None:
-    # The first entry is the folder of this file.
-    sys.path[0] = ""
+    # The first entry is the folder of this file; PYTHONPATH comes next.
+    del sys.path[0]
     for module in sys.argv[1:]:
         import_module(module)
     gc.freeze()

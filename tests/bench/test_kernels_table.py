@@ -1,14 +1,13 @@
 """``ttt-bench kernels``: what is read of compiled code, its rows and its table, and the figures that kernels keep."""
 
 import json
-import os
 import re
 import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from starter import Starter
 
 from ttt.bench.columns import Column, markdown_lines
 from ttt.bench.kernels import BEGIN, COLUMNS, END
@@ -26,14 +25,23 @@ DOCUMENT = assets() / "docs" / "kernels.md"
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
+@pytest.fixture(scope="module")
+def compiling(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Starter]:
+    """Start programs in which kernels are compiled; in this process they may be interpreted."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("TRITON_INTERPRET", raising=False)
+        starter = Starter(tmp_path_factory.mktemp("output"))
+    yield starter
+    starter.close()
+
+
 @pytest.fixture
-def kernels(tmp_path: Path) -> Command:
-    """Runs ``ttt-bench kernels`` in a process of its own: in this one kernels may be interpreted."""
+def kernels(compiling: Starter, tmp_path: Path) -> Command:
+    """Run ``ttt-bench kernels`` in a process of its own."""
 
     def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"} | variables
-        command = [sys.executable, "-m", "ttt.cli.bench", "kernels", *arguments]
-        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        program = "from ttt.cli.bench import main; main()"
+        return compiling.run(program, ["kernels", *arguments], cwd=tmp_path, environment=variables)
 
     return run
 
