@@ -135,7 +135,10 @@ def test_a_full_disk_leaves_whole_what_was_written(
 
 @pytest.mark.parametrize(
     ("launcher", "axes", "runs"),
-    [("basic", ["model=ttt_linear,transformer", "seed=0,1"], 4), ("submitit_local", ["seed=0,1"], 2)],
+    [
+        ("basic", ["model=ttt_linear,transformer", "seed=0,1"], 4),
+        pytest.param("submitit_local", ["seed=0,1"], 2, marks=pytest.mark.slow),
+    ],
 )
 def test_multirun_trains_every_combination(
     starter: Starter, tiny: list[str], tmp_path: Path, launcher: str, axes: list[str], runs: int
@@ -192,6 +195,7 @@ class Mean(nn.Linear):
 """
 
 
+@pytest.mark.slow
 def test_a_new_layer_is_one_new_file(tiny: list[str], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     """In a copy of the layers' folder, so that the checkout stays as it is."""
     import shutil

@@ -69,7 +69,7 @@ def run_everything(given: Arguments) -> dict[str, Seen]:
         (64, 32, 16, torch.float32),
         (64, 24, 8, torch.float32),
         (64, 24, 8, torch.float16),
-        (256, 64, 16, torch.float16),
+        pytest.param(256, 64, 16, torch.float16, marks=pytest.mark.slow),
     ],
     ids=str,
 )

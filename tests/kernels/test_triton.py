@@ -35,7 +35,10 @@ SMALL = [Case(16, 0, 5, 20), Case(16, 32, 5, 20)]
 HALF_AND_SINGLE = [torch.float16, torch.float32]
 ALTERNATING = [
     *((case, HALF_AND_SINGLE[(i // 4 + i) % 2]) for i, case in enumerate(LINEAR)),
-    *((case, HALF_AND_SINGLE[i % 2]) for i, case in enumerate(MLP)),
+    *(
+        pytest.param(case, HALF_AND_SINGLE[i % 2], marks=[pytest.mark.slow] if case.head_dim > 32 else [])
+        for i, case in enumerate(MLP)
+    ),
 ]
 """Every size with one type: every head width and, for TTT-Linear, every mini-batch size has both."""
 
@@ -74,6 +77,7 @@ def test_outputs_state_and_gradients_are_the_definitions(case: Case, dtype: torc
     assert found["W1_last"].dtype == found["dW1"].dtype == found["deta"].dtype == torch.float32
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("poisoned")
 @pytest.mark.parametrize("on_chip", [False, True])
 @pytest.mark.parametrize("dtype", HALF_AND_SINGLE, ids=str)
@@ -94,6 +98,7 @@ def test_where_the_state_of_ttt_mlp_is_on_chip() -> None:
     assert Layer(torch.bfloat16, 96, 16, 384).forward(keeps=True).kernel == "mlp_forward"
 
 
+@pytest.mark.slow
 @settings(
     max_examples=12,
     deadline=None,
@@ -121,6 +126,7 @@ def test_any_group_gives_the_same_bytes(group: int) -> None:
         assert torch.equal(x, grouped[name]), name
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("poisoned")
 @pytest.mark.parametrize("dtype", HALF_AND_SINGLE, ids=str)
 def test_steps_taken_back_over_a_long_group_lead_to_where_they_began(dtype: torch.dtype) -> None:
