@@ -41,6 +41,8 @@ ALTERNATING = [
     ),
 ]
 """Every size with one type: every head width and, for TTT-Linear, every mini-batch size has both."""
+if DEVICE == "cuda":
+    ALTERNATING = [(case, dtype) for case in LINEAR + MLP for dtype in HALF_AND_SINGLE]
 
 
 def of(case: Case, dtype: torch.dtype = torch.float32, batch: int = B, heads: int = H) -> Arguments:

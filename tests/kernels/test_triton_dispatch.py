@@ -73,13 +73,11 @@ def rounded_definition(views: torch.dtype) -> Form:
 
 
 CUTS = [(16, [16]), (19, [19]), (15, [15]), (9, [1, 8]), (21, [3, 18]), (24, [8, 1, 15]), (26, [5, 2, 12, 1, 6])]
-IN_PIECES = [
-    *((name, *cut, (torch.float16, torch.float32)[(i + j) % 2])
-      for i, name in enumerate(("linear", "mlp")) for j, cut in enumerate(CUTS)),
-    *((name, *CUTS[-1], dtype) for name in LOOPS for dtype in (torch.float16, torch.float32)
-      if (name, dtype) not in (("linear", torch.float16), ("mlp", torch.float32))),
-]  # fmt: skip
-"""Every cut with each kernel, in one type or the other; the longest with every loop in both types."""
+TYPES = (torch.float16, torch.float32)
+IN_PIECES = [(name, *CUTS[-1], dtype) for name in LOOPS for dtype in TYPES]
+IN_PIECES += [("linear", *cut, TYPES[i % 2]) for i, cut in enumerate(CUTS[:-1])]
+IN_PIECES += [("mlp", *cut, TYPES[1 - i % 2]) for i, cut in enumerate(CUTS[:-1])]
+"""The last cut with every loop in both types; the others with each kernel, in one type or the other."""
 
 
 @pytest.mark.parametrize(("name", "T", "cuts", "dtype"), IN_PIECES, ids=str)
