@@ -8,10 +8,12 @@ LAPTOP_SWEEPS := rates ablation ablation_released mini_batch_size inner_loss per
   pile_scaling training
 LAPTOP_RUNS := runs/laptop
 LAPTOP_FIGURES := figures/laptop
+# A worker takes whole files, the slowest first, so that no long file is left at the end.
+PYTEST = $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 SWEEP = $(BIN)/ttt-sweep $(1) sweep=$(2) scale=laptop runs_dir=$(LAPTOP_RUNS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo laptop test check gpu clean
+.PHONY: help setup demo laptop test quick check gpu clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 12
@@ -42,8 +44,11 @@ laptop: setup ## every figure and claim from runs on this machine (two hours on 
 	$(BIN)/ttt-plot report --results $(LAPTOP_RUNS) --out $(LAPTOP_FIGURES)/report.html
 	$(BIN)/ttt-claims --results $(LAPTOP_RUNS) --out $(LAPTOP_FIGURES)/claims.csv
 
-test: setup ## run all tests
-	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile
+test: setup ## run all tests (twenty minutes on 2 cores)
+	$(PYTEST)
+
+quick: setup ## run the tests that are not marked slow (two minutes on 2 cores): for use while working
+	$(PYTEST) -m "not slow"
 
 check: setup ## lint, format and types
 	$(BIN)/ruff check .

@@ -1,6 +1,7 @@
-"""A corpus and a configuration small enough to train within a test."""
+"""Fixtures for all tests: a small corpus, a configuration that trains in a second, programs that start fast."""
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -8,17 +9,23 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hypothesis import settings
+from starter import Starter
 
 from ttt.cli.compose import as_object, quote_option, register_schemas
 from ttt.config.assets import assets
 from ttt.config.schema import TrainConfig
 
-# Tensors this small gain nothing by more threads, and lose much when the machine has other work.
+# More threads make tensors this small no faster, and much slower on a busy machine.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
-# Read when the kernels are imported. On a machine with a GPU they are compiled.
+# Read when the kernels are imported. With a GPU, Triton compiles them.
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
+
+# On a busy machine an example takes any time.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 TINY = [
     "size.width=16",
@@ -38,19 +45,27 @@ TINY = [
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the tests prepare their corpus, once."""
+    """Return the folder in which the tests prepare their corpus, once."""
     return tmp_path_factory.mktemp("cache")
 
 
 @pytest.fixture(scope="session")
 def tiny(cache: Path) -> list[str]:
-    """Overrides that make a run of ``ttt-train`` take a second."""
+    """Return overrides with which a run of ``ttt-train`` takes a second."""
     return [*TINY, f"data.cache_dir={cache}"]
+
+
+@pytest.fixture(scope="session")
+def starter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Starter]:
+    """Start programs in processes of their own, without the time for imports."""
+    starter = Starter(tmp_path_factory.mktemp("output"))
+    yield starter
+    starter.close()
 
 
 @pytest.fixture
 def configure(tiny: list[str]) -> Iterator[Callable[..., TrainConfig]]:
-    """Composes a tiny run's configuration with further overrides, as the command line would."""
+    """Compose a tiny run's configuration with further overrides, as the command line does."""
     GlobalHydra.instance().clear()
     register_schemas()
     with initialize_config_dir(str(assets() / "conf"), version_base="1.3"):
@@ -61,22 +76,34 @@ def configure(tiny: list[str]) -> Iterator[Callable[..., TrainConfig]]:
         yield composed
 
 
-LEFT_OUT = pytest.StashKey[int]()
+DESELECTED = pytest.StashKey[int]()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Without a GPU its tests are left out, and whoever asks for them alone is told so."""
+    """Deselect the tests marked ``gpu`` on a machine without one.
+
+    Raises:
+        pytest.UsageError: ``-m gpu`` selects nothing else.
+    """
+    if hasattr(config, "workerinput"):
+        _slowest_files_first(items)
     if torch.cuda.is_available():
         return
     needing = [item for item in items if item.get_closest_marker("gpu")]
     if needing and config.option.markexpr.strip() == "gpu":
         raise pytest.UsageError("-m gpu: torch finds no CUDA device here")
-    config.stash[LEFT_OUT] = len(needing)
+    config.stash[DESELECTED] = len(needing)
     config.hook.pytest_deselected(items=needing)
     items[:] = [item for item in items if item not in needing]
 
 
+def _slowest_files_first(items: list[pytest.Item]) -> None:
+    """Sort the files by their number of slow tests, for the workers of pytest-xdist."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: (-slow[item.path], item.path))
+
+
 def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
-    """One line for all that was left out."""
-    count = config.stash.get(LEFT_OUT, 0)
-    return [f"{count} tests marked gpu are left out: torch finds no CUDA device here"] if count else []
+    """Report the number of deselected tests in one line."""
+    count = config.stash.get(DESELECTED, 0)
+    return [f"{count} tests marked gpu are deselected: torch finds no CUDA device here"] if count else []

@@ -1,4 +1,4 @@
-"""A plan of small runs, and what runs write of themselves, for the tests of sweeps."""
+"""Planned runs and their records, for the tests of sweeps."""
 
 import json
 from dataclasses import replace
@@ -10,13 +10,13 @@ from ttt.results.record import RunFolder
 
 
 def planned(number: int, folder: Path, parent: str | None = None, **changes: Any) -> PlannedRun:
-    """Run ``number`` of a sweep."""
+    """Return run ``number`` of a sweep."""
     name = f"run-{number:04}"
     return replace(PlannedRun(name, str(folder / name), (f"seed={number}",), parent, 100, 1000), **changes)
 
 
 def write_record(run: PlannedRun, status: str, steps: int, rate: float | None = None) -> None:
-    """What a run writes of itself, as far as a sweep reads it."""
+    """Write a record with the keys that a sweep reads."""
     record = {
         "schema_version": 1, "run_id": run.run_id, "name": run.run_id, "status": status, "error": None, "config": {},
         "overrides": [], "sweep": "six", "git": None, "versions": {}, "device": {}, "seed": 0, "parameters": {},

@@ -1,4 +1,4 @@
-"""Table 1's ladder: each row differs from the row before in what the table says, and in nothing else."""
+"""The rows of Table 1: each differs from the row before only in what the table lists."""
 
 from collections.abc import Callable
 from dataclasses import asdict
@@ -20,12 +20,12 @@ STEPS: dict[str, list[str]] = {
     "row7": ["model.learnable_eta=True, not False"],
     "row8": ["backbone.name=mamba, not transformer"],
 }
-"""Row -> how its resolved configuration differs from the row before."""
+"""Row -> differences between its resolved configuration and the one of the row before."""
 
 
 @pytest.fixture
 def row(configure: Configure) -> Callable[[str], Resolved]:
-    """The resolved configuration of an ablation, with the rate of its backbone left out: each has its own."""
+    """Compose an ablation and resolve it; one learning rate for all, because each backbone has its own."""
 
     def resolved(name: str) -> Resolved:
         plain = asdict(configure(f"+ablation={name}", "recipe.learning_rate=0.01"))
@@ -35,7 +35,7 @@ def row(configure: Configure) -> Callable[[str], Resolved]:
 
 
 @pytest.mark.parametrize("name", STEPS)
-def test_a_row_is_one_step_from_the_row_before(row: Callable[[str], Resolved], name: str) -> None:
+def test_a_row_differs_from_the_row_before_as_in_the_table(row: Callable[[str], Resolved], name: str) -> None:
     before = f"row{int(name[3:]) - 1}"
     assert differences(row(name), row(before)) == STEPS[name]
 
@@ -45,7 +45,7 @@ def test_only_the_model_changes_from_row_2_to_row_3(row: Callable[[str], Resolve
 
 
 def test_the_last_row_is_the_papers_text(row: Callable[[str], Resolved]) -> None:
-    """TTT-Linear (M) without what the released code adds."""
+    """It is TTT-Linear (M) without the additions of the released code."""
     assert differences(row("row8"), row("paper_text")) == []
 
 
@@ -56,7 +56,7 @@ def test_the_papers_text_changes_four_switches(configure: Configure) -> None:
 
 
 def test_row_3_computes_row_2(configure: Configure) -> None:
-    """Theorem 1 for the whole layer, RoPE, projections and norm included."""
+    """Check Theorem 1 for the whole layer, with RoPE, projections and norm."""
     layers = []
     for name in ("row2", "row3"):
         config = configure(f"+ablation={name}", "ctx.length=150")

@@ -1,4 +1,4 @@
-"""Every command in documents, helps, figures and claims is one that is understood as it stands."""
+"""The commands in documents, help texts, figures and claims: each must be valid as it is written."""
 
 import re
 import shlex
@@ -22,16 +22,16 @@ from ttt.plots.registry import figures
 DOCUMENTS = ("README.md", "REPRODUCE.md", "CONTRIBUTING.md", "slurm/README.md", "sweeps/README.md", "docs/kernels.md")
 
 PLACES = re.compile(r"`(ttt-[^`\n]+)`|^ +(ttt-.+)$|\| xargs -I\{\} (ttt-[^`\n]+)", re.MULTILINE)
-"""Of a command: in backquotes, on a line of its own, or behind a pipe."""
+"""Where commands are written: in backquotes, on a line of their own, or after a pipe."""
 
 END = re.compile(r"[ ]{2}|[ ]*(?:\||;|#|, then)")
-"""Of a command; what follows two blanks explains."""
+"""The end of a command; after two blanks, an explanation follows."""
 
-A_FORM = re.compile(r"FIGURE|GROUP|KEY|CLUSTER|my_cluster|my\.yaml|sweep=NAME|data=NAME")
-"""Of commands that are shown as a form, with names to fill in that cannot be looked up."""
+TEMPLATE = re.compile(r"FIGURE|GROUP|KEY|CLUSTER|my_cluster|my\.yaml|sweep=NAME|data=NAME")
+"""Commands with names to be filled in, which cannot be looked up."""
 
 EXAMPLES = re.compile(r"model=ema|swiglu|data=numbers|ttt-plot final")
-"""Commands of CONTRIBUTING.md that need its example files: ``tests/test_docs.py`` runs them."""
+"""Commands of CONTRIBUTING.md that need its example files; ``tests/test_docs.py`` runs them."""
 
 
 def texts() -> Iterator[str]:
@@ -42,15 +42,15 @@ def texts() -> Iterator[str]:
 
 
 def commands() -> list[str]:
-    """Each once, without explanations; the bare names of commands are left out."""
+    """Return all commands, each once, without explanations and without commands that have no arguments."""
     found = ["".join(match.groups(default="")) for text in texts() for match in PLACES.finditer(text)]
-    # Keys stand in columns, so that blanks before one explain nothing.
+    # Keys are aligned in columns: blanks before a key do not begin an explanation.
     ends = [END.split(re.sub(r" +(?=[\w.]+=)", " ", command))[0].rstrip(".,:") for command in found]
-    return sorted({end for end in ends if " " in end and not A_FORM.search(end) and not EXAMPLES.search(end)})
+    return sorted({end for end in ends if " " in end and not TEMPLATE.search(end) and not EXAMPLES.search(end)})
 
 
 def composed(name: str, schema: type, words: list[str]) -> None:
-    """``words`` without ``-m``, of several values of a key the first."""
+    """Compose ``words`` without ``-m``, with the first of several values of a key."""
     chosen = [re.sub(r",[^=\]]*$", "", spelled_out(word)) for word in words if word != "-m"]
     as_object(compose(name, [quote_option(word) for word in chosen]), schema)
 
@@ -64,7 +64,7 @@ def data(words: list[str]) -> None:
 
 
 def generate(words: list[str]) -> None:
-    # A prompt is text to the command, not a value of Hydra's.
+    # The command takes a prompt as text, not as a value of Hydra.
     composed("generate", GenerateConfig, [word for word in words if not word.startswith("prompt=")])
 
 
@@ -108,7 +108,7 @@ def test_a_command_of_the_documents_is_understood(line: str) -> None:
 
 
 def test_all_of_the_documents_are_read() -> None:
-    """That the patterns above find what is there."""
+    """Check that the patterns above find the commands."""
     found = commands()
     assert {line.split()[0] for line in found} >= {name for name in COMMANDS if name != "ttt-export"}
     for line in ("ttt-sweep plan sweep=books_scaling", "ttt-eval run=runs/NAME split=test", "ttt-plot per_token"):

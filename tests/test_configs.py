@@ -1,4 +1,4 @@
-"""Every YAML composes against the schema, so that no configuration rots."""
+"""Every YAML file of the configuration composes and matches the schema."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,7 +34,7 @@ def composed(*overrides: str) -> TrainConfig:
 
 
 def devices(option: Path) -> list[str]:
-    """Sequences of a laptop size cannot be shared by 8 devices; the trainers for those are for the paper's sizes."""
+    """Return a size whose batch the trainer's devices can share: 8 devices need one of the paper's sizes."""
     return ["size=125m"] if option.parts[0] == "trainer" else []
 
 
@@ -43,7 +43,7 @@ def test_every_option_composes(option: Path) -> None:
     group, name = option.parts
     added = "+" if group == "ablation" else ""
     config = composed(f"{added}{group}={name}", *devices(option))
-    # That recipe's steps come from the run that it starts from: tests/train/test_parent.py.
+    # The steps of that recipe come from the parent run: tests/train/test_parent.py.
     if name != "finetune":
         check(config)
     if group not in ("ctx", "ablation"):

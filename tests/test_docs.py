@@ -1,6 +1,5 @@
-"""What the documents say is true: files and commands exist, and the examples run."""
+"""The documents are correct: the files and commands that they name exist, and the examples run."""
 
-import os
 import re
 import shutil
 import subprocess
@@ -9,6 +8,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from starter import Starter
 
 from ttt.cli.sweep.files import SCALES, sweep_names
 from ttt.config.assets import assets
@@ -22,7 +22,7 @@ EXAMPLE = re.compile(r"`(?P<path>[\w/]+\.(?:py|yaml))`:\n\n```\w+\n(?P<text>.*?)
 
 
 def examples() -> dict[str, str]:
-    """Path and text of every example file of CONTRIBUTING.md."""
+    """Return the path and the text of every example file of CONTRIBUTING.md."""
     return {match["path"]: match["text"] for match in EXAMPLE.finditer((ROOT / "CONTRIBUTING.md").read_text())}
 
 
@@ -80,7 +80,7 @@ def test_every_figure_has_its_row(name: str) -> None:
 
 @pytest.fixture
 def site(tmp_path: Path) -> Path:
-    """A copy of the sources, laid out as a wheel installs them, with the example files added."""
+    """Copy the sources to where a wheel installs them, and add the example files."""
     site = tmp_path / "site"
     without = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "ttt", site / "ttt", ignore=without)
@@ -92,7 +92,9 @@ def site(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_the_examples_of_contributing_work(site: Path, tiny: list[str], tmp_path: Path) -> None:
+def test_the_examples_of_contributing_work(
+    site: Path, tiny: list[str], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     assert set(examples()) == {
         "ttt/layers/ema.py",
         "ttt/inner/models/swiglu.py",
@@ -105,14 +107,14 @@ def test_the_examples_of_contributing_work(site: Path, tiny: list[str], tmp_path
     for number in range(40):
         (texts / f"{number}.txt").write_text(f"text {number} " * 400)
 
+    starter = Starter(tmp_path_factory.mktemp("output"), {"PYTHONPATH": str(site)})
+
     def run(module: str, *arguments: str) -> str:
-        command = [sys.executable, "-m", module, *arguments]
-        environment = os.environ | {"PYTHONPATH": str(site)}
-        done = subprocess.run(command, cwd=site, env=environment, capture_output=True, text=True, check=False)
+        done = starter.run(f"from {module} import main; raise SystemExit(main())", arguments, cwd=site)
         return done.stdout + done.stderr
 
     def train(*arguments: str) -> str:
-        # A later override of a key wins, so that a test can choose other packages than the tiny corpus's.
+        # The last override of a key wins: a test can choose other packages than the tiny corpus.
         return run("ttt.cli.train", *tiny, "trainer.max_steps=1", f"runs_dir={tmp_path}/runs", *arguments)
 
     assert "validation perplexity" in train("model=ema", "model.decay=0.5")
@@ -134,3 +136,4 @@ def test_the_examples_of_contributing_work(site: Path, tiny: list[str], tmp_path
     tested = run("pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(site), generic_tests, "-k", "ema")
     assert " passed" in tested, tested
     assert " failed" not in tested, tested
+    starter.close()

@@ -1,4 +1,4 @@
-"""What is committed of the laptop's runs, and that the pictures and documents say what follows from it."""
+"""The committed runs of the laptop, and the figures and documents that are made from them."""
 
 import io
 import json
@@ -25,7 +25,7 @@ FIGURES = ROOT / "docs" / "figures"
 REPRODUCE = (ROOT / "REPRODUCE.md").read_text(encoding="utf-8")
 
 MOST_BYTES = 16e6
-"""Of the whole folder: records and metrics, no weights."""
+"""Largest size of the whole folder: it holds records and metrics, no weights."""
 
 
 @cache
@@ -85,7 +85,7 @@ def test_the_claims_are_judged_as_documented() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", figures())
 def test_a_figure_is_what_the_results_give(name: str) -> None:
-    """The numbers: those of a picture's bytes follow from them and from the versions of what draws."""
+    """Compare the numbers; the bytes of a picture also depend on the versions of the drawing libraries."""
     figure = figures()[name]
     kept = pd.read_csv(FIGURES / f"{name}.csv")
     again = pd.read_csv(io.BytesIO(drawn(figure, figure.table(results()), ())["csv"]))

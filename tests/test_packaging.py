@@ -1,4 +1,4 @@
-"""An installed wheel works like the checkout: nothing that a command reads is left behind."""
+"""An installed wheel works like the checkout: it contains every file that a command reads."""
 
 import os
 import subprocess
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    # Built from a copy of what git tracks, so that no stale build folder can stand in for a missing rule.
+    # Built from a copy of the tracked files: a stale build folder could hide a missing rule.
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
@@ -39,7 +39,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def expected_files() -> set[str]:
-    """Python and YAML files of the checkout under their names in the wheel."""
+    """Return the Python and YAML files of the checkout under their names in the wheel."""
     files = {path.relative_to(ROOT).as_posix() for path in (ROOT / "ttt").rglob("*.py")}
     for folder in MOVED:
         found = [path for kind in ("*.py", "*.yaml") for path in (ROOT / folder).rglob(kind)]

@@ -1,14 +1,13 @@
 """``ttt-bench kernels``: figures read from compiled code, rows and table, and the limits that the kernels must meet."""
 
 import json
-import os
 import re
 import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from starter import Starter
 
 from ttt.bench.kernels import BEGIN, COLUMNS, END
 from ttt.cli.bench import as_pairs
@@ -27,14 +26,23 @@ DOCUMENT = assets() / "docs" / "kernels.md"
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
+@pytest.fixture(scope="module")
+def compiling(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Starter]:
+    """Start programs in which kernels are compiled; in this process they may be interpreted."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("TRITON_INTERPRET", raising=False)
+        starter = Starter(tmp_path_factory.mktemp("output"))
+    yield starter
+    starter.close()
+
+
 @pytest.fixture
-def kernels(tmp_path: Path) -> Command:
+def kernels(compiling: Starter, tmp_path: Path) -> Command:
     """Return a function that runs ``ttt-bench kernels`` in a new process; in this one kernels may be interpreted."""
 
     def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"} | variables
-        command = [sys.executable, "-m", "ttt.cli.bench", "kernels", *arguments]
-        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        program = "from ttt.cli.bench import main; main()"
+        return compiling.run(program, ["kernels", *arguments], cwd=tmp_path, environment=variables)
 
     return run
 

@@ -1,11 +1,11 @@
 """``ttt-data`` from the command line."""
 
-import os
 import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from starter import Starter
 
 ROOT = Path(__file__).parents[2]
 
@@ -19,13 +19,21 @@ def texts(tmp_path: Path) -> Path:
     return folder
 
 
-def data(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "ttt.cli.data", *arguments, f"data.cache_dir={folder}/cache"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)} | variables
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+Data = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
-def test_prepare_and_inspect(tmp_path: Path, texts: Path) -> None:
+@pytest.fixture
+def data(starter: Starter) -> Data:
+    """Run ``ttt-data`` in a folder."""
+
+    def run(folder: Path, *arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+        command = [*arguments, f"data.cache_dir={folder}/cache"]
+        return starter.run("from ttt.cli.data import main; main()", command, cwd=folder, environment=variables)
+
+    return run
+
+
+def test_prepare_and_inspect(data: Data, tmp_path: Path, texts: Path) -> None:
     local = ["data=local", f"data.path={texts}", "data.vocab_size=300", "data.validation_fraction=0.2"]
     prepared = data(tmp_path, "prepare", *local)
     assert prepared.returncode == 0, prepared.stderr
@@ -68,7 +76,9 @@ def test_prepare_and_inspect(tmp_path: Path, texts: Path) -> None:
         (["repair", "data=pile"], "error: repair: no such command; choose one of prepare, inspect"),
     ],
 )
-def test_a_mistake_is_one_line_and_leaves_no_data(tmp_path: Path, texts: Path, arguments: list[str], line: str) -> None:
+def test_a_mistake_is_one_line_and_leaves_no_data(
+    data: Data, tmp_path: Path, texts: Path, arguments: list[str], line: str
+) -> None:
     assert texts.exists()
     done = data(tmp_path, *arguments, "progress=false", HF_HUB_OFFLINE="1")
     assert done.returncode == 2
@@ -78,7 +88,7 @@ def test_a_mistake_is_one_line_and_leaves_no_data(tmp_path: Path, texts: Path, a
         assert not list(tmp_path.glob("cache/*/"))
 
 
-def test_help() -> None:
+def test_help(data: Data) -> None:
     shown = data(ROOT, "prepare", "--help").stdout
     assert "ttt-data prepare data=NAME" in shown
     assert "monology" not in shown

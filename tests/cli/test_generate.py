@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from starter import Starter
 
 from ttt.cli import generate as command
 
@@ -45,11 +46,12 @@ MISTAKES = [
 
 
 @pytest.fixture(scope="module")
-def run(tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(starter: Starter, tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of a few steps."""
     folder = tmp_path_factory.mktemp("runs") / "run"
-    train = [sys.executable, "-m", "ttt.cli.train", *tiny, "trainer.max_steps=3", f"run_dir={folder}"]
-    subprocess.run(train, cwd=folder.parent, check=True, capture_output=True)
+    arguments = [*tiny, "trainer.max_steps=3", f"run_dir={folder}"]
+    done = starter.run("from ttt.cli.train import main; main()", arguments, cwd=folder.parent)
+    assert done.returncode == 0, done.stderr
     return folder
 
 

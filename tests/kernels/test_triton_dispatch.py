@@ -69,13 +69,15 @@ def rounded_definition(views: torch.dtype) -> InnerKernel:
     return form
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
-@pytest.mark.parametrize("name", LOOPS)
-@pytest.mark.parametrize(
-    ("T", "cuts"),
-    [(16, [16]), (19, [19]), (15, [15]), (9, [1, 8]), (21, [3, 18]), (24, [8, 1, 15]), (26, [5, 2, 12, 1, 6])],
-    ids=str,
-)
+CUTS = [(16, [16]), (19, [19]), (15, [15]), (9, [1, 8]), (21, [3, 18]), (24, [8, 1, 15]), (26, [5, 2, 12, 1, 6])]
+TYPES = (torch.float16, torch.float32)
+IN_CHUNKS = [(name, *CUTS[-1], dtype) for name in LOOPS for dtype in TYPES]
+IN_CHUNKS += [("linear", *cut, TYPES[i % 2]) for i, cut in enumerate(CUTS[:-1])]
+IN_CHUNKS += [("mlp", *cut, TYPES[1 - i % 2]) for i, cut in enumerate(CUTS[:-1])]
+"""The last cut with every loop in both types; the others with each kernel, in one type or the other."""
+
+
+@pytest.mark.parametrize(("name", "T", "cuts", "dtype"), IN_CHUNKS, ids=str)
 def test_any_length_in_any_chunks_is_the_primal_form(name: str, T: int, cuts: list[int], dtype: torch.dtype) -> None:
     case = Case(LOOPS[name], 8, T=T, D=16)
     expected = case.run(rounded_definition(dtype))

@@ -4,8 +4,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from starter import Starter
 from submitit.core.utils import DelayedSubmission
 
 from ttt.config.errors import UserError
@@ -70,7 +69,8 @@ REQUEUED = 144
 class Submitted:
     """A job in a folder, as submitit leaves it there."""
 
-    def __init__(self, folder: Path, config: TrainConfig, tasks: int, requeues: int) -> None:
+    def __init__(self, starter: Starter, folder: Path, config: TrainConfig, tasks: int, requeues: int) -> None:
+        self.starter = starter
         self.folder, self.run, self.tasks = folder, folder / "run", tasks
         config.run_dir = str(self.run)
         self.job = Job(folder / "config.yaml", folder / "ends/a.jsonl", "a_sweep", ("seed=0",))
@@ -86,18 +86,14 @@ class Submitted:
         with socket.socket() as free:
             free.bind(("localhost", 0))
             here = {"SUBMITIT_LOCAL_NTASKS": str(self.tasks), "MASTER_PORT": str(free.getsockname()[1])}
-        command = [sys.executable, "-c", PROGRAM, str(self.folder / "submitit"), when, what]
+        arguments, variables = [str(self.folder / "submitit"), when, what], os.environ | ALONE | here
         processes = [
-            subprocess.Popen(
-                command,
-                env=os.environ | ALONE | here | {"SUBMITIT_LOCAL_GLOBALID": str(place)} | environment,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
+            self.starter.start(
+                PROGRAM, arguments, environment=variables | {"SUBMITIT_LOCAL_GLOBALID": str(place)} | environment
             )
             for place in range(self.tasks)
         ]
-        return [(process.returncode, errors) for process in processes for _, errors in [process.communicate(None, 120)]]
+        return [(process.wait(), process.communicate()[1]) for process in processes]
 
     def ends(self) -> list[tuple[str, str | None]]:
         lines = [json.loads(line) for line in self.job.ends.read_text().splitlines()]
@@ -110,11 +106,12 @@ class Submitted:
 
 
 @pytest.fixture
-def submit(configure: Configure, tmp_path: Path) -> Callable[..., Submitted]:
+def submit(configure: Configure, starter: Starter, tmp_path: Path) -> Callable[..., Submitted]:
     load_corpus(configure().data, False)
 
     def submitted(*overrides: str, tasks: int = 1, requeues: int = 3) -> Submitted:
-        return Submitted(tmp_path, configure("trainer.checkpoint_every=4", *overrides), tasks, requeues)
+        config = configure("trainer.checkpoint_every=4", *overrides)
+        return Submitted(starter, tmp_path, config, tasks, requeues)
 
     return submitted
 

@@ -1,10 +1,13 @@
 """What a sweep says of its runs, from records, ends and the words of a stand-in for sacct."""
 
+import shutil
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -177,19 +180,38 @@ def test_three_equal_failures_are_enough(
     assert only(folder).given_up is given_up
 
 
-def test_a_thousand_runs_take_under_two_seconds(make_sweep: Make, program: Program, tmp_path: Path) -> None:
-    runs = [planned(number, tmp_path) for number in range(1000)]
-    folder = make_sweep(runs)
-    for number, run in enumerate(runs):
-        submitted(folder, run, f"17_{number}")
-        if number < 900:
+def calls_for_status(runs: int, make_sweep: Make, program: Program, folder: Path) -> int:
+    """Return the number of function calls that the status and its table of ``runs`` runs take."""
+    planned_runs = [planned(number, folder) for number in range(runs)]
+    sweep = make_sweep(planned_runs)
+    started = runs * 9 // 10
+    for number, run in enumerate(planned_runs):
+        submitted(sweep, run, f"17_{number}")
+        if number < started:
             write_record(run, "finished" if number % 2 else "running", 100)
-    sacct(program, {f"17_{i}": "RUNNING" for i in range(900)} | {"17_[900-999%8]": "PENDING"})
-    started = time.process_time()
-    statuses = sweep_status(folder)
-    table = status_table(statuses)
-    assert time.process_time() - started < 2
-    assert table.endswith("1000 runs: 450 running, 450 finished, 100 queued")
+    sacct(program, {f"17_{i}": "RUNNING" for i in range(started)} | {f"17_[{started}-{runs - 1}%8]": "PENDING"})
+    table, calls = "", 0
+
+    def count(_: FrameType, event: str, __: object) -> None:
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    sys.setprofile(count)
+    try:
+        table = status_table(sweep_status(sweep))
+    finally:
+        sys.setprofile(None)
+    half = started // 2
+    assert table.endswith(f"{runs} runs: {half} running, {half} finished, {runs - started} queued")
+    shutil.rmtree(sweep.path)
+    return calls
+
+
+def test_the_work_for_a_status_grows_no_faster_than_the_number_of_runs(
+    make_sweep: Make, program: Program, tmp_path: Path
+) -> None:
+    few, many = (calls_for_status(runs, make_sweep, program, tmp_path / str(runs)) for runs in (20, 200))
+    assert many < 10 * few
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from ttt.config.layers import LinearAttentionConfig, MambaConfig, TTTConfig
 from ttt.config.schema import LayerConfig
 from ttt.layers.registry import LayerSpec, build_layer
 
-SHORT, LONG, ROUNDS = 2048, 16384, 4
+SHORT, LONG, ROUNDS = 1024, 8192, 4
 
 TOLERATED = 1.6
 """Measured on an idle machine: 0.9 to 1.05. Work of order T ** 1.5 would give 2.8, of order T ** 2 would give 8."""

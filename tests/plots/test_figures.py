@@ -7,6 +7,7 @@ import pytest
 from synthetic import METHODS, TOKENS_PER_STEP, make_benchmark, make_ladder, make_latency, make_probe, make_run
 
 import ttt.plots
+from ttt.plots import files
 from ttt.plots.files import save
 from ttt.plots.registry import Figure, figures
 from ttt.plots.style import paper_style
@@ -31,6 +32,10 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
         make_probe(make_run(folder, model, "mamba", "s1", 64, seed=0, steps=30))
     make_benchmark(folder)
     return load_results(folder)
+
+
+def rendered(figure: Figure, table: Any) -> bytes:
+    return files.drawn(figure, table, ["png"])["png"]
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -75,16 +80,16 @@ def test_the_least_that_a_figure_needs_suffices(name: str, tmp_path: Path) -> No
     make_benchmark(tmp_path / "runs", sizes=(1, 16))
     make_latency(tmp_path / "runs", {"gla": (1e-4, 0.0)}, contexts=(512,))
     figure = FIGURES[name]
-    assert save(figure, figure.table(load_results(tmp_path / "runs")), tmp_path)
+    assert rendered(figure, figure.table(load_results(tmp_path / "runs")))
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_drawing_leaves_no_settings_behind_and_ignores_the_users(name: str, results: Results, tmp_path: Path) -> None:
+def test_drawing_leaves_no_settings_behind_and_ignores_the_users(name: str, results: Results) -> None:
     figure, table = FIGURES[name], FIGURES[name].table(results)
-    plain = save(figure, table, tmp_path / "plain")[0].read_bytes()
+    plain = rendered(figure, table)
     with matplotlib.rc_context({"font.size": 20, "lines.linewidth": 9}):
         before: dict[str, Any] = dict(matplotlib.rcParams)
-        assert save(figure, table, tmp_path / "users")[0].read_bytes() == plain
+        assert rendered(figure, table) == plain
         assert dict(matplotlib.rcParams) == before
 
 

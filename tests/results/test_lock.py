@@ -15,7 +15,7 @@ from ttt.config.errors import UserError
 from ttt.results import lock
 from ttt.results.lock import LOCK_FILE, holding
 
-DEADLINE = 30.0
+DEADLINE = 120.0
 HOLD = """
 import sys, time
 from pathlib import Path
@@ -97,11 +97,12 @@ def test_a_killed_holder_is_replaced_at_once(tmp_path: Path, capsys: pytest.Capt
     process.kill()
     # Not waited for: a process that has ended and that nobody has asked about is still in the table.
     wait_for(lambda: lock._started(process.pid) is None)
-    started = time.monotonic()
     with holding(tmp_path):
         assert holder(tmp_path)["pid"] == os.getpid()
-    assert time.monotonic() - started < 0.9
-    assert f"taken over from process {process.pid}" in capsys.readouterr().err
+    errors = capsys.readouterr().err
+    assert f"taken over from process {process.pid}" in errors
+    assert "that process has ended" in errors
+    assert "no sign of it" not in errors
     process.communicate()
 
 
@@ -115,16 +116,20 @@ def test_another_process_with_the_same_number_is_another(tmp_path: Path, capsys:
     assert "that process has ended" in capsys.readouterr().err
 
 
-def test_a_holder_elsewhere_lives_as_long_as_it_renews(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_holder_elsewhere_lives_as_long_as_it_renews(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     process = start(tmp_path, "another machine")
+    # Long enough for a beat on any machine.
+    monkeypatch.setattr(lock, "SECONDS_UNTIL_STALE", DEADLINE)
     with pytest.raises(UserError, match=f"is being written by process {process.pid}"):
         holding(tmp_path).__enter__()
     assert "to see whether it is still there" in capsys.readouterr().err
     process.kill()
     process.communicate()
-    started = time.monotonic()
+    monkeypatch.setattr(lock, "SECONDS_UNTIL_STALE", 1.0)
     with holding(tmp_path):
-        assert time.monotonic() - started >= 1.0
+        pass
     assert "no sign of it for 1 s" in capsys.readouterr().err
 
 

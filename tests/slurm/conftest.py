@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 import pytest
 import yaml
+from starter import Starter
 
 from ttt.config.assets import assets
 
@@ -61,6 +62,7 @@ class Sweep:
     """A sweep of tiny runs on the cluster."""
 
     cluster: Cluster
+    starter: Starter
     file: Path
     runs_dir: Path
 
@@ -76,13 +78,12 @@ class Sweep:
 
     def run(self, name: str, *arguments: str, step_seconds: float = 0) -> "subprocess.CompletedProcess[str]":
         """Runs ``ttt-sweep NAME``."""
-        program = str(Path(sys.executable).with_name("ttt-sweep"))
-        command = [program, name, f"sweep={self.file}", f"runs_dir={self.runs_dir}"]
+        command = [name, f"sweep={self.file}", f"runs_dir={self.runs_dir}", *arguments]
         environment = self.cluster.environment | {
             "PYTHONPATH": str(Path(__file__).with_name("slowly")),
             "STEP_SECONDS": str(step_seconds),
         }
-        return subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True, timeout=120)
+        return self.starter.run("from ttt.cli.sweep.main import main; main()", command, environment=environment)
 
     def submit(self, *arguments: str, step_seconds: float = 0) -> str:
         return self.command("submit", "slurm=one_machine", *arguments, step_seconds=step_seconds)
@@ -114,13 +115,14 @@ class Sweep:
     def ends(self, run: dict[str, Any]) -> list[dict[str, Any]]:
         return lines(self.folder / "ends" / f"{run['run_id']}.jsonl")
 
-    def wait_for(self, done: Callable[[], object], what: str, seconds: float = 180) -> None:
+    def wait_for(self, done: Callable[[], object], what: str, seconds: float = 600) -> None:
         """Returns as soon as ``done()`` holds."""
         deadline = time.monotonic() + seconds
         while not done():
             if time.monotonic() > deadline:
                 self.fail(f"not within {seconds} s: {what}")
-            time.sleep(0.1)
+            # Many conditions run ttt-sweep.
+            time.sleep(0.3)
 
     def fail(self, why: str) -> NoReturn:
         """Fails the test, and shows what the sweep says of itself."""
@@ -128,7 +130,7 @@ class Sweep:
         logs = self.command("logs", *started) if started else ""
         pytest.fail(f"{self.file.stem} in {self.runs_dir}: {why}\n{self.command('status')}\n{logs}")
 
-    def wait_until_finished(self, seconds: float = 240) -> None:
+    def wait_until_finished(self, seconds: float = 600) -> None:
         """Returns when all runs are; a failure is not waited out."""
 
         def finished() -> bool:
@@ -191,12 +193,12 @@ def start(folder: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def sweep(cluster: Cluster, tiny: list[str]) -> Callable[..., Sweep]:
+def sweep(cluster: Cluster, starter: Starter, tiny: list[str]) -> Callable[..., Sweep]:
     """Makes a sweep of tiny runs, with further overrides, axes and rules, and a folder of its own for its runs."""
 
     def make(name: str, *base: str, runs: str = "", rules: list[Any] | None = None, **axes: list[Any]) -> Sweep:
         file = cluster.work / f"{name}.yaml"
         file.write_text(yaml.safe_dump({"base": [*tiny, *base], "axes": axes, "rules": rules or []}))
-        return Sweep(cluster, file, cluster.work / (runs or name))
+        return Sweep(cluster, starter, file, cluster.work / (runs or name))
 
     return make

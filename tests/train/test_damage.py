@@ -4,13 +4,13 @@ import errno
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from starter import Starter
 
 from ttt.cli.eval import evaluate
 from ttt.cli.generate import generate
@@ -23,6 +23,8 @@ from ttt.train.checkpoint import Hashing
 from ttt.train.module import TrainingModule
 
 Configure = Callable[..., TrainConfig]
+
+TRAIN = "from ttt.cli.train import main; main()"
 
 
 def record(folder: Path) -> dict[str, Any]:
@@ -133,11 +135,14 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", [[], ["trainer.strategy=ddp", "trainer.devices=2"]], ids=["one process", "two"])
-def test_a_real_disk_that_fills_up(configure: Configure, tiny: list[str], small_disk: Path, shape: list[str]) -> None:
+def test_a_real_disk_that_fills_up(
+    configure: Configure, starter: Starter, tiny: list[str], small_disk: Path, shape: list[str]
+) -> None:
     load_corpus(configure().data, False)
     more = [f"run_dir={small_disk}/run", "trainer.checkpoint_every=1", "size.blocks=2", *shape]
-    command = [sys.executable, "-m", "ttt.cli.train", *tiny, *more]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    # A file, from which Lightning starts the second process.
+    (program := small_disk.with_name("train.py")).write_text(TRAIN)
+    done = starter.run(TRAIN, [*tiny, *more], name=str(program))
     print(f"\n{done.stderr}")
     assert done.returncode == 1, done.stderr
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]

@@ -1,11 +1,7 @@
 """Runs whose processes a launcher has started, as SLURM and torchrun do it."""
 
 import json
-import os
 import socket
-import subprocess
-import sys
-import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +9,9 @@ from typing import Any
 import pytest
 import torch
 from lightning.fabric.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
+from starter import Starter
 
+from ttt.cli.train import train
 from ttt.config.errors import UserError
 from ttt.config.schema import TrainConfig, TrainerConfig
 from ttt.data.corpus import load_corpus
@@ -103,7 +101,7 @@ def free_port() -> int:
         return int(free.getsockname()[1])
 
 
-def together(program: str, arguments: list[str], slurm: bool = False) -> list[tuple[int, str]]:
+def together(starter: Starter, program: str, arguments: list[str], slurm: bool = False) -> list[tuple[int, str]]:
     """Two processes, each on a node of its own as far as they know; exit code and standard error of each."""
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
     processes = []
@@ -112,12 +110,8 @@ def together(program: str, arguments: list[str], slurm: bool = False) -> list[tu
         if slurm:
             told = {"SLURM_STEP_ID": "0", "SLURM_PROCID": place, "SLURM_STEP_NUM_TASKS": "2", "SLURM_NTASKS": "2"}
             told |= {"SLURM_LOCALID": "0", "SLURM_NODEID": place, "SLURM_NTASKS_PER_NODE": "1", "SLURM_NNODES": "2"}
-        command = [sys.executable, "-c", textwrap.dedent(program), *arguments]
-        pipe = subprocess.PIPE
-        processes.append(
-            subprocess.Popen(command, env=os.environ | address | told, stdout=pipe, stderr=pipe, text=True)
-        )
-    return [(process.returncode, errors) for process in processes for _, errors in [process.communicate(timeout=120)]]
+        processes.append(starter.start(program, arguments, environment=address | told))
+    return [(process.wait(), process.communicate()[1]) for process in processes]
 
 
 PLAIN = "from ttt.cli.train import main; main()"
@@ -152,16 +146,18 @@ def record(folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_two_nodes_start_and_go_on_together(configure: Configure, tiny: list[str], tmp_path: Path) -> None:
+def test_two_nodes_start_and_go_on_together(
+    configure: Configure, starter: Starter, tiny: list[str], tmp_path: Path
+) -> None:
     load_corpus(configure().data, False)
     asked = [*tiny, *NODES, f"run_dir={tmp_path}/run", "ckpt=last"]
     for steps in (3, 12):
-        ended = together(LATE, [*asked, f"trainer.max_steps={steps}"], slurm=True)
+        ended = together(starter, LATE, [*asked, f"trainer.max_steps={steps}"], slurm=True)
         assert [code for code, _ in ended] == [0, 0], ended
         assert ended[1][1] == "", "the first process tells for both"
         assert record(tmp_path / "run")["steps"] == steps
     assert "going on with" in ended[0][1]
-    subprocess.run([sys.executable, "-m", "ttt.cli.train", *tiny, f"run_dir={tmp_path}/one"], check=True)
+    train(configure(f"run_dir={tmp_path}/one"), [])
     ours, theirs = (
         torch.load(tmp_path / name / "checkpoints/step-00000012.ckpt", weights_only=True)["state_dict"]
         for name in ("run", "one")
@@ -171,10 +167,12 @@ def test_two_nodes_start_and_go_on_together(configure: Configure, tiny: list[str
 
 
 @pytest.mark.slow
-def test_a_loss_that_diverges_in_another_process(configure: Configure, tiny: list[str], tmp_path: Path) -> None:
+def test_a_loss_that_diverges_in_another_process(
+    configure: Configure, starter: Starter, tiny: list[str], tmp_path: Path
+) -> None:
     load_corpus(configure().data, False)
     asked = [*tiny, *NODES, f"run_dir={tmp_path}/run", "trainer.checkpoint_every=2"]
-    (first, line), (second, quiet) = together(DIVERGES, asked)
+    (first, line), (second, quiet) = together(starter, DIVERGES, asked)
     assert (first, second, quiet) == (1, 0, ""), (line, quiet)
     assert "error: the loss became nan at step 6" in line
     assert "the last good checkpoint is" in line
@@ -183,10 +181,10 @@ def test_a_loss_that_diverges_in_another_process(configure: Configure, tiny: lis
     assert (tmp_path / "run/checkpoints/step-00000006.ckpt.diverged").exists()
 
 
-def test_what_is_refused_is_told_once(tiny: list[str], tmp_path: Path) -> None:
+def test_what_is_refused_is_told_once(starter: Starter, tiny: list[str], tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run/thesis.tex").touch()
-    (first, line), (second, quiet) = together(PLAIN, [*tiny, *NODES, f"run_dir={tmp_path}/run"])
+    (first, line), (second, quiet) = together(starter, PLAIN, [*tiny, *NODES, f"run_dir={tmp_path}/run"])
     assert (first, second, quiet) == (2, 2, "")
     assert line.splitlines() == [f"error: run_dir={tmp_path}/run: holds other files and no run; choose another folder"]
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.tex"]

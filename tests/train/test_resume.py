@@ -6,8 +6,6 @@ import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from starter import Started, Starter
 
 from ttt.results.checkpoints import newest_whole
 
@@ -23,7 +22,7 @@ EVERY, STEPS = 3, 12
 SLOWLY = """
 import faulthandler
 import time
-faulthandler.dump_traceback_later(200)
+faulthandler.dump_traceback_later(550)
 from pathlib import Path
 from ttt.train.module import TrainingModule
 step = TrainingModule.training_step
@@ -48,22 +47,21 @@ SHAPES = {
 class Runner:
     """Starts tiny runs in processes of their own, and kills them."""
 
-    def __init__(self, program: Path, overrides: list[str]) -> None:
-        self.program, self.overrides = program, overrides
+    def __init__(self, starter: Starter, program: Path, overrides: list[str]) -> None:
+        self.starter, self.program, self.overrides = starter, program, overrides
+        # A file, from which Lightning starts the second process.
         program.write_text(SLOWLY)
 
-    def start(self, folder: Path, *more: str) -> "subprocess.Popen[str]":
+    def start(self, folder: Path, *more: str) -> Started:
         with socket.socket() as free:
             free.bind(("localhost", 0))
             port = free.getsockname()[1]
-        command = [sys.executable, str(self.program), *self.overrides, f"run_dir={folder}", "ckpt=last", *more]
-        pipe = subprocess.PIPE
-        environment = os.environ | {"MASTER_PORT": str(port)}
-        return subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
+        arguments = [*self.overrides, f"run_dir={folder}", "ckpt=last", *more]
+        return self.starter.start(SLOWLY, arguments, str(self.program), environment={"MASTER_PORT": str(port)})
 
     def finish(self, folder: Path, *more: str) -> str:
         process = self.start(folder, *more)
-        _, errors = process.communicate(timeout=240)
+        _, errors = process.communicate(timeout=600)
         assert process.returncode == 0, errors
         return errors
 
@@ -80,7 +78,7 @@ class Runner:
             os.killpg(process.pid, number)
         else:
             process.send_signal(number)
-        _, errors = process.communicate(timeout=240)
+        _, errors = process.communicate(timeout=600)
         assert "Traceback" not in errors, errors
         print(f"  {number.name} {delay:.2f} s after step {step}: exit code {process.returncode}; {told(errors)}")
         return process.returncode
@@ -92,9 +90,9 @@ def told(errors: str) -> str:
     return re.sub(r"\S+/", "", own[-1]) if own else "nothing said"
 
 
-def wait_for_step(folder: Path, step: int, process: "subprocess.Popen[str]") -> None:
+def wait_for_step(folder: Path, step: int, process: Started) -> None:
     """Returns when the run in ``folder`` has done ``step`` steps and is in the next."""
-    told, deadline = folder / "steps", time.monotonic() + 120
+    told, deadline = folder / "steps", time.monotonic() + 600
     while not told.exists() or int(told.read_text() or 0) < step:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
@@ -126,12 +124,14 @@ def assert_equal(ours: Any, theirs: Any, place: str = "") -> None:
         assert ours == theirs, place
 
 
-@pytest.fixture(scope="module", params=SHAPES.values(), ids=SHAPES)
-def runner(request: pytest.FixtureRequest, tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> Runner:
+@pytest.fixture(scope="module")
+def runner(
+    request: pytest.FixtureRequest, starter: Starter, tiny: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> Runner:
     """Runs of one shape, and beside them one that nobody touches."""
     folder = tmp_path_factory.mktemp("runs")
-    shape = [f"trainer.checkpoint_every={EVERY}", *request.param]
-    runner = Runner(folder / "slow_train.py", [*tiny, *shape])
+    shape = [f"trainer.checkpoint_every={EVERY}", *SHAPES[request.param]]
+    runner = Runner(starter, folder / "slow_train.py", [*tiny, *shape])
     runner.finish(folder / "whole")
     return runner
 
@@ -158,7 +158,9 @@ def assert_ends_as_the_whole_run(runner: Runner, folder: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize(
+    ("runner", "seed"), [("one process", 0), ("one process", 1), ("accumulated", 0)], indirect=["runner"]
+)
 def test_killed_at_any_moment(runner: Runner, tmp_path: Path, seed: int) -> None:
     random = np.random.default_rng(seed)
     print()
@@ -168,7 +170,16 @@ def test_killed_at_any_moment(runner: Runner, tmp_path: Path, seed: int) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("runner", "number"),
+    [
+        ("one process", signal.SIGTERM),
+        ("one process", signal.SIGINT),
+        ("accumulated", signal.SIGTERM),
+        ("two processes", signal.SIGINT),
+    ],
+    indirect=["runner"],
+)
 def test_asked_to_stop(runner: Runner, tmp_path: Path, number: signal.Signals) -> None:
     """What was done is saved, between two checkpoints too."""
     random = np.random.default_rng(number)
@@ -183,6 +194,7 @@ def test_asked_to_stop(runner: Runner, tmp_path: Path, number: signal.Signals) -
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("runner", ["one process", "two processes"], indirect=True)
 def test_twice_in_a_row(runner: Runner, tmp_path: Path) -> None:
     random = np.random.default_rng(7)
     print()

@@ -1,0 +1,172 @@
+"""Programs in processes of their own, without the seconds that importing torch and Lightning takes.
+
+A server process imports everything once and forks for each program. The process that runs the program has its own
+session, environment, working folder and output, as if it had been started by a shell.
+"""
+
+import gc
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+PRELOADED = ("ttt.cli.train", "ttt.cli.eval", "ttt.evaluate.run", "ttt.train.run", "pandas")
+
+
+class Starter:
+    """Starts programs whose imports have been done before.
+
+    Args:
+        folder: for the files that hold the output of the programs.
+        environment: variables in addition to those of this process, for example PYTHONPATH of another suite.
+    """
+
+    def __init__(self, folder: Path, environment: Mapping[str, str] | None = None) -> None:
+        self._folder = folder
+        self._environment = os.environ | dict(environment or {})
+        self._server: subprocess.Popen[str] | None = None
+        self._turn = threading.Lock()
+
+    def start(
+        self,
+        program: str,
+        arguments: Sequence[str] = (),
+        name: str = "program",
+        cwd: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> "Started":
+        """Run the text ``program`` as the main program, with ``name`` and ``arguments`` as ``sys.argv``."""
+        output = Path(tempfile.mkdtemp(dir=self._folder))
+        request = {
+            "program": program,
+            "argv": [name, *arguments],
+            "cwd": str(cwd or Path.cwd()),
+            "environment": self._environment | dict(environment or {}),
+            "output": [str(output / "stdout"), str(output / "stderr")],
+        }
+        return Started(self, self.ask(request), output)
+
+    def run(self, program: str, arguments: Sequence[str] = (), **more: Any) -> "subprocess.CompletedProcess[str]":
+        """Run a program to its end."""
+        started = self.start(program, arguments, **more)
+        output, errors = started.communicate()
+        assert started.returncode is not None
+        return subprocess.CompletedProcess([*arguments], started.returncode, output, errors)
+
+    def ask(self, request: dict[str, Any]) -> Any:
+        """Return the server's answer."""
+        with self._turn:
+            if self._server is None:
+                pipe = subprocess.PIPE
+                command = [sys.executable, __file__, *PRELOADED]
+                self._server = subprocess.Popen(command, env=self._environment, stdin=pipe, stdout=pipe, text=True)
+            assert self._server.stdin is not None
+            assert self._server.stdout is not None
+            self._server.stdin.write(json.dumps(request) + "\n")
+            self._server.stdin.flush()
+            return json.loads(self._server.stdout.readline())
+
+    def close(self) -> None:
+        """End the server; programs that still run continue."""
+        if self._server is not None:
+            self._server.communicate()
+
+
+@dataclass
+class Started:
+    """A program that was started, with the methods of ``subprocess.Popen`` that the tests use."""
+
+    starter: Starter
+    pid: int
+    output: Path
+    returncode: int | None = field(default=None, init=False)
+
+    def poll(self) -> int | None:
+        """Return the exit code, or None while the program runs."""
+        if self.returncode is None:
+            self.returncode = self.starter.ask({"poll": self.pid})
+        return self.returncode
+
+    def wait(self, timeout: float = 600) -> int:
+        """Return the exit code when the program has ended.
+
+        Raises:
+            subprocess.TimeoutExpired: it still runs after ``timeout`` seconds.
+        """
+        deadline = time.monotonic() + timeout
+        while (code := self.poll()) is None:
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired(str(self.pid), timeout)
+            time.sleep(0.02)
+        return code
+
+    def communicate(self, timeout: float = 600) -> tuple[str, str]:
+        """Return standard output and standard error when the program has ended."""
+        self.wait(timeout)
+        return (self.output / "stdout").read_text(), (self.output / "stderr").read_text()
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send a signal to the program, not to its children."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """Send SIGKILL."""
+        self.send_signal(signal.SIGKILL)
+
+
+def _serve() -> dict[str, Any] | None:
+    """Answer requests until there are no more; in a forked process, return the request it is for."""
+    for line in sys.stdin:
+        request: dict[str, Any] = json.loads(line)
+        if "poll" in request:
+            pid, status = os.waitpid(request["poll"], os.WNOHANG)
+            answer = os.waitstatus_to_exitcode(status) if pid else None
+        else:
+            answer = os.fork()
+            if not answer:
+                return request
+        print(json.dumps(answer), flush=True)
+    return None
+
+
+def _become(request: dict[str, Any]) -> None:
+    """Make this process look like one that was started for the request."""
+    os.setsid()
+    os.chdir(request["cwd"])
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    for number, path in enumerate((os.devnull, *request["output"])):
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        os.dup2(file, number)
+        os.close(file)
+    sys.argv = request["argv"]
+    sys.path.insert(0, "")
+    # Lightning reads its rank from the environment when it is imported.
+    rank_zero = import_module("lightning.fabric.utilities.rank_zero")
+    rank_zero.rank_zero_only.rank = rank_zero._get_rank() or 0
+
+
+def _main() -> None:
+    # The first entry is the folder of this file; PYTHONPATH comes next.
+    del sys.path[0]
+    for module in sys.argv[1:]:
+        import_module(module)
+    gc.freeze()
+    request = _serve()
+    if request is not None:
+        _become(request)
+        exec(compile(request["program"], request["argv"][0], "exec"), {"__name__": "__main__"})
+
+
+if __name__ == "__main__":
+    _main()
