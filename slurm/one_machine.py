@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
-"""A SLURM cluster of several virtual nodes with accounting on this one machine, to try sweeps and to test them.
+"""Starts a SLURM cluster of virtual nodes with accounting on this one machine, to try and to test sweeps.
 
     one_machine.py start FOLDER [--nodes 2] [--port 16900]
     one_machine.py stop FOLDER [--keep]
     one_machine.py packages
 
-``start`` runs SLURM's own daemons as root without systemd, keeps all that they write in FOLDER and prints the line to
-export. ``stop`` ends jobs and daemons and removes what they wrote. Clusters whose ports differ live side by side.
-``packages`` prints which packages are missing.
+``start`` runs SLURM's daemons as root without systemd, keeps all of their files in FOLDER and prints the line to
+export. ``stop`` ends jobs and daemons and removes their files. Clusters with different ports can run side by side.
+``packages`` prints the Debian packages that are missing.
 
-Needs nothing but Python, so that it runs under sudo. A virtual node has 4 processors and 8 GB on paper, whatever the
-machine has. The partition ``urgent`` preempts jobs of ``main``: they get a signal and ``GRACE`` seconds, and are queued
-again.
+The script needs only Python's standard library, so that it runs under sudo. A virtual node claims 4 processors and
+8 GB, whatever the machine has. The partition ``urgent`` preempts jobs of ``main``: they get a signal and ``GRACE``
+seconds, and are requeued.
 """
 
 import argparse
@@ -36,19 +36,19 @@ PACKAGES = {
     "slurmd": "slurmd",
     "sbatch": "slurm-client",
 }
-"""Program -> the Debian package that has it."""
+"""Program -> its Debian package."""
 SQL = Path("/usr/share/mysql")
 SYSTEM_TABLES = ("mysql_system_tables", "mysql_system_tables_data", "mysql_performance_tables")
 PARTS = ("etc", "log", "run", "state", "db", "spool")
 GRACE = 20
 """Seconds between the signal to a preempted job and its end."""
 PATIENCE = 30
-"""Seconds that a daemon may take to answer or to end."""
+"""Seconds that a daemon has to answer or to end."""
 JOBS_END = 12
-"""Seconds that jobs have to end when the cluster is stopped: KillWait and a little more."""
+"""Seconds that jobs have to end when the cluster is stopped: a little more than KillWait."""
 
-# Seconds that matter on a cluster of seconds: cred_expire lets a job start again 7 s after it was queued again instead
-# of 120 s, KillWait is between SIGTERM and SIGKILL, and the scheduler looks every 2 s.
+# Short times for short tests: with cred_expire a job can restart 7 s after it was requeued instead of 120 s, KillWait
+# is the time between SIGTERM and SIGKILL, and the scheduler runs every 2 s.
 SLURM_CONF = """\
 ClusterName=one_machine
 SlurmctldHost={host}(127.0.0.1)
@@ -107,11 +107,11 @@ PidFile={folder}/run/slurmdbd.pid
 
 
 class ClusterError(Exception):
-    """One line about why a cluster cannot be started or stopped."""
+    """The cluster cannot be started or stopped; the message is one line."""
 
 
 class Cluster:
-    """The cluster in ``folder``; ``port`` is the controller's, and the other daemons take the ports after it."""
+    """The cluster in ``folder``. ``port`` is the controller's; the other daemons take the ports after it."""
 
     def __init__(self, folder: Path, nodes: int, port: int) -> None:
         self.folder, self.port = folder, port
@@ -120,7 +120,7 @@ class Cluster:
         self.environment = os.environ | {"SLURM_CONF": str(self.conf)}
 
     def start(self) -> None:
-        """Starts all daemons and returns when every node is idle; nothing is left running where that fails.
+        """Start all daemons and wait until every node is idle; on failure, end whatever was started.
 
         Raises:
             ClusterError: not root, a package is missing, a port is taken, or a daemon did not answer.
@@ -142,7 +142,7 @@ class Cluster:
             raise
 
     def stop(self) -> None:
-        """Ends all jobs and daemons of the folder; what is not there is as good as ended."""
+        """End all jobs and daemons of the folder that run."""
         self._cancel_jobs()
         for name in DAEMONS:
             for path in sorted((self.folder / "run").glob(f"{name}*.pid")):
@@ -151,7 +151,7 @@ class Cluster:
             end(process, signal.SIGKILL)
 
     def remove(self) -> None:
-        """Removes what ``start`` and the daemons wrote, and the folder where nothing else is in it."""
+        """Remove the files of ``start`` and the daemons, and the folder if nothing else is in it."""
         for part in PARTS:
             shutil.rmtree(self.folder / part, ignore_errors=True)
         if self.folder.is_dir() and not any(self.folder.iterdir()):
@@ -159,7 +159,7 @@ class Cluster:
 
     def _refuse(self) -> None:
         if os.geteuid() != 0:
-            raise ClusterError("SLURM's daemons start jobs for others and must be root's: run this with sudo")
+            raise ClusterError("SLURM's daemons must run as root to start jobs of all users: run this with sudo")
         if missing := missing_packages():
             install = f"apt-get install --no-install-recommends {' '.join(missing)}"
             raise ClusterError(f"not installed: {', '.join(missing)}; on Debian and Ubuntu: {install}")
@@ -180,7 +180,7 @@ class Cluster:
             (self.folder / part).mkdir(parents=True, exist_ok=True)
         for node in self.nodes:
             (self.folder / "spool" / node).mkdir(exist_ok=True)
-        # Jobs of any user reach munge's socket and the configuration.
+        # Jobs of any user need munge's socket and the configuration.
         for path in (self.folder, self.folder / "etc", self.folder / "run"):
             path.chmod(0o755)
         key = self.folder / "etc/munge.key"
@@ -222,7 +222,7 @@ class Cluster:
             (self.folder / "log/bootstrap.log").write_text(bootstrap.stderr)
         run = self.folder / "run"
         ports = ["--bind-address=127.0.0.1", f"--port={self.port + 2}", f"--socket={run / 'mysql.sock'}"]
-        # slurmdbd asks for the long wait; nobody needs this database after a crash of the machine.
+        # slurmdbd requires the long timeout; the database need not survive a crash of the machine.
         sized = ["--innodb-lock-wait-timeout=900", "--innodb-flush-log-at-trx-commit=0", "--skip-grant-tables"]
         with log.open("w") as told:
             subprocess.Popen(
@@ -235,14 +235,14 @@ class Cluster:
         self._wait_for("mariadbd", lambda: "ready for connections" in log.read_text())
 
     def _register(self) -> None:
-        """Users without an account may not submit, as on most clusters, and ``sbatch`` refuses unknown accounts."""
+        """Add an account and its users: as on most clusters, ``sbatch`` refuses users without one."""
         users = ",".join(sorted({"root", os.environ.get("SUDO_USER", "root")}))
         for words in (["cluster", "one_machine"], ["account", "one_machine"], ["user", users, "account=one_machine"]):
-            # A folder that was stopped with --keep has them already.
+            # This fails in a folder that was stopped with --keep, which has them already.
             subprocess.run(["sacctmgr", "-i", "add", *words], env=self.environment, capture_output=True)
 
     def _cancel_jobs(self) -> None:
-        """Gives jobs time to end by themselves, if the controller is there to tell them."""
+        """Cancel all jobs and give them time to end, if the controller runs."""
         if process_of(self.folder / "run/slurmctld.pid") is None:
             return
         deadline = time.monotonic() + JOBS_END
@@ -273,7 +273,7 @@ class Cluster:
             time.sleep(0.05)
 
     def _tasks(self) -> Iterator[int]:
-        """Processes of jobs that no daemon could end, because it had been killed itself."""
+        """Yield the processes of jobs that are left because their daemon had been killed."""
         for environ in Path("/proc").glob("[0-9]*/environ"):
             try:
                 variables = environ.read_bytes().split(b"\0")
@@ -285,15 +285,15 @@ class Cluster:
 
 
 def missing_packages() -> list[str]:
-    """Debian's names of what is not installed."""
+    """Return the Debian packages that are not installed."""
     return sorted(package for program, package in PACKAGES.items() if shutil.which(program) is None)
 
 
 def system_tables() -> str:
-    """SQL that makes an empty database one that MariaDB starts with.
+    """Return SQL that creates MariaDB's system tables in an empty database.
 
     Raises:
-        ClusterError: it is not where Debian has it.
+        ClusterError: the SQL files are not where Debian installs them.
     """
     try:
         tables = [(SQL / f"{name}.sql").read_text() for name in SYSTEM_TABLES]
@@ -303,7 +303,7 @@ def system_tables() -> str:
 
 
 def process_of(pid_file: Path) -> int | None:
-    """The living process that the file names."""
+    """Return the process that the file names, or None if it does not run."""
     try:
         process = int(pid_file.read_text())
     except (OSError, ValueError):
@@ -312,7 +312,7 @@ def process_of(pid_file: Path) -> int | None:
 
 
 def is_alive(process: int) -> bool:
-    """Whether the process runs: one that ended and that nobody has asked about (a zombie) does not."""
+    """Return whether the process runs; a zombie does not."""
     try:
         return "\nState:\tZ" not in Path(f"/proc/{process}/status").read_text()
     except OSError:
@@ -320,7 +320,7 @@ def is_alive(process: int) -> bool:
 
 
 def end(process: int | None, number: signal.Signals = signal.SIGTERM) -> None:
-    """Sends the signal and waits; kills what does not end in time."""
+    """Send the signal, wait, and kill the process if it does not end in time."""
     if process is None:
         return
     deadline = time.monotonic() + PATIENCE
@@ -335,27 +335,27 @@ def end(process: int | None, number: signal.Signals = signal.SIGTERM) -> None:
 
 
 def last_line(text: str) -> str:
-    """The last line that says something."""
-    return next((line for line in reversed(text.splitlines()) if line.strip()), "it said nothing")
+    """Return the last line that is not blank."""
+    return next((line for line in reversed(text.splitlines()) if line.strip()), "no output")
 
 
 def arguments() -> argparse.Namespace:
-    """What the command line asks for."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
-    start = commands.add_parser("start", help="start a cluster, and print what to export")
-    start.add_argument("folder", type=Path, help="where it keeps its files; any user must be able to reach it")
+    start = commands.add_parser("start", help="start a cluster, and print the line to export")
+    start.add_argument("folder", type=Path, help="folder for its files; any user must be able to reach it")
     start.add_argument("--nodes", type=int, default=2, choices=range(1, 7), metavar="1..6", help="virtual nodes (2)")
     start.add_argument("--port", type=int, default=16900, metavar="N", help="takes the ports N to N + 9 (16900)")
     stop = commands.add_parser("stop", help="end its jobs and daemons, and remove its files")
     stop.add_argument("folder", type=Path)
-    stop.add_argument("--keep", action="store_true", help="leave the files: logs, and what sacct knows")
-    commands.add_parser("packages", help="print which of Debian's packages are missing")
+    stop.add_argument("--keep", action="store_true", help="keep the files: logs and accounting")
+    commands.add_parser("packages", help="print the Debian packages that are missing")
     return parser.parse_args()
 
 
 def main() -> None:
-    """Entry point."""
+    """Run the command."""
     asked = arguments()
     try:
         if asked.command == "start":
@@ -371,10 +371,10 @@ def main() -> None:
 
 
 def stop(folder: Path, keep: bool) -> None:
-    """Ends the cluster in ``folder``.
+    """Stop the cluster in ``folder``.
 
     Raises:
-        ClusterError: there has been none.
+        ClusterError: no cluster has been started there.
     """
     cluster = Cluster(folder, nodes=0, port=0)
     if not cluster.conf.exists():
@@ -385,7 +385,7 @@ def stop(folder: Path, keep: bool) -> None:
 
 
 def fail(message: str) -> NoReturn:
-    """One line and exit code 2."""
+    """Print one line and exit with code 2."""
     print(f"error: {message}", file=sys.stderr)
     sys.exit(2)
 

@@ -1,4 +1,4 @@
-"""Sweeps become runs: what rules say, every file of slurm/, and what a sweep cannot be."""
+"""Expanding sweeps into runs: rules, every file of slurm/, and the errors of invalid sweeps."""
 
 from pathlib import Path
 
@@ -101,7 +101,7 @@ def test_one_name_has_two_scales(name: str, scale: str | None, found: str) -> No
 @pytest.mark.parametrize(
     ("name", "scale", "line"),
     [
-        ("training", "paper", "scale=paper: sweep=training has scale=laptop alone"),
+        ("training", "paper", "scale=paper: sweep=training has only scale=laptop"),
         ("training", "desk", "scale=desk: choose one of paper, laptop"),
         ("own.yaml", "paper", "scale=paper: is for sweeps of the suite; sweep=own.yaml is a file of your own"),
         ("paper", None, "sweep=paper: choose one of ablation, ablation_released, "),
@@ -142,10 +142,10 @@ def test_a_file_that_is_no_sweep_is_refused_by_its_key(plain: object, line: str)
         ({"axes": {"seed": ["x"]}}, "sweep=some: seed=x: seed=x: "),
         ({"axes": {"sed": [1]}}, "sweep=some: sed=1: sed: no such key"),
         ({"base": ["overwrite=true"]}, "overwrite=true: a sweep sets overwrite itself"),
-        ({"base": ["recipe=finetune"]}, "recipe=finetune: starts from another run; a rule with from: says which"),
+        ({"base": ["recipe=finetune"]}, "recipe=finetune: starts from another run; name it in a rule with from:"),
         (
             {"axes": {"seed": [0, 1]}, "rules": [{"when": {"seed": 0}, "skip": True}, {"from": {"seed": 0}}]},
-            "sweep=some: seed=1 starts from seed=0, which a rule leaves out",
+            "sweep=some: seed=1 starts from seed=0, which a rule skips",
         ),
         (
             {"axes": {"seed": [0, 1]}, "rules": [{"when": {"seed": v}, "from": {"seed": 1 - v}} for v in (0, 1)]},

@@ -1,4 +1,4 @@
-"""What a sweep says of its runs, from records, ends and the words of a stand-in for sacct."""
+"""The status of a sweep's runs, from records, job ends and a stand-in for sacct."""
 
 import time
 from collections.abc import Callable
@@ -197,7 +197,7 @@ def test_a_thousand_runs_take_under_two_seconds(make_sweep: Make, program: Progr
     [
         (
             "sys.exit('Slurm accounting storage is disabled')",
-            "accounting storage is disabled; states of jobs need SLURM's accounting",
+            "accounting storage is disabled; job states need SLURM's accounting",
         ),
         (
             "sys.exit('sacct: error: Problem talking to the database')",

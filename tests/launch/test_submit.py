@@ -1,4 +1,4 @@
-"""What is handed to SLURM, held by a stand-in for sbatch."""
+"""What is submitted to SLURM, with a stand-in for sbatch."""
 
 import re
 from collections.abc import Callable
@@ -43,7 +43,7 @@ CLUSTER = ClusterConfig(
 
 @pytest.fixture
 def sbatch(program: Program, tmp_path: Path) -> Path:
-    """A stand-in that keeps what it is given and counts jobs from 17; its folder."""
+    """Install a stand-in for sbatch that keeps scripts and counts jobs from 17; return its folder."""
     kept = tmp_path / "sbatch"
     kept.mkdir()
     program("srun", "")
@@ -58,7 +58,7 @@ def sbatch(program: Program, tmp_path: Path) -> Path:
 
 
 def send(folder: SweepFolder, runs: list[PlannedRun], asked: Asked | None = None, **active: str) -> list[str]:
-    """Submits; what was reported."""
+    """Submit runs and return the lines reported."""
     said: list[str] = []
     submit(folder, asked or Asked(CLUSTER), runs, active, said.append)
     return said
@@ -70,7 +70,7 @@ def normalised(text: str, folder: SweepFolder) -> str:
 
 
 def test_what_is_submitted_is_what_it_was(make_sweep: Make, sbatch: Path, tmp_path: Path) -> None:
-    """Any change of the file that users' clusters see must be meant: then write the new one down."""
+    """Fails on any change of the script that users' clusters get; if the change is intended, update the golden file."""
     runs = [planned(number, tmp_path, nodes=2, devices=4) for number in range(3)]
     folder = make_sweep(runs)
     assert send(folder, runs) == ["job 17: 3 runs"]
@@ -151,7 +151,7 @@ def test_sbatchs_own_words_are_passed_on(make_sweep: Make, program: Program, tmp
         send(folder, runs)
     assert str(error.value) == (
         "slurm=golden: invalid partition specified: nope; Batch job submission failed: Invalid partition name "
-        "specified; correct slurm/golden.yaml, or say slurm.KEY=VALUE"
+        "specified; correct slurm/golden.yaml, or set slurm.KEY=VALUE"
     )
     assert read(folder.jobs) == []
 

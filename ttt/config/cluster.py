@@ -1,4 +1,4 @@
-"""The vocabulary of ``slurm/``: what a job of a sweep asks of the machine that runs it. Values live in the YAMLs."""
+"""The schema of ``slurm/``: resources and limits of the jobs of a sweep. Values are in the YAML files."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,33 +8,33 @@ from ttt.config.errors import bad_value
 EXECUTORS = ("slurm", "local")
 
 LATEST_START = 45
-"""Seconds. SLURM looks at the clock twice a minute and may signal half a minute early; a process that has not yet come
-as far as to handle the signal dies of it."""
+"""Seconds that a process needs before it can handle the signal; earlier, the signal kills it. SLURM checks time limits
+twice a minute and may send the signal half a minute early."""
 
 
 @dataclass
 class ClusterConfig:
-    """A cluster's shape. Numbers are for one job, which is one run, unless they say otherwise.
+    """The resources of a job on a cluster. A job is one run.
 
     Attributes:
-        name: the file's.
+        name: name of the YAML file.
         executor: slurm, or local for processes on this machine.
-        partition: SLURM's partition; null, as for the next three: SLURM's default.
-        account: who pays.
+        partition: SLURM partition; null: SLURM's default, here and in the next three.
+        account: account that is charged.
         qos: quality of service.
         constraint: features that nodes must have.
-        gpus_per_task: GPUs for each of a run's ``trainer.devices`` processes; 0: none is asked for.
+        gpus_per_task: GPUs for each of a run's ``trainer.devices`` processes; 0: none.
         cpus_per_task: CPU cores for each process.
-        mem_gb: memory of a node, GB; null: SLURM's default.
-        timeout_min: minutes after which a job is stopped, saved and queued again.
-        requeues: how often a run that needs longer than ``timeout_min`` is queued again.
-        signal_delay_s: seconds before the time limit at which a run is told to save.
-        array_parallelism: jobs of an array that run at the same time, at most.
-        parallel: the same for ``executor: local``.
+        mem_gb: memory per node, GB; null: SLURM's default.
+        timeout_min: time limit, minutes; a run that needs longer saves a checkpoint and is requeued.
+        requeues: how often a run that reaches the time limit is requeued.
+        signal_delay_s: seconds before the time limit at which a run is signalled to save.
+        array_parallelism: jobs of an array that run at the same time.
+        parallel: runs at the same time with ``executor: local``.
         setup: shell lines before the run, such as ``module load cuda``.
         container: arguments of ``srun``, such as ``--container-image=...``.
-        environment: variables for the run.
-        additional: any other option of ``sbatch``, without its dashes; true for one without a value.
+        environment: environment variables of the run.
+        additional: any other option of ``sbatch``, without its dashes; true for an option without a value.
     """
 
     name: str = "???"
@@ -57,10 +57,10 @@ class ClusterConfig:
     additional: dict[str, Any] = field(default_factory=dict)
 
     def check(self) -> None:
-        """Refuses values that no job can have.
+        """Check that values are in range.
 
         Raises:
-            UserError: a value out of its range.
+            UserError: a value out of range.
         """
         if self.executor not in EXECUTORS:
             raise bad_value("slurm.executor", self.executor, f"choose one of {', '.join(EXECUTORS)}")
@@ -83,4 +83,4 @@ class ClusterConfig:
 
 
 RESOURCES = ("cpus_per_task", "mem_gb", "timeout_min", "partition", "qos", "constraint")
-"""Keys of a cluster that a rule of a sweep may set for some of its runs."""
+"""Cluster keys that a rule of a sweep may set for some of its runs."""

@@ -1,7 +1,7 @@
-"""The vocabulary of ``sweeps/``: a base, axes and rules that together name a set of runs.
+"""The schema of ``sweeps/``: base overrides, axes and rules define a set of runs.
 
-An axis is a key or a group of ``ttt-train`` and the values it takes; a point gives every axis one of them. The value
-``default`` leaves the key as the other overrides have it, for a key that some points do not have or must not set.
+An axis is a key or group of ``ttt-train`` with a list of values; a grid point has one value for every axis. The value
+``default`` adds no override, for a key that some grid points do not have or must not set.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,15 +20,15 @@ DEFAULT = "default"
 
 @dataclass(frozen=True)
 class Rule:
-    """What holds for the points that ``when`` describes: for each named axis the values it applies to.
+    """A rule for the grid points that match ``when``.
 
     Attributes:
-        when: axis -> values; all must fit. No axis: every point.
-        add: overrides for these runs.
-        skip: whether there are no such runs.
-        start_from: axis -> value: the run starts from the weights of the run that differs from it in these alone.
+        when: axis -> values; a grid point must match every axis named. Empty: every grid point matches.
+        add: overrides added to these runs.
+        skip: the sweep has no such runs.
+        start_from: axis -> value: the run starts from the weights of the run that differs from it only in these axes.
             ``from`` in the file.
-        resources: keys of a cluster for these runs.
+        resources: cluster keys for these runs.
     """
 
     when: dict[str, tuple[str, ...]]
@@ -38,13 +38,13 @@ class Rule:
     resources: dict[str, Any] = field(default_factory=dict)
 
     def holds(self, point: Point) -> bool:
-        """Whether the rule is about this point."""
+        """Return whether the rule applies to this grid point."""
         return all(point[axis] in values for axis, values in self.when.items())
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """A run to compose: its point, its overrides, what it asks for, and the point it starts from."""
+    """A run to compose: its grid point, overrides, resources, and the grid point of its parent, if any."""
 
     point: Point
     overrides: tuple[str, ...]
@@ -62,7 +62,7 @@ class Sweep:
     rules: tuple[Rule, ...]
 
     def changed(self, overrides: list[str]) -> "Sweep":
-        """The sweep with overrides of the command line: an axis takes their values, any other key is every run's."""
+        """Return the sweep with overrides applied: new values for an axis, or another key for all runs."""
         axes, base = dict(self.axes), list(self.base)
         for override in overrides:
             key, _, value = override.partition("=")
@@ -73,10 +73,10 @@ class Sweep:
         return Sweep(self.name, tuple(base), axes, self.rules)
 
     def wanted(self) -> list[Wanted]:
-        """Every run, each behind the one it starts from, which is added where no point asks for it.
+        """Return all runs, parents before their children; parents outside the grid are added.
 
         Raises:
-            UserError: a rule starts from a run that a rule leaves out, or from itself.
+            UserError: a rule starts from a run that another rule skips, or a run starts from itself.
         """
         found: dict[tuple[str, ...], Wanted] = {}
         for values in product(*self.axes.values()):
@@ -92,7 +92,7 @@ class Sweep:
         parent = self._parent(point)
         if parent is not None:
             if self._skipped(parent) or parent in (*waiting, point):
-                why = "a rule leaves out" if self._skipped(parent) else "starts from it"
+                why = "a rule skips" if self._skipped(parent) else "starts from it"
                 raise UserError(f"sweep={self.name}: {_say(point)} starts from {_say(parent)}, which {why}")
             self._add(parent, found, (*waiting, point))
         found[key] = self._one(point, parent)
@@ -113,10 +113,10 @@ class Sweep:
 
 
 def read_sweep(name: str, plain: object) -> Sweep:
-    """The sweep that a YAML's content describes.
+    """Build the sweep from the content of its YAML file.
 
     Raises:
-        UserError: a key that does not exist, or a value of another kind than it must be.
+        UserError: an unknown key or a value of the wrong type.
     """
     content = _mapping(plain, name, "the file", ("base", "axes", "rules"))
     axes = _mapping(content.get("axes", {}), name, "axes")
@@ -135,7 +135,7 @@ def read_sweep(name: str, plain: object) -> Sweep:
 
 
 def as_text(value: object) -> str:
-    """A value of the YAML as the command line has it."""
+    """Return a value of the YAML file as it is written on the command line."""
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "null"}[value]
     return str(value)

@@ -1,4 +1,4 @@
-"""Ending jobs before they have ended by themselves."""
+"""Cancelling jobs."""
 
 from typing import cast
 
@@ -9,7 +9,7 @@ from ttt.launch.slurm import cancel_jobs
 
 
 def cancel_runs(folder: SweepFolder, run_ids: list[str]) -> None:
-    """Ends the last job of each run; a run that trains saves what it has.
+    """Cancel the last job of each run; a run that is training saves a checkpoint first.
 
     Raises:
         UserError: SLURM refuses.
@@ -18,7 +18,7 @@ def cancel_runs(folder: SweepFolder, run_ids: list[str]) -> None:
     for line in cast(list[Submitted], read(folder.jobs)):
         last[line["run_id"]] = line
     jobs = [last[run_id] for run_id in run_ids]
-    # Noted first: who looks in between must not take them for killed.
+    # Recorded before the jobs end, so that nobody sees them as killed in between.
     append(folder.jobs, [{**job, "ended": "cancelled"} for job in jobs])
     in_slurm = [job["job_id"] for job in jobs if job["executor"] == "slurm"]
     if in_slurm:

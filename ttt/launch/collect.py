@@ -1,4 +1,4 @@
-"""Bringing the results of a sweep together: records and metrics without checkpoints, and one table of all runs."""
+"""Collecting the results of a sweep: records and metrics without checkpoints, and one table of all runs."""
 
 import shutil
 from copy import deepcopy
@@ -16,25 +16,25 @@ from ttt.results.store import load_results
 RUNS_TABLE = "runs.csv"
 
 PLACES = (("runs_dir",), ("run_dir",), ("data", "cache_dir"), ("parent", "run"))
-"""Keys of a configuration that say where on its machine a run found or put something."""
+"""Configuration keys that hold a path of the machine on which the run was trained."""
 
 
 def collect(statuses: list[RunStatus], out: Path) -> Path:
-    """Copies what figures need of every run that has a record; returns the table of all runs.
+    """Copy the files that figures need from every run that has a record; return the path of the table of all runs.
 
-    Runs that are collected again replace what is there. Nothing of the runs' own folders changes. In the copies folders
-    have their names alone, without the way there, which leads nowhere on another machine.
+    A run that is collected again replaces its earlier copy. The run folders themselves do not change. In the copies,
+    paths of the training machine are shortened to their last part.
 
     Args:
-        statuses: of the sweep's runs.
-        out: a folder for ``ttt-plot --results``.
+        statuses: status of the sweep's runs.
+        out: the folder to write, for ``ttt-plot --results``.
 
     Raises:
         UserError: no run has a record, or ``out`` cannot be written.
     """
     found = [status for status in statuses if RunFolder(Path(status.run.folder)).record.exists()]
     if not found:
-        raise UserError("no run of this sweep has a record yet; ttt-sweep status shows what they do")
+        raise UserError("no run of this sweep has a record yet; ttt-sweep status shows the state of each")
     try:
         for status in found:
             _copy(RunFolder(Path(status.run.folder)), RunFolder(out / status.run.run_id))
@@ -54,12 +54,12 @@ def _copy(run: RunFolder, to: RunFolder) -> None:
     record = read_record(run.record)
     record["config"] = _without_places(record["config"])
     write_text(to.config, yaml.safe_dump(record["config"], sort_keys=False))
-    # The record last: a folder without one is no run.
+    # The record is written last: a folder without one does not count as a run.
     write_record(to.record, record)
 
 
 def _without_places(config: Resolved) -> Resolved:
-    """The configuration with the last part of every path of ``PLACES``."""
+    """Return the configuration with every path of ``PLACES`` shortened to its last part."""
     changed = deepcopy(config)
     for *groups, key in PLACES:
         values = changed

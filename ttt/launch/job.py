@@ -1,4 +1,4 @@
-"""A run of a sweep as a job: what happens on the node, and what is left there about how it ended."""
+"""The job that trains one run of a sweep on a node and records how it ended."""
 
 import os
 import signal
@@ -17,16 +17,16 @@ from ttt.train.start import read_config, train
 
 @dataclass(frozen=True)
 class Job:
-    """One run, as submitit calls it on the node, in every process of the run.
+    """The training of one run; submitit calls it on the node, in every process of the run.
 
-    The configuration is the one that was frozen when the job was submitted: nothing is composed again. The run starts,
-    or goes on from its newest checkpoint. What fails is raised, so that the scheduler says so too.
+    It reads the configuration that was frozen when the job was submitted and composes nothing again. The run starts,
+    or resumes from its newest checkpoint. Errors are raised, so that the scheduler reports a failure too.
 
     Args:
-        config: the resolved configuration, YAML.
-        ends: where the end is appended, one line of JSON.
-        sweep: the name of the sweep, for the run's record.
-        overrides: what was asked for on top of the defaults, for the record.
+        config: file of the resolved configuration, YAML.
+        ends: file to which one line of JSON is appended when the job ends.
+        sweep: name of the sweep, for the run's record.
+        overrides: overrides of the run, for its record.
     """
 
     config: Path
@@ -35,10 +35,10 @@ class Job:
     overrides: tuple[str, ...]
 
     def __call__(self) -> None:
-        """Runs it.
+        """Train the run.
 
         Raises:
-            UserError: the configuration is gone, or what it asks for cannot be.
+            UserError: the configuration file is missing or invalid.
             RunError: the run failed, or was interrupted and not queued again.
         """
         _introduce_processes()
@@ -50,7 +50,7 @@ class Job:
         self._append("finished", None)
 
     def checkpoint(self) -> DelayedSubmission:
-        """What submitit queues when a time limit or a preemption has ended the job: the same again."""
+        """Return the job that submitit queues after a time limit or a preemption: the same one."""
         self._append("requeued", None)
         return DelayedSubmission(self)
 
@@ -73,7 +73,7 @@ class Job:
 
 
 def _introduce_processes() -> None:
-    """Tells the processes of a run of each other, and who leaves the requeueing to the first one."""
+    """Set the environment of torch's process group; only the first process requeues the job."""
     environment = submitit.JobEnvironment()
     if environment.global_rank:
         signal.signal(signal.SIGUSR2, _end_quietly)
@@ -81,7 +81,7 @@ def _introduce_processes() -> None:
         os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
         address = os.environ["MASTER_ADDR"]
         TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
-        # A machine need not be able to resolve its own name.
+        # Some machines cannot resolve their own host name.
         os.environ["MASTER_ADDR"] = address
 
 
@@ -94,9 +94,9 @@ def _status(error: BaseException) -> EndStatus:
 
 
 def _line(error: BaseException) -> str:
-    # submitit raises it where it would queue the job again, once too often.
+    # submitit raises this error instead of requeueing a job that has used up its requeues.
     if isinstance(error, UncompletedJobError):
-        return "timed out more often than slurm.requeues allows; ttt-sweep retry goes on from the last checkpoint"
+        return "timed out more often than slurm.requeues allows; ttt-sweep retry resumes from the last checkpoint"
     if isinstance(error, UserError | RunError):
         return str(error)
     return f"{type(error).__name__}: {error}".splitlines()[0]

@@ -1,4 +1,4 @@
-"""The jobs of runs. Sweeps side by side may share runs, and then each sees what the others have submitted."""
+"""The jobs of a sweep's runs. Sweeps in neighbouring folders may share runs; each sees the jobs of the others."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,19 +13,19 @@ from ttt.launch.slurm import job_states
 
 @dataclass(frozen=True)
 class RunJob:
-    """A job: the line that was noted of it, and the folder of the sweep that submitted it."""
+    """A job: its line in ``jobs.jsonl``, and the folder of the sweep that submitted it."""
 
     line: Submitted
     sweep: Path
 
     @property
     def key(self) -> tuple[Path, str]:
-        """What tells jobs apart: sweeps on one machine may have waiting jobs that have no number yet."""
+        """Unique key; the id is not enough, because local jobs that wait have none yet."""
         return self.sweep, self.line["job_id"]
 
 
 def jobs_of(folder: SweepFolder, runs: list[PlannedRun]) -> dict[str, list[RunJob]]:
-    """The jobs of each run, in the order in which they were submitted, by this sweep and by those beside it.
+    """Return the jobs of each run in order of submission, from this sweep and from those in neighbouring folders.
 
     Raises:
         UserError: a file of this sweep is broken.
@@ -43,10 +43,10 @@ def jobs_of(folder: SweepFolder, runs: list[PlannedRun]) -> dict[str, list[RunJo
 
 
 def states_of(jobs: list[RunJob]) -> dict[tuple[Path, str], str]:
-    """The state of each job in SLURM's words, by its ``key``; jobs that accounting does not know yet are missing.
+    """Return the SLURM state of each job by its ``key``; jobs that accounting does not know yet are missing.
 
     Raises:
-        UserError: SLURM cannot be asked.
+        UserError: SLURM does not answer.
     """
     in_slurm = job_states({job.line["job_id"] for job in jobs if job.line["executor"] == "slurm"})
     states = {job.key: in_slurm[job.line["job_id"]] for job in jobs if job.line["job_id"] in in_slurm}
@@ -58,7 +58,7 @@ def states_of(jobs: list[RunJob]) -> dict[tuple[Path, str], str]:
 
 
 def ends_of(run: PlannedRun, jobs: list[RunJob]) -> list[End]:
-    """How the run's jobs ended, as far as they could tell.
+    """Return how the run's jobs ended, as far as they recorded it.
 
     Raises:
         UserError: a file is broken.
@@ -73,7 +73,7 @@ def _beside(folder: SweepFolder) -> list[SweepFolder]:
 
 
 def _shared(sweep: SweepFolder, folders: dict[str, str]) -> set[str]:
-    """Runs that the other sweep has too, in the same folders. A broken plan is for its own commands to name."""
+    """Return the runs that the other sweep has too, in the same folders; a broken plan counts as having none."""
     try:
         return {run.run_id for run in read_runs(sweep) if folders.get(run.run_id) == run.folder}
     except UserError:

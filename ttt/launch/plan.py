@@ -1,4 +1,4 @@
-"""A sweep that has been expanded: its runs, each with its configuration resolved and frozen."""
+"""The plan of a sweep: its runs, each with its resolved configuration, frozen in the sweep's folder."""
 
 import json
 from dataclasses import asdict, dataclass, field
@@ -26,14 +26,14 @@ class PlannedRun:
 
     Attributes:
         run_id: as in the run's record.
-        folder: the run's folder.
-        overrides: what was asked for, as on the command line of ``ttt-train``.
-        parent: run_id of the run that it starts from, if any.
-        steps: optimizer steps after which it is finished.
-        tokens_per_step: of all devices together.
-        nodes: machines.
-        devices: processes on each.
-        resources: what it asks of a cluster besides, see ``ttt.config.cluster.RESOURCES``.
+        folder: the run folder.
+        overrides: overrides of ``ttt-train``.
+        parent: run_id of the run whose weights it starts from, or None.
+        steps: optimizer steps in total.
+        tokens_per_step: tokens of one step, all devices together.
+        nodes: number of machines.
+        devices: processes per machine.
+        resources: cluster keys that the sweep sets for this run, see ``ttt.config.cluster.RESOURCES``.
     """
 
     run_id: str
@@ -58,26 +58,22 @@ class PlanFile(TypedDict):
 
 
 class SweepFolder:
-    """Where a sweep keeps its plan and what became of it.
-
-    Attributes:
-        path: the folder.
-    """
+    """The folder of a sweep: its plan, its jobs and how they ended."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def make(self) -> None:
-        """Makes the folder.
+        """Create the folder.
 
         Raises:
-            UserError: it cannot be made.
+            UserError: it cannot be created.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(
-                f"{self.path}: cannot be made ({error.strerror}); choose another with folder=FOLDER"
+                f"{self.path}: cannot be created ({error.strerror}); choose another with folder=FOLDER"
             ) from error
 
     @property
@@ -87,31 +83,31 @@ class SweepFolder:
 
     @property
     def cluster(self) -> Path:
-        """The cluster that was last submitted to, JSON."""
+        """The cluster of the last submission, JSON."""
         return self.path / "cluster.json"
 
     @property
     def jobs(self) -> Path:
-        """A line for every job, JSON; see ``ttt.launch.journal``."""
+        """One line of JSON per job; see ``ttt.launch.journal``."""
         return self.path / "jobs.jsonl"
 
     @property
     def submitit(self) -> Path:
-        """What submitit keeps: scripts, pickled jobs, logs."""
+        """Files of submitit: scripts, pickled jobs, logs."""
         return self.path / "submitit"
 
     def config(self, run_id: str) -> Path:
-        """The frozen configuration of a run, YAML."""
+        """Return the file of a run's frozen configuration, YAML."""
         return self.path / "configs" / f"{run_id}.yaml"
 
     def ends(self, run_id: str) -> Path:
-        """A line for every end of a job of the run, JSON; see ``ttt.launch.job``."""
+        """Return the file with one line of JSON per end of a job of the run; see ``ttt.launch.job``."""
         return self.path / "ends" / f"{run_id}.jsonl"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The runs of a sweep, a parent before its children, and their configurations by run_id."""
+    """The runs of a sweep, parents before their children, and their configurations by run_id."""
 
     sweep: str
     runs: list[PlannedRun]
@@ -119,7 +115,7 @@ class Plan:
 
 
 def freeze(plan: Plan, folder: SweepFolder) -> None:
-    """Writes the plan, or finds it written.
+    """Write the plan into the folder, unless the folder has the same plan already.
 
     Raises:
         UserError: the folder holds another plan or cannot be written.
@@ -136,15 +132,15 @@ def freeze(plan: Plan, folder: SweepFolder) -> None:
         "git": git_state(),
         "runs": [asdict(run) for run in plan.runs],
     }
-    # Last: a folder with a plan has all of its configurations.
+    # The plan is written last, so that a folder with a plan has all of its configurations.
     write_text(folder.plan, json.dumps(content, indent=1) + "\n")
 
 
 def refuse_another(plan: Plan, folder: SweepFolder) -> None:
-    """Compares with the plan in the folder: what makes runs the same, and what decides their jobs' size.
+    """Check that the folder holds this plan: the same runs, steps, folders, parents and resources.
 
     Raises:
-        UserError: they differ.
+        UserError: it holds another plan.
     """
     before = {run.run_id: run for run in read_runs(folder)}
     now = {run.run_id: run for run in plan.runs}
@@ -162,30 +158,30 @@ def refuse_another(plan: Plan, folder: SweepFolder) -> None:
 
 
 def read_runs(folder: SweepFolder) -> list[PlannedRun]:
-    """The runs that the folder's plan names.
+    """Return the runs of the folder's plan.
 
     Raises:
-        UserError: there is no plan, or one that is broken.
+        UserError: the plan is missing or broken.
     """
     return [_run(plain) for plain in _read(folder)["runs"]]
 
 
 def read_name(folder: SweepFolder) -> str:
-    """The sweep's name.
+    """Return the name of the sweep.
 
     Raises:
-        UserError: as ``read_runs``.
+        UserError: the plan is missing or broken.
     """
     return str(_read(folder)["sweep"])
 
 
 def submit_lock(folder: SweepFolder) -> FileLock:
-    """Held while runs are chosen and submitted, so that two commands at a time do not submit one twice."""
+    """Return the lock to hold while choosing and submitting runs, so that no run is submitted twice."""
     return FileLock(folder.path / ".submit.lock")
 
 
 def _read(folder: SweepFolder) -> dict[str, Any]:
-    hint = "no sweep has been submitted from it; ttt-sweep submit sweep=NAME slurm=CLUSTER does"
+    hint = "no sweep has been submitted here; use ttt-sweep submit sweep=NAME slurm=CLUSTER"
     remedy = "restore it, or submit the sweep into another folder"
     return read_versioned(folder.plan, SCHEMA_VERSION, PlanFile.__required_keys__, "a sweep's plan", hint, remedy)
 

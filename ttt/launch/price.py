@@ -1,4 +1,4 @@
-"""What a sweep costs before it has run: parameters, tokens, operations, GPU-hours, disk."""
+"""The estimated cost of a sweep: parameters, tokens, FLOPs, GPU-hours, disk."""
 
 from dataclasses import dataclass
 
@@ -12,26 +12,26 @@ PEAK_FLOPS = {
     "h200": 989e12,
     "b200": 2250e12,
 }
-"""Dense matrix FLOP/s in bfloat16 (V100: float16) by the makers' data sheets, SXM versions."""
+"""Peak dense matrix FLOP/s in bfloat16 (V100: float16) from the vendor's data sheets, SXM versions."""
 
 BYTES_A_PARAMETER = 3 * 4
-"""Weights and AdamW's two moments, float32."""
+"""Bytes per parameter in a checkpoint: the weight and AdamW's two moments, float32."""
 
 CHECKPOINTS = 2
-"""How many a run keeps."""
+"""Checkpoints that a run keeps."""
 
 
 @dataclass(frozen=True)
 class Price:
-    """One run's.
+    """The estimated cost of one run.
 
     Attributes:
-        run: what was planned.
-        parameters: of the model.
-        tokens: that it trains on.
-        flops: of training, what is recomputed not counted.
-        gpu_hours: at the peak rate times the utilisation that were asked for.
-        disk: bytes of its checkpoints.
+        run: the planned run.
+        parameters: parameters of the model.
+        tokens: training tokens.
+        flops: training FLOPs, without recomputation.
+        gpu_hours: at the device's peak rate times the utilisation.
+        disk: size of its checkpoints, bytes.
     """
 
     run: PlannedRun
@@ -43,28 +43,28 @@ class Price:
 
 
 def price(plan: Plan, device: str, utilisation: float) -> list[Price]:
-    """The price of every run of the plan.
+    """Return the estimated cost of every run of the plan.
 
     Args:
         plan: the runs.
         device: a key of ``PEAK_FLOPS``.
-        utilisation: share of the device's peak rate that training reaches, above 0 and at most 1.
+        utilisation: fraction of the device's peak rate that training reaches, above 0 and at most 1.
 
     Raises:
-        UserError: no such device or share, or a model that cannot be built.
+        UserError: an unknown device, a utilisation out of range, or a model that cannot be built.
     """
     if device not in PEAK_FLOPS:
         raise bad_value("device", device, f"choose one of {', '.join(PEAK_FLOPS)}")
     if not 0 < utilisation <= 1:
         raise bad_value("utilisation", utilisation, "must be above 0 and at most 1")
-    # torch takes seconds, and the other commands of a sweep do without it.
+    # Importing torch takes seconds, and the other commands of a sweep do not need it.
     from ttt.models.count import count
 
     counted: dict[str, tuple[int, float]] = {}
     prices = []
     for run in plan.runs:
         config, tokens = plan.configs[run.run_id], run.steps * run.tokens_per_step
-        # Seeds and rates change no count, and building a model takes time even without its memory.
+        # Seed and learning rate change no count; building a model takes time even on the meta device.
         alike = repr((config.model, config.size, config.backbone, config.ctx, config.data.vocab_size, tokens))
         counted[alike] = counted.get(alike) or count(config, tokens)
         prices.append(_price(run, *counted[alike], PEAK_FLOPS[device] * utilisation))

@@ -1,6 +1,7 @@
-"""A sweep on this machine: a process that starts the runs one after another, a set number at a time.
+"""The queue process of a sweep on this machine: it starts the runs in order, ``parallel`` at a time.
 
-It is detached from the terminal: ``python -m ttt.launch.queue FOLDER``. Each run is a job of submitit's local executor.
+It runs detached from the terminal (``python -m ttt.launch.queue FOLDER``). Each run is a job of submitit's local
+executor.
 """
 
 import os
@@ -22,11 +23,11 @@ from ttt.launch.status import ACTIVE, RunStatus, sweep_status
 Slots = dict[int, submitit.Job[None]]
 
 POLL = 1.0
-"""Seconds between two looks at what has ended."""
+"""Seconds between two checks for jobs that have ended."""
 
 
 def start_queue(folder: SweepFolder, cluster: ClusterConfig) -> None:
-    """Starts the process, unless there is one."""
+    """Start the queue process unless it runs already."""
     if queue_lives(folder):
         return
     with (folder.path / "queue.log").open("a", encoding="utf-8") as log:
@@ -41,7 +42,7 @@ def start_queue(folder: SweepFolder, cluster: ClusterConfig) -> None:
 
 
 def main() -> None:
-    """Starts what waits, until nothing waits or runs any more."""
+    """Start waiting runs until none waits or runs any more."""
     folder, slots = SweepFolder(Path(sys.argv[1])), dict[int, submitit.Job[None]]()
     lock = queue_lock(folder)
     try:
@@ -51,13 +52,13 @@ def main() -> None:
     while lock.is_locked:
         with submit_lock(folder):
             if not _step(folder, slots):
-                # Before the other lock is: who adds runs after this last look finds no queue, and starts one.
+                # Released while submit_lock is held: whoever submits runs afterwards starts a new queue process.
                 lock.release()
         time.sleep(POLL)
 
 
 def _step(folder: SweepFolder, slots: Slots) -> bool:
-    """Starts what may start; whether anything waits or runs."""
+    """Start the runs for which a slot is free; return whether any run waits or runs."""
     asked, name = read_asked(folder), read_name(folder)
     for slot in [slot for slot, job in slots.items() if job.done()]:
         del slots[slot]
@@ -73,7 +74,7 @@ def _step(folder: SweepFolder, slots: Slots) -> bool:
 
 
 def _executor(folder: SweepFolder, shape: ClusterConfig, slot: int, devices: int) -> submitit.LocalExecutor:
-    """Starts one job at a time. Jobs of different slots get different GPUs."""
+    """Return the executor of a slot, which runs one job at a time on the slot's own GPUs."""
     gpus = shape.gpus_per_task * devices
     executor = submitit.LocalExecutor(folder.submitit, max_num_timeout=shape.requeues)
     executor.update_parameters(
@@ -88,7 +89,7 @@ def _executor(folder: SweepFolder, shape: ClusterConfig, slot: int, devices: int
 
 
 def _cancel_orphans(folder: SweepFolder, statuses: list[RunStatus]) -> None:
-    """Runs whose parent will not finish do not start."""
+    """Mark waiting runs as orphaned when their parent will not finish."""
     states = {status.run.run_id: status.state for status in statuses}
     hopeless = [
         status.run

@@ -1,4 +1,4 @@
-"""What a job asks of a machine: the cluster's shape, what the sweep says of the run, what was said for all of them."""
+"""Resources of a job: the cluster's values, overridden by the sweep's rules, overridden by slurm.KEY=VALUE."""
 
 import json
 import shlex
@@ -17,16 +17,16 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True)
 class Asked:
-    """A cluster, and which of its keys were set on the command line: those count whatever the sweep says of a run."""
+    """A cluster, and the keys of it that the command line set; those take precedence over the sweep's rules."""
 
     cluster: ClusterConfig
     changed: tuple[str, ...] = ()
 
     def shape(self, run: PlannedRun) -> ClusterConfig:
-        """The cluster for one run.
+        """Return the cluster's values for one run.
 
         Raises:
-            UserError: a value that no job can have.
+            UserError: a value out of range, or several nodes on ``executor: local``.
         """
         own = {key: value for key, value in run.resources.items() if key not in self.changed}
         shape = replace(self.cluster, **own)
@@ -37,16 +37,16 @@ class Asked:
 
 
 def write_asked(folder: SweepFolder, asked: Asked) -> None:
-    """Notes what a sweep was submitted to."""
+    """Save the resources of a sweep's submission in its folder."""
     content = {"schema_version": SCHEMA_VERSION, "cluster": asdict(asked.cluster), "changed": asked.changed}
     write_text(folder.cluster, json.dumps(content, indent=1) + "\n")
 
 
 def read_asked(folder: SweepFolder) -> Asked:
-    """What the sweep was last submitted to.
+    """Return the resources of the sweep's last submission.
 
     Raises:
-        UserError: it has not been submitted.
+        UserError: the sweep has not been submitted.
     """
     hint = remedy = "submit the sweep with slurm=CLUSTER"
     keys = {"cluster", "changed"}
@@ -55,13 +55,13 @@ def read_asked(folder: SweepFolder) -> Asked:
 
 
 def slurm_parameters(shape: ClusterConfig, run: PlannedRun, name: str, dependency: str | None) -> dict[str, Any]:
-    """What submitit's executor for SLURM is told.
+    """Return the parameters of submitit's SLURM executor.
 
     Args:
-        shape: as ``Asked.shape`` gives it.
-        run: whose processes the job gets.
-        name: of the job.
-        dependency: the job that must have succeeded before.
+        shape: the cluster's values for the run, from ``Asked.shape``.
+        run: the run, for its nodes and processes.
+        name: name of the job.
+        dependency: id of the job that must succeed first, or None.
     """
     exports = [f"export {key}={shlex.quote(value)}" for key, value in sorted(shape.environment.items())]
     optional = {
@@ -82,14 +82,14 @@ def slurm_parameters(shape: ClusterConfig, run: PlannedRun, name: str, dependenc
         "timeout_min": shape.timeout_min,
         "slurm_signal_delay_s": shape.signal_delay_s,
         "slurm_array_parallelism": shape.array_parallelism,
-        # Otherwise a process that was killed leaves the others of its run waiting for it until the time limit.
+        # Without this, the processes of a run wait until the time limit for one that was killed.
         "slurm_srun_args": ["--kill-on-bad-exit=1", *shape.container],
-        # A node that fails costs what was done since the last checkpoint; a parent that fails leaves no job waiting.
+        # requeue: after a node failure the job restarts. kill-on-invalid-dep: a failed parent leaves no job waiting.
         "slurm_additional_parameters": {"requeue": True, "kill-on-invalid-dep": "yes", **shape.additional},
         **{key: value for key, value in optional.items() if value is not None},
     }
 
 
 def job_of(folder: SweepFolder, run: PlannedRun, sweep: str) -> Job:
-    """What runs on the node."""
+    """Return the job that trains a run."""
     return Job(folder.config(run.run_id), folder.ends(run.run_id), sweep, run.overrides)

@@ -1,4 +1,4 @@
-"""What became of every run of a sweep: its own record, the ends of its jobs, and SLURM's word, put together."""
+"""The status of every run of a sweep, from its record, the ends of its jobs, and SLURM's accounting."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -29,7 +29,7 @@ State = Literal[
 
 ACTIVE: tuple[State, ...] = ("queued", "waiting", "running")
 BROKEN: tuple[State, ...] = ("failed", "killed", "timed out", "preempted", "orphaned", "deleted")
-"""States in which a run stays unfinished unless it is submitted again."""
+"""States of runs that stay unfinished until they are submitted again."""
 
 QUEUED = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD", "SPECIAL_EXIT", "SUSPENDED")
 RUNNING = ("RUNNING", "COMPLETING", "CONFIGURING", "STAGE_OUT", "SIGNALING", "RESIZING", "STOPPED")
@@ -42,31 +42,31 @@ OTHER: dict[str, tuple[State, str]] = {
     "BOOT_FAIL": ("killed", "its node did not start"),
     "CANCELLED": ("cancelled", ""),
 }
-"""SLURM's states of a job that has ended other than by itself -> ours, and what to add."""
+"""SLURM's state of a job that was ended from outside -> state and detail of its run."""
 
 LATE = timedelta(minutes=2)
-"""How long accounting may take to hear of a job."""
+"""Time after which accounting should know a job."""
 
 ORPHANED = "the run it starts from did not finish"
 
 SAME_FAILURES = 3
-"""So often the same failure in a row, and a run is not tried again."""
+"""Equal failures in a row after which a run is not retried."""
 
 
 @dataclass(frozen=True)
 class RunStatus:
-    """A run now.
+    """The current status of a run.
 
     Attributes:
-        run: what was planned.
-        state: in one word or two.
-        detail: why, or how far; may be empty.
-        job_id: of its last job.
-        given_up: whether it failed the same way too often to be tried again.
+        run: the planned run.
+        state: its state.
+        detail: reason or result; may be empty.
+        job_id: id of its last job.
+        given_up: it failed the same way ``SAME_FAILURES`` times and is not retried.
         steps: optimizer steps done, of ``run.steps``.
-        tokens_per_second: as it trains, or trained at last.
-        seconds_left: of training, at that rate.
-        elsewhere: folder of the sweep that submitted its last job, where that is another one.
+        tokens_per_second: training speed, now or when last training.
+        seconds_left: training time left at that speed.
+        elsewhere: folder of the sweep that submitted its last job, if it is not this one.
     """
 
     run: PlannedRun
@@ -81,10 +81,10 @@ class RunStatus:
 
 
 def sweep_status(folder: SweepFolder) -> list[RunStatus]:
-    """The state of every run of the sweep, in the order of its plan.
+    """Return the status of every run of the sweep, in the order of its plan.
 
     Raises:
-        UserError: the folder holds no plan or a broken one, or SLURM cannot be asked.
+        UserError: the plan is missing or broken, or SLURM does not answer.
     """
     runs = read_runs(folder)
     jobs = jobs_of(folder, runs)
@@ -120,7 +120,7 @@ def _status(
         if state == "queued":
             state, detail = "waiting", f"for {run.parent}"
         elif state == "cancelled" and not jobs[-1].line.get("ended"):
-            # SLURM's word for a job whose dependency can no longer be satisfied.
+            # SLURM cancels a job whose dependency can no longer be satisfied.
             state, detail = "orphaned", ORPHANED
     same = outcomes[-SAME_FAILURES:]
     given_up = state in BROKEN and state != "orphaned" and len(same) == SAME_FAILURES and len(set(same)) == 1
@@ -130,7 +130,7 @@ def _status(
 def _outcome(
     job: Submitted, state: str | None, ends: Iterable[End], record: Record | UserError | None
 ) -> tuple[State, str]:
-    """What became of one job of a run that has not finished."""
+    """Return the state and detail that one job gives its unfinished run."""
     if job.get("ended") == "orphaned":
         return "orphaned", ORPHANED
     if job.get("ended") == "cancelled":
@@ -172,7 +172,7 @@ def _result(record: Record) -> str:
 
 
 def _progress(run: PlannedRun, record: Record | UserError | None) -> RunStatus:
-    """What the record tells of how far the run is."""
+    """Return a status with the progress that the run's record reports."""
     if not isinstance(record, dict):
         return RunStatus(run, "not submitted")
     steps, rate = record["steps"], record["timing"]["tokens_per_second"]

@@ -1,4 +1,4 @@
-"""Jobs for the runs of a sweep: arrays of SLURM through submitit, or a queue on this machine."""
+"""Submitting the runs of a sweep: as SLURM job arrays through submitit, or to a queue on this machine."""
 
 import subprocess
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ from ttt.launch.shape import Asked, job_of, slurm_parameters
 from ttt.launch.slurm import in_one_line, require_slurm
 
 ARRAY = 1000
-"""Runs in one array: SLURM's usual MaxArraySize is 1001."""
+"""Largest number of runs in one array; SLURM's default MaxArraySize is 1001."""
 
 
 def submit(
@@ -28,17 +28,17 @@ def submit(
     active: dict[str, str],
     report: Callable[[str], None],
 ) -> None:
-    """Submits these runs, and records every job as soon as it has a number.
+    """Submit runs, and record every job as soon as it has an id.
 
     Args:
-        folder: the sweep's.
-        asked: what jobs ask for.
-        runs: what to submit, a parent before its children.
-        active: run_id -> job of the sweep's other runs that wait or run.
-        report: told of every array, in a line.
+        folder: the sweep's folder.
+        asked: resources of the jobs.
+        runs: runs to submit, parents before their children.
+        active: run_id -> job id of the sweep's other runs that wait or run.
+        report: called with one line per array.
 
     Raises:
-        UserError: the cluster refuses; what was submitted before that stays.
+        UserError: the cluster refuses; jobs submitted before that remain.
     """
     shapes = {run.run_id: asked.shape(run) for run in runs}
     if asked.cluster.executor == "local":
@@ -59,7 +59,7 @@ def submit(
 
 
 def arrays(runs: list[PlannedRun], shapes: dict[str, ClusterConfig]) -> Iterator[list[PlannedRun]]:
-    """Runs of one shape that wait for the same run, together; a parent comes before its children."""
+    """Group runs that have the same resources and the same parent; parents come before their children."""
     generation: dict[str | None, int] = {None: -1}
     for run in runs:
         generation[run.run_id] = generation.get(run.parent, -1) + 1
@@ -79,10 +79,10 @@ def _submit_array(
     executor = submitit.AutoExecutor(folder.submitit, cluster="slurm", slurm_max_num_timeout=shape.requeues)
     executor.update_parameters(**slurm_parameters(shape, runs[0], sweep, dependency))
     try:
-        # submitit shows what sbatch says as it comes, and raises it once more.
+        # submitit prints sbatch's errors as they come and raises them again.
         with redirect_stderr(StringIO()), executor.batch():
             jobs = [executor.submit(job_of(folder, run, sweep)) for run in runs]
     except (FailedJobError, FailedSubmissionError, subprocess.CalledProcessError) as error:
-        remedy = f"correct slurm/{shape.name}.yaml, or say slurm.KEY=VALUE"
+        remedy = f"correct slurm/{shape.name}.yaml, or set slurm.KEY=VALUE"
         raise UserError(f"slurm={shape.name}: {in_one_line(str(error))}; {remedy}") from error
     return [submitted(run, job.job_id, "slurm") for run, job in zip(runs, jobs, strict=True)]

@@ -1,4 +1,4 @@
-"""What each command of ``ttt-sweep`` does."""
+"""The commands of ``ttt-sweep``."""
 
 import json
 import sys
@@ -22,17 +22,17 @@ from ttt.launch.submit import submit as send
 
 
 def plan(request: Request) -> None:
-    """Prints what the sweep would train, and what that costs.
+    """Print the runs of the sweep and their estimated cost.
 
     Raises:
-        UserError: the sweep does not compose, or the price cannot be given.
+        UserError: the sweep does not compose, or its cost cannot be estimated.
     """
     device, utilisation = request.own.get("device", "h100"), request.number("utilisation", 0.4, 0)
     print(price_table(price(_expand(request), device, utilisation), device, utilisation))
 
 
 def submit(request: Request) -> None:
-    """Submits every run that is neither finished nor queued nor running.
+    """Submit every run that is neither finished nor queued nor running.
 
     Raises:
         UserError: the sweep does not compose, its folder holds another plan, or the cluster refuses.
@@ -51,10 +51,10 @@ def submit(request: Request) -> None:
 
 
 def status(request: Request) -> None:
-    """Prints a line for every run, or the folders of those that are finished, once or until nothing runs any more.
+    """Print one line per run, or the folders of finished runs, once or until no run waits or runs any more.
 
     Raises:
-        UserError: there is no such sweep, or SLURM cannot be asked.
+        UserError: there is no such sweep, or SLURM does not answer.
     """
     folder, interval = SweepFolder(request.folder), request.number("interval", 10, 1)
     while True:
@@ -72,7 +72,7 @@ def status(request: Request) -> None:
 
 
 def retry(request: Request) -> None:
-    """Submits again what failed, was killed, timed out or lost the run that it starts from.
+    """Submit again the runs that failed, were killed, timed out or lost the run that they start from.
 
     Raises:
         UserError: there is no such sweep or run, or the cluster refuses.
@@ -93,7 +93,7 @@ def retry(request: Request) -> None:
 
 
 def cancel(request: Request) -> None:
-    """Ends what waits or runs; a run that trains saves what it has.
+    """Cancel the runs that wait or run; a run that is training saves a checkpoint first.
 
     Raises:
         UserError: there is no such sweep or run, or SLURM refuses.
@@ -108,10 +108,10 @@ def cancel(request: Request) -> None:
 
 
 def logs(request: Request) -> None:
-    """Prints the last lines of what a run's last job wrote.
+    """Print the last lines of the log files of a run's last job.
 
     Raises:
-        UserError: no such run, or it has not started.
+        UserError: there is no such run, or it has not started.
     """
     folder = SweepFolder(request.folder)
     if not request.runs:
@@ -123,13 +123,13 @@ def logs(request: Request) -> None:
 
 
 def collect(request: Request) -> None:
-    """Copies records and metrics of the sweep's runs into a folder, with a table of them all.
+    """Copy records and metrics of the sweep's runs into a folder, with a table of all runs.
 
     Raises:
-        UserError: there is nothing to collect, or what was finished is gone.
+        UserError: there is nothing to collect, or the folder of a finished run is gone.
     """
     out = Path(request.required("out"))
-    # pandas takes a second, and the other commands do without it.
+    # Importing pandas takes a second, and the other commands do not need it.
     from ttt.launch.collect import collect as bring_together
 
     statuses = sweep_status(SweepFolder(request.folder))
@@ -141,7 +141,7 @@ def collect(request: Request) -> None:
     print(f"{table}: {finished} of {len(statuses)} runs are finished; draw them with ttt-plot --all --results {out}")
     deleted = [status.run.folder for status in statuses if status.state == "deleted"]
     if deleted:
-        raise UserError(f"{', '.join(deleted)}: deleted after it had finished; ttt-sweep retry trains it again")
+        raise UserError(f"{', '.join(deleted)}: deleted after training had finished; ttt-sweep retry trains it again")
 
 
 COMMANDS: dict[str, Callable[[Request], None]] = {
@@ -156,7 +156,7 @@ COMMANDS: dict[str, Callable[[Request], None]] = {
 
 
 def _expand(request: Request) -> Plan:
-    """The plan of the sweep that was asked for, with a count where somebody watches."""
+    """Return the plan of the requested sweep; show the progress on a terminal."""
     sweep = load_sweep(request.required("sweep"), request.own.get("scale")).changed(request.overrides)
     shown = sys.stderr.isatty()
 
@@ -184,16 +184,16 @@ def _submit(
 
 
 def _hopeful(statuses: list[RunStatus]) -> list[RunStatus]:
-    """Those that may be tried again; the others are named."""
+    """Return the runs that are worth another try, and print which are left out."""
     for status in statuses:
         if status.given_up:
-            said = f"failed three times the same way ({status.detail or status.state})"
-            print(f"left out: {status.run.run_id} {said}; ttt-sweep retry {status.run.run_id} force=true tries again")
+            why = f"failed three times in the same way ({status.detail or status.state})"
+            print(f"left out: {status.run.run_id} {why}; ttt-sweep retry {status.run.run_id} force=true retries it")
     return [status for status in statuses if not status.given_up]
 
 
 def _named(request: Request, statuses: list[RunStatus], of: list[RunStatus]) -> list[RunStatus]:
-    """Those of ``of`` that the command names, all when it names none."""
+    """Return the runs of ``of`` that the command line names, or all of them if it names none."""
     return [_one(request, name, statuses, of) for name in request.runs] if request.runs else of
 
 
@@ -202,7 +202,7 @@ def _one(request: Request, name: str, statuses: list[RunStatus], of: list[RunSta
     fitting = [status for status in fitting if status.run.run_id == name] or fitting
     if len(fitting) != 1:
         some = ", ".join(status.run.run_id for status in fitting[:3]) or "ttt-sweep status lists the runs"
-        raise UserError(f"{name}: {'fits several runs' if fitting else 'no such run'}: {some}")
+        raise UserError(f"{name}: {'matches several runs' if fitting else 'no such run'}: {some}")
     if fitting[0] not in of:
         where = f" in folder={fitting[0].elsewhere}" if fitting[0].elsewhere else ""
         raise UserError(f"{fitting[0].run.run_id}: is {fitting[0].state}{where}; nothing to {request.command}")

@@ -1,4 +1,4 @@
-"""From a sweep's file to its runs: every point composed, checked and frozen."""
+"""Expanding a sweep's file into runs: compose and check the configuration of every grid point."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,24 +27,24 @@ from ttt.launch.plan import Plan, PlannedRun
 from ttt.results.parent import plan_parent
 
 OWNED = ("runs_dir", "run_dir", "ckpt", "overwrite", "parent.run", "from")
-"""Keys of a run that its sweep sets."""
+"""Keys that the sweep sets for its runs; a sweep's file must not."""
 
 
 def load_sweep(name: str, scale: str | None = None) -> Sweep:
-    """The sweep of a file of ``sweeps/`` at a scale, or of any file that ends in .yaml; see ``sweep_file``.
+    """Load a sweep of ``sweeps/`` at a scale, or from the path of a .yaml file; see ``sweep_file``.
 
     Raises:
-        UserError: no such file or scale, or a file that describes no sweep.
+        UserError: no such file or scale, or a file that is not a sweep.
     """
     file = sweep_file(name, scale)
     return read_sweep(file.name, _read_yaml(file.path))
 
 
 def load_cluster(name: str, changes: list[str]) -> ClusterConfig:
-    """The cluster of a file of ``slurm/``, or of any file that ends in .yaml, with ``key=value`` changed.
+    """Load a cluster of ``slurm/``, or from the path of a .yaml file, and apply changes ``key=value``.
 
     Raises:
-        UserError: no such file or key, or a value that cannot be.
+        UserError: no such file or key, or an invalid value.
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else assets() / "slurm" / f"{name}.yaml"
     if not path.is_file():
@@ -57,10 +57,10 @@ def load_cluster(name: str, changes: list[str]) -> ClusterConfig:
 
 
 def change_cluster(cluster: ClusterConfig, changes: list[str], plain: object = None) -> ClusterConfig:
-    """``cluster`` with the content of a YAML and then ``key=value`` in the place of its own.
+    """Return ``cluster`` updated by the content of a YAML file and then by ``key=value``.
 
     Raises:
-        UserError: a key that does not exist, or a value that cannot be.
+        UserError: an unknown key or an invalid value.
     """
     try:
         merged = OmegaConf.merge(OmegaConf.structured(cluster), plain or {}, OmegaConf.from_dotlist(changes))
@@ -73,15 +73,15 @@ def change_cluster(cluster: ClusterConfig, changes: list[str], plain: object = N
 
 
 def expand(sweep: Sweep, runs_dir: Path, report: Callable[[int, int], None] = lambda *_: None) -> Plan:
-    """Composes every run of the sweep; points that resolve to the same run are one.
+    """Compose every run of the sweep; grid points with equal configurations are one run.
 
     Args:
-        sweep: what to expand.
-        runs_dir: where runs go.
-        report: told after each how many are done, and of how many.
+        sweep: the sweep.
+        runs_dir: folder of all run folders.
+        report: called after each grid point with the number done and the total.
 
     Raises:
-        UserError: an override that does not compose or a value that cannot be, with the point that has it.
+        UserError: an override that does not compose or an invalid value; the message names the grid point.
     """
     for override in sweep.base:
         key = override.lstrip("+").partition("=")[0]
@@ -104,11 +104,11 @@ def expand(sweep: Sweep, runs_dir: Path, report: Callable[[int, int], None] = la
 
 
 def compose_run(wanted: Wanted, runs_dir: Path, parent: TrainConfig | None) -> TrainConfig:
-    """The configuration of one run, which may start from a run that is only planned.
+    """Compose the configuration of one run; its parent may be a run that has not been trained yet.
 
     Raises:
-        UserError: a key that does not exist, or a model other than the parent's.
-        HydraException: an option that does not exist.
+        UserError: an unknown key, or a model other than the parent's.
+        HydraException: an unknown option.
         OmegaConfBaseException: a value of another type.
     """
     overrides = [quote_option(spelled_out(override)) for override in wanted.overrides]
@@ -120,7 +120,7 @@ def compose_run(wanted: Wanted, runs_dir: Path, parent: TrainConfig | None) -> T
     if parent is not None:
         plan_parent(config, parent, runs_dir / run_id(parent))
     elif config.recipe.parent_share:
-        raise bad_value("recipe", config.recipe.name, "starts from another run; a rule with from: says which")
+        raise bad_value("recipe", config.recipe.name, "starts from another run; name it in a rule with from:")
     return config
 
 
@@ -141,7 +141,7 @@ def _planned(wanted: Wanted, config: TrainConfig) -> PlannedRun:
 
 @contextmanager
 def _naming(sweep: Sweep, point: Point) -> Iterator[None]:
-    """Adds to an error which point of the sweep has it."""
+    """Name the grid point in the errors raised inside."""
     where = f"sweep={sweep.name}: {' '.join(f'{axis}={value}' for axis, value in point.items())}"
     try:
         yield
@@ -152,7 +152,7 @@ def _naming(sweep: Sweep, point: Point) -> Iterator[None]:
 
 
 def clusters() -> list[str]:
-    """All clusters of ``slurm/``."""
+    """Return the names of all clusters of ``slurm/``."""
     return sorted(path.stem for path in (assets() / "slurm").glob("*.yaml"))
 
 

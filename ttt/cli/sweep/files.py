@@ -1,4 +1,4 @@
-"""Where sweeps are: ``sweeps/SCALE/NAME.yaml``, one name for a figure at the paper's scale and on a laptop."""
+"""Finding the files of sweeps: ``sweeps/SCALE/NAME.yaml``, where a figure has the same NAME at both scales."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,26 +7,26 @@ from ttt.config.assets import assets
 from ttt.config.errors import UserError, bad_value
 
 SCALES = ("paper", "laptop")
-"""In the order in which they are taken where none is asked for."""
+"""Without ``scale=``, the first of these that has the sweep is used."""
 
 
 @dataclass(frozen=True)
 class SweepFile:
-    """A sweep's YAML, and the name under which its folder, its jobs and its runs' records know it."""
+    """The YAML file of a sweep, and the name of the sweep in its folder, its jobs and its runs' records."""
 
     path: Path
     name: str
 
 
 def sweep_file(name: str, scale: str | None = None) -> SweepFile:
-    """The file of a sweep: of ``sweeps/``, or any that ends in .yaml.
+    """Return the file of a sweep of ``sweeps/``, or of the user's own .yaml file.
 
     Args:
-        name: what ``sweep=`` says.
-        scale: what ``scale=`` says; None: the paper's scale, or the laptop's where the sweep has no other.
+        name: value of ``sweep=``.
+        scale: value of ``scale=``; None: the paper's scale, or the laptop's if the sweep has only that.
 
     Raises:
-        UserError: no such sweep or scale, or a scale for a file of one's own.
+        UserError: no such sweep or scale, or a scale for a user's own file.
     """
     if scale is not None and scale not in SCALES:
         raise bad_value("scale", scale, f"choose one of {', '.join(SCALES)}")
@@ -39,11 +39,11 @@ def sweep_file(name: str, scale: str | None = None) -> SweepFile:
         known = sorted({known for each in SCALES for known in sweep_names(each)})
         raise bad_value("sweep", name, f"choose one of {', '.join(known)}, or the path of a .yaml file")
     if scale is not None and scale not in scales:
-        raise UserError(f"scale={scale}: sweep={name} has scale={scales[0]} alone")
+        raise UserError(f"scale={scale}: sweep={name} has only scale={scales[0]}")
     chosen = scale or scales[0]
     return SweepFile(assets() / "sweeps" / chosen / f"{name}.yaml", f"{chosen}_{name}")
 
 
 def sweep_names(scale: str) -> list[str]:
-    """All sweeps of a scale."""
+    """Return the names of all sweeps of a scale."""
     return sorted(path.stem for path in (assets() / "sweeps" / scale).glob("*.yaml"))

@@ -1,4 +1,4 @@
-"""The command line of ``ttt-sweep``, taken apart."""
+"""Parsing the command line of ``ttt-sweep``."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,20 +17,20 @@ KEYS = {
     "logs": ("sweep", "scale", "runs_dir", "folder", "lines"),
     "collect": ("sweep", "scale", "runs_dir", "folder", "out"),
 }
-"""Keys that each command has of its own; ``plan`` and ``submit`` hand any other to ``ttt-train``."""
+"""The keys of each command; ``plan`` and ``submit`` pass any other key on to ``ttt-train``."""
 
 
 @dataclass
 class Request:
-    """A command line, taken apart.
+    """A parsed command line.
 
     Attributes:
         command: a key of ``KEYS``.
-        own: values of its own keys.
-        cluster: ``KEY=VALUE`` of ``slurm.KEY=VALUE``.
-        overrides: for every run.
-        runs: names of runs.
-        flags: of ``FLAGS``.
+        own: values of the command's keys.
+        cluster: ``KEY=VALUE`` of every ``slurm.KEY=VALUE``.
+        overrides: overrides for all runs.
+        runs: run ids, or parts of them.
+        flags: flags, of ``FLAGS``.
     """
 
     command: str
@@ -42,7 +42,7 @@ class Request:
 
     @property
     def runs_dir(self) -> Path:
-        """Where runs go, as every machine of a cluster finds it."""
+        """The folder of all run folders, as an absolute path."""
         return Path(self.own.get("runs_dir", "runs")).absolute()
 
     @property
@@ -50,27 +50,27 @@ class Request:
         """The sweep's own folder.
 
         Raises:
-            UserError: no sweep was named, or none that exists.
+            UserError: ``sweep=`` is missing or unknown.
         """
         if "folder" in self.own:
             return Path(self.own["folder"]).absolute()
         return self.runs_dir / "sweeps" / sweep_file(self.required("sweep"), self.own.get("scale")).name
 
     def required(self, key: str) -> str:
-        """The value of a key of its own.
+        """Return the value of a key that must be given.
 
         Raises:
-            UserError: it was not given.
+            UserError: the key is missing.
         """
         if key not in self.own:
-            raise UserError(f"ttt-sweep {self.command}: {key}= is missing; ttt-sweep --help shows how")
+            raise UserError(f"ttt-sweep {self.command}: {key}= is missing; see ttt-sweep --help")
         return self.own[key]
 
     def number(self, key: str, default: float, low: float) -> float:
-        """The value of a key of its own that is a number.
+        """Return the value of a key as a number.
 
         Raises:
-            UserError: it is none, or is below ``low``.
+            UserError: the value is not a number, or is below ``low``.
         """
         try:
             value = float(self.own.get(key, default))
@@ -82,10 +82,10 @@ class Request:
 
 
 def parse(arguments: list[str]) -> Request:
-    """Takes a command line apart.
+    """Parse a command line.
 
     Raises:
-        UserError: a command, a flag or a key that does not exist, or something that the command does not take.
+        UserError: an unknown command, flag or key, or an argument that the command does not take.
     """
     command, *rest = arguments
     if command not in KEYS:
@@ -95,7 +95,7 @@ def parse(arguments: list[str]) -> Request:
         key, equals, value = argument.partition("=")
         if argument.startswith("--"):
             if argument not in FLAGS or command != "status":
-                raise UserError(f"{argument}: ttt-sweep {command} knows no such flag; ttt-sweep --help lists them")
+                raise UserError(f"{argument}: no such flag of ttt-sweep {command}; see ttt-sweep --help")
             request.flags.add(argument)
         elif not equals:
             if command not in ("retry", "cancel", "logs"):

@@ -1,4 +1,4 @@
-"""What ``ttt-sweep`` prints: one line a run."""
+"""The tables that ``ttt-sweep`` prints: one line per run."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -8,11 +8,11 @@ from ttt.launch.price import Price
 from ttt.launch.status import RunStatus
 
 IN_ID = ("model", "backbone", "size", "ctx", "data", "seed")
-"""Keys whose values a run's id spells out."""
+"""Keys whose values are part of a run's id."""
 
 
 def price_table(prices: list[Price], device: str, utilisation: float) -> str:
-    """A line for each run, what it costs, and the sum."""
+    """Return one line per run with its cost, and their sum."""
     headings = ("run", "starts from", "parameters", "tokens", "FLOPs", "GPU-hours", "disk")
     names = _names([price.run for price in prices])
     rows = [
@@ -35,7 +35,7 @@ def price_table(prices: list[Price], device: str, utilisation: float) -> str:
 
 
 def status_table(statuses: list[RunStatus]) -> str:
-    """A line for each run, and how many are in which state."""
+    """Return one line per run, and the number of runs in each state."""
     headings = ("run", "state", "step", "tokens/s", "left", "")
     names = _names([status.run for status in statuses])
     rows = [
@@ -55,7 +55,7 @@ def status_table(statuses: list[RunStatus]) -> str:
 
 
 def quantity(number: float) -> str:
-    """1234567 -> 1.23M."""
+    """Format a number with three digits and a unit: 1234567 -> 1.23M."""
     for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if number >= size:
             return f"{number / size:.3g}{unit}"
@@ -63,18 +63,18 @@ def quantity(number: float) -> str:
 
 
 def hours(number: float) -> str:
-    """With as many places as say something."""
+    """Format hours: no decimals from 10 on, two significant digits below."""
     return f"{number:,.0f}" if number >= 10 else f"{number:.2g}"
 
 
 def duration(seconds: float) -> str:
-    """90 -> 1m30s, 7260 -> 2h01m."""
+    """Format seconds: 90 -> 1m30s, 7260 -> 2h01m."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}h{minutes % 60:02}m" if minutes >= 60 else f"{minutes}m{rest:02}s"
 
 
 def _names(runs: list[PlannedRun]) -> dict[str, str]:
-    """Each run's id, and behind it what sets the run apart that its id does not spell out."""
+    """Return each run's id, followed by those overrides that distinguish the run and are not part of its id."""
     shared = set.intersection(*(set(run.overrides) for run in runs)) if runs else set()
     names = {}
     for run in runs:
@@ -84,7 +84,7 @@ def _names(runs: list[PlannedRun]) -> dict[str, str]:
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> str:
-    """Columns as wide as they must be; the first ``left`` and the last begin at their left."""
+    """Format aligned columns; the first ``left`` columns and the last are left-aligned, the others right-aligned."""
     widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
     last = len(headings) - 1
     lines = [
