@@ -8,7 +8,7 @@ LAPTOP_SWEEPS := rates ablation ablation_released mini_batch_size inner_loss per
   pile_scaling training
 LAPTOP_RUNS := runs/laptop
 LAPTOP_FIGURES := figures/laptop
-SWEEP = $(BIN)/ttt-sweep $(1) sweep=$(2) scale=laptop runs_dir=$(LAPTOP_RUNS)
+SWEEP = $(BIN)/ttt-sweep $(1) sweep=$(2) scale=laptop runs=$(LAPTOP_RUNS)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo laptop test check gpu clean

@@ -1,4 +1,4 @@
-"""A plan of small runs, and what runs write of themselves, for the tests of sweeps."""
+"""Plans of small runs and their records, for the tests of sweeps."""
 
 import json
 from dataclasses import replace
@@ -10,15 +10,15 @@ from ttt.results.record import RunFolder
 
 
 def planned(number: int, folder: Path, parent: str | None = None, **changes: Any) -> PlannedRun:
-    """Run ``number`` of a sweep."""
+    """Return run ``number`` of a sweep."""
     name = f"run-{number:04}"
     return replace(PlannedRun(name, str(folder / name), (f"seed={number}",), parent, 100, 1000), **changes)
 
 
-def write_record(run: PlannedRun, status: str, steps: int, rate: float | None = None) -> None:
-    """What a run writes of itself, as far as a sweep reads it."""
+def write_record(run: PlannedRun, status: str, steps: int, rate: float | None = None, error: str | None = None) -> None:
+    """Write the part of a run's record that sweeps read."""
     record = {
-        "schema_version": 1, "run_id": run.run_id, "name": run.run_id, "status": status, "error": None, "config": {},
+        "schema_version": 1, "run_id": run.run_id, "name": run.run_id, "status": status, "error": error, "config": {},
         "overrides": [], "sweep": "six", "git": None, "versions": {}, "device": {}, "seed": 0, "parameters": {},
         "training_flops": 1.0, "tokens_per_step": 1000, "steps": steps, "steps_planned": 100, "tokens": 0, "data": {},
         "last_checkpoint": None, "results": {"validation": {"perplexity": 12.345}} if status == "finished" else {},

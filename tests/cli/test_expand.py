@@ -1,11 +1,13 @@
 """Expanding sweeps into runs: rules, every file of slurm/, and the errors of invalid sweeps."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from ttt.cli.sweep.expand import clusters, expand, load_cluster, load_sweep
-from ttt.cli.sweep.files import sweep_file
+from ttt.cli.sweep.expand import expand, load_cluster, load_sweep
+from ttt.cli.sweep.files import cluster_names, sweep_file
 from ttt.config.errors import UserError
 from ttt.config.sweep import Sweep, read_sweep
 from ttt.launch.plan import Plan, SweepFolder, freeze, read_runs
@@ -26,7 +28,7 @@ def sweep(plain: dict[str, object] | None = None) -> Sweep:
     return read_sweep("some", FINETUNING if plain is None else plain)
 
 
-@pytest.mark.parametrize("name", clusters())
+@pytest.mark.parametrize("name", cluster_names())
 def test_every_cluster_has_values_that_can_be(name: str) -> None:
     assert load_cluster(name, []).name == name
 
@@ -46,13 +48,13 @@ def test_rules_say_which_points_there_are_and_what_they_start_from(tmp_path: Pat
 
 
 def test_a_parent_is_there_and_first_even_when_only_its_child_is_asked_for(tmp_path: Path) -> None:
-    plan = expand(sweep().changed(["ctx=512", "recipe=finetune"]), tmp_path)
+    plan = expand(sweep().with_overrides(["ctx=512", "recipe=finetune"]), tmp_path)
     assert [run.parent for run in plan.runs] == [None, plan.runs[0].run_id]
     assert plan.configs[plan.runs[0].run_id].ctx.length == 256
 
 
 def test_another_key_is_every_runs_and_an_axis_takes_other_values(tmp_path: Path) -> None:
-    plan = expand(sweep().changed(["model=mamba", "seed=3", "ctx=256,1k"]), tmp_path)
+    plan = expand(sweep().with_overrides(["model=mamba", "seed=3", "ctx=256,1k"]), tmp_path)
     assert {(config.model.name, config.seed, config.ctx.length) for config in plan.configs.values()} == {
         ("mamba", 3, 256),
         ("mamba", 3, 1024),
@@ -163,17 +165,23 @@ def test_a_value_that_does_not_compose_is_named_with_its_point(
 
 
 def test_a_frozen_plan_is_found_again_and_another_is_refused(tmp_path: Path) -> None:
-    folder, few = SweepFolder(tmp_path / "sweep"), sweep().changed(["model=mamba"])
+    folder, few = SweepFolder(tmp_path / "sweep"), sweep().with_overrides(["model=mamba"])
     plan = expand(few, tmp_path)
     freeze(plan, folder)
     before = folder.plan.read_bytes()
     freeze(plan, folder)
     assert read_runs(folder) == plan.runs
+    content = json.loads(before)
+    for run in content["runs"]:
+        del run["label"]
+    folder.plan.write_text(json.dumps(content))
+    assert read_runs(folder) == plan.runs, "a plan of an earlier version has no labels"
+    folder.plan.write_bytes(before)
     assert sorted(path.stem for path in (folder.path / "configs").iterdir()) == sorted(plan.configs)
     for another, line in (
-        (expand(few.changed(["seed=7"]), tmp_path), "2 runs are new, 2 gone"),
+        (expand(few.with_overrides(["seed=7"]), tmp_path), "2 runs are new, 2 gone"),
         (Plan(plan.sweep, plan.runs[:-1], plan.configs), "0 runs are new, 1 gone"),
-        (expand(few.changed(["trainer.max_steps=3"]), tmp_path), "steps=3, not 512"),
+        (expand(few.with_overrides(["trainer.max_steps=3"]), tmp_path), "steps=3, not 512"),
     ):
         with pytest.raises(UserError, match="holds another plan") as error:
             freeze(another, folder)
@@ -196,6 +204,23 @@ def test_a_cluster_that_cannot_be_is_refused_by_its_key(name: str, changes: list
     with pytest.raises(UserError) as error:
         load_cluster(name, changes)
     assert str(error.value).startswith(line)
+
+
+def test_a_file_builds_on_its_defaults(tmp_path: Path) -> None:
+    """Mappings such as ``axes`` are merged key by key, all other values are replaced."""
+    (tmp_path / "some.yaml").write_text("{base: [size=s1], axes: {seed: [0, 1], ctx: [256]}, rules: [{add: [a=1]}]}")
+    (tmp_path / "mine.yaml").write_text("{defaults: some, base: [size=s2], axes: {seed: [2], model: [mamba]}}")
+    mine = load_sweep(f"{tmp_path}/mine.yaml")
+    assert (mine.base, mine.axes) == (("size=s2",), {"seed": ("2",), "ctx": ("256",), "model": ("mamba",)})
+    assert [rule.add for rule in mine.rules] == [("a=1",)]
+    (tmp_path / "a100.yaml").write_text("{defaults: a100, partition: mine}")
+    here, suite = load_cluster(f"{tmp_path}/a100.yaml", []), load_cluster("a100", [])
+    assert here == replace(suite, partition="mine")
+    assert load_sweep("pile_scaling", "laptop").rules == load_sweep("books_scaling", "laptop").rules
+    for text in ("defaults: nothing", "defaults: mine"):
+        (tmp_path / "mine.yaml").write_text(text)
+        with pytest.raises(UserError, match=rf"mine.yaml: {text.replace(': ', '=')}: no other file of this name"):
+            load_sweep(f"{tmp_path}/mine.yaml")
 
 
 def test_files_of_ones_own(tmp_path: Path) -> None:

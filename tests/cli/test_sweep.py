@@ -119,10 +119,12 @@ def test_cancelling_saves_and_submitting_goes_on(say: Any, tiny: list[str], tmp_
         (["status"], "ttt-sweep status: sweep= is missing; see ttt-sweep --help"),
         (
             ["status", "sweep=x", "foo=1"],
-            "foo=1: no such key; ttt-sweep status takes sweep, scale, runs_dir",
+            "foo=1: no such key; ttt-sweep status takes sweep, scale, runs",
         ),
         (["status", "sweep=x", "--wach"], "--wach: no such flag of ttt-sweep status; see ttt-sweep --help"),
         (["plan", "books"], "books: not of the form key=value"),
+        (["status", "sweep=x", "runs_dir=x"], "runs_dir=x: this key is now called runs; write runs=x"),
+        (["plan", "sweep=training", "runs_dir=x"], "runs_dir=x: this key is now called runs; write runs=x"),
         (["plan", "sweep=nothing"], "sweep=nothing: choose one of "),
         (["status", "sweep=nothing"], "sweep=nothing: choose one of "),
         (["plan", "sweep=training", "scale=paper"], "scale=paper: sweep=training has only scale=laptop"),

@@ -10,8 +10,8 @@ from ttt.cli.sweep.expand import expand, load_sweep
 from ttt.cli.sweep.files import SCALES, sweep_names
 from ttt.config.assets import assets
 from ttt.config.schema import TrainConfig
+from ttt.launch.cost import run_costs
 from ttt.launch.plan import Plan, PlannedRun
-from ttt.launch.price import price
 
 FILES = [(scale, name) for scale in SCALES for name in sweep_names(scale)]
 README = (assets() / "sweeps" / "README.md").read_text(encoding="utf-8")
@@ -50,9 +50,9 @@ def test_every_sweep_composes(scale: str, name: str) -> None:
 @pytest.mark.parametrize(("scale", "name"), FILES)
 def test_every_sweep_has_a_price(scale: str, name: str) -> None:
     found = plan(scale, name)
-    prices = price(found, "h100", 0.4)
-    assert [one.run for one in prices] == found.runs
-    assert all(one.flops > 1e11 and one.parameters > 1e5 for one in prices)
+    costs = run_costs(found, "h100", 0.4)
+    assert [cost.run for cost in costs] == found.runs
+    assert all(one.flops > 1e11 and one.parameters > 1e5 for one in costs)
 
 
 def test_a_figure_of_the_paper_has_both_scales() -> None:

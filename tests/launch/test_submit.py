@@ -10,9 +10,9 @@ from sweep_cases import planned
 from ttt.config.cluster import ClusterConfig
 from ttt.config.errors import UserError
 from ttt.launch.cancel import cancel_runs
-from ttt.launch.journal import read
+from ttt.launch.journal import read_lines
 from ttt.launch.plan import PlannedRun, SweepFolder
-from ttt.launch.shape import Asked, read_asked, write_asked
+from ttt.launch.resources import Resources, read_resources, write_resources
 from ttt.launch.status import sweep_status
 from ttt.launch.submit import submit
 
@@ -57,10 +57,10 @@ def sbatch(program: Program, tmp_path: Path) -> Path:
     return kept
 
 
-def send(folder: SweepFolder, runs: list[PlannedRun], asked: Asked | None = None, **active: str) -> list[str]:
+def send(folder: SweepFolder, runs: list[PlannedRun], resources: Resources | None = None, **active: str) -> list[str]:
     """Submit runs and return the lines reported."""
     said: list[str] = []
-    submit(folder, asked or Asked(CLUSTER), runs, active, said.append)
+    submit(folder, resources or Resources(CLUSTER), runs, active, said.append)
     return said
 
 
@@ -82,7 +82,7 @@ def test_every_run_has_its_job_and_its_pickle(make_sweep: Make, tmp_path: Path) 
     runs = [planned(number, tmp_path) for number in range(3)]
     folder = make_sweep(runs)
     send(folder, runs)
-    assert [(line["run_id"], line["job_id"]) for line in read(folder.jobs)] == [
+    assert [(line["run_id"], line["job_id"]) for line in read_lines(folder.jobs)] == [
         ("run-0000", "17_0"),
         ("run-0001", "17_1"),
         ("run-0002", "17_2"),
@@ -122,10 +122,10 @@ def test_what_is_said_for_all_counts_before_what_the_sweep_says_of_one(
 ) -> None:
     run = planned(0, tmp_path, resources={"mem_gb": 128, "timeout_min": 30})
     folder = make_sweep([run])
-    asked = Asked(ClusterConfig(name="x", mem_gb=256, timeout_min=60), ("mem_gb",))
-    write_asked(folder, asked)
-    assert read_asked(folder) == asked
-    send(folder, [run], asked)
+    resources = Resources(ClusterConfig(name="x", mem_gb=256, timeout_min=60), ("mem_gb",))
+    write_resources(folder, resources)
+    assert read_resources(folder) == resources
+    send(folder, [run], resources)
     assert "--mem=256GB" in (sbatch / "17").read_text()
     assert "--time=30" in (sbatch / "17").read_text()
 
@@ -135,7 +135,7 @@ def test_arrays_are_no_longer_than_slurm_takes_them(make_sweep: Make, tmp_path: 
     runs = [planned(number, tmp_path) for number in range(1003)]
     folder = make_sweep(runs)
     assert send(folder, runs) == ["job 17: 1000 runs", "job 18: 3 runs"]
-    assert len(read(folder.jobs)) == 1003
+    assert len(read_lines(folder.jobs)) == 1003
 
 
 def test_sbatchs_own_words_are_passed_on(make_sweep: Make, program: Program, tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_sbatchs_own_words_are_passed_on(make_sweep: Make, program: Program, tmp
         "slurm=golden: invalid partition specified: nope; Batch job submission failed: Invalid partition name "
         "specified; correct slurm/golden.yaml, or set slurm.KEY=VALUE"
     )
-    assert read(folder.jobs) == []
+    assert read_lines(folder.jobs) == []
 
 
 def test_a_machine_without_slurm(make_sweep: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -168,8 +168,8 @@ def test_several_nodes_are_no_shape_of_this_machine(make_sweep: Make, tmp_path: 
     runs = [planned(0, tmp_path, nodes=2)]
     folder = make_sweep(runs)
     with pytest.raises(UserError, match=r"trainer.nodes=2: slurm=here is one machine"):
-        send(folder, runs, Asked(ClusterConfig(name="here", executor="local")))
-    assert read(folder.jobs) == []
+        send(folder, runs, Resources(ClusterConfig(name="here", executor="local")))
+    assert read_lines(folder.jobs) == []
 
 
 @pytest.mark.usefixtures("sbatch")

@@ -62,11 +62,11 @@ class Sweep:
 
     cluster: Cluster
     file: Path
-    runs_dir: Path
+    runs_folder: Path
 
     @property
     def folder(self) -> Path:
-        return self.runs_dir / "sweeps" / self.file.stem
+        return self.runs_folder / "sweeps" / self.file.stem
 
     def command(self, name: str, *arguments: str, step_seconds: float = 0) -> str:
         """Run ``ttt-sweep NAME`` and return its output."""
@@ -77,7 +77,7 @@ class Sweep:
     def run(self, name: str, *arguments: str, step_seconds: float = 0) -> "subprocess.CompletedProcess[str]":
         """Run ``ttt-sweep NAME``."""
         program = str(Path(sys.executable).with_name("ttt-sweep"))
-        command = [program, name, f"sweep={self.file}", f"runs_dir={self.runs_dir}"]
+        command = [program, name, f"sweep={self.file}", f"runs={self.runs_folder}"]
         environment = self.cluster.environment | {
             "PYTHONPATH": str(Path(__file__).with_name("slowly")),
             "STEP_SECONDS": str(step_seconds),
@@ -126,7 +126,7 @@ class Sweep:
         """Fail the test with the sweep's status and logs."""
         started = [run["run_id"] for run in self.planned() if self.record(run)]
         logs = self.command("logs", *started) if started else ""
-        pytest.fail(f"{self.file.stem} in {self.runs_dir}: {why}\n{self.command('status')}\n{logs}")
+        pytest.fail(f"{self.file.stem} in {self.runs_folder}: {why}\n{self.command('status')}\n{logs}")
 
     def wait_until_finished(self, seconds: float = 240) -> None:
         """Wait until all runs are finished; fail at the first run that failed."""

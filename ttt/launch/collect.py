@@ -15,7 +15,7 @@ from ttt.results.store import load_results
 
 RUNS_TABLE = "runs.csv"
 
-PLACES = (("runs_dir",), ("run_dir",), ("data", "cache_dir"), ("parent", "run"))
+PATH_KEYS = (("runs_dir",), ("run_dir",), ("data", "cache_dir"), ("parent", "run"))
 """Configuration keys that hold a path of the machine on which the run was trained."""
 
 
@@ -32,12 +32,13 @@ def collect(statuses: list[RunStatus], out: Path) -> Path:
     Raises:
         UserError: no run has a record, or ``out`` cannot be written.
     """
-    found = [status for status in statuses if RunFolder(Path(status.run.folder)).record.exists()]
-    if not found:
+    folders = {status.run.run_id: RunFolder(Path(status.run.folder)) for status in statuses}
+    recorded = {run_id: folder for run_id, folder in folders.items() if folder.record.exists()}
+    if not recorded:
         raise UserError("no run of this sweep has a record yet; ttt-sweep status shows the state of each")
     try:
-        for status in found:
-            _copy(RunFolder(Path(status.run.folder)), RunFolder(out / status.run.run_id))
+        for run_id, folder in recorded.items():
+            _copy(folder, RunFolder(out / run_id))
         table = out / RUNS_TABLE
         load_results(out).runs.drop(columns="run_dir").to_csv(table, index=False)
     except OSError as error:
@@ -45,23 +46,23 @@ def collect(statuses: list[RunStatus], out: Path) -> Path:
     return table
 
 
-def _copy(run: RunFolder, to: RunFolder) -> None:
-    to.path.mkdir(parents=True, exist_ok=True)
-    for source, target in ((run.metrics, to.metrics), (run.inner_loss, to.inner_loss)):
+def _copy(run: RunFolder, copy: RunFolder) -> None:
+    copy.path.mkdir(parents=True, exist_ok=True)
+    for source, target in ((run.metrics, copy.metrics), (run.inner_loss, copy.inner_loss)):
         if source.exists():
             with source.open("rb") as original, replacing(target) as file:
                 shutil.copyfileobj(original, file)
     record = read_record(run.record)
-    record["config"] = _without_places(record["config"])
-    write_text(to.config, yaml.safe_dump(record["config"], sort_keys=False))
+    record["config"] = _with_short_paths(record["config"])
+    write_text(copy.config, yaml.safe_dump(record["config"], sort_keys=False))
     # The record is written last: a folder without one does not count as a run.
-    write_record(to.record, record)
+    write_record(copy.record, record)
 
 
-def _without_places(config: Resolved) -> Resolved:
-    """Return the configuration with every path of ``PLACES`` shortened to its last part."""
+def _with_short_paths(config: Resolved) -> Resolved:
+    """Return the configuration with every path of ``PATH_KEYS`` shortened to its last part."""
     changed = deepcopy(config)
-    for *groups, key in PLACES:
+    for *groups, key in PATH_KEYS:
         values = changed
         for group in groups:
             values = values.get(group, {})

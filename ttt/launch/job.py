@@ -5,13 +5,15 @@ import signal
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import submitit
 from submitit.core.utils import UncompletedJobError
 from submitit.helpers import DelayedSubmission, TorchDistributedEnvironment
 
 from ttt.config.errors import InterruptedRunError, RunError, UserError
-from ttt.launch.journal import End, EndStatus, append
+from ttt.launch.journal import EndStatus, JobEnd, append_lines
+from ttt.launch.plan import PlannedRun, SweepFolder
 from ttt.train.start import read_config, train
 
 
@@ -27,12 +29,14 @@ class Job:
         ends: file to which one line of JSON is appended when the job ends.
         sweep: name of the sweep, for the run's record.
         overrides: overrides of the run, for its record.
+        label: label of the run, for its record.
     """
 
     config: Path
     ends: Path
     sweep: str
     overrides: tuple[str, ...]
+    label: dict[str, Any] | None = None
 
     def __call__(self) -> None:
         """Train the run.
@@ -41,42 +45,47 @@ class Job:
             UserError: the configuration file is missing or invalid.
             RunError: the run failed, or was interrupted and not queued again.
         """
-        _introduce_processes()
+        _set_up_processes()
         try:
-            self._run()
+            self._train()
         except (Exception, KeyboardInterrupt) as error:
-            self._append(_status(error), _line(error))
+            self._record_end(_end_status(error), _error_line(error))
             raise
-        self._append("finished", None)
+        self._record_end("finished", None)
 
     def checkpoint(self) -> DelayedSubmission:
         """Return the job that submitit queues after a time limit or a preemption: the same one."""
-        self._append("requeued", None)
+        self._record_end("requeued", None)
         return DelayedSubmission(self)
 
-    def _run(self) -> None:
+    def _train(self) -> None:
         config = read_config(self.config)
         config.ckpt, config.overwrite = "last", False
         train(config, list(self.overrides), self.sweep)
 
-    def _append(self, status: EndStatus, error: str | None) -> None:
+    def _record_end(self, status: EndStatus, error: str | None) -> None:
         environment = submitit.JobEnvironment()
         if environment.global_rank == 0:
-            end: End = {
+            end: JobEnd = {
                 "job_id": environment.job_id,
                 "restart": int(os.environ.get("SLURM_RESTART_COUNT", 0)),
                 "status": status,
                 "error": error,
                 "time": datetime.now(UTC).isoformat(timespec="seconds"),
             }
-            append(self.ends, [end])
+            append_lines(self.ends, [end])
 
 
-def _introduce_processes() -> None:
+def make_job(folder: SweepFolder, run: PlannedRun, sweep: str) -> Job:
+    """Return the job that trains a run."""
+    return Job(folder.config(run.run_id), folder.ends(run.run_id), sweep, run.overrides, run.label)
+
+
+def _set_up_processes() -> None:
     """Set the environment of torch's process group; only the first process requeues the job."""
     environment = submitit.JobEnvironment()
     if environment.global_rank:
-        signal.signal(signal.SIGUSR2, _end_quietly)
+        signal.signal(signal.SIGUSR2, _exit)
     if environment.cluster == "local" and environment.num_tasks > 1:
         os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
         address = os.environ["MASTER_ADDR"]
@@ -85,15 +94,15 @@ def _introduce_processes() -> None:
         os.environ["MASTER_ADDR"] = address
 
 
-def _end_quietly(*_: object) -> None:
+def _exit(*_: object) -> None:
     raise SystemExit(0)
 
 
-def _status(error: BaseException) -> EndStatus:
+def _end_status(error: BaseException) -> EndStatus:
     return "interrupted" if isinstance(error, InterruptedRunError | KeyboardInterrupt) else "failed"
 
 
-def _line(error: BaseException) -> str:
+def _error_line(error: BaseException) -> str:
     # submitit raises this error instead of requeueing a job that has used up its requeues.
     if isinstance(error, UncompletedJobError):
         return "timed out more often than slurm.requeues allows; ttt-sweep retry resumes from the last checkpoint"

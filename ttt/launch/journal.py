@@ -10,12 +10,11 @@ from typing import Any, Literal, NotRequired, TypedDict
 from ttt.config.errors import UserError
 from ttt.launch.plan import PlannedRun
 
-Line = dict[str, Any]
 Executor = Literal["slurm", "local"]
 EndStatus = Literal["finished", "failed", "interrupted", "requeued"]
 
 
-class Submitted(TypedDict):
+class JobLine(TypedDict):
     """A line of ``jobs.jsonl``.
 
     ``job_id`` is SLURM's job id or, on this machine, a process id; it is empty while a local run waits in the queue.
@@ -30,7 +29,7 @@ class Submitted(TypedDict):
     ended: NotRequired[Literal["cancelled", "orphaned"]]
 
 
-class End(TypedDict):
+class JobEnd(TypedDict):
     """A line of ``ends/RUN.jsonl``; ``restart`` counts how often the job had been requeued before."""
 
     job_id: str
@@ -40,12 +39,12 @@ class End(TypedDict):
     time: str
 
 
-def submitted(run: PlannedRun, job_id: str, executor: Executor) -> Submitted:
+def job_line(run: PlannedRun, job_id: str, executor: Executor) -> JobLine:
     """Return the line of ``jobs.jsonl`` for a run that now has a job."""
     return {"run_id": run.run_id, "job_id": job_id, "executor": executor, "time": datetime.now(UTC).isoformat()}
 
 
-def append(path: Path, lines: Iterable[Any]) -> None:
+def append_lines(path: Path, lines: Iterable[Any]) -> None:
     """Append lines in a single write, so that other processes never see half of them.
 
     Raises:
@@ -56,20 +55,16 @@ def append(path: Path, lines: Iterable[Any]) -> None:
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        try:
-            size = os.fstat(file).st_size
-            # If a full disk cut off the last line, start a new one.
-            cut_off = size > 0 and os.pread(file, 1, size - 1) != b"\n"
-            os.write(file, ("\n" * cut_off + text).encode())
-            os.fsync(file)
-        finally:
-            os.close(file)
+        with path.open("a+b", buffering=0) as file:
+            if _ends_within_a_line(file.fileno()):
+                text = "\n" + text
+            file.write(text.encode())
+            os.fsync(file.fileno())
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); free disk space") from error
 
 
-def read(path: Path) -> list[Line]:
+def read_lines(path: Path) -> list[dict[str, Any]]:
     """Return all complete lines; an absent file has none. An incomplete last line (full disk, crash) is ignored.
 
     Raises:
@@ -81,8 +76,14 @@ def read(path: Path) -> list[Line]:
         return []
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    whole, _, _ = text.rpartition("\n")
+    complete, _, _ = text.rpartition("\n")
     try:
-        return [json.loads(line) for line in whole.splitlines() if line]
+        return [json.loads(line) for line in complete.splitlines() if line]
     except ValueError as error:
         raise UserError(f"{path}: a line is not JSON ({error}); remove that line") from error
+
+
+def _ends_within_a_line(file: int) -> bool:
+    """Return whether a full disk or a crash has cut off the last line."""
+    size = os.fstat(file).st_size
+    return size > 0 and os.pread(file, 1, size - 1) != b"\n"

@@ -8,7 +8,7 @@ from ttt.config.errors import UserError
 from ttt.launch.plan import SweepFolder
 from ttt.launch.status import RunStatus
 
-LONGEST = 1 << 20
+TAIL_BYTES = 1 << 20
 """Bytes read from the end of a file."""
 
 
@@ -18,14 +18,14 @@ def log_files(folder: SweepFolder, status: RunStatus) -> list[Path]:
     Raises:
         UserError: the job has not started.
     """
-    found: list[Path] = []
+    files: list[Path] = []
     sweep = SweepFolder(status.elsewhere) if status.elsewhere else folder
     for task in range(status.run.nodes * status.run.devices):
         paths = JobPaths(sweep.submitit, status.job_id, task)
-        found += [path for path in (paths.stdout, paths.stderr) if path.exists()]
-    if not status.job_id or not found:
+        files += [path for path in (paths.stdout, paths.stderr) if path.exists()]
+    if not status.job_id or not files:
         raise UserError(f"{status.run.run_id}: is {status.state}, nothing has been printed; see ttt-sweep status")
-    return found
+    return files
 
 
 def tail(path: Path, lines: int) -> str:
@@ -37,7 +37,7 @@ def tail(path: Path, lines: int) -> str:
     try:
         with path.open("rb") as file:
             size = file.seek(0, 2)
-            file.seek(max(0, size - LONGEST))
+            file.seek(max(0, size - TAIL_BYTES))
             text = file.read().decode(errors="replace")
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error

@@ -34,6 +34,7 @@ class PlannedRun:
         nodes: number of machines.
         devices: processes per machine.
         resources: cluster keys that the sweep sets for this run, see ``ttt.config.cluster.RESOURCES``.
+        label: the label of the run's record, or None; plans of earlier versions have none.
     """
 
     run_id: str
@@ -45,6 +46,7 @@ class PlannedRun:
     nodes: int = 1
     devices: int = 1
     resources: dict[str, Any] = field(default_factory=dict)
+    label: dict[str, Any] | None = None
 
 
 class PlanFile(TypedDict):
@@ -72,9 +74,8 @@ class SweepFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(
-                f"{self.path}: cannot be created ({error.strerror}); choose another with folder=FOLDER"
-            ) from error
+            remedy = "choose another with folder=FOLDER"
+            raise UserError(f"{self.path}: cannot be created ({error.strerror}); {remedy}") from error
 
     @property
     def plan(self) -> Path:
@@ -121,7 +122,7 @@ def freeze(plan: Plan, folder: SweepFolder) -> None:
         UserError: the folder holds another plan or cannot be written.
     """
     if folder.plan.exists():
-        refuse_another(plan, folder)
+        check_same_plan(plan, folder)
         return
     for run_id, config in plan.configs.items():
         write_text(folder.config(run_id), yaml.safe_dump(to_plain(config), sort_keys=False))
@@ -136,7 +137,7 @@ def freeze(plan: Plan, folder: SweepFolder) -> None:
     write_text(folder.plan, json.dumps(content, indent=1) + "\n")
 
 
-def refuse_another(plan: Plan, folder: SweepFolder) -> None:
+def check_same_plan(plan: Plan, folder: SweepFolder) -> None:
     """Check that the folder holds this plan: the same runs, steps, folders, parents and resources.
 
     Raises:
@@ -144,17 +145,18 @@ def refuse_another(plan: Plan, folder: SweepFolder) -> None:
     """
     before = {run.run_id: run for run in read_runs(folder)}
     now = {run.run_id: run for run in plan.runs}
-    remedy = "choose another with folder=FOLDER"
     more, fewer = sorted(now.keys() - before.keys()), sorted(before.keys() - now.keys())
+    difference = None
     if more or fewer:
-        some = ", ".join([*(f"+{run_id}" for run_id in more[:2]), *(f"-{run_id}" for run_id in fewer[:2])])
-        raise UserError(
-            f"{folder.path}: holds another plan ({len(more)} runs are new, {len(fewer)} gone: {some}); {remedy}"
-        )
-    for run_id, run in now.items():
-        if _to_compare(run) != _to_compare(before[run_id]):
-            listed = "; ".join(differences(_to_compare(run), _to_compare(before[run_id])))
-            raise UserError(f"{folder.path}: holds another plan ({run_id}: {listed}); {remedy}")
+        examples = [*(f"+{run_id}" for run_id in more[:2]), *(f"-{run_id}" for run_id in fewer[:2])]
+        difference = f"{len(more)} runs are new, {len(fewer)} gone: {', '.join(examples)}"
+    else:
+        for run_id in now:
+            if changed := differences(_compared_keys(now[run_id]), _compared_keys(before[run_id])):
+                difference = f"{run_id}: {'; '.join(changed)}"
+                break
+    if difference:
+        raise UserError(f"{folder.path}: holds another plan ({difference}); choose another with folder=FOLDER")
 
 
 def read_runs(folder: SweepFolder) -> list[PlannedRun]:
@@ -163,7 +165,7 @@ def read_runs(folder: SweepFolder) -> list[PlannedRun]:
     Raises:
         UserError: the plan is missing or broken.
     """
-    return [_run(plain) for plain in _read(folder)["runs"]]
+    return [PlannedRun(**{**plain, "overrides": tuple(plain["overrides"])}) for plain in _read(folder)["runs"]]
 
 
 def read_name(folder: SweepFolder) -> str:
@@ -186,10 +188,6 @@ def _read(folder: SweepFolder) -> dict[str, Any]:
     return read_versioned(folder.plan, SCHEMA_VERSION, PlanFile.__required_keys__, "a sweep's plan", hint, remedy)
 
 
-def _run(plain: dict[str, Any]) -> PlannedRun:
-    return PlannedRun(**{**plain, "overrides": tuple(plain["overrides"])})
-
-
-def _to_compare(run: PlannedRun) -> Resolved:
+def _compared_keys(run: PlannedRun) -> Resolved:
     plain = asdict(run)
     return {key: plain[key] for key in ("steps", "folder", "nodes", "devices", "parent", "resources")}

@@ -10,12 +10,12 @@ from submitit.slurm.slurm import SlurmInfoWatcher
 
 from ttt.config.errors import UserError
 
-SECONDS = 60
+TIMEOUT_S = 60
 """Time limit of a command; a busy or restarting controller answers late."""
 
-JOBS_A_COMMAND = 1000
+JOBS_PER_COMMAND = 1000
 
-QUEUED_AGAIN = ("PREEMPTED", "NODE_FAIL")
+REQUEUED = ("PREEMPTED", "NODE_FAIL")
 """States that accounting reports for some seconds after SLURM has requeued a job."""
 
 
@@ -51,15 +51,15 @@ def job_states(job_ids: Collection[str]) -> dict[str, str]:
     require_slurm("sacct", "sacct")
     arrays = sorted({job_id.partition("_")[0] for job_id in job_ids}, key=int)
     command = ["sacct", "--allocations", "--parsable2", "--format=JobID,State,End", f"--jobs={','.join(arrays)}"]
-    found = SlurmInfoWatcher(delay_s=SECONDS).read_info(_output(command, "sacct"))
-    return {job_id: _state(found[job_id]) for job_id in job_ids if job_id in found}
+    jobs = SlurmInfoWatcher(delay_s=TIMEOUT_S).read_info(_run(command))
+    return {job_id: _state(jobs[job_id]) for job_id in job_ids if job_id in jobs}
 
 
 def _state(info: dict[str, str]) -> str:
     # The state may be followed by a user id: "CANCELLED by 1000".
     state = info["State"].split(" ")[0]
-    recently = info["End"].isdigit() and time.time() - int(info["End"]) < SECONDS
-    return "REQUEUED" if state in QUEUED_AGAIN and recently else state
+    just_ended = info["End"].isdigit() and time.time() - int(info["End"]) < TIMEOUT_S
+    return "REQUEUED" if state in REQUEUED and just_ended else state
 
 
 def cancel_jobs(job_ids: Collection[str]) -> None:
@@ -70,29 +70,28 @@ def cancel_jobs(job_ids: Collection[str]) -> None:
     """
     require_slurm("scancel", "scancel")
     ids = sorted(job_ids)
-    for start in range(0, len(ids), JOBS_A_COMMAND):
-        _output(["scancel", *ids[start : start + JOBS_A_COMMAND]], "scancel")
+    for start in range(0, len(ids), JOBS_PER_COMMAND):
+        _run(["scancel", *ids[start : start + JOBS_PER_COMMAND]])
 
 
-def in_one_line(text: str) -> str:
+def one_line(text: str) -> str:
     """Return the output of a SLURM command as one line, without the command's name before each part."""
     lines = [line.partition("error: ")[2] or line for line in text.strip().splitlines()]
     return "; ".join(line.strip() for line in lines if line.strip())
 
 
-def _output(command: list[str], name: str) -> str:
+def _run(command: list[str]) -> str:
+    """Return the output of a SLURM command, with times in seconds since 1970."""
+    name = command[0]
     try:
         environment = {**os.environ, "SLURM_TIME_FORMAT": "%s"}
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False, env=environment)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False, env=environment)
     except subprocess.TimeoutExpired as error:
-        raise UserError(f"{name}: SLURM did not answer within {SECONDS} s; try again") from error
+        raise UserError(f"{name}: SLURM did not answer within {TIMEOUT_S} s; try again") from error
     if done.returncode:
-        said = in_one_line(done.stderr) or f"exit code {done.returncode}"
-        disabled = "accounting storage is disabled" in done.stderr
-        remedy = (
-            "job states need SLURM's accounting (slurmdbd); ask the cluster's administrators"
-            if disabled
-            else "try again"
-        )
-        raise UserError(f"{name}: {said}; {remedy}")
+        reason = one_line(done.stderr) or f"exit code {done.returncode}"
+        remedy = "try again"
+        if "accounting storage is disabled" in done.stderr:
+            remedy = "job states need SLURM's accounting (slurmdbd); ask the cluster's administrators"
+        raise UserError(f"{name}: {reason}; {remedy}")
     return done.stdout

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import hydra
-import yaml
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -14,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ttt.cli.compose import as_object, quote_option, register_schemas, spelled_out
 from ttt.cli.errors import describe
 from ttt.cli.parent import inherited
-from ttt.cli.sweep.files import sweep_file
+from ttt.cli.sweep.files import cluster_file, read_yaml, sweep_file
 from ttt.config.assets import assets
 from ttt.config.cluster import ClusterConfig
 from ttt.config.errors import UserError, bad_value
@@ -22,11 +21,11 @@ from ttt.config.identity import run_id
 from ttt.config.plain import to_plain
 from ttt.config.plan import check
 from ttt.config.schema import TrainConfig
-from ttt.config.sweep import Point, Sweep, Wanted, read_sweep
+from ttt.config.sweep import Sweep, SweepRun, describe_point, read_sweep
 from ttt.launch.plan import Plan, PlannedRun
 from ttt.results.parent import plan_parent
 
-OWNED = ("runs_dir", "run_dir", "ckpt", "overwrite", "parent.run", "from")
+SET_BY_SWEEP = ("runs", "runs_dir", "run", "run_dir", "ckpt", "overwrite", "parent.run", "from")
 """Keys that the sweep sets for its runs; a sweep's file must not."""
 
 
@@ -37,7 +36,7 @@ def load_sweep(name: str, scale: str | None = None) -> Sweep:
         UserError: no such file or scale, or a file that is not a sweep.
     """
     file = sweep_file(name, scale)
-    return read_sweep(file.name, _read_yaml(file.path))
+    return read_sweep(file.name, read_yaml(file.path))
 
 
 def load_cluster(name: str, changes: list[str]) -> ClusterConfig:
@@ -46,14 +45,8 @@ def load_cluster(name: str, changes: list[str]) -> ClusterConfig:
     Raises:
         UserError: no such file or key, or an invalid value.
     """
-    path = Path(name) if name.endswith((".yaml", ".yml")) else assets() / "slurm" / f"{name}.yaml"
-    if not path.is_file():
-        raise bad_value("slurm", name, f"choose one of {', '.join(clusters())}, or the path of a .yaml file")
-    plain = _read_yaml(path) or {}
-    if not isinstance(plain, dict):
-        raise UserError(f"{path}: must map the keys of a cluster to values; slurm/README.md lists them")
-    plain = {"name": path.stem, **plain}
-    return change_cluster(ClusterConfig(), changes, plain)
+    path = cluster_file(name)
+    return change_cluster(ClusterConfig(), changes, {"name": path.stem, **read_yaml(path)})
 
 
 def change_cluster(cluster: ClusterConfig, changes: list[str], plain: object = None) -> ClusterConfig:
@@ -72,12 +65,12 @@ def change_cluster(cluster: ClusterConfig, changes: list[str], plain: object = N
     return changed
 
 
-def expand(sweep: Sweep, runs_dir: Path, report: Callable[[int, int], None] = lambda *_: None) -> Plan:
+def expand(sweep: Sweep, runs_folder: Path, report: Callable[[int, int], None] = lambda *_: None) -> Plan:
     """Compose every run of the sweep; grid points with equal configurations are one run.
 
     Args:
         sweep: the sweep.
-        runs_dir: folder of all run folders.
+        runs_folder: folder of all run folders.
         report: called after each grid point with the number done and the total.
 
     Raises:
@@ -85,25 +78,25 @@ def expand(sweep: Sweep, runs_dir: Path, report: Callable[[int, int], None] = la
     """
     for override in sweep.base:
         key = override.lstrip("+").partition("=")[0]
-        if key in OWNED:
-            raise UserError(f"{override}: a sweep sets {key} itself; runs_dir=FOLDER chooses where runs go")
+        if key in SET_BY_SWEEP:
+            raise UserError(f"{override}: a sweep sets {key} itself; runs=FOLDER chooses the folder of its runs")
     register_schemas()
-    runs: dict[str, PlannedRun] = {}
+    planned: dict[str, PlannedRun] = {}
     configs: dict[tuple[str, ...], TrainConfig] = {}
     with hydra.initialize_config_dir(version_base="1.3", config_dir=str(assets() / "conf")):
-        wanted = sweep.wanted()
-        for number, one in enumerate(wanted):
-            parent = configs[tuple(one.parent.values())] if one.parent else None
-            with _naming(sweep, one.point):
-                config = compose_run(one, runs_dir, parent)
-                planned = _planned(one, config)
-            configs[tuple(one.point.values())] = config
-            runs.setdefault(planned.run_id, planned)
-            report(number + 1, len(wanted))
-    return Plan(sweep.name, list(runs.values()), {run_id(config): config for config in configs.values()})
+        runs = sweep.runs()
+        for number, run in enumerate(runs):
+            parent = configs[tuple(run.parent.values())] if run.parent else None
+            with _naming_grid_point(sweep, run):
+                config = compose_run(run, runs_folder, parent)
+                planned_run = _planned_run(run, config, runs_folder)
+            configs[tuple(run.point.values())] = config
+            planned.setdefault(planned_run.run_id, planned_run)
+            report(number + 1, len(runs))
+    return Plan(sweep.name, list(planned.values()), {run_id(config): config for config in configs.values()})
 
 
-def compose_run(wanted: Wanted, runs_dir: Path, parent: TrainConfig | None) -> TrainConfig:
+def compose_run(run: SweepRun, runs_folder: Path, parent: TrainConfig | None) -> TrainConfig:
     """Compose the configuration of one run; its parent may be a run that has not been trained yet.
 
     Raises:
@@ -111,53 +104,41 @@ def compose_run(wanted: Wanted, runs_dir: Path, parent: TrainConfig | None) -> T
         HydraException: an unknown option.
         OmegaConfBaseException: a value of another type.
     """
-    overrides = [quote_option(spelled_out(override)) for override in wanted.overrides]
+    overrides = [quote_option(spelled_out(override)) for override in run.overrides]
     if parent is not None:
         chosen = {override.lstrip("+").partition("=")[0] for override in overrides}
         overrides = [*inherited(to_plain(parent), chosen), *overrides]
     config = as_object(hydra.compose("train", overrides), TrainConfig)
-    config = replace(config, runs_dir=str(runs_dir), ckpt="last")
+    config = replace(config, runs_dir=str(runs_folder), ckpt="last")
     if parent is not None:
-        plan_parent(config, parent, runs_dir / run_id(parent))
+        plan_parent(config, parent, runs_folder / run_id(parent))
     elif config.recipe.parent_share:
         raise bad_value("recipe", config.recipe.name, "starts from another run; name it in a rule with from:")
     return config
 
 
-def _planned(wanted: Wanted, config: TrainConfig) -> PlannedRun:
+def _planned_run(run: SweepRun, config: TrainConfig, runs_folder: Path) -> PlannedRun:
     plan, name = check(config), run_id(config)
     return PlannedRun(
         run_id=name,
-        folder=str(Path(config.runs_dir) / name),
-        overrides=wanted.overrides,
+        folder=str(runs_folder / name),
+        overrides=run.overrides,
         parent=config.parent.run_id,
         steps=plan.steps,
         tokens_per_step=plan.tokens_per_step,
         nodes=config.trainer.nodes,
         devices=config.trainer.devices,
-        resources=wanted.resources,
+        resources=run.resources,
     )
 
 
 @contextmanager
-def _naming(sweep: Sweep, point: Point) -> Iterator[None]:
+def _naming_grid_point(sweep: Sweep, run: SweepRun) -> Iterator[None]:
     """Name the grid point in the errors raised inside."""
-    where = f"sweep={sweep.name}: {' '.join(f'{axis}={value}' for axis, value in point.items())}"
+    where = f"sweep={sweep.name}: {describe_point(run.point)}"
     try:
         yield
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(f"{where}: {describe(error)}") from error
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
-
-
-def clusters() -> list[str]:
-    """Return the names of all clusters of ``slurm/``."""
-    return sorted(path.stem for path in (assets() / "slurm").glob("*.yaml"))
-
-
-def _read_yaml(path: Path) -> object:
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: not YAML ({str(error).splitlines()[0]})") from error

@@ -45,8 +45,8 @@ Clusters (slurm/NAME.yaml; slurm/README.md explains how to add one):
 Keys of ttt-sweep:
 
   scale=paper                    paper or laptop
-  runs_dir=runs                  folder of all run folders
-  folder=FOLDER                  folder for the sweep's plan, jobs and logs (default: runs_dir/sweeps/SCALE_NAME)
+  runs=runs                      folder of all run folders
+  folder=FOLDER                  folder for the sweep's plan, jobs and logs (default: runs/sweeps/SCALE_NAME)
   device=h100 utilisation=0.4    plan: GPU and utilisation for the estimate of GPU-hours
   slurm.KEY=VALUE                submit, retry: override a value of the cluster's file for all runs
   force=true                     retry: include runs that failed three times in the same way

@@ -8,16 +8,21 @@ from ttt.config.errors import UserError, bad_value
 
 FLAGS = ("--watch", "--json", "--folders")
 
+COMMON_KEYS = ("sweep", "scale", "runs", "folder")
+
 KEYS = {
-    "plan": ("sweep", "scale", "runs_dir", "folder", "device", "utilisation"),
-    "submit": ("sweep", "scale", "runs_dir", "folder", "slurm"),
-    "status": ("sweep", "scale", "runs_dir", "folder", "interval"),
-    "retry": ("sweep", "scale", "runs_dir", "folder", "slurm", "force"),
-    "cancel": ("sweep", "scale", "runs_dir", "folder"),
-    "logs": ("sweep", "scale", "runs_dir", "folder", "lines"),
-    "collect": ("sweep", "scale", "runs_dir", "folder", "out"),
+    "plan": (*COMMON_KEYS, "device", "utilisation"),
+    "submit": (*COMMON_KEYS, "slurm"),
+    "status": (*COMMON_KEYS, "interval"),
+    "retry": (*COMMON_KEYS, "slurm", "force"),
+    "cancel": COMMON_KEYS,
+    "logs": (*COMMON_KEYS, "lines"),
+    "collect": (*COMMON_KEYS, "out"),
 }
 """The keys of each command; ``plan`` and ``submit`` pass any other key on to ``ttt-train``."""
+
+RENAMED = {"runs_dir": "runs"}
+"""Key of an earlier version -> its name today."""
 
 
 @dataclass
@@ -26,24 +31,24 @@ class Request:
 
     Attributes:
         command: a key of ``KEYS``.
-        own: values of the command's keys.
-        cluster: ``KEY=VALUE`` of every ``slurm.KEY=VALUE``.
+        options: values of the command's keys.
+        cluster_changes: ``KEY=VALUE`` of every ``slurm.KEY=VALUE``.
         overrides: overrides for all runs.
-        runs: run ids, or parts of them.
+        run_names: run ids, or parts of them.
         flags: flags, of ``FLAGS``.
     """
 
     command: str
-    own: dict[str, str] = field(default_factory=dict)
-    cluster: list[str] = field(default_factory=list)
+    options: dict[str, str] = field(default_factory=dict)
+    cluster_changes: list[str] = field(default_factory=list)
     overrides: list[str] = field(default_factory=list)
-    runs: list[str] = field(default_factory=list)
+    run_names: list[str] = field(default_factory=list)
     flags: set[str] = field(default_factory=set)
 
     @property
-    def runs_dir(self) -> Path:
+    def runs_folder(self) -> Path:
         """The folder of all run folders, as an absolute path."""
-        return Path(self.own.get("runs_dir", "runs")).absolute()
+        return Path(self.options.get("runs", "runs")).absolute()
 
     @property
     def folder(self) -> Path:
@@ -52,9 +57,9 @@ class Request:
         Raises:
             UserError: ``sweep=`` is missing or unknown.
         """
-        if "folder" in self.own:
-            return Path(self.own["folder"]).absolute()
-        return self.runs_dir / "sweeps" / sweep_file(self.required("sweep"), self.own.get("scale")).name
+        if "folder" in self.options:
+            return Path(self.options["folder"]).absolute()
+        return self.runs_folder / "sweeps" / sweep_file(self.required("sweep"), self.options.get("scale")).name
 
     def required(self, key: str) -> str:
         """Return the value of a key that must be given.
@@ -62,9 +67,9 @@ class Request:
         Raises:
             UserError: the key is missing.
         """
-        if key not in self.own:
+        if key not in self.options:
             raise UserError(f"ttt-sweep {self.command}: {key}= is missing; see ttt-sweep --help")
-        return self.own[key]
+        return self.options[key]
 
     def number(self, key: str, default: float, low: float) -> float:
         """Return the value of a key as a number.
@@ -73,11 +78,11 @@ class Request:
             UserError: the value is not a number, or is below ``low``.
         """
         try:
-            value = float(self.own.get(key, default))
+            value = float(self.options.get(key, default))
         except ValueError:
-            raise bad_value(key, self.own[key], "must be a number") from None
+            raise bad_value(key, self.options[key], "must be a number") from None
         if not value >= low:
-            raise bad_value(key, self.own[key], f"must be at least {low}")
+            raise bad_value(key, self.options[key], f"must be at least {low}")
         return value
 
 
@@ -92,21 +97,28 @@ def parse(arguments: list[str]) -> Request:
         raise UserError(f"{command}: no such command; choose one of {', '.join(KEYS)}")
     request = Request(command)
     for argument in rest:
-        key, equals, value = argument.partition("=")
-        if argument.startswith("--"):
-            if argument not in FLAGS or command != "status":
-                raise UserError(f"{argument}: no such flag of ttt-sweep {command}; see ttt-sweep --help")
-            request.flags.add(argument)
-        elif not equals:
-            if command not in ("retry", "cancel", "logs"):
-                raise UserError(f"{argument}: not of the form key=value")
-            request.runs.append(argument)
-        elif key in KEYS[command]:
-            request.own[key] = value
-        elif key.startswith("slurm.") and "slurm" in KEYS[command]:
-            request.cluster.append(argument.removeprefix("slurm."))
-        elif command in ("plan", "submit"):
-            request.overrides.append(argument)
-        else:
-            raise UserError(f"{argument}: no such key; ttt-sweep {command} takes {', '.join(KEYS[command])}")
+        _add(request, argument)
     return request
+
+
+def _add(request: Request, argument: str) -> None:
+    command, keys = request.command, KEYS[request.command]
+    key, equals, value = argument.partition("=")
+    if argument.startswith("--"):
+        if argument not in FLAGS or command != "status":
+            raise UserError(f"{argument}: no such flag of ttt-sweep {command}; see ttt-sweep --help")
+        request.flags.add(argument)
+    elif not equals:
+        if command not in ("retry", "cancel", "logs"):
+            raise UserError(f"{argument}: not of the form key=value")
+        request.run_names.append(argument)
+    elif key in RENAMED:
+        raise UserError(f"{argument}: this key is now called {RENAMED[key]}; write {RENAMED[key]}={value}")
+    elif key in keys:
+        request.options[key] = value
+    elif key.startswith("slurm.") and "slurm" in keys:
+        request.cluster_changes.append(argument.removeprefix("slurm."))
+    elif command in ("plan", "submit"):
+        request.overrides.append(argument)
+    else:
+        raise UserError(f"{argument}: no such key; ttt-sweep {command} takes {', '.join(keys)}")

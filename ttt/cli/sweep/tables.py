@@ -3,41 +3,41 @@
 from collections import Counter
 from collections.abc import Sequence
 
+from ttt.launch.cost import RunCost
 from ttt.launch.plan import PlannedRun
-from ttt.launch.price import Price
 from ttt.launch.status import RunStatus
 
-IN_ID = ("model", "backbone", "size", "ctx", "data", "seed")
+KEYS_IN_ID = ("model", "backbone", "size", "ctx", "data", "seed")
 """Keys whose values are part of a run's id."""
 
 
-def price_table(prices: list[Price], device: str, utilisation: float) -> str:
+def cost_table(costs: list[RunCost], device: str, utilisation: float) -> str:
     """Return one line per run with its cost, and their sum."""
     headings = ("run", "starts from", "parameters", "tokens", "FLOPs", "GPU-hours", "disk")
-    names = _names([price.run for price in prices])
+    names = _row_names([cost.run for cost in costs])
     rows = [
         (
-            names[price.run.run_id],
-            price.run.parent or "",
-            quantity(price.parameters),
-            quantity(price.tokens),
-            f"{price.flops:.2e}",
-            hours(price.gpu_hours),
-            f"{quantity(price.disk)}B",
+            names[cost.run.run_id],
+            cost.run.parent or "",
+            quantity(cost.parameters),
+            quantity(cost.tokens),
+            f"{cost.flops:.2e}",
+            hours(cost.gpu_hours),
+            f"{quantity(cost.disk)}B",
         )
-        for price in prices
+        for cost in costs
     ]
-    flops, spent = sum(price.flops for price in prices), sum(price.gpu_hours for price in prices)
-    tokens, disk = sum(price.tokens for price in prices), sum(price.disk for price in prices)
+    flops, spent = sum(cost.flops for cost in costs), sum(cost.gpu_hours for cost in costs)
+    tokens, disk = sum(cost.tokens for cost in costs), sum(cost.disk for cost in costs)
     rows.append(("sum", "", "", quantity(tokens), f"{flops:.2e}", hours(spent), f"{quantity(disk)}B"))
-    note = f"{len(prices)} runs. GPU-hours: an estimate, FLOPs over {utilisation:.0%} of the peak rate of one {device}."
+    note = f"{len(costs)} runs. GPU-hours: an estimate, FLOPs over {utilisation:.0%} of the peak rate of one {device}."
     return f"{_table(headings, rows, left=2)}\n{note}"
 
 
 def status_table(statuses: list[RunStatus]) -> str:
     """Return one line per run, and the number of runs in each state."""
     headings = ("run", "state", "step", "tokens/s", "left", "")
-    names = _names([status.run for status in statuses])
+    names = _row_names([status.run for status in statuses])
     rows = [
         (
             names[status.run.run_id],
@@ -73,13 +73,15 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60}h{minutes % 60:02}m" if minutes >= 60 else f"{minutes}m{rest:02}s"
 
 
-def _names(runs: list[PlannedRun]) -> dict[str, str]:
+def _row_names(runs: list[PlannedRun]) -> dict[str, str]:
     """Return each run's id, followed by those overrides that distinguish the run and are not part of its id."""
     shared = set.intersection(*(set(run.overrides) for run in runs)) if runs else set()
     names = {}
     for run in runs:
         apart = [override for override in run.overrides if override not in shared]
-        names[run.run_id] = " ".join([run.run_id, *(text for text in apart if text.partition("=")[0] not in IN_ID)])
+        names[run.run_id] = " ".join(
+            [run.run_id, *(text for text in apart if text.partition("=")[0] not in KEYS_IN_ID)]
+        )
     return names
 
 

@@ -14,7 +14,7 @@ PEAK_FLOPS = {
 }
 """Peak dense matrix FLOP/s in bfloat16 (V100: float16) from the vendor's data sheets, SXM versions."""
 
-BYTES_A_PARAMETER = 3 * 4
+BYTES_PER_PARAMETER = 3 * 4
 """Bytes per parameter in a checkpoint: the weight and AdamW's two moments, float32."""
 
 CHECKPOINTS = 2
@@ -22,7 +22,7 @@ CHECKPOINTS = 2
 
 
 @dataclass(frozen=True)
-class Price:
+class RunCost:
     """The estimated cost of one run.
 
     Attributes:
@@ -42,7 +42,7 @@ class Price:
     disk: int
 
 
-def price(plan: Plan, device: str, utilisation: float) -> list[Price]:
+def run_costs(plan: Plan, device: str, utilisation: float) -> list[RunCost]:
     """Return the estimated cost of every run of the plan.
 
     Args:
@@ -60,17 +60,16 @@ def price(plan: Plan, device: str, utilisation: float) -> list[Price]:
     # Importing torch takes seconds, and the other commands of a sweep do not need it.
     from ttt.models.count import count
 
-    counted: dict[str, tuple[int, float]] = {}
-    prices = []
+    counts: dict[str, tuple[int, float]] = {}
+    costs = []
     for run in plan.runs:
         config, tokens = plan.configs[run.run_id], run.steps * run.tokens_per_step
         # Seed and learning rate change no count; building a model takes time even on the meta device.
-        alike = repr((config.model, config.size, config.backbone, config.ctx, config.data.vocab_size, tokens))
-        counted[alike] = counted.get(alike) or count(config, tokens)
-        prices.append(_price(run, *counted[alike], PEAK_FLOPS[device] * utilisation))
-    return prices
-
-
-def _price(run: PlannedRun, parameters: int, flops: float, rate: float) -> Price:
-    disk = CHECKPOINTS * BYTES_A_PARAMETER * parameters
-    return Price(run, parameters, run.steps * run.tokens_per_step, flops, flops / rate / 3600, disk)
+        key = repr((config.model, config.size, config.backbone, config.ctx, config.data.vocab_size, tokens))
+        if key not in counts:
+            counts[key] = count(config, tokens)
+        parameters, flops = counts[key]
+        gpu_hours = flops / (PEAK_FLOPS[device] * utilisation) / 3600
+        disk = CHECKPOINTS * BYTES_PER_PARAMETER * parameters
+        costs.append(RunCost(run, parameters, tokens, flops, gpu_hours, disk))
+    return costs
