@@ -1,6 +1,7 @@
 """Expanding sweeps into runs: rules, every file of slurm/, and the errors of invalid sweeps."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from ttt.cli.sweep.expand import expand, load_cluster, load_sweep
 from ttt.cli.sweep.files import cluster_names, sweep_file
+from ttt.config.assets import assets
 from ttt.config.errors import UserError
 from ttt.config.sweep import Sweep, read_sweep
 from ttt.launch.plan import Plan, SweepFolder, freeze, read_runs
@@ -221,6 +223,14 @@ def test_a_file_builds_on_its_defaults(tmp_path: Path) -> None:
         (tmp_path / "mine.yaml").write_text(text)
         with pytest.raises(UserError, match=rf"mine.yaml: {text.replace(': ', '=')}: no other file of this name"):
             load_sweep(f"{tmp_path}/mine.yaml")
+
+
+def test_the_cluster_of_the_readme_is_one_file(tmp_path: Path) -> None:
+    (text,) = re.findall(r"```yaml\n(.*?)```", (assets() / "slurm/README.md").read_text(), re.DOTALL)
+    (tmp_path / "my_cluster.yaml").write_text(text)
+    mine = load_cluster(f"{tmp_path}/my_cluster.yaml", [])
+    changes = {"name": "my_cluster", "partition": "long", "account": "my_group", "setup": ["module load cuda"]}
+    assert mine == replace(load_cluster("a100", []), **changes)
 
 
 def test_files_of_ones_own(tmp_path: Path) -> None:

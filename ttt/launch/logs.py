@@ -8,9 +8,6 @@ from ttt.config.errors import UserError
 from ttt.launch.plan import SweepFolder
 from ttt.launch.status import RunStatus
 
-TAIL_BYTES = 1 << 20
-"""Bytes read from the end of a file."""
-
 
 def log_files(folder: SweepFolder, status: RunStatus) -> list[Path]:
     """Return the log files of all processes of the run's last job, standard output before standard error.
@@ -35,10 +32,7 @@ def tail(path: Path, lines: int) -> str:
         UserError: the file cannot be read.
     """
     try:
-        with path.open("rb") as file:
-            size = file.seek(0, 2)
-            file.seek(max(0, size - TAIL_BYTES))
-            text = file.read().decode(errors="replace")
+        text = path.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     return "\n".join(text.splitlines()[-lines:])

@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import yaml
 from filelock import FileLock
@@ -18,6 +18,7 @@ from ttt.results.versioned import read_versioned
 
 SCHEMA_VERSION = 1
 PLAN_FILE = "plan.json"
+PLAN_KEYS = {"sweep", "versions", "git", "runs"}
 
 
 @dataclass(frozen=True)
@@ -49,21 +50,20 @@ class PlannedRun:
     label: dict[str, Any] | None = None
 
 
-class PlanFile(TypedDict):
-    """``plan.json``."""
-
-    schema_version: int
-    sweep: str
-    versions: dict[str, str]
-    git: Any
-    runs: list[dict[str, Any]]
-
-
 class SweepFolder:
-    """The folder of a sweep: its plan, its jobs and how they ended."""
+    """The files of a sweep below ``path``.
+
+    Attributes:
+        plan: the runs, JSON.
+        cluster: the cluster of the last submission, JSON.
+        jobs: one line of JSON per job; see ``ttt.launch.journal``.
+        submitit: folder of submitit's scripts, pickled jobs and logs.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.plan, self.cluster = path / PLAN_FILE, path / "cluster.json"
+        self.jobs, self.submitit = path / "jobs.jsonl", path / "submitit"
 
     def make(self) -> None:
         """Create the folder.
@@ -76,26 +76,6 @@ class SweepFolder:
         except OSError as error:
             remedy = "choose another with folder=FOLDER"
             raise UserError(f"{self.path}: cannot be created ({error.strerror}); {remedy}") from error
-
-    @property
-    def plan(self) -> Path:
-        """The runs, JSON."""
-        return self.path / PLAN_FILE
-
-    @property
-    def cluster(self) -> Path:
-        """The cluster of the last submission, JSON."""
-        return self.path / "cluster.json"
-
-    @property
-    def jobs(self) -> Path:
-        """One line of JSON per job; see ``ttt.launch.journal``."""
-        return self.path / "jobs.jsonl"
-
-    @property
-    def submitit(self) -> Path:
-        """Files of submitit: scripts, pickled jobs, logs."""
-        return self.path / "submitit"
 
     def config(self, run_id: str) -> Path:
         """Return the file of a run's frozen configuration, YAML."""
@@ -126,7 +106,7 @@ def freeze(plan: Plan, folder: SweepFolder) -> None:
         return
     for run_id, config in plan.configs.items():
         write_text(folder.config(run_id), yaml.safe_dump(to_plain(config), sort_keys=False))
-    content: PlanFile = {
+    content = {
         "schema_version": SCHEMA_VERSION,
         "sweep": plan.sweep,
         "versions": versions(),
@@ -185,7 +165,7 @@ def submit_lock(folder: SweepFolder) -> FileLock:
 def _read(folder: SweepFolder) -> dict[str, Any]:
     hint = "no sweep has been submitted here; use ttt-sweep submit sweep=NAME slurm=CLUSTER"
     remedy = "restore it, or submit the sweep into another folder"
-    return read_versioned(folder.plan, SCHEMA_VERSION, PlanFile.__required_keys__, "a sweep's plan", hint, remedy)
+    return read_versioned(folder.plan, SCHEMA_VERSION, PLAN_KEYS, "a sweep's plan", hint, remedy)
 
 
 def _compared_keys(run: PlannedRun) -> Resolved:

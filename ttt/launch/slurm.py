@@ -13,7 +13,6 @@ from ttt.config.errors import UserError
 TIMEOUT_S = 60
 """Time limit of a command; a busy or restarting controller answers late."""
 
-JOBS_PER_COMMAND = 1000
 
 REQUEUED = ("PREEMPTED", "NODE_FAIL")
 """States that accounting reports for some seconds after SLURM has requeued a job."""
@@ -69,9 +68,7 @@ def cancel_jobs(job_ids: Collection[str]) -> None:
         UserError: scancel is missing or fails.
     """
     require_slurm("scancel", "scancel")
-    ids = sorted(job_ids)
-    for start in range(0, len(ids), JOBS_PER_COMMAND):
-        _run(["scancel", *ids[start : start + JOBS_PER_COMMAND]])
+    _run(["scancel", *sorted(job_ids)])
 
 
 def one_line(text: str) -> str:
