@@ -1,4 +1,4 @@
-"""Collecting the results of a sweep: records and metrics without checkpoints, and one table of all runs."""
+"""Collecting the results of a sweep: records and metrics, without checkpoints."""
 
 import shutil
 from copy import deepcopy
@@ -11,16 +11,13 @@ from ttt.config.schema import Resolved
 from ttt.launch.status import RunStatus
 from ttt.results.atomic import replacing, write_text
 from ttt.results.record import RunFolder, read_record, write_record
-from ttt.results.store import load_results
-
-RUNS_TABLE = "runs.csv"
 
 PATH_KEYS = (("runs_dir",), ("run_dir",), ("data", "cache_dir"), ("parent", "run"))
 """Configuration keys that hold a path of the machine on which the run was trained."""
 
 
-def collect(statuses: list[RunStatus], out: Path) -> Path:
-    """Copy the files that figures need from every run that has a record; return the path of the table of all runs.
+def copy_results(statuses: list[RunStatus], out: Path) -> None:
+    """Copy the files that figures need from every run that has a record.
 
     A run that is collected again replaces its earlier copy. The run folders themselves do not change. In the copies,
     paths of the training machine are shortened to their last part.
@@ -36,18 +33,11 @@ def collect(statuses: list[RunStatus], out: Path) -> Path:
     recorded = {run_id: folder for run_id, folder in folders.items() if folder.record.exists()}
     if not recorded:
         raise UserError("no run of this sweep has a record yet; ttt-sweep status shows the state of each")
-    try:
-        for run_id, folder in recorded.items():
-            _copy(folder, RunFolder(out / run_id))
-        table = out / RUNS_TABLE
-        load_results(out).runs.drop(columns="run_dir").to_csv(table, index=False)
-    except OSError as error:
-        raise UserError(f"out={out}: cannot be written ({error.strerror}); choose another folder") from error
-    return table
+    for run_id, folder in recorded.items():
+        _copy(folder, RunFolder(out / run_id))
 
 
 def _copy(run: RunFolder, copy: RunFolder) -> None:
-    copy.path.mkdir(parents=True, exist_ok=True)
     for source, target in ((run.metrics, copy.metrics), (run.inner_loss, copy.inner_loss)):
         if source.exists():
             with source.open("rb") as original, replacing(target) as file:

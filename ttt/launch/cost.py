@@ -3,16 +3,11 @@
 from dataclasses import dataclass
 
 from ttt.config.errors import bad_value
+from ttt.config.gpus import KNOWN
 from ttt.launch.plan import Plan, PlannedRun
 
-PEAK_FLOPS = {
-    "v100": 125e12,
-    "a100": 312e12,
-    "h100": 989e12,
-    "h200": 989e12,
-    "b200": 2250e12,
-}
-"""Peak dense matrix FLOP/s in bfloat16 (V100: float16) from the vendor's data sheets, SXM versions."""
+PEAK_FLOPS = {gpu.name.lower(): gpu.half_flops for gpu in KNOWN}
+"""Peak dense matrix FLOP/s in bfloat16 (V100: float16)."""
 
 BYTES_PER_PARAMETER = 3 * 4
 """Bytes per parameter in a checkpoint: the weight and AdamW's two moments, float32."""

@@ -13,12 +13,14 @@ from ttt.cli.sweep.request import COMMON_KEYS, Request
 from ttt.cli.sweep.tables import cost_table, status_table
 from ttt.config.errors import UserError
 from ttt.launch.cancel import cancel_runs
+from ttt.launch.collect import copy_results
 from ttt.launch.cost import run_costs
 from ttt.launch.logs import log_files, tail
 from ttt.launch.plan import Plan, SweepFolder, freeze, submit_lock
 from ttt.launch.resources import Resources, read_resources, write_resources
 from ttt.launch.status import ACTIVE, BROKEN, RunStatus, sweep_status
 from ttt.launch.submit import submit as submit_runs
+from ttt.results.atomic import write_text
 
 
 def plan(request: Request) -> None:
@@ -102,10 +104,11 @@ def collect(request: Request) -> None:
     """Copy records and metrics of the sweep's runs into a folder, with a table of all runs."""
     out = Path(request.required("out"))
     # Importing pandas takes a second, and the other commands do not need it.
-    from ttt.launch.collect import collect as collect_runs
+    from ttt.results.store import load_results
 
-    statuses = sweep_status(SweepFolder(request.folder))
-    table = collect_runs(statuses, out)
+    statuses, table = sweep_status(SweepFolder(request.folder)), out / "runs.csv"
+    copy_results(statuses, out)
+    write_text(table, load_results(out).runs.drop(columns="run_dir").to_csv(index=False))
     for status in statuses:
         if status.state != "finished":
             print(f"not finished: {status.run.run_id} ({status.state})", file=sys.stderr)

@@ -1,0 +1,56 @@
+"""Peak rates of GPUs by their makers' data sheets, for costs, modelled times and achieved bandwidth."""
+
+from dataclasses import dataclass
+
+TERA = 1e12
+
+
+@dataclass(frozen=True)
+class GPU:
+    """A GPU by its data sheet.
+
+    Attributes:
+        name: its name in tables, and part of what ``torch.cuda.get_device_name`` returns.
+        memory_bandwidth: B/s of device memory.
+        half_flops: FLOP/s of dense matrix products of bf16 or fp16 with float32 accumulation.
+        float_flops: FLOP/s of float32 without tensor cores, whose TF32 is not float32.
+    """
+
+    name: str
+    memory_bandwidth: float
+    half_flops: float
+    float_flops: float
+
+    def seconds(self, flops: float, device_bytes: float, dtype: str) -> float:
+        """Return a lower bound: matrix products and device memory at their peaks, perfectly overlapped, nothing else.
+
+        Args:
+            flops: FLOPs of matrix products.
+            device_bytes: bytes from and to device memory.
+            dtype: bf16, fp16 or fp32, of the products' operands.
+        """
+        peak = self.float_flops if dtype == "fp32" else self.half_flops
+        return max(flops / peak, device_bytes / self.memory_bandwidth)
+
+
+V100 = GPU("V100", 0.9 * TERA, 125 * TERA, 15.7 * TERA)
+"""SXM2; ``half_flops`` is of fp16."""
+
+A100 = GPU("A100", 2.039 * TERA, 312 * TERA, 19.5 * TERA)
+"""SXM, 80 GB."""
+
+H100 = GPU("H100", 3.35 * TERA, 989 * TERA, 67 * TERA)
+"""SXM, 80 GB."""
+
+H200 = GPU("H200", 4.8 * TERA, 989 * TERA, 67 * TERA)
+
+B200 = GPU("B200", 8 * TERA, 2250 * TERA, 80 * TERA)
+"""In an HGX board, 1000 W."""
+
+MODELLED = (A100, H100, B200)
+KNOWN = (V100, A100, H100, H200, B200)
+
+
+def gpu_named(name: str) -> GPU | None:
+    """Return the data sheet of the GPU that ``torch.cuda.get_device_name`` calls ``name``, if it is in ``KNOWN``."""
+    return next((gpu for gpu in KNOWN if gpu.name in name), None)

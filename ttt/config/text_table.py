@@ -1,0 +1,53 @@
+"""Aligned tables of text, complete or line by line, and in Markdown."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Generic, NamedTuple, TypeVar
+
+T = TypeVar("T")
+
+
+class Column(NamedTuple, Generic[T]):
+    """A heading, its width, and the text of a line's cell. Cells are aligned right unless ``left``."""
+
+    heading: str
+    width: int
+    cell: Callable[[T], str]
+    left: bool = False
+
+
+def print_headings(columns: Sequence[Column[T]]) -> None:
+    """Print the first line of a table."""
+    _print(columns, (column.heading for column in columns))
+
+
+def print_line(columns: Sequence[Column[T]], line: T) -> None:
+    """Print one more line at once."""
+    _print(columns, (column.cell(line) for column in columns))
+
+
+def _print(columns: Sequence[Column[T]], cells: Iterable[str]) -> None:
+    aligned = (_padded(cell, c.width, c.left) for c, cell in zip(columns, cells, strict=True))
+    print(" ".join(aligned).rstrip(), flush=True)
+
+
+def markdown_lines(columns: Sequence[Column[T]], lines: Iterable[T]) -> list[str]:
+    """Return the lines of the same table in Markdown."""
+    rows = [[column.heading for column in columns], [":---" if column.left else "---:" for column in columns]]
+    rows += [[column.cell(line) for column in columns] for line in lines]
+    return [f"| {' | '.join(row)} |" for row in rows]
+
+
+def text_table(rows: Sequence[Sequence[str]], left: Iterable[int] = ()) -> str:
+    """Return rows of cells, headings first, in columns as wide as their cells.
+
+    Args:
+        rows: as many cells in each.
+        left: indices of the columns that are aligned left.
+    """
+    widths, left = [max(map(len, column)) for column in zip(*rows, strict=True)], set(left)
+    cells = ((_padded(cell, widths[number], number in left) for number, cell in enumerate(row)) for row in rows)
+    return "\n".join("  ".join(row).rstrip() for row in cells)
+
+
+def _padded(cell: str, width: int, left: bool) -> str:
+    return cell.ljust(width) if left else cell.rjust(width)
