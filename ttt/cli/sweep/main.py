@@ -1,12 +1,14 @@
 """``ttt-sweep``: plan many runs, submit, watch, retry and collect them."""
 
 import sys
+from dataclasses import fields
 
 from ttt.cli.errors import exit_with_one_line
 from ttt.cli.help import comment
 from ttt.cli.sweep.files import SCALES
 from ttt.cli.sweep.request import parse
 from ttt.config.assets import assets
+from ttt.config.cluster import ClusterConfig
 
 HELP = """\
 ttt-sweep plans many runs, submits them to a cluster, watches and retries them, and collects their results.
@@ -52,6 +54,10 @@ Keys of ttt-sweep:
   force=true                     retry: include runs that failed three times in the same way
   lines=40                       logs: number of lines per file
   interval=10                    status --watch: seconds between updates
+
+Keys of a cluster, in its file or as slurm.KEY=VALUE:
+
+{cluster_keys}
 """
 
 
@@ -60,7 +66,8 @@ def main() -> None:
     with exit_with_one_line():
         if not sys.argv[1:] or {"-h", "--help"} & set(sys.argv[1:]):
             sweeps = {scale: _listing(f"sweeps/{scale}") for scale in SCALES}
-            print(HELP.format(**sweeps, clusters=_listing("slurm")))
+            keys = "\n".join(f"  {key.name:<19}{key.metadata['help']}" for key in fields(ClusterConfig))
+            print(HELP.format(**sweeps, clusters=_listing("slurm"), cluster_keys=keys))
             return
         request = parse(sys.argv[1:])
         # Imported here, so that a mistake on the command line is reported before any slow import.
