@@ -31,11 +31,11 @@ def sweep(plain: dict[str, object] | None = None) -> Sweep:
 
 
 @pytest.mark.parametrize("name", cluster_names())
-def test_every_cluster_has_values_that_can_be(name: str) -> None:
+def test_every_cluster_has_valid_values(name: str) -> None:
     assert load_cluster(name, []).name == name
 
 
-def test_rules_say_which_points_there_are_and_what_they_start_from(tmp_path: Path) -> None:
+def test_rules_skip_points_and_name_parents(tmp_path: Path) -> None:
     plan = expand(sweep(), tmp_path)
     transformer = {(run.parent is not None, plan.configs[run.run_id].ctx.length): run for run in plan.runs[:3]}
     assert len(plan.runs) == 5
@@ -49,13 +49,13 @@ def test_rules_say_which_points_there_are_and_what_they_start_from(tmp_path: Pat
     assert parent.resources == {}
 
 
-def test_a_parent_is_there_and_first_even_when_only_its_child_is_asked_for(tmp_path: Path) -> None:
+def test_a_parent_is_added_before_its_child_if_only_the_child_is_requested(tmp_path: Path) -> None:
     plan = expand(sweep().with_overrides(["ctx=512", "recipe=finetune"]), tmp_path)
     assert [run.parent for run in plan.runs] == [None, plan.runs[0].run_id]
     assert plan.configs[plan.runs[0].run_id].ctx.length == 256
 
 
-def test_another_key_is_every_runs_and_an_axis_takes_other_values(tmp_path: Path) -> None:
+def test_overrides_set_a_key_of_every_run_or_the_values_of_an_axis(tmp_path: Path) -> None:
     plan = expand(sweep().with_overrides(["model=mamba", "seed=3", "ctx=256,1k"]), tmp_path)
     assert {(config.model.name, config.seed, config.ctx.length) for config in plan.configs.values()} == {
         ("mamba", 3, 256),
@@ -74,7 +74,7 @@ def test_equal_runs_of_two_sweeps_are_one_folder(tmp_path: Path) -> None:
     assert folders[0] == folders[1]
 
 
-def test_an_axis_may_say_nothing(tmp_path: Path) -> None:
+def test_the_value_default_adds_no_override(tmp_path: Path) -> None:
     """``default``, for a key that some points do not have."""
     axes = {"model": ["transformer", "mamba"], "model.rope_base": ["default", 5e5]}
     rule = {"when": {"model": "mamba", "model.rope_base": 5e5}, "skip": True}
@@ -132,7 +132,7 @@ def test_a_scale_that_is_not_there_is_refused(name: str, scale: str | None, line
         ({"rules": [{"resources": {"gpus": 1}}]}, "rules[0].resources: gpus: no such key"),
     ],
 )
-def test_a_file_that_is_no_sweep_is_refused_by_its_key(plain: object, line: str) -> None:
+def test_an_invalid_sweep_is_refused_by_its_key(plain: object, line: str) -> None:
     with pytest.raises(UserError) as error:
         read_sweep("some", plain)
     assert line in str(error.value)
@@ -202,7 +202,7 @@ def test_a_frozen_plan_is_found_again_and_another_is_refused(tmp_path: Path) -> 
         ("a100", ["mem_gb=0"], "slurm.mem_gb=0.0: must be positive, or null"),
     ],
 )
-def test_a_cluster_that_cannot_be_is_refused_by_its_key(name: str, changes: list[str], line: str) -> None:
+def test_an_invalid_cluster_is_refused_by_its_key(name: str, changes: list[str], line: str) -> None:
     with pytest.raises(UserError) as error:
         load_cluster(name, changes)
     assert str(error.value).startswith(line)
@@ -233,7 +233,7 @@ def test_the_cluster_of_the_readme_is_one_file(tmp_path: Path) -> None:
     assert mine == replace(load_cluster("a100", []), **changes)
 
 
-def test_files_of_ones_own(tmp_path: Path) -> None:
+def test_files_of_the_user(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("axes: {seed: [0, 1]}")
     (tmp_path / "here.yaml").write_text("{executor: local, parallel: 3}")
     assert load_sweep(f"{tmp_path}/mine.yaml").axes == {"seed": ("0", "1")}

@@ -43,7 +43,7 @@ def only(folder: SweepFolder) -> RunStatus:
 
 
 @pytest.mark.parametrize(
-    ("word", "state", "detail"),
+    ("slurm_state", "state", "detail"),
     [
         ("PENDING", "queued", ""),
         ("REQUEUED", "queued", ""),
@@ -58,13 +58,13 @@ def only(folder: SweepFolder) -> RunStatus:
         ("CANCELLED by 1000", "cancelled", ""),
     ],
 )
-def test_slurms_words_and_ours(
-    word: str, state: str, detail: str, make_sweep: Make, program: Program, tmp_path: Path
+def test_slurm_states_and_run_states(
+    slurm_state: str, state: str, detail: str, make_sweep: Make, program: Program, tmp_path: Path
 ) -> None:
     run = planned(0, tmp_path)
     folder = make_sweep([run])
     submitted(folder, run, "17")
-    sacct(program, {"17": word})
+    sacct(program, {"17": slurm_state})
     assert (only(folder).state, only(folder).detail) == (state, detail)
 
 

@@ -114,12 +114,12 @@ class Sweep:
     def ends(self, run: dict[str, Any]) -> list[dict[str, Any]]:
         return lines(self.folder / "ends" / f"{run['run_id']}.jsonl")
 
-    def wait_for(self, done: Callable[[], object], what: str, seconds: float = 180) -> None:
+    def wait_for(self, done: Callable[[], object], event: str, seconds: float = 180) -> None:
         """Wait until ``done()`` holds."""
         deadline = time.monotonic() + seconds
         while not done():
             if time.monotonic() > deadline:
-                self.fail(f"not within {seconds} s: {what}")
+                self.fail(f"not within {seconds} s: {event}")
             time.sleep(0.1)
 
     def fail(self, why: str) -> NoReturn:

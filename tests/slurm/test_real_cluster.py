@@ -56,7 +56,7 @@ def sweeps(sweep: Callable[..., Any]) -> Sweeps:
     made["child"] = sweep("child", recipe=["paper", "finetune"], rules=[PRETRAINED])
     made["broken"] = sweep("broken", "recipe.learning_rate=1e30", recipe=["paper", "finetune"], rules=[PRETRAINED])
     made["nodes"] = sweep("nodes", "trainer.strategy=ddp", "trainer.nodes=2", model=["transformer"], seed=[0])
-    asked: dict[str, tuple[list[str], float]] = {
+    options: dict[str, tuple[list[str], float]] = {
         "limited": (["slurm.timeout_min=1", "slurm.signal_delay_s=10"], SLOW),
         "nodes": ([], 0),
         "child": ([], 0.2),
@@ -69,7 +69,7 @@ def sweeps(sweep: Callable[..., Any]) -> Sweeps:
     }
     made["whole"].command("submit", "slurm=local")
     with ThreadPoolExecutor(max_workers=2) as pool:
-        sent = [pool.submit(made[name].submit, *slurm, step_seconds=slow) for name, (slurm, slow) in asked.items()]
+        sent = [pool.submit(made[name].submit, *slurm, step_seconds=slow) for name, (slurm, slow) in options.items()]
         assert all("submitted" in one.result() for one in sent)
     return made
 
@@ -135,7 +135,7 @@ def disturbed(sweeps: Sweeps) -> str:
 def test_a_killed_run_is_seen_and_retried_to_the_same_end(sweeps: Sweeps) -> None:
     killed = sweeps["killed"]
     (run,) = killed.planned()
-    killed.wait_for(lambda: killed.only()["state"] == "killed", "accounting says so", 30)
+    killed.wait_for(lambda: killed.only()["state"] == "killed", "accounting reports it", 30)
     assert killed.record(run)["status"] == "running", "it had no time to say anything"
     assert "1 submitted" in killed.command("retry")
     assert len(killed.jobs()) == 2
@@ -147,10 +147,10 @@ def test_a_cancelled_run_stays_so_until_it_is_submitted_again(sweeps: Sweeps) ->
     cancelled = sweeps["cancelled"]
     (run,) = cancelled.planned()
     job = cancelled.jobs()[0]["job_id"]
-    cancelled.wait_for(lambda: state(cancelled.cluster, job).startswith("CANCELLED"), "accounting says so", 30)
+    cancelled.wait_for(lambda: state(cancelled.cluster, job).startswith("CANCELLED"), "accounting reports it", 30)
     assert cancelled.only()["state"] == "cancelled"
     assert cancelled.record(run)["status"] == "interrupted", "it saved what it had"
-    assert "0 submitted" in cancelled.command("retry"), "nobody wants it"
+    assert "0 submitted" in cancelled.command("retry"), "a cancelled run is not retried"
     assert "1 submitted" in cancelled.submit()
     assert_ends_as_the_whole_run(cancelled, sweeps["whole"])
 
@@ -190,18 +190,18 @@ def test_a_run_that_raises_has_failed_with_its_message(sweeps: Sweeps) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "said"),
+    ("key", "message"),
     [
         ("partition", "Invalid partition name specified"),
         ("account", "Invalid account or account/partition combination"),
     ],
 )
-def test_what_the_cluster_refuses_is_said_in_its_words(sweep: Callable[..., Any], key: str, said: str) -> None:
+def test_what_the_cluster_refuses_is_said_in_its_words(sweep: Callable[..., Any], key: str, message: str) -> None:
     refused = sweep("refused", runs=f"refused_{key}", seed=[0])
     done = refused.run("submit", "slurm=one_machine", f"slurm.{key}=nowhere")
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert said in line
+    assert message in line
     assert refused.jobs() == []
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, cast
 
 from ttt.config.errors import UserError
-from ttt.launch.jobs import RunJob, ends_of_run, jobs_by_run, states_by_job
+from ttt.launch.jobs import ends_of_run, jobs_by_run, states_by_job
 from ttt.launch.journal import JobEnd, JobLine
 from ttt.launch.plan import PlannedRun, SweepFolder, read_runs
 from ttt.results.record import Record, RunFolder, read_record
@@ -99,13 +99,17 @@ def sweep_status(folder: SweepFolder) -> list[RunStatus]:
     statuses: dict[str, RunStatus] = {}
     for run in runs:
         record, jobs_of_run = records[run.run_id], jobs[run.run_id]
-        status = _with_last_job(_progress(run, record), jobs_of_run, folder)
+        status = _progress(run, record)
+        if jobs_of_run:
+            last = jobs_of_run[-1]
+            elsewhere = last.sweep if last.sweep != folder.path else None
+            status = replace(status, job_id=last.line["job_id"], elsewhere=elsewhere)
         if run.run_id in finished:
             status = replace(status, state="finished", detail=_result(cast(Record, record)))
         elif jobs_of_run:
             ends = ends_of_run(run, jobs_of_run)
             outcomes = [_outcome(job.line, states.get(job.key), ends, record) for job in jobs_of_run]
-            cancelled_by_user = "ended" in jobs_of_run[-1].line
+            cancelled_by_user = "ended" in last.line
             parent_finished = run.parent is None or statuses[run.parent].state == "finished"
             status = _with_outcomes(status, outcomes, cancelled_by_user, parent_finished)
         statuses[run.run_id] = status
@@ -133,13 +137,6 @@ def _progress(run: PlannedRun, record: Record | UserError | None) -> RunStatus:
     steps, rate = record["steps"], record["timing"]["tokens_per_second"]
     left = max(0, run.steps - steps) * run.tokens_per_step / rate if rate else None
     return RunStatus(run, steps=steps, tokens_per_second=rate, seconds_left=left)
-
-
-def _with_last_job(status: RunStatus, jobs: list[RunJob], folder: SweepFolder) -> RunStatus:
-    if not jobs:
-        return status
-    last = jobs[-1]
-    return replace(status, job_id=last.line["job_id"], elsewhere=last.sweep if last.sweep != folder.path else None)
 
 
 def _result(record: Record) -> str:

@@ -120,13 +120,7 @@ def collect(request: Request) -> None:
 
 
 COMMANDS: dict[str, Callable[[Request], None]] = {
-    "plan": plan,
-    "submit": submit,
-    "status": status,
-    "retry": retry,
-    "cancel": cancel,
-    "logs": logs,
-    "collect": collect,
+    command.__name__: command for command in (plan, submit, status, retry, cancel, logs, collect)
 }
 
 

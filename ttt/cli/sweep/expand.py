@@ -1,7 +1,6 @@
 """Expanding a sweep's file into runs: compose and check the configuration of every grid point."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -87,9 +86,12 @@ def expand(sweep: Sweep, runs_folder: Path, report: Callable[[int, int], None] =
         runs = sweep.runs()
         for number, run in enumerate(runs):
             parent = configs[tuple(run.parent.values())] if run.parent else None
-            with _naming_grid_point(sweep, run):
+            try:
                 config = compose_run(run, runs_folder, parent)
                 planned_run = _planned_run(run, config, runs_folder)
+            except (HydraException, OmegaConfBaseException, UserError) as error:
+                reason = str(error) if isinstance(error, UserError) else describe(error)
+                raise UserError(f"sweep={sweep.name}: {describe_point(run.point)}: {reason}") from error
             configs[tuple(run.point.values())] = config
             planned.setdefault(planned_run.run_id, planned_run)
             report(number + 1, len(runs))
@@ -130,15 +132,3 @@ def _planned_run(run: SweepRun, config: TrainConfig, runs_folder: Path) -> Plann
         devices=config.trainer.devices,
         resources=run.resources,
     )
-
-
-@contextmanager
-def _naming_grid_point(sweep: Sweep, run: SweepRun) -> Iterator[None]:
-    """Name the grid point in the errors raised inside."""
-    where = f"sweep={sweep.name}: {describe_point(run.point)}"
-    try:
-        yield
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(f"{where}: {describe(error)}") from error
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from error
