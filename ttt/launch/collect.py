@@ -12,8 +12,8 @@ from ttt.launch.status import RunStatus
 from ttt.results.atomic import replacing, write_text
 from ttt.results.record import RunFolder, read_record, write_record
 
-PATH_KEYS = (("runs_dir",), ("run_dir",), ("data", "cache_dir"), ("parent", "run"))
-"""Configuration keys that hold a path of the machine on which the run was trained."""
+PATH_KEYS = (("runs",), ("run",), ("runs_dir",), ("run_dir",), ("data", "cache_dir"), ("parent", "run"))
+"""Configuration keys, today's and earlier ones, that hold a path of the machine on which the run was trained."""
 
 
 def copy_results(statuses: list[RunStatus], out: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ttt.cli.sweep.files import sweep_file
 from ttt.config.errors import UserError, bad_value
+from ttt.config.keys import refuse_renamed
 
 FLAGS = ("--watch", "--json", "--folders")
 
@@ -20,9 +21,6 @@ KEYS = {
     "collect": (*COMMON_KEYS, "out"),
 }
 """The keys of each command; ``plan`` and ``submit`` pass any other key on to ``ttt-train``."""
-
-RENAMED = {"runs_dir": "runs"}
-"""Key of an earlier version -> its name today."""
 
 
 @dataclass
@@ -104,6 +102,7 @@ def parse(arguments: list[str]) -> Request:
 def _add(request: Request, argument: str) -> None:
     command, keys = request.command, KEYS[request.command]
     key, equals, value = argument.partition("=")
+    refuse_renamed(argument, keys)
     if argument.startswith("--"):
         if argument not in FLAGS or command != "status":
             raise UserError(f"{argument}: no such flag of ttt-sweep {command}; see ttt-sweep --help")
@@ -112,8 +111,6 @@ def _add(request: Request, argument: str) -> None:
         if command not in ("retry", "cancel", "logs"):
             raise UserError(f"{argument}: not of the form key=value")
         request.run_names.append(argument)
-    elif key in RENAMED:
-        raise UserError(f"{argument}: this key is now called {RENAMED[key]}; write {RENAMED[key]}={value}")
     elif key in keys:
         request.options[key] = value
     elif key.startswith("slurm.") and "slurm" in keys:
