@@ -18,7 +18,7 @@ def planned(number: int, folder: Path, parent: str | None = None, **changes: Any
 def write_record(run: PlannedRun, status: str, steps: int, rate: float | None = None, error: str | None = None) -> None:
     """Write the part of a run's record that sweeps read."""
     record = {
-        "schema_version": 1, "run_id": run.run_id, "name": run.run_id, "status": status, "error": error, "config": {},
+        "schema_version": 1, "run_id": run.run_id, "name": run.run_id, "status": status, "error": None, "config": {},
         "overrides": [], "sweep": "six", "git": None, "versions": {}, "device": {}, "seed": 0, "parameters": {},
         "training_flops": 1.0, "tokens_per_step": 1000, "steps": steps, "steps_planned": 100, "tokens": 0, "data": {},
         "last_checkpoint": None, "results": {"validation": {"perplexity": 12.345}} if status == "finished" else {},

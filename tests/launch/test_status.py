@@ -112,11 +112,11 @@ def test_a_run_that_diverged_is_shown_as_such_and_counts_as_a_failure(
 ) -> None:
     run, error = planned(0, tmp_path), "the loss became nan at step 3"
     folder = make_sweep([run])
-    write_record(run, "diverged", steps=3, error=error)
+    write_record(run, "diverged", steps=3)
     for number in range(3):
         assert not only(folder).given_up
         submitted(folder, run, str(number))
-        ended(folder, run, str(number), "failed", error)
+        ended(folder, run, str(number), "diverged", error)
         sacct(program, {str(number): "FAILED" for number in range(number + 1)})
     assert (only(folder).state, only(folder).detail, only(folder).given_up) == ("diverged", error, True)
     assert "diverged" in BROKEN

@@ -11,7 +11,7 @@ from ttt.config.errors import UserError
 from ttt.launch.plan import PlannedRun
 
 Executor = Literal["slurm", "local"]
-EndStatus = Literal["finished", "failed", "interrupted", "requeued"]
+EndStatus = Literal["finished", "failed", "diverged", "interrupted", "requeued"]
 
 
 class JobLine(TypedDict):

@@ -161,8 +161,8 @@ def _outcome(
         return "running", ""
     ends_of_job = [end for end in ends if end["job_id"] == job["job_id"]]
     last_end = ends_of_job[-1] if ends_of_job else None
-    if last_end and last_end["status"] == "failed":
-        return _failure(last_end, record)
+    if last_end and last_end["status"] in ("failed", "diverged"):
+        return cast(RunState, last_end["status"]), last_end["error"] or ""
     if slurm_state in SLURM_ENDED:
         return SLURM_ENDED[slurm_state]
     if last_end is None:
@@ -170,12 +170,6 @@ def _outcome(
     if last_end["status"] == "finished":
         return ("deleted", "its folder is gone") if record is None else ("killed", str(record))
     return "killed", last_end["error"] or ""
-
-
-def _failure(end: JobEnd, record: Record | UserError | None) -> Outcome:
-    """Return the outcome of a job that failed; the record distinguishes divergence from other errors."""
-    diverged = isinstance(record, dict) and (record["status"], record["error"]) == ("diverged", end["error"])
-    return "diverged" if diverged else "failed", end["error"] or ""
 
 
 def _with_outcomes(
