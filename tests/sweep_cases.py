@@ -15,7 +15,7 @@ def planned(number: int, folder: Path, parent: str | None = None, **changes: Any
     return replace(PlannedRun(name, str(folder / name), (f"seed={number}",), parent, 100, 1000), **changes)
 
 
-def write_record(run: PlannedRun, status: str, steps: int, rate: float | None = None, error: str | None = None) -> None:
+def write_record(run: PlannedRun, status: str, steps: int, rate: float | None = None) -> None:
     """Write the part of a run's record that sweeps read."""
     record = {
         "schema_version": 1, "run_id": run.run_id, "name": run.run_id, "status": status, "error": None, "config": {},
