@@ -2,7 +2,7 @@
 """Starts a SLURM cluster of virtual nodes with accounting on this one machine, to try and to test sweeps.
 
     one_machine.py start FOLDER [--nodes 2] [--port 16900]
-    one_machine.py stop FOLDER [--keep]
+    one_machine.py stop FOLDER
     one_machine.py packages
 
 ``start`` runs SLURM's daemons as root without systemd, keeps all of their files in FOLDER and prints the line to
@@ -34,7 +34,7 @@ def arguments() -> argparse.Namespace:
     start.add_argument("--port", type=int, default=16900, metavar="N", help="takes the ports N to N + 9 (16900)")
     stop = commands.add_parser("stop", help="end its jobs and daemons, and remove its files")
     stop.add_argument("folder", type=Path)
-    stop.add_argument("--keep", action="store_true", help="keep the files: logs and accounting")
+
     commands.add_parser("packages", help="print the Debian packages that are missing")
     return parser.parse_args()
 
@@ -48,7 +48,7 @@ def main() -> None:
             cluster.start()
             print(f"export SLURM_CONF={cluster.conf}")
         elif options.command == "stop":
-            stop(options.folder.resolve(), options.keep)
+            stop(options.folder.resolve())
         else:
             print(*missing_packages())
     except ClusterError as error:
@@ -56,8 +56,8 @@ def main() -> None:
         sys.exit(2)
 
 
-def stop(folder: Path, keep: bool) -> None:
-    """Stop the cluster in ``folder``.
+def stop(folder: Path) -> None:
+    """Stop the cluster in ``folder`` and remove its files.
 
     Raises:
         ClusterError: no cluster has been started there.
@@ -66,8 +66,7 @@ def stop(folder: Path, keep: bool) -> None:
     if not cluster.conf.exists():
         raise ClusterError(f"{folder}: no cluster has been started there")
     cluster.stop()
-    if not keep:
-        cluster.remove()
+    cluster.remove()
 
 
 if __name__ == "__main__":

@@ -135,7 +135,7 @@ class Cluster:
         """Add an account and its users: as on most clusters, ``sbatch`` refuses users without one."""
         users = ",".join(sorted({"root", os.environ.get("SUDO_USER", "root")}))
         for words in (["cluster", "one_machine"], ["account", "one_machine"], ["user", users, "account=one_machine"]):
-            # This fails in a folder that was stopped with --keep, which has them already.
+            # This fails in the folder of a cluster that was killed, which has them already.
             self._call("sacctmgr", "-i", "add", *words)
 
     def _cancel_jobs(self) -> None:
