@@ -145,7 +145,7 @@ def read_runs(folder: SweepFolder) -> list[PlannedRun]:
     Raises:
         UserError: the plan is missing or broken.
     """
-    return [PlannedRun(**{**plain, "overrides": tuple(plain["overrides"])}) for plain in _read(folder)["runs"]]
+    return [_run(plain) for plain in _read(folder)["runs"]]
 
 
 def read_name(folder: SweepFolder) -> str:
@@ -166,6 +166,12 @@ def _read(folder: SweepFolder) -> dict[str, Any]:
     hint = "no sweep has been submitted here; use ttt-sweep submit sweep=NAME slurm=CLUSTER"
     remedy = "restore it, or submit the sweep into another folder"
     return read_versioned(folder.plan, SCHEMA_VERSION, PLAN_KEYS, "a sweep's plan", hint, remedy)
+
+
+def _run(plain: dict[str, Any]) -> PlannedRun:
+    """Return a run of the plan; keys of newer versions are ignored."""
+    known = {key: plain[key] for key in PlannedRun.__dataclass_fields__ if key in plain}
+    return PlannedRun(**{**known, "overrides": tuple(plain["overrides"])})
 
 
 def _compared_keys(run: PlannedRun) -> Resolved:
