@@ -10,7 +10,7 @@ LAPTOP_RUNS := runs/laptop
 LAPTOP_FIGURES := figures/laptop
 # A worker takes whole files, the slowest first, so that no long file is left at the end.
 PYTEST = $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
-SWEEP = $(BIN)/ttt-sweep $(1) sweep=$(2) scale=laptop runs_dir=$(LAPTOP_RUNS)
+SWEEP = $(BIN)/ttt-sweep $(1) sweep=$(2) scale=laptop runs=$(LAPTOP_RUNS)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo laptop test quick check gpu clean

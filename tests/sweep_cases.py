@@ -1,4 +1,4 @@
-"""Planned runs and their records, for the tests of sweeps."""
+"""Plans of small runs and their records, for the tests of sweeps."""
 
 import json
 from dataclasses import replace
@@ -16,7 +16,7 @@ def planned(number: int, folder: Path, parent: str | None = None, **changes: Any
 
 
 def write_record(run: PlannedRun, status: str, steps: int, rate: float | None = None) -> None:
-    """Write a record with the keys that a sweep reads."""
+    """Write the part of a run's record that sweeps read."""
     record = {
         "schema_version": 1, "run_id": run.run_id, "name": run.run_id, "status": status, "error": None, "config": {},
         "overrides": [], "sweep": "six", "git": None, "versions": {}, "device": {}, "seed": 0, "parameters": {},

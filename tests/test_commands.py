@@ -77,10 +77,10 @@ def bench(words: list[str]) -> None:
 
 def sweep(words: list[str]) -> None:
     request = parse(words)
-    if "sweep" in request.own:
-        load_sweep(request.own["sweep"], request.own.get("scale")).changed(request.overrides)
-    if "slurm" in request.own:
-        change_cluster(load_cluster(request.own["slurm"], []), request.cluster)
+    if "sweep" in request.options:
+        load_sweep(request.options["sweep"], request.options.get("scale")).with_overrides(request.overrides)
+    if "slurm" in request.options:
+        change_cluster(load_cluster(request.options["slurm"], []), request.cluster_changes)
 
 
 def plot(words: list[str]) -> None:

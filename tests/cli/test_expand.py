@@ -1,11 +1,15 @@
-"""Sweeps become runs: what rules say, every file of slurm/, and what a sweep cannot be."""
+"""Expanding sweeps into runs: rules, every file of slurm/, and the errors of invalid sweeps."""
 
+import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from ttt.cli.sweep.expand import clusters, expand, load_cluster, load_sweep
-from ttt.cli.sweep.files import sweep_file
+from ttt.cli.sweep.expand import expand, load_cluster, load_sweep
+from ttt.cli.sweep.files import cluster_names, sweep_file
+from ttt.config.assets import assets
 from ttt.config.errors import UserError
 from ttt.config.sweep import Sweep, read_sweep
 from ttt.launch.plan import Plan, SweepFolder, freeze, read_runs
@@ -26,12 +30,12 @@ def sweep(plain: dict[str, object] | None = None) -> Sweep:
     return read_sweep("some", FINETUNING if plain is None else plain)
 
 
-@pytest.mark.parametrize("name", clusters())
-def test_every_cluster_has_values_that_can_be(name: str) -> None:
+@pytest.mark.parametrize("name", cluster_names())
+def test_every_cluster_has_valid_values(name: str) -> None:
     assert load_cluster(name, []).name == name
 
 
-def test_rules_say_which_points_there_are_and_what_they_start_from(tmp_path: Path) -> None:
+def test_rules_skip_points_and_name_parents(tmp_path: Path) -> None:
     plan = expand(sweep(), tmp_path)
     transformer = {(run.parent is not None, plan.configs[run.run_id].ctx.length): run for run in plan.runs[:3]}
     assert len(plan.runs) == 5
@@ -45,14 +49,14 @@ def test_rules_say_which_points_there_are_and_what_they_start_from(tmp_path: Pat
     assert parent.resources == {}
 
 
-def test_a_parent_is_there_and_first_even_when_only_its_child_is_asked_for(tmp_path: Path) -> None:
-    plan = expand(sweep().changed(["ctx=512", "recipe=finetune"]), tmp_path)
+def test_a_parent_is_added_before_its_child_if_only_the_child_is_requested(tmp_path: Path) -> None:
+    plan = expand(sweep().with_overrides(["ctx=512", "recipe=finetune"]), tmp_path)
     assert [run.parent for run in plan.runs] == [None, plan.runs[0].run_id]
     assert plan.configs[plan.runs[0].run_id].ctx.length == 256
 
 
-def test_another_key_is_every_runs_and_an_axis_takes_other_values(tmp_path: Path) -> None:
-    plan = expand(sweep().changed(["model=mamba", "seed=3", "ctx=256,1k"]), tmp_path)
+def test_overrides_set_a_key_of_every_run_or_the_values_of_an_axis(tmp_path: Path) -> None:
+    plan = expand(sweep().with_overrides(["model=mamba", "seed=3", "ctx=256,1k"]), tmp_path)
     assert {(config.model.name, config.seed, config.ctx.length) for config in plan.configs.values()} == {
         ("mamba", 3, 256),
         ("mamba", 3, 1024),
@@ -70,7 +74,7 @@ def test_equal_runs_of_two_sweeps_are_one_folder(tmp_path: Path) -> None:
     assert folders[0] == folders[1]
 
 
-def test_an_axis_may_say_nothing(tmp_path: Path) -> None:
+def test_the_value_default_adds_no_override(tmp_path: Path) -> None:
     """``default``, for a key that some points do not have."""
     axes = {"model": ["transformer", "mamba"], "model.rope_base": ["default", 5e5]}
     rule = {"when": {"model": "mamba", "model.rope_base": 5e5}, "skip": True}
@@ -101,7 +105,7 @@ def test_one_name_has_two_scales(name: str, scale: str | None, found: str) -> No
 @pytest.mark.parametrize(
     ("name", "scale", "line"),
     [
-        ("training", "paper", "scale=paper: sweep=training has scale=laptop alone"),
+        ("training", "paper", "scale=paper: sweep=training has only scale=laptop"),
         ("training", "desk", "scale=desk: choose one of paper, laptop"),
         ("own.yaml", "paper", "scale=paper: is for sweeps of the suite; sweep=own.yaml is a file of your own"),
         ("paper", None, "sweep=paper: choose one of ablation, ablation_released, "),
@@ -128,7 +132,7 @@ def test_a_scale_that_is_not_there_is_refused(name: str, scale: str | None, line
         ({"rules": [{"resources": {"gpus": 1}}]}, "rules[0].resources: gpus: no such key"),
     ],
 )
-def test_a_file_that_is_no_sweep_is_refused_by_its_key(plain: object, line: str) -> None:
+def test_an_invalid_sweep_is_refused_by_its_key(plain: object, line: str) -> None:
     with pytest.raises(UserError) as error:
         read_sweep("some", plain)
     assert line in str(error.value)
@@ -142,10 +146,10 @@ def test_a_file_that_is_no_sweep_is_refused_by_its_key(plain: object, line: str)
         ({"axes": {"seed": ["x"]}}, "sweep=some: seed=x: seed=x: "),
         ({"axes": {"sed": [1]}}, "sweep=some: sed=1: sed: no such key"),
         ({"base": ["overwrite=true"]}, "overwrite=true: a sweep sets overwrite itself"),
-        ({"base": ["recipe=finetune"]}, "recipe=finetune: starts from another run; a rule with from: says which"),
+        ({"base": ["recipe=finetune"]}, "recipe=finetune: starts from another run; name it in a rule with from:"),
         (
             {"axes": {"seed": [0, 1]}, "rules": [{"when": {"seed": 0}, "skip": True}, {"from": {"seed": 0}}]},
-            "sweep=some: seed=1 starts from seed=0, which a rule leaves out",
+            "sweep=some: seed=1 starts from seed=0, which a rule skips",
         ),
         (
             {"axes": {"seed": [0, 1]}, "rules": [{"when": {"seed": v}, "from": {"seed": 1 - v}} for v in (0, 1)]},
@@ -163,17 +167,24 @@ def test_a_value_that_does_not_compose_is_named_with_its_point(
 
 
 def test_a_frozen_plan_is_found_again_and_another_is_refused(tmp_path: Path) -> None:
-    folder, few = SweepFolder(tmp_path / "sweep"), sweep().changed(["model=mamba"])
+    folder, few = SweepFolder(tmp_path / "sweep"), sweep().with_overrides(["model=mamba"])
     plan = expand(few, tmp_path)
     freeze(plan, folder)
     before = folder.plan.read_bytes()
     freeze(plan, folder)
     assert read_runs(folder) == plan.runs
+    content = json.loads(before)
+    for run in content["runs"]:
+        del run["label"]
+        run["newer"] = 1
+    folder.plan.write_text(json.dumps(content))
+    assert read_runs(folder) == plan.runs, "a plan of an earlier version has no labels, one of a newer has more keys"
+    folder.plan.write_bytes(before)
     assert sorted(path.stem for path in (folder.path / "configs").iterdir()) == sorted(plan.configs)
     for another, line in (
-        (expand(few.changed(["seed=7"]), tmp_path), "2 runs are new, 2 gone"),
+        (expand(few.with_overrides(["seed=7"]), tmp_path), "2 runs are new, 2 gone"),
         (Plan(plan.sweep, plan.runs[:-1], plan.configs), "0 runs are new, 1 gone"),
-        (expand(few.changed(["trainer.max_steps=3"]), tmp_path), "steps=3, not 512"),
+        (expand(few.with_overrides(["trainer.max_steps=3"]), tmp_path), "steps=3, not 512"),
     ):
         with pytest.raises(UserError, match="holds another plan") as error:
             freeze(another, folder)
@@ -192,13 +203,38 @@ def test_a_frozen_plan_is_found_again_and_another_is_refused(tmp_path: Path) -> 
         ("a100", ["mem_gb=0"], "slurm.mem_gb=0.0: must be positive, or null"),
     ],
 )
-def test_a_cluster_that_cannot_be_is_refused_by_its_key(name: str, changes: list[str], line: str) -> None:
+def test_an_invalid_cluster_is_refused_by_its_key(name: str, changes: list[str], line: str) -> None:
     with pytest.raises(UserError) as error:
         load_cluster(name, changes)
     assert str(error.value).startswith(line)
 
 
-def test_files_of_ones_own(tmp_path: Path) -> None:
+def test_a_file_builds_on_its_defaults(tmp_path: Path) -> None:
+    """Mappings such as ``axes`` are merged key by key, all other values are replaced."""
+    (tmp_path / "some.yaml").write_text("{base: [size=s1], axes: {seed: [0, 1], ctx: [256]}, rules: [{add: [a=1]}]}")
+    (tmp_path / "mine.yaml").write_text("{defaults: some, base: [size=s2], axes: {seed: [2], model: [mamba]}}")
+    mine = load_sweep(f"{tmp_path}/mine.yaml")
+    assert (mine.base, mine.axes) == (("size=s2",), {"seed": ("2",), "ctx": ("256",), "model": ("mamba",)})
+    assert [rule.add for rule in mine.rules] == [("a=1",)]
+    (tmp_path / "a100.yaml").write_text("{defaults: a100, partition: mine}")
+    here, suite = load_cluster(f"{tmp_path}/a100.yaml", []), load_cluster("a100", [])
+    assert here == replace(suite, partition="mine")
+    assert load_sweep("pile_scaling", "laptop").rules == load_sweep("books_scaling", "laptop").rules
+    for text in ("defaults: nothing", "defaults: mine"):
+        (tmp_path / "mine.yaml").write_text(text)
+        with pytest.raises(UserError, match=rf"mine.yaml: {text.replace(': ', '=')}: no other file of this name"):
+            load_sweep(f"{tmp_path}/mine.yaml")
+
+
+def test_the_cluster_of_the_readme_is_one_file(tmp_path: Path) -> None:
+    (text,) = re.findall(r"```yaml\n(.*?)```", (assets() / "slurm/README.md").read_text(), re.DOTALL)
+    (tmp_path / "my_cluster.yaml").write_text(text)
+    mine = load_cluster(f"{tmp_path}/my_cluster.yaml", [])
+    changes = {"name": "my_cluster", "partition": "long", "account": "my_group", "setup": ["module load cuda"]}
+    assert mine == replace(load_cluster("a100", []), **changes)
+
+
+def test_files_of_the_user(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("axes: {seed: [0, 1]}")
     (tmp_path / "here.yaml").write_text("{executor: local, parallel: 3}")
     assert load_sweep(f"{tmp_path}/mine.yaml").axes == {"seed": ("0", "1")}

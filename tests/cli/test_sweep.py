@@ -1,4 +1,4 @@
-"""``ttt-sweep`` as a user meets it: a sweep on this machine from plan to table, and what bad input gets."""
+"""``ttt-sweep`` as users call it: a sweep on this machine from plan to table, and the messages for bad input."""
 
 import json
 import subprocess
@@ -16,7 +16,7 @@ from ttt.cli.sweep.request import KEYS
 
 @pytest.fixture
 def say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Any:
-    """Runs ``ttt-sweep`` in a folder of its own: exit code, standard output, standard error."""
+    """Run ``ttt-sweep`` in a temporary folder; return exit code, standard output and standard error."""
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: str) -> tuple[int, str, str]:
@@ -33,7 +33,7 @@ def say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
 
 
 def wait_for_the_end(say: Any, *arguments: str) -> dict[str, dict[str, Any]]:
-    """The runs by the name of their model and recipe, when nothing waits or runs any more."""
+    """Wait until no run waits or runs any more; return the runs by run_id."""
     deadline = time.monotonic() + 600
     while True:
         _, out, _ = say("status", *arguments, "--json")
@@ -46,7 +46,7 @@ def wait_for_the_end(say: Any, *arguments: str) -> dict[str, dict[str, Any]]:
 
 @pytest.mark.slow
 def test_a_sweep_on_this_machine(say: Any, tiny: list[str], tmp_path: Path) -> None:
-    """A run, its child, a run that cannot be, and the child that this one leaves behind."""
+    """A run with its child, and a run that fails and orphans its child."""
     sweep = {
         "base": [*tiny, "trainer.max_steps=3"],
         "axes": {"data.max_chars": [1000000, 2001], "recipe": ["paper", "finetune"]},
@@ -116,16 +116,18 @@ def test_cancelling_saves_and_submitting_goes_on(say: Any, tiny: list[str], tmp_
     ("arguments", "line"),
     [
         (["frob"], "frob: no such command; choose one of plan, submit, status, retry, cancel, logs, collect"),
-        (["status"], "ttt-sweep status: sweep= is missing; ttt-sweep --help shows how"),
+        (["status"], "ttt-sweep status: sweep= is missing; see ttt-sweep --help"),
         (
             ["status", "sweep=x", "foo=1"],
-            "foo=1: no such key; ttt-sweep status takes sweep, scale, runs_dir",
+            "foo=1: no such key; ttt-sweep status takes sweep, scale, runs",
         ),
-        (["status", "sweep=x", "--wach"], "--wach: ttt-sweep status knows no such flag; ttt-sweep --help lists them"),
+        (["status", "sweep=x", "--wach"], "--wach: no such flag of ttt-sweep status; see ttt-sweep --help"),
         (["plan", "books"], "books: not of the form key=value"),
+        (["status", "sweep=x", "runs_dir=x"], "runs_dir=x: this key is now called runs; write runs=x"),
+        (["plan", "sweep=training", "runs_dir=x"], "runs_dir=x: this key is now called runs; write runs=x"),
         (["plan", "sweep=nothing"], "sweep=nothing: choose one of "),
         (["status", "sweep=nothing"], "sweep=nothing: choose one of "),
-        (["plan", "sweep=training", "scale=paper"], "scale=paper: sweep=training has scale=laptop alone"),
+        (["plan", "sweep=training", "scale=paper"], "scale=paper: sweep=training has only scale=laptop"),
         (["plan", "sweep=training", "device=abacus"], "device=abacus: choose one of v100, a100"),
         (["plan", "sweep=training", "utilisation=2"], "utilisation=2.0: must be above 0 and at most 1"),
         (["plan", "sweep=training", "utilisation=much"], "utilisation=much: must be a number"),

@@ -1,4 +1,4 @@
-"""Every file of sweeps/ at both scales: it composes, and what the laptop's cost is what sweeps/README.md says."""
+"""Every file of sweeps/ at both scales composes, and the laptop's sweeps cost what sweeps/README.md states."""
 
 import re
 from functools import cache
@@ -10,24 +10,24 @@ from ttt.cli.sweep.expand import expand, load_sweep
 from ttt.cli.sweep.files import SCALES, sweep_names
 from ttt.config.assets import assets
 from ttt.config.schema import TrainConfig
+from ttt.launch.cost import run_costs
 from ttt.launch.plan import Plan, PlannedRun
-from ttt.launch.price import price
 
 FILES = [(scale, name) for scale in SCALES for name in sweep_names(scale)]
 README = (assets() / "sweeps" / "README.md").read_text(encoding="utf-8")
 REPRODUCE = (assets() / "REPRODUCE.md").read_text(encoding="utf-8")
 
 OVERHEAD = 8
-"""Seconds a run takes to start and to be evaluated."""
+"""Seconds that a run needs to start and to be evaluated."""
 
 FULL = {"s1": 512 * 1024, "s2": 1536 * 1024, "s3": 3072 * 1024}
-"""Tokens of the runs that were timed."""
+"""Training tokens of the timed runs."""
 
 CONTEXT_FACTOR = {256: 1.0, 512: 1.0, 1024: 1.25, 2048: 1.7}
-"""Time a token of the Transformer, against context 512; that of the others does not depend on it."""
+"""Time per token of the Transformer relative to context 512; that of the other methods does not depend on it."""
 
 ONLINE_FACTOR, WHOLE_FACTOR = 2.0, 1.4
-"""Time of b = 1, and of b = T, against b = 16."""
+"""Time of b = 1 and of b = T relative to b = 16."""
 
 
 @cache
@@ -50,14 +50,14 @@ def test_every_sweep_composes(scale: str, name: str) -> None:
 @pytest.mark.parametrize(("scale", "name"), FILES)
 def test_every_sweep_has_a_price(scale: str, name: str) -> None:
     found = plan(scale, name)
-    prices = price(found, "h100", 0.4)
-    assert [one.run for one in prices] == found.runs
-    assert all(one.flops > 1e11 and one.parameters > 1e5 for one in prices)
+    costs = run_costs(found, "h100", 0.4)
+    assert [cost.run for cost in costs] == found.runs
+    assert all(one.flops > 1e11 and one.parameters > 1e5 for one in costs)
 
 
 def test_a_figure_of_the_paper_has_both_scales() -> None:
-    of_the_laptop_alone = ("ablation_released", "rates", "training")
-    assert sweep_names("paper") == [name for name in sweep_names("laptop") if name not in of_the_laptop_alone]
+    laptop_only = ("ablation_released", "rates", "training")
+    assert sweep_names("paper") == [name for name in sweep_names("laptop") if name not in laptop_only]
 
 
 def test_the_papers_books_have_everything() -> None:
@@ -91,7 +91,7 @@ def test_the_papers_scaling_has_both_backbones(name: str, contexts: set[int]) ->
 
 
 def seconds(run: PlannedRun, config: TrainConfig) -> float:
-    """What a run takes on one core, by the table of timed runs in sweeps/README.md."""
+    """Estimate the seconds of a run on one core from the table of timed runs in sweeps/README.md."""
     row = re.search(rf"^\| `{config.model.name}` \|(.*)\|$", README, re.MULTILINE)
     assert row, config.model.name
     timed = dict(zip(("s1", "s2", "s3"), map(str.strip, row[1].split("|")), strict=True))
@@ -103,7 +103,7 @@ def seconds(run: PlannedRun, config: TrainConfig) -> float:
 
 
 def minutes(*names: str) -> tuple[int, int]:
-    """How many runs sweeps of the laptop have together, each counted once, and their CPU minutes."""
+    """Return the number of distinct runs of these laptop sweeps, and their CPU minutes."""
     runs = {
         run.run_id: seconds(run, found.configs[run.run_id]) for found in map(of_laptop, names) for run in found.runs
     }
@@ -156,7 +156,7 @@ def test_the_search_for_rates_is_every_methods() -> None:
         for name in sweep_names("laptop")
         for config in of_laptop(name).configs.values()
     }
-    # Linear attention is a row of Table 1 alone, whose rows have a search of their own.
+    # Linear attention is only a row of Table 1, whose rows have a search of their own.
     searched = {method for method in trained if method[0] in ("s1", "s2") and method[1] != "linear_attention"}
     assert tried.keys() == searched
 

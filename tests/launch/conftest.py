@@ -1,4 +1,4 @@
-"""Sweeps without a cluster: a plan of small runs, and programs that answer as SLURM's do."""
+"""Sweeps without a cluster: a plan of small runs, and stand-ins for SLURM's commands."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +13,7 @@ Program = Callable[[str, str], None]
 
 @pytest.fixture
 def make_sweep(tmp_path: Path) -> Callable[[list[PlannedRun]], SweepFolder]:
-    """Freezes a plan of these runs."""
+    """Freeze a plan of these runs."""
 
     def make(runs: list[PlannedRun]) -> SweepFolder:
         folder = SweepFolder(tmp_path / "sweep")
@@ -26,7 +26,7 @@ def make_sweep(tmp_path: Path) -> Callable[[list[PlannedRun]], SweepFolder]:
 
 @pytest.fixture
 def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Program:
-    """Makes a program of this name and Python text that is found first."""
+    """Create a program with this name and Python source, first in PATH."""
     folder = tmp_path / "bin"
     folder.mkdir()
     monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")

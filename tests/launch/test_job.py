@@ -1,4 +1,4 @@
-"""A run as submitit's job: how it ends, how it goes on, and what is left about it."""
+"""A run as a submitit job: how it ends, how it resumes, and what it records."""
 
 import json
 import os
@@ -57,17 +57,17 @@ running.evaluate_run = before("evaluation", running.evaluate_run)
 from submitit.core.submission import process_job
 process_job(sys.argv[1])
 """
-"""A job as submitit runs it, to which something happens at a moment of its run."""
+"""A program that runs a submitit job and disturbs it at a chosen moment."""
 
 ALONE = {"SUBMITIT_EXECUTOR": "local", "SUBMITIT_LOCAL_JOB_ID": "17", "SUBMITIT_LOCAL_NTASKS": "1"}
 ALONE |= {"SUBMITIT_LOCAL_GLOBALID": "0", "SUBMITIT_LOCAL_LOCALID": "0", "OMP_NUM_THREADS": "1"}
-GOES_ON = "ttt-sweep retry goes on from the last checkpoint"
+RESUMES = "ttt-sweep retry resumes from the last checkpoint"
 REQUEUED = 144
-"""Exit code by which submitit's local executor is told to start a job again."""
+"""Exit code that makes submitit's local executor start the job again."""
 
 
 class Submitted:
-    """A job in a folder, as submitit leaves it there."""
+    """A job in a folder, pickled as by submitit."""
 
     def __init__(self, starter: Starter, folder: Path, config: TrainConfig, tasks: int, requeues: int) -> None:
         self.starter = starter
@@ -82,7 +82,7 @@ class Submitted:
         delayed.dump(folder / "submitit/17_submitted.pkl")
 
     def start(self, when: str = "never", what: str = "", **environment: str) -> list[tuple[int, str]]:
-        """Exit code and standard error of every process."""
+        """Run the job; return exit code and standard error of every process."""
         with socket.socket() as free:
             free.bind(("localhost", 0))
             here = {"SUBMITIT_LOCAL_NTASKS": str(self.tasks), "MASTER_PORT": str(free.getsockname()[1])}
@@ -118,7 +118,7 @@ def submit(configure: Configure, starter: Starter, tmp_path: Path) -> Callable[.
 
 @pytest.fixture
 def in_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The process of the test is the job."""
+    """Make the test's process the job."""
     for name, value in ALONE.items():
         monkeypatch.setenv(name, value)
 
@@ -156,7 +156,7 @@ def test_a_job_is_queued_again_so_often_and_no_more(submit: Submit) -> None:
     ((code, errors),) = job.start("step 5", "SIGUSR2")
     assert code == 1, errors
     assert (job.record()["status"], job.record()["last_checkpoint"]) == ("interrupted", "step-00000006.ckpt")
-    assert job.ends()[-1] == ("failed", f"timed out more often than slurm.requeues allows; {GOES_ON}")
+    assert job.ends()[-1] == ("failed", f"timed out more often than slurm.requeues allows; {RESUMES}")
 
 
 def test_before_training_the_job_is_queued_again_at_once(submit: Submit) -> None:

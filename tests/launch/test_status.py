@@ -1,4 +1,4 @@
-"""What a sweep says of its runs, from records, ends and the words of a stand-in for sacct."""
+"""The status of a sweep's runs, from records, job ends and a stand-in for sacct."""
 
 import shutil
 import sys
@@ -16,9 +16,9 @@ from sweep_cases import planned, write_record
 from ttt.cli.sweep.tables import status_table
 from ttt.config.errors import UserError
 from ttt.config.schema import TrainConfig
-from ttt.launch.journal import append, read
+from ttt.launch.journal import append_lines, read_lines
 from ttt.launch.plan import Plan, PlannedRun, SweepFolder, freeze
-from ttt.launch.status import RunStatus, sweep_status
+from ttt.launch.status import BROKEN, RunStatus, sweep_status
 
 Make = Callable[[list[PlannedRun]], SweepFolder]
 Program = Callable[[str, str], None]
@@ -27,12 +27,12 @@ LONG_AGO = (datetime.now(UTC) - timedelta(hours=1)).isoformat()
 
 
 def submitted(folder: SweepFolder, run: PlannedRun, job_id: str, **more: Any) -> None:
-    append(folder.jobs, [{"run_id": run.run_id, "job_id": job_id, "executor": "slurm", "time": LONG_AGO, **more}])
+    append_lines(folder.jobs, [{"run_id": run.run_id, "job_id": job_id, "executor": "slurm", "time": LONG_AGO, **more}])
 
 
 def ended(folder: SweepFolder, run: PlannedRun, job_id: str, status: str, error: str | None) -> None:
     line = {"job_id": job_id, "restart": 0, "status": status, "error": error, "time": LONG_AGO}
-    append(folder.ends(run.run_id), [line])
+    append_lines(folder.ends(run.run_id), [line])
 
 
 def sacct(program: Program, states: dict[str, str], end: str = "Unknown") -> None:
@@ -46,7 +46,7 @@ def only(folder: SweepFolder) -> RunStatus:
 
 
 @pytest.mark.parametrize(
-    ("word", "state", "detail"),
+    ("slurm_state", "state", "detail"),
     [
         ("PENDING", "queued", ""),
         ("REQUEUED", "queued", ""),
@@ -61,13 +61,13 @@ def only(folder: SweepFolder) -> RunStatus:
         ("CANCELLED by 1000", "cancelled", ""),
     ],
 )
-def test_slurms_words_and_ours(
-    word: str, state: str, detail: str, make_sweep: Make, program: Program, tmp_path: Path
+def test_slurm_states_and_run_states(
+    slurm_state: str, state: str, detail: str, make_sweep: Make, program: Program, tmp_path: Path
 ) -> None:
     run = planned(0, tmp_path)
     folder = make_sweep([run])
     submitted(folder, run, "17")
-    sacct(program, {"17": word})
+    sacct(program, {"17": slurm_state})
     assert (only(folder).state, only(folder).detail) == (state, detail)
 
 
@@ -108,6 +108,26 @@ def test_a_failed_run_says_why(make_sweep: Make, program: Program, tmp_path: Pat
     sacct(program, {"17_3": "FAILED"})
     ended(folder, run, "17_3", "failed", "loss diverged at step 3")
     assert (only(folder).state, only(folder).detail) == ("failed", "loss diverged at step 3")
+
+
+def test_a_run_that_diverged_is_shown_as_such_and_counts_as_a_failure(
+    make_sweep: Make, program: Program, tmp_path: Path
+) -> None:
+    run, error = planned(0, tmp_path), "the loss became nan at step 3"
+    folder = make_sweep([run])
+    write_record(run, "diverged", steps=3)
+    for number in range(3):
+        assert not only(folder).given_up
+        submitted(folder, run, str(number))
+        ended(folder, run, str(number), "diverged", error)
+        sacct(program, {str(number): "FAILED" for number in range(number + 1)})
+    assert (only(folder).state, only(folder).detail, only(folder).given_up) == ("diverged", error, True)
+    assert "diverged" in BROKEN
+    assert status_table([only(folder)]).endswith("1 runs: 1 diverged")
+    submitted(folder, run, "3")
+    ended(folder, run, "3", "failed", "another process writes the folder")
+    sacct(program, {str(number): "FAILED" for number in range(4)})
+    assert (only(folder).state, only(folder).given_up) == ("failed", False)
 
 
 def test_a_finished_run_whose_folder_is_gone(make_sweep: Make, program: Program, tmp_path: Path) -> None:
@@ -219,7 +239,7 @@ def test_the_work_for_a_status_grows_no_faster_than_the_number_of_runs(
     [
         (
             "sys.exit('Slurm accounting storage is disabled')",
-            "accounting storage is disabled; states of jobs need SLURM's accounting",
+            "accounting storage is disabled; job states need SLURM's accounting",
         ),
         (
             "sys.exit('sacct: error: Problem talking to the database')",
@@ -253,13 +273,13 @@ def test_no_sweep_in_the_folder(tmp_path: Path) -> None:
 
 def test_lines_are_added_whole_even_after_one_that_was_cut_off(tmp_path: Path) -> None:
     path = tmp_path / "folder" / "lines.jsonl"
-    append(path, [{"a": 1}])
+    append_lines(path, [{"a": 1}])
     with path.open("a") as file:
         file.write('{"a": ')
-    assert read(path) == [{"a": 1}]
-    append(path, [{"a": 2}])
+    assert read_lines(path) == [{"a": 1}]
+    append_lines(path, [{"a": 2}])
     with pytest.raises(UserError, match="a line is not JSON"):
-        read(path)
+        read_lines(path)
 
 
 def test_sweeps_side_by_side_see_each_others_jobs(make_sweep: Make, program: Program, tmp_path: Path) -> None:
@@ -299,6 +319,6 @@ def test_runs_are_told_apart_by_what_their_ids_do_not_say(tmp_path: Path) -> Non
         planned(i, tmp_path, overrides=("size=s1", f"seed={i}", f"recipe.learning_rate={rate}"))
         for i, rate in enumerate(rates)
     ]
-    lines = status_table([RunStatus(run, "not submitted") for run in runs]).splitlines()
+    lines = status_table([RunStatus(run) for run in runs]).splitlines()
     assert lines[1].startswith("run-0000 recipe.learning_rate=1e-3  not submitted")
     assert lines[2].startswith("run-0001 recipe.learning_rate=1e-2  not submitted")

@@ -1,4 +1,4 @@
-"""What is handed to SLURM, held by a stand-in for sbatch."""
+"""What is submitted to SLURM, with a stand-in for sbatch."""
 
 import re
 from collections.abc import Callable
@@ -10,9 +10,9 @@ from sweep_cases import planned
 from ttt.config.cluster import ClusterConfig
 from ttt.config.errors import UserError
 from ttt.launch.cancel import cancel_runs
-from ttt.launch.journal import read
+from ttt.launch.journal import read_lines
 from ttt.launch.plan import PlannedRun, SweepFolder
-from ttt.launch.shape import Asked, read_asked, write_asked
+from ttt.launch.resources import Resources, read_resources, write_resources
 from ttt.launch.status import sweep_status
 from ttt.launch.submit import submit
 
@@ -43,7 +43,7 @@ CLUSTER = ClusterConfig(
 
 @pytest.fixture
 def sbatch(program: Program, tmp_path: Path) -> Path:
-    """A stand-in that keeps what it is given and counts jobs from 17; its folder."""
+    """Install a stand-in for sbatch that keeps scripts and counts jobs from 17; return its folder."""
     kept = tmp_path / "sbatch"
     kept.mkdir()
     program("srun", "")
@@ -57,11 +57,11 @@ def sbatch(program: Program, tmp_path: Path) -> Path:
     return kept
 
 
-def send(folder: SweepFolder, runs: list[PlannedRun], asked: Asked | None = None, **active: str) -> list[str]:
-    """Submits; what was reported."""
-    said: list[str] = []
-    submit(folder, asked or Asked(CLUSTER), runs, active, said.append)
-    return said
+def send(folder: SweepFolder, runs: list[PlannedRun], resources: Resources | None = None, **active: str) -> list[str]:
+    """Submit runs and return the lines reported."""
+    lines: list[str] = []
+    submit(folder, resources or Resources(CLUSTER), runs, active, lines.append)
+    return lines
 
 
 def normalised(text: str, folder: SweepFolder) -> str:
@@ -69,8 +69,8 @@ def normalised(text: str, folder: SweepFolder) -> str:
     return re.sub(r"(\S*/)?python\S* -u", "PYTHON -u", text)
 
 
-def test_what_is_submitted_is_what_it_was(make_sweep: Make, sbatch: Path, tmp_path: Path) -> None:
-    """Any change of the file that users' clusters see must be meant: then write the new one down."""
+def test_the_script_is_the_golden_one(make_sweep: Make, sbatch: Path, tmp_path: Path) -> None:
+    """Fails on any change of the script that users' clusters get; if the change is intended, update the golden file."""
     runs = [planned(number, tmp_path, nodes=2, devices=4) for number in range(3)]
     folder = make_sweep(runs)
     assert send(folder, runs) == ["job 17: 3 runs"]
@@ -82,7 +82,7 @@ def test_every_run_has_its_job_and_its_pickle(make_sweep: Make, tmp_path: Path) 
     runs = [planned(number, tmp_path) for number in range(3)]
     folder = make_sweep(runs)
     send(folder, runs)
-    assert [(line["run_id"], line["job_id"]) for line in read(folder.jobs)] == [
+    assert [(line["run_id"], line["job_id"]) for line in read_lines(folder.jobs)] == [
         ("run-0000", "17_0"),
         ("run-0001", "17_1"),
         ("run-0002", "17_2"),
@@ -92,15 +92,15 @@ def test_every_run_has_its_job_and_its_pickle(make_sweep: Make, tmp_path: Path) 
     ]
 
 
-def test_one_array_for_each_shape_and_children_behind_their_parents(
+def test_one_array_for_each_set_of_resources_and_parents_before_children(
     make_sweep: Make, sbatch: Path, tmp_path: Path
 ) -> None:
     first, second = planned(0, tmp_path), planned(1, tmp_path)
     large = planned(2, tmp_path, resources={"mem_gb": 128})
     children = [planned(3, tmp_path, "run-0000"), planned(4, tmp_path, "run-0000"), planned(5, tmp_path, "run-0001")]
     folder = make_sweep([first, second, large, *children])
-    said = send(folder, [first, second, large, *children])
-    assert said == ["job 17: 2 runs", "job 18: 1 run", "job 19: 2 runs, after 17_0", "job 20: 1 run, after 17_1"]
+    lines = send(folder, [first, second, large, *children])
+    assert lines == ["job 17: 2 runs", "job 18: 1 run", "job 19: 2 runs, after 17_0", "job 20: 1 run, after 17_1"]
     texts = {path.name: path.read_text() for path in sbatch.iterdir()}
     assert "--mem=64GB" in texts["17"]
     assert "--mem=128GB" in texts["18"]
@@ -117,28 +117,28 @@ def test_a_child_waits_for_a_parent_that_was_submitted_before(make_sweep: Make, 
     assert send(folder, [child]) == ["job 18: 1 run"]
 
 
-def test_what_is_said_for_all_counts_before_what_the_sweep_says_of_one(
+def test_the_command_line_takes_precedence_over_the_rules_of_a_sweep(
     make_sweep: Make, sbatch: Path, tmp_path: Path
 ) -> None:
     run = planned(0, tmp_path, resources={"mem_gb": 128, "timeout_min": 30})
     folder = make_sweep([run])
-    asked = Asked(ClusterConfig(name="x", mem_gb=256, timeout_min=60), ("mem_gb",))
-    write_asked(folder, asked)
-    assert read_asked(folder) == asked
-    send(folder, [run], asked)
+    resources = Resources(ClusterConfig(name="x", mem_gb=256, timeout_min=60), ("mem_gb",))
+    write_resources(folder, resources)
+    assert read_resources(folder) == resources
+    send(folder, [run], resources)
     assert "--mem=256GB" in (sbatch / "17").read_text()
     assert "--time=30" in (sbatch / "17").read_text()
 
 
 @pytest.mark.usefixtures("sbatch")
-def test_arrays_are_no_longer_than_slurm_takes_them(make_sweep: Make, tmp_path: Path) -> None:
+def test_arrays_are_no_longer_than_slurm_allows(make_sweep: Make, tmp_path: Path) -> None:
     runs = [planned(number, tmp_path) for number in range(1003)]
     folder = make_sweep(runs)
     assert send(folder, runs) == ["job 17: 1000 runs", "job 18: 3 runs"]
-    assert len(read(folder.jobs)) == 1003
+    assert len(read_lines(folder.jobs)) == 1003
 
 
-def test_sbatchs_own_words_are_passed_on(make_sweep: Make, program: Program, tmp_path: Path) -> None:
+def test_an_error_of_sbatch_is_passed_on(make_sweep: Make, program: Program, tmp_path: Path) -> None:
     program("srun", "")
     program(
         "sbatch",
@@ -151,9 +151,9 @@ def test_sbatchs_own_words_are_passed_on(make_sweep: Make, program: Program, tmp
         send(folder, runs)
     assert str(error.value) == (
         "slurm=golden: invalid partition specified: nope; Batch job submission failed: Invalid partition name "
-        "specified; correct slurm/golden.yaml, or say slurm.KEY=VALUE"
+        "specified; correct slurm/golden.yaml, or set slurm.KEY=VALUE"
     )
-    assert read(folder.jobs) == []
+    assert read_lines(folder.jobs) == []
 
 
 def test_a_machine_without_slurm(make_sweep: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -164,16 +164,16 @@ def test_a_machine_without_slurm(make_sweep: Make, monkeypatch: pytest.MonkeyPat
         send(folder, runs)
 
 
-def test_several_nodes_are_no_shape_of_this_machine(make_sweep: Make, tmp_path: Path) -> None:
+def test_several_nodes_are_refused_on_this_machine(make_sweep: Make, tmp_path: Path) -> None:
     runs = [planned(0, tmp_path, nodes=2)]
     folder = make_sweep(runs)
     with pytest.raises(UserError, match=r"trainer.nodes=2: slurm=here is one machine"):
-        send(folder, runs, Asked(ClusterConfig(name="here", executor="local")))
-    assert read(folder.jobs) == []
+        send(folder, runs, Resources(ClusterConfig(name="here", executor="local")))
+    assert read_lines(folder.jobs) == []
 
 
 @pytest.mark.usefixtures("sbatch")
-def test_cancelling_is_noted_and_told_to_slurm(make_sweep: Make, program: Program, tmp_path: Path) -> None:
+def test_cancelling_is_recorded_and_passed_to_slurm(make_sweep: Make, program: Program, tmp_path: Path) -> None:
     runs = [planned(number, tmp_path) for number in range(2)]
     folder = make_sweep(runs)
     send(folder, runs)

@@ -1,4 +1,4 @@
-"""A real cluster of virtual nodes on this machine, and sweeps on it, driven as a user drives them."""
+"""A real SLURM with virtual nodes on this machine, and sweeps on it through the user's commands."""
 
 import json
 import os
@@ -28,8 +28,8 @@ class Cluster:
     """SLURM, started for these tests.
 
     Attributes:
-        folder: of its daemons.
-        work: for sweeps and runs.
+        folder: folder of its daemons.
+        work: folder for sweeps and runs.
     """
 
     folder: Path
@@ -40,17 +40,17 @@ class Cluster:
         return os.environ | {"SLURM_CONF": str(self.folder / "etc/slurm.conf")}
 
     def ask(self, *command: str) -> str:
-        """What one of SLURM's commands prints."""
+        """Run one of SLURM's commands and return its output."""
         done = subprocess.run(command, env=self.environment, capture_output=True, text=True)
         assert done.returncode == 0, f"{command}: {done.stderr}"
         return done.stdout.strip()
 
     def daemon(self, name: str) -> int:
-        """Its process."""
+        """Return the process id of a daemon."""
         return int((self.folder / f"run/{name}.pid").read_text())
 
     def lives(self, process: int) -> bool:
-        """Whether a daemon runs; nobody reaps one in a container, where it stays as a zombie."""
+        """Return whether a daemon runs; in a container an ended one stays as a zombie."""
         try:
             return "\nState:\tZ" not in Path(f"/proc/{process}/status").read_text()
         except OSError:
@@ -64,21 +64,21 @@ class Sweep:
     cluster: Cluster
     starter: Starter
     file: Path
-    runs_dir: Path
+    runs_folder: Path
 
     @property
     def folder(self) -> Path:
-        return self.runs_dir / "sweeps" / self.file.stem
+        return self.runs_folder / "sweeps" / self.file.stem
 
     def command(self, name: str, *arguments: str, step_seconds: float = 0) -> str:
-        """Runs ``ttt-sweep NAME`` and returns what it prints."""
+        """Run ``ttt-sweep NAME`` and return its output."""
         done = self.run(name, *arguments, step_seconds=step_seconds)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
     def run(self, name: str, *arguments: str, step_seconds: float = 0) -> "subprocess.CompletedProcess[str]":
-        """Runs ``ttt-sweep NAME``."""
-        command = [name, f"sweep={self.file}", f"runs_dir={self.runs_dir}", *arguments]
+        """Run ``ttt-sweep NAME``."""
+        command = [name, f"sweep={self.file}", f"runs={self.runs_folder}", *arguments]
         environment = self.cluster.environment | {
             "PYTHONPATH": str(Path(__file__).with_name("slowly")),
             "STEP_SECONDS": str(step_seconds),
@@ -89,49 +89,49 @@ class Sweep:
         return self.command("submit", "slurm=one_machine", *arguments, step_seconds=step_seconds)
 
     def runs(self) -> dict[str, dict[str, Any]]:
-        """What ``ttt-sweep status --json`` says, by run_id."""
+        """Return the runs of ``ttt-sweep status --json`` by run_id."""
         return {run["run_id"]: run for run in json.loads(self.command("status", "--json"))}
 
     def states(self) -> dict[str, str]:
         return {name: run["state"] for name, run in self.runs().items()}
 
     def only(self) -> dict[str, Any]:
-        """The status of the only run."""
+        """Return the status of the only run."""
         (run,) = self.runs().values()
         return run
 
     def jobs(self) -> list[dict[str, Any]]:
-        """Lines of what has been submitted."""
+        """Return the jobs that have been submitted."""
         return lines(self.folder / "jobs.jsonl")
 
     def planned(self) -> list[dict[str, Any]]:
         return json.loads((self.folder / "plan.json").read_text())["runs"]
 
     def record(self, run: dict[str, Any]) -> dict[str, Any]:
-        """The run's record, empty where there is none yet."""
+        """Return the run's record, empty if there is none yet."""
         path = Path(run["folder"]) / "record.json"
         return json.loads(path.read_text()) if path.exists() else {}
 
     def ends(self, run: dict[str, Any]) -> list[dict[str, Any]]:
         return lines(self.folder / "ends" / f"{run['run_id']}.jsonl")
 
-    def wait_for(self, done: Callable[[], object], what: str, seconds: float = 600) -> None:
-        """Returns as soon as ``done()`` holds."""
+    def wait_for(self, done: Callable[[], object], event: str, seconds: float = 600) -> None:
+        """Wait until ``done()`` holds."""
         deadline = time.monotonic() + seconds
         while not done():
             if time.monotonic() > deadline:
-                self.fail(f"not within {seconds} s: {what}")
+                self.fail(f"not within {seconds} s: {event}")
             # Many conditions run ttt-sweep.
             time.sleep(0.3)
 
     def fail(self, why: str) -> NoReturn:
-        """Fails the test, and shows what the sweep says of itself."""
+        """Fail the test with the sweep's status and logs."""
         started = [run["run_id"] for run in self.planned() if self.record(run)]
         logs = self.command("logs", *started) if started else ""
-        pytest.fail(f"{self.file.stem} in {self.runs_dir}: {why}\n{self.command('status')}\n{logs}")
+        pytest.fail(f"{self.file.stem} in {self.runs_folder}: {why}\n{self.command('status')}\n{logs}")
 
     def wait_until_finished(self, seconds: float = 600) -> None:
-        """Returns when all runs are; a failure is not waited out."""
+        """Wait until all runs are finished; fail at the first run that failed."""
 
         def finished() -> bool:
             runs = self.planned()
@@ -143,11 +143,11 @@ class Sweep:
         self.wait_for(finished, "all runs finished", seconds)
 
     def wait_for_step(self, run: dict[str, Any], step: int) -> None:
-        """Returns when the run has saved ``step`` steps and goes on."""
+        """Wait until the run has saved ``step`` steps."""
         self.wait_for(lambda: self.record(run).get("steps", 0) >= step, f"{run['run_id']} at step {step}")
 
     def kill(self, job_id: str) -> None:
-        """SIGKILL to the processes of a job, as when a node's memory runs out."""
+        """Send SIGKILL to the processes of a job, as when a node's memory runs out."""
         own = {f"SLURM_CONF={self.cluster.environment['SLURM_CONF']}".encode(), f"SLURM_JOB_ID={job_id}".encode()}
         killed = 0
         for process in Path("/proc").glob("[0-9]*"):
@@ -163,13 +163,13 @@ class Sweep:
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
-    """A file of one JSON a line; no file is an empty one."""
+    """Read a file of JSON lines; an absent file is empty."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    # Not below pytest's own folder, which only its owner may enter: munge asks for a path that is open to all.
+    # Not in pytest's temporary folder, which only its owner may enter: munge requires a path that is open to all.
     work = Path(tempfile.mkdtemp(prefix="ttt-slurm-"))
     work.chmod(0o755)
     folder = work / "cluster"
@@ -182,7 +182,7 @@ def cluster() -> Iterator[Cluster]:
 
 
 def start(folder: Path) -> None:
-    """On ports that nobody else has, such as the tests of another checkout."""
+    """Start the cluster on free ports; the tests of another checkout may use some."""
     first = 20000 + os.getpid() % 400 * 10
     for port in range(first, first + 100, 10):
         command = [sys.executable, str(SCRIPT), "start", str(folder), "--nodes", str(NODES), "--port", str(port)]
@@ -194,7 +194,7 @@ def start(folder: Path) -> None:
 
 @pytest.fixture(scope="session")
 def sweep(cluster: Cluster, starter: Starter, tiny: list[str]) -> Callable[..., Sweep]:
-    """Makes a sweep of tiny runs, with further overrides, axes and rules, and a folder of its own for its runs."""
+    """Return a function that makes a sweep of tiny runs, with a runs folder of its own."""
 
     def make(name: str, *base: str, runs: str = "", rules: list[Any] | None = None, **axes: list[Any]) -> Sweep:
         file = cluster.work / f"{name}.yaml"

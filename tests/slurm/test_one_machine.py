@@ -1,4 +1,4 @@
-"""What the script for a cluster on one machine refuses; that it works, the tests on the cluster show."""
+"""The errors of the script for a cluster on one machine; the tests on the real cluster cover its normal use."""
 
 import importlib.util
 import os
@@ -18,7 +18,7 @@ SCRIPT = assets() / "slurm/one_machine.py"
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The script as a module, for root on a machine that has all packages."""
+    """Return the script as a module that sees root and all packages installed."""
     spec = importlib.util.spec_from_file_location("one_machine", SCRIPT)
     assert spec is not None
     assert spec.loader is not None
@@ -103,7 +103,7 @@ def test_removing_leaves_what_is_not_its_own(script: ModuleType, tmp_path: Path)
 
 
 def test_the_script_needs_nothing_but_python(tmp_path: Path) -> None:
-    """It runs under sudo, where no environment with packages is active."""
+    """The script runs under sudo, without a virtual environment."""
     done = subprocess.run(
         [sys.executable, "-I", "-S", SCRIPT, "--help"], cwd=tmp_path, capture_output=True, text=True, check=True
     )

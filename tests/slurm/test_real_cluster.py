@@ -1,6 +1,6 @@
-"""Sweeps on a real cluster: runs end well, are killed, preempted, run out of time, and lose their controller.
+"""Sweeps on a real cluster: runs finish, are killed, are preempted, reach the time limit, and lose their controller.
 
-Most is submitted before the first of these tests looks, and goes on side by side; each disturbs only its own runs.
+Most runs are submitted before the first test and train side by side; each test disturbs only its own runs.
 """
 
 import json
@@ -22,7 +22,7 @@ MISSING = subprocess.run(
     [sys.executable, assets() / "slurm/one_machine.py", "packages"], capture_output=True, text=True, check=True
 ).stdout.strip()
 if MISSING or os.geteuid() != 0:
-    # Of the module, not of each test: one line.
+    # One line for the module instead of one per test.
     pytest.skip(
         f"no real SLURM: {f'not installed: {MISSING}' if MISSING else 'needs root'}; see slurm/README.md",
         allow_module_level=True,
@@ -32,9 +32,9 @@ Sweeps = dict[str, Any]
 
 STEPS = 160
 DISTURBED = [f"recipe.steps={STEPS}", "trainer.checkpoint_every=20"]
-"""Overrides of a run that lasts long enough to be disturbed, where its steps sleep."""
+"""Overrides of a run that lasts long enough to be disturbed when its steps sleep."""
 SLOW = 0.35
-"""Seconds that a step sleeps: all together outlast a time limit of a minute, whose signal comes 10 to 40 s early."""
+"""Sleep per step, seconds: all steps together exceed a time limit of a minute, whose signal comes 10 to 40 s early."""
 PRETRAINED = {"when": {"recipe": "finetune"}, "from": {"recipe": "paper"}, "add": ["recipe.steps=4"]}
 
 pytestmark = pytest.mark.slow
@@ -50,37 +50,37 @@ def six(sweep: Callable[..., Any]) -> Any:
 
 @pytest.fixture(scope="module")
 def sweeps(sweep: Callable[..., Any]) -> Sweeps:
-    """All others. One run in six folders: left alone as a process of this machine, and disturbed in five ways."""
+    """All other sweeps, among them one run in six folders: undisturbed on this machine, and disturbed in five ways."""
     same = ("whole", "limited", "preempted", "lost", "killed", "cancelled")
     made = {name: sweep("run", *DISTURBED, runs=name, seed=[7]) for name in same}
     made["child"] = sweep("child", recipe=["paper", "finetune"], rules=[PRETRAINED])
     made["broken"] = sweep("broken", "recipe.learning_rate=1e30", recipe=["paper", "finetune"], rules=[PRETRAINED])
     made["nodes"] = sweep("nodes", "trainer.strategy=ddp", "trainer.nodes=2", model=["transformer"], seed=[0])
-    asked: dict[str, tuple[list[str], float]] = {
+    options: dict[str, tuple[list[str], float]] = {
         "limited": (["slurm.timeout_min=1", "slurm.signal_delay_s=10"], SLOW),
         "nodes": ([], 0),
         "child": ([], 0.2),
         "broken": ([], 0),
         "killed": ([], SLOW),
         "cancelled": ([], SLOW),
-        # A whole node each, to which something can happen without a harm to others.
+        # Each gets a whole node, so that disturbing the node harms no other run.
         "preempted": (["slurm.cpus_per_task=4"], SLOW),
         "lost": (["slurm.cpus_per_task=4"], SLOW),
     }
     made["whole"].command("submit", "slurm=local")
     with ThreadPoolExecutor(max_workers=2) as pool:
-        sent = [pool.submit(made[name].submit, *slurm, step_seconds=slow) for name, (slurm, slow) in asked.items()]
+        sent = [pool.submit(made[name].submit, *slurm, step_seconds=slow) for name, (slurm, slow) in options.items()]
         assert all("submitted" in one.result() for one in sent)
     return made
 
 
 def state(cluster: Any, job: str) -> str:
-    """SLURM's word for it."""
+    """Return SLURM's state of a job."""
     return cluster.ask("sacct", "--allocations", "--noheader", "--parsable2", f"--jobs={job}", "--format=State")
 
 
 def assert_ends_as_the_whole_run(disturbed: Any, whole: Any) -> None:
-    """The same bytes of metrics, and the same weights and optimizer state."""
+    """Assert equal bytes of the metrics, and equal weights and optimizer state."""
     whole.wait_until_finished()
     disturbed.wait_until_finished()
     ours, theirs = (Path(sweep.only()["folder"]) for sweep in (disturbed, whole))
@@ -99,7 +99,7 @@ def test_submitting_twice_submits_nothing_twice(six: Any) -> None:
 
 
 def test_the_controller_is_restarted(six: Any) -> None:
-    """Jobs go on without it, and those that wait start when it is back."""
+    """Running jobs continue without the controller, and waiting jobs start when it is back."""
     cluster = six.cluster
     six.wait_for(lambda: any(six.ends(run) for run in six.planned()), "a run ends")
     old = cluster.daemon("slurmctld")
@@ -112,7 +112,7 @@ def test_the_controller_is_restarted(six: Any) -> None:
 
 @pytest.fixture(scope="module")
 def disturbed(sweeps: Sweeps) -> str:
-    """Disturbs what is there for it, as soon as each trains; returns the job for which one was preempted."""
+    """Disturb each of these runs as soon as it trains; return the id of the job that preempts one."""
     cluster, node = sweeps["whole"].cluster, {}
     for name in ("preempted", "lost"):
         (run,) = sweeps[name].planned()
@@ -135,7 +135,7 @@ def disturbed(sweeps: Sweeps) -> str:
 def test_a_killed_run_is_seen_and_retried_to_the_same_end(sweeps: Sweeps) -> None:
     killed = sweeps["killed"]
     (run,) = killed.planned()
-    killed.wait_for(lambda: killed.only()["state"] == "killed", "accounting says so")
+    killed.wait_for(lambda: killed.only()["state"] == "killed", "accounting reports it")
     assert killed.record(run)["status"] == "running", "it had no time to say anything"
     assert "1 submitted" in killed.command("retry")
     assert len(killed.jobs()) == 2
@@ -147,10 +147,10 @@ def test_a_cancelled_run_stays_so_until_it_is_submitted_again(sweeps: Sweeps) ->
     cancelled = sweeps["cancelled"]
     (run,) = cancelled.planned()
     job = cancelled.jobs()[0]["job_id"]
-    cancelled.wait_for(lambda: state(cancelled.cluster, job).startswith("CANCELLED"), "accounting says so")
+    cancelled.wait_for(lambda: state(cancelled.cluster, job).startswith("CANCELLED"), "accounting reports it")
     assert cancelled.only()["state"] == "cancelled"
     assert cancelled.record(run)["status"] == "interrupted", "it saved what it had"
-    assert "0 submitted" in cancelled.command("retry"), "nobody wants it"
+    assert "0 submitted" in cancelled.command("retry"), "a cancelled run is not retried"
     assert "1 submitted" in cancelled.submit()
     assert_ends_as_the_whole_run(cancelled, sweeps["whole"])
 
@@ -169,7 +169,7 @@ def test_a_run_goes_on_after_its_node_failed(sweeps: Sweeps) -> None:
 
 
 def assert_queued_again(sweep: Any) -> None:
-    """The one job that was submitted did it all, in its second life."""
+    """Assert that the only job submitted finished the run after one requeue."""
     (run,) = sweep.planned()
     sweep.wait_for(lambda: sweep.only()["state"] == "finished", "its state")
     (job,) = [submitted["job_id"] for submitted in sweep.jobs()]
@@ -178,7 +178,7 @@ def assert_queued_again(sweep: Any) -> None:
 
 
 def test_a_run_that_raises_has_failed_with_its_message(sweeps: Sweeps) -> None:
-    """And the run that was to start from it is not left waiting."""
+    """The run that starts from it does not wait forever."""
     broken = sweeps["broken"]
     parent, child = broken.planned()
     broken.wait_for(lambda: broken.ends(parent), "the run ends")
@@ -190,23 +190,23 @@ def test_a_run_that_raises_has_failed_with_its_message(sweeps: Sweeps) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "said"),
+    ("key", "message"),
     [
         ("partition", "Invalid partition name specified"),
         ("account", "Invalid account or account/partition combination"),
     ],
 )
-def test_what_the_cluster_refuses_is_said_in_its_words(sweep: Callable[..., Any], key: str, said: str) -> None:
+def test_what_the_cluster_refuses_is_said_in_its_words(sweep: Callable[..., Any], key: str, message: str) -> None:
     refused = sweep("refused", runs=f"refused_{key}", seed=[0])
     done = refused.run("submit", "slurm=one_machine", f"slurm.{key}=nowhere")
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert said in line
+    assert message in line
     assert refused.jobs() == []
 
 
 def test_a_run_on_two_nodes(sweeps: Sweeps, six: Any) -> None:
-    """It learns what one process learns, up to the order of sums."""
+    """Two nodes reach the loss of one process, up to the order of sums."""
     nodes = sweeps["nodes"]
     nodes.wait_until_finished()
     (run,) = nodes.planned()

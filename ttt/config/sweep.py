@@ -1,55 +1,55 @@
-"""The vocabulary of ``sweeps/``: a base, axes and rules that together name a set of runs.
+"""The schema of ``sweeps/``: base overrides, axes and rules define a set of runs.
 
-An axis is a key or a group of ``ttt-train`` and the values it takes; a point gives every axis one of them. The value
-``default`` leaves the key as the other overrides have it, for a key that some points do not have or must not set.
+An axis is a key or group of ``ttt-train`` with a list of values; a grid point has one value for every axis. The value
+``default`` adds no override, for a key that some grid points do not have or must not set.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any, cast
 
 from ttt.config.cluster import RESOURCES
 from ttt.config.errors import UserError
 
-Point = dict[str, str]
+GridPoint = dict[str, str]
 
 DEFAULT = "default"
 """The value of an axis that adds no override."""
 
 
 @dataclass(frozen=True)
-class Rule:
-    """What holds for the points that ``when`` describes: for each named axis the values it applies to.
+class SweepRule:
+    """A rule for the grid points that match ``when``.
 
     Attributes:
-        when: axis -> values; all must fit. No axis: every point.
-        add: overrides for these runs.
-        skip: whether there are no such runs.
-        start_from: axis -> value: the run starts from the weights of the run that differs from it in these alone.
+        when: axis -> values; a grid point must match every axis named. Empty: every grid point matches.
+        add: overrides added to these runs.
+        skip: the sweep has no such runs.
+        start_from: axis -> value: the run starts from the weights of the run that differs from it only in these axes.
             ``from`` in the file.
-        resources: keys of a cluster for these runs.
+        resources: cluster keys for these runs.
     """
 
     when: dict[str, tuple[str, ...]]
     add: tuple[str, ...] = ()
     skip: bool = False
-    start_from: Point = field(default_factory=dict)
+    start_from: GridPoint = field(default_factory=dict)
     resources: dict[str, Any] = field(default_factory=dict)
 
-    def holds(self, point: Point) -> bool:
-        """Whether the rule is about this point."""
+    def matches(self, point: GridPoint) -> bool:
+        """Return whether the rule applies to this grid point."""
         return all(point[axis] in values for axis, values in self.when.items())
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """A run to compose: its point, its overrides, what it asks for, and the point it starts from."""
+class SweepRun:
+    """A run to compose: its grid point, overrides, resources, and the grid point of its parent, if any."""
 
-    point: Point
+    point: GridPoint
     overrides: tuple[str, ...]
     resources: dict[str, Any]
-    parent: Point | None
+    parent: GridPoint | None
 
 
 @dataclass(frozen=True)
@@ -59,10 +59,10 @@ class Sweep:
     name: str
     base: tuple[str, ...]
     axes: dict[str, tuple[str, ...]]
-    rules: tuple[Rule, ...]
+    rules: tuple[SweepRule, ...]
 
-    def changed(self, overrides: list[str]) -> "Sweep":
-        """The sweep with overrides of the command line: an axis takes their values, any other key is every run's."""
+    def with_overrides(self, overrides: list[str]) -> "Sweep":
+        """Return the sweep with overrides applied: new values for an axis, or another key for all runs."""
         axes, base = dict(self.axes), list(self.base)
         for override in overrides:
             key, _, value = override.partition("=")
@@ -70,53 +70,55 @@ class Sweep:
                 axes[key] = tuple(value.split(","))
             else:
                 base.append(override)
-        return Sweep(self.name, tuple(base), axes, self.rules)
+        return replace(self, base=tuple(base), axes=axes)
 
-    def wanted(self) -> list[Wanted]:
-        """Every run, each behind the one it starts from, which is added where no point asks for it.
+    def runs(self) -> list[SweepRun]:
+        """Return all runs, parents before their children; parents outside the grid are added.
 
         Raises:
-            UserError: a rule starts from a run that a rule leaves out, or from itself.
+            UserError: a rule starts from a run that another rule skips, or a run starts from itself.
         """
-        found: dict[tuple[str, ...], Wanted] = {}
+        runs: dict[tuple[str, ...], SweepRun] = {}
         for values in product(*self.axes.values()):
             point = dict(zip(self.axes, values, strict=True))
-            if not self._skipped(point):
-                self._add(point, found, ())
-        return list(found.values())
+            if not self._is_skipped(point):
+                self._add(point, runs, ())
+        return list(runs.values())
 
-    def _add(self, point: Point, found: dict[tuple[str, ...], Wanted], waiting: tuple[Point, ...]) -> None:
+    def _add(self, point: GridPoint, runs: dict[tuple[str, ...], SweepRun], children: tuple[GridPoint, ...]) -> None:
+        """Add the run of a grid point, after its parent; ``children`` are the runs that wait for it to be added."""
         key = tuple(point.values())
-        if key in found:
+        if key in runs:
             return
-        parent = self._parent(point)
+        rules = [rule for rule in self.rules if rule.matches(point)]
+        changes = [rule.start_from for rule in rules if rule.start_from]
+        parent = {**point, **changes[-1]} if changes else None
         if parent is not None:
-            if self._skipped(parent) or parent in (*waiting, point):
-                why = "a rule leaves out" if self._skipped(parent) else "starts from it"
-                raise UserError(f"sweep={self.name}: {_say(point)} starts from {_say(parent)}, which {why}")
-            self._add(parent, found, (*waiting, point))
-        found[key] = self._one(point, parent)
-
-    def _one(self, point: Point, parent: Point | None) -> Wanted:
-        rules = [rule for rule in self.rules if rule.holds(point)]
+            if self._is_skipped(parent) or parent in (*children, point):
+                why = "a rule skips" if self._is_skipped(parent) else "starts from it"
+                raise UserError(
+                    f"sweep={self.name}: {describe_point(point)} starts from {describe_point(parent)}, which {why}"
+                )
+            self._add(parent, runs, (*children, point))
         overrides = [*self.base, *(f"{axis}={value}" for axis, value in point.items() if value != DEFAULT)]
         overrides += [override for rule in rules for override in rule.add]
         resources = {key: value for rule in rules for key, value in rule.resources.items()}
-        return Wanted(point, tuple(overrides), resources, parent)
+        runs[key] = SweepRun(point, tuple(overrides), resources, parent)
 
-    def _skipped(self, point: Point) -> bool:
-        return any(rule.skip for rule in self.rules if rule.holds(point))
+    def _is_skipped(self, point: GridPoint) -> bool:
+        return any(rule.skip for rule in self.rules if rule.matches(point))
 
-    def _parent(self, point: Point) -> Point | None:
-        changes = [rule.start_from for rule in self.rules if rule.start_from and rule.holds(point)]
-        return {**point, **changes[-1]} if changes else None
+
+def describe_point(point: GridPoint) -> str:
+    """Return a grid point as on the command line."""
+    return " ".join(f"{axis}={value}" for axis, value in point.items())
 
 
 def read_sweep(name: str, plain: object) -> Sweep:
-    """The sweep that a YAML's content describes.
+    """Build the sweep from the content of its YAML file.
 
     Raises:
-        UserError: a key that does not exist, or a value of another kind than it must be.
+        UserError: an unknown key or a value of the wrong type.
     """
     content = _mapping(plain, name, "the file", ("base", "axes", "rules"))
     axes = _mapping(content.get("axes", {}), name, "axes")
@@ -128,34 +130,30 @@ def read_sweep(name: str, plain: object) -> Sweep:
         raise UserError(f"sweep={name}: rules={rules}: must be a list")
     return Sweep(
         name,
-        _texts(content.get("base", []), name, "base"),
-        {axis: tuple(map(as_text, values)) for axis, values in axes.items()},
+        _overrides(content.get("base", []), name, "base"),
+        {axis: tuple(map(_to_text, values)) for axis, values in axes.items()},
         tuple(_rule(rule, name, f"rules[{number}]", list(axes)) for number, rule in enumerate(rules)),
     )
 
 
-def as_text(value: object) -> str:
-    """A value of the YAML as the command line has it."""
-    if isinstance(value, bool) or value is None:
-        return {True: "true", False: "false", None: "null"}[value]
-    return str(value)
-
-
-def _rule(plain: object, name: str, where: str, axes: list[str]) -> Rule:
+def _rule(plain: object, name: str, where: str, axes: list[str]) -> SweepRule:
     content = _mapping(plain, name, where, ("when", "add", "skip", "from", "resources"))
     when = _mapping(content.get("when", {}), name, f"{where}.when", axes)
     start_from = _mapping(content.get("from", {}), name, f"{where}.from", axes)
-    return Rule(
-        {axis: tuple(_each(values)) for axis, values in when.items()},
-        _texts(content.get("add", []), name, f"{where}.add"),
+    return SweepRule(
+        {axis: tuple(map(_to_text, values if isinstance(values, list) else [values])) for axis, values in when.items()},
+        _overrides(content.get("add", []), name, f"{where}.add"),
         bool(content.get("skip", False)),
-        {axis: as_text(value) for axis, value in start_from.items()},
+        {axis: _to_text(value) for axis, value in start_from.items()},
         dict(_mapping(content.get("resources", {}), name, f"{where}.resources", RESOURCES)),
     )
 
 
-def _each(values: object) -> Iterator[str]:
-    yield from map(as_text, values if isinstance(values, list) else [values])
+def _to_text(value: object) -> str:
+    """Return a value of the YAML file as it is written on the command line."""
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    return str(value)
 
 
 def _mapping(plain: object, name: str, where: str, known: Any = None) -> Mapping[str, Any]:
@@ -167,11 +165,7 @@ def _mapping(plain: object, name: str, where: str, known: Any = None) -> Mapping
     return cast(Mapping[str, Any], plain)
 
 
-def _texts(plain: object, name: str, where: str) -> tuple[str, ...]:
+def _overrides(plain: object, name: str, where: str) -> tuple[str, ...]:
     if not isinstance(plain, list):
         raise UserError(f"sweep={name}: {where}={plain}: must be a list of overrides such as size=125m")
-    return tuple(map(as_text, plain))
-
-
-def _say(point: Point) -> str:
-    return " ".join(f"{axis}={value}" for axis, value in point.items())
+    return tuple(map(_to_text, plain))

@@ -1,1 +1,1 @@
-"""Sweeps: many runs planned together, submitted to a cluster or to this machine, watched, retried and collected."""
+"""Sweeps: plan many runs, submit them to a cluster or this machine, watch, retry and collect them."""

@@ -1,25 +1,23 @@
-"""Ending jobs before they have ended by themselves."""
+"""Cancelling jobs."""
 
-from typing import cast
+from typing import Any
 
-from ttt.launch.journal import Submitted, append, read
+from ttt.launch.journal import append_lines, read_lines
 from ttt.launch.local import end_processes
 from ttt.launch.plan import SweepFolder
 from ttt.launch.slurm import cancel_jobs
 
 
 def cancel_runs(folder: SweepFolder, run_ids: list[str]) -> None:
-    """Ends the last job of each run; a run that trains saves what it has.
+    """Cancel the last job of each run; a run that is training saves a checkpoint first.
 
     Raises:
         UserError: SLURM refuses.
     """
-    last: dict[str, Submitted] = {}
-    for line in cast(list[Submitted], read(folder.jobs)):
-        last[line["run_id"]] = line
-    jobs = [last[run_id] for run_id in run_ids]
-    # Noted first: who looks in between must not take them for killed.
-    append(folder.jobs, [{**job, "ended": "cancelled"} for job in jobs])
+    last_job = {line["run_id"]: line for line in read_lines(folder.jobs)}
+    jobs: list[Any] = [last_job[run_id] for run_id in run_ids]
+    # Recorded before the jobs end, so that nobody sees them as killed in between.
+    append_lines(folder.jobs, [{**job, "ended": "cancelled"} for job in jobs])
     in_slurm = [job["job_id"] for job in jobs if job["executor"] == "slurm"]
     if in_slurm:
         cancel_jobs(in_slurm)

@@ -1,4 +1,4 @@
-"""Bringing the results of a sweep together: records and metrics without checkpoints, and one table of all runs."""
+"""Collecting the results of a sweep: records and metrics, without checkpoints."""
 
 import shutil
 from copy import deepcopy
@@ -11,57 +11,48 @@ from ttt.config.schema import Resolved
 from ttt.launch.status import RunStatus
 from ttt.results.atomic import replacing, write_text
 from ttt.results.record import RunFolder, read_record, write_record
-from ttt.results.store import load_results
 
-RUNS_TABLE = "runs.csv"
-
-PLACES = (("runs_dir",), ("run_dir",), ("data", "cache_dir"), ("parent", "run"))
-"""Keys of a configuration that say where on its machine a run found or put something."""
+PATH_KEYS = (("runs",), ("run",), ("runs_dir",), ("run_dir",), ("data", "cache_dir"), ("parent", "run"))
+"""Configuration keys, today's and earlier ones, that hold a path of the machine on which the run was trained."""
 
 
-def collect(statuses: list[RunStatus], out: Path) -> Path:
-    """Copies what figures need of every run that has a record; returns the table of all runs.
+def copy_results(statuses: list[RunStatus], out: Path) -> None:
+    """Copy the files that figures need from every run that has a record.
 
-    Runs that are collected again replace what is there. Nothing of the runs' own folders changes. In the copies folders
-    have their names alone, without the way there, which leads nowhere on another machine.
+    A run that is collected again replaces its earlier copy. The run folders themselves do not change. In the copies,
+    paths of the training machine are shortened to their last part.
 
     Args:
-        statuses: of the sweep's runs.
-        out: a folder for ``ttt-plot --results``.
+        statuses: status of the sweep's runs.
+        out: the folder to write, for ``ttt-plot --results``.
 
     Raises:
         UserError: no run has a record, or ``out`` cannot be written.
     """
-    found = [status for status in statuses if RunFolder(Path(status.run.folder)).record.exists()]
-    if not found:
-        raise UserError("no run of this sweep has a record yet; ttt-sweep status shows what they do")
-    try:
-        for status in found:
-            _copy(RunFolder(Path(status.run.folder)), RunFolder(out / status.run.run_id))
-        table = out / RUNS_TABLE
-        load_results(out).runs.drop(columns="run_dir").to_csv(table, index=False)
-    except OSError as error:
-        raise UserError(f"out={out}: cannot be written ({error.strerror}); choose another folder") from error
-    return table
+    folders = {status.run.run_id: RunFolder(Path(status.run.folder)) for status in statuses}
+    recorded = {run_id: folder for run_id, folder in folders.items() if folder.record.exists()}
+    if not recorded:
+        raise UserError("no run of this sweep has a record yet; ttt-sweep status shows the state of each")
+    for run_id, folder in recorded.items():
+        _copy(folder, RunFolder(out / run_id))
 
 
-def _copy(run: RunFolder, to: RunFolder) -> None:
-    to.path.mkdir(parents=True, exist_ok=True)
-    for source, target in ((run.metrics, to.metrics), (run.inner_loss, to.inner_loss)):
+def _copy(run: RunFolder, copy: RunFolder) -> None:
+    for source, target in ((run.metrics, copy.metrics), (run.inner_loss, copy.inner_loss)):
         if source.exists():
             with source.open("rb") as original, replacing(target) as file:
                 shutil.copyfileobj(original, file)
     record = read_record(run.record)
-    record["config"] = _without_places(record["config"])
-    write_text(to.config, yaml.safe_dump(record["config"], sort_keys=False))
-    # The record last: a folder without one is no run.
-    write_record(to.record, record)
+    record["config"] = _with_short_paths(record["config"])
+    write_text(copy.config, yaml.safe_dump(record["config"], sort_keys=False))
+    # The record is written last: a folder without one does not count as a run.
+    write_record(copy.record, record)
 
 
-def _without_places(config: Resolved) -> Resolved:
-    """The configuration with the last part of every path of ``PLACES``."""
+def _with_short_paths(config: Resolved) -> Resolved:
+    """Return the configuration with every path of ``PATH_KEYS`` shortened to its last part."""
     changed = deepcopy(config)
-    for *groups, key in PLACES:
+    for *groups, key in PATH_KEYS:
         values = changed
         for group in groups:
             values = values.get(group, {})

@@ -1,102 +1,111 @@
-"""A run of a sweep as a job: what happens on the node, and what is left there about how it ended."""
+"""The job that trains one run of a sweep on a node and records how it ended."""
 
 import os
 import signal
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import submitit
 from submitit.core.utils import UncompletedJobError
 from submitit.helpers import DelayedSubmission, TorchDistributedEnvironment
 
 from ttt.config.errors import InterruptedRunError, RunError, UserError
-from ttt.launch.journal import End, EndStatus, append
+from ttt.launch.journal import EndStatus, JobEnd, append_lines
+from ttt.launch.plan import PlannedRun, SweepFolder
 from ttt.train.start import read_config, train
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run, as submitit calls it on the node, in every process of the run.
+    """The training of one run; submitit calls it on the node, in every process of the run.
 
-    The configuration is the one that was frozen when the job was submitted: nothing is composed again. The run starts,
-    or goes on from its newest checkpoint. What fails is raised, so that the scheduler says so too.
+    It reads the configuration that was frozen when the job was submitted and composes nothing again. The run starts,
+    or resumes from its newest checkpoint. Errors are raised, so that the scheduler reports a failure too.
 
     Args:
-        config: the resolved configuration, YAML.
-        ends: where the end is appended, one line of JSON.
-        sweep: the name of the sweep, for the run's record.
-        overrides: what was asked for on top of the defaults, for the record.
+        config: file of the resolved configuration, YAML.
+        ends: file to which one line of JSON is appended when the job ends.
+        sweep: name of the sweep, for the run's record.
+        overrides: overrides of the run, for its record.
+        label: label of the run, for its record.
     """
 
     config: Path
     ends: Path
     sweep: str
     overrides: tuple[str, ...]
+    label: dict[str, Any] | None = None
 
     def __call__(self) -> None:
-        """Runs it.
+        """Train the run.
 
         Raises:
-            UserError: the configuration is gone, or what it asks for cannot be.
+            UserError: the configuration file is missing or invalid.
             RunError: the run failed, or was interrupted and not queued again.
         """
-        _introduce_processes()
+        _set_up_processes()
         try:
-            self._run()
+            self._train()
         except (Exception, KeyboardInterrupt) as error:
-            self._append(_status(error), _line(error))
+            self._record_end(_end_status(error), _error_line(error))
             raise
-        self._append("finished", None)
+        self._record_end("finished", None)
 
     def checkpoint(self) -> DelayedSubmission:
-        """What submitit queues when a time limit or a preemption has ended the job: the same again."""
-        self._append("requeued", None)
+        """Return the job that submitit queues after a time limit or a preemption: the same one."""
+        self._record_end("requeued", None)
         return DelayedSubmission(self)
 
-    def _run(self) -> None:
+    def _train(self) -> None:
         config = read_config(self.config)
         config.ckpt, config.overwrite = "last", False
         train(config, list(self.overrides), self.sweep)
 
-    def _append(self, status: EndStatus, error: str | None) -> None:
+    def _record_end(self, status: EndStatus, error: str | None) -> None:
         environment = submitit.JobEnvironment()
         if environment.global_rank == 0:
-            end: End = {
+            end: JobEnd = {
                 "job_id": environment.job_id,
                 "restart": int(os.environ.get("SLURM_RESTART_COUNT", 0)),
                 "status": status,
                 "error": error,
                 "time": datetime.now(UTC).isoformat(timespec="seconds"),
             }
-            append(self.ends, [end])
+            append_lines(self.ends, [end])
 
 
-def _introduce_processes() -> None:
-    """Tells the processes of a run of each other, and who leaves the requeueing to the first one."""
+def make_job(folder: SweepFolder, run: PlannedRun, sweep: str) -> Job:
+    """Return the job that trains a run."""
+    return Job(folder.config(run.run_id), folder.ends(run.run_id), sweep, run.overrides, run.label)
+
+
+def _set_up_processes() -> None:
+    """Set the environment of torch's process group; only the first process requeues the job."""
     environment = submitit.JobEnvironment()
     if environment.global_rank:
-        signal.signal(signal.SIGUSR2, _end_quietly)
+        signal.signal(signal.SIGUSR2, _exit)
     if environment.cluster == "local" and environment.num_tasks > 1:
         os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
         address = os.environ["MASTER_ADDR"]
         TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
-        # A machine need not be able to resolve its own name.
+        # Some machines cannot resolve their own host name.
         os.environ["MASTER_ADDR"] = address
 
 
-def _end_quietly(*_: object) -> None:
+def _exit(*_: object) -> None:
     raise SystemExit(0)
 
 
-def _status(error: BaseException) -> EndStatus:
+def _end_status(error: BaseException) -> EndStatus:
     return "interrupted" if isinstance(error, InterruptedRunError | KeyboardInterrupt) else "failed"
 
 
-def _line(error: BaseException) -> str:
-    # submitit raises it where it would queue the job again, once too often.
+def _error_line(error: BaseException) -> str:
+    # submitit raises this error instead of requeueing a job that has used up its requeues.
     if isinstance(error, UncompletedJobError):
-        return "timed out more often than slurm.requeues allows; ttt-sweep retry goes on from the last checkpoint"
+        return "timed out more often than slurm.requeues allows; ttt-sweep retry resumes from the last checkpoint"
     if isinstance(error, UserError | RunError):
         return str(error)
     return f"{type(error).__name__}: {error}".splitlines()[0]

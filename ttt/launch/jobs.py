@@ -1,4 +1,4 @@
-"""The jobs of runs. Sweeps side by side may share runs, and then each sees what the others have submitted."""
+"""The jobs of a sweep's runs. Sweeps in neighbouring folders may share runs; each sees the jobs of the others."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,75 +6,78 @@ from typing import cast
 
 from ttt.config.errors import UserError
 from ttt.launch import local
-from ttt.launch.journal import End, Submitted, read
+from ttt.launch.journal import JobEnd, JobLine, read_lines
 from ttt.launch.plan import PLAN_FILE, PlannedRun, SweepFolder, read_runs
 from ttt.launch.slurm import job_states
+
+JobKey = tuple[Path, str]
+"""Folder of the sweep and job id; the id is not enough, because local jobs that wait have none yet."""
 
 
 @dataclass(frozen=True)
 class RunJob:
-    """A job: the line that was noted of it, and the folder of the sweep that submitted it."""
+    """A job: its line in ``jobs.jsonl``, and the folder of the sweep that submitted it."""
 
-    line: Submitted
+    line: JobLine
     sweep: Path
 
     @property
-    def key(self) -> tuple[Path, str]:
-        """What tells jobs apart: sweeps on one machine may have waiting jobs that have no number yet."""
+    def key(self) -> JobKey:
+        """Unique key of the job."""
         return self.sweep, self.line["job_id"]
 
 
-def jobs_of(folder: SweepFolder, runs: list[PlannedRun]) -> dict[str, list[RunJob]]:
-    """The jobs of each run, in the order in which they were submitted, by this sweep and by those beside it.
+def jobs_by_run(folder: SweepFolder, runs: list[PlannedRun]) -> dict[str, list[RunJob]]:
+    """Return the jobs of each run in order of submission, from this sweep and from those in neighbouring folders.
 
     Raises:
         UserError: a file of this sweep is broken.
     """
-    folders = {run.run_id: run.folder for run in runs}
-    found: dict[str, list[RunJob]] = {run_id: [] for run_id in folders}
-    for sweep in (folder, *_beside(folder)):
-        shared = folders.keys() if sweep is folder else _shared(sweep, folders)
-        for line in cast(list[Submitted], read(sweep.jobs)) if shared else []:
+    run_folders = {run.run_id: run.folder for run in runs}
+    jobs: dict[str, list[RunJob]] = {run_id: [] for run_id in run_folders}
+    for sweep in (folder, *_neighbours(folder)):
+        shared = run_folders.keys() if sweep is folder else _shared_runs(sweep, run_folders)
+        for line in read_lines(sweep.jobs) if shared else []:
             if line["run_id"] in shared:
-                found[line["run_id"]].append(RunJob(line, sweep.path))
-    for jobs in found.values():
-        jobs.sort(key=lambda job: job.line["time"])
-    return found
+                jobs[line["run_id"]].append(RunJob(cast(JobLine, line), sweep.path))
+    for jobs_of_run in jobs.values():
+        jobs_of_run.sort(key=lambda job: job.line["time"])
+    return jobs
 
 
-def states_of(jobs: list[RunJob]) -> dict[tuple[Path, str], str]:
-    """The state of each job in SLURM's words, by its ``key``; jobs that accounting does not know yet are missing.
+def states_by_job(jobs: list[RunJob]) -> dict[JobKey, str]:
+    """Return the SLURM state of each job by its key; jobs that accounting does not know yet are missing.
 
     Raises:
-        UserError: SLURM cannot be asked.
+        UserError: SLURM does not answer.
     """
     in_slurm = job_states({job.line["job_id"] for job in jobs if job.line["executor"] == "slurm"})
     states = {job.key: in_slurm[job.line["job_id"]] for job in jobs if job.line["job_id"] in in_slurm}
     for sweep in {job.sweep for job in jobs if job.line["executor"] == "local"}:
-        here = [job.line for job in jobs if job.sweep == sweep]
-        found = local.process_states(SweepFolder(sweep), here)
-        states |= {(sweep, job_id): state for job_id, state in found.items()}
+        lines = [job.line for job in jobs if job.sweep == sweep]
+        local_states = local.process_states(SweepFolder(sweep), lines)
+        states |= {(sweep, job_id): state for job_id, state in local_states.items()}
     return states
 
 
-def ends_of(run: PlannedRun, jobs: list[RunJob]) -> list[End]:
-    """How the run's jobs ended, as far as they could tell.
+def ends_of_run(run: PlannedRun, jobs: list[RunJob]) -> list[JobEnd]:
+    """Return how the run's jobs ended, as far as they recorded it.
 
     Raises:
         UserError: a file is broken.
     """
     sweeps = dict.fromkeys(job.sweep for job in jobs)
-    return [cast(End, end) for sweep in sweeps for end in read(SweepFolder(sweep).ends(run.run_id))]
+    return [cast(JobEnd, end) for sweep in sweeps for end in read_lines(SweepFolder(sweep).ends(run.run_id))]
 
 
-def _beside(folder: SweepFolder) -> list[SweepFolder]:
+def _neighbours(folder: SweepFolder) -> list[SweepFolder]:
     plans = sorted(folder.path.parent.glob(f"*/{PLAN_FILE}"))
     return [SweepFolder(plan.parent) for plan in plans if plan.parent != folder.path]
 
 
-def _shared(sweep: SweepFolder, folders: dict[str, str]) -> set[str]:
-    """Runs that the other sweep has too, in the same folders. A broken plan is for its own commands to name."""
+def _shared_runs(sweep: SweepFolder, run_folders: dict[str, str]) -> set[str]:
+    """Return the runs that the other sweep has too, in the same folders; a broken plan counts as having none."""
     try:
-        return {run.run_id for run in read_runs(sweep) if folders.get(run.run_id) == run.folder}
+        return {run.run_id for run in read_runs(sweep) if run_folders.get(run.run_id) == run.folder}
     except UserError:
         return set()

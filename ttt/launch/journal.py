@@ -1,4 +1,4 @@
-"""Files to which lines of JSON are only ever added: what was submitted, and how jobs ended."""
+"""Append-only files of JSON lines: jobs that were submitted, and how they ended."""
 
 import json
 import os
@@ -10,17 +10,16 @@ from typing import Any, Literal, NotRequired, TypedDict
 from ttt.config.errors import UserError
 from ttt.launch.plan import PlannedRun
 
-Line = dict[str, Any]
 Executor = Literal["slurm", "local"]
-EndStatus = Literal["finished", "failed", "interrupted", "requeued"]
+EndStatus = Literal["finished", "failed", "diverged", "interrupted", "requeued"]
 
 
-class Submitted(TypedDict):
+class JobLine(TypedDict):
     """A line of ``jobs.jsonl``.
 
-    ``job_id`` is SLURM's, or a process's on this machine; empty: a run that waits for its turn on this machine.
-    ``time`` is ISO 8601 UTC. ``ended``: the job was cancelled by the user, or given up
-    because the run that it starts from did not finish.
+    ``job_id`` is SLURM's job id or, on this machine, a process id; it is empty while a local run waits in the queue.
+    ``time`` is ISO 8601 UTC. ``ended``: the user cancelled the job, or it was given up because its parent run did not
+    finish.
     """
 
     run_id: str
@@ -30,8 +29,8 @@ class Submitted(TypedDict):
     ended: NotRequired[Literal["cancelled", "orphaned"]]
 
 
-class End(TypedDict):
-    """A line of ``ends/RUN.jsonl``: ``restart`` counts how often the job had been queued again before."""
+class JobEnd(TypedDict):
+    """A line of ``ends/RUN.jsonl``; ``restart`` counts how often the job had been requeued before."""
 
     job_id: str
     restart: int
@@ -40,13 +39,13 @@ class End(TypedDict):
     time: str
 
 
-def submitted(run: PlannedRun, job_id: str, executor: Executor) -> Submitted:
-    """The line for a run that now has a job."""
+def job_line(run: PlannedRun, job_id: str, executor: Executor) -> JobLine:
+    """Return the line of ``jobs.jsonl`` for a run that now has a job."""
     return {"run_id": run.run_id, "job_id": job_id, "executor": executor, "time": datetime.now(UTC).isoformat()}
 
 
-def append(path: Path, lines: Iterable[Any]) -> None:
-    """Adds lines in one write, which other processes see whole.
+def append_lines(path: Path, lines: Iterable[Any]) -> None:
+    """Append lines in a single write, so that other processes never see half of them.
 
     Raises:
         UserError: the file cannot be written.
@@ -56,24 +55,20 @@ def append(path: Path, lines: Iterable[Any]) -> None:
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        try:
-            size = os.fstat(file).st_size
-            # A line that a full disk cut off must not swallow the next one.
-            cut_off = size > 0 and os.pread(file, 1, size - 1) != b"\n"
-            os.write(file, ("\n" * cut_off + text).encode())
-            os.fsync(file)
-        finally:
-            os.close(file)
+        with path.open("a+b", buffering=0) as file:
+            if _ends_within_a_line(file.fileno()):
+                text = "\n" + text
+            file.write(text.encode())
+            os.fsync(file.fileno())
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); free the place") from error
+        raise UserError(f"{path}: cannot be written ({error.strerror}); free disk space") from error
 
 
-def read(path: Path) -> list[Line]:
-    """All lines, none where there is no file. A last line that a full disk or a crash cut off is not one.
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Return all complete lines; an absent file has none. An incomplete last line (full disk, crash) is ignored.
 
     Raises:
-        UserError: the file cannot be read, or holds something else.
+        UserError: the file cannot be read, or a line is not JSON.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -81,8 +76,14 @@ def read(path: Path) -> list[Line]:
         return []
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    whole, _, _ = text.rpartition("\n")
+    complete, _, _ = text.rpartition("\n")
     try:
-        return [json.loads(line) for line in whole.splitlines() if line]
+        return [json.loads(line) for line in complete.splitlines() if line]
     except ValueError as error:
         raise UserError(f"{path}: a line is not JSON ({error}); remove that line") from error
+
+
+def _ends_within_a_line(file: int) -> bool:
+    """Return whether a full disk or a crash has cut off the last line."""
+    size = os.fstat(file).st_size
+    return size > 0 and os.pread(file, 1, size - 1) != b"\n"

@@ -1,4 +1,4 @@
-"""Jobs that are processes on this machine: whether they live, and how they are asked to end."""
+"""Jobs that are processes on this machine: finding out whether they run, and ending them."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -6,20 +6,20 @@ from datetime import datetime
 import psutil
 from filelock import FileLock, Timeout
 
-from ttt.launch.journal import Submitted
+from ttt.launch.journal import JobLine
 from ttt.launch.plan import SweepFolder
 
-LATER = 5.0
-"""Seconds that a job's line may be older than its process."""
+START_TOLERANCE_S = 5.0
+"""Seconds by which a process may start after its job's line was written."""
 
 
 def queue_lock(folder: SweepFolder) -> FileLock:
-    """Held by the process that starts the sweep's jobs on this machine, as long as it lives."""
+    """Return the lock that the sweep's queue process holds as long as it runs."""
     return FileLock(folder.path / ".queue.lock", timeout=0)
 
 
-def queue_lives(folder: SweepFolder) -> bool:
-    """Whether there is such a process."""
+def queue_runs(folder: SweepFolder) -> bool:
+    """Return whether the sweep's queue process runs."""
     if not folder.path.is_dir():
         return False
     try:
@@ -29,30 +29,33 @@ def queue_lives(folder: SweepFolder) -> bool:
         return True
 
 
-def process_states(folder: SweepFolder, jobs: Iterable[Submitted]) -> dict[str, str]:
-    """The state of each local job in SLURM's words: PENDING, RUNNING or, ended in whatever way, COMPLETED."""
-    local = [job for job in jobs if job["executor"] == "local"]
-    waiting = "PENDING" if any(not job["job_id"] for job in local) and queue_lives(folder) else "KILLED"
-    return {
-        job["job_id"]: waiting if not job["job_id"] else "RUNNING" if process_of(job) else "COMPLETED" for job in local
-    }
+def process_states(folder: SweepFolder, jobs: Iterable[JobLine]) -> dict[str, str]:
+    """Return the state of each local job, named as by SLURM.
+
+    PENDING, or KILLED where no queue process would start it; RUNNING; COMPLETED, however the job ended.
+    """
+    local_jobs = [job for job in jobs if job["executor"] == "local"]
+    states = {job["job_id"]: "RUNNING" if find_process(job) else "COMPLETED" for job in local_jobs if job["job_id"]}
+    if any(not job["job_id"] for job in local_jobs):
+        states[""] = "PENDING" if queue_runs(folder) else "KILLED"
+    return states
 
 
-def process_of(job: Submitted) -> psutil.Process | None:
-    """The process of a local job, None when it has ended; another one may have its number by now."""
+def find_process(job: JobLine) -> psutil.Process | None:
+    """Return the process of a local job, or None when it has ended (its id may belong to another process by now)."""
     try:
         process = psutil.Process(int(job["job_id"]))
         ended = process.status() == psutil.STATUS_ZOMBIE
         started = process.create_time()
     except (psutil.NoSuchProcess, ValueError):
         return None
-    another = started > datetime.fromisoformat(job["time"]).timestamp() + LATER
-    return None if ended or another else process
+    id_reused = started > datetime.fromisoformat(job["time"]).timestamp() + START_TOLERANCE_S
+    return None if ended or id_reused else process
 
 
-def end_processes(jobs: Iterable[Submitted]) -> None:
-    """Asks the runs of local jobs to save what they have and end."""
+def end_processes(jobs: Iterable[JobLine]) -> None:
+    """Send SIGTERM to the runs of local jobs: they save a checkpoint and exit."""
     for job in jobs:
-        controller = process_of(job)
+        controller = find_process(job)
         for run in controller.children() if controller else []:
             run.terminate()

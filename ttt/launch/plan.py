@@ -1,9 +1,9 @@
-"""A sweep that has been expanded: its runs, each with its configuration resolved and frozen."""
+"""The plan of a sweep: its runs, each with its resolved configuration, frozen in the sweep's folder."""
 
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import yaml
 from filelock import FileLock
@@ -18,6 +18,7 @@ from ttt.results.versioned import read_versioned
 
 SCHEMA_VERSION = 1
 PLAN_FILE = "plan.json"
+PLAN_KEYS = {"sweep", "versions", "git", "runs"}
 
 
 @dataclass(frozen=True)
@@ -26,14 +27,15 @@ class PlannedRun:
 
     Attributes:
         run_id: as in the run's record.
-        folder: the run's folder.
-        overrides: what was asked for, as on the command line of ``ttt-train``.
-        parent: run_id of the run that it starts from, if any.
-        steps: optimizer steps after which it is finished.
-        tokens_per_step: of all devices together.
-        nodes: machines.
-        devices: processes on each.
-        resources: what it asks of a cluster besides, see ``ttt.config.cluster.RESOURCES``.
+        folder: the run folder.
+        overrides: overrides of ``ttt-train``.
+        parent: run_id of the run whose weights it starts from, or None.
+        steps: optimizer steps in total.
+        tokens_per_step: tokens of one step, all devices together.
+        nodes: number of machines.
+        devices: processes per machine.
+        resources: cluster keys that the sweep sets for this run, see ``ttt.config.cluster.RESOURCES``.
+        label: the label of the run's record, or None; plans of earlier versions have none.
     """
 
     run_id: str
@@ -45,73 +47,48 @@ class PlannedRun:
     nodes: int = 1
     devices: int = 1
     resources: dict[str, Any] = field(default_factory=dict)
-
-
-class PlanFile(TypedDict):
-    """``plan.json``."""
-
-    schema_version: int
-    sweep: str
-    versions: dict[str, str]
-    git: Any
-    runs: list[dict[str, Any]]
+    label: dict[str, Any] | None = None
 
 
 class SweepFolder:
-    """Where a sweep keeps its plan and what became of it.
+    """The files of a sweep below ``path``.
 
     Attributes:
-        path: the folder.
+        plan: the runs, JSON.
+        cluster: the cluster of the last submission, JSON.
+        jobs: one line of JSON per job; see ``ttt.launch.journal``.
+        submitit: folder of submitit's scripts, pickled jobs and logs.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.plan, self.cluster = path / PLAN_FILE, path / "cluster.json"
+        self.jobs, self.submitit = path / "jobs.jsonl", path / "submitit"
 
     def make(self) -> None:
-        """Makes the folder.
+        """Create the folder.
 
         Raises:
-            UserError: it cannot be made.
+            UserError: it cannot be created.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(
-                f"{self.path}: cannot be made ({error.strerror}); choose another with folder=FOLDER"
-            ) from error
-
-    @property
-    def plan(self) -> Path:
-        """The runs, JSON."""
-        return self.path / PLAN_FILE
-
-    @property
-    def cluster(self) -> Path:
-        """The cluster that was last submitted to, JSON."""
-        return self.path / "cluster.json"
-
-    @property
-    def jobs(self) -> Path:
-        """A line for every job, JSON; see ``ttt.launch.journal``."""
-        return self.path / "jobs.jsonl"
-
-    @property
-    def submitit(self) -> Path:
-        """What submitit keeps: scripts, pickled jobs, logs."""
-        return self.path / "submitit"
+            remedy = "choose another with folder=FOLDER"
+            raise UserError(f"{self.path}: cannot be created ({error.strerror}); {remedy}") from error
 
     def config(self, run_id: str) -> Path:
-        """The frozen configuration of a run, YAML."""
+        """Return the file of a run's frozen configuration, YAML."""
         return self.path / "configs" / f"{run_id}.yaml"
 
     def ends(self, run_id: str) -> Path:
-        """A line for every end of a job of the run, JSON; see ``ttt.launch.job``."""
+        """Return the file with one line of JSON per end of a job of the run; see ``ttt.launch.job``."""
         return self.path / "ends" / f"{run_id}.jsonl"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The runs of a sweep, a parent before its children, and their configurations by run_id."""
+    """The runs of a sweep, parents before their children, and their configurations by run_id."""
 
     sweep: str
     runs: list[PlannedRun]
@@ -119,81 +96,84 @@ class Plan:
 
 
 def freeze(plan: Plan, folder: SweepFolder) -> None:
-    """Writes the plan, or finds it written.
+    """Write the plan into the folder, unless the folder has the same plan already.
 
     Raises:
         UserError: the folder holds another plan or cannot be written.
     """
     if folder.plan.exists():
-        refuse_another(plan, folder)
+        check_same_plan(plan, folder)
         return
     for run_id, config in plan.configs.items():
         write_text(folder.config(run_id), yaml.safe_dump(to_plain(config), sort_keys=False))
-    content: PlanFile = {
+    content = {
         "schema_version": SCHEMA_VERSION,
         "sweep": plan.sweep,
         "versions": versions(),
         "git": git_state(),
         "runs": [asdict(run) for run in plan.runs],
     }
-    # Last: a folder with a plan has all of its configurations.
+    # The plan is written last, so that a folder with a plan has all of its configurations.
     write_text(folder.plan, json.dumps(content, indent=1) + "\n")
 
 
-def refuse_another(plan: Plan, folder: SweepFolder) -> None:
-    """Compares with the plan in the folder: what makes runs the same, and what decides their jobs' size.
+def check_same_plan(plan: Plan, folder: SweepFolder) -> None:
+    """Check that the folder holds this plan: the same runs, steps, folders, parents and resources.
 
     Raises:
-        UserError: they differ.
+        UserError: it holds another plan.
     """
     before = {run.run_id: run for run in read_runs(folder)}
     now = {run.run_id: run for run in plan.runs}
-    remedy = "choose another with folder=FOLDER"
     more, fewer = sorted(now.keys() - before.keys()), sorted(before.keys() - now.keys())
+    difference = None
     if more or fewer:
-        some = ", ".join([*(f"+{run_id}" for run_id in more[:2]), *(f"-{run_id}" for run_id in fewer[:2])])
-        raise UserError(
-            f"{folder.path}: holds another plan ({len(more)} runs are new, {len(fewer)} gone: {some}); {remedy}"
-        )
-    for run_id, run in now.items():
-        if _to_compare(run) != _to_compare(before[run_id]):
-            listed = "; ".join(differences(_to_compare(run), _to_compare(before[run_id])))
-            raise UserError(f"{folder.path}: holds another plan ({run_id}: {listed}); {remedy}")
+        examples = [*(f"+{run_id}" for run_id in more[:2]), *(f"-{run_id}" for run_id in fewer[:2])]
+        difference = f"{len(more)} runs are new, {len(fewer)} gone: {', '.join(examples)}"
+    else:
+        for run_id in now:
+            if changed := differences(_compared_keys(now[run_id]), _compared_keys(before[run_id])):
+                difference = f"{run_id}: {'; '.join(changed)}"
+                break
+    if difference:
+        raise UserError(f"{folder.path}: holds another plan ({difference}); choose another with folder=FOLDER")
 
 
 def read_runs(folder: SweepFolder) -> list[PlannedRun]:
-    """The runs that the folder's plan names.
+    """Return the runs of the folder's plan.
 
     Raises:
-        UserError: there is no plan, or one that is broken.
+        UserError: the plan is missing or broken.
     """
     return [_run(plain) for plain in _read(folder)["runs"]]
 
 
 def read_name(folder: SweepFolder) -> str:
-    """The sweep's name.
+    """Return the name of the sweep.
 
     Raises:
-        UserError: as ``read_runs``.
+        UserError: the plan is missing or broken.
     """
     return str(_read(folder)["sweep"])
 
 
 def submit_lock(folder: SweepFolder) -> FileLock:
-    """Held while runs are chosen and submitted, so that two commands at a time do not submit one twice."""
+    """Return the lock to hold while choosing and submitting runs, so that no run is submitted twice."""
     return FileLock(folder.path / ".submit.lock")
 
 
 def _read(folder: SweepFolder) -> dict[str, Any]:
-    hint = "no sweep has been submitted from it; ttt-sweep submit sweep=NAME slurm=CLUSTER does"
+    hint = "no sweep has been submitted here; use ttt-sweep submit sweep=NAME slurm=CLUSTER"
     remedy = "restore it, or submit the sweep into another folder"
-    return read_versioned(folder.plan, SCHEMA_VERSION, PlanFile.__required_keys__, "a sweep's plan", hint, remedy)
+    return read_versioned(folder.plan, SCHEMA_VERSION, PLAN_KEYS, "a sweep's plan", hint, remedy)
 
 
 def _run(plain: dict[str, Any]) -> PlannedRun:
-    return PlannedRun(**{**plain, "overrides": tuple(plain["overrides"])})
+    """Return a run of the plan; keys of newer versions are ignored."""
+    known = {key: plain[key] for key in PlannedRun.__dataclass_fields__ if key in plain}
+    return PlannedRun(**{**known, "overrides": tuple(plain["overrides"])})
 
 
-def _to_compare(run: PlannedRun) -> Resolved:
+def _compared_keys(run: PlannedRun) -> Resolved:
     plain = asdict(run)
     return {key: plain[key] for key in ("steps", "folder", "nodes", "devices", "parent", "resources")}

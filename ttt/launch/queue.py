@@ -1,6 +1,7 @@
-"""A sweep on this machine: a process that starts the runs one after another, a set number at a time.
+"""The queue process of a sweep on this machine: it starts the runs in order, ``parallel`` at a time.
 
-It is detached from the terminal: ``python -m ttt.launch.queue FOLDER``. Each run is a job of submitit's local executor.
+It runs detached from the terminal (``python -m ttt.launch.queue FOLDER``). Each run is a job of submitit's local
+executor.
 """
 
 import os
@@ -13,21 +14,22 @@ import submitit
 from filelock import Timeout
 
 from ttt.config.cluster import ClusterConfig
-from ttt.launch.journal import append, submitted
-from ttt.launch.local import queue_lives, queue_lock
+from ttt.launch.job import make_job
+from ttt.launch.journal import append_lines, job_line
+from ttt.launch.local import queue_lock, queue_runs
 from ttt.launch.plan import SweepFolder, read_name, submit_lock
-from ttt.launch.shape import job_of, read_asked
+from ttt.launch.resources import read_resources
 from ttt.launch.status import ACTIVE, RunStatus, sweep_status
 
 Slots = dict[int, submitit.Job[None]]
 
-POLL = 1.0
-"""Seconds between two looks at what has ended."""
+POLL_S = 1.0
+"""Seconds between two checks for jobs that have ended."""
 
 
 def start_queue(folder: SweepFolder, cluster: ClusterConfig) -> None:
-    """Starts the process, unless there is one."""
-    if queue_lives(folder):
+    """Start the queue process unless it runs already."""
+    if queue_runs(folder):
         return
     with (folder.path / "queue.log").open("a", encoding="utf-8") as log:
         subprocess.Popen(
@@ -41,7 +43,7 @@ def start_queue(folder: SweepFolder, cluster: ClusterConfig) -> None:
 
 
 def main() -> None:
-    """Starts what waits, until nothing waits or runs any more."""
+    """Start waiting runs until none waits or runs any more."""
     folder, slots = SweepFolder(Path(sys.argv[1])), dict[int, submitit.Job[None]]()
     lock = queue_lock(folder)
     try:
@@ -50,52 +52,52 @@ def main() -> None:
         return
     while lock.is_locked:
         with submit_lock(folder):
-            if not _step(folder, slots):
-                # Before the other lock is: who adds runs after this last look finds no queue, and starts one.
+            if not _start_runs(folder, slots):
+                # Released while submit_lock is held: whoever submits runs afterwards starts a new queue process.
                 lock.release()
-        time.sleep(POLL)
+        time.sleep(POLL_S)
 
 
-def _step(folder: SweepFolder, slots: Slots) -> bool:
-    """Starts what may start; whether anything waits or runs."""
-    asked, name = read_asked(folder), read_name(folder)
+def _start_runs(folder: SweepFolder, slots: Slots) -> bool:
+    """Start the runs for which a slot is free; return whether any run waits or runs."""
+    resources, name = read_resources(folder), read_name(folder)
     for slot in [slot for slot, job in slots.items() if job.done()]:
         del slots[slot]
     statuses = sweep_status(folder)
-    _cancel_orphans(folder, statuses)
+    _mark_orphans(folder, statuses)
     own = [status for status in statuses if not status.elsewhere]
     queued = [status.run for status in own if status.state == "queued" and not status.job_id]
-    free = [slot for slot in range(asked.cluster.parallel) if slot not in slots]
+    free = [slot for slot in range(resources.cluster.parallel) if slot not in slots]
     for slot, run in zip(free, queued, strict=False):
-        slots[slot] = _executor(folder, asked.shape(run), slot, run.devices).submit(job_of(folder, run, name))
-        append(folder.jobs, [submitted(run, slots[slot].job_id, "local")])
+        slots[slot] = _executor(folder, resources.of(run), slot, run.devices).submit(make_job(folder, run, name))
+        append_lines(folder.jobs, [job_line(run, slots[slot].job_id, "local")])
     return bool(slots or queued or any(status.state == "waiting" for status in own))
 
 
-def _executor(folder: SweepFolder, shape: ClusterConfig, slot: int, devices: int) -> submitit.LocalExecutor:
-    """Starts one job at a time. Jobs of different slots get different GPUs."""
-    gpus = shape.gpus_per_task * devices
-    executor = submitit.LocalExecutor(folder.submitit, max_num_timeout=shape.requeues)
+def _executor(folder: SweepFolder, cluster: ClusterConfig, slot: int, devices: int) -> submitit.LocalExecutor:
+    """Return the executor of a slot, which runs one job at a time on the slot's own GPUs."""
+    gpus = cluster.gpus_per_task * devices
+    executor = submitit.LocalExecutor(folder.submitit, max_num_timeout=cluster.requeues)
     executor.update_parameters(
-        timeout_min=shape.timeout_min,
-        signal_delay_s=shape.signal_delay_s,
+        timeout_min=cluster.timeout_min,
+        signal_delay_s=cluster.signal_delay_s,
         tasks_per_node=devices,
         gpus_per_node=gpus,
         visible_gpus=list(range(slot * gpus, (slot + 1) * gpus)),
-        setup=shape.setup,
+        setup=cluster.setup,
     )
     return executor
 
 
-def _cancel_orphans(folder: SweepFolder, statuses: list[RunStatus]) -> None:
-    """Runs whose parent will not finish do not start."""
+def _mark_orphans(folder: SweepFolder, statuses: list[RunStatus]) -> None:
+    """Mark waiting runs as orphaned when their parent will not finish."""
     states = {status.run.run_id: status.state for status in statuses}
-    hopeless = [
+    orphans = [
         status.run
         for status in statuses
         if status.state == "waiting" and not status.elsewhere and states[str(status.run.parent)] not in ACTIVE
     ]
-    append(folder.jobs, [{**submitted(run, "", "local"), "ended": "orphaned"} for run in hopeless])
+    append_lines(folder.jobs, [{**job_line(run, "", "local"), "ended": "orphaned"} for run in orphans])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What SLURM's own commands are asked: sacct for the state of jobs, scancel to end them."""
+"""Calls of SLURM's commands: sacct for the states of jobs, scancel to cancel them."""
 
 import os
 import shutil
@@ -10,87 +10,85 @@ from submitit.slurm.slurm import SlurmInfoWatcher
 
 from ttt.config.errors import UserError
 
-SECONDS = 60
-"""A controller that is restarted or busy answers late, and then it answers."""
+TIMEOUT_S = 60
+"""Time limit of a command; a busy or restarting controller answers late."""
 
-JOBS_A_COMMAND = 1000
 
-QUEUED_AGAIN = ("PREEMPTED", "NODE_FAIL")
-"""States that accounting shows for some seconds of a job that SLURM has put back into its queue."""
+REQUEUED = ("PREEMPTED", "NODE_FAIL")
+"""States that accounting reports for some seconds after SLURM has requeued a job."""
 
 
 def require_slurm(command: str, name: str) -> None:
-    """Refuses to go on where there is no SLURM.
+    """Check that a command of SLURM is installed.
 
     Args:
-        command: SLURM's command that is needed.
-        name: the cluster's.
+        command: the command.
+        name: name of the cluster, for the message.
 
     Raises:
-        UserError: it is not installed here.
+        UserError: it is not installed.
     """
     if shutil.which(command) is None:
-        remedy = "run this where SLURM's commands are, such as a login node; slurm=local uses this machine alone"
+        remedy = "run this where SLURM's commands are, such as a login node, or use slurm=local"
         raise UserError(f"slurm={name}: no {command} on this machine; {remedy}")
 
 
 def job_states(job_ids: Collection[str]) -> dict[str, str]:
-    """SLURM's state of each job, by one call of sacct; jobs that accounting does not know yet are missing.
+    """Return SLURM's state of each job, from one call of sacct; jobs that accounting does not know yet are missing.
 
     Args:
-        job_ids: such as 17 or, of an array, 17_3.
+        job_ids: such as 17 or, in an array, 17_3.
 
     Returns:
         job id -> PENDING, RUNNING, COMPLETED, FAILED, CANCELLED, ...
 
     Raises:
-        UserError: sacct is missing, or has no accounting to ask.
+        UserError: sacct is missing or fails, as without accounting.
     """
     if not job_ids:
         return {}
     require_slurm("sacct", "sacct")
     arrays = sorted({job_id.partition("_")[0] for job_id in job_ids}, key=int)
     command = ["sacct", "--allocations", "--parsable2", "--format=JobID,State,End", f"--jobs={','.join(arrays)}"]
-    found = SlurmInfoWatcher(delay_s=SECONDS).read_info(_output(command, "sacct"))
-    return {job_id: _state(found[job_id]) for job_id in job_ids if job_id in found}
+    jobs = SlurmInfoWatcher(delay_s=TIMEOUT_S).read_info(_run(command))
+    return {job_id: _state(jobs[job_id]) for job_id in job_ids if job_id in jobs}
 
 
 def _state(info: dict[str, str]) -> str:
-    # "CANCELLED by 1000" says who did it.
+    # The state may be followed by a user id: "CANCELLED by 1000".
     state = info["State"].split(" ")[0]
-    recently = info["End"].isdigit() and time.time() - int(info["End"]) < SECONDS
-    return "REQUEUED" if state in QUEUED_AGAIN and recently else state
+    just_ended = info["End"].isdigit() and time.time() - int(info["End"]) < TIMEOUT_S
+    return "REQUEUED" if state in REQUEUED and just_ended else state
 
 
 def cancel_jobs(job_ids: Collection[str]) -> None:
-    """Ends jobs, running or waiting; their runs save what they have first.
+    """Cancel jobs that wait or run; runs that are training save a checkpoint first.
 
     Raises:
-        UserError: scancel is missing or refuses.
+        UserError: scancel is missing or fails.
     """
     require_slurm("scancel", "scancel")
-    ids = sorted(job_ids)
-    for start in range(0, len(ids), JOBS_A_COMMAND):
-        _output(["scancel", *ids[start : start + JOBS_A_COMMAND]], "scancel")
+    _run(["scancel", *sorted(job_ids)])
 
 
-def in_one_line(text: str) -> str:
-    """What a command of SLURM says, without its name in front of every line."""
+def one_line(text: str) -> str:
+    """Return the output of a SLURM command as one line, without the command's name before each part."""
     lines = [line.partition("error: ")[2] or line for line in text.strip().splitlines()]
     return "; ".join(line.strip() for line in lines if line.strip())
 
 
-def _output(command: list[str], name: str) -> str:
+def _run(command: list[str]) -> str:
+    """Return the output of a SLURM command, with times in seconds since 1970."""
+    name = command[0]
     try:
         environment = {**os.environ, "SLURM_TIME_FORMAT": "%s"}
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False, env=environment)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False, env=environment)
     except subprocess.TimeoutExpired as error:
-        raise UserError(f"{name}: SLURM did not answer within {SECONDS} s; try again") from error
+        raise UserError(f"{name}: SLURM did not answer within {TIMEOUT_S} s; try again") from error
     if done.returncode:
-        said = in_one_line(done.stderr) or f"exit code {done.returncode}"
-        disabled = "accounting storage is disabled" in done.stderr
-        remedy = (
-            "states of jobs need SLURM's accounting (slurmdbd); ask who runs the cluster" if disabled else "try again"
-        )
-        raise UserError(f"{name}: {said}; {remedy}")
+        reason = one_line(done.stderr) or f"exit code {done.returncode}"
+        remedy = "try again"
+        if "accounting storage is disabled" in done.stderr:
+            remedy = "job states need SLURM's accounting (slurmdbd); ask the cluster's administrators"
+        raise UserError(f"{name}: {reason}; {remedy}")
     return done.stdout

@@ -1,4 +1,4 @@
-"""What became of every run of a sweep: its own record, the ends of its jobs, and SLURM's word, put together."""
+"""The status of every run of a sweep, from its record, the ends of its jobs, and SLURM's accounting."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -7,18 +7,19 @@ from pathlib import Path
 from typing import Literal, cast
 
 from ttt.config.errors import UserError
-from ttt.launch.jobs import RunJob, ends_of, jobs_of, states_of
-from ttt.launch.journal import End, Submitted
+from ttt.launch.jobs import ends_of_run, jobs_by_run, states_by_job
+from ttt.launch.journal import JobEnd, JobLine
 from ttt.launch.plan import PlannedRun, SweepFolder, read_runs
 from ttt.results.record import Record, RunFolder, read_record
 
-State = Literal[
+RunState = Literal[
     "not submitted",
     "queued",
     "waiting",
     "running",
     "finished",
     "failed",
+    "diverged",
     "killed",
     "timed out",
     "preempted",
@@ -26,14 +27,18 @@ State = Literal[
     "orphaned",
     "deleted",
 ]
+"""``waiting``: for its parent run; ``orphaned``: its parent did not finish; ``deleted``: its folder is gone."""
 
-ACTIVE: tuple[State, ...] = ("queued", "waiting", "running")
-BROKEN: tuple[State, ...] = ("failed", "killed", "timed out", "preempted", "orphaned", "deleted")
-"""States in which a run stays unfinished unless it is submitted again."""
+Outcome = tuple[RunState, str]
+"""State and detail of a run."""
 
-QUEUED = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD", "SPECIAL_EXIT", "SUSPENDED")
-RUNNING = ("RUNNING", "COMPLETING", "CONFIGURING", "STAGE_OUT", "SIGNALING", "RESIZING", "STOPPED")
-OTHER: dict[str, tuple[State, str]] = {
+ACTIVE: tuple[RunState, ...] = ("queued", "waiting", "running")
+BROKEN: tuple[RunState, ...] = ("failed", "diverged", "killed", "timed out", "preempted", "orphaned", "deleted")
+"""States of runs that stay unfinished until they are submitted again."""
+
+SLURM_QUEUED = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD", "SPECIAL_EXIT", "SUSPENDED")
+SLURM_RUNNING = ("RUNNING", "COMPLETING", "CONFIGURING", "STAGE_OUT", "SIGNALING", "RESIZING", "STOPPED")
+SLURM_ENDED: dict[str, Outcome] = {
     "TIMEOUT": ("timed out", "more often than slurm.requeues allows"),
     "DEADLINE": ("timed out", "its deadline passed"),
     "PREEMPTED": ("preempted", "and not queued again by SLURM"),
@@ -42,35 +47,35 @@ OTHER: dict[str, tuple[State, str]] = {
     "BOOT_FAIL": ("killed", "its node did not start"),
     "CANCELLED": ("cancelled", ""),
 }
-"""SLURM's states of a job that has ended other than by itself -> ours, and what to add."""
+"""SLURM's state of a job that was ended from outside -> outcome of its run."""
 
-LATE = timedelta(minutes=2)
-"""How long accounting may take to hear of a job."""
+ACCOUNTING_DELAY = timedelta(minutes=2)
+"""Time after which accounting should know a job."""
 
-ORPHANED = "the run it starts from did not finish"
+ORPHANED: Outcome = ("orphaned", "the run it starts from did not finish")
 
 SAME_FAILURES = 3
-"""So often the same failure in a row, and a run is not tried again."""
+"""Equal failures in a row after which a run is not retried."""
 
 
 @dataclass(frozen=True)
 class RunStatus:
-    """A run now.
+    """The current status of a run.
 
     Attributes:
-        run: what was planned.
-        state: in one word or two.
-        detail: why, or how far; may be empty.
-        job_id: of its last job.
-        given_up: whether it failed the same way too often to be tried again.
+        run: the planned run.
+        state: its state.
+        detail: reason or result; may be empty.
+        job_id: id of its last job.
+        given_up: it failed the same way ``SAME_FAILURES`` times and is not retried.
         steps: optimizer steps done, of ``run.steps``.
-        tokens_per_second: as it trains, or trained at last.
-        seconds_left: of training, at that rate.
-        elsewhere: folder of the sweep that submitted its last job, where that is another one.
+        tokens_per_second: training speed, now or when last training.
+        seconds_left: training time left at that speed.
+        elsewhere: folder of the sweep that submitted its last job, if it is not this one.
     """
 
     run: PlannedRun
-    state: State
+    state: RunState = "not submitted"
     detail: str = ""
     job_id: str = ""
     given_up: bool = False
@@ -81,78 +86,37 @@ class RunStatus:
 
 
 def sweep_status(folder: SweepFolder) -> list[RunStatus]:
-    """The state of every run of the sweep, in the order of its plan.
+    """Return the status of every run of the sweep, in the order of its plan.
 
     Raises:
-        UserError: the folder holds no plan or a broken one, or SLURM cannot be asked.
+        UserError: the plan is missing or broken, or SLURM does not answer.
     """
     runs = read_runs(folder)
-    jobs = jobs_of(folder, runs)
-    records = {run.run_id: _record(run) for run in runs}
-    unfinished = {run.run_id for run in runs if not _finished(run, records[run.run_id])}
-    states = states_of([job for run_id in unfinished for job in jobs[run_id]])
-    found: dict[str, RunStatus] = {}
+    jobs = jobs_by_run(folder, runs)
+    records = {run.run_id: _read_record(run) for run in runs}
+    finished = {run.run_id for run in runs if _is_finished(run, records[run.run_id])}
+    states = states_by_job([job for run_id, of_run in jobs.items() if run_id not in finished for job in of_run])
+    statuses: dict[str, RunStatus] = {}
     for run in runs:
-        ends = ends_of(run, jobs[run.run_id]) if run.run_id in unfinished else []
-        status = _status(run, records[run.run_id], jobs[run.run_id], states, ends, found)
-        last = jobs[run.run_id][-1] if jobs[run.run_id] else None
-        elsewhere = last.sweep if last and last.sweep != folder.path else None
-        found[run.run_id] = replace(status, job_id=last.line["job_id"] if last else "", elsewhere=elsewhere)
-    return list(found.values())
+        record, jobs_of_run = records[run.run_id], jobs[run.run_id]
+        status = _progress(run, record)
+        if jobs_of_run:
+            last = jobs_of_run[-1]
+            elsewhere = last.sweep if last.sweep != folder.path else None
+            status = replace(status, job_id=last.line["job_id"], elsewhere=elsewhere)
+        if run.run_id in finished:
+            status = replace(status, state="finished", detail=_result(cast(Record, record)))
+        elif jobs_of_run:
+            ends = ends_of_run(run, jobs_of_run)
+            outcomes = [_outcome(job.line, states.get(job.key), ends, record) for job in jobs_of_run]
+            cancelled_by_user = "ended" in last.line
+            parent_finished = run.parent is None or statuses[run.parent].state == "finished"
+            status = _with_outcomes(status, outcomes, cancelled_by_user, parent_finished)
+        statuses[run.run_id] = status
+    return list(statuses.values())
 
 
-def _status(
-    run: PlannedRun,
-    record: Record | UserError | None,
-    jobs: list[RunJob],
-    states: dict[tuple[Path, str], str],
-    ends: list[End],
-    others: dict[str, RunStatus],
-) -> RunStatus:
-    status = _progress(run, record)
-    if _finished(run, record):
-        return replace(status, state="finished", detail=_result(cast(Record, record)))
-    if not jobs:
-        return status
-    outcomes = [_outcome(job.line, states.get(job.key), ends, record) for job in jobs]
-    state, detail = outcomes[-1]
-    if run.parent and others[run.parent].state != "finished":
-        if state == "queued":
-            state, detail = "waiting", f"for {run.parent}"
-        elif state == "cancelled" and not jobs[-1].line.get("ended"):
-            # SLURM's word for a job whose dependency can no longer be satisfied.
-            state, detail = "orphaned", ORPHANED
-    same = outcomes[-SAME_FAILURES:]
-    given_up = state in BROKEN and state != "orphaned" and len(same) == SAME_FAILURES and len(set(same)) == 1
-    return replace(status, state=state, detail=detail, given_up=given_up)
-
-
-def _outcome(
-    job: Submitted, state: str | None, ends: Iterable[End], record: Record | UserError | None
-) -> tuple[State, str]:
-    """What became of one job of a run that has not finished."""
-    if job.get("ended") == "orphaned":
-        return "orphaned", ORPHANED
-    if job.get("ended") == "cancelled":
-        return ("running", "is being cancelled") if state in RUNNING else ("cancelled", "")
-    if state is None:
-        late = datetime.now(UTC) - datetime.fromisoformat(job["time"]) > LATE
-        return ("killed", "SLURM does not know its job") if late else ("queued", "")
-    if state in QUEUED:
-        return "queued", ""
-    if state in RUNNING:
-        return "running", ""
-    own = [end for end in ends if end["job_id"] == job["job_id"]]
-    if own and own[-1]["status"] == "failed":
-        return "failed", own[-1]["error"] or ""
-    if state in OTHER:
-        return OTHER[state]
-    if own and own[-1]["status"] == "finished":
-        return ("deleted", "its folder is gone") if record is None else ("killed", str(record))
-    return "killed", own[-1]["error"] or "" if own else ""
-
-
-def _record(run: PlannedRun) -> Record | UserError | None:
+def _read_record(run: PlannedRun) -> Record | UserError | None:
     path = RunFolder(Path(run.folder)).record
     if not path.exists():
         return None
@@ -162,8 +126,17 @@ def _record(run: PlannedRun) -> Record | UserError | None:
         return error
 
 
-def _finished(run: PlannedRun, record: Record | UserError | None) -> bool:
+def _is_finished(run: PlannedRun, record: Record | UserError | None) -> bool:
     return isinstance(record, dict) and record["status"] == "finished" and record["steps"] >= run.steps
+
+
+def _progress(run: PlannedRun, record: Record | UserError | None) -> RunStatus:
+    """Return a status with the progress that the run's record reports."""
+    if not isinstance(record, dict):
+        return RunStatus(run)
+    steps, rate = record["steps"], record["timing"]["tokens_per_second"]
+    left = max(0, run.steps - steps) * run.tokens_per_step / rate if rate else None
+    return RunStatus(run, steps=steps, tokens_per_second=rate, seconds_left=left)
 
 
 def _result(record: Record) -> str:
@@ -171,10 +144,45 @@ def _result(record: Record) -> str:
     return f"validation perplexity {validation['perplexity']:.2f}" if validation else ""
 
 
-def _progress(run: PlannedRun, record: Record | UserError | None) -> RunStatus:
-    """What the record tells of how far the run is."""
-    if not isinstance(record, dict):
-        return RunStatus(run, "not submitted")
-    steps, rate = record["steps"], record["timing"]["tokens_per_second"]
-    left = max(0, run.steps - steps) * run.tokens_per_step / rate if rate else None
-    return RunStatus(run, "not submitted", steps=steps, tokens_per_second=rate, seconds_left=left)
+def _outcome(
+    job: JobLine, slurm_state: str | None, ends: Iterable[JobEnd], record: Record | UserError | None
+) -> Outcome:
+    """Return the outcome that one job gives its unfinished run."""
+    if job.get("ended") == "orphaned":
+        return ORPHANED
+    if job.get("ended") == "cancelled":
+        return ("running", "is being cancelled") if slurm_state in SLURM_RUNNING else ("cancelled", "")
+    if slurm_state is None:
+        late = datetime.now(UTC) - datetime.fromisoformat(job["time"]) > ACCOUNTING_DELAY
+        return ("killed", "SLURM does not know its job") if late else ("queued", "")
+    if slurm_state in SLURM_QUEUED:
+        return "queued", ""
+    if slurm_state in SLURM_RUNNING:
+        return "running", ""
+    ends_of_job = [end for end in ends if end["job_id"] == job["job_id"]]
+    last_end = ends_of_job[-1] if ends_of_job else None
+    if last_end and last_end["status"] in ("failed", "diverged"):
+        return cast(RunState, last_end["status"]), last_end["error"] or ""
+    if slurm_state in SLURM_ENDED:
+        return SLURM_ENDED[slurm_state]
+    if last_end is None:
+        return "killed", ""
+    if last_end["status"] == "finished":
+        return ("deleted", "its folder is gone") if record is None else ("killed", str(record))
+    return "killed", last_end["error"] or ""
+
+
+def _with_outcomes(
+    status: RunStatus, outcomes: list[Outcome], cancelled_by_user: bool, parent_finished: bool
+) -> RunStatus:
+    """Return the status of an unfinished run after the outcomes of its jobs, the last job last."""
+    state, detail = outcomes[-1]
+    if not parent_finished and state == "queued":
+        state, detail = "waiting", f"for {status.run.parent}"
+    if not parent_finished and state == "cancelled" and not cancelled_by_user:
+        # SLURM cancels a job whose dependency can no longer be satisfied.
+        state, detail = ORPHANED
+    last = outcomes[-SAME_FAILURES:]
+    always_same = len(last) == SAME_FAILURES and len(set(last)) == 1
+    given_up = always_same and state in BROKEN and state != "orphaned"
+    return replace(status, state=state, detail=detail, given_up=given_up)

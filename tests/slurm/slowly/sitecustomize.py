@@ -1,6 +1,6 @@
-"""Python reads this at its start where the folder is on its path: training steps then take STEP_SECONDS longer.
+"""Makes training steps STEP_SECONDS longer; Python imports this at startup if the folder is on its path.
 
-A tiny run ends before anything can happen to it; a run that sleeps between steps can be disturbed, and costs nothing.
+A tiny run ends before a test can disturb it; a run that sleeps between steps can be disturbed without using a CPU.
 """
 
 import importlib.util
@@ -16,7 +16,7 @@ SLOWED = "ttt.train.module"
 
 
 class Slowly(MetaPathFinder):
-    """Finds one module, and changes it once it has been executed."""
+    """Finds one module, and changes it after its execution."""
 
     def find_spec(self, name: str, path: object, target: object = None) -> ModuleSpec | None:  # noqa: ARG002
         if name != SLOWED:
@@ -36,7 +36,7 @@ class Slowly(MetaPathFinder):
 
 
 def slow_down(module: Any) -> None:
-    """The step sleeps first."""
+    """Make the training step sleep first."""
     step = module.TrainingModule.training_step
 
     def slowly(self: Any, *arguments: Any) -> Any:

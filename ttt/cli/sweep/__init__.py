@@ -1,1 +1,1 @@
-"""``ttt-sweep``: its command line (`request.py`), its commands, its tables, and a sweep's expansion into runs."""
+"""``ttt-sweep``: the command line (`request.py`), the commands, their tables, and the expansion of a sweep."""

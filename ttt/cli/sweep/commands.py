@@ -1,4 +1,4 @@
-"""What each command of ``ttt-sweep`` does."""
+"""The commands of ``ttt-sweep``. Each raises ``UserError`` for a mistake of the user or an error of the cluster."""
 
 import json
 import sys
@@ -9,58 +9,48 @@ from pathlib import Path
 from typing import Any
 
 from ttt.cli.sweep.expand import change_cluster, expand, load_cluster, load_sweep
-from ttt.cli.sweep.request import Request
-from ttt.cli.sweep.tables import price_table, status_table
+from ttt.cli.sweep.request import COMMON_KEYS, Request
+from ttt.cli.sweep.tables import cost_table, status_table
 from ttt.config.errors import UserError
 from ttt.launch.cancel import cancel_runs
+from ttt.launch.collect import copy_results
+from ttt.launch.cost import run_costs
 from ttt.launch.logs import log_files, tail
 from ttt.launch.plan import Plan, SweepFolder, freeze, submit_lock
-from ttt.launch.price import price
-from ttt.launch.shape import Asked, read_asked, write_asked
+from ttt.launch.resources import Resources, read_resources, write_resources
 from ttt.launch.status import ACTIVE, BROKEN, RunStatus, sweep_status
-from ttt.launch.submit import submit as send
+from ttt.launch.submit import submit as submit_runs
+from ttt.results.atomic import write_text
 
 
 def plan(request: Request) -> None:
-    """Prints what the sweep would train, and what that costs.
-
-    Raises:
-        UserError: the sweep does not compose, or the price cannot be given.
-    """
-    device, utilisation = request.own.get("device", "h100"), request.number("utilisation", 0.4, 0)
-    print(price_table(price(_expand(request), device, utilisation), device, utilisation))
+    """Print the runs of the sweep and their estimated cost."""
+    device, utilisation = request.options.get("device", "h100"), request.number("utilisation", 0.4, 0)
+    print(cost_table(run_costs(_expand(request), device, utilisation), device, utilisation))
 
 
 def submit(request: Request) -> None:
-    """Submits every run that is neither finished nor queued nor running.
-
-    Raises:
-        UserError: the sweep does not compose, its folder holds another plan, or the cluster refuses.
-    """
-    asked = Asked(load_cluster(request.required("slurm"), request.cluster), _changed(request))
-    expanded = _expand(request)
-    for run in expanded.runs:
-        asked.shape(run)
+    """Submit every run that is neither finished nor queued nor running."""
+    resources = _new_resources(request)
+    sweep_plan = _expand(request)
+    for run in sweep_plan.runs:
+        resources.of(run)
     folder = SweepFolder(request.folder)
     folder.make()
     with submit_lock(folder):
-        freeze(expanded, folder)
+        freeze(sweep_plan, folder)
         statuses = sweep_status(folder)
-        again = [status for status in statuses if status.state not in (*ACTIVE, "finished")]
-        _submit(request, folder, asked, statuses, _hopeful(again))
+        open_runs = [status for status in statuses if status.state not in (*ACTIVE, "finished")]
+        _submit(request, folder, resources, statuses, _worth_retrying(open_runs))
 
 
 def status(request: Request) -> None:
-    """Prints a line for every run, or the folders of those that are finished, once or until nothing runs any more.
-
-    Raises:
-        UserError: there is no such sweep, or SLURM cannot be asked.
-    """
+    """Print one line per run, or the folders of finished runs, once or until no run waits or runs any more."""
     folder, interval = SweepFolder(request.folder), request.number("interval", 10, 1)
     while True:
         statuses = sweep_status(folder)
         if "--json" in request.flags:
-            print(json.dumps([_plain(status) for status in statuses], indent=1))
+            print(json.dumps([_as_json(status) for status in statuses], indent=1))
         elif "--folders" in request.flags:
             sys.stdout.writelines(f"{status.run.folder}\n" for status in statuses if status.state == "finished")
         else:
@@ -72,68 +62,53 @@ def status(request: Request) -> None:
 
 
 def retry(request: Request) -> None:
-    """Submits again what failed, was killed, timed out or lost the run that it starts from.
-
-    Raises:
-        UserError: there is no such sweep or run, or the cluster refuses.
-    """
+    """Submit again the runs that failed, were killed, timed out or lost the run that they start from."""
     folder = SweepFolder(request.folder)
-    asked = read_asked(folder)
-    if "slurm" in request.own:
-        asked = Asked(load_cluster(request.own["slurm"], request.cluster), _changed(request))
-    elif request.cluster:
-        changed = tuple(sorted({*asked.changed, *_changed(request)}))
-        asked = Asked(change_cluster(asked.cluster, request.cluster), changed)
+    resources = read_resources(folder)
+    if "slurm" in request.options:
+        resources = _new_resources(request)
+    elif request.cluster_changes:
+        changed = tuple(sorted({*resources.changed, *_changed_keys(request)}))
+        resources = Resources(change_cluster(resources.cluster, request.cluster_changes), changed)
     with submit_lock(folder):
         statuses = sweep_status(folder)
-        chosen = _named(request, statuses, [status for status in statuses if status.state in BROKEN])
-        if request.own.get("force") != "true":
-            chosen = _hopeful(chosen)
-        _submit(request, folder, asked, statuses, chosen)
+        chosen = _select(request, statuses, [status for status in statuses if status.state in BROKEN])
+        if request.options.get("force") != "true":
+            chosen = _worth_retrying(chosen)
+        _submit(request, folder, resources, statuses, chosen)
 
 
 def cancel(request: Request) -> None:
-    """Ends what waits or runs; a run that trains saves what it has.
-
-    Raises:
-        UserError: there is no such sweep or run, or SLURM refuses.
-    """
+    """Cancel the runs that wait or run; a run that is training saves a checkpoint first."""
     folder = SweepFolder(request.folder)
     statuses = sweep_status(folder)
     with submit_lock(folder):
-        own = [status for status in statuses if status.state in ACTIVE and not status.elsewhere]
-        chosen = _named(request, statuses, own)
+        active = [status for status in statuses if status.state in ACTIVE and not status.elsewhere]
+        chosen = _select(request, statuses, active)
         cancel_runs(folder, [status.run.run_id for status in chosen])
     print(f"{len(chosen)} cancelled; ttt-sweep submit submits them again")
 
 
 def logs(request: Request) -> None:
-    """Prints the last lines of what a run's last job wrote.
-
-    Raises:
-        UserError: no such run, or it has not started.
-    """
+    """Print the last lines of the log files of a run's last job."""
     folder = SweepFolder(request.folder)
-    if not request.runs:
+    if not request.run_names:
         raise UserError("ttt-sweep logs: name a run; ttt-sweep status lists them")
     statuses = sweep_status(folder)
-    for chosen in _named(request, statuses, statuses):
+    for chosen in _select(request, statuses, statuses):
         for path in log_files(folder, chosen):
             print(f"==> {path} <==\n{tail(path, int(request.number('lines', 40, 1)))}")
 
 
 def collect(request: Request) -> None:
-    """Copies records and metrics of the sweep's runs into a folder, with a table of them all.
-
-    Raises:
-        UserError: there is nothing to collect, or what was finished is gone.
-    """
+    """Copy records and metrics of the sweep's runs into a folder, with a table of all runs."""
     out = Path(request.required("out"))
-    # pandas takes a second, and the other commands do without it.
-    from ttt.launch.collect import collect as bring_together
+    # Importing pandas takes a second, and the other commands do not need it.
+    from ttt.results.store import load_results
 
-    statuses = sweep_status(SweepFolder(request.folder))
-    table = bring_together(statuses, out)
+    statuses, table = sweep_status(SweepFolder(request.folder)), out / "runs.csv"
+    copy_results(statuses, out)
+    write_text(table, load_results(out).runs.drop(columns="run_dir").to_csv(index=False))
     for status in statuses:
         if status.state != "finished":
             print(f"not finished: {status.run.run_id} ({status.state})", file=sys.stderr)
@@ -141,81 +116,82 @@ def collect(request: Request) -> None:
     print(f"{table}: {finished} of {len(statuses)} runs are finished; draw them with ttt-plot --all --results {out}")
     deleted = [status.run.folder for status in statuses if status.state == "deleted"]
     if deleted:
-        raise UserError(f"{', '.join(deleted)}: deleted after it had finished; ttt-sweep retry trains it again")
+        raise UserError(f"{', '.join(deleted)}: deleted after training had finished; ttt-sweep retry trains it again")
 
 
 COMMANDS: dict[str, Callable[[Request], None]] = {
-    "plan": plan,
-    "submit": submit,
-    "status": status,
-    "retry": retry,
-    "cancel": cancel,
-    "logs": logs,
-    "collect": collect,
+    command.__name__: command for command in (plan, submit, status, retry, cancel, logs, collect)
 }
 
 
 def _expand(request: Request) -> Plan:
-    """The plan of the sweep that was asked for, with a count where somebody watches."""
-    sweep = load_sweep(request.required("sweep"), request.own.get("scale")).changed(request.overrides)
-    shown = sys.stderr.isatty()
+    """Return the plan of the requested sweep; show the progress on a terminal."""
+    sweep = load_sweep(request.required("sweep"), request.options.get("scale")).with_overrides(request.overrides)
 
-    def report(done: int, of: int) -> None:
-        if shown:
-            print(f"\rcomposing {done}/{of}", end="\n" if done == of else "", file=sys.stderr, flush=True)
+    def report(done: int, total: int) -> None:
+        if sys.stderr.isatty():
+            end = "\n" if done == total else ""
+            print(f"\rcomposing {done}/{total}", end=end, file=sys.stderr, flush=True)
 
-    return expand(sweep, request.runs_dir, report)
+    return expand(sweep, request.runs_folder, report)
+
+
+def _new_resources(request: Request) -> Resources:
+    return Resources(load_cluster(request.required("slurm"), request.cluster_changes), _changed_keys(request))
+
+
+def _changed_keys(request: Request) -> tuple[str, ...]:
+    return tuple(change.partition("=")[0] for change in request.cluster_changes)
 
 
 def _submit(
-    request: Request, folder: SweepFolder, asked: Asked, statuses: list[RunStatus], chosen: list[RunStatus]
+    request: Request, folder: SweepFolder, resources: Resources, statuses: list[RunStatus], chosen: list[RunStatus]
 ) -> None:
     active = {status.run.run_id: status.job_id for status in statuses if status.state in ACTIVE}
     if chosen:
-        write_asked(folder, asked)
-        send(folder, asked, [status.run for status in chosen], active, print)
+        write_resources(folder, resources)
+        submit_runs(folder, resources, [status.run for status in chosen], active, print)
     finished = sum(status.state == "finished" for status in statuses)
     print(
         f"{len(chosen)} submitted, {len(active)} were queued or running, {finished} finished, of {len(statuses)} runs"
     )
     if chosen or active:
-        where = [f"{key}={request.own[key]}" for key in ("sweep", "scale", "runs_dir", "folder") if key in request.own]
-        print(f"watch them: ttt-sweep status {' '.join(where)} --watch")
+        options = [f"{key}={request.options[key]}" for key in COMMON_KEYS if key in request.options]
+        print(f"watch them: ttt-sweep status {' '.join(options)} --watch")
 
 
-def _hopeful(statuses: list[RunStatus]) -> list[RunStatus]:
-    """Those that may be tried again; the others are named."""
+def _worth_retrying(statuses: list[RunStatus]) -> list[RunStatus]:
+    """Return the runs that are worth another try, and print which are left out."""
     for status in statuses:
         if status.given_up:
-            said = f"failed three times the same way ({status.detail or status.state})"
-            print(f"left out: {status.run.run_id} {said}; ttt-sweep retry {status.run.run_id} force=true tries again")
+            why = f"failed three times in the same way ({status.detail or status.state})"
+            print(f"left out: {status.run.run_id} {why}; ttt-sweep retry {status.run.run_id} force=true retries it")
     return [status for status in statuses if not status.given_up]
 
 
-def _named(request: Request, statuses: list[RunStatus], of: list[RunStatus]) -> list[RunStatus]:
-    """Those of ``of`` that the command names, all when it names none."""
-    return [_one(request, name, statuses, of) for name in request.runs] if request.runs else of
+def _select(request: Request, statuses: list[RunStatus], selectable: list[RunStatus]) -> list[RunStatus]:
+    """Return the selectable runs that the command line names, or all of them if it names none."""
+    if not request.run_names:
+        return selectable
+    return [_find(request, name, statuses, selectable) for name in request.run_names]
 
 
-def _one(request: Request, name: str, statuses: list[RunStatus], of: list[RunStatus]) -> RunStatus:
-    fitting = [status for status in statuses if name in status.run.run_id]
-    fitting = [status for status in fitting if status.run.run_id == name] or fitting
-    if len(fitting) != 1:
-        some = ", ".join(status.run.run_id for status in fitting[:3]) or "ttt-sweep status lists the runs"
-        raise UserError(f"{name}: {'fits several runs' if fitting else 'no such run'}: {some}")
-    if fitting[0] not in of:
-        where = f" in folder={fitting[0].elsewhere}" if fitting[0].elsewhere else ""
-        raise UserError(f"{fitting[0].run.run_id}: is {fitting[0].state}{where}; nothing to {request.command}")
-    return fitting[0]
+def _find(request: Request, name: str, statuses: list[RunStatus], selectable: list[RunStatus]) -> RunStatus:
+    matches = [status for status in statuses if name in status.run.run_id]
+    matches = [status for status in matches if status.run.run_id == name] or matches
+    if len(matches) != 1:
+        examples = ", ".join(status.run.run_id for status in matches[:3]) or "ttt-sweep status lists the runs"
+        raise UserError(f"{name}: {'matches several runs' if matches else 'no such run'}: {examples}")
+    (status,) = matches
+    if status not in selectable:
+        where = f" in folder={status.elsewhere}" if status.elsewhere else ""
+        raise UserError(f"{status.run.run_id}: is {status.state}{where}; nothing to {request.command}")
+    return status
 
 
-def _plain(status: RunStatus) -> dict[str, Any]:
+def _as_json(status: RunStatus) -> dict[str, Any]:
     plain = asdict(status)
     run = plain.pop("run")
-    named = {key: run[key] for key in ("run_id", "folder", "parent")}
+    identity = {key: run[key] for key in ("run_id", "folder", "parent")}
     elsewhere = str(status.elsewhere) if status.elsewhere else None
-    return {**named, **plain, "steps_planned": run["steps"], "elsewhere": elsewhere}
-
-
-def _changed(request: Request) -> tuple[str, ...]:
-    return tuple(change.partition("=")[0] for change in request.cluster)
+    return {**identity, **plain, "steps_planned": run["steps"], "elsewhere": elsewhere}

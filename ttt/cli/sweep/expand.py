@@ -1,12 +1,10 @@
-"""From a sweep's file to its runs: every point composed, checked and frozen."""
+"""Expanding a sweep's file into runs: compose and check the configuration of every grid point."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import hydra
-import yaml
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -14,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ttt.cli.compose import as_object, quote_option, register_schemas, spelled_out
 from ttt.cli.errors import describe
 from ttt.cli.parent import inherited
-from ttt.cli.sweep.files import sweep_file
+from ttt.cli.sweep.files import cluster_file, read_yaml, sweep_file
 from ttt.config.assets import assets
 from ttt.config.cluster import ClusterConfig
 from ttt.config.errors import UserError, bad_value
@@ -22,45 +20,39 @@ from ttt.config.identity import run_id
 from ttt.config.plain import to_plain
 from ttt.config.plan import check
 from ttt.config.schema import TrainConfig
-from ttt.config.sweep import Point, Sweep, Wanted, read_sweep
+from ttt.config.sweep import Sweep, SweepRun, describe_point, read_sweep
 from ttt.launch.plan import Plan, PlannedRun
 from ttt.results.parent import plan_parent
 
-OWNED = ("runs_dir", "run_dir", "ckpt", "overwrite", "parent.run", "from")
-"""Keys of a run that its sweep sets."""
+SET_BY_SWEEP = ("runs", "runs_dir", "run", "run_dir", "ckpt", "overwrite", "parent.run", "from")
+"""Keys that the sweep sets for its runs; a sweep's file must not."""
 
 
 def load_sweep(name: str, scale: str | None = None) -> Sweep:
-    """The sweep of a file of ``sweeps/`` at a scale, or of any file that ends in .yaml; see ``sweep_file``.
+    """Load a sweep of ``sweeps/`` at a scale, or from the path of a .yaml file; see ``sweep_file``.
 
     Raises:
-        UserError: no such file or scale, or a file that describes no sweep.
+        UserError: no such file or scale, or a file that is not a sweep.
     """
     file = sweep_file(name, scale)
-    return read_sweep(file.name, _read_yaml(file.path))
+    return read_sweep(file.name, read_yaml(file.path))
 
 
 def load_cluster(name: str, changes: list[str]) -> ClusterConfig:
-    """The cluster of a file of ``slurm/``, or of any file that ends in .yaml, with ``key=value`` changed.
+    """Load a cluster of ``slurm/``, or from the path of a .yaml file, and apply changes ``key=value``.
 
     Raises:
-        UserError: no such file or key, or a value that cannot be.
+        UserError: no such file or key, or an invalid value.
     """
-    path = Path(name) if name.endswith((".yaml", ".yml")) else assets() / "slurm" / f"{name}.yaml"
-    if not path.is_file():
-        raise bad_value("slurm", name, f"choose one of {', '.join(clusters())}, or the path of a .yaml file")
-    plain = _read_yaml(path) or {}
-    if not isinstance(plain, dict):
-        raise UserError(f"{path}: must map the keys of a cluster to values; slurm/README.md lists them")
-    plain = {"name": path.stem, **plain}
-    return change_cluster(ClusterConfig(), changes, plain)
+    path = cluster_file(name)
+    return change_cluster(ClusterConfig(), changes, {"name": path.stem, **read_yaml(path)})
 
 
 def change_cluster(cluster: ClusterConfig, changes: list[str], plain: object = None) -> ClusterConfig:
-    """``cluster`` with the content of a YAML and then ``key=value`` in the place of its own.
+    """Return ``cluster`` updated by the content of a YAML file and then by ``key=value``.
 
     Raises:
-        UserError: a key that does not exist, or a value that cannot be.
+        UserError: an unknown key or an invalid value.
     """
     try:
         merged = OmegaConf.merge(OmegaConf.structured(cluster), plain or {}, OmegaConf.from_dotlist(changes))
@@ -72,92 +64,71 @@ def change_cluster(cluster: ClusterConfig, changes: list[str], plain: object = N
     return changed
 
 
-def expand(sweep: Sweep, runs_dir: Path, report: Callable[[int, int], None] = lambda *_: None) -> Plan:
-    """Composes every run of the sweep; points that resolve to the same run are one.
+def expand(sweep: Sweep, runs_folder: Path, report: Callable[[int, int], None] = lambda *_: None) -> Plan:
+    """Compose every run of the sweep; grid points with equal configurations are one run.
 
     Args:
-        sweep: what to expand.
-        runs_dir: where runs go.
-        report: told after each how many are done, and of how many.
+        sweep: the sweep.
+        runs_folder: folder of all run folders.
+        report: called after each grid point with the number done and the total.
 
     Raises:
-        UserError: an override that does not compose or a value that cannot be, with the point that has it.
+        UserError: an override that does not compose or an invalid value; the message names the grid point.
     """
     for override in sweep.base:
         key = override.lstrip("+").partition("=")[0]
-        if key in OWNED:
-            raise UserError(f"{override}: a sweep sets {key} itself; runs_dir=FOLDER chooses where runs go")
+        if key in SET_BY_SWEEP:
+            raise UserError(f"{override}: a sweep sets {key} itself; runs=FOLDER chooses the folder of its runs")
     register_schemas()
-    runs: dict[str, PlannedRun] = {}
+    planned: dict[str, PlannedRun] = {}
     configs: dict[tuple[str, ...], TrainConfig] = {}
     with hydra.initialize_config_dir(version_base="1.3", config_dir=str(assets() / "conf")):
-        wanted = sweep.wanted()
-        for number, one in enumerate(wanted):
-            parent = configs[tuple(one.parent.values())] if one.parent else None
-            with _naming(sweep, one.point):
-                config = compose_run(one, runs_dir, parent)
-                planned = _planned(one, config)
-            configs[tuple(one.point.values())] = config
-            runs.setdefault(planned.run_id, planned)
-            report(number + 1, len(wanted))
-    return Plan(sweep.name, list(runs.values()), {run_id(config): config for config in configs.values()})
+        runs = sweep.runs()
+        for number, run in enumerate(runs):
+            parent = configs[tuple(run.parent.values())] if run.parent else None
+            try:
+                config = compose_run(run, runs_folder, parent)
+                planned_run = _planned_run(run, config, runs_folder)
+            except (HydraException, OmegaConfBaseException, UserError) as error:
+                reason = str(error) if isinstance(error, UserError) else describe(error)
+                raise UserError(f"sweep={sweep.name}: {describe_point(run.point)}: {reason}") from error
+            configs[tuple(run.point.values())] = config
+            planned.setdefault(planned_run.run_id, planned_run)
+            report(number + 1, len(runs))
+    return Plan(sweep.name, list(planned.values()), {run_id(config): config for config in configs.values()})
 
 
-def compose_run(wanted: Wanted, runs_dir: Path, parent: TrainConfig | None) -> TrainConfig:
-    """The configuration of one run, which may start from a run that is only planned.
+def compose_run(run: SweepRun, runs_folder: Path, parent: TrainConfig | None) -> TrainConfig:
+    """Compose the configuration of one run; its parent may be a run that has not been trained yet.
 
     Raises:
-        UserError: a key that does not exist, or a model other than the parent's.
-        HydraException: an option that does not exist.
+        UserError: an unknown key, or a model other than the parent's.
+        HydraException: an unknown option.
         OmegaConfBaseException: a value of another type.
     """
-    overrides = [quote_option(spelled_out(override)) for override in wanted.overrides]
+    overrides = [quote_option(spelled_out(override)) for override in run.overrides]
     if parent is not None:
         chosen = {override.lstrip("+").partition("=")[0] for override in overrides}
         overrides = [*inherited(to_plain(parent), chosen), *overrides]
     config = as_object(hydra.compose("train", overrides), TrainConfig)
-    config = replace(config, runs_dir=str(runs_dir), ckpt="last")
+    config = replace(config, runs_dir=str(runs_folder), ckpt="last")
     if parent is not None:
-        plan_parent(config, parent, runs_dir / run_id(parent))
+        plan_parent(config, parent, runs_folder / run_id(parent))
     elif config.recipe.parent_share:
-        raise bad_value("recipe", config.recipe.name, "starts from another run; a rule with from: says which")
+        raise bad_value("recipe", config.recipe.name, "starts from another run; name it in a rule with from:")
     return config
 
 
-def _planned(wanted: Wanted, config: TrainConfig) -> PlannedRun:
+def _planned_run(run: SweepRun, config: TrainConfig, runs_folder: Path) -> PlannedRun:
     plan, name = check(config), run_id(config)
     return PlannedRun(
         run_id=name,
-        folder=str(Path(config.runs_dir) / name),
-        overrides=wanted.overrides,
+        folder=str(runs_folder / name),
+        overrides=run.overrides,
         parent=config.parent.run_id,
         steps=plan.steps,
         tokens_per_step=plan.tokens_per_step,
         nodes=config.trainer.nodes,
         devices=config.trainer.devices,
-        resources=wanted.resources,
+        resources=run.resources,
     )
-
-
-@contextmanager
-def _naming(sweep: Sweep, point: Point) -> Iterator[None]:
-    """Adds to an error which point of the sweep has it."""
-    where = f"sweep={sweep.name}: {' '.join(f'{axis}={value}' for axis, value in point.items())}"
-    try:
-        yield
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(f"{where}: {describe(error)}") from error
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from error
-
-
-def clusters() -> list[str]:
-    """All clusters of ``slurm/``."""
-    return sorted(path.stem for path in (assets() / "slurm").glob("*.yaml"))
-
-
-def _read_yaml(path: Path) -> object:
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: not YAML ({str(error).splitlines()[0]})") from error

@@ -1,112 +1,121 @@
-"""The command line of ``ttt-sweep``, taken apart."""
+"""Parsing the command line of ``ttt-sweep``."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ttt.cli.sweep.files import sweep_file
 from ttt.config.errors import UserError, bad_value
+from ttt.config.keys import refuse_renamed
 
 FLAGS = ("--watch", "--json", "--folders")
 
+COMMON_KEYS = ("sweep", "scale", "runs", "folder")
+
 KEYS = {
-    "plan": ("sweep", "scale", "runs_dir", "folder", "device", "utilisation"),
-    "submit": ("sweep", "scale", "runs_dir", "folder", "slurm"),
-    "status": ("sweep", "scale", "runs_dir", "folder", "interval"),
-    "retry": ("sweep", "scale", "runs_dir", "folder", "slurm", "force"),
-    "cancel": ("sweep", "scale", "runs_dir", "folder"),
-    "logs": ("sweep", "scale", "runs_dir", "folder", "lines"),
-    "collect": ("sweep", "scale", "runs_dir", "folder", "out"),
+    "plan": (*COMMON_KEYS, "device", "utilisation"),
+    "submit": (*COMMON_KEYS, "slurm"),
+    "status": (*COMMON_KEYS, "interval"),
+    "retry": (*COMMON_KEYS, "slurm", "force"),
+    "cancel": COMMON_KEYS,
+    "logs": (*COMMON_KEYS, "lines"),
+    "collect": (*COMMON_KEYS, "out"),
 }
-"""Keys that each command has of its own; ``plan`` and ``submit`` hand any other to ``ttt-train``."""
+"""The keys of each command; ``plan`` and ``submit`` pass any other key on to ``ttt-train``."""
 
 
 @dataclass
 class Request:
-    """A command line, taken apart.
+    """A parsed command line.
 
     Attributes:
         command: a key of ``KEYS``.
-        own: values of its own keys.
-        cluster: ``KEY=VALUE`` of ``slurm.KEY=VALUE``.
-        overrides: for every run.
-        runs: names of runs.
-        flags: of ``FLAGS``.
+        options: values of the command's keys.
+        cluster_changes: ``KEY=VALUE`` of every ``slurm.KEY=VALUE``.
+        overrides: overrides for all runs.
+        run_names: run ids, or parts of them.
+        flags: flags, of ``FLAGS``.
     """
 
     command: str
-    own: dict[str, str] = field(default_factory=dict)
-    cluster: list[str] = field(default_factory=list)
+    options: dict[str, str] = field(default_factory=dict)
+    cluster_changes: list[str] = field(default_factory=list)
     overrides: list[str] = field(default_factory=list)
-    runs: list[str] = field(default_factory=list)
+    run_names: list[str] = field(default_factory=list)
     flags: set[str] = field(default_factory=set)
 
     @property
-    def runs_dir(self) -> Path:
-        """Where runs go, as every machine of a cluster finds it."""
-        return Path(self.own.get("runs_dir", "runs")).absolute()
+    def runs_folder(self) -> Path:
+        """The folder of all run folders, as an absolute path."""
+        return Path(self.options.get("runs", "runs")).absolute()
 
     @property
     def folder(self) -> Path:
         """The sweep's own folder.
 
         Raises:
-            UserError: no sweep was named, or none that exists.
+            UserError: ``sweep=`` is missing or unknown.
         """
-        if "folder" in self.own:
-            return Path(self.own["folder"]).absolute()
-        return self.runs_dir / "sweeps" / sweep_file(self.required("sweep"), self.own.get("scale")).name
+        if "folder" in self.options:
+            return Path(self.options["folder"]).absolute()
+        return self.runs_folder / "sweeps" / sweep_file(self.required("sweep"), self.options.get("scale")).name
 
     def required(self, key: str) -> str:
-        """The value of a key of its own.
+        """Return the value of a key that must be given.
 
         Raises:
-            UserError: it was not given.
+            UserError: the key is missing.
         """
-        if key not in self.own:
-            raise UserError(f"ttt-sweep {self.command}: {key}= is missing; ttt-sweep --help shows how")
-        return self.own[key]
+        if key not in self.options:
+            raise UserError(f"ttt-sweep {self.command}: {key}= is missing; see ttt-sweep --help")
+        return self.options[key]
 
     def number(self, key: str, default: float, low: float) -> float:
-        """The value of a key of its own that is a number.
+        """Return the value of a key as a number.
 
         Raises:
-            UserError: it is none, or is below ``low``.
+            UserError: the value is not a number, or is below ``low``.
         """
         try:
-            value = float(self.own.get(key, default))
+            value = float(self.options.get(key, default))
         except ValueError:
-            raise bad_value(key, self.own[key], "must be a number") from None
+            raise bad_value(key, self.options[key], "must be a number") from None
         if not value >= low:
-            raise bad_value(key, self.own[key], f"must be at least {low}")
+            raise bad_value(key, self.options[key], f"must be at least {low}")
         return value
 
 
 def parse(arguments: list[str]) -> Request:
-    """Takes a command line apart.
+    """Parse a command line.
 
     Raises:
-        UserError: a command, a flag or a key that does not exist, or something that the command does not take.
+        UserError: an unknown command, flag or key, or an argument that the command does not take.
     """
     command, *rest = arguments
     if command not in KEYS:
         raise UserError(f"{command}: no such command; choose one of {', '.join(KEYS)}")
     request = Request(command)
     for argument in rest:
-        key, equals, value = argument.partition("=")
-        if argument.startswith("--"):
-            if argument not in FLAGS or command != "status":
-                raise UserError(f"{argument}: ttt-sweep {command} knows no such flag; ttt-sweep --help lists them")
-            request.flags.add(argument)
-        elif not equals:
-            if command not in ("retry", "cancel", "logs"):
-                raise UserError(f"{argument}: not of the form key=value")
-            request.runs.append(argument)
-        elif key in KEYS[command]:
-            request.own[key] = value
-        elif key.startswith("slurm.") and "slurm" in KEYS[command]:
-            request.cluster.append(argument.removeprefix("slurm."))
-        elif command in ("plan", "submit"):
-            request.overrides.append(argument)
-        else:
-            raise UserError(f"{argument}: no such key; ttt-sweep {command} takes {', '.join(KEYS[command])}")
+        _add(request, argument)
     return request
+
+
+def _add(request: Request, argument: str) -> None:
+    command, keys = request.command, KEYS[request.command]
+    key, equals, value = argument.partition("=")
+    refuse_renamed(argument, keys)
+    if argument.startswith("--"):
+        if argument not in FLAGS or command != "status":
+            raise UserError(f"{argument}: no such flag of ttt-sweep {command}; see ttt-sweep --help")
+        request.flags.add(argument)
+    elif not equals:
+        if command not in ("retry", "cancel", "logs"):
+            raise UserError(f"{argument}: not of the form key=value")
+        request.run_names.append(argument)
+    elif key in keys:
+        request.options[key] = value
+    elif key.startswith("slurm.") and "slurm" in keys:
+        request.cluster_changes.append(argument.removeprefix("slurm."))
+    elif command in ("plan", "submit"):
+        request.overrides.append(argument)
+    else:
+        raise UserError(f"{argument}: no such key; ttt-sweep {command} takes {', '.join(keys)}")

@@ -1,97 +1,71 @@
-"""What ``ttt-sweep`` prints: one line a run."""
+"""The tables that ``ttt-sweep`` prints: one line per run."""
 
 from collections import Counter
-from collections.abc import Sequence
 
+from ttt.config.text_table import text_table
+from ttt.launch.cost import RunCost
 from ttt.launch.plan import PlannedRun
-from ttt.launch.price import Price
 from ttt.launch.status import RunStatus
 
-IN_ID = ("model", "backbone", "size", "ctx", "data", "seed")
-"""Keys whose values a run's id spells out."""
+KEYS_IN_ID = ("model", "backbone", "size", "ctx", "data", "seed")
+"""Keys whose values are part of a run's id."""
 
 
-def price_table(prices: list[Price], device: str, utilisation: float) -> str:
-    """A line for each run, what it costs, and the sum."""
-    headings = ("run", "starts from", "parameters", "tokens", "FLOPs", "GPU-hours", "disk")
-    names = _names([price.run for price in prices])
-    rows = [
-        (
-            names[price.run.run_id],
-            price.run.parent or "",
-            quantity(price.parameters),
-            quantity(price.tokens),
-            f"{price.flops:.2e}",
-            hours(price.gpu_hours),
-            f"{quantity(price.disk)}B",
+def cost_table(costs: list[RunCost], device: str, utilisation: float) -> str:
+    """Return one line per run with its cost, and their sum."""
+    names = _row_names([cost.run for cost in costs])
+    rows = [("run", "starts from", "parameters", "tokens", "FLOPs", "GPU-hours", "disk")]
+    for cost in costs:
+        parameters, parent = quantity(cost.parameters), cost.run.parent or ""
+        rows.append(
+            (names[cost.run.run_id], parent, parameters, *_cells(cost.tokens, cost.flops, cost.gpu_hours, cost.disk))
         )
-        for price in prices
-    ]
-    flops, spent = sum(price.flops for price in prices), sum(price.gpu_hours for price in prices)
-    tokens, disk = sum(price.tokens for price in prices), sum(price.disk for price in prices)
-    rows.append(("sum", "", "", quantity(tokens), f"{flops:.2e}", hours(spent), f"{quantity(disk)}B"))
-    note = f"{len(prices)} runs. GPU-hours: an estimate, FLOPs over {utilisation:.0%} of the peak rate of one {device}."
-    return f"{_table(headings, rows, left=2)}\n{note}"
+    totals = [sum(getattr(cost, key) for cost in costs) for key in ("tokens", "flops", "gpu_hours", "disk")]
+    rows.append(("sum", "", "", *_cells(*totals)))
+    note = f"{len(costs)} runs. GPU-hours: an estimate, FLOPs over {utilisation:.0%} of the peak rate of one {device}."
+    return f"{text_table(rows, left=(0, 1, 6))}\n{note}"
 
 
 def status_table(statuses: list[RunStatus]) -> str:
-    """A line for each run, and how many are in which state."""
-    headings = ("run", "state", "step", "tokens/s", "left", "")
-    names = _names([status.run for status in statuses])
-    rows = [
-        (
-            names[status.run.run_id],
-            status.state,
-            f"{status.steps}/{status.run.steps}",
-            quantity(status.tokens_per_second) if status.tokens_per_second else "",
-            duration(status.seconds_left) if status.state == "running" and status.seconds_left else "",
-            status.detail + (f" (in {status.elsewhere.name})" if status.elsewhere else ""),
-        )
-        for status in statuses
-    ]
+    """Return one line per run, and the number of runs in each state."""
+    names = _row_names([status.run for status in statuses])
+    rows = [("run", "state", "step", "tokens/s", "left", "")]
+    for status in statuses:
+        steps = f"{status.steps}/{status.run.steps}"
+        speed = quantity(status.tokens_per_second) if status.tokens_per_second else ""
+        left = duration(status.seconds_left) if status.state == "running" and status.seconds_left else ""
+        elsewhere = f" (in {status.elsewhere.name})" if status.elsewhere else ""
+        rows.append((names[status.run.run_id], status.state, steps, speed, left, status.detail + elsewhere))
     counts = Counter(status.state for status in statuses)
     summary = ", ".join(f"{number} {state}" for state, number in counts.most_common())
-    return f"{_table(headings, rows, left=2)}\n{len(statuses)} runs: {summary}"
+    return f"{text_table(rows, left=(0, 1, 5))}\n{len(statuses)} runs: {summary}"
 
 
 def quantity(number: float) -> str:
-    """1234567 -> 1.23M."""
+    """Format a number with three digits and a unit: 1234567 -> 1.23M."""
     for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if number >= size:
             return f"{number / size:.3g}{unit}"
     return f"{number:.3g}"
 
 
-def hours(number: float) -> str:
-    """With as many places as say something."""
-    return f"{number:,.0f}" if number >= 10 else f"{number:.2g}"
-
-
 def duration(seconds: float) -> str:
-    """90 -> 1m30s, 7260 -> 2h01m."""
+    """Format seconds: 90 -> 1m30s, 7260 -> 2h01m."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}h{minutes % 60:02}m" if minutes >= 60 else f"{minutes}m{rest:02}s"
 
 
-def _names(runs: list[PlannedRun]) -> dict[str, str]:
-    """Each run's id, and behind it what sets the run apart that its id does not spell out."""
+def _cells(tokens: float, flops: float, gpu_hours: float, disk: float) -> tuple[str, str, str, str]:
+    hours = f"{gpu_hours:,.0f}" if gpu_hours >= 10 else f"{gpu_hours:.2g}"
+    return quantity(tokens), f"{flops:.2e}", hours, f"{quantity(disk)}B"
+
+
+def _row_names(runs: list[PlannedRun]) -> dict[str, str]:
+    """Return each run's id, followed by those overrides that distinguish the run and are not part of its id."""
     shared = set.intersection(*(set(run.overrides) for run in runs)) if runs else set()
     names = {}
     for run in runs:
-        apart = [override for override in run.overrides if override not in shared]
-        names[run.run_id] = " ".join([run.run_id, *(text for text in apart if text.partition("=")[0] not in IN_ID)])
+        distinct = [override for override in run.overrides if override not in shared]
+        extra = [override for override in distinct if override.partition("=")[0] not in KEYS_IN_ID]
+        names[run.run_id] = " ".join([run.run_id, *extra])
     return names
-
-
-def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> str:
-    """Columns as wide as they must be; the first ``left`` and the last begin at their left."""
-    widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
-    last = len(headings) - 1
-    lines = [
-        "  ".join(
-            cell.ljust(width) if number < left or number == last else cell.rjust(width)
-            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in (headings, *rows)
-    ]
-    return "\n".join(lines)

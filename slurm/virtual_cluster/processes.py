@@ -1,0 +1,54 @@
+"""Finding and ending the processes of daemons and jobs."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+PATIENCE_S = 30
+"""Seconds that a daemon has to answer or to end."""
+
+
+def find_process(pid_file: Path) -> int | None:
+    """Return the process that the file names, or None if it does not run."""
+    try:
+        process = int(pid_file.read_text())
+    except (OSError, ValueError):
+        return None
+    return process if is_running(process) else None
+
+
+def is_running(process: int) -> bool:
+    """Return whether the process runs; a zombie does not."""
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return False
+
+
+def end(process: int | None, number: signal.Signals = signal.SIGTERM) -> None:
+    """Send the signal, wait, and kill the process if it does not end in time."""
+    if process is None:
+        return
+    deadline = time.monotonic() + PATIENCE_S
+    try:
+        os.kill(process, number)
+        while is_running(process) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        if is_running(process):
+            os.kill(process, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+def job_processes(slurm_conf: Path) -> Iterator[int]:
+    """Yield the processes of the cluster's jobs that are left because their daemon had been killed."""
+    for environ in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            variables = environ.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        of_cluster = f"SLURM_CONF={slurm_conf}".encode() in variables
+        if of_cluster and any(variable.startswith(b"SLURM_JOB_ID=") for variable in variables):
+            yield int(environ.parent.name)

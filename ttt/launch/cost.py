@@ -1,0 +1,70 @@
+"""The estimated cost of a sweep: parameters, tokens, FLOPs, GPU-hours, disk."""
+
+from dataclasses import dataclass
+
+from ttt.config.errors import bad_value
+from ttt.config.gpus import KNOWN
+from ttt.launch.plan import Plan, PlannedRun
+
+PEAK_FLOPS = {gpu.name.lower(): gpu.half_flops for gpu in KNOWN}
+"""Peak dense matrix FLOP/s in bfloat16 (V100: float16)."""
+
+BYTES_PER_PARAMETER = 3 * 4
+"""Bytes per parameter in a checkpoint: the weight and AdamW's two moments, float32."""
+
+CHECKPOINTS = 2
+"""Checkpoints that a run keeps."""
+
+
+@dataclass(frozen=True)
+class RunCost:
+    """The estimated cost of one run.
+
+    Attributes:
+        run: the planned run.
+        parameters: parameters of the model.
+        tokens: training tokens.
+        flops: training FLOPs, without recomputation.
+        gpu_hours: at the device's peak rate times the utilisation.
+        disk: size of its checkpoints, bytes.
+    """
+
+    run: PlannedRun
+    parameters: int
+    tokens: int
+    flops: float
+    gpu_hours: float
+    disk: int
+
+
+def run_costs(plan: Plan, device: str, utilisation: float) -> list[RunCost]:
+    """Return the estimated cost of every run of the plan.
+
+    Args:
+        plan: the runs.
+        device: a key of ``PEAK_FLOPS``.
+        utilisation: fraction of the device's peak rate that training reaches, above 0 and at most 1.
+
+    Raises:
+        UserError: an unknown device, a utilisation out of range, or a model that cannot be built.
+    """
+    if device not in PEAK_FLOPS:
+        raise bad_value("device", device, f"choose one of {', '.join(PEAK_FLOPS)}")
+    if not 0 < utilisation <= 1:
+        raise bad_value("utilisation", utilisation, "must be above 0 and at most 1")
+    # Importing torch takes seconds, and the other commands of a sweep do not need it.
+    from ttt.models.count import count
+
+    counts: dict[str, tuple[int, float]] = {}
+    costs = []
+    for run in plan.runs:
+        config, tokens = plan.configs[run.run_id], run.steps * run.tokens_per_step
+        # Seed and learning rate change no count; building a model takes time even on the meta device.
+        key = repr((config.model, config.size, config.backbone, config.ctx, config.data.vocab_size, tokens))
+        if key not in counts:
+            counts[key] = count(config, tokens)
+        parameters, flops = counts[key]
+        gpu_hours = flops / (PEAK_FLOPS[device] * utilisation) / 3600
+        disk = CHECKPOINTS * BYTES_PER_PARAMETER * parameters
+        costs.append(RunCost(run, parameters, tokens, flops, gpu_hours, disk))
+    return costs
