@@ -1,4 +1,4 @@
-"""Configurations as plain containers, and back."""
+"""Conversion of configurations to plain containers and back."""
 
 from dataclasses import asdict, fields, is_dataclass
 from typing import Any, TypeVar, cast, get_type_hints
@@ -9,7 +9,7 @@ C = TypeVar("C")
 
 
 def from_plain(plain: Resolved, layer_schema: type[LayerConfig]) -> TrainConfig:
-    """The inverse of ``dataclasses.asdict``; ``layer_schema`` is the class of ``model``. Unknown keys are left out."""
+    """Return the configuration of plain containers; ``layer_schema`` is the class of ``model``. Unknown keys are ignored."""
     config = _build(TrainConfig, plain)
     config.model = _build(layer_schema, plain["model"])
     return config
@@ -26,7 +26,7 @@ def _build(schema: type[C], plain: Resolved) -> C:
 
 
 def to_plain(config: TrainConfig) -> Resolved:
-    """Plain containers that YAML and JSON write alike: tuples become lists."""
+    """Return plain containers that are equal when read back from YAML and from JSON: tuples become lists."""
     plain = asdict(config)
     plain["recipe"]["betas"] = list(plain["recipe"]["betas"])
     return plain
