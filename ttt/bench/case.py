@@ -41,7 +41,7 @@ def variants(forms: list[str], groups: list[int | None]) -> list[Variant]:
     """
     for form in forms:
         if form not in (BASELINE, *KERNELS):
-            raise bad_value("forms", form, f"choose from {', '.join((BASELINE, *KERNELS))}")
+            raise bad_value("kernels", form, f"choose from {', '.join((BASELINE, *KERNELS))}")
     others = [Variant(form, group) for form in forms if form != BASELINE for group in groups]
     return list(dict.fromkeys([PLAIN, *others]))
 

@@ -54,7 +54,7 @@ def cases(config: InnerBenchConfig) -> Iterator[Case]:
     for name in config.inner_model:
         if name not in BUILT_IN:
             raise bad_value("inner_model", name, f"choose from {', '.join(BUILT_IN)}")
-    chosen = variants(config.forms, config.checkpoint_group)
+    chosen = variants(config.kernels, config.checkpoint_group)
     for name in config.inner_model:
         for tokens in config.tokens:
             for b in config.mini_batch_size:

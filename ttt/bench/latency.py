@@ -42,7 +42,7 @@ def bench_latency(config: LatencyBenchConfig, methods: Methods) -> Path:
     device = choose_device(config.device)
     torch.set_num_threads(config.threads)
     _refuse_what_cannot_be(config, methods, device)
-    log = BenchmarkLog(Path(config.results), "latency", asdict(config), config.threads, device_name(device))
+    log = BenchmarkLog(Path(config.runs), "latency", asdict(config), config.threads, device_name(device))
     threads = "1 thread" if config.threads == 1 else f"{config.threads} threads"
     place = device_name(device) or f"{log.machine['cpu']}, {threads}"
     print(f"{place}, torch {torch.__version__}, {config.dtype}; width {config.width}, {config.blocks} blocks\n")
@@ -58,9 +58,9 @@ def bench_latency(config: LatencyBenchConfig, methods: Methods) -> Path:
 
 def _refuse_what_cannot_be(config: LatencyBenchConfig, methods: Methods, device: torch.device) -> None:
     """Builds everything once without memory, before anything is measured or written."""
-    for form in config.forms:
+    for form in config.kernels:
         if form not in KERNELS:
-            raise bad_value("forms", form, f"choose from {', '.join(KERNELS)}")
+            raise bad_value("kernels", form, f"choose from {', '.join(KERNELS)}")
     with torch.device("meta"):
         for method in methods.values():
             for variant in model_variants(config, method):

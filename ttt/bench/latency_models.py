@@ -24,7 +24,7 @@ State = dict[str, Tensor]
 
 def model_variants(config: LatencyBenchConfig, method: Method) -> list[Variant]:
     """Every form with every group; a layer without an inner loop is the same in all of them."""
-    found = [Variant(form, group) for form in config.forms for group in config.checkpoint_group]
+    found = [Variant(form, group) for form in config.kernels for group in config.checkpoint_group]
     return found if isinstance(method.layer, TTTConfig) else found[:1]
 
 

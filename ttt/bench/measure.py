@@ -8,14 +8,14 @@ from tqdm import tqdm
 from ttt.bench.case import DTYPES, PLAIN, Case, Setting, Variant, Work
 from ttt.bench.memory import peak_memory
 from ttt.bench.timing import Measurement, Spread, alternate, matmul, matmul_rate, spread, timed
-from ttt.config.bench import FormsBenchConfig
+from ttt.config.bench import CPUBenchConfig
 from ttt.results.benchmarks import Row
 
 PASSES = {"forward": 1, "forward_backward": 3}
 """Passes -> their FLOPs in forward passes: each product has two in the backward pass. Recomputing does not count."""
 
 
-def measure_case(case: Case, config: FormsBenchConfig, record: Callable[[list[Row]], None]) -> list[Row]:
+def measure_case(case: Case, config: CPUBenchConfig, record: Callable[[list[Row]], None]) -> list[Row]:
     """All rows of a case, which are also given to ``record`` as soon as there are some."""
     setting = case.setting
     name = " ".join([setting.model, f"tokens={setting.tokens}", f"b={setting.mini_batch_size}"])
@@ -36,7 +36,7 @@ def _both_passes(case: Case, variant: Variant, tokens: int) -> Callable[[], obje
     return case.build(variant, tokens).forward_backward
 
 
-def _time_rows(case: Case, config: FormsBenchConfig, step: Callable[[], object]) -> Iterator[Row]:
+def _time_rows(case: Case, config: CPUBenchConfig, step: Callable[[], object]) -> Iterator[Row]:
     works = {variant: case.build(variant, case.setting.tokens) for variant in case.variants}
     measurements: dict[Variant | None, list[Measurement]] = {None: [matmul(DTYPES[config.dtype])]}
     measurements |= {variant: _measurements(work, config.backward) for variant, work in works.items()}

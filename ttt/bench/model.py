@@ -32,7 +32,7 @@ def cases(config: ModelBenchConfig, methods: Methods) -> Iterator[Case]:
     Raises:
         UserError: a form that does not exist.
     """
-    chosen = variants(config.forms, config.checkpoint_group)
+    chosen = variants(config.kernels, config.checkpoint_group)
     for (name, tokens), method in methods.items():
         setting = setting_of(name, tokens, method, config.batch)
         # A layer without an inner loop is the same in every form.

@@ -10,7 +10,7 @@ from ttt.bench import inner, model
 from ttt.bench.case import Case
 from ttt.bench.measure import measure_case
 from ttt.bench.table import print_headings, print_lines, print_machine, print_matmul
-from ttt.config.bench import FormsBenchConfig, InnerBenchConfig, Methods, ModelBenchConfig
+from ttt.config.bench import CPUBenchConfig, InnerBenchConfig, Methods, ModelBenchConfig
 from ttt.results.benchmarks import BenchmarkLog, Kind, Row
 
 
@@ -36,11 +36,11 @@ def bench_model(config: ModelBenchConfig, methods: Methods) -> Path:
     return _run("model", config, list(model.cases(config, methods)), model.decode_rows(config, methods))
 
 
-def _run(kind: Kind, config: FormsBenchConfig, cases: list[Case], more: Iterable[list[Row]] = ()) -> Path:
+def _run(kind: Kind, config: CPUBenchConfig, cases: list[Case], more: Iterable[list[Row]] = ()) -> Path:
     """Measures ``cases``, then ``more``, whose rows are measured where they are asked for."""
     torch.set_num_threads(config.threads)
     _refuse_what_cannot_be(cases)
-    log = BenchmarkLog(Path(config.results), kind, asdict(config), config.threads)
+    log = BenchmarkLog(Path(config.runs), kind, asdict(config), config.threads)
     print_machine(log.machine, config)
     print_headings()
     rates = []
@@ -53,7 +53,7 @@ def _run(kind: Kind, config: FormsBenchConfig, cases: list[Case], more: Iterable
 
 
 def _recorded(
-    cases: list[Case], more: Iterable[list[Row]], config: FormsBenchConfig, log: BenchmarkLog
+    cases: list[Case], more: Iterable[list[Row]], config: CPUBenchConfig, log: BenchmarkLog
 ) -> Iterator[list[Row]]:
     for case in cases:
         yield measure_case(case, config, log.add)

@@ -6,8 +6,8 @@ from dataclasses import asdict
 
 from ttt.config.schema import Resolved, TrainConfig
 
-BOOKKEEPING = ("trainer", "runs_dir", "run_dir", "ckpt", "overwrite")
-"""Keys that decide where and how a run is computed, not what it learns."""
+BOOKKEEPING = ("trainer", "runs", "run", "runs_dir", "run_dir", "ckpt", "overwrite")
+"""Keys that decide where and how a run is computed, not what it learns. Older records have runs_dir and run_dir."""
 
 WITHOUT_INFLUENCE = (
     ("data", "cache_dir"),

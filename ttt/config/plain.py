@@ -9,7 +9,7 @@ C = TypeVar("C")
 
 
 def from_plain(plain: Resolved, layer_schema: type[LayerConfig]) -> TrainConfig:
-    """Return the configuration of plain containers; ``layer_schema`` is the class of ``model``. Unknown keys are ignored."""
+    """Return the configuration of plain containers; ``layer_schema`` is the class of ``model``. Ignore unknown keys."""
     config = _build(TrainConfig, plain)
     config.model = _build(layer_schema, plain["model"])
     return config

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from ttt.config.errors import UserError, bad_value
+from ttt.config.keys import check_keys
 from ttt.config.schema import DataConfig
 from ttt.data import files
 from ttt.data.cache import prepared_folder
@@ -97,16 +98,12 @@ def verify(corpus: Corpus) -> None:
 
 
 def _check(config: DataConfig) -> None:
+    check_keys(config, "data.")
     if config.tokenizer is None and config.vocab_size < SMALLEST_VOCABULARY:
         allowed = f"must be at least {SMALLEST_VOCABULARY}: every byte and the end of a document"
         raise bad_value("data.vocab_size", config.vocab_size, allowed)
     if config.min_chars > config.max_chars:
         raise bad_value("data.min_chars", config.min_chars, f"must not exceed data.max_chars={config.max_chars}")
-    if config.workers < 0:
-        raise bad_value("data.workers", config.workers, "must be at least 1, or 0 for one process a core")
-    for key in ("validation_fraction", "test_fraction"):
-        if not 0 <= getattr(config, key) < 1:
-            raise bad_value(f"data.{key}", getattr(config, key), "must be at least 0 and below 1")
     if config.validation_fraction + config.test_fraction >= 1:
         allowed = f"leaves none for training beside data.validation_fraction={config.validation_fraction}; lower one"
         raise bad_value("data.test_fraction", config.test_fraction, allowed)

@@ -15,7 +15,7 @@ from ttt.results.store import load_results
 
 RUNS_TABLE = "runs.csv"
 
-PLACES = (("runs_dir",), ("run_dir",), ("data", "cache_dir"), ("parent", "run"))
+PLACES = (("runs",), ("run",), ("runs_dir",), ("run_dir",), ("data", "cache_dir"), ("parent", "run"))
 """Keys of a configuration that say where on its machine a run found or put something."""
 
 

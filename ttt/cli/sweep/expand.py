@@ -26,7 +26,7 @@ from ttt.config.sweep import Point, Sweep, Wanted, read_sweep
 from ttt.launch.plan import Plan, PlannedRun
 from ttt.results.parent import plan_parent
 
-OWNED = ("runs_dir", "run_dir", "ckpt", "overwrite", "parent.run", "from")
+OWNED = ("runs", "run", "ckpt", "overwrite", "parent.run", "from")
 """Keys of a run that its sweep sets."""
 
 
@@ -86,7 +86,7 @@ def expand(sweep: Sweep, runs_dir: Path, report: Callable[[int, int], None] = la
     for override in sweep.base:
         key = override.lstrip("+").partition("=")[0]
         if key in OWNED:
-            raise UserError(f"{override}: a sweep sets {key} itself; runs_dir=FOLDER chooses where runs go")
+            raise UserError(f"{override}: a sweep sets {key} itself; runs=FOLDER chooses where runs go")
     register_schemas()
     runs: dict[str, PlannedRun] = {}
     configs: dict[tuple[str, ...], TrainConfig] = {}
@@ -116,7 +116,7 @@ def compose_run(wanted: Wanted, runs_dir: Path, parent: TrainConfig | None) -> T
         chosen = {override.lstrip("+").partition("=")[0] for override in overrides}
         overrides = [*inherited(to_plain(parent), chosen), *overrides]
     config = as_object(hydra.compose("train", overrides), TrainConfig)
-    config = replace(config, runs_dir=str(runs_dir), ckpt="last")
+    config = replace(config, runs=str(runs_dir), ckpt="last")
     if parent is not None:
         plan_parent(config, parent, runs_dir / run_id(parent))
     elif config.recipe.parent_share:
@@ -128,7 +128,7 @@ def _planned(wanted: Wanted, config: TrainConfig) -> PlannedRun:
     plan, name = check(config), run_id(config)
     return PlannedRun(
         run_id=name,
-        folder=str(Path(config.runs_dir) / name),
+        folder=str(Path(config.runs) / name),
         overrides=wanted.overrides,
         parent=config.parent.run_id,
         steps=plan.steps,

@@ -1,0 +1,89 @@
+"""Keys of a configuration: the default, the meaning and the allowed values of a key are in its dataclass field."""
+
+import operator
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import field, fields, is_dataclass
+from typing import Any, cast, get_args
+
+from ttt.config.errors import UserError, bad_value
+
+REQUIRED = "???"
+"""The default of a key that must be given; OmegaConf refuses to read it."""
+
+BOUNDS = {"at_least": operator.ge, "above": operator.gt, "below": operator.lt}
+
+RENAMED = {"run_dir": "run", "runs_dir": "runs", "results": "runs", "forms": "kernels"}
+"""Key of an earlier version -> its name today."""
+
+
+def key(default: Any, meaning: str, **rules: Any) -> Any:
+    """Return the dataclass field of a key.
+
+    Args:
+        default: its value, or a class such as ``list`` or ``SizeConfig`` that makes one.
+        meaning: what ``--help`` prints beside the key.
+        rules: what ``check_keys`` checks, for a list of each of its values: the bounds ``at_least``, ``above`` and
+            ``below``; ``choices``, a tuple of all allowed values; ``not_empty=True`` for a list. ``hidden=True`` omits
+            the key, or the keys of a group, from ``--help``.
+    """
+    if unknown := rules.keys() - BOUNDS.keys() - {"choices", "not_empty", "hidden"}:
+        raise TypeError(f"no such rule: {', '.join(sorted(unknown))}")
+    metadata = {"help": meaning, **rules}
+    if isinstance(default, type):
+        return field(default_factory=default, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def check_keys(config: object, prefix: str = "") -> None:
+    """Check every key of a configuration, and of the configurations in it, against the rules of its field.
+
+    Raises:
+        UserError: a value that is out of bounds or not among the choices, or an empty list.
+    """
+    for item in fields(cast(Any, config)):
+        name, value = f"{prefix}{item.name}", getattr(config, item.name)
+        if is_dataclass(value):
+            check_keys(value, f"{name}.")
+        if item.metadata.get("not_empty") and not value:
+            raise bad_value(name, "[]", "give at least one value")
+        choose = "choose from" if isinstance(value, list) else "choose one of"
+        for each in _values(value):
+            if each is not None and (allowed := _allowed_instead_of(each, item.metadata, choose)):
+                raise bad_value(name, each, allowed + (", or null" if type(None) in get_args(item.type) else ""))
+
+
+def refuse_renamed(argument: str, known: Collection[str]) -> None:
+    """Refuse ``key=value`` if the key had this name in an earlier version and has another one now.
+
+    Args:
+        argument: a word of the command line.
+        known: keys of the command.
+
+    Raises:
+        UserError: the key was renamed.
+    """
+    name, equals, value = argument.partition("=")
+    new = RENAMED.get(name)
+    if equals and new in known and name not in known:
+        raise UserError(f"{name}={value}: this key is now called {new}; write {new}={value}")
+
+
+def _values(value: object) -> Iterator[Any]:
+    if isinstance(value, dict):
+        yield from value.values()
+    elif isinstance(value, list | tuple):
+        yield from value
+    else:
+        yield value
+
+
+def _allowed_instead_of(value: Any, rules: Mapping[str, Any], choose: str) -> str | None:
+    """Return what a key allows if it does not allow ``value``, as the end of an error message."""
+    choices = rules.get("choices")
+    if choices is not None and value not in choices:
+        return f"{choose} {', '.join(map(str, choices))}"
+    bounds = {name: rules[name] for name in BOUNDS if name in rules}
+    if all(BOUNDS[name](value, bound) for name, bound in bounds.items()):
+        return None
+    words = [f"{name.replace('_', ' ')} {bound}" for name, bound in bounds.items()]
+    return f"must be {' and '.join(words).replace('above 0', 'positive')}"
