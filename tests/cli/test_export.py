@@ -28,7 +28,7 @@ Configure = Callable[..., TrainConfig]
 
 def trained(configure: Configure, folder: Path, *overrides: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Trains two steps in ``folder``; tokens and the logits that the run's model gives."""
-    train(configure(f"run_dir={folder}", "trainer.max_steps=2", *overrides), [])
+    train(configure(f"run={folder}", "trainer.max_steps=2", *overrides), [])
     model = load_run(RunFolder(folder), torch.device("cpu")).model
     ids = torch.randint(model.embedding.num_embeddings, (2, 40), generator=torch.Generator().manual_seed(0))
     return ids, model(ids)

@@ -34,7 +34,7 @@ MISTAKES = [
     (["tokens=0"], "tokens=0: must be at least 1"),
     (["temperature=-0.5"], "temperature=-0.5: must be at least 0"),
     (["temperature=nan"], "temperature=nan: must be at least 0"),
-    (["top_k=0"], "top_k=0: must be at least 1, or null for all tokens"),
+    (["top_k=0"], "top_k=0: must be at least 1, or null"),
     (["seed=-1"], "seed=-1: must be at least 0"),
     (["prompt=\udcff"], r"prompt='\udcff': is not text in UTF-8"),
     (["prompt"], "prompt: not of the form key=value"),
@@ -48,7 +48,7 @@ MISTAKES = [
 def run(tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of a few steps."""
     folder = tmp_path_factory.mktemp("runs") / "run"
-    train = [sys.executable, "-m", "ttt.cli.train", *tiny, "trainer.max_steps=3", f"run_dir={folder}"]
+    train = [sys.executable, "-m", "ttt.cli.train", *tiny, "trainer.max_steps=3", f"run={folder}"]
     subprocess.run(train, cwd=folder.parent, check=True, capture_output=True)
     return folder
 

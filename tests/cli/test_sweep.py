@@ -82,7 +82,7 @@ def test_a_sweep_on_this_machine(say: Any, tiny: list[str], tmp_path: Path) -> N
     for path in tmp_path.glob("table/*/record.json"):
         config = json.loads(path.read_text())["config"]
         assert config == yaml.safe_load(path.with_name("config.yaml").read_text())
-        assert config["runs_dir"] == "runs"
+        assert config["runs"] == "runs"
         assert config["data"]["cache_dir"] == "cache0"
         assert config["parent"]["run"] == (config["parent"]["run_id"] or None)
     command = [sys.executable, "-m", "ttt.cli.plot", "training", "--results", "table", "--out", "figures"]

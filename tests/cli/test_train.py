@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from ttt.cli import train as command
-from ttt.cli.compose import added_layers
 from ttt.config.schema import TrainConfig
 from ttt.data.corpus import load_corpus
 
@@ -33,6 +32,10 @@ MISTAKES = [
         "trainer.max_steps=many: Value 'many' of type 'str' could not be converted to Integer",
     ),
     (["recipe.warmup=[1]"], "recipe.warmup=[1]: "),
+    (["run_dir=x"], "run_dir=x: this key is now called run; write run=x"),
+    (["runs_dir=x"], "runs_dir=x: this key is now called runs; write runs=x"),
+    (["recipe.weight_decay=-1"], "recipe.weight_decay=-1.0: must be at least 0"),
+    (["size"], "size: not of the form key=value"),
     (["seed"], "seed: not of the form key=value"),
     (["=3"], "=3: not of the form key=value"),
     (["recipe.steps=${nowhere}"], "Interpolation key 'nowhere' not found"),
@@ -55,8 +58,8 @@ MISTAKES = [
     (["trainer.precision=8"], "trainer.precision=8: choose one of"),
     (["recipe.betas=[0.9]"], "recipe.betas=[0.9]: must be two numbers"),
     (["recipe.learning_rate=0"], "recipe.learning_rate=0.0: must be positive"),
-    (["ckpt=step-3"], "ckpt=step-3: must be last or null"),
-    (["ckpt=last", "overwrite=true"], "overwrite=true ckpt=last: start over or go on, not both"),
+    (["ckpt=step-3"], "ckpt=step-3: choose one of last, or null"),
+    (["ckpt=last", "overwrite=true"], "overwrite=true ckpt=last: start over or resume, not both"),
     (["data.packages=[nosuchpackage]"], "nosuchpackage"),
     (["data.vocab_size=10"], "data.vocab_size=10: must be at least"),
     (["ctx.length=10000000"], "no train document"),
@@ -104,13 +107,13 @@ def test_answers_come_in_under_three_seconds(arguments: list[str], tmp_path: Pat
 def test_help_names_every_option(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_in_process(["--help"], monkeypatch) == 0
     shown = capsys.readouterr().out
-    for word in ("ttt_linear", "TTT-MLP", "1.3b", "32k", "pycode", "ckpt=last", "run_dir", "fsdp"):
+    for word in ("ttt_linear", "TTT-MLP", "1.3b", "32k", "pycode", "ckpt=last", "run=", "fsdp"):
         assert word in shown
 
 
 def test_a_run_folder_that_cannot_be_written_is_named(tiny: list[str], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
-    command = [sys.executable, "-m", "ttt.cli.train", *tiny, f"run_dir={tmp_path}/file/run"]
+    command = [sys.executable, "-m", "ttt.cli.train", *tiny, f"run={tmp_path}/file/run"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert f"{tmp_path}/file/run" in done.stderr.splitlines()[-1]
@@ -124,7 +127,7 @@ def test_a_full_disk_leaves_whole_what_was_written(configure: Configure, tiny: l
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
         "resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000)); from ttt.cli.train import main; main()"
     )
-    command = [sys.executable, "-c", limited, *tiny, f"run_dir={tmp_path}/run"]
+    command = [sys.executable, "-c", limited, *tiny, f"run={tmp_path}/run"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stderr
     assert "step-00000012.ckpt: cannot be written" in done.stderr.splitlines()[-1]
@@ -144,7 +147,7 @@ def test_multirun_trains_every_combination(tiny: list[str], tmp_path: Path, laun
         "model=ttt_linear,transformer",
         "seed=0,1",
         "trainer.max_steps=1",
-        f"runs_dir={tmp_path}/runs",
+        f"runs={tmp_path}/runs",
     ]
     command = [sys.executable, "-m", "ttt.cli.train", *tiny, *sweep]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
@@ -161,8 +164,8 @@ def test_two_processes_train_one_model(tiny: list[str], tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    both = ["trainer.strategy=ddp", "trainer.devices=2", f"run_dir={tmp_path}/two"]
-    for arguments in (both, [f"run_dir={tmp_path}/one"]):
+    both = ["trainer.strategy=ddp", "trainer.devices=2", f"run={tmp_path}/two"]
+    for arguments in (both, [f"run={tmp_path}/one"]):
         command = [sys.executable, "-m", "ttt.cli.train", *tiny, *arguments]
         environment = os.environ | {"MASTER_PORT": str(port)}
         subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, env=environment)
@@ -216,9 +219,5 @@ def test_a_new_layer_is_one_new_file(tiny: list[str], tmp_path: Path) -> None:
 
     assert "decay: 0.5" in run("--cfg", "job").stdout
     assert "did you mean decay?" in run("model.decai=1").stderr
-    trained = run("trainer.max_steps=1", f"run_dir={tmp_path}/run")
+    trained = run("trainer.max_steps=1", f"run={tmp_path}/run")
     assert "validation perplexity" in trained.stdout, trained.stderr
-
-
-def test_the_shipped_layers_need_no_import() -> None:
-    assert added_layers() == {}
