@@ -113,7 +113,7 @@ def test_the_examples_of_contributing_work(site: Path, tiny: list[str], tmp_path
 
     def train(*arguments: str) -> str:
         # A later override of a key wins, so that a test can choose other packages than the tiny corpus's.
-        return run("ttt.cli.train", *tiny, "trainer.max_steps=1", f"runs_dir={tmp_path}/runs", *arguments)
+        return run("ttt.cli.train", *tiny, "trainer.max_steps=1", f"runs={tmp_path}/runs", *arguments)
 
     assert "validation perplexity" in train("model=ema", "model.decay=0.5")
     assert "did you mean decay?" in train("model=ema", "model.dekay=0.5")

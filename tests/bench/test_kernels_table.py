@@ -12,7 +12,7 @@ import pytest
 
 from ttt.bench.columns import Column, markdown_lines
 from ttt.bench.kernels import BEGIN, COLUMNS, END
-from ttt.cli.bench import as_pairs
+from ttt.cli.command import as_pairs
 from ttt.config.assets import assets
 from ttt.config.bench import KernelBenchConfig
 from ttt.kernels.triton.compile import innermost_products, local_stores

@@ -56,7 +56,7 @@ class Runner:
         with socket.socket() as free:
             free.bind(("localhost", 0))
             port = free.getsockname()[1]
-        command = [sys.executable, str(self.program), *self.overrides, f"run_dir={folder}", "ckpt=last", *more]
+        command = [sys.executable, str(self.program), *self.overrides, f"run={folder}", "ckpt=last", *more]
         pipe = subprocess.PIPE
         environment = os.environ | {"MASTER_PORT": str(port)}
         return subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
