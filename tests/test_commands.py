@@ -1,4 +1,4 @@
-"""Every command in documents, helps, figures and claims is one that is understood as it stands."""
+"""Every command in documents, help texts, figures and claims can be parsed as it is printed."""
 
 import re
 import shlex
@@ -30,13 +30,13 @@ from ttt.plots.registry import figures
 DOCUMENTS = ("README.md", "REPRODUCE.md", "CONTRIBUTING.md", "slurm/README.md", "sweeps/README.md", "docs/kernels.md")
 
 PLACES = re.compile(r"`(ttt-[^`\n]+)`|^ +(ttt-.+)$|\| xargs -I\{\} (ttt-[^`\n]+)", re.MULTILINE)
-"""Of a command: in backquotes, on a line of its own, or behind a pipe."""
+"""A command: in backquotes, on a line of its own, or behind a pipe."""
 
 END = re.compile(r"[ ]{2}|[ ]*(?:\||;|#|, then)")
-"""Of a command; what follows two blanks explains."""
+"""The end of a command; text after two blanks is an explanation."""
 
 A_FORM = re.compile(r"FIGURE|GROUP|KEY|CLUSTER|my_cluster|my\.yaml|sweep=NAME|data=NAME")
-"""Of commands that are shown as a form, with names to fill in that cannot be looked up."""
+"""Names to fill in, which mark a usage line and not a command."""
 
 EXAMPLES = re.compile(r"model=ema|swiglu|data=numbers|ttt-plot final")
 """Commands of CONTRIBUTING.md that need its example files: ``tests/test_docs.py`` runs them."""
@@ -51,15 +51,15 @@ def texts() -> Iterator[str]:
 
 
 def commands() -> list[str]:
-    """Each once, without explanations; the bare names of commands are left out."""
+    """Return each command once, without explanations and without bare names of commands."""
     found = ["".join(match.groups(default="")) for text in texts() for match in PLACES.finditer(text)]
-    # Keys stand in columns, so that blanks before one explain nothing.
+    # Keys are aligned in columns: blanks before a key do not begin an explanation.
     ends = [END.split(re.sub(r" +(?=[\w.]+=)", " ", command))[0].rstrip(".,:") for command in found]
     return sorted({end for end in ends if " " in end and not A_FORM.search(end) and not EXAMPLES.search(end)})
 
 
 def composed(command: Command, words: list[str]) -> Any:
-    """The configuration of a command line without ``-m``, of several values of a key the first."""
+    """Return the configuration of a command line: without ``-m``, and with the first of several values of a key."""
     single = [re.sub(r",[^=\]]*$", "", word) for word in words if word not in ("-m", "--help")]
     overrides, _ = command.for_hydra(single if command is ttt.cli.train.COMMAND else words)
     return as_object(compose(command.config_name, [word for word in overrides if word != "--help"]), command.schema)
@@ -107,7 +107,7 @@ def test_a_command_of_the_documents_is_understood(line: str) -> None:
 
 
 def test_all_of_the_documents_are_read() -> None:
-    """That the patterns above find what is there."""
+    """The patterns above find commands in every document."""
     found = commands()
     assert {line.split()[0] for line in found} >= {name for name in COMMANDS if name != "ttt-export"}
     for line in ("ttt-sweep plan sweep=books_scaling", "ttt-eval run=runs/NAME split=test", "ttt-plot per_token"):

@@ -46,7 +46,7 @@ MISTAKES = [
 
 @pytest.fixture(scope="module")
 def run(tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of a few steps."""
+    """Train a run of a few steps."""
     folder = tmp_path_factory.mktemp("runs") / "run"
     train = [sys.executable, "-m", "ttt.cli.train", *tiny, "trainer.max_steps=3", f"run={folder}"]
     subprocess.run(train, cwd=folder.parent, check=True, capture_output=True)
@@ -55,7 +55,7 @@ def run(tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def generate(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Generate:
-    """Runs the command and gives its standard output and standard error."""
+    """Run the command; return its standard output and standard error."""
 
     def shown(*arguments: str) -> tuple[str, str]:
         monkeypatch.setattr(sys, "argv", ["ttt-generate", f"run={run}", "device=cpu", *arguments])

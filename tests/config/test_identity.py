@@ -1,4 +1,4 @@
-"""Which configurations are the same run."""
+"""Configurations that are the same run, and those that are not."""
 
 from collections.abc import Callable
 from dataclasses import asdict

@@ -22,9 +22,9 @@ ttt-eval evaluates the newest checkpoint of a run: perplexity and loss by token 
 
 usage: ttt-eval run=FOLDER [KEY=VALUE ...]
 
-  ttt-eval run=runs/NAME split=test                  on another split
-  ttt-eval run=runs/NAME probe=inner_loss            the inner loss of every token before and after its update
-  ttt-eval run=runs/NAME probe=reset reset_every=512 the gain from context beyond 512 tokens
+  ttt-eval run=runs/NAME split=test                     on another split
+  ttt-eval run=runs/NAME probe=inner_loss               the inner loss of every token before and after its update
+  ttt-eval run=runs/NAME probe=reset reset_every=512    the gain from context beyond 512 tokens
 """
 
 
