@@ -60,9 +60,10 @@ def commands() -> list[str]:
 
 def composed(command: Command, words: list[str]) -> Any:
     """Return the configuration of a command line: without ``-m``, and with the first of several values of a key."""
-    single = [re.sub(r",[^=\]]*$", "", word) for word in words if word not in ("-m", "--help")]
-    overrides, _ = command.for_hydra(single if command is ttt.cli.train.COMMAND else words)
-    return as_object(compose(command.config_name, [word for word in overrides if word != "--help"]), command.schema)
+    given = [word for word in words if word not in ("-m", "--help", "--cfg", "job")]
+    if command is ttt.cli.train.COMMAND:
+        given = [re.sub(r",[^=\]]*$", "", word) for word in given]
+    return as_object(compose(command.config_name, command.for_hydra(given)[0]), command.schema)
 
 
 def data(words: list[str]) -> None:

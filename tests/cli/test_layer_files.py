@@ -11,6 +11,10 @@ IMPORT = "from ttt.layers.registry import register_layer\n"
 CLASS = "class EMA: ...\n"
 
 
+def names(path: Path) -> list[str]:
+    return registered_names(path, "register_layer")
+
+
 def file(folder: Path, source: str) -> Path:
     path = folder / "ema.py"
     path.write_text(source)
@@ -30,17 +34,17 @@ def file(folder: Path, source: str) -> Path:
     ],
 )
 def test_a_layer_is_found(tmp_path: Path, decorator: str) -> None:
-    assert registered_names(file(tmp_path, f"{IMPORT}\n{decorator}\n{CLASS}")) == ["ema"]
+    assert names(file(tmp_path, f"{IMPORT}\n{decorator}\n{CLASS}")) == ["ema"]
 
 
 def test_several_layers_in_a_file_are_found(tmp_path: Path) -> None:
     source = "".join(f'@register_layer("{name}", Config, ("own",))\nclass {name}: ...\n' for name in ("A", "B"))
-    assert registered_names(file(tmp_path, IMPORT + source)) == ["A", "B"]
+    assert names(file(tmp_path, IMPORT + source)) == ["A", "B"]
 
 
 @pytest.mark.parametrize("source", ["", "x = 1\n", '"""Not of ``register_layer`` but about it."""\n'])
 def test_other_files_register_nothing(tmp_path: Path, source: str) -> None:
-    assert registered_names(file(tmp_path, source)) == []
+    assert names(file(tmp_path, source)) == []
 
 
 @pytest.mark.parametrize(
@@ -56,7 +60,7 @@ def test_other_files_register_nothing(tmp_path: Path, source: str) -> None:
 )
 def test_a_file_that_cannot_be_understood_is_named(tmp_path: Path, source: str, line: str) -> None:
     with pytest.raises(UserError, match=line):
-        registered_names(file(tmp_path, source))
+        names(file(tmp_path, source))
 
 
 def test_the_shipped_layers_need_no_import() -> None:
