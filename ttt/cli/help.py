@@ -88,7 +88,7 @@ def describe_group(name: str, chosen: str | None = None) -> str:
     folder = assets() / "conf" / name.lstrip("+")
     options = {file.stem: comment(file) for file in sorted(folder.glob("*.yaml"), key=_by_number)}
     if folder.name == "model":
-        options |= {name: (layer.build.__doc__ or "").splitlines()[0] for name, layer in added_layers().items()}
+        options |= {name: (layer.build.__doc__ or name).splitlines()[0] for name, layer in added_layers().items()}
     return f"  {name}={chosen or ''}\n{columns(options, '    ')}"
 
 
