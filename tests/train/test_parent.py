@@ -168,9 +168,7 @@ def test_children_of_seeds_are_seeds(configure: Configure, parent: Path, tmp_pat
     train(configure("model=transformer", f"run={other}", "recipe.steps=10", "recipe.clip=0.5"), [])
     found = []
     for run in (parent, sibling, other):
-        train(
-            child := configure("model=transformer", "recipe=finetune", f"parent.run={run}", f"runs={tmp_path}"), []
-        )
+        train(child := configure("model=transformer", "recipe=finetune", f"parent.run={run}", f"runs={tmp_path}"), [])
         found.append(settings_of(read_record(tmp_path / run_id(child) / "record.json")))
     assert found[0] == found[1] != found[2]
 
