@@ -44,7 +44,7 @@ class TTTConfig(LayerConfig):
         """
         super().check()
         if self.inner_model == "mlp" and not self.hidden:
-            raise bad_value("model.hidden", self.hidden, "an MLP needs one width or more, such as [4]")
+            raise bad_value("model.hidden", self.hidden, "an MLP needs one positive width or more, such as [4]")
         if self.inner_model == "linear" and self.hidden:
             raise bad_value("model.hidden", self.hidden, "must be [] for inner_model=linear; mlp has hidden layers")
         if self.W_init == "zero" and self.inner_model != "linear":
