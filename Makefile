@@ -27,7 +27,7 @@ setup: .venv/installed ## create .venv and install the project with its pinned d
 	@touch $@
 
 demo: setup ## train the default model, evaluate it and draw its figures (a few minutes without a GPU)
-	$(BIN)/ttt-train runs_dir=$(DEMO_RUNS) ckpt=last
+	$(BIN)/ttt-train runs=$(DEMO_RUNS) ckpt=last
 	$(BIN)/ttt-plot --all --results $(DEMO_RUNS) --out $(DEMO_FIGURES)
 
 laptop: setup ## every figure and claim from runs on this machine (two hours on 2 cores; once more goes on where it ended)
@@ -37,9 +37,9 @@ laptop: setup ## every figure and claim from runs on this machine (two hours on 
 	done
 	$(call SWEEP,status,inner_loss) --folders | xargs -I{} $(BIN)/ttt-eval run={} probe=inner_loss
 	$(call SWEEP,status,per_token) --folders | xargs -I{} $(BIN)/ttt-eval run={} probe=reset reset_every=512
-	$(BIN)/ttt-bench inner inner_model=linear forms=plain width=2048 heads=32 backward=false \
-	  mini_batch_size=1,2,4,8,16,32,64,128,256,512,1024,2048 results=$(LAPTOP_RUNS)
-	$(BIN)/ttt-bench latency results=$(LAPTOP_RUNS)
+	$(BIN)/ttt-bench inner inner_model=linear kernels=plain width=2048 heads=32 backward=false \
+	  mini_batch_size=1,2,4,8,16,32,64,128,256,512,1024,2048 runs=$(LAPTOP_RUNS)
+	$(BIN)/ttt-bench latency runs=$(LAPTOP_RUNS)
 	$(BIN)/ttt-plot --all --results $(LAPTOP_RUNS) --out $(LAPTOP_FIGURES)
 	$(BIN)/ttt-plot report --results $(LAPTOP_RUNS) --out $(LAPTOP_FIGURES)/report.html
 	$(BIN)/ttt-claims --results $(LAPTOP_RUNS) --out $(LAPTOP_FIGURES)/claims.csv

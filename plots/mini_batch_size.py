@@ -158,7 +158,7 @@ FIGURE = Figure(
     paper="Figure 7 (submission: Figure 9)",
     needs="a benchmark of the inner loop at several mini-batch sizes, or runs of TTT-Linear that differ in it",
     give="ttt-sweep submit sweep=mini_batch_size scale=laptop slurm=local; ttt-bench inner inner_model=linear "
-    "forms=plain width=2048 heads=32 backward=false mini_batch_size=1,2,4,8,16,32,64,128,256,512,1024,2048",
+    "kernels=plain width=2048 heads=32 backward=false mini_batch_size=1,2,4,8,16,32,64,128,256,512,1024,2048",
     table=table,
     draw=draw,
 )

@@ -3,20 +3,28 @@
 import re
 import shlex
 from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
 
 import pytest
 from hydra import compose
 
 import ttt.cli.bench
 import ttt.cli.claims
+import ttt.cli.data
+import ttt.cli.eval
+import ttt.cli.export
+import ttt.cli.generate
 import ttt.cli.plot
 import ttt.cli.sweep.main
+import ttt.cli.train
 from ttt.claims.table import CLAIMS
-from ttt.cli.compose import as_object, quote_option, spelled_out
+from ttt.cli.command import Command
+from ttt.cli.compose import as_object
 from ttt.cli.sweep.expand import change_cluster, load_cluster, load_sweep
 from ttt.cli.sweep.request import parse
 from ttt.config.assets import assets
-from ttt.config.schema import EvalConfig, ExportConfig, GenerateConfig, InspectConfig, PrepareConfig, TrainConfig
+from ttt.config.keys import check_keys
 from ttt.plots.registry import figures
 
 DOCUMENTS = ("README.md", "REPRODUCE.md", "CONTRIBUTING.md", "slurm/README.md", "sweeps/README.md", "docs/kernels.md")
@@ -36,7 +44,8 @@ EXAMPLES = re.compile(r"model=ema|swiglu|data=numbers|ttt-plot final")
 
 def texts() -> Iterator[str]:
     yield from ((assets() / name).read_text(encoding="utf-8") for name in DOCUMENTS)
-    yield from (ttt.cli.bench.HELP, ttt.cli.sweep.main.HELP)
+    commands = (ttt.cli.train, ttt.cli.eval, ttt.cli.export, ttt.cli.generate, ttt.cli.data, ttt.cli.bench)
+    yield from (command.HELP for command in (*commands, ttt.cli.sweep.main))
     yield from (f"`{command}`" for figure in figures().values() for command in figure.give.split("; "))
     yield from (f"`{command}`" for claim in CLAIMS for command in re.split(r", then of each run ", claim.give))
 
@@ -49,30 +58,21 @@ def commands() -> list[str]:
     return sorted({end for end in ends if " " in end and not TEMPLATE.search(end) and not EXAMPLES.search(end)})
 
 
-def composed(name: str, schema: type, words: list[str]) -> None:
-    """Compose ``words`` without ``-m``, with the first of several values of a key."""
-    chosen = [re.sub(r",[^=\]]*$", "", spelled_out(word)) for word in words if word != "-m"]
-    as_object(compose(name, [quote_option(word) for word in chosen]), schema)
-
-
-def train(words: list[str]) -> None:
-    composed("train", TrainConfig, [word for word in words if word != "--help"])
+def composed(command: Command, words: list[str]) -> Any:
+    """Return the configuration of a command line: without ``-m``, and with the first of several values of a key."""
+    given = [word for word in words if word not in ("-m", "--help", "--cfg", "job")]
+    if command is ttt.cli.train.COMMAND:
+        given = [re.sub(r",[^=\]]*$", "", word) for word in given]
+    return as_object(compose(command.config_name, command.for_hydra(given)[0]), command.schema)
 
 
 def data(words: list[str]) -> None:
-    composed(words[0], {"prepare": PrepareConfig, "inspect": InspectConfig}[words[0]], words[1:])
-
-
-def generate(words: list[str]) -> None:
-    # The command takes a prompt as text, not as a value of Hydra.
-    composed("generate", GenerateConfig, [word for word in words if not word.startswith("prompt=")])
+    check_keys(composed(ttt.cli.data.COMMANDS[words[0]], words[1:]))
 
 
 def bench(words: list[str]) -> None:
     kind, *rest = [word for word in words if word != "--help"]
-    schema = ttt.cli.bench.SCHEMAS[kind]
-    rest = [ttt.cli.bench.as_list(word, schema) for word in ttt.cli.bench.as_pairs(rest, schema)]
-    as_object(compose(f"bench_{kind}", rest), schema).check()
+    composed(ttt.cli.bench.COMMANDS[kind], rest).check()
 
 
 def sweep(words: list[str]) -> None:
@@ -88,10 +88,10 @@ def plot(words: list[str]) -> None:
 
 
 COMMANDS: dict[str, Callable[[list[str]], object]] = {
-    "ttt-train": train,
-    "ttt-eval": lambda words: composed("eval", EvalConfig, words),
-    "ttt-export": lambda words: composed("export", ExportConfig, [word for word in words if word != "--released"]),
-    "ttt-generate": generate,
+    "ttt-train": partial(composed, ttt.cli.train.COMMAND),
+    "ttt-eval": partial(composed, ttt.cli.eval.COMMAND),
+    "ttt-export": partial(composed, ttt.cli.export.COMMAND),
+    "ttt-generate": partial(composed, ttt.cli.generate.COMMAND),
     "ttt-data": data,
     "ttt-bench": bench,
     "ttt-sweep": sweep,

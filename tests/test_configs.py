@@ -8,13 +8,14 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from ttt.cli.compose import as_object, quote_option, register_schemas
-from ttt.cli.help import OF_OTHERS
 from ttt.config.assets import assets
 from ttt.config.errors import UserError
 from ttt.config.plan import check
 from ttt.config.schema import EvalConfig, TrainConfig
 
 CONF = assets() / "conf"
+OF_OTHERS = ("scale",)
+"""Groups of ``conf/`` that are not part of a run of ``ttt-train``."""
 OPTIONS = sorted(
     path.relative_to(CONF).with_suffix("") for path in CONF.glob("*/*.yaml") if path.parent.name not in OF_OTHERS
 )

@@ -115,7 +115,7 @@ def test_the_examples_of_contributing_work(
 
     def train(*arguments: str) -> str:
         # The last override of a key wins: a test can choose other packages than the tiny corpus.
-        return run("ttt.cli.train", *tiny, "trainer.max_steps=1", f"runs_dir={tmp_path}/runs", *arguments)
+        return run("ttt.cli.train", *tiny, "trainer.max_steps=1", f"runs={tmp_path}/runs", *arguments)
 
     assert "validation perplexity" in train("model=ema", "model.decay=0.5")
     assert "did you mean decay?" in train("model=ema", "model.dekay=0.5")
@@ -125,7 +125,7 @@ def test_the_examples_of_contributing_work(
     assert "takes the primal form" in train("model.inner_model=swiglu", "kernel=dual")
     assert "choose one of linear, mlp, swiglu" in train("model.inner_model=swigly")
     assert "validation perplexity" in train("data=numbers", "data.packages=[mpmath]")
-    read = train("data=folder", f"data.folder={texts}", f"run_dir={tmp_path}/folder")
+    read = train("data=folder", f"data.folder={texts}", f"run={tmp_path}/folder")
     assert "validation perplexity" in read
     assert "did you mean folder?" in train("data=folder", f"data.foldr={texts}")
     assert "perplexity" in run("ttt.cli.eval", f"run={tmp_path}/folder", "split=test", "device=cpu")

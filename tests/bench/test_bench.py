@@ -28,7 +28,7 @@ from ttt.kernels.dispatch import choose_kernel
 from ttt.results.benchmarks import Benchmark, Row, read_benchmark
 from ttt.results.store import load_results
 
-INNER = ["width=8", "heads=2", "tokens=20", "mini_batch_size=4", "rounds=2", "forms=plain,dual", "memory=false"]
+INNER = ["width=8", "heads=2", "tokens=20", "mini_batch_size=4", "rounds=2", "kernels=plain,dual", "memory=false"]
 MODEL = ["width=8", "heads=2", "tokens=20", "rounds=1", "blocks=1", "mlp_hidden=8", "vocab=16", "decode=2", "threads=1"]
 
 Command = Callable[..., str]
@@ -77,7 +77,7 @@ def test_inner_measures_every_form_in_every_setting(bench: Command, tmp_path: Pa
 
 
 def test_plain_is_its_own_measure_and_alone_has_a_split(bench: Command, tmp_path: Path) -> None:
-    bench("inner", *INNER, "inner_model=linear", "forms=dual")
+    bench("inner", *INNER, "inner_model=linear", "kernels=dual")
     benchmark = only_benchmark(tmp_path / "runs")
     for row in selected(benchmark, "forward_speedup") + selected(benchmark, "forward_backward_speedup"):
         if row["form"] == "plain":
@@ -87,7 +87,7 @@ def test_plain_is_its_own_measure_and_alone_has_a_split(bench: Command, tmp_path
 
 
 def test_what_is_switched_off_is_not_measured(bench: Command, tmp_path: Path) -> None:
-    bench("inner", *INNER, "split=false", "backward=false", "forms=plain", "inner_model=mlp")
+    bench("inner", *INNER, "split=false", "backward=false", "kernels=plain", "inner_model=mlp")
     measures = {row["measure"] for row in only_benchmark(tmp_path / "runs")["rows"]}
     assert measures == {"matmul", "forward", "forward_speedup", "forward_tokens_per_second", "forward_share"}
 
@@ -99,17 +99,17 @@ def test_the_baseline_is_the_scan_of_ordinary_operators() -> None:
 
 
 def test_implementations_begin_with_the_baseline_and_repeat_nothing() -> None:
-    found = implementations(InnerBenchConfig(forms=["auto", "plain", "auto"], checkpoint_group=[0, 16]))
+    found = implementations(InnerBenchConfig(kernels=["auto", "plain", "auto"], checkpoint_group=[0, 16]))
     assert found == [PLAIN, Implementation("auto", 0), Implementation("auto", 16)]
-    with pytest.raises(UserError, match="forms=fast: choose from plain, auto"):
-        implementations(InnerBenchConfig(forms=["fast"], checkpoint_group=[0]))
+    with pytest.raises(UserError, match="kernels=fast: choose from plain, auto"):
+        implementations(InnerBenchConfig(kernels=["fast"], checkpoint_group=[0]))
 
 
 @pytest.mark.parametrize("b", [1, 4, 100])
 @pytest.mark.parametrize("model", ["linear", "mlp"])
 def test_all_kernels_compute_the_same(model: str, b: int) -> None:
     kernels = ["dual", "auto", "primal"]
-    config = InnerBenchConfig(width=8, heads=2, batch=2, dtype="float64", forms=kernels, checkpoint_group=[2])
+    config = InnerBenchConfig(width=8, heads=2, batch=2, dtype="float64", kernels=kernels, checkpoint_group=[2])
     chosen = implementations(config)
     assert len(chosen) == 4
     functions = [inner_functions(config, model, b, implementation, 70) for implementation in chosen]
@@ -167,7 +167,7 @@ def test_memory_is_measured_in_a_process_of_its_own(bench: Command, tmp_path: Pa
 
 
 def test_model_measures_training_and_decoding(bench: Command, tmp_path: Path) -> None:
-    printed = bench("model", *MODEL, "model=ttt_linear,transformer", "tokens=12,20", "forms=auto", "memory=false")
+    printed = bench("model", *MODEL, "model=ttt_linear,transformer", "tokens=12,20", "kernels=auto", "memory=false")
     benchmark = only_benchmark(tmp_path / "runs")
     rows = selected(benchmark, "forward_backward")
     seen = [(row["model"], row["tokens"], row["form"], row["mini_batch_size"]) for row in rows]
@@ -182,7 +182,7 @@ def test_model_measures_training_and_decoding(bench: Command, tmp_path: Path) ->
 
 MISTAKES = [
     (["outer"], "outer: no such benchmark; choose one of inner, model, latency, kernels"),
-    (["inner", "forms=fast"], "forms=fast: choose from plain, auto"),
+    (["inner", "kernels=fast"], "kernels=fast: choose from plain, auto"),
     (["inner", "tokens=0"], "tokens=0: must be at least 1"),
     (["inner", "tokens=16,0"], "tokens=0: must be at least 1"),
     (["inner", "tokens=[]"], "tokens=[]: give at least one value"),
@@ -193,7 +193,7 @@ MISTAKES = [
     (["inner", "checkpoint_group=-1"], "checkpoint_group=-1: must be at least 0"),
     (["inner", "inner_model=cnn"], "inner_model=cnn: choose from linear, mlp"),
     (["inner", "dtype=float16"], "dtype=float16: choose one of float32, float64"),
-    (["inner", "forma=plain"], "forma: no such key; did you mean forms?"),
+    (["inner", "kernals=plain"], "kernals: no such key; did you mean kernels?"),
     (["inner", "blocks=2"], "blocks: no such key"),
     (["model", "model=rwkv"], "model=rwkv: choose one of"),
     (["model", "backbone=transformr"], "backbone=transformr: choose one of mamba, own, transformer"),
@@ -220,24 +220,24 @@ def test_a_mistake_gets_one_line_and_writes_nothing(
 def test_a_place_that_cannot_be_written_is_named(bench: Command, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SystemExit):
-        bench("inner", *INNER, f"results={tmp_path}/file")
+        bench("inner", *INNER, f"runs={tmp_path}/file")
 
 
-@pytest.mark.parametrize("arguments", [[], ["--help"], *([kind, "--help"] for kind in command.SCHEMAS)], ids=" ".join)
+@pytest.mark.parametrize("arguments", [[], ["--help"], *([kind, "--help"] for kind in command.COMMANDS)], ids=" ".join)
 def test_help_names_the_keys_and_imports_no_torch(arguments: list[str]) -> None:
     code = f"import sys; sys.argv = ['ttt-bench', *{arguments}]\nfrom ttt.cli.bench import main\n"
     code += "try: main()\nexcept SystemExit: pass\nprint({'torch', 'pandas'} & set(sys.modules))"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert shown.endswith("set()\n")
-    if arguments[:1] and arguments[0] in command.SCHEMAS:
-        schema = command.SCHEMAS[arguments[0]]
+    if arguments[:1] and arguments[0] in command.COMMANDS:
+        schema = command.COMMANDS[arguments[0]].schema
         keys = {field.replace("models", "model") for field in schema.__dataclass_fields__}
         assert all(f"  {key}=" in shown for key in keys)
 
 
 def test_what_was_measured_survives_a_kill(tmp_path: Path) -> None:
     sizes = ",".join(map(str, range(1, 200)))
-    arguments = [*INNER, "inner_model=linear", "forms=plain", "rounds=1", f"results={tmp_path}"]
+    arguments = [*INNER, "inner_model=linear", "kernels=plain", "rounds=1", f"runs={tmp_path}"]
     # So many sizes take minutes, so that it is sure to be in the middle.
     arguments += [f"mini_batch_size={sizes}"]
     process = subprocess.Popen(
@@ -264,7 +264,7 @@ def _rows(folder: Path) -> list[Row]:
 
 def test_repetitions_lie_side_by_side_and_the_store_reads_them(bench: Command, tmp_path: Path) -> None:
     for _ in range(2):
-        bench("inner", *INNER, "inner_model=linear", "forms=plain")
+        bench("inner", *INNER, "inner_model=linear", "kernels=plain")
     results = load_results(tmp_path / "runs")
     assert results.runs.empty
     table = results.benchmarks
@@ -289,7 +289,7 @@ def test_repetitions_lie_side_by_side_and_the_store_reads_them(bench: Command, t
     ],
 )
 def test_a_damaged_file_is_named(spoil: Callable[[str], str], line: str, bench: Command, tmp_path: Path) -> None:
-    bench("inner", *INNER, "inner_model=linear", "forms=plain")
+    bench("inner", *INNER, "inner_model=linear", "kernels=plain")
     (path,) = tmp_path.glob("runs/*/benchmark.json")
     path.write_text(spoil(path.read_text()))
     with pytest.raises(UserError, match=line) as raised:

@@ -10,7 +10,7 @@ import pytest
 from starter import Starter
 
 from ttt.bench.kernels import BEGIN, COLUMNS, END
-from ttt.cli.bench import as_pairs
+from ttt.cli.command import as_pairs
 from ttt.config.assets import assets
 from ttt.config.bench import KernelBenchConfig
 from ttt.config.text_table import Column, markdown_lines

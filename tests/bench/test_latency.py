@@ -51,7 +51,7 @@ def rows_below(folder: Path) -> list[Row]:
 
 
 def test_every_model_is_timed_in_training_prefill_and_decoding(latency: Callable[..., str], tmp_path: Path) -> None:
-    printed = latency(*TINY, "model=ttt_linear,transformer", "forms=auto,dual")
+    printed = latency(*TINY, "model=ttt_linear,transformer", "kernels=auto,dual")
     rows = rows_below(tmp_path)
     seen = {(row["model"], row["form"], row["tokens"], row["measure"]) for row in rows}
     named = [("ttt_linear", "auto"), ("ttt_linear", "dual"), ("transformer", None)]
@@ -205,7 +205,7 @@ def test_keys_of_a_scale_can_be_set() -> None:
 
 
 def test_what_is_switched_off_is_not_timed(latency: Callable[..., str], tmp_path: Path) -> None:
-    latency(*TINY, "model=ttt_mlp", "forms=dual", "train=false", "decode=0", "tokens=12", "dtype=bfloat16")
+    latency(*TINY, "model=ttt_mlp", "kernels=dual", "train=false", "decode=0", "tokens=12", "dtype=bfloat16")
     assert {row["measure"] for row in rows_below(tmp_path)} == {"prefill", "prefill_tokens_per_second"}
 
 
@@ -213,7 +213,7 @@ def test_what_is_switched_off_is_not_timed(latency: Callable[..., str], tmp_path
     ("arguments", "line"),
     [
         (["device=tpu"], "device=tpu: choose one of auto, cpu, cuda"),
-        (["forms=fast"], "forms=fast: choose from auto, "),
+        (["kernels=fast"], "kernels=fast: choose from auto, "),
         (["dtype=float64"], "dtype=float64: choose one of bfloat16, float16, float32"),
         (["decode=-1"], "decode=-1: must be at least 0"),
         (["train_tokens=0"], "train_tokens=0: must be at least 1"),

@@ -9,9 +9,9 @@ from hydra.core.config_store import ConfigStore
 from hydra.errors import ConfigCompositionException
 
 import ttt.data
+from ttt.cli.added import added_sources
 from ttt.cli.help import describe_group
 from ttt.cli.parent import inherited
-from ttt.cli.source_files import added_sources
 from ttt.config.errors import UserError
 from ttt.config.layers import TTTConfig
 from ttt.config.plain import from_plain, to_plain

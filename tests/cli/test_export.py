@@ -1,4 +1,4 @@
-"""What ``ttt-export`` writes gives the run's logits again, here and under the released names."""
+"""The files of ``ttt-export`` reproduce the run's logits, also under the released names."""
 
 import json
 import sys
@@ -27,8 +27,8 @@ Configure = Callable[..., TrainConfig]
 
 
 def trained(configure: Configure, folder: Path, *overrides: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Trains two steps in ``folder``; tokens and the logits that the run's model gives."""
-    train(configure(f"run_dir={folder}", "trainer.max_steps=2", *overrides), [])
+    """Train two steps in ``folder``; return token ids and the logits of the run's model."""
+    train(configure(f"run={folder}", "trainer.max_steps=2", *overrides), [])
     model = load_run(RunFolder(folder), torch.device("cpu")).model
     ids = torch.randint(model.embedding.num_embeddings, (2, 40), generator=torch.Generator().manual_seed(0))
     return ids, model(ids)

@@ -35,7 +35,7 @@ MISTAKES = [
     (["tokens=0"], "tokens=0: must be at least 1"),
     (["temperature=-0.5"], "temperature=-0.5: must be at least 0"),
     (["temperature=nan"], "temperature=nan: must be at least 0"),
-    (["top_k=0"], "top_k=0: must be at least 1, or null for all tokens"),
+    (["top_k=0"], "top_k=0: must be at least 1, or null"),
     (["seed=-1"], "seed=-1: must be at least 0"),
     (["prompt=\udcff"], r"prompt='\udcff': is not text in UTF-8"),
     (["prompt"], "prompt: not of the form key=value"),
@@ -49,7 +49,7 @@ MISTAKES = [
 def run(starter: Starter, tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of a few steps."""
     folder = tmp_path_factory.mktemp("runs") / "run"
-    arguments = [*tiny, "trainer.max_steps=3", f"run_dir={folder}"]
+    arguments = [*tiny, "trainer.max_steps=3", f"run={folder}"]
     done = starter.run("from ttt.cli.train import main; main()", arguments, cwd=folder.parent)
     assert done.returncode == 0, done.stderr
     return folder
@@ -57,7 +57,7 @@ def run(starter: Starter, tiny: list[str], tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture
 def generate(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Generate:
-    """Runs the command and gives its standard output and standard error."""
+    """Run the command; return its standard output and standard error."""
 
     def shown(*arguments: str) -> tuple[str, str]:
         monkeypatch.setattr(sys, "argv", ["ttt-generate", f"run={run}", "device=cpu", *arguments])

@@ -82,7 +82,7 @@ def test_a_sweep_on_this_machine(say: Any, tiny: list[str], tmp_path: Path) -> N
     for path in tmp_path.glob("table/*/record.json"):
         config = json.loads(path.read_text())["config"]
         assert config == yaml.safe_load(path.with_name("config.yaml").read_text())
-        assert config["runs_dir"] == "runs"
+        assert config["runs"] == "runs"
         assert config["data"]["cache_dir"] == "cache0"
         assert config["parent"]["run"] == (config["parent"]["run_id"] or None)
     command = [sys.executable, "-m", "ttt.cli.plot", "training", "--results", "table", "--out", "figures"]
@@ -123,8 +123,8 @@ def test_cancelling_saves_and_submitting_goes_on(say: Any, tiny: list[str], tmp_
         ),
         (["status", "sweep=x", "--wach"], "--wach: no such flag of ttt-sweep status; see ttt-sweep --help"),
         (["plan", "books"], "books: not of the form key=value"),
-        (["status", "sweep=x", "runs_dir=x"], "runs_dir=x: this key is now called runs; write runs=x"),
-        (["plan", "sweep=training", "runs_dir=x"], "runs_dir=x: this key is now called runs; write runs=x"),
+        (["status", "sweep=x", "runs=x"], "runs=x: this key is now called runs; write runs=x"),
+        (["plan", "sweep=training", "runs=x"], "runs=x: this key is now called runs; write runs=x"),
         (["plan", "sweep=nothing"], "sweep=nothing: choose one of "),
         (["status", "sweep=nothing"], "sweep=nothing: choose one of "),
         (["plan", "sweep=training", "scale=paper"], "scale=paper: sweep=training has only scale=laptop"),

@@ -34,6 +34,10 @@ MISTAKES = [
         "trainer.max_steps=many: Value 'many' of type 'str' could not be converted to Integer",
     ),
     (["recipe.warmup=[1]"], "recipe.warmup=[1]: "),
+    (["run=x"], "run=x: this key is now called run; write run=x"),
+    (["runs=x"], "runs=x: this key is now called runs; write runs=x"),
+    (["recipe.weight_decay=-1"], "recipe.weight_decay=-1.0: must be at least 0"),
+    (["size"], "size: not of the form key=value"),
     (["seed"], "seed: not of the form key=value"),
     (["=3"], "=3: not of the form key=value"),
     (["recipe.steps=${nowhere}"], "Interpolation key 'nowhere' not found"),
@@ -56,8 +60,8 @@ MISTAKES = [
     (["trainer.precision=8"], "trainer.precision=8: choose one of"),
     (["recipe.betas=[0.9]"], "recipe.betas=[0.9]: must be two numbers"),
     (["recipe.learning_rate=0"], "recipe.learning_rate=0.0: must be positive"),
-    (["ckpt=step-3"], "ckpt=step-3: must be last or null"),
-    (["ckpt=last", "overwrite=true"], "overwrite=true ckpt=last: start over or go on, not both"),
+    (["ckpt=step-3"], "ckpt=step-3: choose one of last, or null"),
+    (["ckpt=last", "overwrite=true"], "overwrite=true ckpt=last: start over or resume, not both"),
     (["data.packages=[nosuchpackage]"], "nosuchpackage"),
     (["data.vocab_size=10"], "data.vocab_size=10: must be at least"),
     (["ctx.length=10000000"], "no train document"),
@@ -98,7 +102,7 @@ def test_a_mistake_gets_one_line_and_writes_nothing(
 def test_help_names_every_option(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_in_process(["--help"], monkeypatch) == 0
     shown = capsys.readouterr().out
-    for word in ("ttt_linear", "TTT-MLP", "1.3b", "32k", "pycode", "ckpt=last", "run_dir", "fsdp"):
+    for word in ("ttt_linear", "TTT-MLP", "1.3b", "32k", "pycode", "ckpt=last", "run=", "fsdp"):
         assert word in shown
 
 
@@ -107,7 +111,7 @@ def test_a_run_folder_that_cannot_be_written_is_named(
 ) -> None:
     (tmp_path / "file").write_text("not a folder")
     monkeypatch.chdir(tmp_path)
-    assert run_in_process([*tiny, f"run_dir={tmp_path}/file/run"], monkeypatch) == 2
+    assert run_in_process([*tiny, f"run={tmp_path}/file/run"], monkeypatch) == 2
     errors = capsys.readouterr().err
     assert f"{tmp_path}/file/run" in errors.splitlines()[-1]
     assert "Traceback" not in errors
@@ -122,7 +126,7 @@ def test_a_full_disk_leaves_whole_what_was_written(
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
         "resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000)); from ttt.cli.train import main; main()"
     )
-    done = starter.run(limited, [*tiny, f"run_dir={tmp_path}/run"], cwd=tmp_path)
+    done = starter.run(limited, [*tiny, f"run={tmp_path}/run"], cwd=tmp_path)
     assert done.returncode == 1, done.stderr
     assert "step-00000012.ckpt: cannot be written" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
@@ -143,7 +147,7 @@ def test_a_full_disk_leaves_whole_what_was_written(
 def test_multirun_trains_every_combination(
     starter: Starter, tiny: list[str], tmp_path: Path, launcher: str, axes: list[str], runs: int
 ) -> None:
-    sweep = ["-m", f"hydra/launcher={launcher}", *axes, "trainer.max_steps=1", f"runs_dir={tmp_path}/runs"]
+    sweep = ["-m", f"hydra/launcher={launcher}", *axes, "trainer.max_steps=1", f"runs={tmp_path}/runs"]
     done = starter.run(MAIN, [*tiny, *sweep], name="ttt-train", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     names = sorted(path.parent.name for path in (tmp_path / "runs").glob("*/record.json"))
@@ -159,8 +163,8 @@ def test_two_processes_train_one_model(configure: Configure, tiny: list[str], tm
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    train(configure(f"run_dir={tmp_path}/one"), [])
-    both = ["trainer.strategy=ddp", "trainer.devices=2", f"run_dir={tmp_path}/two"]
+    train(configure(f"run={tmp_path}/one"), [])
+    both = ["trainer.strategy=ddp", "trainer.devices=2", f"run={tmp_path}/two"]
     command = [sys.executable, "-m", "ttt.cli.train", *tiny, *both]
     environment = os.environ | {"MASTER_PORT": str(port)}
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, env=environment)
@@ -217,7 +221,7 @@ def test_a_new_layer_is_one_new_file(tiny: list[str], tmp_path: Path, tmp_path_f
 
     assert "decay: 0.5" in run("--cfg", "job").stdout
     assert "did you mean decay?" in run("model.decai=1").stderr
-    trained = run("trainer.max_steps=1", f"run_dir={tmp_path}/run")
+    trained = run("trainer.max_steps=1", f"run={tmp_path}/run")
     assert "validation perplexity" in trained.stdout, trained.stderr
     starter.close()
 

@@ -1,4 +1,4 @@
-"""Which configurations are the same run."""
+"""Configurations that are the same run, and those that are not."""
 
 from collections.abc import Callable
 from dataclasses import asdict
@@ -19,8 +19,8 @@ Configure = Callable[..., TrainConfig]
         "trainer.max_steps=3",
         "trainer.device_batch=1",
         "trainer.logger=tensorboard",
-        "runs_dir=elsewhere",
-        "run_dir=here",
+        "runs=elsewhere",
+        "run=here",
         "ckpt=last",
         "overwrite=true",
         "data.cache_dir=elsewhere",

@@ -1,4 +1,4 @@
-"""Steps, batches and accumulation; what is refused before anything is loaded stands in tests/cli/test_train.py."""
+"""Steps, batches and accumulation; tests/cli/test_train.py tests the values that are refused."""
 
 from collections.abc import Callable
 

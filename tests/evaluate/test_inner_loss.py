@@ -79,7 +79,7 @@ def test_growth_without_numbers_is_named_where_it_begins() -> None:
 @pytest.fixture
 def run(configure: Configure, tmp_path: Path) -> Path:
     """A run of two layers and two steps."""
-    train(configure(f"run_dir={tmp_path}/run", "size.blocks=2", "trainer.max_steps=2"), [])
+    train(configure(f"run={tmp_path}/run", "size.blocks=2", "trainer.max_steps=2"), [])
     return tmp_path / "run"
 
 
@@ -121,14 +121,14 @@ def test_the_command_writes_its_own_table_alone(run: Path, capsys: pytest.Captur
 
 def test_a_new_run_in_the_folder_leaves_no_former_probe(run: Path, configure: Configure) -> None:
     assert evaluate(run, probe="inner_loss") == 0
-    train(configure(f"run_dir={run}", "size.blocks=2", "trainer.max_steps=1", "overwrite=true"), [])
+    train(configure(f"run={run}", "size.blocks=2", "trainer.max_steps=1", "overwrite=true"), [])
     assert not (run / "inner_loss.parquet").exists()
 
 
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["probe=outer_loss"], "probe=outer_loss: choose inner_loss, reset or null"),
+        (["probe=outer_loss"], "probe=outer_loss: choose one of inner_loss, reset, or null"),
         (["probe=inner_loss", "split=train"], "split=train: choose one of validation, test"),
         (["probe=inner_loss", "eval_tokens=0"], "eval_tokens=0: must be at least 1"),
     ],
@@ -149,7 +149,7 @@ def test_mistakes_get_one_line(
 def test_a_run_without_inner_loops_is_refused(
     configure: Configure, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    train(configure(f"run_dir={tmp_path}/run", "model=transformer", "trainer.max_steps=1"), [])
+    train(configure(f"run={tmp_path}/run", "model=transformer", "trainer.max_steps=1"), [])
     capsys.readouterr()
     assert evaluate(tmp_path / "run", probe="inner_loss") == 2
     said = f"error: probe=inner_loss: {tmp_path}/run has no inner loop: its model is transformer"

@@ -61,7 +61,7 @@ def test_the_error_is_the_spread_between_documents() -> None:
 @pytest.fixture
 def run(configure: Configure, tmp_path: Path) -> Path:
     """A Transformer after two steps at context 64."""
-    train(configure(f"run_dir={tmp_path}/run", "model=transformer", "trainer.max_steps=2"), [])
+    train(configure(f"run={tmp_path}/run", "model=transformer", "trainer.max_steps=2"), [])
     return tmp_path / "run"
 
 

@@ -72,7 +72,7 @@ class Submitted:
     def __init__(self, starter: Starter, folder: Path, config: TrainConfig, tasks: int, requeues: int) -> None:
         self.starter = starter
         self.folder, self.run, self.tasks = folder, folder / "run", tasks
-        config.run_dir = str(self.run)
+        config.run = str(self.run)
         self.job = Job(folder / "config.yaml", folder / "ends/a.jsonl", "a_sweep", ("seed=0",))
         self.job.config.write_text(yaml.safe_dump(to_plain(config)))
         delayed = DelayedSubmission(self.job)

@@ -246,7 +246,7 @@ def test_a_run_goes_on_after_its_time_limit(sweeps: Sweeps) -> None:
 
 
 def test_hydras_own_launcher_submits_too(six: Any, tiny: list[str], tmp_path: Path) -> None:
-    train = [str(Path(sys.executable).with_name("ttt-train")), "-m", *tiny, "seed=3,4", f"runs_dir={tmp_path}/runs"]
+    train = [str(Path(sys.executable).with_name("ttt-train")), "-m", *tiny, "seed=3,4", f"runs={tmp_path}/runs"]
     launcher = ["hydra/launcher=submitit_slurm", "hydra.launcher.partition=main", "hydra.launcher.timeout_min=60"]
     done = subprocess.run(
         [*train, *launcher, f"hydra.sweep.dir={tmp_path}/multirun"],

@@ -39,8 +39,8 @@ def test_a_damaged_checkpoint_costs_only_the_steps_after_the_one_before(
     configure: Configure, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     common = ["trainer.checkpoint_every=3", "ckpt=last"]
-    train(configure(f"run_dir={tmp_path}/whole", *common), [])
-    train(configure(f"run_dir={tmp_path}/run", *common, "trainer.max_steps=8"), [])
+    train(configure(f"run={tmp_path}/whole", *common), [])
+    train(configure(f"run={tmp_path}/run", *common, "trainer.max_steps=8"), [])
     damage(tmp_path / "run/checkpoints/step-00000008.ckpt")
     warning = "step-00000008.ckpt: is damaged"
     capsys.readouterr()
@@ -49,7 +49,7 @@ def test_a_damaged_checkpoint_costs_only_the_steps_after_the_one_before(
     generate(GenerateConfig(run=f"{tmp_path}/run", tokens=2), [])
     assert capsys.readouterr().err.count(warning) == 1
     (tmp_path / "run/checkpoints/.step-00000009.ckpt.77.partial").write_bytes(b"of a killed process")
-    train(configure(f"run_dir={tmp_path}/run", *common), [])
+    train(configure(f"run={tmp_path}/run", *common), [])
     assert capsys.readouterr().err.count(warning) == 1
     assert (tmp_path / "run/metrics.parquet").read_bytes() == (tmp_path / "whole/metrics.parquet").read_bytes()
     names = {path.name for path in (tmp_path / "run/checkpoints").glob("*step*") if path.suffix != ".sha256"}
@@ -58,11 +58,11 @@ def test_a_damaged_checkpoint_costs_only_the_steps_after_the_one_before(
 
 
 def test_a_run_without_a_whole_checkpoint_is_refused_and_left_alone(configure: Configure, tmp_path: Path) -> None:
-    train(configure(f"run_dir={tmp_path}/run", "trainer.max_steps=2"), [])
+    train(configure(f"run={tmp_path}/run", "trainer.max_steps=2"), [])
     damage(tmp_path / "run/checkpoints/step-00000002.ckpt")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
     with pytest.raises(UserError, match=r"checkpoints: every checkpoint is damaged; .* overwrite=true"):
-        train(configure(f"run_dir={tmp_path}/run", "ckpt=last"), [])
+        train(configure(f"run={tmp_path}/run", "ckpt=last"), [])
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == before
 
 
@@ -78,7 +78,7 @@ def test_nothing_goes_on_from_what_diverged(
                 self.model.embedding.weight.fill_(float("nan"))
         return step(self, windows, batch_idx)
 
-    common = [f"run_dir={tmp_path}/run", "trainer.checkpoint_every=1", "ckpt=last"]
+    common = [f"run={tmp_path}/run", "trainer.checkpoint_every=1", "ckpt=last"]
     with monkeypatch.context() as patch:
         patch.setattr(TrainingModule, "training_step", poisoned)
         with pytest.raises(RunError, match=r"the loss became nan at step 1.*no checkpoint had been written"):
@@ -87,7 +87,7 @@ def test_nothing_goes_on_from_what_diverged(
     assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["step-00000001.ckpt.diverged"]
     train(configure(*common), [])
     losses = (tmp_path / "run/metrics.parquet").read_bytes()
-    train(configure(f"run_dir={tmp_path}/whole", "trainer.checkpoint_every=1"), [])
+    train(configure(f"run={tmp_path}/whole", "trainer.checkpoint_every=1"), [])
     assert losses == (tmp_path / "whole/metrics.parquet").read_bytes()
 
 
@@ -105,7 +105,7 @@ def test_a_disk_that_fills_up_leaves_earlier_checkpoints(
         self.sha256.update(data)
         return self.file.write(data)
 
-    common = [f"run_dir={tmp_path}/run", "trainer.checkpoint_every=3"]
+    common = [f"run={tmp_path}/run", "trainer.checkpoint_every=3"]
     with monkeypatch.context() as patch:
         patch.setattr(Hashing, "write", write)
         line = r"step-00000009.ckpt: cannot be written \(No space left on device\).* goes on from step-00000006.ckpt$"
@@ -117,7 +117,7 @@ def test_a_disk_that_fills_up_leaves_earlier_checkpoints(
     assert not list((tmp_path / "run").rglob("*.partial"))
     assert record(tmp_path / "run")["status"] == "failed"
     train(configure(*common, "ckpt=last"), [])
-    train(configure(f"run_dir={tmp_path}/whole", "trainer.checkpoint_every=3"), [])
+    train(configure(f"run={tmp_path}/whole", "trainer.checkpoint_every=3"), [])
     assert (tmp_path / "run/metrics.parquet").read_bytes() == (tmp_path / "whole/metrics.parquet").read_bytes()
 
 
@@ -139,7 +139,7 @@ def test_a_real_disk_that_fills_up(
     configure: Configure, starter: Starter, tiny: list[str], small_disk: Path, shape: list[str]
 ) -> None:
     load_corpus(configure().data, False)
-    more = [f"run_dir={small_disk}/run", "trainer.checkpoint_every=1", "size.blocks=2", *shape]
+    more = [f"run={small_disk}/run", "trainer.checkpoint_every=1", "size.blocks=2", *shape]
     # A file, from which Lightning starts the second process.
     (program := small_disk.with_name("train.py")).write_text(TRAIN)
     done = starter.run(TRAIN, [*tiny, *more], name=str(program))

@@ -25,7 +25,7 @@ def record(folder: Path) -> dict[str, Any]:
 def test_growth_is_told_once_in_each_place(
     configure: Configure, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    common = [f"run_dir={tmp_path}/run", *UNSTABLE, "model.eta_base=20", "recipe.learning_rate=7e-3"]
+    common = [f"run={tmp_path}/run", *UNSTABLE, "model.eta_base=20", "recipe.learning_rate=7e-3"]
     train(configure(*common, "trainer.max_steps=4"), [])
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
     assert lines[0].startswith("warning: train, layer 1, head 0: at step 2 the inner loss grew from ")
@@ -42,7 +42,7 @@ def test_growth_is_told_once_in_each_place(
 def test_a_run_that_learns_has_no_warnings(
     configure: Configure, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    train(configure(f"run_dir={tmp_path}/run", "trainer.checkpoint_every=3"), [])
+    train(configure(f"run={tmp_path}/run", "trainer.checkpoint_every=3"), [])
     assert "warning: " not in capsys.readouterr().err
     assert "warnings" not in record(tmp_path / "run")
 
@@ -52,10 +52,10 @@ def test_looking_changes_nothing(configure: Configure, tmp_path: Path, monkeypat
     looks: list[int] = []
     found = InnerWatch._found
     monkeypatch.setattr(InnerWatch, "_found", lambda *given: looks.append(given[2]) or found(*given))
-    train(configure(f"run_dir={tmp_path}/watched", *common), [])
+    train(configure(f"run={tmp_path}/watched", *common), [])
     assert looks == [2, 4, 6, 8, 10, 12]
     monkeypatch.setattr(InnerWatch, "_found", lambda *_: {})
-    train(configure(f"run_dir={tmp_path}/alone", *common), [])
+    train(configure(f"run={tmp_path}/alone", *common), [])
     runs = [tmp_path / name for name in ("watched", "alone")]
     assert len({(run / "metrics.parquet").read_bytes() for run in runs}) == 1
     mine, theirs = (torch.load(run / "checkpoints/step-00000012.ckpt", weights_only=True)["state_dict"] for run in runs)
@@ -65,7 +65,7 @@ def test_looking_changes_nothing(configure: Configure, tmp_path: Path, monkeypat
 @pytest.mark.parametrize("switches", [["model=ttt_mlp", "model.eta_base_start=1e30"], UNSTABLE], ids=["mlp", "linear"])
 def test_a_divergence_names_the_inner_loop(configure: Configure, tmp_path: Path, switches: list[str]) -> None:
     with pytest.raises(RunError) as error:
-        train(configure(f"run_dir={tmp_path}/run", *switches, "model.eta_base=1e30", "size.blocks=2"), [])
+        train(configure(f"run={tmp_path}/run", *switches, "model.eta_base=1e30", "size.blocks=2"), [])
     assert "the inner loop of layer 1, head 0 diverged in mini-batch 1 (token" in str(error.value)
     assert "; no checkpoint had been written" in str(error.value)
     assert record(tmp_path / "run")["error"] == str(error.value)

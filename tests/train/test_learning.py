@@ -37,7 +37,7 @@ def test_the_loss_falls_below_a_unigram_models(
 ) -> None:
     config = configure(
         *overrides,
-        f"run_dir={tmp_path}/run",
+        f"run={tmp_path}/run",
         "size.width=32",
         "recipe.steps=150",
         "recipe.tokens_per_step=512",

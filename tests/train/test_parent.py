@@ -37,7 +37,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 def parent(tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Transformer after 10 steps of 256 tokens at a context of 64."""
     folder = tmp_path_factory.mktemp("parents") / "transformer"
-    run_command(["model=transformer", f"run_dir={folder}", "recipe.steps=10"], tiny)
+    run_command(["model=transformer", f"run={folder}", "recipe.steps=10"], tiny)
     return folder
 
 
@@ -63,7 +63,7 @@ def test_finetuning_at_another_context(parent: Path, tiny: list[str], tmp_path: 
     asked = ["recipe=finetune", f"from={parent}", "ctx.length=128", "recipe.tokens_per_step=128"]
     more = ["model.rope_base=50000", "recipe.learning_rate=1e-30", "recipe.final_learning_rate=0"]
     still = ["recipe.weight_decay=0"]
-    assert run_command([*asked, *more, *still, f"run_dir={tmp_path}/child"], machine(tiny)) == 0
+    assert run_command([*asked, *more, *still, f"run={tmp_path}/child"], machine(tiny)) == 0
     written = read_record(tmp_path / "child/record.json")
     ours, theirs = written["config"], read_record(parent / "record.json")["config"]
     assert (ours["size"], ours["backbone"]) == (theirs["size"], theirs["backbone"])
@@ -80,7 +80,7 @@ def test_finetuning_at_another_context(parent: Path, tiny: list[str], tmp_path: 
 
 def test_plain_continuation_goes_on_learning(parent: Path, tiny: list[str], tmp_path: Path) -> None:
     asked = ["recipe=finetune", f"from={parent}", "recipe.steps=10", "recipe.learning_rate=3e-3"]
-    assert run_command([*asked, "recipe.tokens_per_step=256", f"run_dir={tmp_path}/child"], machine(tiny)) == 0
+    assert run_command([*asked, "recipe.tokens_per_step=256", f"run={tmp_path}/child"], machine(tiny)) == 0
     before, after = (read_record(path / "record.json") for path in (parent, tmp_path / "child"))
     assert after["config"]["ctx"] == before["config"]["ctx"]
     assert after["results"]["validation"]["loss"] < before["results"]["validation"]["loss"]
@@ -119,7 +119,7 @@ def test_a_child_is_planned_before_its_parent_is_trained(configure: Configure, p
     )
     assert child.parent.weights is None
     assert trained.parent.weights is not None
-    child.run_dir = str(tmp_path / "child")
+    child.run = str(tmp_path / "child")
     child.parent.run = str(parent)
     train(child, [])
     written = read_record(tmp_path / "child/record.json")
@@ -145,8 +145,8 @@ def test_a_parent_that_is_not_as_planned_is_refused(configure: Configure, parent
 
 def test_a_child_goes_on_whatever_becomes_of_its_parents_weights(configure: Configure, tmp_path: Path) -> None:
     """It has its own by then; the record keeps which ones it began with."""
-    train(configure("model=transformer", f"run_dir={tmp_path}/parent", "trainer.max_steps=10"), [])
-    asked = ["model=transformer", "recipe=finetune", f"parent.run={tmp_path}/parent", f"run_dir={tmp_path}/child"]
+    train(configure("model=transformer", f"run={tmp_path}/parent", "trainer.max_steps=10"), [])
+    asked = ["model=transformer", "recipe=finetune", f"parent.run={tmp_path}/parent", f"run={tmp_path}/child"]
     train(configure(*asked, "trainer.max_steps=1"), [])
     began = read_record(tmp_path / "child/record.json")["config"]["parent"]["weights"]
     (checkpoint,) = checkpoints(tmp_path / "parent/checkpoints")
@@ -163,14 +163,12 @@ def test_a_child_goes_on_whatever_becomes_of_its_parents_weights(configure: Conf
 
 def test_children_of_seeds_are_seeds(configure: Configure, parent: Path, tmp_path: Path) -> None:
     sibling = tmp_path / "sibling"
-    train(configure("model=transformer", f"run_dir={sibling}", "recipe.steps=10", "seed=1"), [])
+    train(configure("model=transformer", f"run={sibling}", "recipe.steps=10", "seed=1"), [])
     other = tmp_path / "other"
-    train(configure("model=transformer", f"run_dir={other}", "recipe.steps=10", "recipe.clip=0.5"), [])
+    train(configure("model=transformer", f"run={other}", "recipe.steps=10", "recipe.clip=0.5"), [])
     found = []
     for run in (parent, sibling, other):
-        train(
-            child := configure("model=transformer", "recipe=finetune", f"parent.run={run}", f"runs_dir={tmp_path}"), []
-        )
+        train(child := configure("model=transformer", "recipe=finetune", f"parent.run={run}", f"runs={tmp_path}"), [])
         found.append(settings_of(read_record(tmp_path / run_id(child) / "record.json")))
     assert found[0] == found[1] != found[2]
 
@@ -194,7 +192,7 @@ def test_another_model_is_refused_with_its_differences(
     asked: list[str],
     differences: list[str],
 ) -> None:
-    arguments = ["recipe=finetune", f"from={parent}", f"run_dir={tmp_path}/child", *asked]
+    arguments = ["recipe=finetune", f"from={parent}", f"run={tmp_path}/child", *asked]
     assert run_command(arguments, machine(tiny)) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: from={parent}: ")
@@ -210,7 +208,7 @@ def test_a_parent_that_is_none_is_named(
     with pytest.raises(UserError, match="bare: has no checkpoint to start from"):
         adopt_parent(configure("model=transformer", f"parent.run={tmp_path}/bare"))
     with pytest.raises(UserError, match="is the run to start from; choose another folder"):
-        train(configure("model=transformer", f"parent.run={parent}", f"run_dir={parent}", "overwrite=true"), [])
+        train(configure("model=transformer", f"parent.run={parent}", f"run={parent}", "overwrite=true"), [])
     assert checkpoints(parent / "checkpoints")
     capsys.readouterr()
     assert run_command(["recipe=finetune"], tiny) == 2

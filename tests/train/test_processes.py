@@ -150,14 +150,14 @@ def test_two_nodes_start_and_go_on_together(
     configure: Configure, starter: Starter, tiny: list[str], tmp_path: Path
 ) -> None:
     load_corpus(configure().data, False)
-    asked = [*tiny, *NODES, f"run_dir={tmp_path}/run", "ckpt=last"]
+    asked = [*tiny, *NODES, f"run={tmp_path}/run", "ckpt=last"]
     for steps in (3, 12):
         ended = together(starter, LATE, [*asked, f"trainer.max_steps={steps}"], slurm=True)
         assert [code for code, _ in ended] == [0, 0], ended
         assert ended[1][1] == "", "the first process tells for both"
         assert record(tmp_path / "run")["steps"] == steps
     assert "going on with" in ended[0][1]
-    train(configure(f"run_dir={tmp_path}/one"), [])
+    train(configure(f"run={tmp_path}/one"), [])
     ours, theirs = (
         torch.load(tmp_path / name / "checkpoints/step-00000012.ckpt", weights_only=True)["state_dict"]
         for name in ("run", "one")
@@ -171,7 +171,7 @@ def test_a_loss_that_diverges_in_another_process(
     configure: Configure, starter: Starter, tiny: list[str], tmp_path: Path
 ) -> None:
     load_corpus(configure().data, False)
-    asked = [*tiny, *NODES, f"run_dir={tmp_path}/run", "trainer.checkpoint_every=2"]
+    asked = [*tiny, *NODES, f"run={tmp_path}/run", "trainer.checkpoint_every=2"]
     (first, line), (second, quiet) = together(starter, DIVERGES, asked)
     assert (first, second, quiet) == (1, 0, ""), (line, quiet)
     assert "error: the loss became nan at step 6" in line
@@ -184,7 +184,7 @@ def test_a_loss_that_diverges_in_another_process(
 def test_what_is_refused_is_told_once(starter: Starter, tiny: list[str], tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run/thesis.tex").touch()
-    (first, line), (second, quiet) = together(starter, PLAIN, [*tiny, *NODES, f"run_dir={tmp_path}/run"])
+    (first, line), (second, quiet) = together(starter, PLAIN, [*tiny, *NODES, f"run={tmp_path}/run"])
     assert (first, second, quiet) == (2, 2, "")
-    assert line.splitlines() == [f"error: run_dir={tmp_path}/run: holds other files and no run; choose another folder"]
+    assert line.splitlines() == [f"error: run={tmp_path}/run: holds other files and no run; choose another folder"]
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.tex"]

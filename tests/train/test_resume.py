@@ -56,7 +56,7 @@ class Runner:
         with socket.socket() as free:
             free.bind(("localhost", 0))
             port = free.getsockname()[1]
-        arguments = [*self.overrides, f"run_dir={folder}", "ckpt=last", *more]
+        arguments = [*self.overrides, f"run={folder}", "ckpt=last", *more]
         return self.starter.start(SLOWLY, arguments, str(self.program), environment={"MASTER_PORT": str(port)})
 
     def finish(self, folder: Path, *more: str) -> str:

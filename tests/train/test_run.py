@@ -36,7 +36,7 @@ def weights(folder: Path, step: int) -> dict[str, torch.Tensor]:
 
 
 def test_a_run_leaves_a_whole_folder(configure: Configure, tmp_path: Path) -> None:
-    train(configure(f"run_dir={tmp_path}/run", "trainer.checkpoint_every=5"), ["seed=0"])
+    train(configure(f"run={tmp_path}/run", "trainer.checkpoint_every=5"), ["seed=0"])
     run = tmp_path / "run"
     written = record(run)
     assert written["status"] == "finished"
@@ -59,7 +59,7 @@ def test_a_run_leaves_a_whole_folder(configure: Configure, tmp_path: Path) -> No
 
 def test_equal_runs_leave_equal_metrics_and_weights(configure: Configure, tmp_path: Path) -> None:
     for name in ("a", "b"):
-        train(configure(f"run_dir={tmp_path}/{name}", "model=ttt_mlp"), [])
+        train(configure(f"run={tmp_path}/{name}", "model=ttt_mlp"), [])
     assert (tmp_path / "a/metrics.parquet").read_bytes() == (tmp_path / "b/metrics.parquet").read_bytes()
     theirs = weights(tmp_path / "b", 12)
     assert all(torch.equal(value, theirs[name]) for name, value in weights(tmp_path / "a", 12).items())
@@ -67,7 +67,7 @@ def test_equal_runs_leave_equal_metrics_and_weights(configure: Configure, tmp_pa
 
 def test_another_seed_is_another_run(configure: Configure, tmp_path: Path) -> None:
     for seed in (0, 1):
-        train(configure(f"runs_dir={tmp_path}", f"seed={seed}", "trainer.max_steps=1"), [])
+        train(configure(f"runs={tmp_path}", f"seed={seed}", "trainer.max_steps=1"), [])
     first, second = sorted(tmp_path.iterdir())
     assert first.name != second.name
     assert (first / "metrics.parquet").read_bytes() != (second / "metrics.parquet").read_bytes()
@@ -77,10 +77,10 @@ def test_another_seed_is_another_run(configure: Configure, tmp_path: Path) -> No
 @pytest.mark.parametrize("device_batch", [4, 1], ids=["whole", "accumulated"])
 def test_resumed_is_uninterrupted(configure: Configure, tmp_path: Path, model: str, device_batch: int) -> None:
     common = [f"model={model}", f"trainer.device_batch={device_batch}", "trainer.checkpoint_every=3"]
-    train(configure(f"run_dir={tmp_path}/whole", *common), [])
-    train(configure(f"run_dir={tmp_path}/parts", *common, "trainer.max_steps=7", "ckpt=last"), [])
+    train(configure(f"run={tmp_path}/whole", *common), [])
+    train(configure(f"run={tmp_path}/parts", *common, "trainer.max_steps=7", "ckpt=last"), [])
     assert record(tmp_path / "parts")["steps"] == 7
-    train(configure(f"run_dir={tmp_path}/parts", *common, "ckpt=last"), [])
+    train(configure(f"run={tmp_path}/parts", *common, "ckpt=last"), [])
     assert record(tmp_path / "parts")["steps"] == 12
     theirs = weights(tmp_path / "whole", 12)
     assert all(torch.equal(value, theirs[name]) for name, value in weights(tmp_path / "parts", 12).items())
@@ -89,14 +89,14 @@ def test_resumed_is_uninterrupted(configure: Configure, tmp_path: Path, model: s
 
 def test_accumulation_is_the_whole_batch(configure: Configure, tmp_path: Path) -> None:
     for device_batch in (4, 2, 1):
-        train(configure(f"run_dir={tmp_path}/{device_batch}", f"trainer.device_batch={device_batch}"), [])
+        train(configure(f"run={tmp_path}/{device_batch}", f"trainer.device_batch={device_batch}"), [])
     for device_batch in (2, 1):
         for name, value in weights(tmp_path / "4", 12).items():
             torch.testing.assert_close(weights(tmp_path / str(device_batch), 12)[name], value, rtol=1e-3, atol=1e-4)
 
 
 def test_a_finished_run_is_left_alone(configure: Configure, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = configure(f"run_dir={tmp_path}/run", "trainer.max_steps=2")
+    config = configure(f"run={tmp_path}/run", "trainer.max_steps=2")
     train(config, [])
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
     train(config, [])
@@ -109,16 +109,16 @@ def test_a_finished_run_is_left_alone(configure: Configure, tmp_path: Path, caps
 
 
 def test_earlier_work_is_not_overwritten_unasked(configure: Configure, tmp_path: Path) -> None:
-    train(configure(f"run_dir={tmp_path}/run", "trainer.max_steps=2"), [])
+    train(configure(f"run={tmp_path}/run", "trainer.max_steps=2"), [])
     with pytest.raises(UserError, match=r"holds 2 steps of this run .* ckpt=last goes on"):
-        train(configure(f"run_dir={tmp_path}/run", "trainer.max_steps=3"), [])
+        train(configure(f"run={tmp_path}/run", "trainer.max_steps=3"), [])
     with pytest.raises(UserError, match=r"belongs to another configuration \(seed=5, not 0\)"):
-        train(configure(f"run_dir={tmp_path}/run", "seed=5"), [])
+        train(configure(f"run={tmp_path}/run", "seed=5"), [])
     other = tmp_path / "other"
     other.mkdir()
     (other / "thesis.tex").write_text("mine")
     with pytest.raises(UserError, match="holds other files and no run"):
-        train(configure(f"run_dir={other}", "overwrite=true"), [])
+        train(configure(f"run={other}", "overwrite=true"), [])
     assert (other / "thesis.tex").read_text() == "mine"
 
 
@@ -135,14 +135,14 @@ def test_a_loss_that_diverges_stops_the_run(
 
     monkeypatch.setattr(TrainingModule, "training_step", poisoned)
     with pytest.raises(RunError, match=r"the loss became nan at step 6; the last good checkpoint is .*step-00000004"):
-        train(configure(f"run_dir={tmp_path}/run", "trainer.checkpoint_every=2"), [])
+        train(configure(f"run={tmp_path}/run", "trainer.checkpoint_every=2"), [])
     written = record(tmp_path / "run")
     assert (written["status"], written["last_checkpoint"]) == ("failed", "step-00000004.ckpt")
     assert "the loss became nan at step 6" in written["error"]
     losses = pd.read_parquet(tmp_path / "run/metrics.parquet").query("metric == 'loss'")
     assert losses.step.max() == 6
     monkeypatch.undo()
-    train(configure(f"run_dir={tmp_path}/run", "trainer.checkpoint_every=2", "ckpt=last"), [])
+    train(configure(f"run={tmp_path}/run", "trainer.checkpoint_every=2", "ckpt=last"), [])
     assert record(tmp_path / "run")["status"] == "finished", "it goes on from the last good checkpoint"
 
 
@@ -150,7 +150,7 @@ def test_a_loss_that_diverges_stops_the_run(
 def test_an_interrupted_run_says_so_and_goes_on(
     configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
-    common = [f"run_dir={tmp_path}/run", "trainer.checkpoint_every=4"]
+    common = [f"run={tmp_path}/run", "trainer.checkpoint_every=4"]
     with monkeypatch.context() as patch:
         step = TrainingModule.training_step
 
@@ -165,7 +165,7 @@ def test_an_interrupted_run_says_so_and_goes_on(
     assert record(tmp_path / "run")["status"] == "interrupted"
     assert f"{number.name} at step 6" in record(tmp_path / "run")["error"]
     train(configure(*common, "ckpt=last"), [])
-    train(configure(f"run_dir={tmp_path}/whole", "trainer.checkpoint_every=4"), [])
+    train(configure(f"run={tmp_path}/whole", "trainer.checkpoint_every=4"), [])
     assert (tmp_path / "run/metrics.parquet").read_bytes() == (tmp_path / "whole/metrics.parquet").read_bytes()
     assert (record(tmp_path / "run")["status"], record(tmp_path / "run")["error"]) == ("finished", None)
 
@@ -174,7 +174,7 @@ def test_lightnings_own_checkpoint_of_a_job_is_not_gone_on_from(
     configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In a job, Lightning takes any that lies in its folder, without a word."""
-    common = [f"run_dir={tmp_path}/run", "trainer.max_steps=2"]
+    common = [f"run={tmp_path}/run", "trainer.max_steps=2"]
     train(configure(*common), [])
     metrics = (tmp_path / "run/metrics.parquet").read_bytes()
     for folder in (tmp_path / "run", tmp_path / "run/checkpoints"):
@@ -198,7 +198,7 @@ def test_the_record_tells_how_far_a_run_is(
         return step(self, windows, batch_idx)
 
     monkeypatch.setattr(TrainingModule, "training_step", telling)
-    train(configure(f"run_dir={tmp_path}/run", "trainer.checkpoint_every=8"), [])
+    train(configure(f"run={tmp_path}/run", "trainer.checkpoint_every=8"), [])
     assert [(now["status"], now["steps"], now["tokens"]) for now in told] == [
         ("running", done, done * 256) for done in range(12)
     ]
@@ -209,11 +209,11 @@ def test_the_record_tells_how_far_a_run_is(
 
 def test_a_folder_is_written_by_one_process(configure: Configure, tmp_path: Path) -> None:
     """Whoever comes second is told, and changes nothing; looking is allowed."""
-    train(configure(f"run_dir={tmp_path}/run", "trainer.max_steps=1"), [])
+    train(configure(f"run={tmp_path}/run", "trainer.max_steps=1"), [])
     with holding(tmp_path / "run"):
         before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
         with pytest.raises(UserError, match=r"run: is being written by process .*; wait for its end, or stop it"):
-            train(configure(f"run_dir={tmp_path}/run", "overwrite=true"), [])
+            train(configure(f"run={tmp_path}/run", "overwrite=true"), [])
         with pytest.raises(UserError, match="run: is being written by process"):
             evaluate(EvalConfig(run=f"{tmp_path}/run"), [])
         export(ExportConfig(run=f"{tmp_path}/run", out=f"{tmp_path}/out"), [])
@@ -222,27 +222,27 @@ def test_a_folder_is_written_by_one_process(configure: Configure, tmp_path: Path
 
 
 def test_ckpt_last_starts_where_there_is_none(configure: Configure, tmp_path: Path) -> None:
-    train(configure(f"run_dir={tmp_path}/run", "ckpt=last", "trainer.max_steps=1"), [])
+    train(configure(f"run={tmp_path}/run", "ckpt=last", "trainer.max_steps=1"), [])
     assert record(tmp_path / "run")["status"] == "finished"
 
 
 def test_a_run_goes_on_with_the_batches_it_began_with(configure: Configure, tmp_path: Path) -> None:
-    train(configure(f"run_dir={tmp_path}/run", "trainer.max_steps=2"), [])
+    train(configure(f"run={tmp_path}/run", "trainer.max_steps=2"), [])
     with pytest.raises(UserError, match=r"trainer.device_batch=1: the run began with 4 \(1 times a step"):
-        train(configure(f"run_dir={tmp_path}/run", "trainer.device_batch=1", "ckpt=last"), [])
+        train(configure(f"run={tmp_path}/run", "trainer.device_batch=1", "ckpt=last"), [])
     assert record(tmp_path / "run")["status"] == "finished"
-    train(configure(f"run_dir={tmp_path}/run", "trainer.device_batch=4", "ckpt=last"), [])
+    train(configure(f"run={tmp_path}/run", "trainer.device_batch=4", "ckpt=last"), [])
     assert record(tmp_path / "run")["steps"] == 12
 
 
 def test_a_context_longer_than_any_document_is_refused(configure: Configure, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"ctx=1000000: no train document .* the longest has \d+"):
-        train(configure(f"runs_dir={tmp_path}/runs", "ctx.length=1000000"), [])
+        train(configure(f"runs={tmp_path}/runs", "ctx.length=1000000"), [])
     assert not (tmp_path / "runs").exists()
 
 
 def test_evaluation_can_be_repeated(configure: Configure, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    train(configure(f"run_dir={tmp_path}/run"), [])
+    train(configure(f"run={tmp_path}/run"), [])
     before = record(tmp_path / "run")["results"]["validation"]
     metrics = (tmp_path / "run/metrics.parquet").read_bytes()
     evaluate(EvalConfig(run=f"{tmp_path}/run"), [])
@@ -258,7 +258,7 @@ def test_evaluating_what_is_no_run_is_refused(configure: Configure, tmp_path: Pa
         evaluate(EvalConfig(run=str(tmp_path)), [])
     with pytest.raises(UserError, match="split=train: choose one of validation, test"):
         evaluate(EvalConfig(run=str(tmp_path), split="train"), [])
-    train(configure(f"run_dir={tmp_path}/run", "trainer.max_steps=1"), [])
+    train(configure(f"run={tmp_path}/run", "trainer.max_steps=1"), [])
     checkpoint = tmp_path / "run/checkpoints/step-00000001.ckpt"
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
     with pytest.raises(UserError, match=r"run/checkpoints: every checkpoint is damaged"):
@@ -269,18 +269,18 @@ def test_evaluating_what_is_no_run_is_refused(configure: Configure, tmp_path: Pa
 
 
 def test_other_data_than_the_runs_is_refused(configure: Configure, tmp_path: Path) -> None:
-    train(configure(f"run_dir={tmp_path}/run", "trainer.max_steps=1"), [])
+    train(configure(f"run={tmp_path}/run", "trainer.max_steps=1"), [])
     changed = record(tmp_path / "run")
     changed["data"]["digest"] = "0" * 64
     (tmp_path / "run/record.json").write_text(json.dumps(changed))
     with pytest.raises(UserError, match="was trained on data with digest 000000000000"):
         evaluate(EvalConfig(run=f"{tmp_path}/run"), [])
     with pytest.raises(UserError, match="was trained on data with digest 000000000000"):
-        train(configure(f"run_dir={tmp_path}/run", "ckpt=last"), [])
+        train(configure(f"run={tmp_path}/run", "ckpt=last"), [])
 
 
 def test_tensorboard_can_be_had(configure: Configure, tmp_path: Path) -> None:
-    train(configure(f"run_dir={tmp_path}/run", "trainer.max_steps=1", "trainer.logger=tensorboard"), [])
+    train(configure(f"run={tmp_path}/run", "trainer.max_steps=1", "trainer.logger=tensorboard"), [])
     assert list((tmp_path / "run/logs/tensorboard").glob("events.*"))
 
 
@@ -289,5 +289,5 @@ def test_a_logger_that_is_not_installed_is_named(
 ) -> None:
     monkeypatch.setattr("ttt.train.loggers.find_spec", lambda _: None)
     with pytest.raises(UserError, match=r"trainer.logger=wandb: is not installed; pip install wandb"):
-        train(configure(f"run_dir={tmp_path}/run", "trainer.logger=wandb"), [])
+        train(configure(f"run={tmp_path}/run", "trainer.logger=wandb"), [])
     assert not (tmp_path / "run").exists()

@@ -133,7 +133,7 @@ def bench_kernels(config: KernelBenchConfig) -> Path:
         _around(Path(config.markdown))
     columns = COLUMNS + (beside(Path(config.beside)) if config.beside else ())
     jobs = list(_jobs(config))
-    log = BenchmarkLog(Path(config.results), "kernels", asdict(config), torch.get_num_threads())
+    log = BenchmarkLog(Path(config.runs), "kernels", asdict(config), torch.get_num_threads())
     triton_version = versions()["triton"]
     print(f"triton {triton_version}; kernels are compiled ahead of time and counted, not run\n")
     print_headings(columns)

@@ -50,10 +50,10 @@ def implementations(config: BenchConfig) -> list[Implementation]:
     """
     baseline = [PLAIN] if isinstance(config, FormsBenchConfig) else []
     allowed = (*(implementation.kernel for implementation in baseline), *KERNELS)
-    for kernel in config.forms:
+    for kernel in config.kernels:
         if kernel not in allowed:
-            raise bad_value("forms", kernel, f"choose from {', '.join(allowed)}")
-    kernels = [kernel for kernel in config.forms if kernel != BASELINE]
+            raise bad_value("kernels", kernel, f"choose from {', '.join(allowed)}")
+    kernels = [kernel for kernel in config.kernels if kernel != BASELINE]
     others = [Implementation(kernel, group) for kernel in kernels for group in config.checkpoint_group]
     return list(dict.fromkeys([*baseline, *others]))
 

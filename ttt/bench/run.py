@@ -67,7 +67,7 @@ def _run(kind: Kind, config: BenchConfig, groups: Groups, table: Table, device: 
         # Mistakes are refused here, before anything is measured or written.
         pass
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
-    log = BenchmarkLog(Path(config.results), kind, asdict(config), config.threads, gpu)
+    log = BenchmarkLog(Path(config.runs), kind, asdict(config), config.threads, gpu)
     print(f"{_place(log.machine)}, torch {torch.__version__}, {_described(config)}\n")
     print_headings(table.columns)
     rates = []

@@ -1,1 +1,1 @@
-"""The commands, and everything that knows Hydra."""
+"""The commands, and all code that uses Hydra."""

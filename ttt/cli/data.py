@@ -1,17 +1,16 @@
-"""``ttt-data``: prepares the data of a run, and shows what it holds."""
+"""``ttt-data``: prepares the data of a run and shows its content."""
 
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
-from ttt.cli.compose import run_with_config
-from ttt.cli.errors import stop
-from ttt.cli.help import describe_group, print_help_if_asked
-from ttt.config.errors import bad_value
+from ttt.cli.command import Command, subcommand
+from ttt.config.keys import check_keys
 from ttt.config.schema import InspectConfig, PrepareConfig
 
 HELP = """\
-ttt-data prepares data, which ttt-train does too when it finds none, and shows what there is.
+ttt-data prepares data, as ttt-train does if there is none, and shows its content.
 
 usage: ttt-data prepare data=NAME [KEY=VALUE ...]    tokenise a source once, into shards in a cache
        ttt-data inspect data=NAME [KEY=VALUE ...]    sizes, lengths, a sample, a picture
@@ -23,51 +22,18 @@ usage: ttt-data prepare data=NAME [KEY=VALUE ...]    tokenise a source once, int
   ttt-data prepare data=books data.path=/mirror/pg19           a copy of the data set, no network
   ttt-data inspect data=pycode split=validation document=3
 
-A preparation that was killed goes on with the same command. Where a key is left out the option's own is taken:
-
-{group}
-
-Keys of the data:
-
-  data.path=PATH            folder, file or pattern: texts of your own, or a copy of the data set
-  data.column=text          where jsonl, json and parquet have the text
-  data.tokenizer=FILE       tokenizer.json or tokenizer.model; null: a BPE of data.vocab_size tokens is trained
-  data.vocab_size=4096      its size
-  data.min_chars=1          shorter documents are left out, and longer ones than data.max_chars
-  data.validation_fraction=0.05   share of documents, by a hash of their text; data.test_fraction likewise
-  data.workers=1            processes; 0: one for each core. The result is the same
-  data.cache_dir=FOLDER     where prepared data goes (null: the user's cache)
-
-Keys of both commands: progress=true. Keys of inspect:
-
-  verify=false              true: read every file and compare its SHA-256 with the manifest
-  split=train document=0 sample=200    what to show as text: so many tokens from a document's start
-  picture=FILE              the histogram of lengths (null: figures/data_NAME.png)
+A preparation that was killed resumes with the same command. `ttt-data inspect --help` lists groups and keys.
 """
 
 
-def main() -> None:
-    """Entry point of ``ttt-data``."""
-    kind = sys.argv.pop(1) if len(sys.argv) > 1 else "--help"
-    if kind in ("-h", "--help"):
-        print(HELP.format(group=describe_group("data")))
-        return
-    print_help_if_asked(lambda: HELP.format(group=describe_group("data")))
-    if kind == "prepare":
-        run_with_config("prepare", PrepareConfig, prepare)
-    elif kind == "inspect":
-        run_with_config("inspect", InspectConfig, inspect)
-    else:
-        stop(f"{kind}: no such command; choose one of prepare, inspect", 2)
-
-
 def prepare(config: PrepareConfig, overrides: list[str]) -> None:  # noqa: ARG001 - as every command
-    """Prepares data, or finds it prepared, and compares all its files with its manifest.
+    """Prepare data unless it is prepared, and compare all its files with its manifest.
 
     Raises:
-        UserError: the source, the tokenizer or the cache cannot be, or the prepared data is damaged.
-        RunError: the preparation was interrupted from outside.
+        UserError: a source, tokenizer or cache that cannot be used, or damaged data.
+        RunError: the preparation was interrupted.
     """
+    check_keys(config)
     from ttt.data.corpus import load_corpus, verify
     from ttt.data.inspect import describe_corpus
 
@@ -81,14 +47,13 @@ def prepare(config: PrepareConfig, overrides: list[str]) -> None:  # noqa: ARG00
 
 
 def inspect(config: InspectConfig, overrides: list[str]) -> None:  # noqa: ARG001 - as every command
-    """Prints what prepared data holds, and draws the lengths of its documents.
+    """Print the content of prepared data and draw the lengths of its documents.
 
     Raises:
-        UserError: as ``prepare``; there is no such document, or the picture cannot be written.
+        UserError: as ``prepare``; no such document, or a picture that cannot be written.
         RunError: as ``prepare``.
     """
-    if config.sample < 0:
-        raise bad_value("sample", config.sample, "must be at least 0")
+    check_keys(config)
     from ttt.data.corpus import load_corpus, verify
     from ttt.data.inspect import describe_corpus, sample_text
     from ttt.plots.document_lengths import save_lengths
@@ -101,6 +66,17 @@ def inspect(config: InspectConfig, overrides: list[str]) -> None:  # noqa: ARG00
     save_lengths(config.data.name, {split: documents.lengths for split, documents in corpus.splits.items()}, path)
     print(describe_corpus(corpus))
     print(f"\n{config.split} document {config.document}, its first {config.sample} tokens:\n\n{text}\n\n{path}")
+
+
+COMMANDS: dict[str, Command[Any]] = {
+    "prepare": Command("prepare", PrepareConfig, prepare, "usage: ttt-data prepare data=NAME [KEY=VALUE ...]"),
+    "inspect": Command("inspect", InspectConfig, inspect, "usage: ttt-data inspect data=NAME [KEY=VALUE ...]"),
+}
+
+
+def main() -> None:
+    """Run ``ttt-data``."""
+    subcommand(COMMANDS, HELP, "command", sys.argv[1:])
 
 
 if __name__ == "__main__":

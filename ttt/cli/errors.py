@@ -1,4 +1,4 @@
-"""What a user sees of an error: one line, and an exit code."""
+"""Errors as a user sees them: one line and an exit code."""
 
 import difflib
 import os
@@ -15,7 +15,7 @@ from ttt.config.errors import RunError, UserError
 
 @contextmanager
 def exit_with_one_line() -> Iterator[None]:
-    """Turns a user's mistake into one line and exit code 2, and a run that failed into one line and code 1.
+    """Print a user's mistake as one line and exit with code 2; a failed run likewise with code 1.
 
     Programming errors pass unchanged, with their traceback.
     """
@@ -30,19 +30,19 @@ def exit_with_one_line() -> Iterator[None]:
     except KeyboardInterrupt:
         stop("interrupted", 130)
     except BrokenPipeError:
-        # Whoever reads the output has seen enough, as ``head`` does; Python's last flush must not find the pipe again.
+        # The reader closed the pipe, as ``head`` does. Python's last flush must not raise again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(141) from None
 
 
 def stop(line: str, code: int) -> None:
-    """Prints ``error: line`` and leaves with ``code``."""
+    """Print ``error: line`` and exit with ``code``."""
     print(f"error: {line}", file=sys.stderr)
     raise SystemExit(code) from None
 
 
 def describe(error: Exception) -> str:
-    """One line for what Hydra or OmegaConf say in several."""
+    """Return an error of Hydra or OmegaConf as one line."""
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return _no_such_option(error)
@@ -65,7 +65,7 @@ def _no_such_option(error: MissingConfigException) -> str:
 
 
 def _no_such_key(cause: OmegaConfBaseException) -> str:
-    """Names the keys that there are, the likeliest first where one is close."""
+    """Return a line with the closest known key, or with all known keys if none is close."""
     schema = cause.object_type
     known = [field.name for field in fields(schema)] if is_dataclass(schema) else sorted(cause.parent_node or [])
     close = difflib.get_close_matches(str(cause.key), known, n=1)
@@ -74,7 +74,7 @@ def _no_such_key(cause: OmegaConfBaseException) -> str:
 
 
 def _assigned(error: Exception, cause: OmegaConfBaseException) -> str:
-    """The value of ``Error merging override key=value``, or what OmegaConf remembers."""
+    """Return the value in ``Error merging override key=value``, or the one stored in the error."""
     _, found, value = _first_line(error).partition(f"{cause.full_key}=")
     return value if found else str(cause.value)
 

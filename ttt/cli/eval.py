@@ -1,4 +1,4 @@
-"""``ttt-eval``: evaluates a trained run again, on another split or on more text, or looks into its inner loops."""
+"""``ttt-eval``: evaluates a trained run again, on another split or on more text, or probes its inner loops."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from ttt.cli.compose import run_with_config
-from ttt.cli.help import print_help_if_asked
+from ttt.cli.command import Command
 from ttt.config.errors import RunError, bad_value
+from ttt.config.keys import check_keys
 from ttt.config.schema import EvalConfig
 
 if TYPE_CHECKING:
@@ -18,41 +18,26 @@ if TYPE_CHECKING:
     from ttt.results.record import RunFolder
 
 HELP = """\
-ttt-eval evaluates the newest checkpoint of a run: perplexity, and the loss by token index.
+ttt-eval evaluates the newest checkpoint of a run: perplexity and loss by token index, or a probe.
 
 usage: ttt-eval run=FOLDER [KEY=VALUE ...]
 
-  run=FOLDER          folder of a run of ttt-train; the results go into its record and its table
-  split=validation    or test
-  probe=inner_loss    look into the inner loops instead: the loss of every token before and after its update
-  probe=reset reset_every=512  what context is worth: the same tokens with it forgotten every 512 of them
-  eval_tokens=131072  most tokens to read for each measure (default: as in the run's configuration)
-  device=auto         cpu, cuda or mps
+  ttt-eval run=runs/NAME split=test                     on another split
+  ttt-eval run=runs/NAME probe=inner_loss               the inner loss of every token before and after its update
+  ttt-eval run=runs/NAME probe=reset reset_every=512    the gain from context beyond 512 tokens
 """
 
 
-def main() -> None:
-    """Entry point of ``ttt-eval``."""
-    print_help_if_asked(lambda: HELP)
-    run_with_config("eval", EvalConfig, evaluate)
-
-
 def evaluate(config: EvalConfig, overrides: list[str]) -> None:  # noqa: ARG001 - as every command
-    """Evaluates one run and prints its perplexity, or what the probe found.
+    """Evaluate one run and print its perplexity or the result of the probe.
 
     Raises:
         UserError: no such run, split, probe or device, a run without a checkpoint, or one that another process writes.
         RunError: the model's numbers are not finite.
     """
-    allowed = ("validation", "test")
-    if config.split not in allowed:
-        raise bad_value("split", config.split, f"choose one of {', '.join(allowed)}")
-    if config.probe not in (None, "inner_loss", "reset"):
-        raise bad_value("probe", config.probe, "choose inner_loss, reset or null")
+    check_keys(config)
     if (config.probe == "reset") != (config.reset_every is not None):
         raise bad_value("reset_every", config.reset_every, "goes with probe=reset, which needs a number of tokens")
-    if config.eval_tokens is not None and config.eval_tokens < 1:
-        raise bad_value("eval_tokens", config.eval_tokens, "must be at least 1")
     from ttt.evaluate.inner_loss import probe_run
     from ttt.evaluate.reset import probe_resets
     from ttt.evaluate.run import evaluate_run
@@ -64,22 +49,22 @@ def evaluate(config: EvalConfig, overrides: list[str]) -> None:  # noqa: ARG001 
     folder = RunFolder(Path(config.run))
     # A folder without a run is refused before anything is written there.
     read_record(folder.record)
-    asked = (folder, cast(Split, config.split), choose_device(config.device, "device"))
+    given = (folder, cast(Split, config.split), choose_device(config.device, "device"))
     with holding(folder.path):
         if config.probe is None:
-            _tell_perplexity(folder, config.split, evaluate_run(*asked, config.eval_tokens))
+            _print_perplexity(folder, config.split, evaluate_run(*given, config.eval_tokens))
         elif config.reset_every is None:
-            _tell_inner_loss(folder, config.split, probe_run(*asked, config.eval_tokens))
+            _print_inner_loss(folder, config.split, probe_run(*given, config.eval_tokens))
         else:
-            _tell_resets(folder, config.split, probe_resets(*asked, config.reset_every, config.eval_tokens))
+            _print_resets(folder, config.split, probe_resets(*given, config.reset_every, config.eval_tokens))
 
 
-def _tell_perplexity(folder: RunFolder, split: str, evaluation: SplitEvaluation) -> None:
+def _print_perplexity(folder: RunFolder, split: str, evaluation: SplitEvaluation) -> None:
     print(f"{folder.path}: {split} perplexity {evaluation.perplexity:.2f} ({evaluation.loss:.4f} nats/token)")
     print(f"loss by token index: mean of {evaluation.documents} documents read from their start", file=sys.stderr)
 
 
-def _tell_inner_loss(folder: RunFolder, split: str, probe: Probe) -> None:
+def _print_inner_loss(folder: RunFolder, split: str, probe: Probe) -> None:
     from ttt.evaluate.inner_loss import describe
 
     read = f"{probe.losses.sequences} {split} documents read from their start, at step {probe.step}"
@@ -92,12 +77,20 @@ def _tell_inner_loss(folder: RunFolder, split: str, probe: Probe) -> None:
         raise RunError(f"{folder.path}: {probe.failure}")
 
 
-def _tell_resets(folder: RunFolder, split: str, losses: ResetLosses) -> None:
+def _print_resets(folder: RunFolder, split: str, losses: ResetLosses) -> None:
     documents = len(losses.whole)
     print(
         f"{folder.path}: context beyond the last {losses.every} tokens gains {losses.gain:+.4f} nats/token, standard "
         f"error {losses.gain_error:.4f}, over {documents} {split} documents read from their start"
     )
+
+
+COMMAND = Command("eval", EvalConfig, evaluate, HELP)
+
+
+def main() -> None:
+    """Run ``ttt-eval``."""
+    COMMAND.main(sys.argv[1:])
 
 
 if __name__ == "__main__":

@@ -1,45 +1,37 @@
-"""``ttt-generate``: lets the model of a trained run go on from a prompt."""
+"""``ttt-generate``: continues a prompt with the model of a trained run."""
 
 import sys
 from functools import partial
 from pathlib import Path
 
-from ttt.cli.compose import run_with_config
-from ttt.cli.help import print_help_if_asked
+from ttt.cli.command import Command
 from ttt.config.errors import bad_value
+from ttt.config.keys import check_keys
 from ttt.config.schema import GenerateConfig
 
 HELP = """\
-ttt-generate writes text with the newest checkpoint of a run, token by token, after a prompt.
+ttt-generate continues a prompt, token by token, with the newest checkpoint of a run.
 
 usage: ttt-generate run=FOLDER [KEY=VALUE ...]
 
-  run=FOLDER            folder of a run of ttt-train
-  prompt="def main("    text to go on from (default: the start of a document)
-  tokens=200            most tokens to write; the end of the document may come before
-  temperature=0.8       below 1 keeps to likely tokens; 0 always takes the likeliest
-  top_k=40              draw among so many of the likeliest tokens; null: among all
-  seed=0                decides what is drawn
-  device=auto           cpu, cuda or mps
+  ttt-generate run=runs/NAME prompt="def main("
 
 The text goes to standard output, the speed of reading the prompt and of writing to standard error.
 """
 
 
-def main() -> None:
-    """Entry point of ``ttt-generate``."""
-    print_help_if_asked(lambda: HELP)
-    run_with_config("generate", GenerateConfig, generate, as_typed=("prompt",))
-
-
 def generate(config: GenerateConfig, overrides: list[str]) -> None:  # noqa: ARG001 - as every command
-    """Prints the prompt and what the model makes of it.
+    """Print the prompt and its continuation.
 
     Raises:
         UserError: a value out of its range, no such run or device, or a run without a checkpoint.
         RunError: the model's logits are not finite.
     """
-    check(config)
+    check_keys(config)
+    try:
+        config.prompt.encode()
+    except UnicodeEncodeError:
+        raise bad_value("prompt", ascii(config.prompt), "is not text in UTF-8") from None
     from ttt.evaluate.generate import Sampling, generate_text
     from ttt.evaluate.run import load_run
     from ttt.models.device import choose_device
@@ -54,24 +46,12 @@ def generate(config: GenerateConfig, overrides: list[str]) -> None:  # noqa: ARG
     print(speed, file=sys.stderr)
 
 
-def check(config: GenerateConfig) -> None:
-    """What can be refused before anything is loaded.
+COMMAND = Command("generate", GenerateConfig, generate, HELP, texts=("prompt",))
 
-    Raises:
-        UserError: a value out of its range.
-    """
-    if config.tokens < 1:
-        raise bad_value("tokens", config.tokens, "must be at least 1")
-    if not config.temperature >= 0:
-        raise bad_value("temperature", config.temperature, "must be at least 0")
-    if config.top_k is not None and config.top_k < 1:
-        raise bad_value("top_k", config.top_k, "must be at least 1, or null for all tokens")
-    if config.seed < 0:
-        raise bad_value("seed", config.seed, "must be at least 0")
-    try:
-        config.prompt.encode()
-    except UnicodeEncodeError:
-        raise bad_value("prompt", ascii(config.prompt), "is not text in UTF-8") from None
+
+def main() -> None:
+    """Run ``ttt-generate``."""
+    COMMAND.main(sys.argv[1:])
 
 
 if __name__ == "__main__":

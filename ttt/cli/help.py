@@ -1,54 +1,148 @@
-"""The text of ``--help``: every group with its options, from the files themselves."""
+"""The text of ``--help``: groups with their options from ``conf/``, keys with their meaning from the schema."""
 
-import sys
-from collections.abc import Callable
-from dataclasses import fields
+import textwrap
+from collections.abc import Iterator, Mapping
+from dataclasses import Field, fields
 from pathlib import Path
+from typing import Any, cast
 
-from ttt.cli.compose import added_layers, groups
-from ttt.cli.source_files import added_sources
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, OmegaConf
+
+from ttt.cli.added import added_layers, added_sources
+from ttt.cli.compose import groups
 from ttt.config.assets import assets
-from ttt.config.schema import TrainConfig
+
+LINE = 120
+WIDEST_NAME = 36
 
 
-def print_help_if_asked(text: Callable[[], str]) -> None:
-    """Prints ``text()`` and leaves when the command line asks for help."""
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        print(text())
-        raise SystemExit(0)
+def describe_command(
+    head: str, config_name: str, overrides: list[str], more_groups: tuple[str, ...], aliases: dict[str, str]
+) -> str:
+    """Return ``head``, the groups of a command with their options, and its keys with their values and meanings.
+
+    Args:
+        head: the first lines.
+        config_name: a file of ``conf/``.
+        overrides: of the command line; the values are those that they lead to.
+        more_groups: groups that are not keys of the schema, as they are written: ``+ablation``.
+        aliases: another name of a key on the command line, and the key's own.
+
+    Raises:
+        HydraException, OmegaConfBaseException: an override that does not compose.
+    """
+    multirun = {"-m", "--multirun"} & set(overrides)
+    chosen = [] if multirun else [override for override in overrides if "=" in override and override[0] != "-"]
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(assets() / "conf"), version_base="1.3"):
+        composed = compose(config_name, chosen, return_hydra_config=True)
+    choices = composed.hydra.runtime.choices
+    own_groups = [key.name for key in _keys(composed) if key.name in groups()]
+    parts = [head.rstrip()]
+    if own_groups or more_groups:
+        described = [describe_group(group, choices.get(group.lstrip("+"))) for group in (*own_groups, *more_groups)]
+        parts += ["Groups and their options:", *described]
+    names = {key: alias for alias, key in aliases.items()}
+    return "\n\n".join([*parts, *_sections(composed, names)])
 
 
-OF_OTHERS = ("scale",)
-"""Groups of ``conf/`` that are no part of a run of ``ttt-train``."""
+def describe_keys(config: DictConfig, prefix: str = "", names: dict[str, str] | None = None) -> str:
+    """Return a line for each key of a structured configuration but its groups: value and meaning.
+
+    Args:
+        config: such as ``OmegaConf.structured(EvalConfig)``.
+        prefix: of each key, such as ``model.``.
+        names: key -> another name for it on the command line.
+    """
+    lines = {}
+    for field in _keys(config):
+        key = f"{prefix}{field.name}"
+        is_group_name = bool(prefix) and field.name == "name"
+        if not (is_group_name or field.metadata.get("hidden") or _is_group(config, field.name)):
+            name = (names or {}).get(key, key)
+            lines[f"{name}={_value(config, field.name)}"] = _meaning(field.metadata)
+    return columns(lines)
 
 
-def describe_groups() -> str:
-    """A paragraph a group of a run's configuration: its options and the comment that each file begins with."""
-    return "\n".join(describe_group(group) for group in groups() if group not in OF_OTHERS)
+def columns(lines: dict[str, str], indent: str = "  ") -> str:
+    """Return lines of a name and its explanation, which is wrapped and begins in the same column."""
+    width = min(max(map(len, lines), default=0), WIDEST_NAME)
+    below = " " * (len(indent) + width + 2)
+    found = []
+    for name, text in lines.items():
+        first = f"{indent}{name:<{width}}  "
+        wrapped = textwrap.wrap(text, LINE, initial_indent=first, subsequent_indent=below, break_on_hyphens=False)
+        found += wrapped or [first.rstrip()]
+    return "\n".join(found)
 
 
-def describe_group(name: str) -> str:
-    """The options of a group, and what each file says of itself."""
-    folder = assets() / "conf" / name
+def describe_group(name: str, chosen: str | None = None) -> str:
+    """Return the options of a group, each with the comment that its file begins with.
+
+    Args:
+        name: of the group; ``+name`` if it is not part of every configuration.
+        chosen: the option that is used.
+    """
+    folder = assets() / "conf" / name.lstrip("+")
     options = {file.stem: comment(file) for file in sorted(folder.glob("*.yaml"), key=_by_number)}
     if folder.name == "model":
-        options |= {name: (layer.build.__doc__ or "").splitlines()[0] for name, layer in added_layers().items()}
+        options |= {name: (layer.build.__doc__ or name).splitlines()[0] for name, layer in added_layers().items()}
     if folder.name == "data":
-        options |= {name: (source.__doc__ or "").splitlines()[0] for name, source in added_sources().items()}
-    width = max(map(len, options)) + 2
-    # What is no part of every configuration is added to it.
-    plus = "" if folder.name in {field.name for field in fields(TrainConfig)} else "+"
-    return "\n".join([f"  {plus}{folder.name}=", *(f"    {name:<{width}}{text}" for name, text in options.items())])
+        options |= {name: (source.__doc__ or name).splitlines()[0] for name, source in added_sources().items()}
+    return f"  {name}={chosen or ''}\n{columns(options, '    ')}"
 
 
 def comment(file: Path) -> str:
-    """What a YAML file says of itself in its first comment."""
+    """Return the first comment of a YAML file."""
     lines = (line[1:].strip() for line in file.read_text(encoding="utf-8").splitlines() if line.startswith("#"))
     return next((line for line in lines if not line.startswith("@package")), "")
 
 
+def _sections(composed: DictConfig, names: dict[str, str]) -> Iterator[str]:
+    """Yield the keys of the command, then those of each group."""
+    yield f"Keys:\n\n{describe_keys(composed, names=names)}"
+    for field in _keys(composed):
+        if _is_group(composed, field.name) and not field.metadata.get("hidden"):
+            described = describe_keys(composed[field.name], f"{field.name}.", names)
+            if described:
+                yield f"{field.metadata['help'].partition(';')[0].capitalize()}:\n\n{described}"
+
+
+def _keys(config: DictConfig) -> tuple[Field[Any], ...]:
+    """Return the keys of a structured configuration, as the fields of its class."""
+    return fields(cast(Any, OmegaConf.get_type(config)))
+
+
+def _is_group(config: DictConfig, name: str) -> bool:
+    node = None if OmegaConf.is_missing(config, name) else config[name]
+    return OmegaConf.is_dict(node) and OmegaConf.get_type(node) is not dict
+
+
+def _value(config: DictConfig, name: str) -> str:
+    """Return a value as the command line takes it; ``...`` if it must be given."""
+    return "..." if OmegaConf.is_missing(config, name) else _text(config[name])
+
+
+def _text(value: Any) -> str:
+    if OmegaConf.is_list(value):
+        return f"[{','.join(map(_text, value))}]"
+    if OmegaConf.is_dict(value):
+        return f"{{{','.join(f'{key}:{_text(each)}' for key, each in value.items())}}}"
+    if value is None or isinstance(value, bool):
+        return {True: "true", False: "false", None: "null"}[value]
+    return str(value)
+
+
+def _meaning(metadata: Mapping[str, Any]) -> str:
+    """Return what a key means, and its choices unless the meaning names them."""
+    meaning, choices = metadata.get("help", ""), [str(choice) for choice in metadata.get("choices", ())]
+    return meaning if all(choice in meaning for choice in choices) else f"{meaning}: {', '.join(choices)}"
+
+
 def _by_number(file: Path) -> tuple[float, str]:
-    """256 before 1k before 16k, 125m before 1.3b; names without a number in their order."""
+    """Return a key that sorts 256 before 1k before 16k and 125m before 1.3b; names without a number come first."""
     number = file.stem.rstrip("kmb")
     scale = {"k": 1024, "m": 1e6, "b": 1e9}.get(file.stem[-1], 1)
     return (float(number) * scale, "") if number.replace(".", "").isdigit() else (0, file.stem)

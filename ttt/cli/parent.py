@@ -8,8 +8,8 @@ import hydra
 from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import DictConfig
 
+from ttt.cli.added import added_sources
 from ttt.cli.compose import quote_option
-from ttt.cli.source_files import added_sources
 from ttt.config.schema import Resolved
 from ttt.results.record import RunFolder, read_record
 

@@ -1,13 +1,14 @@
 """``ttt-train``: trains a language model, evaluates it and writes its record."""
 
-from ttt.cli.compose import run_with_config
-from ttt.cli.help import describe_groups, print_help_if_asked
+import sys
+
+from ttt.cli.command import Command
 from ttt.cli.parent import like_its_parent
 from ttt.config.schema import TrainConfig
 from ttt.train.start import train
 
 HELP = """\
-ttt-train trains a language model, evaluates it, and writes a run folder for ttt-plot.
+ttt-train trains a language model, evaluates it and writes a run folder for ttt-plot.
 
 usage: ttt-train [GROUP=OPTION ...] [KEY=VALUE ...]
 
@@ -15,32 +16,26 @@ usage: ttt-train [GROUP=OPTION ...] [KEY=VALUE ...]
   ttt-train model=ttt_mlp ctx=32k              another layer, another context
   ttt-train size=125m trainer=gpu              the paper's smallest model on a GPU
   ttt-train -m model=ttt_linear,ttt_mlp ctx=512,2k    every combination, one after another
-  ttt-train trainer.max_steps=10               stop early; ckpt=last goes on later
+  ttt-train trainer.max_steps=10               stop early; ckpt=last resumes later
   ttt-train recipe=finetune from=runs/NAME ctx=8k     another run's model, 20% more tokens at another context
-  ttt-train --cfg job                          show the whole configuration and stop
-
-Groups and their options (the defaults: {defaults}):
-
-{groups}
-
-Keys besides those of the groups:
-
-  seed=0              decides initial weights and the order of the data
-  run_dir=FOLDER      this run's folder (default: a name made of the configuration, below runs_dir)
-  runs_dir=runs       where run folders go
-  ckpt=last           go on from the newest checkpoint; from the beginning where there is none
-  overwrite=true      delete an earlier run in the folder and start over
-  from=FOLDER         start from the weights of another run; what is not asked for of model, size, backbone, data and
-                      ctx is as there, and the model must be (model.rope_base may change)
+  ttt-train --cfg job                          print the whole configuration and stop
+  ttt-train model=mamba --help                 keys and values of another model
 """
 
-DEFAULTS = "model=ttt_linear size=s1 ctx=512 backbone: the paper's for each model"
+COMMAND = Command(
+    "train",
+    TrainConfig,
+    train,
+    HELP,
+    more_groups=("+ablation",),
+    aliases={"from": "parent.run"},
+    recompose=like_its_parent,
+)
 
 
 def main() -> None:
-    """Entry point of ``ttt-train``."""
-    print_help_if_asked(lambda: HELP.format(defaults=DEFAULTS, groups=describe_groups()))
-    run_with_config("train", TrainConfig, train, recompose=like_its_parent)
+    """Run ``ttt-train``."""
+    COMMAND.main(sys.argv[1:])
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""The vocabulary of a run, without torch and without Hydra."""
+"""Configuration of every command, without torch and without Hydra."""

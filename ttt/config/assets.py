@@ -1,4 +1,4 @@
-"""Where the folders of values are: ``conf/``, ``sweeps/`` and ``slurm/``, in a checkout and in an installed wheel."""
+"""Location of ``conf/``, ``sweeps/`` and ``slurm/``, in a checkout and in an installed wheel."""
 
 from functools import cache
 from pathlib import Path
@@ -6,10 +6,10 @@ from pathlib import Path
 
 @cache
 def assets() -> Path:
-    """The folder that holds ``conf/``, ``sweeps/`` and ``slurm/``: the package's own, or the checkout around it.
+    """Return the folder that holds ``conf/``, ``sweeps/`` and ``slurm/``: the package, or the checkout around it.
 
     Raises:
-        FileNotFoundError: the installation is broken.
+        FileNotFoundError: the installation is incomplete.
     """
     package = Path(__file__).resolve().parent.parent
     for folder in (package, package.parent):

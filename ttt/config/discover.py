@@ -1,4 +1,4 @@
-"""Finding what registers itself: the modules of a package, so that a new one is one new file and no list."""
+"""Discovery of the modules of a package, so that a new layer or figure is one new file and no entry in a list."""
 
 import importlib
 import pkgutil
@@ -6,7 +6,7 @@ from types import ModuleType
 
 
 def modules_of(package: str) -> list[ModuleType]:
-    """Imports every module of ``package`` once and returns them in the order of their names."""
+    """Import every module of ``package`` once and return them sorted by name."""
     folder = importlib.import_module(package).__path__
     names = sorted(module.name for module in pkgutil.iter_modules(folder))
     return [importlib.import_module(f"{package}.{name}") for name in names]

@@ -1,8 +1,8 @@
-"""The exceptions that a user sees as a single line."""
+"""Exceptions that a command prints as a single line."""
 
 
 class UserError(Exception):
-    """A mistake that the user can mend: a wrong key, value, file or folder.
+    """A mistake that the user can correct: a wrong key, value, file or folder.
 
     The message is one line that names the key or file, its value and what is allowed.
     Commands print it without a traceback and exit with code 2.
@@ -10,14 +10,14 @@ class UserError(Exception):
 
 
 class RunError(Exception):
-    """A run that could not go on though nothing was wrong with what was asked, such as a loss that diverged.
+    """A run that failed although its configuration was valid, such as a loss that diverged.
 
-    The message is one line that says what happened and where the run's remains are. Commands exit with code 1.
+    The message is one line with the cause and the folder of the run. Commands exit with code 1.
     """
 
 
 class InterruptedRunError(RunError):
-    """A run that signal ``number`` has ended; its record says so, and where it goes on."""
+    """A run that signal ``number`` stopped; the record has its status and its last checkpoint."""
 
     def __init__(self, message: str, number: int) -> None:
         super().__init__(message)
@@ -25,7 +25,7 @@ class InterruptedRunError(RunError):
 
 
 def bad_value(key: str, value: object, allowed: str) -> UserError:
-    """The usual form of the line: ``key=value: allowed``."""
+    """Return an error with the line ``key=value: allowed``."""
     return UserError(f"{key}={value}: {allowed}")
 
 

@@ -1,4 +1,4 @@
-"""What makes two runs the same run: everything that decides what is learned, and nothing else."""
+"""Identity of a run: the keys that decide what is learned, and no others."""
 
 import hashlib
 import json
@@ -6,8 +6,8 @@ from dataclasses import asdict
 
 from ttt.config.schema import Resolved, TrainConfig
 
-BOOKKEEPING = ("trainer", "runs_dir", "run_dir", "ckpt", "overwrite")
-"""Keys of a configuration that say where and how to run, not what."""
+BOOKKEEPING = ("trainer", "runs", "run", "runs_dir", "run_dir", "ckpt", "overwrite")
+"""Keys that decide where and how a run is computed, not what it learns. Older records have runs_dir and run_dir."""
 
 WITHOUT_INFLUENCE = (
     ("data", "cache_dir"),
@@ -15,7 +15,7 @@ WITHOUT_INFLUENCE = (
     ("kernel", "checkpoint_group"),
     ("recipe", "parent_share"),
 )
-"""Group and key of the same kind, in groups that otherwise count."""
+"""Keys (group, key) without influence on what is learned, in groups that otherwise count."""
 
 COUNTED_IN_PARENT = ("run_id", "steps", "settings")
 
@@ -23,10 +23,10 @@ CONTEXT_UNIT = 1024
 
 
 def identity(plain: Resolved) -> Resolved:
-    """A configuration, as plain containers, without its bookkeeping.
+    """Return a configuration, as plain containers, without its bookkeeping.
 
-    A parent counts by what it is and how many steps it had done, wherever its folder is and whatever rounding made of
-    its weights; its share of tokens counts by the steps that it gave.
+    A parent counts by its run id, its steps and its settings; the path of its folder and the digest of its weights,
+    which depends on rounding, do not count. ``recipe.parent_share`` counts through the steps that follow from it.
     """
     kept = {key: value for key, value in plain.items() if key not in (*BOOKKEEPING, "parent")}
     parent = plain.get("parent", {})
@@ -38,7 +38,7 @@ def identity(plain: Resolved) -> Resolved:
 
 
 def run_id(config: TrainConfig) -> str:
-    """A readable name with a hash of the identity, such as ``ttt_linear-mamba-s1-512-pycode-seed0-1a2b3c4d``."""
+    """Return a readable name with a hash of the identity, such as ``ttt_linear-mamba-s1-512-pycode-seed0-1a2b3c4d``."""
     text = json.dumps(identity(asdict(config)), sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     parts = (config.model.name, config.backbone.name, config.size.name, context_name(config.ctx.length))
@@ -46,12 +46,12 @@ def run_id(config: TrainConfig) -> str:
 
 
 def context_name(length: int) -> str:
-    """2048 -> 2k, 512 -> 512, as the ``ctx`` group names them."""
+    """Return the name of a context length as in the ``ctx`` group: 2048 -> 2k, 512 -> 512."""
     return f"{length // CONTEXT_UNIT}k" if length % CONTEXT_UNIT == 0 else str(length)
 
 
 def differences(ours: Resolved, theirs: Resolved, prefix: str = "") -> list[str]:
-    """``key=ours, not theirs`` for every leaf in which two nested containers differ."""
+    """Return ``key=ours, not theirs`` for every leaf in which two nested containers differ."""
     found: list[str] = []
     for key in sorted(ours.keys() | theirs.keys()):
         mine, other = ours.get(key), theirs.get(key)

@@ -1,4 +1,4 @@
-"""Configurations as plain containers, and back."""
+"""Conversion of configurations to plain containers and back."""
 
 from dataclasses import asdict, fields, is_dataclass
 from typing import Any, TypeVar, cast, get_type_hints
@@ -29,7 +29,7 @@ def _build(schema: type[C], plain: Resolved) -> C:
 
 
 def to_plain(config: TrainConfig) -> Resolved:
-    """Plain containers that YAML and JSON write alike: tuples become lists."""
+    """Return plain containers that are equal when read back from YAML and from JSON: tuples become lists."""
     plain = asdict(config)
     plain["recipe"]["betas"] = list(plain["recipe"]["betas"])
     return plain

@@ -1,251 +1,245 @@
-"""The vocabulary of a run: every key that ``ttt-train`` knows, with its type and meaning.
+"""Keys of all commands but ``ttt-bench`` and ``ttt-sweep``: type, default, meaning and allowed values of each.
 
-Values live in ``conf/``; these classes say which keys exist and refuse the others by name. Nothing heavy is
-imported here, so that help and composition errors answer at once.
+A key that depends on the option of a group has its value in ``conf/GROUP/OPTION.yaml``. Keys that are not defined
+here are refused by name. This module imports nothing heavy, so that ``--help`` and errors are printed at once.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
+
+from ttt.config.keys import REQUIRED, check_keys, key
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+SPLITS = ("train", "validation", "test")
 
 
 @dataclass
 class LayerConfig:
-    """What every sequence layer's configuration has. ``name`` is the layer's key in the registry."""
+    """Keys of every sequence layer."""
 
-    name: str = "???"
+    name: str = key(REQUIRED, "the layer's name in the registry")
 
     def check(self) -> None:
-        """Refuses values that no such layer can have; a layer with more keys overrides it.
+        """Check that the values are in range and consistent; a layer whose keys depend on each other extends it.
 
         Raises:
             UserError: a value out of its range, or values that contradict each other.
         """
+        check_keys(self, "model.")
 
 
 @dataclass
 class SizeConfig:
     """A row of the paper's table of sizes (Table 2), or a laptop size.
 
-    ``learning_rate`` gives the peak rate for each backbone. ``tokens_per_step`` and ``steps`` describe the full
-    recipe; a context longer than ``tokens_per_step`` takes one sequence a step and proportionally fewer steps.
+    A context longer than ``tokens_per_step`` takes one sequence per step and proportionally fewer steps.
     """
 
-    name: str = "???"
-    width: int = 0
-    blocks: int = 0
-    heads: int = 0
-    mlp_hidden: int = 0
-    init_std: float = 0.02
-    steps: int = 0
-    tokens_per_step: int = 0
-    learning_rate: dict[str, float] = field(default_factory=dict)
+    name: str = key(REQUIRED, "the size's name")
+    width: int = key(0, "model width", at_least=1)
+    blocks: int = key(0, "number of blocks", at_least=1)
+    heads: int = key(0, "number of heads; each has width / heads dimensions", at_least=1)
+    mlp_hidden: int = key(0, "hidden width of a block's SwiGLU", at_least=1)
+    init_std: float = key(0.02, "standard deviation of initial weights", above=0)
+    steps: int = key(0, "steps of the full recipe", at_least=1)
+    tokens_per_step: int = key(0, "tokens in a step of the full recipe", at_least=1)
+    learning_rate: dict[str, float] = key(dict, "peak learning rate for each backbone", above=0)
 
 
 @dataclass
 class ContextConfig:
-    """Context length in tokens."""
+    """Context length."""
 
-    length: int = 0
+    length: int = key(0, "tokens in a sequence", at_least=1)
 
 
 @dataclass
 class BackboneConfig:
-    """How a sequence layer sits in a block. ``name`` is the backbone's key in the registry."""
+    """The block around a sequence layer."""
 
-    name: str = "???"
+    name: str = key(REQUIRED, "the backbone's name in the registry")
 
 
 @dataclass
 class KernelConfig:
-    """Which form computes the inner loop.
+    """The kernel that computes the inner loop."""
 
-    ``checkpoint_group``: mini-batches whose inner states are recomputed together in the backward pass. null: as many as
-    suit the form that runs, which for most are 16: they cost at most a sixth of the time and make time per token flat
-    in the context. 0: primal and dual keep every state; cpu and triton, which cannot, take it for null.
-    """
-
-    name: str = "auto"
-    checkpoint_group: int | None = None
+    name: str = key("auto", "the kernel's name")
+    # 16 mini-batches cost at most a sixth of the time and make time per token flat in the context. cpu and triton
+    # cannot keep every state: they treat 0 as null.
+    checkpoint_group: int | None = key(
+        None,
+        "mini-batches whose inner states are recomputed together in the backward pass; null: the kernel's own number, "
+        "mostly 16 (triton for TTT-MLP: 64); 0: keep every state (primal, dual)",
+        at_least=0,
+    )
 
 
 @dataclass
 class DataConfig:
-    """Where text comes from, how it is tokenised and split.
+    """Source, tokenizer and splits of a corpus."""
 
-    ``packages`` are importable names, ``stdlib`` standing for the interpreter's own library. ``hub`` is a data set of
-    the Hugging Face hub at ``revision``, ``path`` a folder, a file or a pattern of files, ``column`` the name of the
-    text in both. ``min_chars`` and ``max_chars`` bound a document's length. ``tokenizer`` is a file; null: a BPE of
-    ``vocab_size`` tokens is trained. ``validation_fraction`` and ``test_fraction`` are shares of documents, chosen by a
-    hash of their content. ``eval_tokens`` bounds what one evaluation reads. ``workers``: processes that prepare (0: one
-    a core).
-    """
-
-    name: str = "???"
-    source: str = "???"
-    packages: list[str] = field(default_factory=list)
-    hub: str | None = None
-    revision: str | None = None
-    path: str | None = None
-    column: str = "text"
-    min_chars: int = 0
-    max_chars: int = 0
-    vocab_size: int = 0
-    tokenizer: str | None = None
-    validation_fraction: float = 0.0
-    test_fraction: float = 0.0
-    eval_tokens: int = 0
-    cache_dir: str | None = None
-    workers: int = 1
+    name: str = key(REQUIRED, "name of the data in run ids and figures")
+    source: str = key(REQUIRED, "the source's name in the registry")
+    packages: list[str] = key(list, "importable packages whose source is read; stdlib: Python's own library")
+    hub: str | None = key(None, "a data set of the Hugging Face hub")
+    revision: str | None = key(None, "a commit of the data set; null: its newest")
+    path: str | None = key(None, "folder, file or pattern of files: your own texts, or a copy of the data set")
+    column: str = key("text", "column of the text in jsonl, json and parquet")
+    min_chars: int = key(1, "shorter documents are left out", at_least=0)
+    max_chars: int = key(100_000_000, "longer documents are left out", at_least=1)
+    vocab_size: int = key(4096, "tokens of the BPE tokenizer that is trained on the text", at_least=1)
+    tokenizer: str | None = key(None, "a tokenizer.json or tokenizer.model; null: train one")
+    validation_fraction: float = key(
+        0.0, "share of documents for validation, chosen by a hash of their text", at_least=0, below=1
+    )
+    test_fraction: float = key(0.0, "share of documents for the test split, likewise", at_least=0, below=1)
+    eval_tokens: int = key(131072, "most tokens that an evaluation reads", at_least=1)
+    cache_dir: str | None = key(None, "folder of prepared data; null: the user's cache")
+    workers: int = key(1, "processes that prepare the data, with the same result; 0: one per core", at_least=0)
 
 
 @dataclass
 class RecipeConfig:
-    """Optimisation. Rates are per step; ``warmup`` is a share of the steps.
+    """Optimization. Rates are per step."""
 
-    ``parent_share``: tokens as a share of those that the parent has seen, for a recipe whose ``steps`` are 0.
-    """
-
-    name: str = "???"
-    steps: int = 0
-    tokens_per_step: int = 0
-    learning_rate: float = 0.0
-    final_learning_rate: float = 0.0
-    warmup: float = 0.0
-    betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: float = 0.0
-    clip: float = 0.0
-    parent_share: float = 0.0
+    name: str = key(REQUIRED, "the recipe's name")
+    steps: int = key(0, "optimizer steps; 0: from parent_share", at_least=1)
+    tokens_per_step: int = key(0, "tokens in a step, over all devices", at_least=1)
+    learning_rate: float = key(0.0, "peak learning rate", above=0)
+    final_learning_rate: float = key(0.0, "learning rate at the end of the cosine", at_least=0)
+    warmup: float = key(0.0, "share of the steps in which the learning rate rises", at_least=0, below=1)
+    betas: tuple[float, float] = key((0.9, 0.95), "AdamW's betas", at_least=0, below=1)
+    weight_decay: float = key(0.0, "AdamW's weight decay", at_least=0)
+    clip: float = key(0.0, "largest norm of the gradient; 0: no clipping", at_least=0)
+    parent_share: float = key(0.0, "tokens as a share of those that the parent was trained on", at_least=0)
 
 
 @dataclass
 class ParentConfig:
-    """The run whose weights a run starts from: ``run`` is its folder, ``from=`` on the command line.
+    """The run whose weights a run starts from.
 
-    The rest is read there: its ``run_id``, the ``steps`` it had done, a digest of the ``settings`` that shaped it, all
-    but the seed, and the SHA-256 of the checkpoint that holds its ``weights``. The first three are known before it has
-    been trained, and make the child the run it is; the last says which weights it started from.
+    Only ``run`` is given (``from=`` on the command line); the other keys are read from that folder. ``run_id``,
+    ``steps`` and ``settings`` are known before the parent is trained and are part of the child's identity;
+    ``weights`` records the weights that the child started from.
     """
 
-    run: str | None = None
-    run_id: str | None = None
-    steps: int | None = None
-    settings: str | None = None
-    weights: str | None = None
+    run: str | None = key(
+        None,
+        "folder of the run whose weights this run starts from; of model, size, backbone, data and ctx, what "
+        "the command line does not set is as there",
+    )
+    run_id: str | None = key(None, "its run id", hidden=True)
+    steps: int | None = key(None, "steps it was trained for", at_least=0, hidden=True)
+    settings: str | None = key(None, "digest of all its settings but the seed", hidden=True)
+    weights: str | None = key(None, "SHA-256 of its checkpoint", hidden=True)
 
 
 @dataclass
 class TrainerConfig:
-    """The machine and the bookkeeping of a run; nothing here changes what is learned but rounding.
+    """Hardware and bookkeeping. These keys change nothing that is learned, except for rounding."""
 
-    ``device_batch``: sequences a device holds at once (null: as many as ``device_tokens`` admits); the rest of a
-    step is accumulated. ``max_steps`` stops earlier than the recipe without changing its schedule. ``threads``: CPU
-    threads (0: torch's choice).
-    """
-
-    name: str = "???"
-    device: str = "auto"
-    devices: int = 1
-    nodes: int = 1
-    strategy: str = "single"
-    precision: str = "auto"
-    threads: int = 0
-    device_batch: int | None = None
-    device_tokens: int = 0
-    max_steps: int | None = None
-    checkpoint_every: int = 0
-    log_every: int = 1
-    logger: str = "csv"
-    progress: bool = True
+    name: str = key(REQUIRED, "the trainer's name")
+    device: str = key("auto", "where to compute", choices=DEVICES)
+    devices: int = key(1, "devices of a node", at_least=1)
+    nodes: int = key(1, "number of nodes", at_least=1)
+    strategy: str = key("single", "how several devices share the work", choices=("single", "ddp", "fsdp"))
+    precision: str = key("auto", "precision", choices=("auto", "32-true", "bf16-mixed", "16-mixed"))
+    threads: int = key(0, "CPU threads; 0: torch's choice", at_least=0)
+    device_batch: int | None = key(
+        None, "sequences in a device's batch; null: as many as fit device_tokens", at_least=1
+    )
+    device_tokens: int = key(32768, "most tokens in a device's batch; the rest of a step is accumulated", at_least=1)
+    max_steps: int | None = key(None, "stop after so many steps, with the schedule of the whole recipe", at_least=1)
+    checkpoint_every: int = key(250, "steps between checkpoints; 0: only at the end", at_least=0)
+    log_every: int = key(1, "steps between logged values", at_least=1)
+    logger: str = key("csv", "logger beside the run's own metrics", choices=("csv", "tensorboard", "wandb"))
+    progress: bool = key(True, "show progress")
 
 
 @dataclass
 class TrainConfig:
-    """A run of ``ttt-train``, whole."""
+    """A run of ``ttt-train``."""
 
-    model: LayerConfig = field(default_factory=LayerConfig)
-    size: SizeConfig = field(default_factory=SizeConfig)
-    ctx: ContextConfig = field(default_factory=ContextConfig)
-    backbone: BackboneConfig = field(default_factory=BackboneConfig)
-    kernel: KernelConfig = field(default_factory=KernelConfig)
-    data: DataConfig = field(default_factory=DataConfig)
-    recipe: RecipeConfig = field(default_factory=RecipeConfig)
-    trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    parent: ParentConfig = field(default_factory=ParentConfig)
-    seed: int = 0
-    runs_dir: str = "runs"
-    run_dir: str | None = None
-    ckpt: str | None = None
-    overwrite: bool = False
+    model: LayerConfig = key(LayerConfig, "sequence layer")
+    size: SizeConfig = key(SizeConfig, "model size")
+    ctx: ContextConfig = key(ContextConfig, "context length")
+    backbone: BackboneConfig = key(BackboneConfig, "block around the layer; the default is the paper's for the model")
+    kernel: KernelConfig = key(KernelConfig, "kernel that computes the inner loop")
+    data: DataConfig = key(DataConfig, "corpus")
+    recipe: RecipeConfig = key(RecipeConfig, "optimization")
+    trainer: TrainerConfig = key(TrainerConfig, "hardware and bookkeeping")
+    parent: ParentConfig = key(ParentConfig, "run whose weights this run starts from")
+    seed: int = key(0, "seed of initial weights and of the order of the data", at_least=0)
+    runs: str = key("runs", "folder of run folders")
+    run: str | None = key(None, "folder of this run; null: a folder below runs, named after the configuration")
+    ckpt: str | None = key(
+        None, "last: resume from the newest checkpoint, or start if there is none", choices=("last",)
+    )
+    overwrite: bool = key(False, "delete an earlier run in the folder and start over")
 
 
 @dataclass
 class EvalConfig:
-    """A run of ``ttt-eval``: the folder of a trained run, and what may differ from training.
+    """A run of ``ttt-eval``."""
 
-    ``probe``: what to look at instead of the perplexity; inner_loss, reset or null. ``reset_every``: tokens after which
-    probe=reset forgets the context.
-    """
-
-    run: str = "???"
-    split: str = "validation"
-    probe: str | None = None
-    reset_every: int | None = None
-    eval_tokens: int | None = None
-    device: str = "auto"
+    run: str = key(REQUIRED, "folder of a trained run; the results go into its record and its table")
+    split: str = key("validation", "which text to read", choices=("validation", "test"))
+    probe: str | None = key(
+        None,
+        "null: the perplexity; inner_loss: the inner loss of every token before and after its update; reset: the loss "
+        "with the context forgotten every reset_every tokens, on the same tokens",
+        choices=("inner_loss", "reset"),
+    )
+    reset_every: int | None = key(None, "tokens after which probe=reset forgets the context", at_least=1)
+    eval_tokens: int | None = key(None, "most tokens to read for each measure; null: as in training", at_least=1)
+    device: str = key("auto", "where to compute", choices=DEVICES)
 
 
 @dataclass
 class ExportConfig:
-    """A run of ``ttt-export``: the folder of a trained run, and the folder to write its model to.
+    """A run of ``ttt-export``."""
 
-    ``released``: under the names of the authors' released code. ``overwrite``: also into a folder that is not empty.
-    """
-
-    run: str = "???"
-    out: str = "???"
-    released: bool = False
-    overwrite: bool = False
+    run: str = key(REQUIRED, "folder of a trained run")
+    out: str = key(REQUIRED, "folder to write, new or empty")
+    released: bool = key(
+        False,
+        "parameter names of the authors' released code, and released.json with its settings (TTT-Linear, TTT-MLP)",
+    )
+    overwrite: bool = key(False, "write into a folder that is not empty; files of other names stay")
 
 
 @dataclass
 class GenerateConfig:
-    """A run of ``ttt-generate``: the folder of a trained run, and how its model goes on from a prompt.
+    """A run of ``ttt-generate``."""
 
-    At most ``tokens`` tokens are written. ``temperature`` 0 takes the likeliest token; ``top_k`` null lets every token
-    be drawn, not only the likeliest ones.
-    """
-
-    run: str = "???"
-    prompt: str = ""
-    tokens: int = 200
-    temperature: float = 0.8
-    top_k: int | None = 40
-    seed: int = 0
-    device: str = "auto"
+    run: str = key(REQUIRED, "folder of a trained run")
+    prompt: str = key("", "text to continue; empty: the start of a document")
+    tokens: int = key(200, "most tokens to write; the document may end before", at_least=1)
+    temperature: float = key(0.8, "below 1 prefers likely tokens; 0: always the likeliest", at_least=0)
+    top_k: int | None = key(40, "sample from so many of the likeliest tokens; null: from all", at_least=1)
+    seed: int = key(0, "seed of the samples", at_least=0)
+    device: str = key("auto", "where to compute", choices=DEVICES)
 
 
 @dataclass
 class PrepareConfig:
-    """``ttt-data prepare``: a corpus, and whether to show progress."""
+    """A run of ``ttt-data prepare``."""
 
-    data: DataConfig = field(default_factory=DataConfig)
-    progress: bool = True
+    data: DataConfig = key(DataConfig, "corpus")
+    progress: bool = key(True, "show progress")
 
 
 @dataclass
 class InspectConfig(PrepareConfig):
-    """``ttt-data inspect``: what to show of a corpus.
+    """A run of ``ttt-data inspect``."""
 
-    ``verify``: whether to hash every file. The text of ``sample`` tokens is from the start of a ``document`` of a
-    ``split``. ``picture`` is the file of the histogram; null: below ``figures/``, named after the data.
-    """
-
-    verify: bool = False
-    split: str = "train"
-    document: int = 0
-    sample: int = 200
-    picture: str | None = None
+    verify: bool = key(False, "read every file and compare its SHA-256 with the manifest")
+    split: str = key("train", "split of the sample", choices=SPLITS)
+    document: int = key(0, "document of the sample, counted from 0", at_least=0)
+    sample: int = key(200, "tokens of the sample, from the start of the document", at_least=0)
+    picture: str | None = key(None, "file of the histogram of lengths; null: figures/data_NAME.png")
 
 
 Resolved = dict[str, Any]
-"""A configuration as plain containers, the form that records and files hold."""
+"""A configuration as plain containers, as records and files hold it."""

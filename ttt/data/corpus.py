@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from ttt.config.errors import UserError, bad_value
+from ttt.config.keys import check_keys
 from ttt.config.schema import DataConfig
 from ttt.config.system import file_sha256
 from ttt.data import files
@@ -98,16 +99,12 @@ def verify(corpus: Corpus) -> None:
 
 
 def _check(config: DataConfig) -> None:
+    check_keys(config, "data.")
     if config.tokenizer is None and config.vocab_size < SMALLEST_VOCABULARY:
         allowed = f"must be at least {SMALLEST_VOCABULARY}: one token per byte and one for the end of a document"
         raise bad_value("data.vocab_size", config.vocab_size, allowed)
     if config.min_chars > config.max_chars:
         raise bad_value("data.min_chars", config.min_chars, f"must not exceed data.max_chars={config.max_chars}")
-    if config.workers < 0:
-        raise bad_value("data.workers", config.workers, "must be at least 1, or 0 for one process per core")
-    for key in ("validation_fraction", "test_fraction"):
-        if not 0 <= getattr(config, key) < 1:
-            raise bad_value(f"data.{key}", getattr(config, key), "must be at least 0 and below 1")
     if config.validation_fraction + config.test_fraction >= 1:
         allowed = f"with data.validation_fraction={config.validation_fraction} leaves nothing for training; lower one"
         raise bad_value("data.test_fraction", config.test_fraction, allowed)

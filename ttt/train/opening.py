@@ -14,14 +14,14 @@ from ttt.results.checkpoints import Checkpoint, checkpoint_step, checkpoints, se
 from ttt.results.lock import holds_other_files
 from ttt.results.record import Record, RunFolder, read_record
 
-OPEN_WAY = "ckpt=last goes on from there, overwrite=true starts over, run_dir=FOLDER chooses another folder"
+OPEN_WAY = "ckpt=last goes on from there, overwrite=true starts over, run=FOLDER chooses another folder"
 
 Opening = Literal["start", "resume", "finished"]
 
 
 def run_folder(config: TrainConfig) -> RunFolder:
-    """``run_dir``, or the folder below ``runs_dir`` that the configuration's name and hash give."""
-    return RunFolder(Path(config.run_dir) if config.run_dir else Path(config.runs_dir) / run_id(config))
+    """``run``, or the folder below ``runs`` that the configuration's name and hash give."""
+    return RunFolder(Path(config.run) if config.run else Path(config.runs) / run_id(config))
 
 
 def open_run(config: TrainConfig, plan: StepPlan, folder: RunFolder) -> Opening:
@@ -33,10 +33,10 @@ def open_run(config: TrainConfig, plan: StepPlan, folder: RunFolder) -> Opening:
     if not folder.path.exists():
         return "start"
     if config.parent.run is not None and folder.path.samefile(config.parent.run):
-        raise bad_value("run_dir", folder.path, "is the run to start from; choose another folder")
+        raise bad_value("run", folder.path, "is the run to start from; choose another folder")
     if not folder.record.exists():
         if not folder.path.is_dir() or holds_other_files(folder.path):
-            raise UserError(f"run_dir={folder.path}: holds other files and no run; choose another folder")
+            raise UserError(f"run={folder.path}: holds other files and no run; choose another folder")
         return "start"
     record = read_record(folder.record)
     if config.overwrite:
@@ -90,7 +90,7 @@ def _refuse_another(config: TrainConfig, folder: RunFolder, record: Record) -> N
     different = differences(identity(to_plain(config)), identity(record["config"]))
     if different:
         listed = "; ".join(different[:3]) + ("; ..." if len(different) > 3 else "")
-        raise UserError(f"run_dir={folder.path}: belongs to another configuration ({listed}); choose another folder")
+        raise UserError(f"run={folder.path}: belongs to another configuration ({listed}); choose another folder")
 
 
 def _refuse_another_split(config: TrainConfig, plan: StepPlan, record: Record) -> None:
@@ -105,4 +105,4 @@ def _refuse_another_split(config: TrainConfig, plan: StepPlan, record: Record) -
 
 
 def _unwritable(folder: RunFolder, error: OSError) -> UserError:
-    return bad_value("run_dir", folder.path, f"cannot be written ({error.strerror}); choose another folder")
+    return bad_value("run", folder.path, f"cannot be written ({error.strerror}); choose another folder")

@@ -24,7 +24,7 @@ from ttt.config.sweep import Sweep, SweepRun, describe_point, read_sweep
 from ttt.launch.plan import Plan, PlannedRun
 from ttt.results.parent import plan_parent
 
-SET_BY_SWEEP = ("runs", "runs_dir", "run", "run_dir", "ckpt", "overwrite", "parent.run", "from")
+SET_BY_SWEEP = ("runs", "run", "ckpt", "overwrite", "parent.run", "from")
 """Keys that the sweep sets for its runs; a sweep's file must not."""
 
 
@@ -111,7 +111,7 @@ def compose_run(run: SweepRun, runs_folder: Path, parent: TrainConfig | None) ->
         chosen = {override.lstrip("+").partition("=")[0] for override in overrides}
         overrides = [*inherited(to_plain(parent), chosen), *overrides]
     config = as_object(hydra.compose("train", overrides), TrainConfig)
-    config = replace(config, runs_dir=str(runs_folder), ckpt="last")
+    config = replace(config, runs=str(runs_folder), ckpt="last")
     if parent is not None:
         plan_parent(config, parent, runs_folder / run_id(parent))
     elif config.recipe.parent_share:

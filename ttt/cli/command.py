@@ -1,0 +1,139 @@
+"""The start of a command that Hydra configures: its help, its arguments, its configuration and its errors."""
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field, fields
+from typing import Any, Generic, TypeVar, cast, get_origin, get_type_hints
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from ttt.cli.compose import as_object, quote_option, register_schemas
+from ttt.cli.errors import exit_with_one_line, stop
+from ttt.cli.help import describe_command
+from ttt.config.assets import assets
+from ttt.config.keys import refuse_renamed
+
+C = TypeVar("C")
+MULTIRUN = ("-m", "--multirun")
+
+
+@dataclass(frozen=True)
+class Command(Generic[C]):
+    """A command, and how its arguments are written.
+
+    Attributes:
+        config_name: a file of ``conf/``.
+        schema: the class of its configuration.
+        run: called with the configuration and the overrides of each job.
+        help: the first part of ``--help``; groups and keys follow.
+        more_groups: groups that are not keys of the schema, as they are written: ``+ablation``.
+        aliases: another name of a key on the command line, and the key's own.
+        texts: keys whose values are not read by Hydra, so that commas, quotes and braces have no meaning.
+        recompose: given the composed configuration and its overrides, returns the one to use instead.
+    """
+
+    config_name: str
+    schema: type[C]
+    run: Callable[[C, list[str]], None]
+    help: str
+    more_groups: tuple[str, ...] = ()
+    aliases: dict[str, str] = field(default_factory=dict)
+    texts: tuple[str, ...] = ()
+    recompose: Callable[[DictConfig, list[str]], DictConfig] = lambda composed, _: composed
+
+    def main(self, arguments: list[str]) -> None:
+        """Print the help if ``arguments`` ask for it, otherwise compose the configuration and run each job.
+
+        Errors end the process: a user's mistake with one line and code 2, any other with a traceback.
+        """
+        # Without this Hydra prints exceptions itself and exits with code 1.
+        os.environ["HYDRA_FULL_ERROR"] = "1"
+        with exit_with_one_line():
+            register_schemas()
+            overrides, texts = self.for_hydra(arguments)
+            if {"-h", "--help"} & set(arguments):
+                print(describe_command(self.help, self.config_name, overrides, self.more_groups, self.aliases))
+                raise SystemExit(0)
+            # Hydra does not accept -m between overrides.
+            sys.argv[1:] = sorted(overrides, key=lambda argument: argument not in MULTIRUN)
+            job = self._job(texts)
+            hydra.main(version_base="1.3", config_path=str(assets() / "conf"), config_name=self.config_name)(job)()
+
+    def for_hydra(self, arguments: list[str]) -> tuple[list[str], dict[str, str]]:
+        """Return the arguments in Hydra's notation, and the values of ``texts``.
+
+        Raises:
+            UserError: an argument without a key, or a key's name in an earlier version.
+        """
+        known = [item.name for item in fields(cast(Any, self.schema))]
+        overrides, texts = [], {}
+        for pair in as_pairs(arguments, self.schema):
+            refuse_renamed(pair, known)
+            key, equals, value = pair.partition("=")
+            if equals and key in self.texts:
+                texts[key] = value
+            else:
+                own_name = f"{self.aliases.get(key, key)}{equals}{value}"
+                overrides.append(quote_option(as_list(own_name, self.schema)))
+        return overrides, texts
+
+    def _job(self, texts: dict[str, str]) -> Callable[[DictConfig], None]:
+        def job(composed: DictConfig) -> None:
+            overrides = cast(list[str], OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False))
+            # In a multirun Hydra must see the exception, to run the other jobs first.
+            multirun = HydraConfig.get().mode is RunMode.MULTIRUN
+            with nullcontext() if multirun else exit_with_one_line():
+                config = as_object(self.recompose(composed, overrides), self.schema)
+                for key, text in texts.items():
+                    setattr(config, key, text)
+                self.run(config, overrides)
+
+        return job
+
+
+def subcommand(commands: Mapping[str, Command[Any]], help_text: str, kind: str, arguments: list[str]) -> None:
+    """Run the command that the first argument names, or print ``help_text`` if there is none or it asks for help.
+
+    Args:
+        commands: by name.
+        help_text: of all commands together.
+        kind: what a name stands for, for the error of an unknown one.
+        arguments: of the command line.
+    """
+    name, *rest = arguments or ["--help"]
+    if name in ("-h", "--help"):
+        print(help_text)
+    elif name in commands:
+        commands[name].main(rest)
+    else:
+        stop(f"{name}: no such {kind}; choose one of {', '.join(commands)}", 2)
+
+
+def as_pairs(arguments: list[str], schema: type[Any]) -> list[str]:
+    """Return the arguments with every key of the schema as ``key=value``, also where it was written with dashes.
+
+    ``--key value`` and ``--key=value`` become ``key=value``, and ``--key`` of a switch becomes ``key=true``.
+    """
+    hints = get_type_hints(schema)
+    pairs, rest = [], iter(arguments)
+    for argument in rest:
+        key, equals, value = argument.removeprefix("--").partition("=")
+        if not argument.startswith("--") or key not in hints:
+            pairs.append(argument)
+        elif equals:
+            pairs.append(f"{key}={value}")
+        else:
+            pairs.append(f"{key}={'true' if hints[key] is bool else next(rest, '')}")
+    return pairs
+
+
+def as_list(pair: str, schema: type[Any]) -> str:
+    """Return ``tokens=512,2048`` as ``tokens=[512,2048]`` if the key holds a list."""
+    key, equals, value = pair.partition("=")
+    is_list = get_origin(get_type_hints(schema).get(key)) is list
+    return f"{key}=[{value}]" if equals and is_list and not value.startswith("[") else pair
