@@ -1,4 +1,4 @@
-"""Make Triton's interpreter several times as fast."""
+"""Triton's interpreter, several times as fast."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,7 +9,7 @@ from triton.runtime.interpreter import InterpretedFunction
 
 @pytest.fixture(autouse=True, scope="session")
 def nothing_is_prepared_twice() -> Iterator[None]:
-    """Prepare ``triton.language`` once per launch instead of at every call of a function within a kernel."""
+    """Every call of a function within a kernel prepares ``triton.language``; the first of a launch would do."""
     prepared: set[InterpretedFunction] = set()
     run, prepare_and_call = InterpretedFunction.run, InterpretedFunction.__call__
 

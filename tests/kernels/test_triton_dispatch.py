@@ -38,7 +38,7 @@ IDS = torch.randint(V, (2, 41), generator=torch.Generator().manual_seed(0)).to(D
 
 
 def narrowed(form: InnerKernel, views: torch.dtype, rest: torch.dtype) -> InnerKernel:
-    """The form on views and all else rounded to these types, between tensors in float64."""
+    """Return the kernel applied to float64 tensors that are rounded: views to ``views``, all others to ``rest``."""
 
     def narrow(loop: InnerLoop, state: InnerState, inputs: InnerInputs) -> tuple[Tensor, InnerState]:
         q, k, v = (x.to(DEVICE, views) for x in inputs[:3])
@@ -59,7 +59,7 @@ def moved(state: InnerState, device: str, dtype: torch.dtype) -> InnerState:
 
 
 def rounded_definition(views: torch.dtype) -> InnerKernel:
-    """The primal form on equally rounded views, in float64."""
+    """Return the primal form in float64, on views rounded to ``views``."""
     primal = choose_kernel(KernelConfig("primal", 0), LOOPS["linear"])
 
     def form(loop: InnerLoop, state: InnerState, inputs: InnerInputs) -> tuple[Tensor, InnerState]:
@@ -148,7 +148,7 @@ def test_a_layer_keeps_half_precision_for_the_kernels_alone(configure: Callable[
 
         dtype = view_type(form, torch.empty(0, dtype=torch.float16, device=DEVICE))
         assert dtype == expected
-        layer.kernel = spy  # a form of its own kind reads float32
+        layer.kernel = spy  # a kernel that is not a CompiledKernel gets float32
         model(IDS)
         assert read == [(torch.float32,) * 4]
         layer.kernel = form
@@ -190,7 +190,7 @@ def test_other_loops_are_refused_by_name(loop: InnerSpec, reason: str) -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_tokens_that_it_cannot_read_are_refused_by_name(case: Case, views: torch.dtype, reason: str) -> None:
+def test_unsupported_tokens_are_refused_by_name(case: Case, views: torch.dtype, reason: str) -> None:
     form = choose_kernel(KernelConfig("triton"), case.spec)
     with pytest.raises(UserError, match=f"kernel.name=triton: .*{reason}.*; choose auto"):
         case.outputs(form if case.forgets else narrowed(form, views, torch.float32))
@@ -198,7 +198,7 @@ def test_tokens_that_it_cannot_read_are_refused_by_name(case: Case, views: torch
 
 @pytest.fixture
 def forgotten() -> Iterator[None]:
-    """What was found out about this machine and said of it is found out and said again."""
+    """Clear what is cached about this machine, so that it is found and logged again."""
     caches = (dispatch._why_no_triton, dispatch._log_gpu_kernel)
     for found in caches:
         found.cache_clear()
@@ -233,7 +233,7 @@ def test_without_gpu_and_interpreter_it_is_refused() -> None:
 
 
 class OnGPU(CompiledKernel):
-    """``kernel=auto`` as it is where the tokens are on a GPU."""
+    """``kernel=auto`` as if the tokens were on a GPU."""
 
     def _is_triton(self, x: Tensor) -> bool:  # noqa: ARG002
         return True

@@ -106,7 +106,7 @@ def inner_loop(
         v: label view, likewise.
         eta: inner learning rate [B, H, T], float32.
         tau: token scale [b], float32.
-        recompute_group: mini-batches for each kept W; 0 is that of ``DEFAULT_GROUP``.
+        recompute_group: mini-batches per kept W; 0 uses ``DEFAULT_GROUP``.
 
     Returns:
         z [B, H, T, D], in memory [B, T, H, D], in the views' type, and the state after the last token.
