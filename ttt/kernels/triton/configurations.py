@@ -3,7 +3,6 @@
 Shapes: D head width, F hidden width of TTT-MLP, b mini-batch size; P and R are D and b padded to powers of two.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -162,7 +161,7 @@ class Layer:
         return 4 if self.amd else forward_warps(self.D)
 
     def _configuration(
-        self, use: str, fn: Any, num_warps: int, exceptions: Mapping[str, str] | None = None, **flags: bool
+        self, use: str, fn: Any, num_warps: int, exceptions: dict[str, str] | None = None, **flags: bool
     ) -> Configuration:
         """Return ``fn`` with its types and constants; ``exceptions`` replace types of ``ARGUMENTS``."""
         P, R = padded(self.D), padded(self.b)
