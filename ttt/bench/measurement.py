@@ -60,7 +60,7 @@ def implementations(config: BenchConfig) -> list[Implementation]:
 
 @dataclass(frozen=True)
 class Workload:
-    """The computation that implementations are compared on; the fields are those of ``Row``."""
+    """The computation that implementations are compared on, with the fields of ``Row``."""
 
     model: str
     tokens: int

@@ -14,8 +14,8 @@ def rows_of_group(samples: dict[Measurement, Samples], dtype: str, gpu: str | No
     """Yield the rows of each measurement of one round of turns, the time first.
 
     Args:
-        samples: results by measurement. Times of a group with ``PLAIN`` are compared with its times, those of a group
-            with ``matmul`` with its rate.
+        samples: results by measurement. If they include ``PLAIN``, all times are compared with its times; if they
+            include ``matmul``, with its rate.
         dtype: of the computation.
         gpu: name of the GPU; None on a CPU.
     """

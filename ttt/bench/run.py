@@ -22,7 +22,7 @@ from ttt.results.machine import Machine
 CPU = torch.device("cpu")
 
 Groups = Callable[[], Iterator[list[Measurement]]]
-"""The measurements of a benchmark; those of a group take turns."""
+"""The measurements of a benchmark, in groups; the measurements of a group take turns."""
 
 
 def bench_inner(config: InnerBenchConfig) -> Path:

@@ -1,4 +1,4 @@
-"""Measurements in turn, round after round, each alone on the device; what does not fit in memory is skipped.
+"""Measurements in turn, round after round, one at a time on the device; those that do not fit in memory are skipped.
 
 A shared machine is faster in one minute than in the next. What is compared is therefore timed in the same rounds, and
 ratios are taken within a round.

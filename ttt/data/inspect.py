@@ -3,6 +3,7 @@
 import numpy as np
 
 from ttt.config.errors import bad_value
+from ttt.config.text_table import text_table
 from ttt.data.corpus import Corpus, Documents
 from ttt.data.vocabulary import decode, open_vocabulary
 
@@ -21,11 +22,8 @@ def describe_corpus(corpus: Corpus) -> str:
         f"tokenizer {manifest['tokenizer']}, {corpus.vocab_size} tokens, SHA-256 {manifest['tokenizer_sha256']}",
     ]
     columns = [_column(documents, manifest["splits"][split]) for split, documents in corpus.splits.items()]
-    names = [*_column(corpus.splits["train"], manifest["splits"]["train"])]
-    lines = ["".join(f"{text:>15}" for text in corpus.splits)]
-    lines += ["".join(f"{column[name]:>15,}" for column in columns) for name in names]
-    width = max(map(len, names)) + 1
-    return "\n".join([*head, *(f"{name:<{width}}{line}" for name, line in zip(["", *names], lines, strict=True))])
+    rows = [[name, *(f"{column[name]:,}" for column in columns)] for name in columns[0]]
+    return "\n".join([*head, text_table([["", *corpus.splits], *rows], left=[0])])
 
 
 def sample_text(corpus: Corpus, split: str, document: int, tokens: int) -> str:

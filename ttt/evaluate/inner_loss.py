@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ttt.config.errors import bad_value
+from ttt.config.text_table import text_table
 from ttt.data.windows import Windows, windows_at_start
 from ttt.evaluate.growth import unbounded_growth
 from ttt.evaluate.run import load_run
@@ -134,5 +135,4 @@ def describe(losses: InnerLosses) -> str:
         gain_T = (layer.loss_initial - layer.loss_before).mean(0)
         means = (layer.loss_initial, layer.loss_before, layer.loss_after, gain_T[:quarter], gain_T[-quarter:])
         rows.append([str(number), *(f"{mean.mean():.4g}" for mean in means)])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(map(str.rjust, row, widths)) for row in rows)
+    return text_table(rows)
