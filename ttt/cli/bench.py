@@ -16,7 +16,7 @@ from ttt.config.bench import (
 )
 
 HELP = """\
-ttt-bench measures time and memory, kernel against kernel, and reports what the GPU kernels take of a GPU.
+ttt-bench measures time and memory, kernel against kernel, and reports the resources that the GPU kernels need.
 
 usage: ttt-bench inner [KEY=VALUE ...]    the inner loop of one TTT layer, on this machine's processor
        ttt-bench model [KEY=VALUE ...]    a whole language model there: training and decoding

@@ -102,7 +102,7 @@ def subcommand(commands: Mapping[str, Command[Any]], help_text: str, kind: str, 
     Args:
         commands: by name.
         help_text: of all commands together.
-        kind: what a name stands for, for the error of an unknown one.
+        kind: the word for a name in the error of an unknown one.
         arguments: of the command line.
     """
     name, *rest = arguments or ["--help"]

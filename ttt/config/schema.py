@@ -126,8 +126,8 @@ class ParentConfig:
 
     run: str | None = key(
         None,
-        "folder of the run whose weights this run starts from; of model, size, backbone, data and ctx, what "
-        "the command line does not set is as there",
+        "folder of a run to start from; the defaults of model, size, backbone, data and ctx are its values, and the "
+        "model must be the same (model.rope_base may change)",
     )
     run_id: str | None = key(None, "its run id", hidden=True)
     steps: int | None = key(None, "steps it was trained for", at_least=0, hidden=True)
