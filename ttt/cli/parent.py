@@ -1,4 +1,4 @@
-"""``from=FOLDER``: what a run takes over from the run whose weights it starts from."""
+"""``from=FOLDER``: the settings that a run inherits from the run whose weights it starts from."""
 
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -13,14 +13,14 @@ from ttt.config.schema import Resolved
 from ttt.results.record import RunFolder, read_record
 
 INHERITED = ("model", "size", "backbone", "data", "ctx")
-"""Groups that are the parent's where the command line does not choose."""
+"""Groups that a run inherits unless the command line chooses an option."""
 
 
 def like_its_parent(composed: DictConfig, overrides: list[str]) -> DictConfig:
-    """The configuration composed again, on top of its parent's, if it has one.
+    """Return the configuration, composed again on top of its parent's if it has one.
 
     Raises:
-        UserError: there is no run in the parent's folder.
+        UserError: the parent's folder holds no run.
     """
     if composed.parent.run is None:
         return composed
@@ -30,9 +30,9 @@ def like_its_parent(composed: DictConfig, overrides: list[str]) -> DictConfig:
 
 
 def inherited(parent: Resolved, chosen: Collection[str]) -> list[str]:
-    """Overrides that give every group of ``INHERITED`` that is not ``chosen`` the parent's values."""
+    """Return overrides with the parent's values of every group of ``INHERITED`` that is not ``chosen``."""
     groups = [group for group in INHERITED if group not in chosen]
-    # The schema of a model goes by its name; in the other groups any option has the same keys.
+    # Each model has its own schema; in the other groups all options have the same keys.
     model = [quote_option(f"model={parent['model']['name']}")] if "model" in groups else []
     return [*model, *(override for group in groups for override in _leaves(parent[group], group))]
 
@@ -46,7 +46,7 @@ def _leaves(node: Resolved, prefix: str) -> Iterator[str]:
 
 
 def _text(value: Any) -> str:
-    """A value as Hydra reads it."""
+    """Return a value in Hydra's syntax."""
     if isinstance(value, str):
         return QuotedString(value, Quote.single).with_quotes()
     if isinstance(value, list):

@@ -1,6 +1,6 @@
-"""A benchmark's file: what was measured, on what machine, with which code; kept in ``benchmark.json``.
+"""A benchmark's file, ``benchmark.json``: measurements, the machine and the code.
 
-Each benchmark has a folder of its own below the folder of results, and ``load_results`` reads them beside the runs.
+Each benchmark has its own folder in the folder of results, where ``load_results`` reads it beside the runs.
 """
 
 import hashlib
@@ -28,9 +28,9 @@ class Row(TypedDict):
 
     Attributes:
         model: the inner model, or the language model's layer.
-        form: what computed the inner loop; None where that plays no part.
-        checkpoint_group: the form's; None where that plays no part, or where it is the form's own.
-        tokens: length of the sequences; for ``decode`` what was read before.
+        form: the kernel that computed the inner loop; None where it has no influence.
+        checkpoint_group: ``kernel.checkpoint_group``; None where it has no influence, or for the kernel's own choice.
+        tokens: length of the sequences; for ``decode`` the tokens read before.
         mini_batch_size: None for a layer that has none.
         batch: sequences at once.
         measure: forward, forward_backward, W, z, decode (s); the first two with _speedup (1), _tokens_per_second
@@ -38,15 +38,15 @@ class Row(TypedDict):
             and inner_forward, inner_train, inner_decode (s), each with _tokens_per_second, train and prefill with
             _memory (B), the last three with _bandwidth (B/s) and _of_bound (1). Of ``ttt-bench kernels`` registers (1),
             spilled, spilled_in_loops, shared, scratch (B); and, per token and head, flops (FLOP), device_bytes,
-            least_bytes, l2_bytes (B) and model_<device> (s), a model's time and no measured one.
+            least_bytes, l2_bytes (B) and model_<device> (s), a modelled time, not a measured one.
         value: the median over rounds, in ``unit``.
         low: the lower quartile.
         high: the upper quartile.
         unit: s, 1, tokens/s, B, B/s, FLOP or FLOP/s.
-        backbone: that the language model's layer sits in; None where there is no model. Older files have one for all of
-            their rows, ``settings.backbone``.
-        kernel: of a compiled kernel alone, as everything below: its name.
-        target: the architecture that it was compiled for.
+        backbone: of the language model; None where there is no model. Older files have one for all rows,
+            ``settings.backbone``.
+        kernel: name of a compiled kernel; only such rows have this key and the following.
+        target: the architecture it was compiled for.
         dtype: of its views; bf16, fp16 or fp32.
         head_dim: D.
         warps: of a program.
@@ -74,7 +74,7 @@ class Row(TypedDict):
 
 
 class Benchmark(TypedDict):
-    """``benchmark.json``. ``settings`` is the whole configuration; times are ISO 8601 UTC, ``ended`` None before."""
+    """``benchmark.json``. ``settings`` is the whole configuration; times are ISO 8601 UTC, ``ended`` None before it."""
 
     schema_version: int
     benchmark_id: str
@@ -89,11 +89,11 @@ class Benchmark(TypedDict):
 
 
 class BenchmarkLog:
-    """A benchmark while it is measured: its file is whole after every ``add``, so that a kill loses only what follows.
+    """A benchmark while it is measured. Its file is complete after every ``add``, so that a kill loses no earlier row.
 
     Args:
         folder: the folder of results, in which the benchmark makes its own.
-        kind: what is measured.
+        kind: the command of ``ttt-bench``.
         settings: the configuration.
         threads: CPU threads in use.
         gpu: name of the GPU in use.
@@ -105,7 +105,7 @@ class BenchmarkLog:
     def __init__(self, folder: Path, kind: Kind, settings: Resolved, threads: int, gpu: str | None = None) -> None:
         started = datetime.now(UTC)
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
-        # The time keeps a repetition from taking the place of what it repeats.
+        # With the time, a repetition does not replace the benchmark that it repeats.
         benchmark_id = f"bench-{kind}-{digest}-{started:%Y%m%d-%H%M%S-%f}"
         self.path = folder / benchmark_id / BENCHMARK_FILE
         self._benchmark: Benchmark = {
@@ -124,11 +124,11 @@ class BenchmarkLog:
 
     @property
     def machine(self) -> Machine:
-        """What is measured on."""
+        """The machine of the benchmark."""
         return self._benchmark["machine"]
 
     def add(self, rows: list[Row]) -> None:
-        """Measurements, into the file at once.
+        """Add measurements and write the file.
 
         Raises:
             UserError: the file cannot be written.
@@ -137,7 +137,7 @@ class BenchmarkLog:
         self._write()
 
     def finish(self) -> None:
-        """Nothing more will be measured."""
+        """Note the end and write the file."""
         self._benchmark["ended"] = datetime.now(UTC).isoformat()
         self._write()
 
@@ -146,10 +146,10 @@ class BenchmarkLog:
 
 
 def read_benchmark(path: Path) -> Benchmark:
-    """The benchmark in the file ``path``.
+    """Return the benchmark in the file ``path``.
 
     Raises:
-        UserError: no such file, not a benchmark, or one that a newer version of this package wrote.
+        UserError: the file is missing, is no benchmark, or lacks a required key.
     """
     hint, remedy = f"a benchmark is one {BENCHMARK_FILE}", "restore or remove its folder"
     benchmark = read_versioned(path, SCHEMA_VERSION, Benchmark.__required_keys__, "a benchmark", hint, remedy)

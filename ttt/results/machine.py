@@ -1,4 +1,4 @@
-"""What a benchmark was measured on."""
+"""The machine of a benchmark."""
 
 import os
 import platform
@@ -10,7 +10,7 @@ CPU_INFO = Path("/proc/cpuinfo")
 
 
 class Machine(TypedDict):
-    """The processor's name, the cores that this process may use, the threads that it did use, and the GPU's name."""
+    """The processor's name, the cores that this process may use, the threads that it used, and the GPU's name."""
 
     cpu: str
     cores: int
@@ -19,12 +19,12 @@ class Machine(TypedDict):
 
 
 def describe_machine(threads: int, gpu: str | None = None) -> Machine:
-    """The machine at hand; ``threads`` and ``gpu`` are what the caller computes with."""
+    """Return a description of this machine; the caller computes with ``threads`` and ``gpu``."""
     return {"cpu": cpu_name(), "cores": _cores(), "threads": threads, "gpu": gpu}
 
 
 def cpu_name() -> str:
-    """The processor's name as its maker has it, or its architecture where the system does not tell."""
+    """Return the processor's name, or its architecture where the system does not report the name."""
     if CPU_INFO.is_file():
         lines = CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines()
         names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -37,5 +37,5 @@ def cpu_name() -> str:
 
 
 def _cores() -> int:
-    # What the process may use, where the system tells: a container often has fewer cores than its machine.
+    # The cores that the process may use, where known: a container often has fewer than its machine.
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
