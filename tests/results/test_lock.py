@@ -20,7 +20,7 @@ HOLD = """
 import sys, time
 from pathlib import Path
 from ttt.results import lock
-lock.SECONDS_BETWEEN_BEATS, lock.SECONDS_UNTIL_STALE = 0.05, 1.0
+lock.SECONDS_BETWEEN_HEARTBEATS, lock.SECONDS_UNTIL_STALE = 0.05, 1.0
 folder, machine = Path(sys.argv[1]), sys.argv[2]
 if machine:
     lock._machine = lambda: machine
@@ -35,7 +35,7 @@ with lock.locked(folder):
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lock, "SECONDS_BETWEEN_BEATS", 0.05)
+    monkeypatch.setattr(lock, "SECONDS_BETWEEN_HEARTBEATS", 0.05)
     monkeypatch.setattr(lock, "SECONDS_UNTIL_STALE", 1.0)
 
 
@@ -176,7 +176,7 @@ def test_a_deleted_folder_is_not_made_again(tmp_path: Path) -> None:
         for file in folder.iterdir():
             file.unlink()
         folder.rmdir()
-        time.sleep(5 * lock.SECONDS_BETWEEN_BEATS)
+        time.sleep(5 * lock.SECONDS_BETWEEN_HEARTBEATS)
         assert not folder.exists()
     assert not folder.exists()
 
