@@ -75,6 +75,9 @@ HASHED_AS: dict[tuple[str, str], Callable[[Any], Any]] = {("size", "learning_rat
 | size.learning_rate | one number x       | {transformer: x, mamba: x, own: x}, as it was    |
 """
 
+SHAPE = ("width", "blocks", "heads", "mlp_hidden")
+"""Keys of a size that decide which weights a model has; the others are for training."""
+
 CONTEXT_UNIT = 1024
 
 
@@ -139,6 +142,15 @@ def settings_digest(identity: Resolved) -> str:
     if "parent" in settings:
         settings["parent"] = {**settings["parent"], "run_id": None}
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def model_shape(identity: Resolved) -> Resolved:
+    """Return what parent and child must share. RoPE's base may change: a longer context needs another."""
+    return {
+        "model": {key: value for key, value in identity["model"].items() if key != "rope_base"},
+        "size": {key: identity["size"][key] for key in SHAPE},
+        "backbone": identity["backbone"],
+    }
 
 
 def context_name(length: int) -> str:

@@ -16,7 +16,7 @@ from ttt.models.memory import keep_freed_memory
 from ttt.models.weights import load_weights
 from ttt.results.checkpoints import newest_whole
 from ttt.results.metrics import MetricLog, Split
-from ttt.results.record import Evaluation, Record, RunFolder
+from ttt.results.record import Evaluation, Record, RunFolder, require_data
 from ttt.results.run_record import RunRecord
 
 
@@ -98,7 +98,7 @@ def load_run(
     if checkpoint is None:
         raise UserError(f"{folder.path}: has no checkpoint to evaluate; train it further with ckpt=last")
     corpus = load_corpus(config.data, show_progress)
-    check_same_data(record, corpus)
+    require_data(folder, record.content, corpus.digest)
     model = build_model(config.model, config.size, config.backbone, config.kernel, corpus.vocab_size)
     load_weights(model, checkpoint.path)
     if device.type == "cpu":
@@ -116,20 +116,6 @@ def restore_config(record: Record) -> TrainConfig:
     """
     plain = record["config"]
     return from_plain(plain, layer_type(plain["model"]["name"]).schema)
-
-
-def check_same_data(record: RunRecord, corpus: Corpus) -> None:
-    """Check that ``corpus`` is what the run was trained on: other versions of its packages have other text.
-
-    Raises:
-        UserError: it is not.
-    """
-    digest = record.content["data"]["digest"]
-    if digest != corpus.digest:
-        raise UserError(
-            f"{record.folder.path}: was trained on data with digest {digest[:12]}, here it is {corpus.digest[:12]}; "
-            f"install the versions in its record, or train again"
-        )
 
 
 def evaluate_run(run: TrainedRun, split: Split) -> SplitEvaluation:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict, cast
 
+from ttt.config.errors import UserError
 from ttt.config.identity import without_bookkeeping
 from ttt.config.schema import Resolved
 from ttt.results.atomic import write_text
@@ -180,3 +181,17 @@ def identity_of(record: Record) -> Resolved:
     Records that do not hold it were written before any key was added, so that all their keys count.
     """
     return record["identity"] if "identity" in record else without_bookkeeping(record["config"])
+
+
+def require_data(folder: RunFolder, record: Record, digest: str) -> None:
+    """Check that data is what the run was trained on: other versions of its packages have other text.
+
+    Raises:
+        UserError: the data's ``digest`` is another.
+    """
+    trained_on = record["data"]["digest"]
+    if digest != trained_on:
+        raise UserError(
+            f"{folder.path}: was trained on data with digest {trained_on[:12]}, here it is {digest[:12]}; "
+            f"install the versions in its record, or train again"
+        )

@@ -35,13 +35,13 @@ class RunRecord:
         self.start_clock()
 
     @classmethod
-    def read(cls, folder: RunFolder, writes: bool = True) -> "RunRecord":
+    def read(cls, folder: RunFolder) -> "RunRecord":
         """Return the record of a run that exists.
 
         Raises:
             UserError: there is no record, or a broken one.
         """
-        return cls(folder, read_record(folder.record), writes)
+        return cls(folder, read_record(folder.record))
 
     @property
     def run_id(self) -> str:

@@ -1,12 +1,14 @@
 """The action for a run's folder: start a run, resume it, report that it is finished, or refuse the folder."""
 
 import shutil
+from dataclasses import dataclass
 from typing import Literal
 
 from ttt.config.errors import UserError, bad_value
 from ttt.config.identity import differences, identity
 from ttt.config.plain import from_plain
-from ttt.config.plan import plan_steps
+from ttt.config.plan import StepPlan, plan_steps
+from ttt.config.schema import Resolved
 from ttt.results.atomic import remove_partials
 from ttt.results.checkpoints import Checkpoint, checkpoint_step, checkpoints, set_aside
 from ttt.results.lock import holds_other_files
@@ -18,7 +20,15 @@ REMEDY = "ckpt=last resumes it, overwrite=true starts over, run_dir=FOLDER choos
 RunAction = Literal["start", "resume", "finished"]
 
 
-def open_run(plan: RunPlan) -> RunAction:
+@dataclass(frozen=True)
+class Opening:
+    """What to do in a run's folder, and the record found there of a run that resumes or is finished."""
+
+    action: RunAction
+    record: Record | None = None
+
+
+def open_run(plan: RunPlan) -> Opening:
     """Return what to do in the run's folder; nothing is changed.
 
     Raises:
@@ -26,25 +36,26 @@ def open_run(plan: RunPlan) -> RunAction:
     """
     folder, config = plan.folder, plan.config
     if not folder.path.exists():
-        return "start"
+        return Opening("start")
     if plan.parent is not None and folder.path.samefile(plan.parent.run):
         raise bad_value("run_dir", folder.path, "is the run to start from; choose another folder")
     if not folder.record.exists():
         if not folder.path.is_dir() or holds_other_files(folder.path):
             raise UserError(f"run_dir={folder.path}: holds other files and no run; choose another folder")
-        return "start"
+        return Opening("start")
     record = read_record(folder.record)
     if config.overwrite:
-        return "start"
-    _check_same_run(plan, record)
+        return Opening("start")
+    former = from_plain(record["config"], type(config.model))
+    _check_same_run(plan, identity(former))
     if record["status"] == "finished" and record["steps"] >= plan.step_plan.steps:
-        return "finished"
+        return Opening("finished", record)
     if not checkpoints(folder.checkpoints):
-        return "start"
+        return Opening("start")
     if config.ckpt != "last":
         raise UserError(f"{folder.path}: holds {record['steps']} steps of this run ({record['status']}); {REMEDY}")
-    _check_same_batches(plan, record)
-    return "resume"
+    _check_same_batches(plan, plan_steps(former))
+    return Opening("resume", record)
 
 
 def reset_folder(folder: RunFolder) -> None:
@@ -81,19 +92,17 @@ def rewind_folder(folder: RunFolder, newest: Checkpoint) -> None:
         raise _unwritable(folder, error) from error
 
 
-def _check_same_run(plan: RunPlan, record: Record) -> None:
-    # As the schema reads it, so that a key that the record lacks is at its default.
-    theirs = identity(from_plain(record["config"], type(plan.config.model)))
-    different = differences(identity(plan.config), theirs)
+def _check_same_run(plan: RunPlan, former: Resolved) -> None:
+    different = differences(plan.identity, former)
     if different:
         listed = "; ".join(different[:3]) + ("; ..." if len(different) > 3 else "")
         path = plan.folder.path
         raise UserError(f"run_dir={path}: belongs to another configuration ({listed}); choose another folder")
 
 
-def _check_same_batches(plan: RunPlan, record: Record) -> None:
+def _check_same_batches(plan: RunPlan, before: StepPlan) -> None:
     """Check that a resumed run reads the same sequences: its position in the data is counted in device batches."""
-    now, before = plan.step_plan, plan_steps(from_plain(record["config"], type(plan.config.model)))
+    now = plan.step_plan
     if before.tokens_per_step != now.tokens_per_step:
         began = f"the run began with {before.tokens_per_step:,} tokens per step, here they would be"
         raise bad_value("trainer.devices", plan.config.trainer.devices, f"{began} {now.tokens_per_step:,}")

@@ -5,15 +5,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ttt.config.errors import bad_value
-from ttt.config.identity import differences, identity, run_id, settings_digest
+from ttt.config.identity import differences, identity, model_shape, run_id, settings_digest
 from ttt.config.plan import StepPlan, check, plan_steps
 from ttt.config.schema import ParentConfig, Resolved, TrainConfig
 from ttt.results.checkpoints import Checkpoint, newest_whole
 from ttt.results.record import Data, RunFolder, identity_of, read_record
 from ttt.results.run_record import Label
-
-SHAPE = ("width", "blocks", "heads", "mlp_hidden")
-"""Keys of a size that decide which weights a model has; the others are for training."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +47,10 @@ class RunPlan:
     Attributes:
         config: the configuration, with all that it takes from its parent.
         step_plan: the arithmetic of its steps.
+        identity: what makes it the run it is, see ``ttt.config.identity``.
         run_id: its name.
         folder: where it is written.
+        order_seed: seed of the data's order.
         parent: the run whose weights it starts from.
         overrides: the command line on top of the defaults, for the record.
         sweep: the sweep that it belongs to, for the record.
@@ -60,8 +59,10 @@ class RunPlan:
 
     config: TrainConfig
     step_plan: StepPlan
+    identity: Resolved
     run_id: str
     folder: RunFolder
+    order_seed: int
     parent: TrainedParent | None
     overrides: list[str]
     sweep: str | None
@@ -83,7 +84,9 @@ def plan_run(config: TrainConfig, overrides: list[str], sweep: str | None = None
         raise bad_value("recipe", name, "starts from the weights of another run; name it with from=FOLDER")
     name = run_id(config)
     folder = RunFolder(Path(config.run_dir) if config.run_dir else Path(config.runs_dir) / name)
-    return RunPlan(config, check(config), name, folder, parent, overrides, sweep, label)
+    return RunPlan(
+        config, check(config), identity(config), name, folder, order_seed(config), parent, overrides, sweep, label
+    )
 
 
 def trained_parent(run: str) -> TrainedParent:
@@ -101,17 +104,6 @@ def trained_parent(run: str) -> TrainedParent:
     return TrainedParent(
         run, record["run_id"], identity_of(record), checkpoint.step, tokens, checkpoint, record["data"]
     )
-
-
-def check_parent_unchanged(parent: TrainedParent) -> None:
-    """Check that the parent's newest checkpoint is still the one that was planned with.
-
-    Raises:
-        UserError: the parent has trained on.
-    """
-    newest = newest_whole(parent.checkpoint.path.parent)
-    if newest is None or newest.sha256 != parent.checkpoint.sha256:
-        raise bad_value("from", parent.run, "has just got another checkpoint; start again when it has ended")
 
 
 def planned_parent(config: TrainConfig, folder: Path) -> Parent:
@@ -134,7 +126,7 @@ def with_parent(config: TrainConfig, parent: Parent) -> TrainConfig:
     if planned.steps not in (None, parent.steps):
         done = f"has done {parent.steps} steps, not {planned.steps} as planned"
         raise bad_value("from", parent.run, f"{done}; train it to there, or plan again")
-    different = differences(_shape(identity(config)), _shape(parent.identity))
+    different = differences(model_shape(identity(config)), model_shape(parent.identity))
     if different:
         raise bad_value("from", parent.run, f"holds another model than requested: {'; '.join(different)}")
     weights = parent.checkpoint.sha256 if isinstance(parent, TrainedParent) else None
@@ -153,12 +145,3 @@ def order_seed(config: TrainConfig) -> int:
         return config.seed
     text = f"{config.seed} {parent.run_id} {parent.steps} {parent.settings}"
     return int(hashlib.sha256(text.encode()).hexdigest()[:8], 16)
-
-
-def _shape(identity: Resolved) -> Resolved:
-    """Return what parent and child must share. RoPE's base may change: a longer context needs another."""
-    return {
-        "model": {key: value for key, value in identity["model"].items() if key != "rope_base"},
-        "size": {key: identity["size"][key] for key in SHAPE},
-        "backbone": identity["backbone"],
-    }

@@ -6,11 +6,10 @@ import lightning.pytorch as pl
 import torch
 
 from ttt.config.errors import bad_value
-from ttt.config.identity import identity
 from ttt.config.plain import to_plain
 from ttt.data.corpus import Corpus, load_corpus
 from ttt.data.windows import Windows, windows_at_start, windows_within
-from ttt.evaluate.run import check_same_data
+from ttt.evaluate.run import Reading
 from ttt.models.build import build_model
 from ttt.models.flops import training_flops
 from ttt.models.language_model import LanguageModel
@@ -18,11 +17,11 @@ from ttt.models.memory import keep_freed_memory
 from ttt.models.weights import load_weights
 from ttt.results.checkpoints import Checkpoint, newest_whole
 from ttt.results.provenance import git_state, versions
-from ttt.results.record import SCHEMA_VERSION, Device, Record
+from ttt.results.record import SCHEMA_VERSION, Device, Record, require_data
 from ttt.results.run_record import RunRecord, now
 from ttt.train.device import choose_device, choose_precision, describe_device
 from ttt.train.loggers import require_logger
-from ttt.train.planning import RunPlan, TrainedParent, check_parent_unchanged
+from ttt.train.planning import RunPlan, TrainedParent
 from ttt.train.processes import rank
 
 
@@ -39,6 +38,7 @@ class PreparedRun:
         corpus: the data.
         windows: the training windows of ``corpus``.
         model: with its initial weights, or its parent's.
+        reading: how its evaluation reads text.
     """
 
     plan: RunPlan
@@ -49,16 +49,21 @@ class PreparedRun:
     corpus: Corpus
     windows: Windows
     model: LanguageModel
+    reading: Reading
 
 
-def prepare(plan: RunPlan, resume: bool) -> PreparedRun:
+def prepare(plan: RunPlan, former: Record | None) -> PreparedRun:
     """Prepare data and model; only the data cache is written.
+
+    Args:
+        plan: the plan of the run.
+        former: the record of the run to resume; None: start.
 
     Raises:
         UserError: the data, the device or the model cannot be used, or no checkpoint to resume from is undamaged.
     """
     config = plan.config
-    newest = newest_whole(plan.folder.checkpoints) if resume else None
+    newest = newest_whole(plan.folder.checkpoints) if former else None
     device = choose_device(config.trainer.device, "trainer.device")
     require_logger(config.trainer.logger)
     if device.type == "cpu":
@@ -66,9 +71,8 @@ def prepare(plan: RunPlan, resume: bool) -> PreparedRun:
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
     corpus = load_corpus(config.data, config.trainer.progress)
-    record = RunRecord.read(plan.folder, writes=rank() == 0) if newest else None
-    if record is not None:
-        check_same_data(record, corpus)
+    if former is not None:
+        require_data(plan.folder, former, corpus.digest)
     windows = windows_within(corpus.splits["train"], config.ctx.length)
     # A context that is too long for validation is refused now, not at the end of training.
     windows_at_start(corpus.splits["validation"], config.ctx.length)
@@ -77,10 +81,11 @@ def prepare(plan: RunPlan, resume: bool) -> PreparedRun:
     if plan.parent is not None and newest is None:
         load_parent(plan.parent, corpus, model)
     precision = choose_precision(config.trainer.precision, device)
-    if record is None:
-        on = describe_device(config.trainer, device, precision)
-        record = RunRecord(plan.folder, new_record(plan, on, corpus, model), writes=rank() == 0)
-    return PreparedRun(plan, record, newest, device, precision, corpus, windows, model)
+    content = former or new_record(plan, describe_device(config.trainer, device, precision), corpus, model)
+    record = RunRecord(plan.folder, content, writes=rank() == 0)
+    trainer = config.trainer
+    reading = Reading(config.ctx.length, config.data.eval_tokens, device, trainer.device_tokens, trainer.progress)
+    return PreparedRun(plan, record, newest, device, precision, corpus, windows, model, reading)
 
 
 def load_parent(parent: TrainedParent, corpus: Corpus, model: LanguageModel) -> None:
@@ -94,7 +99,9 @@ def load_parent(parent: TrainedParent, corpus: Corpus, model: LanguageModel) -> 
         sizes = f"data.vocab_size={corpus.vocab_size}, not {parent.data['vocab_size']}"
         digests = f"tokenizer {ours[:12]}, not {theirs[:12] if theirs else 'known'}"
         raise bad_value("from", parent.run, f"was trained with another tokenizer ({sizes}; {digests})")
-    check_parent_unchanged(parent)
+    newest = newest_whole(parent.checkpoint.path.parent)
+    if newest is None or newest.sha256 != parent.checkpoint.sha256:
+        raise bad_value("from", parent.run, "has just got another checkpoint; start again when it has ended")
     load_weights(model, parent.checkpoint.path)
 
 
@@ -108,7 +115,7 @@ def new_record(plan: RunPlan, device: Device, corpus: Corpus, model: LanguageMod
         "status": "running",
         "error": None,
         "config": to_plain(config),
-        "identity": identity(config),
+        "identity": plan.identity,
         "overrides": plan.overrides,
         "sweep": plan.sweep,
         "git": git_state(),

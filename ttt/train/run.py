@@ -8,10 +8,9 @@ import lightning.pytorch as pl
 import yaml
 
 from ttt.config.errors import DivergedError
-from ttt.config.plain import to_plain
 from ttt.data.loader import TrainLoader
 from ttt.evaluate.perplexity import SplitEvaluation
-from ttt.evaluate.run import Reading, TrainedRun, evaluate_run
+from ttt.evaluate.run import TrainedRun, evaluate_run
 from ttt.layers.observing import ttt_layers
 from ttt.models.build import build_model
 from ttt.models.language_model import LanguageModel
@@ -27,7 +26,6 @@ from ttt.train.inner_watch import InnerWatch
 from ttt.train.loggers import make_loggers
 from ttt.train.module import TrainingModule
 from ttt.train.opening import reset_folder, rewind_folder
-from ttt.train.planning import order_seed
 from ttt.train.prepare import PreparedRun
 from ttt.train.processes import cluster_environment, destroy_group
 from ttt.train.recording import recording
@@ -57,7 +55,7 @@ def _open_folder(prepared: PreparedRun) -> None:
     plan, newest = prepared.plan, prepared.newest
     if newest is None:
         reset_folder(plan.folder)
-        write_text(plan.folder.config, yaml.safe_dump(to_plain(plan.config), sort_keys=False))
+        write_text(plan.folder.config, yaml.safe_dump(prepared.record.content["config"], sort_keys=False))
     else:
         rewind_folder(plan.folder, newest)
 
@@ -80,7 +78,7 @@ def _train(prepared: PreparedRun) -> MetricLog:
         prepared.windows,
         batch_size=plan.step_plan.device_batch,
         batches=plan.step_plan.schedule_steps * plan.step_plan.accumulate,
-        seed=order_seed(plan.config),
+        seed=plan.order_seed,
         rank=trainer.global_rank,
         world_size=trainer.world_size,
     )
@@ -121,13 +119,9 @@ def _metrics(prepared: PreparedRun) -> MetricLog:
 
 def _trained(prepared: PreparedRun, metrics: MetricLog) -> TrainedRun:
     """Return the run with the weights that training left, for its evaluation."""
-    config, record = prepared.plan.config, prepared.record
-    trainer = config.trainer
-    model = _gathered_model(prepared) if trainer.strategy == "fsdp" else prepared.model
-    reading = Reading(
-        config.ctx.length, config.data.eval_tokens, prepared.device, trainer.device_tokens, trainer.progress
-    )
-    return TrainedRun(record, prepared.corpus, model.to(prepared.device), record.steps, reading, metrics)
+    record, strategy = prepared.record, prepared.plan.config.trainer.strategy
+    model = _gathered_model(prepared) if strategy == "fsdp" else prepared.model
+    return TrainedRun(record, prepared.corpus, model.to(prepared.device), record.steps, prepared.reading, metrics)
 
 
 def _gathered_model(prepared: PreparedRun) -> LanguageModel:

@@ -11,9 +11,9 @@ from ttt.config.errors import UserError
 from ttt.config.plain import from_plain
 from ttt.config.schema import TrainConfig
 from ttt.results.lock import locked
-from ttt.results.record import RunFolder, read_record
+from ttt.results.record import Record, RunFolder
 from ttt.results.run_record import Label
-from ttt.train.opening import RunAction, open_run
+from ttt.train.opening import Opening, open_run
 from ttt.train.planning import RunPlan, plan_run
 from ttt.train.processes import all_ranks_or_fail, broadcast_from_rank0, check_processes, process_group, rank
 
@@ -42,14 +42,14 @@ def train(config: TrainConfig, overrides: list[str], sweep: str | None = None, l
     from ttt.train.stopping import requeueing
 
     with requeueing(), process_group(plan.config.trainer.device), ExitStack() as lock:
-        action = broadcast_from_rank0(lambda: _open(plan, lock))
-        if action == "finished":
-            _report_finished(plan.folder)
+        opening = broadcast_from_rank0(lambda: _open(plan, lock))
+        if opening.action == "finished" and opening.record is not None:
+            _report_finished(plan.folder, opening.record)
             return
         from ttt.train.prepare import prepare
         from ttt.train.run import run
 
-        prepared = all_ranks_or_fail(lambda: prepare(plan, resume=action == "resume"))
+        prepared = all_ranks_or_fail(lambda: prepare(plan, opening.record))
         _report_start(prepared)
         evaluation = run(prepared)
         if evaluation is not None:
@@ -57,16 +57,16 @@ def train(config: TrainConfig, overrides: list[str], sweep: str | None = None, l
             print(f"{plan.folder.path}: {reached}")
 
 
-def _open(plan: RunPlan, lock: ExitStack) -> RunAction:
+def _open(plan: RunPlan, lock: ExitStack) -> Opening:
     """Decide what to do in the run's folder, which the first process keeps locked until ``lock`` is closed."""
     if rank() == 0:
         lock.enter_context(locked(plan.folder.path))
     return open_run(plan)
 
 
-def _report_finished(folder: RunFolder) -> None:
+def _report_finished(folder: RunFolder, record: Record) -> None:
     if rank() == 0:
-        reached = read_record(folder.record)["results"]["validation"]["perplexity"]
+        reached = record["results"]["validation"]["perplexity"]
         print(f"{folder.path} is finished: validation perplexity {reached:.2f}; overwrite=true runs it again")
 
 
