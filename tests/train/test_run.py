@@ -291,3 +291,12 @@ def test_a_logger_that_is_not_installed_is_named(
     with pytest.raises(UserError, match=r"trainer.logger=wandb: is not installed; pip install wandb"):
         train(configure(f"run_dir={tmp_path}/run", "trainer.logger=wandb"), [])
     assert not (tmp_path / "run").exists()
+
+
+def test_a_label_goes_into_the_record(configure: Configure, tmp_path: Path) -> None:
+    label = {"method": "TTT-Linear", "departures": {}}
+    common = (f"run_dir={tmp_path}/run", "trainer.checkpoint_every=1")
+    train(configure(*common, "trainer.max_steps=1"), [], label=label)
+    assert record(tmp_path / "run")["label"] == label
+    train(configure(*common, "trainer.max_steps=2", "ckpt=last"), [])
+    assert record(tmp_path / "run")["label"] == label, "a resumed run keeps it"

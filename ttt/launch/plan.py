@@ -193,7 +193,8 @@ def _read(folder: SweepFolder) -> dict[str, Any]:
 
 
 def _run(plain: dict[str, Any]) -> PlannedRun:
-    return PlannedRun(**{**plain, "overrides": tuple(plain["overrides"])})
+    known = {key: plain[key] for key in PlannedRun.__dataclass_fields__ if key in plain}
+    return PlannedRun(**{**known, "overrides": tuple(plain["overrides"])})
 
 
 def _to_compare(run: PlannedRun) -> Resolved:
