@@ -139,7 +139,7 @@ def test_seeds_are_paired_and_so_cancel(tmp_path: Path) -> None:
 
 def test_a_run_that_diverged_is_not_dropped(tmp_path: Path) -> None:
     backbones(tmp_path, 1)
-    make_run(tmp_path, "ttt_mlp", "transformer", seed=2, steps=1, status="failed", evaluated=False)
+    make_run(tmp_path, "ttt_mlp", "transformer", seed=2, steps=1, status="diverged", evaluated=False)
     claim = judged(tmp_path)[3]
     assert claim.verdict == Verdict.UNDECIDED
     assert "something diverged" in claim.parts[0].name

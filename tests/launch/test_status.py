@@ -101,13 +101,14 @@ def test_a_run_that_was_stopped_early_on_purpose_is_not_finished(make_sweep: Mak
     assert only(folder).state == "not submitted"
 
 
-def test_a_failed_run_says_why(make_sweep: Make, program: Program, tmp_path: Path) -> None:
+@pytest.mark.parametrize("status", ["failed", "diverged"])
+def test_a_failed_run_says_why(status: str, make_sweep: Make, program: Program, tmp_path: Path) -> None:
     run = planned(0, tmp_path)
     folder = make_sweep([run])
     submitted(folder, run, "17_3")
     sacct(program, {"17_3": "FAILED"})
-    ended(folder, run, "17_3", "failed", "loss diverged at step 3")
-    assert (only(folder).state, only(folder).detail) == ("failed", "loss diverged at step 3")
+    ended(folder, run, "17_3", status, "loss diverged at step 3")
+    assert (only(folder).state, only(folder).detail) == (status, "loss diverged at step 3")
 
 
 def test_a_run_that_diverged_is_shown_as_such_and_counts_as_a_failure(

@@ -51,7 +51,7 @@ def test_a_search_on_one_seed_does_not_displace_what_was_run_with_several(tmp_pa
 def test_a_setting_of_which_a_seed_diverged_comes_last(tmp_path: Path) -> None:
     safe = make_run(tmp_path, steps=1, perplexity=45, evaluated=False)
     fast = make_run(tmp_path, steps=1, perplexity=40, evaluated=False, learning_rate=1e-2)
-    lost = make_run(tmp_path, seed=1, steps=1, status="failed", evaluated=False, learning_rate=1e-2)
+    lost = make_run(tmp_path, seed=1, steps=1, status="diverged", evaluated=False, learning_rate=1e-2)
     assert roles(tmp_path) == {
         safe.path.name: Role.DRAWN,
         fast.path.name: Role.OTHER_SETTING,

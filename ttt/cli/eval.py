@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from ttt.cli.command import Command
-from ttt.config.errors import RunError, bad_value
+from ttt.config.errors import DivergedError, bad_value
 from ttt.config.keys import check_keys
 from ttt.config.schema import EvalConfig
 
@@ -32,31 +32,33 @@ def evaluate(config: EvalConfig, overrides: list[str]) -> None:  # noqa: ARG001 
     """Evaluate one run and print its perplexity or the result of the probe.
 
     Raises:
-        UserError: no such run, split, probe or device, a run without a checkpoint, or one that another process writes.
-        RunError: the model's numbers are not finite.
+        UserError: there is no such run, split, probe or device, the run has no checkpoint, or another process writes
+            its folder.
+        DivergedError: the model's numbers are not finite.
     """
     check_keys(config)
     if (config.probe == "reset") != (config.reset_every is not None):
         raise bad_value("reset_every", config.reset_every, "goes with probe=reset, which needs a number of tokens")
     from ttt.evaluate.inner_loss import probe_run
     from ttt.evaluate.reset import probe_resets
-    from ttt.evaluate.run import evaluate_run
+    from ttt.evaluate.run import evaluate_run, load_run
     from ttt.models.device import choose_device
-    from ttt.results.lock import holding
+    from ttt.results.lock import locked
     from ttt.results.metrics import Split
     from ttt.results.record import RunFolder, read_record
 
     folder = RunFolder(Path(config.run))
     # A folder without a run is refused before anything is written there.
     read_record(folder.record)
-    given = (folder, cast(Split, config.split), choose_device(config.device, "device"))
-    with holding(folder.path):
+    split, device = cast(Split, config.split), choose_device(config.device, "device")
+    with locked(folder.path):
+        run = load_run(folder, device, eval_tokens=config.eval_tokens)
         if config.probe is None:
-            _print_perplexity(folder, config.split, evaluate_run(*given, config.eval_tokens))
+            _print_perplexity(folder, split, evaluate_run(run, split))
         elif config.reset_every is None:
-            _print_inner_loss(folder, config.split, probe_run(*given, config.eval_tokens))
+            _print_inner_loss(folder, split, probe_run(run, split))
         else:
-            _print_resets(folder, config.split, probe_resets(*given, config.reset_every, config.eval_tokens))
+            _print_resets(folder, split, probe_resets(run, split, config.reset_every))
 
 
 def _print_perplexity(folder: RunFolder, split: str, evaluation: SplitEvaluation) -> None:
@@ -74,7 +76,7 @@ def _print_inner_loss(folder: RunFolder, split: str, probe: Probe) -> None:
     for subject, text in probe.warnings.items():
         print(f"warning: {subject}: {text}", file=sys.stderr)
     if probe.failure is not None:
-        raise RunError(f"{folder.path}: {probe.failure}")
+        raise DivergedError(f"{folder.path}: {probe.failure}")
 
 
 def _print_resets(folder: RunFolder, split: str, losses: ResetLosses) -> None:

@@ -16,7 +16,7 @@ usage: ttt-generate run=FOLDER [KEY=VALUE ...]
 
   ttt-generate run=runs/NAME prompt="def main("
 
-The text goes to standard output, the speed of reading the prompt and of writing to standard error.
+The text goes to standard output, the speed of reading and writing to standard error.
 """
 
 
@@ -24,8 +24,8 @@ def generate(config: GenerateConfig, overrides: list[str]) -> None:  # noqa: ARG
     """Print the prompt and its continuation.
 
     Raises:
-        UserError: a value out of its range, no such run or device, or a run without a checkpoint.
-        RunError: the model's logits are not finite.
+        UserError: a value is out of range, there is no such run or device, or the run has no checkpoint.
+        DivergedError: the model's logits are not finite.
     """
     check_keys(config)
     try:

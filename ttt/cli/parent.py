@@ -1,4 +1,4 @@
-"""``from=FOLDER``: what a run takes over from the run whose weights it starts from."""
+"""``from=FOLDER``: the settings that a run inherits from the run whose weights it starts from."""
 
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -14,14 +14,14 @@ from ttt.config.schema import Resolved
 from ttt.results.record import RunFolder, read_record
 
 INHERITED = ("model", "size", "backbone", "data", "ctx")
-"""Groups that are the parent's where the command line does not choose."""
+"""Groups that a run inherits unless the command line chooses an option."""
 
 
 def like_its_parent(composed: DictConfig, overrides: list[str]) -> DictConfig:
-    """The configuration composed again, on top of its parent's, if it has one.
+    """Return the configuration, composed again on top of its parent's if it has one.
 
     Raises:
-        UserError: there is no run in the parent's folder.
+        UserError: the parent's folder holds no run.
     """
     if composed.parent.run is None:
         return composed
@@ -31,7 +31,7 @@ def like_its_parent(composed: DictConfig, overrides: list[str]) -> DictConfig:
 
 
 def inherited(parent: Resolved, chosen: Collection[str]) -> list[str]:
-    """Overrides that give every group of ``INHERITED`` that is not ``chosen`` the parent's values."""
+    """Return overrides with the parent's values of every group of ``INHERITED`` that is not ``chosen``."""
     groups = [group for group in INHERITED if group not in chosen]
     # The schema of a model depends on its name, that of data on an added source; other groups have only one.
     options = [quote_option(f"model={parent['model']['name']}")] if "model" in groups else []
@@ -49,7 +49,7 @@ def _leaves(node: Resolved, prefix: str) -> Iterator[str]:
 
 
 def _text(value: Any) -> str:
-    """A value as Hydra reads it."""
+    """Return a value in Hydra's syntax."""
     if isinstance(value, str):
         return QuotedString(value, Quote.single).with_quotes()
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""``ttt-train``: trains a language model, evaluates it and writes its record."""
+"""``ttt-train``: train a language model, evaluate it and write its record."""
 
 import sys
 

@@ -5,15 +5,15 @@ import signal
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import submitit
 from submitit.core.utils import UncompletedJobError
 from submitit.helpers import DelayedSubmission, TorchDistributedEnvironment
 
-from ttt.config.errors import InterruptedRunError, RunError, UserError
+from ttt.config.errors import DivergedError, InterruptedRunError, RunError, UserError
 from ttt.launch.journal import EndStatus, JobEnd, append_lines
 from ttt.launch.plan import PlannedRun, SweepFolder
+from ttt.results.run_record import Label
 from ttt.train.start import read_config, train
 
 
@@ -36,7 +36,7 @@ class Job:
     ends: Path
     sweep: str
     overrides: tuple[str, ...]
-    label: dict[str, Any] | None = None
+    label: Label = None
 
     def __call__(self) -> None:
         """Train the run.
@@ -61,7 +61,7 @@ class Job:
     def _train(self) -> None:
         config = read_config(self.config)
         config.ckpt, config.overwrite = "last", False
-        train(config, list(self.overrides), self.sweep)
+        train(config, list(self.overrides), self.sweep, self.label)
 
     def _record_end(self, status: EndStatus, error: str | None) -> None:
         environment = submitit.JobEnvironment()
@@ -99,7 +99,9 @@ def _exit(*_: object) -> None:
 
 
 def _end_status(error: BaseException) -> EndStatus:
-    return "interrupted" if isinstance(error, InterruptedRunError | KeyboardInterrupt) else "failed"
+    if isinstance(error, InterruptedRunError | KeyboardInterrupt):
+        return "interrupted"
+    return "diverged" if isinstance(error, DivergedError) else "failed"
 
 
 def _error_line(error: BaseException) -> str:

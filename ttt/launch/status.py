@@ -18,6 +18,7 @@ RunState = Literal[
     "waiting",
     "running",
     "finished",
+    "diverged",
     "failed",
     "diverged",
     "killed",

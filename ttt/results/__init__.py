@@ -1,1 +1,1 @@
-"""What a run leaves behind: its record, its metrics, where it came from; and all runs of a folder as tables."""
+"""The files that a run writes: its record, metrics, checkpoints and lock; and all runs of a folder as tables."""

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: written beside their place and then renamed."""
+"""Files that are complete or absent: they are written under a temporary name and then renamed."""
 
 import os
 from collections.abc import Iterator
@@ -13,9 +13,9 @@ PARTIAL = ".partial"
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write that takes the place of ``path`` at the end, making its folder where it is missing.
+    """Yield a temporary file that replaces ``path`` at the end; its folder is made if it is missing.
 
-    A reader sees the old file or the new one, never a part; when writing fails the old file stays.
+    A reader sees the old file or the new one, never a part; if writing fails, the old file stays.
 
     Raises:
         UserError: the folder or the file cannot be written.
@@ -37,7 +37,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Replaces ``path`` by ``data``, whole or not at all.
+    """Replace ``path`` by ``data``, completely or not at all.
 
     Raises:
         UserError: the folder or the file cannot be written.
@@ -47,11 +47,11 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """``write_bytes`` of ``text`` in UTF-8."""
+    """Write ``text`` in UTF-8 as ``write_bytes`` does."""
     write_bytes(path, text.encode())
 
 
 def remove_partials(folder: Path) -> None:
-    """Removes what a process that was killed while it wrote into ``folder`` has left there."""
+    """Remove the temporary files of a process that was killed while it wrote into ``folder``."""
     for file in folder.glob(f".*{PARTIAL}"):
         file.unlink(missing_ok=True)

@@ -1,8 +1,8 @@
-"""A run's checkpoint files: their names, and whether they are still what was written.
+"""A run's checkpoint files: their names and their digests.
 
-``step-00000250.ckpt`` has its digest beside it, in ``step-00000250.ckpt.sha256``, as ``sha256sum`` writes it. The
-digest is written last: a checkpoint without one was not finished. What must not be gone on from is set aside under
-another name, such as ``step-00000250.ckpt.diverged``.
+The digest of ``step-00000250.ckpt`` is in ``step-00000250.ckpt.sha256``, in the format of ``sha256sum``. It is written
+last: a checkpoint without one is incomplete. A checkpoint from which no run must resume is set aside under another
+name, such as ``step-00000250.ckpt.diverged``.
 """
 
 import sys
@@ -19,7 +19,7 @@ DIGEST_SUFFIX = ".sha256"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint that is whole: its file, its optimizer steps and the SHA-256 of its bytes."""
+    """An undamaged checkpoint: its file, its optimizer steps and the SHA-256 of its bytes."""
 
     path: Path
     step: int
@@ -27,24 +27,24 @@ class Checkpoint:
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
-    """File of the checkpoint after ``step`` optimizer steps."""
+    """Return the file of the checkpoint after ``step`` optimizer steps."""
     return folder / f"step-{step:08d}{SUFFIX}"
 
 
 def checkpoint_step(path: Path) -> int:
-    """The number of optimizer steps in a name that ``checkpoint_path`` gave."""
+    """Return the number of optimizer steps in a name made by ``checkpoint_path``."""
     return int(path.stem.removeprefix("step-"))
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """Checkpoints in ``folder``, whole or not, oldest first."""
+    """Return the checkpoints in ``folder``, damaged or not, oldest first."""
     return sorted(folder.glob(f"step-*{SUFFIX}"))
 
 
 def newest_whole(folder: Path) -> Checkpoint | None:
-    """The newest checkpoint whose bytes have its digest, None where there are no checkpoints.
+    """Return the newest checkpoint that matches its digest, or None if there are no checkpoints.
 
-    Each that is damaged is reported in a line on standard error.
+    Each damaged one is reported on standard error.
 
     Raises:
         UserError: there are checkpoints, and every one is damaged.
@@ -61,7 +61,7 @@ def newest_whole(folder: Path) -> Checkpoint | None:
 
 
 def write_digest(path: Path, sha256: str) -> None:
-    """Declares the checkpoint ``path`` finished, its bytes having this SHA-256.
+    """Write the SHA-256 of the checkpoint ``path``, which completes it.
 
     Raises:
         UserError: the file cannot be written.
@@ -70,19 +70,19 @@ def write_digest(path: Path, sha256: str) -> None:
 
 
 def remove_checkpoint(path: Path) -> None:
-    """Removes a checkpoint and its digest."""
+    """Remove a checkpoint and its digest."""
     _digest_path(path).unlink(missing_ok=True)
     path.unlink(missing_ok=True)
 
 
 def set_aside(path: Path, why: str) -> None:
-    """Renames a checkpoint to ``<its name>.<why>``: it is kept for a look, and nothing goes on from it."""
+    """Rename a checkpoint to ``<its name>.<why>``: it is kept for inspection, and no run resumes from it."""
     _digest_path(path).unlink(missing_ok=True)
     path.replace(path.with_name(f"{path.name}.{why}"))
 
 
 def _verified(path: Path) -> Checkpoint:
-    """Raises ValueError with the reason where the file is not what was written."""
+    """Return the checkpoint, or raise ValueError with the reason if it is damaged."""
     beside = _digest_path(path)
     try:
         expected = beside.read_text(encoding="ascii").partition(" ")[0]

@@ -39,9 +39,6 @@ TRIED = {"model.rope_base"}
 NOT_LEARNED_FROM = {"kernel.name", "data.eval_tokens"}
 """Settings that make a run another one, but not what it learns."""
 
-DIVERGENCE = r"became (?:nan|-?inf)|not finite|diverged"
-"""How the error of a run that diverged reads."""
-
 
 class Role(StrEnum):
     """What a run is to a figure."""
@@ -120,10 +117,9 @@ def compare(
     of_parent = rows["parent"].map(results.runs.set_index("run_id")["training_flops"]).astype("Float64")
     rows["flops"] = (rows["training_flops"] + of_parent.where(rows["parent"].notna(), 0.0)).astype(float)
     rows.loc[rows["flops"].isna(), "role"] = Role.NO_PARENT
-    diverged = (rows["status"] == "failed") & rows["error"].fillna("").str.contains(DIVERGENCE)
     evaluated = (rows["status"] == "finished") & rows["validation_loss"].notna()
     rows.loc[~evaluated, "role"] = Role.UNEVALUATED
-    rows.loc[diverged, "role"] = Role.DIVERGED
+    rows.loc[rows["status"] == "diverged", "role"] = Role.DIVERGED
     for _, group in rows[rows["parent"].isna()].groupby(SIZE, dropna=False):
         others = group.index[group["tokens_planned"] != (length or usual_length)(group)]
         rows.loc[others, "role"] = Role.OTHER_LENGTH

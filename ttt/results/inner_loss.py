@@ -1,4 +1,4 @@
-"""What a run's inner loops do at every token of a sequence, kept in ``inner_loss.parquet``.
+"""The inner losses of a run at every token of a sequence, kept in ``inner_loss.parquet``.
 
 | column       | type   | meaning                                                           |
 |--------------|--------|-------------------------------------------------------------------|
@@ -8,14 +8,14 @@
 | layer        | int64  | TTT layer, from 1                                                 |
 | position     | int64  | token index t, from 1                                             |
 | loss_initial | double | inner loss of token t under W_0                                   |
-| loss_before  | double | under W_{t-1}, the weights that the tokens before it left         |
+| loss_before  | double | under W_{t-1}, the weights after the tokens before it             |
 | loss_after   | double | under W_t, after its own update                                   |
 | update_norm  | double | norm of W_t - W_{t-1}                                             |
 | weight_norm  | double | norm of W_t                                                       |
-| sequences    | int64  | how many sequences, with all their heads, stand behind the values |
+| sequences    | int64  | number of sequences, with all their heads, that were averaged     |
 
-The inner loss has no unit. A split's rows are those of its last probe. There are no times in it, so that equal runs
-leave equal bytes.
+The inner loss has no unit. A split's rows are those of its last probe. The file holds no times, so that equal runs
+write equal bytes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -47,18 +47,18 @@ TEXT_COLUMNS = ["run_id", "split"]
 def write_inner_loss(
     path: Path, run_id: str, split: Split, step: int, layers: Sequence[Mapping[str, np.ndarray]], sequences: int
 ) -> None:
-    """Puts a probe in the place of the split's former one.
+    """Write the result of a probe in place of the split's former one.
 
     Args:
         path: the file.
-        run_id: stands in every row.
-        split: what was read.
+        run_id: is in every row.
+        split: the split that was read.
         step: optimiser steps that the weights have seen.
         layers: for each layer every name of ``VALUES``, [T] from position 1, the mean over sequences and heads.
-        sequences: how many.
+        sequences: their number.
 
     Raises:
-        UserError: the file cannot be written, or there is one that is not such a table.
+        UserError: the file cannot be written, or the existing one is no such table.
     """
     tables = [_rows(run_id, split, step, number, values, sequences) for number, values in enumerate(layers, 1)]
     if path.exists():
@@ -69,10 +69,10 @@ def write_inner_loss(
 
 
 def read_inner_loss(path: Path) -> pa.Table:
-    """The table in ``path``, text columns dictionary-encoded.
+    """Return the table in ``path``, text columns dictionary-encoded.
 
     Raises:
-        UserError: no such file, or not a table of inner losses.
+        UserError: the file is missing or is no table of inner losses.
     """
     return read_table(path, SCHEMA, TEXT_COLUMNS, "inner losses")
 

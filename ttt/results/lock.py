@@ -1,12 +1,9 @@
 """The lock of a run's folder: one process writes there at a time, also where several machines share the disk.
 
-``lock.json`` names the holder, and the holder renews it every few seconds. Whether a holder is still there:
-
-- on the same machine, its process tells;
-- in the same job of a cluster, a later restart means that the earlier one has ended;
-- elsewhere, a file that was not renewed for a minute has lost its holder. Clocks are not compared.
-
-Looking and writing happen under a file lock of the operating system, so that of two that take over one wins.
+``lock.json`` describes the holder, which renews it every few seconds: its heartbeat. The lock of a dead holder is
+broken at once if it ran on this machine or in an earlier start of the same cluster job, otherwise after a minute
+without a heartbeat. Clocks of machines are not compared. The file is read and written under a file lock of the
+operating system, where the disk has working ones, so that only one of several waiting processes gets the folder.
 """
 
 import json
@@ -18,9 +15,9 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import filelock
 
@@ -29,133 +26,146 @@ from ttt.results.atomic import write_text
 
 LOCK_FILE, GUARD_FILE = "lock.json", ".lock.guard"
 LOCK_FILES = (LOCK_FILE, GUARD_FILE)
-"""What the lock keeps in a folder; neither is part of a run."""
+"""Files of the lock in a folder; neither is part of a run."""
 
-SECONDS_BETWEEN_BEATS = 5.0
+SECONDS_BETWEEN_HEARTBEATS = 5.0
 SECONDS_UNTIL_STALE = 60.0
 SECONDS_FOR_GUARD = 30.0
 
-
-@dataclass(frozen=True)
-class Holder:
-    """Who writes a folder.
-
-    Attributes:
-        token: another one for each time that a lock is taken.
-        host: name of the machine.
-        machine: what processes must share for a process id to mean the same to both; empty where it is not known.
-        pid: the process.
-        started: when that process started, in ticks of the machine's clock; tells apart processes that had one id.
-        job: SLURM's id of the job, and of its cluster; None outside.
-        restart: how often the job was queued again.
-        since: when the lock was taken, ISO 8601 UTC.
-    """
-
-    token: str
-    host: str
-    machine: str
-    pid: int
-    started: int | None
-    job: str | None
-    restart: int
-    since: str
-
-    def __str__(self) -> str:
-        job = f", SLURM job {self.job} (restart {self.restart})" if self.job else ""
-        return f"process {self.pid} on {self.host}{job}, since {self.since}"
-
-
-@dataclass(frozen=True)
-class State:
-    """What ``lock.json`` holds: ``beat`` counts how often ``holder`` has renewed it."""
-
-    holder: Holder
-    beat: int
+Holder = dict[str, Any]
+State = dict[str, Any]
+"""Content of ``lock.json``: ``holder``, and ``heartbeat``, which counts its renewals."""
 
 
 @contextmanager
-def holding(folder: Path) -> Iterator[None]:
-    """Only this process writes ``folder``, which is made where it is missing and removed if it stays empty.
+def locked(folder: Path) -> Iterator[None]:
+    """Let only this process write ``folder``, which is made if it is missing and removed if it stays empty.
 
-    Should another machine have taken the folder over, because this one stood still, the process ends on the spot: there
-    is nothing it may still write.
+    If another machine breaks the lock, because this process had no heartbeat for a minute, the process exits at once:
+    it must not write any more.
 
     Raises:
         UserError: another process holds the folder, or it cannot be written.
     """
-    made = _make(folder)
-    lock = Lock(folder)
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another folder") from error
+        lock = Lock(folder)
         lock.take()
         try:
             yield
         finally:
             lock.release()
     finally:
-        _remove_empty(made)
+        for path in missing:
+            with suppress(OSError):
+                path.rmdir()
+
+
+def holds_other_files(folder: Path) -> bool:
+    """Return whether ``folder`` has files besides those of a lock."""
+    return any(path.name not in LOCK_FILES for path in folder.iterdir())
 
 
 class Lock:
-    """The lock of ``folder``, an existing one."""
+    """The lock of ``folder``, which exists."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.holder = folder, _this_process()
-        self._beat = 0
-        self._ended = threading.Event()
-        self._renewing = threading.Thread(target=self._renew, name="lock", daemon=True)
+        self.folder, self.holder, self._heartbeat = folder, _this_process(), 0
+        self._released = threading.Event()
+        self._thread = threading.Thread(target=self._renew, name="lock", daemon=True)
 
     def take(self) -> None:
-        """Waits as long as it takes to see whether another holder is still there, a minute at most.
+        """Take the lock, after at most a minute of waiting for another holder's heartbeat.
 
         Raises:
-            UserError: it is, or the folder cannot be written.
+            UserError: the holder is alive, or the folder cannot be written.
         """
-        watch = Watch(self.folder)
-        while not self._taken(watch):
-            time.sleep(SECONDS_BETWEEN_BEATS / 2)
-        self._renewing.start()
+        first, since = None, time.monotonic()
+        while not self._taken(first, since):
+            if first is None:
+                first, since = self._read(), time.monotonic()
+            time.sleep(SECONDS_BETWEEN_HEARTBEATS / 2)
+        self._thread.start()
 
     def release(self) -> None:
-        """Lets the next one in."""
-        self._ended.set()
-        self._renewing.join()
+        """Give the lock up."""
+        self._released.set()
+        self._thread.join()
         # A folder that was deleted in the meantime has no lock to remove.
         with suppress(UserError), self._guard():
-            state = _read(self.folder)
-            if state is not None and state.holder == self.holder:
+            state = self._read()
+            if state is not None and state["holder"] == self.holder:
                 (self.folder / LOCK_FILE).unlink()
-            # Who waits for it notices that it is another file by now.
+            # A process that waits for this file notices that it was replaced.
             (self.folder / GUARD_FILE).unlink()
 
-    def _taken(self, watch: "Watch") -> bool:
+    def _taken(self, first: State | None, since: float) -> bool:
+        """Take the lock if it is free or stale; ``first`` is the state seen at ``since``, None at the first look."""
         with self._guard():
-            state = _read(self.folder)
-            why = None if state is None else _gone(state.holder, self.holder) or watch.silent(state, self.holder)
-            if state is not None and why is None:
-                return False
+            state = self._read()
             if state is not None:
-                print(f"{self.folder}: taken over from {state.holder}: {why}", file=sys.stderr, flush=True)
+                reason = self._stale_reason(state, first, since)
+                if reason is None:
+                    if first is None:
+                        wait = f"waiting up to {SECONDS_UNTIL_STALE:.0f} s to see whether it is still there"
+                        _report(f"{self.folder}: held by {_name(state)}; {wait}")
+                    return False
+                _report(f"{self.folder}: taken over from {_name(state)}: {reason}")
             self._write()
         return True
 
+    def _stale_reason(self, state: State, first: State | None, since: float) -> str | None:
+        """Return why the lock may be broken, or None to keep waiting.
+
+        Raises:
+            UserError: the holder is alive.
+        """
+        theirs, ours = state["holder"], self.holder
+        same_machine = theirs["machine"] and theirs["machine"] == ours["machine"]
+        if same_machine and _started(theirs["pid"]) != theirs["started"]:
+            return "that process has ended"
+        if theirs["job"] and theirs["job"] == ours["job"] and theirs["restart"] < ours["restart"]:
+            return "its job was started again"
+        if same_machine or (first and state != first):
+            stop = f"scancel {theirs['job'].partition(' ')[0]}" if theirs["job"] else f"kill {theirs['pid']} there"
+            raise UserError(f"{self.folder}: is being written by {_name(state)}; wait for its end, or stop it ({stop})")
+        stale = first is not None and time.monotonic() - since >= SECONDS_UNTIL_STALE
+        return f"no sign of it for {SECONDS_UNTIL_STALE:.0f} s" if stale else None
+
     def _renew(self) -> None:
-        while not self._ended.wait(SECONDS_BETWEEN_BEATS):
-            # A full disk or a deleted folder is for the run to find; the lock tries again.
+        while not self._released.wait(SECONDS_BETWEEN_HEARTBEATS):
+            # A full disk or a deleted folder is reported by the run; the lock tries again.
             with suppress(UserError), self._guard():
-                state = _read(self.folder)
-                if state is not None and state.holder != self.holder:
-                    print(f"error: {self.folder}: was taken over by {state.holder}", file=sys.stderr, flush=True)
+                state = self._read()
+                if state is not None and state["holder"] != self.holder:
+                    _report(f"error: {self.folder}: was taken over by {_name(state)}")
                     os._exit(1)
-                self._beat += 1
+                self._heartbeat += 1
                 self._write()
 
+    def _read(self) -> State | None:
+        path = self.folder / LOCK_FILE
+        try:
+            state: State = json.loads(path.read_text(encoding="utf-8"))
+            if not state["holder"].keys() >= self.holder.keys():
+                raise ValueError("a key is missing")
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise UserError(f"{path}: names no holder ({error}); remove it if nothing writes the folder") from error
+        return state
+
     def _write(self) -> None:
-        state = asdict(State(self.holder, self._beat))
+        state = {"holder": self.holder, "heartbeat": self._heartbeat}
         write_text(self.folder / LOCK_FILE, json.dumps(state, indent=2) + "\n")
 
     @contextmanager
     def _guard(self) -> Iterator[None]:
-        # Else a folder that was deleted would be made again.
+        # Writing would make a deleted folder again.
         if not self.folder.is_dir():
             raise UserError(f"{self.folder}: was deleted; start again")
         try:
@@ -166,76 +176,22 @@ class Lock:
             raise UserError(f"{self.folder}: cannot be written ({reason}); choose another folder") from error
 
 
-class Watch:
-    """Looks at a lock for as long as it takes to tell whether its holder still renews it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._first: State | None = None
-        self._since = 0.0
-
-    def silent(self, state: State, other: Holder) -> str | None:
-        """Why the holder is given up; None: it has more time.
-
-        Raises:
-            UserError: the holder is there.
-        """
-        holder = state.holder
-        if (holder.machine and holder.machine == other.machine) or (self._first and state != self._first):
-            stop = f"scancel {holder.job.partition(' ')[0]}" if holder.job else f"kill {holder.pid} there"
-            raise UserError(f"{self.folder}: is being written by {holder}; wait for its end, or stop it ({stop})")
-        if self._first is None:
-            self._first, self._since = state, time.monotonic()
-            wait = f"waiting up to {SECONDS_UNTIL_STALE:.0f} s to see whether it is still there"
-            print(f"{self.folder}: held by {holder}; {wait}", file=sys.stderr, flush=True)
-        if time.monotonic() - self._since < SECONDS_UNTIL_STALE:
-            return None
-        return f"no sign of it for {SECONDS_UNTIL_STALE:.0f} s"
-
-
-def holds_other_files(folder: Path) -> bool:
-    """Whether there is more in ``folder`` than a lock."""
-    return any(path.name not in LOCK_FILES for path in folder.iterdir())
-
-
-def _gone(holder: Holder, other: Holder) -> str | None:
-    """Why ``holder`` has certainly ended; None: it may be there."""
-    if holder.machine and holder.machine == other.machine and _started(holder.pid) != holder.started:
-        return "that process has ended"
-    if holder.job is not None and holder.job == other.job and holder.restart < other.restart:
-        return "its job was started again"
-    return None
-
-
-def _read(folder: Path) -> State | None:
-    path = folder / LOCK_FILE
-    try:
-        plain = json.loads(path.read_text(encoding="utf-8"))
-        return State(Holder(**plain["holder"]), plain["beat"])
-    except FileNotFoundError:
-        return None
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{path}: names no holder ({error}); remove it if nothing writes the folder") from error
-
-
 def _this_process() -> Holder:
-    pid = os.getpid()
-    job = os.environ.get("SLURM_JOB_ID")
-    cluster = os.environ.get("SLURM_CLUSTER_NAME")
-    return Holder(
-        token=uuid.uuid4().hex,
-        host=socket.gethostname(),
-        machine=_machine(),
-        pid=pid,
-        started=_started(pid),
-        job=f"{job} of {cluster}" if job and cluster else job,
-        restart=int(os.environ.get("SLURM_RESTART_COUNT", 0)),
-        since=datetime.now(UTC).isoformat(timespec="seconds"),
-    )
+    pid, job, cluster = os.getpid(), os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_CLUSTER_NAME")
+    return {
+        "token": uuid.uuid4().hex,  # another one each time that a lock is taken
+        "host": socket.gethostname(),
+        "machine": _machine(),
+        "pid": pid,
+        "started": _started(pid),  # tells apart processes that had the same id
+        "job": f"{job} of {cluster}" if job and cluster else job,
+        "restart": int(os.environ.get("SLURM_RESTART_COUNT", 0)),
+        "since": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
 
 
 def _machine() -> str:
-    """The machine since it was started and the container on it, where the system tells them."""
+    """Return the machine's boot and the container, within which process ids are unique; empty if not known."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
@@ -244,7 +200,7 @@ def _machine() -> str:
 
 
 def _started(pid: int) -> int | None:
-    """When the process started; None where there is none that runs, or the system does not tell."""
+    """Return the process's start in ticks of the machine's clock; None if it does not run or this is not known."""
     try:
         # The second field is a name in parentheses, which may hold anything.
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
@@ -253,18 +209,11 @@ def _started(pid: int) -> int | None:
     return None if fields[0] in "ZX" else int(fields[19])
 
 
-def _make(folder: Path) -> list[Path]:
-    """Makes ``folder``; returns it and what was made above it, the innermost first."""
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        _remove_empty(missing)
-        raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another folder") from error
-    return missing
+def _name(state: State) -> str:
+    holder = state["holder"]
+    job = f", SLURM job {holder['job']} (restart {holder['restart']})" if holder["job"] else ""
+    return f"process {holder['pid']} on {holder['host']}{job}, since {holder['since']}"
 
 
-def _remove_empty(folders: list[Path]) -> None:
-    for folder in folders:
-        with suppress(OSError):
-            folder.rmdir()
+def _report(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

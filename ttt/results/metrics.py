@@ -1,4 +1,4 @@
-"""Metrics of a run: one long table with a row for each number, kept in ``metrics.parquet``.
+"""Metrics of a run: one long table with one row per number, kept in ``metrics.parquet``.
 
 | column   | type   | meaning                                                                       |
 |----------|--------|-------------------------------------------------------------------------------|
@@ -10,7 +10,7 @@
 | value    | double |                                                                               |
 | unit     | string | nats/token, 1, ...                                                            |
 
-It holds no times, so that equal runs leave equal bytes.
+The file holds no times, so that equal runs write equal bytes.
 """
 
 from collections.abc import Iterable
@@ -39,7 +39,7 @@ TEXT_COLUMNS = ["run_id", "split", "metric", "unit"]
 
 
 class _Key(NamedTuple):
-    """What a number is about; in this order the rows lie in the file."""
+    """The key of a number; the rows of the file are sorted by it."""
 
     split: str
     metric: str
@@ -48,13 +48,13 @@ class _Key(NamedTuple):
 
 
 class MetricLog:
-    """The metrics of one run, gathered in memory and written whole.
+    """The metrics of one run, collected in memory and written as a whole.
 
-    A number given twice for the same split, metric, step and position counts once, with its last value: a repeated
-    evaluation replaces the former one.
+    Of two numbers for the same split, metric, step and position the last one counts: a repeated evaluation replaces the
+    former one.
 
     Args:
-        run_id: stands in every row.
+        run_id: is in every row.
         path: the parquet file that ``write`` replaces.
     """
 
@@ -65,7 +65,7 @@ class MetricLog:
 
     @classmethod
     def resume(cls, path: Path, run_id: str, step: int, splits: tuple[Split, ...] = SPLITS) -> "MetricLog":
-        """The log as it was after ``step`` steps: rows of ``path`` that came later, or of other splits, are dropped.
+        """Return the log as it was after ``step`` steps, without later rows of ``path`` and those of other splits.
 
         To miss no row, write the log before each checkpoint.
 
@@ -80,13 +80,13 @@ class MetricLog:
         return log
 
     def add(self, split: Split, step: int, metric: str, value: float, unit: str, position: int | None = None) -> None:
-        """One number."""
+        """Add one number."""
         self._values[_Key(split, metric, step, position)] = (float(value), unit)
 
     def add_many(
         self, split: Split, step: int, metric: str, values: Iterable[float], unit: str, positions: Iterable[int]
     ) -> None:
-        """A metric by token index: ``values`` and ``positions`` have the same length."""
+        """Add a metric by token index; ``values`` and ``positions`` have the same length."""
         for value, position in zip(values, positions, strict=True):
             self.add(split, step, metric, value, unit, int(position))
 
@@ -113,9 +113,9 @@ class MetricLog:
 
 
 def read_metrics(path: Path) -> pa.Table:
-    """The table in ``path``, text columns dictionary-encoded.
+    """Return the table in ``path``, text columns dictionary-encoded.
 
     Raises:
-        UserError: no such file, or not a table of metrics.
+        UserError: the file is missing or is no table of metrics.
     """
     return read_table(path, SCHEMA, TEXT_COLUMNS, "metrics")

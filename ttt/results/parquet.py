@@ -1,4 +1,4 @@
-"""Tables in parquet files: equal tables are equal bytes, and a file that holds another table is refused by name."""
+"""Tables in parquet files: equal tables are equal bytes, and a file with another table is refused by name."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from ttt.results.atomic import write_bytes
 
 
 def write_table(path: Path, table: pa.Table) -> None:
-    """Replaces the file ``path`` by ``table``, whole or not at all.
+    """Replace the file ``path`` by ``table``, completely or not at all.
 
     Raises:
         UserError: the file cannot be written.
@@ -22,16 +22,16 @@ def write_table(path: Path, table: pa.Table) -> None:
 
 
 def read_table(path: Path, schema: pa.Schema, text_columns: Sequence[str], what: str) -> pa.Table:
-    """The table in ``path``, text columns dictionary-encoded.
+    """Return the table in ``path``, text columns dictionary-encoded.
 
     Args:
         path: the file.
-        schema: the columns that it must have, in this order.
-        text_columns: those of them that hold few different words.
-        what: what the table holds, for the error's line.
+        schema: the columns that it must have, in order.
+        text_columns: the columns with few distinct words.
+        what: the content of the table, for the error message.
 
     Raises:
-        UserError: no such file, or not a table with these columns.
+        UserError: the file is missing or has other columns.
     """
     try:
         names = pq.read_schema(path).names

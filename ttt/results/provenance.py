@@ -1,4 +1,4 @@
-"""Which code and which versions a run was made with."""
+"""The code and the versions that a run was made with."""
 
 import platform
 import subprocess
@@ -28,7 +28,7 @@ DISTRIBUTIONS = (
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the installed distributions that can change a result; imports none of them."""
+    """Return the versions of Python and of installed distributions that can change a result; nothing is imported."""
     found = {"python": platform.python_version()}
     for name in DISTRIBUTIONS:
         try:
@@ -39,10 +39,10 @@ def versions() -> dict[str, str]:
 
 
 def git_state(folder: Path = PACKAGE_FOLDER) -> GitState | None:
-    """Commit of the checkout that ``folder`` belongs to, and whether any file differs from it.
+    """Return the commit of the checkout with ``folder``, and whether any file differs from it.
 
-    None where there is no commit to name: git is missing, or ``folder`` is not tracked by a repository (an
-    installed package that merely lies inside another project's checkout is not).
+    None if git is missing or no repository tracks ``folder``, as with a package that is installed inside another
+    project's checkout.
     """
     if not _git(folder, "ls-files", "--", "."):
         return None

@@ -3,9 +3,8 @@
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 
-from ttt.config.identity import identity
 from ttt.config.schema import Resolved
-from ttt.results.record import Record
+from ttt.results.record import Record, identity_of
 
 SETTING = ["data", "size", "ctx"]
 """Columns of ``Results.runs`` that runs share when a figure compares them."""
@@ -16,7 +15,7 @@ METHOD = ["model", "backbone"]
 
 def settings_of(record: Record) -> dict[str, str]:
     """All that shapes what a run learns, but for the seed: dotted key -> value as text."""
-    settings = _flatten(identity(record["config"]))
+    settings = _flatten(identity_of(record))
     del settings["seed"]
     # Children of runs that are seeds of one another are so too: what counts of a parent is its ``parent.settings``.
     settings.pop("parent.run_id", None)

@@ -1,4 +1,4 @@
-"""What a run computes on: torch's and Lightning's names for the configuration's."""
+"""The device, precision and strategy of a run, as torch and Lightning name them."""
 
 import platform
 from typing import Any
@@ -12,7 +12,7 @@ from ttt.results.record import Device
 
 
 def choose_precision(name: str, device: torch.device) -> str:
-    """Lightning's precision; ``auto`` is mixed on a GPU, in bfloat16 where it has that, and float32 elsewhere."""
+    """Return Lightning's precision; ``auto``: mixed on a GPU, with bfloat16 if it has that, and float32 elsewhere."""
     if name != "auto":
         return name
     if device.type != "cuda":
@@ -21,7 +21,7 @@ def choose_precision(name: str, device: torch.device) -> str:
 
 
 def choose_strategy(name: str) -> str | Strategy:
-    """Lightning's strategy. FSDP wraps every block and gathers whole checkpoints."""
+    """Return Lightning's strategy. FSDP wraps every block and gathers full checkpoints."""
     if name == "single":
         return "auto"
     if name == "ddp":
@@ -31,6 +31,6 @@ def choose_strategy(name: str) -> str | Strategy:
 
 
 def describe_device(config: TrainerConfig, device: torch.device, precision: str) -> Device:
-    """The device as the record names it."""
+    """Return the device as the record describes it."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {"name": f"{device.type}: {name}", "count": config.devices * config.nodes, "precision": precision}

@@ -1,4 +1,4 @@
-"""Where the numbers of a run are shown while it trains, besides its own table."""
+"""Loggers that show the numbers of a run while it trains, besides its own table."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,7 +9,7 @@ from ttt.config.errors import bad_value
 
 
 def require_logger(kind: str) -> None:
-    """Looks whether the package that ``trainer.logger`` needs is installed.
+    """Check that the package for ``trainer.logger`` is installed.
 
     Raises:
         UserError: it is not.
@@ -19,8 +19,8 @@ def require_logger(kind: str) -> None:
 
 
 def make_loggers(kind: str, folder: Path, name: str, first_step: int) -> list[Logger]:
-    """A CSV log always, and TensorBoard or Weights & Biases, all below ``folder / "logs"``."""
-    # Lightning's CSV logger deletes what is in its folder: a resumed run gets one of its own.
+    """Return a CSV logger and, if requested, TensorBoard or Weights & Biases, all writing to ``folder / "logs"``."""
+    # Lightning's CSV logger empties its folder, so a resumed run gets a new one.
     version = f"csv-from-{first_step:08d}" if first_step else "csv"
     loggers: list[Logger] = [CSVLogger(folder, name="logs", version=version)]
     if kind == "tensorboard":

@@ -11,13 +11,13 @@ from torch.optim.lr_scheduler import LambdaLR
 from ttt.config.schema import RecipeConfig
 
 FSDP_PREFIX = "_fsdp_wrapped_module."
-"""What FSDP puts into the names of the parameters that it wraps."""
+"""FSDP adds this to the names of the parameters that it wraps."""
 
 
 def decayed_parameters(model: nn.Module) -> frozenset[str]:
-    """Names of the parameters that decay: matrices; norms, biases and other vectors do not.
+    """Return the names of the parameters with weight decay: matrices, but not norms, biases and other vectors.
 
-    A module names further exceptions among its own parameters in ``no_weight_decay``.
+    A module lists further exceptions among its own parameters in ``no_weight_decay``.
     """
     exempt = {
         f"{module_name}.{name}".lstrip(".")
@@ -28,11 +28,11 @@ def decayed_parameters(model: nn.Module) -> frozenset[str]:
 
 
 def adamw(model: nn.Module, decayed: frozenset[str], recipe: RecipeConfig) -> AdamW:
-    """The optimizer, at the peak learning rate.
+    """Return the optimizer, at the peak learning rate.
 
     Args:
-        model: may be sharded by FSDP by now.
-        decayed: what ``decayed_parameters`` gave before, while every parameter still had its own shape.
+        model: possibly sharded by FSDP.
+        decayed: the result of ``decayed_parameters`` before sharding, while every parameter had its own shape.
         recipe: rates, betas and weight decay.
     """
     groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
@@ -47,12 +47,12 @@ def adamw(model: nn.Module, decayed: frozenset[str], recipe: RecipeConfig) -> Ad
 
 
 def warmup_steps(recipe: RecipeConfig, steps: int) -> int:
-    """Steps of warm-up of a recipe of ``steps`` steps."""
+    """Return the warm-up steps of a recipe of ``steps`` steps."""
     return round(recipe.warmup * steps)
 
 
 def learning_rate(step: int, recipe: RecipeConfig, steps: int) -> float:
-    """The rate of step ``step`` = 0 ... ``steps`` - 1: linear to the peak, then a cosine to the final rate."""
+    """Return the rate of step 0 ... ``steps`` - 1: linear to the peak, then a cosine to the final rate."""
     warmup = warmup_steps(recipe, steps)
     peak, final = recipe.learning_rate, recipe.final_learning_rate
     if step < warmup:
@@ -62,12 +62,12 @@ def learning_rate(step: int, recipe: RecipeConfig, steps: int) -> float:
 
 
 def schedule(optimizer: Optimizer, recipe: RecipeConfig, steps: int) -> LambdaLR:
-    """``learning_rate`` as a scheduler that is stepped once an optimizer step."""
+    """Return ``learning_rate`` as a scheduler that is stepped once per optimizer step."""
     return LambdaLR(optimizer, lambda step: learning_rate(step, recipe, steps) / recipe.learning_rate)
 
 
 def clip_gradients(model: nn.Module, limit: float) -> torch.Tensor:
-    """Scales all gradients down to a total norm of ``limit`` (0: leaves them) and returns the norm before."""
+    """Scale all gradients down to a total norm of ``limit`` (0: no limit) and return the norm before."""
     limit = limit or math.inf
     if isinstance(model, FullyShardedDataParallel):  # only the wrapper sees the shards of all ranks
         return model.clip_grad_norm_(limit)

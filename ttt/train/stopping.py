@@ -1,4 +1,4 @@
-"""Ending a run when a signal asks for it, with nothing lost; and what a cluster's job does then."""
+"""Ending a run on a signal without losing steps, and requeueing the job of a cluster."""
 
 import os
 import re
@@ -15,11 +15,11 @@ import torch
 from ttt.config.errors import InterruptedRunError
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
-"""SIGUSR2 is what submitit has SLURM send before a time limit. SIGUSR1 is left alone: NCCL may use it."""
+"""submitit has SLURM send SIGUSR2 before a time limit. SIGUSR1 is not used because NCCL may use it."""
 
 
 class Interrupted(BaseException):
-    """The run was asked to end by signal ``number``. No ``Exception``, so that nothing takes it for one to handle."""
+    """Signal ``number`` ends the run. Derives from BaseException so that ``except Exception`` does not swallow it."""
 
     def __init__(self, message: str, number: int) -> None:
         super().__init__(message)
@@ -27,13 +27,13 @@ class Interrupted(BaseException):
 
 
 def by_signal(number: int) -> Interrupted:
-    """The exception for a signal."""
+    """Return the exception for a signal."""
     return Interrupted(f"stopped by {signal.Signals(number).name}", number)
 
 
 @contextmanager
 def signals_as_exceptions() -> Iterator[None]:
-    """The signals raise ``Interrupted`` in the main thread."""
+    """Raise ``Interrupted`` in the main thread when a signal arrives."""
     former = _handle(_interrupt)
     try:
         yield
@@ -44,11 +44,11 @@ def signals_as_exceptions() -> Iterator[None]:
 
 @contextmanager
 def requeueing() -> Iterator[None]:
-    """Lets the owner of SIGUSR2, if there is one, put the job back into its queue after a signal has ended the run.
+    """Let the handler of SIGUSR2, if there is one, requeue the job after a signal has ended the run.
 
-    submitit owns it in the jobs it starts: its handler saves what the job needs to start again, and ends the process.
-    It is called when everything is written, and the folder let go. A preempted job gets SIGTERM like one that was
-    cancelled; SLURM tells them apart, and only the first starts again.
+    In submitit's jobs that handler saves what the job needs to start again and ends the process. It is called when
+    everything is written and the folder is unlocked. A preempted job gets SIGTERM, as a cancelled one does; SLURM knows
+    which it was, and only a preempted job is requeued.
     """
     owner = signal.getsignal(signal.SIGUSR2)
     try:
@@ -60,7 +60,7 @@ def requeueing() -> Iterator[None]:
 
 
 def preempted() -> bool:
-    """Whether SLURM wants this job's place for another, and gives it a grace time, in which it counts as running."""
+    """Return whether SLURM preempts this job and grants it a grace time, in which it counts as running."""
     job = os.environ.get("SLURM_JOB_ID")
     if job is None:
         return False
@@ -72,13 +72,13 @@ def preempted() -> bool:
 
 
 class StopRequest(pl.Callback):
-    """While a run trains, the signals are noted, and it ends after the step under way.
+    """Notes signals while a run trains, and ends it after the current step.
 
-    A second SIGINT ends it at once, for somebody at a terminal who will not wait. Any other that follows, as SLURM
-    sends several, changes nothing on the way out.
+    A second SIGINT ends it at once, for a user at a terminal who does not want to wait. Any other further signal is
+    ignored, because SLURM sends several.
 
     Attributes:
-        number: the signal that came to any process of the run, once all have agreed on it; 0: none.
+        number: the signal that any process of the run received, once all know of it; 0: none.
     """
 
     def __init__(self) -> None:
@@ -87,10 +87,10 @@ class StopRequest(pl.Callback):
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Notes the signals.
+        """Note the signals.
 
         Raises:
-            Interrupted: one came. After the last step it has changed nothing so far.
+            Interrupted: a signal arrived. After the last step it has had no effect yet.
         """
         former = _handle(self._note)
         try:
@@ -102,11 +102,11 @@ class StopRequest(pl.Callback):
             raise by_signal(self.number or self._noted)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:  # noqa: ARG002 - Lightning's signature
-        """Takes SIGTERM back from Lightning, whose handler speaks to other processes at any moment."""
+        """Replace Lightning's handler of SIGTERM, which would communicate with other processes at any moment."""
         _handle(self._note)
 
     def agreed(self, trainer: pl.Trainer) -> bool:
-        """Whether the run is to end; all processes of a distributed run ask together, and get the same answer."""
+        """Return whether the run must end; all processes of a distributed run call it together and get one answer."""
         noted = torch.tensor(self._noted, device=trainer.strategy.root_device)
         self.number = int(trainer.strategy.reduce(noted, reduce_op="max"))
         return self.number > 0
@@ -122,5 +122,5 @@ def _interrupt(number: int, _: FrameType | None) -> None:
 
 
 def _handle(handler: Any) -> dict[int, Any]:
-    """Installs ``handler`` and returns the former ones."""
+    """Install ``handler`` and return the former ones."""
     return {number: signal.signal(number, handler) for number in SIGNALS}

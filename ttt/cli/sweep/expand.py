@@ -22,7 +22,7 @@ from ttt.config.plan import check
 from ttt.config.schema import TrainConfig
 from ttt.config.sweep import Sweep, SweepRun, describe_point, read_sweep
 from ttt.launch.plan import Plan, PlannedRun
-from ttt.results.parent import plan_parent
+from ttt.train.planning import planned_parent, with_parent
 
 SET_BY_SWEEP = ("runs", "run", "ckpt", "overwrite", "parent.run", "from")
 """Keys that the sweep sets for its runs; a sweep's file must not."""
@@ -113,8 +113,8 @@ def compose_run(run: SweepRun, runs_folder: Path, parent: TrainConfig | None) ->
     config = as_object(hydra.compose("train", overrides), TrainConfig)
     config = replace(config, runs=str(runs_folder), ckpt="last")
     if parent is not None:
-        plan_parent(config, parent, runs_folder / run_id(parent))
-    elif config.recipe.parent_share:
+        return with_parent(config, planned_parent(parent, runs_folder / run_id(parent)))
+    if config.recipe.parent_share:
         raise bad_value("recipe", config.recipe.name, "starts from another run; name it in a rule with from:")
     return config
 
