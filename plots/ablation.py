@@ -22,14 +22,14 @@ WIDTH, ROW_HEIGHT, REST = 9.2, 0.27, 1.5
 MEASURED: dict[str, Any] = {"color": "#0072B2", "height": 0.62}
 STATED_LOOK: dict[str, Any] = {"color": "white", "edgecolor": "0.25", "hatch": "////", "height": 0.62}
 
-COLUMNS = {"": 0.0, "differs from the row before by": 0.05, "perplexity": 0.66, "step (nats)": 1.0}
-"""Heading of a column of the table -> its place; the last two end there."""
+COLUMNS = {"": 0.0, "difference from the previous row": 0.05, "perplexity": 0.66, "step (nats)": 1.0}
+"""Heading of a column of the table -> its horizontal position; the last column ends there."""
 
 
 def table(results: Results) -> DataFrame:
-    """One row a run, ``points.POINT_COLUMNS`` with ``row`` and what the paper states of it: ``stated``, ``source``.
+    """Return one row per run: ``points.POINT_COLUMNS``, ``row``, and the paper's number: ``stated``, ``source``.
 
-    The runs are those of the data, size and context with the most rows of the ladder.
+    The runs are from the data, size and context with the most rows of Table 1.
     """
     from ttt.results.ablation import STATED, TABLE_1, ladder
 
@@ -43,7 +43,7 @@ def table(results: Results) -> DataFrame:
 
 
 def draw(table: DataFrame) -> Canvas:
-    """A line a row of the table; on its right the measured perplexity and, in a panel of its own, the paper's."""
+    """Draw one line per row of Table 1, with the measured perplexity and, in a separate panel, the paper's."""
     from matplotlib.figure import Figure as Canvas
 
     from ttt.results.ablation import STATED, TABLE_1
@@ -63,8 +63,8 @@ def draw(table: DataFrame) -> Canvas:
     words.set_ylim(len(TABLE_1) + 0.5, 0.2)
     caption(
         canvas,
-        "Step: validation loss less that of the row before, mean and standard deviation over pairs of runs that share "
-        "seed and data.",
+        "Step: validation loss minus the loss of the previous row, mean and standard deviation over pairs of runs with "
+        "the same seed and data.",
         *notes(table, "row"),
         f"Hatched: {STATED}; not measured here.",
     )
@@ -102,7 +102,7 @@ def _write(axes: Axes, table: DataFrame) -> None:
 
 
 def paired_steps(table: DataFrame) -> dict[int, tuple[float, float]]:
-    """Row -> mean and standard deviation of its loss (nats/token) less the row's before it, over the seeds of both."""
+    """Return for each row the mean and standard deviation of its loss minus the previous row's (nats/token)."""
     import numpy as np
 
     losses = np.log(drawn(table).pivot_table(index="seed", columns="row", values="perplexity").astype(float))

@@ -1,4 +1,4 @@
-"""The context length as a hyper-parameter: of all contexts tried at a size, the one with the lowest perplexity."""
+"""Perplexity at the best context length of each size, with the context as a hyper-parameter."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WIDTH, HEIGHT = 4.6, 3.2
 
 
 def table(results: Results) -> DataFrame:
-    """One row a run, ``points.POINT_COLUMNS``, and ``best``: whether its context is its method's best at its size."""
+    """Return one row per run: ``points.POINT_COLUMNS``, and ``best``: its context is the best of method and size."""
     rows = of_data(points(results), "books")
     if drawn(rows)["ctx"].nunique() < 2:
         return rows.assign(best=False).iloc[:0]
@@ -35,7 +35,7 @@ def table(results: Results) -> DataFrame:
 
 
 def draw(table: DataFrame) -> Canvas:
-    """Small points: all contexts; the best of each size are joined."""
+    """Draw all contexts as small points, and a line through the best context of each size."""
     from matplotlib.figure import Figure as Canvas
 
     canvas = Canvas(figsize=(WIDTH, HEIGHT + CAPTION_HEIGHT), layout="constrained")

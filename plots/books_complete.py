@@ -1,4 +1,4 @@
-"""Books at all contexts: perplexity against training FLOPs, with the finetuned Transformer as a method of its own."""
+"""Books at all contexts: perplexity against training FLOPs, with the finetuned Transformer as a separate method."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CONTEXTS = (1024, 2048, 4096, 8192, 16384, 32768)
 
 
 def table(results: Results) -> DataFrame:
-    """One row a run, ``points.POINT_COLUMNS``."""
+    """Return one row per run: ``points.POINT_COLUMNS``."""
     return scaling_table(results, "books", CONTEXTS, finetuned=True)
 
 
@@ -24,7 +24,7 @@ FIGURE = Figure(
     id="books_complete",
     title="Books at all contexts: perplexity against training FLOPs, with finetuning",
     paper="Figure 15 (submission: Figure 11)",
-    needs="finished runs of the methods, at several contexts where there are to be several panels",
+    needs="finished runs of the methods, at several contexts to draw several panels",
     give="ttt-sweep submit sweep=books_complete scale=laptop slurm=local",
     table=table,
     draw=draw_scaling,

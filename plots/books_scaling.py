@@ -16,7 +16,7 @@ CONTEXTS = (2048, 32768)
 
 
 def table(results: Results) -> DataFrame:
-    """One row a run, ``points.POINT_COLUMNS``."""
+    """Return one row per run: ``points.POINT_COLUMNS``."""
     return scaling_table(results, "books", CONTEXTS, finetuned=False)
 
 
@@ -24,7 +24,7 @@ FIGURE = Figure(
     id="books_scaling",
     title="Books: perplexity against training FLOPs",
     paper="Figure 11 (submission: Figure 4)",
-    needs="finished runs of the methods, at several sizes where the lines are to be seen",
+    needs="finished runs of the methods, at several sizes to draw lines",
     give="ttt-sweep submit sweep=books_scaling scale=laptop slurm=local",
     table=table,
     draw=draw_scaling,

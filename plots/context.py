@@ -1,4 +1,4 @@
-"""Perplexity against the context length trained at, one panel a size."""
+"""Perplexity against the training context length, one panel per size."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ PANEL_HEIGHT = 2.4
 
 
 def table(results: Results) -> DataFrame:
-    """One row a run, ``points.POINT_COLUMNS``, of the sizes that were trained at several contexts."""
+    """Return one row per run of the sizes trained at several contexts: ``points.POINT_COLUMNS``."""
     rows = of_data(points(results), "books")
     contexts = drawn(rows).groupby("size")["ctx"].nunique()
     return rows[rows["size"].isin(contexts[contexts > 1].index)]
 
 
 def draw(table: DataFrame) -> Canvas:
-    """One line a method through its contexts."""
+    """Draw one line per method through its contexts."""
     from matplotlib.figure import Figure as Canvas
 
     sizes = list(drawn(table).groupby("size")["parameters"].min().sort_values().index)

@@ -1,4 +1,4 @@
-"""Time to write one more token against the context before it: which models' time per token is flat."""
+"""Time to write one more token against the context before it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 
 def table(results: Results) -> DataFrame:
-    """One row a model and context, ``ttt.results.latency.COLUMNS``."""
+    """Return one row per model and context: ``ttt.results.latency.COLUMNS``."""
     from ttt.results.latency import latencies
 
     return latencies(results, "decode")
 
 
 def draw(table: DataFrame) -> Canvas:
-    """One line a model."""
+    """Draw one line per model."""
     return draw_latency(table, 1e3, "Decode time (ms per token)")
 
 

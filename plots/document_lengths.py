@@ -1,4 +1,4 @@
-"""How long the documents of a corpus are, a picture of ``ttt-data inspect``."""
+"""Histogram of the document lengths of a corpus, the picture of ``ttt-data inspect``."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ DASHES = {"train": "-", "validation": "--", "test": ":"}
 
 
 def save_lengths(name: str, lengths: dict[str, np.ndarray], path: Path) -> None:
-    """Writes a PNG: documents by length, and the share of tokens in documents of at least a length.
+    """Write a PNG: the number of documents by length, and the share of tokens in documents of at least a length.
 
     Args:
-        name: of the data.
+        name: the name of the data.
         lengths: tokens of each document, int64 [documents], of each split; at least one has documents.
-        path: the file.
+        path: the file to write.
 
     Raises:
         UserError: the file cannot be written.

@@ -1,4 +1,4 @@
-"""The inner loss of every token before and after the update that it causes, by layer: what W learns on the way."""
+"""The inner loss of every token before and after its update, by layer."""
 
 from __future__ import annotations
 
@@ -33,36 +33,36 @@ if TYPE_CHECKING:
     from ttt.results.store import Results
 
 WINDOW = 10
-"""Positions that a point is the mean of."""
+"""Number of positions averaged for one point."""
 
 MOST_POINTS = 500
-"""About how many points the line of a long sequence has."""
+"""Approximate number of points in the line of a long sequence."""
 
 MOST_COLUMNS = 4
 
 LOG_FROM = 30
-"""How many times a panel's lowest loss the highest is where its axis becomes logarithmic: an inner loop diverges."""
+"""Use a log axis if a panel's highest loss exceeds its lowest by this factor, as when an inner loop diverges."""
 
 ALIKE = ["size", "data", "ctx", *METHOD, "variant", "mini_batch_size", "step"]
-"""Columns of which runs that differ in their seed alone have the same."""
+"""Columns that are equal for runs that differ only in seed."""
 
 LOSSES = {
     "loss_initial": Look("under $W_0$", "#000000", (1, 1), ""),
     "loss_before": Look("under $W_{t-1}$", "#D55E00", (6, 1.5), ""),
     "loss_after": Look("under $W_t$", "#0072B2", (), ""),
 }
-"""Column -> look."""
+"""Column -> style."""
 
 
 def table(results: Results) -> DataFrame:
-    """The three losses of each run's TTT layers, smoothed over ``position``, up to the first that is not finite.
+    """Return the three losses of each run's TTT layers, smoothed over ``position``, up to the first non-finite value.
 
-    A run's validation counts, its test where it has no other.
+    The split is validation, or test for a run that has only test.
     """
     import numpy as np
     import pandas as pd
 
-    # In descending order validation comes before test.
+    # In descending alphabetical order validation comes before test.
     splits = results.inner_loss.replace(np.inf, np.nan).sort_values("split", ascending=False, kind="stable")
     chosen = splits.groupby("run_id", observed=True)["split"].transform("first") == splits["split"]
     columns = [*RUN_COLUMNS, "mini_batch_size"]
@@ -75,7 +75,7 @@ def table(results: Results) -> DataFrame:
 
 
 def draw(table: DataFrame) -> Canvas:
-    """A block of panels for runs that are seeds of one another, one panel a layer."""
+    """Draw one block of panels for runs that differ only in seed, with one panel per layer."""
     from matplotlib.figure import Figure as Canvas
 
     runs = [seeds for _, seeds in table.groupby(ALIKE, observed=True, dropna=False)]
@@ -125,7 +125,7 @@ def _title(seeds: DataFrame) -> str:
 
 
 def _variants(results: Results) -> list[str]:
-    """Of each run the settings of its layer that are not the method's, but for b, which has a column."""
+    """Return for each run the settings of its layer that differ from the standard, except b, which has a column."""
     from ttt.results.comparison import departures
 
     found = []
@@ -137,13 +137,13 @@ def _variants(results: Results) -> list[str]:
 
 
 def _smoothed(layer: DataFrame) -> DataFrame:
-    """Means over windows of WINDOW positions, at the ends over what there is of them."""
+    """Average over windows of ``WINDOW`` positions, which are cut off at the ends."""
     import numpy as np
     import pandas as pd
 
     layer = layer.sort_values("position")
     positions = layer["position"].to_numpy(float)
-    # The middle of an even number of positions lies between two of them.
+    # The middle of an even number of positions lies between two positions.
     centres = np.arange(1.5, max(len(positions), 2), max(1, len(positions) // MOST_POINTS))
     means = {name: window_means(positions, layer[name].to_numpy(), centres, WINDOW) for name in LOSSES}
     return pd.DataFrame({"position": centres, **means})
@@ -153,7 +153,7 @@ FIGURE = Figure(
     id="inner_loss",
     title="Inner loss before and after each token's update, by layer",
     paper="Figure 14 (submission: Figure 7)",
-    needs="a run of a TTT model that was looked into",
+    needs="a run of a TTT model that was probed",
     give="ttt-eval run=FOLDER probe=inner_loss",
     table=table,
     draw=draw,

@@ -1,4 +1,4 @@
-"""Time per token against context length, what the figures of latency share. One line a model."""
+"""Time per token against context length, shared by the latency figures. One line per model."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ WIDTH, HEIGHT = 4.4, 2.9
 
 
 def draw_latency(table: DataFrame, scale: float, y_label: str, stated: str = "") -> Canvas:
-    """One line a model, both axes logarithmic, with the quartiles as a band.
+    """Draw one line per model on logarithmic axes, with the quartiles as a band.
 
     Args:
         table: of ``ttt.results.latency.latencies``, not empty.
-        scale: of seconds a token, for the axis.
-        y_label: the axis' label.
-        stated: what the paper states of this, a sentence of the caption.
+        scale: factor from seconds per token to the unit of the axis.
+        y_label: label of the axis.
+        stated: the paper's statement, a sentence of the caption.
     """
     from matplotlib.figure import Figure as Canvas
 
@@ -49,5 +49,5 @@ def _machine(table: DataFrame) -> str:
     place = of["gpu"] or f"{threads} of {of['cpu']}"
     return (
         f"Width {of['width']}, {of['heads']} heads, batch {batch}, {of['dtype']}, on {place}; "
-        f"median and quartiles of {of['rounds']} rounds. Time of a pass over the tokens of all sequences in it."
+        f"median and quartiles of {of['rounds']} rounds. Time of a pass divided by the tokens of all sequences in it."
     )

@@ -1,4 +1,4 @@
-"""The mini-batch size b: what a smaller one gains in perplexity, and what it costs in time."""
+"""Perplexity and forward time against the mini-batch size b."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ TIMES = {
     "W": Look("Time for W", "#D55E00", (1, 1), "D"),
     "z": Look("Time for z", "#009E73", (6, 1.5), "s", filled=False),
 }
-"""Measure -> look. W: the gradients and the update of every mini-batch; z: the outputs."""
+"""Measure -> style. W: the gradients and the update of every mini-batch; z: the outputs."""
 
 STATED_IN = {"data": "pile", "size": "125m", "ctx": 2048}
-"""The setting of the perplexity that Table 1 states in its last row, TTT-Linear with b = 16."""
+"""The setting of the last row of Table 1, TTT-Linear with b = 16."""
 
 BENCHMARK_COLUMNS = ["benchmark_id", "cpu", "threads", "width", "heads", "dtype", "rounds", "tokens", "batch"]
 
 
 def table(results: Results) -> DataFrame:
-    """One row a point: ``mini_batch_size``, ``measure`` and ``value``, with ``low`` and ``high`` of times.
+    """Return one row per point: ``mini_batch_size``, ``measure`` and ``value``, with ``low`` and ``high`` of times.
 
-    Perplexities come from finished runs of TTT-Linear that differ in nothing but b and seed; seconds from the newest
-    benchmark that timed W and z apart at several b. Either may be missing.
+    Perplexities come from finished runs of TTT-Linear that differ only in b and seed; seconds from the newest
+    benchmark that timed W and z separately at several b. Either may be missing.
     """
     import pandas as pd
 
@@ -50,7 +50,7 @@ def table(results: Results) -> DataFrame:
 
 
 def draw(table: DataFrame) -> Canvas:
-    """Perplexity on the left, time on the right, as far as there are any."""
+    """Draw perplexity on the left and time on the right, where there are data."""
     from matplotlib.figure import Figure as Canvas
 
     is_quality = table["measure"] == PERPLEXITY
@@ -65,7 +65,7 @@ def draw(table: DataFrame) -> Canvas:
 
 
 def _draw_quality(axes: Axes, quality: DataFrame) -> str:
-    """Draws the panel and returns its caption."""
+    """Draw the panel and return its caption."""
     from ttt.results.ablation import STATED, TABLE_1
 
     for look, rows in lines(quality):
@@ -82,7 +82,7 @@ def _draw_quality(axes: Axes, quality: DataFrame) -> str:
 
 
 def _draw_times(axes: Axes, times: DataFrame) -> str:
-    """Draws the panel and returns its caption."""
+    """Draw the panel and return its caption."""
     axes.set_yscale("log")
     for measure, look in TIMES.items():
         line = times[times["measure"] == measure].set_index("mini_batch_size").sort_index()
@@ -95,7 +95,7 @@ def _draw_times(axes: Axes, times: DataFrame) -> str:
     return (
         f"Time: one TTT-Linear layer in the plain dual form, width {of['width']}, {of['heads']} heads, "
         f"{length}, batch {of['batch']}, {of['dtype']}, {threads} of {of['cpu']}; "
-        f"median and quartiles of {of['rounds']} rounds. Long mini-batches are read in pieces."
+        f"median and quartiles of {of['rounds']} rounds. Long mini-batches are read in chunks."
     )
 
 
@@ -106,17 +106,14 @@ def _axes(axes: Axes, part: DataFrame, y_label: str) -> None:
 
 
 def _line(axes: Axes, look: Look, line: DataFrame) -> None:
-    """A line through ``value`` with a band from ``low`` to ``high``; the index is b."""
+    """Draw a line through ``value`` with a band from ``low`` to ``high``; the index is b."""
     b = line.index.to_numpy(float)
     axes.fill_between(b, line["low"], line["high"], color=look.colour, alpha=0.15, linewidth=0)
     axes.plot(b, line["value"], **look.line, label=look.label)
 
 
 def _perplexities(results: Results) -> DataFrame:
-    """The runs of the setting that has the most mini-batch sizes; methods with a single one are left out.
-
-    Runs that differ from the standard method in another setting of their layer belong to other lines.
-    """
+    """Return the runs of the setting with the most mini-batch sizes, without methods that have only one size."""
     from ttt.results.comparison import mini_batch_sizes
 
     rows = as_points(results, mini_batch_sizes(results), "mini_batch_size")
@@ -130,7 +127,7 @@ def _perplexities(results: Results) -> DataFrame:
 
 
 def _with_shared_seeds(rows: DataFrame) -> DataFrame:
-    """Seeds differ as much as sizes do, so a line has those alone that all of its points have, if there are any."""
+    """Keep only the seeds that all points of a line share, if any: seeds differ as much as mini-batch sizes do."""
     line = [*SETTING, *METHOD, "variant"]
     for _, group in drawn(rows).groupby(line, observed=True):
         sizes = group.groupby("seed")["mini_batch_size"].nunique()
@@ -141,9 +138,9 @@ def _with_shared_seeds(rows: DataFrame) -> DataFrame:
 
 
 def _times(benchmarks: DataFrame) -> DataFrame:
-    """The newest benchmark that fits, at the length for which it has the most mini-batch sizes."""
+    """Return the rows of the newest suitable benchmark, at the length with the most mini-batch sizes."""
     rows = benchmarks[(benchmarks["model"] == "linear") & benchmarks["measure"].isin(list(TIMES))]
-    # W and z are the plain form's alone, so the whole has to be that form's too.
+    # Only the plain kernel times W and z, so the whole pass must be of the plain kernel too.
     rows = rows[rows["form"] == "plain"]
     sizes = rows[rows["measure"] == "W"].groupby(["started", "benchmark_id", "tokens"])["mini_batch_size"].nunique()
     several = sizes[sizes > 1].reset_index().sort_values(["started", "mini_batch_size", "tokens"])
@@ -156,7 +153,7 @@ FIGURE = Figure(
     id="mini_batch_size",
     title="Perplexity and forward time against the mini-batch size",
     paper="Figure 7 (submission: Figure 9)",
-    needs="a benchmark of the inner loop at several mini-batch sizes, or runs of TTT-Linear that differ in it",
+    needs="a benchmark of the inner loop at several mini-batch sizes, or runs of TTT-Linear with several sizes",
     give="ttt-sweep submit sweep=mini_batch_size scale=laptop slurm=local; ttt-bench inner inner_model=linear "
     "forms=plain width=2048 heads=32 backward=false mini_batch_size=1,2,4,8,16,32,64,128,256,512,1024,2048",
     table=table,

@@ -1,4 +1,4 @@
-"""Perplexity by token index: whether later tokens keep getting easier with more context."""
+"""Perplexity by token index."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from .style import Look
 
 FIRST_INDEX = 8
-"""Where the curves begin: before it perplexity falls so steeply that it would hide the rest."""
+"""First token index of the curves: before it perplexity falls so steeply that it would hide the rest."""
 
 POINTS_PER_OCTAVE = 4
 
@@ -42,15 +42,16 @@ KEY = ["run_id", "step", "position"]
 
 
 def table(results: Results) -> DataFrame:
-    """Validation loss (nats/token) and perplexity of each run's last evaluation, smoothed over token index.
+    """Return validation loss (nats/token) and perplexity of each run's last evaluation, smoothed over token index.
 
     Each point is the mean loss of all ``sequences`` over an octave of token index, from ``token_index`` / sqrt(2) to
-    ``token_index`` * sqrt(2); at the end of the context, over what is left of it. ``token_index`` is the geometric
-    mean of the indexes averaged, so that a curve straight in log(index) keeps its place. ``reset_loss`` and
-    ``reset_perplexity`` are of the same tokens with the state reset every ``reset_every`` tokens, where it was probed.
+    ``token_index`` * sqrt(2), cut off at the end of the context. ``token_index`` is the geometric mean of the averaged
+    indexes, so that a curve that is straight in log(index) keeps its place. ``reset_loss`` and ``reset_perplexity`` are
+    for the same tokens with the state reset every ``reset_every`` tokens, for runs that were probed.
 
-    The runs are those at the longest context of each size; of a method's shapes the one whose FLOPs a token are
-    nearest to Mamba's, of several learning rates the best, of several lengths of training the longest of two methods.
+    The runs are at the longest context of each size. Among the shapes of a method, the figure takes the one whose FLOPs
+    per token are nearest to Mamba's; among learning rates, the best; among training lengths, the longest that two
+    methods share.
     """
     import pandas as pd
 
@@ -61,7 +62,7 @@ def table(results: Results) -> DataFrame:
 
 
 def draw(table: DataFrame) -> Canvas:
-    """Both axes logarithmic, one line a method."""
+    """Draw one line per method on logarithmic axes."""
     import numpy as np
 
     canvas, parts = panels(table)
@@ -86,7 +87,7 @@ def draw(table: DataFrame) -> Canvas:
 
 
 def _draw_reset(axes: Axes, rows: DataFrame, look: Look) -> None:
-    """The same tokens with the state reset now and then: what the context before the reset was worth."""
+    """Draw the loss of the same tokens with the state reset at regular intervals."""
     import numpy as np
 
     probed = rows.dropna(subset=["reset_loss"])
@@ -95,7 +96,7 @@ def _draw_reset(axes: Axes, rows: DataFrame, look: Look) -> None:
         every = span(probed["reset_every"].min(), probed["reset_every"].max())
         thin: dict[str, Any] = {"color": look.colour, "linestyle": (0, (1, 2)), "linewidth": 0.9}
         axes.plot(line.index, line["mean"], **thin)
-        # One entry of the legend for all methods: their colours are in it already.
+        # One legend entry for all methods: the legend already has their colours.
         axes.plot([], [], **thin | {"color": "0.4"}, label=f"state reset every {every} tokens, thin")
 
 
@@ -114,13 +115,13 @@ def _smoothed(run: DataFrame) -> DataFrame:
 
 
 def _unfinished_sentence(table: DataFrame) -> str:
-    """Names the methods whose runs were evaluated before their last planned step: they compare unfairly."""
+    """Name the methods whose runs were evaluated before their last planned step, an unfair comparison."""
     unfinished = [look.label for look, rows in lines(table) if (rows["step"] < rows["steps_planned"]).any()]
     return f"Evaluated before the planned end of training: {', '.join(unfinished)}." if unfinished else ""
 
 
 def _last_evaluation(results: Results) -> DataFrame:
-    """Loss and sequences by position at the last step at which a method's runs were evaluated."""
+    """Return loss and sequences by position at the last step at which the runs of a method were evaluated."""
     losses = _by_position(results, "loss")
     losses = losses[losses["step"] == losses.groupby("run_id", observed=True)["step"].transform("max")]
     rows = losses.merge(_by_position(results, "sequences"), on=KEY)
@@ -139,7 +140,7 @@ def _by_position(results: Results, metric: str) -> DataFrame:
 
 
 def _shown(results: Results, evaluated: Collection[str]) -> DataFrame:
-    """Of the runs that were evaluated by token index those that the figure is about."""
+    """Return the runs of the figure among the runs that were evaluated by token index."""
     from ttt.results.comparison import METHOD as WITH_VARIANT
     from ttt.results.comparison import Role, compare, is_standard, longest_shared
 
@@ -151,12 +152,12 @@ def _shown(results: Results, evaluated: Collection[str]) -> DataFrame:
 
 
 def _nearest_to_mamba(rows: DataFrame) -> Series:
-    """Which runs have, of all shapes of their method, the one that is nearest to Mamba's in FLOPs a token."""
+    """Mark the runs whose shape is, among the shapes of their method, nearest to Mamba's in FLOPs per token."""
     flops = (rows["training_flops"] / (rows["steps_planned"] * rows["tokens_per_step"])).astype(float)
     mamba = flops.where(rows["model"] == "mamba").groupby([rows[column] for column in SETTING]).transform("mean")
     distance = (flops - mamba).abs().fillna(0.0)
     of_method = distance.groupby([rows[column] for column in [*SETTING, *METHOD]] + [rows["parent"].notna()])
-    # Equal models differ by rounding alone.
+    # Equal models differ only by rounding.
     return distance <= of_method.transform("min") + 1e-6 * flops
 
 

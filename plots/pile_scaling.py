@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 CONTEXTS = (2048, 8192)
 
 STATED_IN: dict[str, Any] = {"data": "pile", "size": "125m", "ctx": 2048, "model": "ttt_linear", "backbone": "mamba"}
-"""The runs whose perplexity Table 1 states in its last row."""
+"""The setting of the last row of Table 1."""
 
 
 def table(results: Results) -> DataFrame:
-    """One row a run, ``points.POINT_COLUMNS``."""
+    """Return one row per run: ``points.POINT_COLUMNS``."""
     return scaling_table(results, "pile", CONTEXTS, finetuned=False)
 
 
 def draw(table: DataFrame) -> Canvas:
-    """One panel a context."""
+    """Draw one panel per context."""
     from ttt.results.ablation import STATED, TABLE_1
 
     rows = drawn(table)
@@ -40,7 +40,7 @@ FIGURE = Figure(
     id="pile_scaling",
     title="The Pile: perplexity against training FLOPs",
     paper="Figure 10 (submission: Figure 3)",
-    needs="finished runs of the methods, at several sizes where the lines are to be seen",
+    needs="finished runs of the methods, at several sizes to draw lines",
     give="ttt-sweep submit sweep=pile_scaling scale=laptop slurm=local",
     table=table,
     draw=draw,

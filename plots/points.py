@@ -1,4 +1,4 @@
-"""A run as a point: perplexity against training FLOPs or context length, one line a method."""
+"""Runs as points: perplexity against training FLOPs or context length, one line per method."""
 
 from __future__ import annotations
 
@@ -27,48 +27,48 @@ POINT_COLUMNS = [
     "status",
     "role",
 ]
-"""Of every run that a figure of points considered; ``role`` says whether it is drawn, and else why not."""
+"""Columns of the tables of these figures. ``role`` is "drawn", or the reason why the run is not drawn."""
 
 STAND_INS = ("pile", "books")
-"""The names of the data that the paper's figures are about; anything else may stand for them."""
+"""Names of the data of the paper's figures; any other data can be a stand-in for them."""
 
 DIVERGED_HEIGHT = 0.965
-"""Where the marks of diverged runs lie, as a share of the panel's height."""
+"""Height of the marks of diverged runs, as a share of the panel's height."""
 
 PERPLEXITY_LABEL = "Validation perplexity (per token)"
 
 
 class Stated(NamedTuple):
-    """A number of the paper: where it lies and what it is the number of."""
+    """A number that the paper states, and its place on the x axis."""
 
     x: float
     perplexity: float
 
 
 def points(results: Results) -> DataFrame:
-    """Every run of a standard method, one row each: ``POINT_COLUMNS``. Without rows where none has a perplexity."""
+    """Return ``POINT_COLUMNS`` of every run of a standard method; no rows if no run has a perplexity."""
     from ttt.results.comparison import methods
 
     rows = methods(results)
-    # Linear attention is a row of Table 1, and none of the methods that the paper compares at several sizes.
+    # Linear attention is only a row of Table 1; the paper does not compare it at several sizes.
     rows = rows[rows["model"] != "linear_attention"]
     return as_points(results, rows)
 
 
 def as_points(results: Results, rows: DataFrame, *more: str) -> DataFrame:
-    """``POINT_COLUMNS`` and ``more`` of rows that ``ttt.results.comparison.compare`` gave."""
+    """Return ``POINT_COLUMNS`` and ``more`` of rows returned by ``ttt.results.comparison.compare``."""
     bases = [results.settings[run_id].get("model.rope_base", "") for run_id in rows["run_id"]]
     table = rows.assign(rope_base=bases, perplexity=rows["validation_perplexity"])[[*POINT_COLUMNS, *more]]
     return table if drawn(table).size else table.iloc[:0]
 
 
 def drawn(table: DataFrame) -> DataFrame:
-    """The runs that are drawn as points."""
+    """Return the runs that are drawn as points."""
     return table[table["role"] == "drawn"]
 
 
 def of_data(table: DataFrame, wanted: str) -> DataFrame:
-    """The runs on the data named ``wanted``, or where there are none, on the data with the most runs that stands in."""
+    """Return the runs on the data named ``wanted``, or if there are none, on the stand-in with the most runs."""
     if (table["data"] == wanted).any():
         return table[table["data"] == wanted]
     others = table[~table["data"].isin(STAND_INS)]
@@ -77,9 +77,9 @@ def of_data(table: DataFrame, wanted: str) -> DataFrame:
 
 
 def draw_lines(axes: Axes, part: DataFrame, x: str) -> None:
-    """A line a method through the means over seeds, with bars from the lowest to the highest seed.
+    """Draw one line per method through the means over seeds, with bars from the lowest to the highest seed.
 
-    Runs that diverged are crosses in their method's colour at the panel's top.
+    Diverged runs are crosses in the colour of their method at the top of the panel.
     """
     for look, rows in lines(part):
         draw_points(axes, over_seeds_of(drawn(rows), x), look)
@@ -87,21 +87,21 @@ def draw_lines(axes: Axes, part: DataFrame, x: str) -> None:
 
 
 def draw_points(axes: Axes, points: DataFrame, look: Look) -> None:
-    """The line through points of ``over_seeds_of``, if there are any."""
+    """Draw the line through the points of ``over_seeds_of``, if there are any."""
     if len(points):
         bars = points["mean"] - points["min"], points["max"] - points["mean"]
         axes.errorbar(points.index, points["mean"], bars, **look.line, label=look.label, capsize=1.8, elinewidth=0.8)
 
 
 def over_seeds_of(rows: DataFrame, x: str) -> DataFrame:
-    """Mean, min and max of the perplexity of each size and context, by their mean ``x``, which rises."""
+    """Return mean, min and max of the perplexity of each size and context, indexed by their mean ``x``, rising."""
     groups = rows.groupby(["size", "ctx"], observed=True)
     points = groups["perplexity"].agg(["mean", "min", "max"]).astype(float)
     return points.set_index(groups[x].mean().astype(float)).sort_index()
 
 
 def mark_diverged(axes: Axes, rows: DataFrame, x: str, look: Look) -> None:
-    """Crosses at the panel's top at the ``x`` of the runs that diverged."""
+    """Draw crosses at the top of the panel at the ``x`` of diverged runs."""
     places = sorted(set(rows.loc[rows["role"] == "diverged", x].dropna()))
     if places:
         axes.plot(
@@ -118,7 +118,7 @@ def mark_diverged(axes: Axes, rows: DataFrame, x: str, look: Look) -> None:
 
 
 def draw_stated(axes: Axes, stated: list[Stated], source: str) -> None:
-    """The paper's numbers as hollow stars, which nothing measured is drawn with, and their source in the legend."""
+    """Draw the paper's numbers as hollow stars, a marker that no measurement has, with their source in the legend."""
     if stated:
         axes.plot(
             [number.x for number in stated],
@@ -134,9 +134,9 @@ def draw_stated(axes: Axes, stated: list[Stated], source: str) -> None:
 
 
 def notes(table: DataFrame, *more: str) -> list[str]:
-    """Sentences of the caption: seeds, what was tried, and every run that is not drawn, by reason.
+    """Return sentences of the caption: seeds, settings tried, and every run that is not drawn, by reason.
 
-    ``more`` are columns besides setting and method that tell points apart.
+    ``more`` are columns besides setting and method that identify a point.
     """
     shown = drawn(table)
     seeds = shown.groupby([*SETTING, *METHOD, "variant", *more], observed=True)["run_id"].nunique()
@@ -174,5 +174,5 @@ def _left_out(table: DataFrame) -> Iterator[str]:
 
 
 def runs(number: int) -> str:
-    """1 run, 2 runs."""
+    """Format a number of runs: 1 run, 2 runs."""
     return f"{number} run" if number == 1 else f"{number} runs"

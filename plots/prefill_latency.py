@@ -1,4 +1,4 @@
-"""Time to read a prompt against its length: which models' time per token is flat."""
+"""Time to read a prompt against its length."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 
 def table(results: Results) -> DataFrame:
-    """One row a model and context, ``ttt.results.latency.COLUMNS``."""
+    """Return one row per model and context: ``ttt.results.latency.COLUMNS``."""
     from ttt.results.latency import latencies
 
     return latencies(results, "prefill")
 
 
 def draw(table: DataFrame) -> Canvas:
-    """One line a model."""
+    """Draw one line per model."""
     return draw_latency(table, 1e3, "Prefill time (ms per token)")
 
 

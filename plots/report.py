@@ -1,4 +1,4 @@
-"""One HTML page with every figure, the claims and where the runs come from; it needs no other file."""
+"""One self-contained HTML page with every figure, the claims, and the provenance of the runs."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ code { font-size: 90%; } .verdict { font-weight: 600; white-space: nowrap; }
 
 
 def report(results: Results, figures: Sequence[Figure]) -> str:
-    """The page. Equal results give equal bytes.
+    """Return the page as HTML. Equal results give equal bytes.
 
     Args:
         results: all runs and benchmarks.
-        figures: to draw where the results allow; the others are named with the command that gives their runs.
+        figures: the figures to draw. Those without runs are listed with the command that produces the runs.
     """
     from ttt.claims.table import judge_all
 
@@ -90,7 +90,7 @@ def _summary(results: Results) -> str:
     return (
         f'From {len(results.runs)} runs ({by_status or "none"}) and {benchmarks} benchmarks, for <a href="{PAPER}">'
         f"<em>Learning to (Learn at Test Time): RNNs with Expressive Hidden States</em></a>. "
-        f"Every number is measured, but for those that a figure marks as stated in the paper."
+        f"Every number is measured, except those that a figure marks as stated in the paper."
     )
 
 

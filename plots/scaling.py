@@ -1,4 +1,4 @@
-"""Perplexity against training FLOPs, what the figures of scaling share: one panel a context, both axes logarithmic."""
+"""Perplexity against training FLOPs, shared by the scaling figures: one panel per context, logarithmic axes."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ MOST_COLUMNS = 3
 
 
 def scaling_table(results: Results, data: str, contexts: tuple[int, ...], finetuned: bool) -> DataFrame:
-    """The runs on ``data``, or on what stands for it, at the figure's contexts.
+    """Return the runs on ``data``, or on its stand-in, at the contexts of the figure.
 
     Args:
         results: all runs.
-        data: the paper's data.
-        contexts: the paper's. Other data has as many of its own: those with the most points.
-        finetuned: whether methods that start from another run's weights are in the figure.
+        data: name of the paper's data.
+        contexts: the paper's contexts. For other data, the same number of contexts: those with the most points.
+        finetuned: include methods that start from another run's weights.
     """
     table = of_data(points(results), data)
     if not finetuned:
@@ -50,12 +50,12 @@ def scaling_table(results: Results, data: str, contexts: tuple[int, ...], finetu
 
 
 def draw_scaling(table: DataFrame, stated: dict[int, list[Stated]] | None = None, source: str = "") -> Canvas:
-    """One panel a context, one line a method through its sizes.
+    """Draw one panel per context, with one line per method through its sizes.
 
     Args:
         table: of ``scaling_table``, not empty.
         stated: context -> the paper's numbers in its panel.
-        source: where they come from, the legend's entry.
+        source: their source, for the legend.
     """
     from matplotlib.figure import Figure as Canvas
 
@@ -84,7 +84,7 @@ def draw_scaling(table: DataFrame, stated: dict[int, list[Stated]] | None = None
 
 
 def _contexts(table: DataFrame, wanted: tuple[int, ...], most: int) -> list[int]:
-    """Those of ``wanted`` that were run; where there are none, the contexts with the most points."""
+    """Return the contexts of ``wanted`` that were run, or if there are none, the contexts with the most points."""
     cases = drawn(table).drop_duplicates(["ctx", "size", "model", "backbone", "variant"])
     counts = cases["ctx"].value_counts()
     by_points = sorted(counts.index, key=lambda ctx: (-counts[ctx], ctx))

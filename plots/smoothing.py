@@ -9,9 +9,9 @@ if TYPE_CHECKING:
 
 
 def window_means(x: np.ndarray, values: np.ndarray, centres: np.ndarray, width: float) -> np.ndarray:
-    """Mean of the ``values`` at ``x`` (both [N], ``x`` rising) within ``width / 2`` of each of the ``centres``: [M].
+    """Return the mean of ``values`` at ``x`` (both [N], ``x`` rising) within ``width / 2`` of each centre: [M].
 
-    At the ends a window holds what there is; an empty one gives NaN.
+    Windows are cut off at the ends; an empty window gives NaN.
     """
     import numpy as np
 

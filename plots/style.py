@@ -1,7 +1,7 @@
-"""How the figures look: the methods' names, colours, line styles and markers, and matplotlib's settings.
+"""Labels, colours, line styles and markers of methods, and matplotlib's settings.
 
-Colours are Okabe and Ito's with a grey, which colour-blind readers tell apart; line styles and markers tell the
-methods apart in grey. The backbone stands in parentheses as in the paper: (M) Mamba, (T) Transformer.
+Colours are Okabe and Ito's with a grey, which colour-blind readers can distinguish; line styles and markers distinguish
+the methods without colour. The backbone is in parentheses as in the paper: (M) Mamba, (T) Transformer.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ FINETUNED = "finetuned"
 """The variant of a method that starts from another run's weights, as ``ttt.results.comparison`` names it."""
 
 Dashes = tuple[float, ...]
-"""Lengths of strokes and gaps in line widths; () is a solid line."""
+"""Lengths of strokes and gaps, in line widths; () is a solid line."""
 
 
 @dataclass(frozen=True)
 class Look:
-    """A method's label in the legend and the look of its line."""
+    """A method's label in the legend and the style of its line."""
 
     label: str
     colour: str
@@ -32,7 +32,7 @@ class Look:
 
     @property
     def line(self) -> dict[str, Any]:
-        """The look as arguments of ``Axes.plot``."""
+        """The style as arguments of ``Axes.plot``."""
         face = self.colour if self.filled else "white"
         linestyle = (0, self.dashes) if self.dashes else "-"
         return {"color": self.colour, "linestyle": linestyle, "marker": self.marker, "markerfacecolor": face}
@@ -48,18 +48,18 @@ PAPER: dict[tuple[str, str], Look] = {
     ("transformer", "transformer"): Look("Transformer", "#000000", (5, 1.5, 1, 1.5), "^"),
     ("mamba", "own"): Look("Mamba", "#009E73", (1, 1), "D"),
 }
-"""(model, backbone) -> look, in the order of the legend."""
+"""(model, backbone) -> style, in the order of the legend."""
 
 FINETUNED_LOOKS: dict[tuple[str, str], Look] = {
     ("transformer", "transformer"): Look("TF finetune", "#882255", (2.5, 1), "^", filled=False),
 }
-"""The paper's looks of methods that start from another run's weights."""
+"""Styles of the paper's methods that start from another run's weights."""
 
 LABELS = [look.label for look in (*PAPER.values(), *FINETUNED_LOOKS.values())]
 """The paper's names of methods, in the legend's order."""
 
 LETTERS = {"mamba": " (M)", "transformer": " (T)"}
-"""The backbone behind the name of a method that the paper does not have."""
+"""Suffix for the backbone of a method that is not in the paper."""
 
 OTHER_COLOURS = ("#7F4F24", "#5B4B8A", "#8A8D0F", "#A01A58", "#4A6572")
 OTHER_DASHES: tuple[Dashes, ...] = ((), (4, 1.5), (1, 1), (4, 1.5, 1, 1.5), (8, 2))
@@ -87,11 +87,11 @@ RC: dict[str, Any] = {
     "savefig.dpi": 160,
     "pdf.fonttype": 42,
 }
-"""matplotlib's settings on top of its own defaults. Font type 42 is what conferences ask for."""
+"""matplotlib's settings on top of its own defaults. Conferences require font type 42."""
 
 
 def look(model: str, backbone: str, variant: str = "") -> Look:
-    """The look of a method: the paper's, or for another method or variant one that follows from its name.
+    """Return the style of a method: the paper's, or for another method or variant one derived from its name.
 
     ``variant`` is the text of ``Results.runs``: the settings in which runs of the same method differ.
     """
@@ -111,7 +111,7 @@ def look(model: str, backbone: str, variant: str = "") -> Look:
 
 
 def legend_order(model: str, backbone: str, variant: str) -> tuple[Any, ...]:
-    """Sort key of a method: the paper's methods first, in the order of ``PAPER``; variants by their numbers."""
+    """Return a sort key: the paper's methods first, in the order of ``PAPER``; variants by their numbers."""
     keys = list(PAPER)
     place = keys.index((model, backbone)) if (model, backbone) in PAPER else len(keys)
     numbers = [float(number) for number in re.findall(r"\d+\.?\d*(?:e-?\d+)?", variant)]
@@ -120,7 +120,7 @@ def legend_order(model: str, backbone: str, variant: str) -> tuple[Any, ...]:
 
 @contextmanager
 def paper_style() -> Iterator[None]:
-    """Inside it matplotlib has its defaults and ``RC``, whatever the user's own settings; outside nothing changes."""
+    """Give matplotlib its defaults and ``RC`` inside the block, whatever the user's own settings."""
     import matplotlib.style
 
     with matplotlib.style.context(RC, after_reset=True):

@@ -1,4 +1,4 @@
-"""Training loss against tokens seen: whether the runs learned, and how far they have got."""
+"""Training loss against tokens seen."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ttt.results.store import Results
 
 POINTS = 200
-"""About how many points a long run has: its steps are averaged in groups."""
+"""Approximate number of points of a long run: its steps are averaged in groups."""
 
 WINDOW = 0.05
 """Width of the moving average as a share of the steps planned."""
@@ -26,10 +26,9 @@ SCALES = ((1e9, "billions"), (1e6, "millions"), (1e3, "thousands"), (1.0, ""))
 
 
 def table(results: Results) -> DataFrame:
-    """Training loss (nats/token) of each run against tokens seen, plain and as a centred moving average.
+    """Return the training loss (nats/token) of each run against tokens seen, raw and as a centred moving average.
 
-    The runs are those of the standard methods, at the best of the settings tried and the usual length; where there are
-    none of these, all runs.
+    The runs are standard methods at their best setting and the usual length; all runs if there are none of these.
     """
     runs = _shown(results)[[*RUN_COLUMNS, "status", "steps_planned", "tokens_per_step", "role"]]
     rows = results.select("train", "loss").merge(runs, on="run_id")
@@ -46,7 +45,7 @@ def table(results: Results) -> DataFrame:
 
 
 def draw(table: DataFrame) -> Canvas:
-    """One line a method: the moving average, behind it the plain loss. The steep first steps are cropped."""
+    """Draw one line per method: the moving average, and faintly the raw loss. The steep first steps are cropped."""
     scale, word = next((scale, word) for scale, word in SCALES if table["tokens"].max() >= scale / 2)
     canvas, parts = panels(table)
     for axes, part in parts:
@@ -73,7 +72,7 @@ def _shown(results: Results) -> DataFrame:
 
 
 def _settled(table: DataFrame) -> tuple[float, float]:
-    """Limits of the loss axis: the range of the moving averages after each run's first steps, and a margin."""
+    """Return the limits of the loss axis: the range of the moving averages after the first steps, with a margin."""
     last = table.groupby("run_id", observed=True)["tokens"].transform("max")
     losses = table.loc[table["tokens"] >= WINDOW * last, "smoothed"]
     margin = 0.05 * (losses.max() - losses.min()) + 0.01
@@ -84,7 +83,7 @@ FIGURE = Figure(
     id="training",
     title="Training loss against tokens seen",
     paper="not in the paper",
-    needs="a run that has begun to train",
+    needs="a run that has started to train",
     give="ttt-sweep submit sweep=training scale=laptop slurm=local",
     table=table,
     draw=draw,

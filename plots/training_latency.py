@@ -1,4 +1,4 @@
-"""Training time against context length: which models' time per token is flat."""
+"""Training time against context length."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ if TYPE_CHECKING:
 
 STATED = (
     "The paper states, at 1.3B on an H100: TTT-Linear 2x faster than Mamba, TTT-MLP 20% slower. "
-    "Not drawn, as it is of other hardware."
+    "Not drawn: measured on other hardware."
 )
-"""What the paper says of it in words."""
+"""The paper's statement about training time."""
 
 
 def table(results: Results) -> DataFrame:
-    """One row a model and context, ``ttt.results.latency.COLUMNS``."""
+    """Return one row per model and context: ``ttt.results.latency.COLUMNS``."""
     from ttt.results.latency import latencies
 
     return latencies(results, "train")
 
 
 def draw(table: DataFrame) -> Canvas:
-    """One line a model."""
+    """Draw one line per model."""
     return draw_latency(table, 1e3, "Training time (s per 1,000 tokens)", STATED)
 
 

@@ -1,4 +1,4 @@
-"""Claims about what happens along a sequence: later tokens, and the inner loss."""
+"""Claims about the course of a sequence: the loss of later tokens, and the inner loss."""
 
 from typing import cast
 
@@ -11,14 +11,14 @@ from ttt.results.store import Results
 from ttt.results.variants import SETTING
 
 LEARNERS = ("ttt_linear", "ttt_mlp", "transformer")
-"""Layers whose later tokens the paper says keep getting easier."""
+"""Layers for which the paper claims that later tokens keep getting easier."""
 
 CASE = ["model", "backbone", "mini_batch_size", "finetuned"]
-"""Columns that tell apart what is judged by itself."""
+"""Columns of the cases that are judged separately."""
 
 
 def later_tokens(results: Results) -> list[Part]:
-    """The context before a reset of the state lowers the loss of tokens after it, and late in the sequence more so."""
+    """Judge whether context from before a reset lowers the loss of later tokens, and more so late in the sequence."""
     rows = _probed(results)
     parts = []
     for case, group in rows.groupby(CASE, dropna=False):
@@ -34,11 +34,11 @@ def later_tokens(results: Results) -> list[Part]:
 
 
 def inner_loss(results: Results) -> list[Part]:
-    """loss(W_t) < loss(W_{t-1}) < loss(W_0), and the gap between the last two grows with t. A pair is a run's layer."""
+    """Judge loss(W_t) < loss(W_{t-1}) < loss(W_0), the last gap growing with t. Each layer of a run is a pair."""
     rows = results.inner_loss.merge(_with_case(results), on="run_id")
     if rows.empty:
         return []
-    # Validation, which comes after test in order, where a run has both.
+    # Where a run has both splits, take validation, which comes after test in the alphabet.
     splits = rows["split"].astype(str)
     rows = rows[splits == splits.groupby(rows["run_id"]).transform("max")]
     parts = []
@@ -69,7 +69,7 @@ def _growth(layer: pd.DataFrame) -> float:
 
 
 def _gains(run: pd.DataFrame) -> tuple[float, float | None]:
-    """Loss less that with resets (nats/token): beyond the first reset, and of the last stretch less the second one."""
+    """Return the loss minus the loss with resets (nats/token): after the first reset, and last chunk minus second."""
     every, length = run["reset_every"].iloc[0], run["position"].max()
     gain = (run["loss"] - run["loss_reset"]).astype(float)
     last, second = gain[run["position"] > length - every], gain[(run["position"] - 1) // every == 1]
@@ -78,7 +78,7 @@ def _gains(run: pd.DataFrame) -> tuple[float, float | None]:
 
 
 def _probed(results: Results) -> pd.DataFrame:
-    """Loss by token index with and without resets, of the methods that the claim is about."""
+    """Return the loss by token index with and without resets, for the methods of the claim."""
     rows = results.select("validation", "loss_reset", by_position=True).rename(columns={"value": "loss_reset"})
     rows = rows[rows["step"] == rows.groupby("run_id", observed=True)["step"].transform("max")]
     losses = results.select("validation", "loss", by_position=True).rename(columns={"value": "loss"})
@@ -93,7 +93,7 @@ def _probed(results: Results) -> pd.DataFrame:
 
 
 def _with_case(results: Results) -> pd.DataFrame:
-    """run_id, ``SETTING`` and ``CASE`` of runs of standard methods, whatever their mini-batch size."""
+    """Return run_id, ``SETTING`` and ``CASE`` of the runs of standard methods with any mini-batch size."""
     usual = is_standard(results, "model", {"model.mini_batch_size"})
     runs = results.runs[usual]
     return runs.assign(finetuned=runs["parent"].notna().map({True: FINETUNED, False: ""}))[["run_id", *SETTING, *CASE]]

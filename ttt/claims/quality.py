@@ -1,4 +1,4 @@
-"""Claims about validation loss: the ladder of Table 1, the mini-batch size, the inner model and the backbone."""
+"""Claims about validation loss: the rows of Table 1, the mini-batch size, the inner model and the backbone."""
 
 import math
 from itertools import pairwise
@@ -13,13 +13,13 @@ from ttt.results.comparison import Role, methods, mini_batch_sizes
 from ttt.results.store import Results
 
 PAIR = ["data", "data_digest", "size", "ctx", "seed"]
-"""Columns in which the runs of a pair agree."""
+"""Columns that are equal for the runs of a pair."""
 
 BIG_STEPS = (5, 6)
-"""Rows of Table 1 whose steps count most: LN and residual, and the mini-batch."""
+"""Rows of Table 1 with the largest steps: LN and residual, and the mini-batch."""
 
 ROUNDING = math.log(15.235 / 15.225)
-"""Nats by which losses may differ whose perplexities Table 1 states as the same 15.23."""
+"""The largest difference in nats between losses whose perplexities both round to 15.23, as in Table 1."""
 
 TTT_LINEAR, TTT_MLP = "ttt_linear", "ttt_mlp"
 LINEAR_T, LINEAR_M = "ttt_linear transformer", "ttt_linear mamba"
@@ -27,7 +27,7 @@ MLP_T, MLP_M = "ttt_mlp transformer", "ttt_mlp mamba"
 
 
 def table_1(results: Results) -> list[Part]:
-    """Each row's loss less that of the row before it has the sign that the stated perplexities give it."""
+    """Judge whether the loss changes from row to row in the direction of the stated perplexities."""
     rows = ladder(results)
     losses, ids = _by_case(rows, "row")
     parts = []
@@ -47,7 +47,7 @@ def table_1(results: Results) -> list[Part]:
 
 
 def smaller_mini_batches(results: Results) -> list[Part]:
-    """TTT-Linear (M): the loss at each mini-batch size less that at the next larger one is negative."""
+    """Judge for TTT-Linear (M) whether the loss at each mini-batch size is below the loss at the next larger one."""
     rows = mini_batch_sizes(results)
     losses, ids = _by_case(rows[(rows["backbone"] == "mamba") & (rows["variant"] == "")], "mini_batch_size")
     parts = []
@@ -60,7 +60,7 @@ def smaller_mini_batches(results: Results) -> list[Part]:
 
 
 def backbones(results: Results) -> list[Part]:
-    """In the Transformer backbone the MLP is ahead; what the Mamba backbone gains is larger for the linear model."""
+    """Judge whether TTT-MLP (T) is below TTT-Linear (T), and whether the Mamba backbone helps TTT-Linear more."""
     rows = methods(results)
     rows = rows[rows["model"].isin([TTT_LINEAR, TTT_MLP]) & (rows["variant"] == "")]
     losses, ids = _by_case(rows.assign(case=rows["model"] + " " + rows["backbone"]), "case")
@@ -80,7 +80,7 @@ def backbones(results: Results) -> list[Part]:
 
 
 def _by_case(rows: pd.DataFrame, case: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Loss and run_id of what the figures draw, by ``PAIR`` (index) and case (columns); infinite where it diverged."""
+    """Return loss and run_id of the drawn runs, by ``PAIR`` (index) and case (columns); infinite if diverged."""
     diverged = rows["role"] == Role.DIVERGED
     losses = rows["validation_loss"].astype(float).mask(diverged, math.inf)
     shown = rows.assign(validation_loss=losses)[diverged | (rows["role"] == Role.DRAWN)]
@@ -90,7 +90,7 @@ def _by_case(rows: pd.DataFrame, case: str) -> tuple[pd.DataFrame, pd.DataFrame]
 
 
 def _differences(losses: pd.DataFrame, lower: Any, higher: Any) -> pd.Series:
-    """Of the pairs that have both cases."""
+    """Return the differences of the pairs that have both cases."""
     if lower not in losses or higher not in losses:
         return losses.iloc[:0, :0].sum(axis="columns")
     return (losses[lower] - losses[higher]).dropna()

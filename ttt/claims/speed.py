@@ -9,21 +9,22 @@ from ttt.results.latency import latencies
 from ttt.results.store import Results
 
 FLAT = 1.1
-"""Time per token at the longest context over that at the shortest which still counts as flat."""
+"""The largest ratio of time per token, longest context over shortest, that counts as flat."""
 
 LINE_FITS = 0.95
-"""Share of the variance of time per token that a straight line in the context must explain."""
+"""The share of the variance of time per token that a straight line in the context must explain."""
 
 RULE = (
-    f"Time per token is flat where that at the longest context is at most {FLAT} times that at the shortest, lower and "
-    f"upper quartile included, and not flat where it is more, both included. It is linear where it is not flat and a "
-    f"straight line in the context explains {LINE_FITS:.0%} of its variance or more at three contexts or more."
+    f"Time per token is flat if the time at the longest context is at most {FLAT} times the time at the shortest over "
+    f"the whole range between the quartiles, and not flat if it is more over that whole range. It is linear if it is "
+    f"not flat and a straight line in the context explains at least {LINE_FITS:.0%} of its variance, from at least "
+    f"three contexts."
 )
-"""How this claim's verdicts come about."""
+"""The rule for the verdicts of this claim."""
 
 
 def time_per_token(results: Results) -> list[Part]:
-    """One part a model for reading a prompt and one for decoding; ``mean`` is longest over shortest context."""
+    """Return two parts per model, for prefill and decoding; ``mean`` is the ratio of longest to shortest context."""
     parts = []
     for measure in ("prefill", "decode"):
         for _, rows in latencies(results, measure).groupby(["model", "backbone"]):

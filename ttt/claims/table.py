@@ -1,4 +1,4 @@
-"""The six claims, judged from the table of results, and how the judgement is printed and written."""
+"""The six claims, their verdicts from the table of results, and the formats in which verdicts are written."""
 
 import csv
 import io
@@ -19,10 +19,10 @@ class Claim:
     """A claim of the paper.
 
     Attributes:
-        number: in the order of ``CLAIMS``.
-        text: what it says.
-        give: the command that gives the runs that it needs.
-        parts: its comparisons, as far as the results have their runs.
+        number: its place in ``CLAIMS``, from 1.
+        text: the claim in words.
+        give: the command that produces the runs it needs.
+        parts: returns the comparisons for which the results have runs.
     """
 
     number: int
@@ -33,7 +33,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Judged:
-    """A claim with what the results say of it."""
+    """A claim with its verdict."""
 
     claim: Claim
     verdict: Verdict
@@ -83,13 +83,13 @@ CLAIMS = (
 
 
 def judge_all(results: Results) -> list[Judged]:
-    """Every claim with its verdict."""
+    """Judge every claim."""
     found = [(claim, claim.parts(results)) for claim in CLAIMS]
     return [Judged(claim, together([part.verdict for part in parts]), parts) for claim, parts in found]
 
 
 def as_text(judged: list[Judged]) -> str:
-    """For the terminal: a paragraph a claim, a line a part."""
+    """Format for the terminal: one paragraph per claim, one line per part."""
     paragraphs = []
     for its in judged:
         lines = [f"{its.claim.number}. {its.claim.text}", f"   {its.verdict.upper()}{_counts(its.parts)}"]
@@ -100,7 +100,7 @@ def as_text(judged: list[Judged]) -> str:
 
 
 def numbers(part: Part) -> str:
-    """Mean, spread and number of pairs in words."""
+    """Format mean, spread and number of pairs of a part."""
     if math.isnan(part.mean):
         return f"{part.pairs} pairs"
     spread = "" if math.isnan(part.spread) else f" ± {part.spread:.4f}"
@@ -110,7 +110,7 @@ def numbers(part: Part) -> str:
 
 
 def as_markdown(judged: list[Judged]) -> str:
-    """A table for a document: a bold row a claim, below it a row a part."""
+    """Format as a Markdown table: one bold row per claim, below it one row per part."""
     lines = ["| claim, and what it is judged by | verdict | measured |", "|---|---|---|"]
     for its in judged:
         give = "" if its.parts else f"`{its.claim.give}`"
@@ -120,7 +120,7 @@ def as_markdown(judged: list[Judged]) -> str:
 
 
 def as_csv(judged: list[Judged]) -> str:
-    """One row a part, and one for a claim without any."""
+    """Format as CSV: one row per part, and one for a claim without parts."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -138,7 +138,7 @@ def as_csv(judged: list[Judged]) -> str:
 
 
 def as_json(judged: list[Judged]) -> str:
-    """Everything, with the rules; a number that is not finite is null."""
+    """Format everything with the rules as JSON; a number that is not finite becomes null."""
     claims = [
         {
             "number": its.claim.number,

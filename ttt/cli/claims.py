@@ -1,4 +1,4 @@
-"""``ttt-claims``: whether the paper's claims hold in the runs at hand."""
+"""``ttt-claims``: judge the paper's claims from runs."""
 
 import argparse
 from pathlib import Path
@@ -19,7 +19,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    """What ``ttt-claims`` takes."""
+    """Return the parser of the arguments of ``ttt-claims``."""
     takes = argparse.ArgumentParser(
         prog="ttt-claims", description="Judge the paper's claims from runs: held, did not hold, or not decided."
     )
@@ -29,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _judge(folder: Path, out: Path | None) -> None:
-    # Seconds of imports, which help and usage errors need not wait for.
+    # Imported here: the imports take seconds, and help and usage errors do not need them.
     from ttt.claims.table import as_csv, as_json, as_markdown, as_text, judge_all
     from ttt.results.atomic import write_text
     from ttt.results.store import load_results

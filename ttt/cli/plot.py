@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 REPORT = "report"
-"""Stands for one HTML page with everything, in the place of a figure's name."""
+"""Name of the HTML page with everything, used like the name of a figure."""
 
 
 LISTING_END = """\
-Draw one with `ttt-plot FIGURE`, all that your runs allow with `ttt-plot --all`.
+Draw one with `ttt-plot FIGURE`, or every figure that your runs allow with `ttt-plot --all`.
 `ttt-plot report --out FILE.html` writes a page with all figures, the claims and the runs."""
 
 
@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    """What ``ttt-plot`` takes."""
+    """Return the parser of the arguments of ``ttt-plot``."""
     takes = argparse.ArgumentParser(
         prog="ttt-plot", description="Draw figures from runs as PNG, PDF and CSV. Without arguments: list the figures."
     )
@@ -65,15 +65,15 @@ def _chosen(arguments: argparse.Namespace) -> list[Figure]:
 
 
 def _draw(chosen: list[Figure], folder: Path, out: Path, partly: bool) -> None:
-    """Write the chosen figures; ``partly``: those that the runs below ``folder`` allow, if there are any."""
+    """Write the chosen figures; with ``partly``, only those for which ``folder`` has runs, at least one."""
     results = _load(folder, chosen)
-    # Seconds of imports, which listing and usage errors need not wait for.
+    # Imported here: the imports take seconds, and the list and usage errors do not need them.
     from ttt.plots.files import save
 
     tables = {figure: figure.table(results) for figure in chosen}
     lacking = [figure for figure in chosen if tables[figure].empty]
     if lacking and (not partly or lacking == chosen):
-        found = f"none of its {len(results.runs)} runs will do" if len(results.runs) else "no runs in it"
+        found = f"none of its {len(results.runs)} runs is suitable" if len(results.runs) else "no runs in it"
         raise UserError(f"--results {folder}: {found}; {_how_to_get(lacking)}")
     for figure in chosen:
         if figure not in lacking:

@@ -1,4 +1,4 @@
-"""The rows of the paper's Table 1: what each differs by, what the paper states, and which runs are which row."""
+"""The rows of the paper's Table 1: their settings, the perplexities that the paper states, and their runs."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ WHOLE_CONTEXT = "whole context"
 """Stands for a mini-batch as long as the context."""
 
 PAPER_TEXT = {"inner_bias": "False", "halved_loss": "False", "eta_over_dim": "False", "token_scale": "False"}
-"""Settings of the paper's text where the released code has others, as ``conf/ablation/paper_text.yaml`` has them."""
+"""Settings of the paper's text that differ from the released code, as in ``conf/ablation/paper_text.yaml``."""
 
 THEOREM_1 = PAPER_TEXT | {
     "mini_batch_size": WHOLE_CONTEXT,
@@ -32,11 +32,11 @@ class Rung:
     """A row of Table 1.
 
     Attributes:
-        differs: from the row before it.
+        differs: the difference from the previous row, in words.
         model: the layer.
-        backbone: where it sits.
-        settings: of the layer where they are not the standard ones.
-        stated: the perplexity that the paper's Table 1 states, at 125M on the Pile with a context of 2048.
+        backbone: the backbone around it.
+        settings: of the layer, where they differ from the standard.
+        stated: the perplexity in the paper's Table 1, at 125M on the Pile with a context of 2048.
     """
 
     differs: str
@@ -65,11 +65,11 @@ TABLE_1: dict[int, Rung] = {
 """Number -> row."""
 
 STATED = "Table 1 of the paper: 125M, the Pile, context of 2,048"
-"""Where ``Rung.stated`` comes from."""
+"""The source of ``Rung.stated``."""
 
 
 def ladder(results: Results) -> pd.DataFrame:
-    """The runs that are rows of Table 1: ``results.runs`` with the column ``row`` and those of ``compare``."""
+    """Return the runs that are rows of Table 1, with the column ``row`` and the columns of ``compare``."""
     triples = zip(results.runs["run_id"], results.runs["model"], results.runs["backbone"], strict=True)
     numbers = [_row_of(results.settings[run_id], model, backbone) for run_id, model, backbone in triples]
     rows = results.runs.assign(row=pd.array(numbers, dtype="Int64"))

@@ -1,15 +1,15 @@
-"""Which runs a figure or a claim compares, and which of them stands for a method where several settings were tried.
+"""Which runs figures and claims compare, and which setting represents a method that was trained with several.
 
-The rules, for all figures and claims alike:
+All figures and claims use the same rules:
 
-- A method is a layer in a backbone with the settings of ``conf/model/`` and ``conf/size/``, whatever was tried for it
-  in ``TRIED``. A run with other settings belongs to the figures that ask for them (Table 1, the mini-batch size) alone.
-- A run that starts from another's weights is a method of its own: ``FINETUNED``.
-- Runs of one size compare where they planned the same number of tokens: the number that most methods and contexts of
+- A method is a layer in a backbone with the settings of ``conf/model/`` and ``conf/size/``; settings in ``TRIED`` may
+  differ. A run with other settings appears only in figures about these settings (Table 1, the mini-batch size).
+- A run that starts from another run's weights is a separate method: ``FINETUNED``.
+- Runs of one size are compared if they planned the same number of tokens: the number that most methods and contexts of
   the size have.
-- Where a method was trained with several settings, such as learning rates, one stands for it: of those with the most
-  seeds the best by validation loss, compared on the seeds that all of these have. So a search on one seed does not
-  take the place of what was chosen by it and run with several. A setting of which a seed diverged comes last.
+- If a method was trained with several settings, such as learning rates, one represents it: among the settings run with
+  the most seeds, the one with the lowest mean validation loss over the seeds they share. A one-seed search therefore
+  never replaces the setting it selected. A setting with a diverged seed comes last.
 """
 
 from collections.abc import Callable, Hashable, Mapping, Set
@@ -34,17 +34,17 @@ METHOD = ["model", "backbone", "variant"]
 """Columns of a method, ``variant`` being empty or ``FINETUNED``."""
 
 TRIED = {"model.rope_base"}
-"""Settings of a layer of which the paper reports the better value."""
+"""Settings of a layer for which the paper reports the best of several values."""
 
 NOT_LEARNED_FROM = {"kernel.name", "data.eval_tokens"}
-"""Settings that make a run another one, but not what it learns."""
+"""Settings that give a run another id but do not change what it learns."""
 
 DIVERGENCE = r"became (?:nan|-?inf)|not finite|diverged"
-"""How the error of a run that diverged reads."""
+"""Matches the error of a run that diverged."""
 
 
 class Role(StrEnum):
-    """What a run is to a figure."""
+    """The role of a run in a figure: drawn, or the reason why it is not."""
 
     DRAWN = "drawn"
     OTHER_SETTING = "another setting of this method is better"
@@ -56,7 +56,7 @@ class Role(StrEnum):
 
 @cache
 def standard(group: str, name: str) -> dict[str, str]:
-    """The settings of ``conf/GROUP/NAME.yaml`` as text, with the schema's for a layer; none where there is no file."""
+    """Return the settings of ``conf/GROUP/NAME.yaml`` as text, with a layer's schema defaults; none without a file."""
     file = assets() / "conf" / group / f"{name}.yaml"
     if not file.is_file():
         return {}
@@ -67,26 +67,26 @@ def standard(group: str, name: str) -> dict[str, str]:
 
 
 def departures(settings: Mapping[str, str], group: str, name: str) -> set[str]:
-    """Keys of a run's ``model`` or ``size`` whose values are not those of ``conf/``, those of ``TRIED`` aside."""
+    """Return the keys of a run's ``model`` or ``size`` whose values differ from ``conf/``, without ``TRIED``."""
     usual = standard(group, name)
     return {key for key in usual.keys() & settings.keys() - TRIED if settings[key] != usual[key]}
 
 
 def methods(results: Results) -> pd.DataFrame:
-    """The runs of standard methods at standard sizes: ``results.runs`` with the columns that ``compare`` adds."""
+    """Return the runs of standard methods at standard sizes, with the columns that ``compare`` adds."""
     runs = results.runs[is_standard(results, "model") & is_standard(results, "size")]
     return compare(results, runs, METHOD)
 
 
 def mini_batch_sizes(results: Results) -> pd.DataFrame:
-    """The runs of TTT-Linear that differ from the standard method in ``mini_batch_size`` at most, as ``methods``."""
+    """Return the runs of TTT-Linear that differ from the standard at most in ``mini_batch_size``, as ``methods``."""
     runs = results.runs
     wanted = is_standard(results, "model", {"model.mini_batch_size"}) & is_standard(results, "size")
     return compare(results, runs[wanted & (runs["model"] == "ttt_linear")], [*METHOD, "mini_batch_size"])
 
 
 def is_standard(results: Results, group: str, aside: Set[str] = frozenset()) -> pd.Series:
-    """For each run whether its ``model`` or ``size`` has the settings of ``conf/``, whatever those ``aside`` are."""
+    """Mark the runs whose ``model`` or ``size`` has the settings of ``conf/``, except for the settings ``aside``."""
     pairs = zip(results.runs["run_id"], results.runs[group], strict=True)
     usual = [departures(results.settings[run_id], group, name) <= aside for run_id, name in pairs]
     return pd.Series(usual, index=results.runs.index, dtype=bool)
@@ -98,18 +98,19 @@ def compare(
     method: list[str],
     length: Callable[[pd.DataFrame], Hashable] | None = None,
 ) -> pd.DataFrame:
-    """Some rows of ``results.runs`` with what each is to a figure.
+    """Add to rows of ``results.runs`` their role in a figure.
 
     Args:
         results: where the rows come from.
         rows: some of its runs.
-        method: columns that tell apart what is compared at the same data, size and context.
-        length: of some runs of one size the tokens planned by those that compare; ``usual_length`` by default.
+        method: columns that identify a method among runs with the same data, size and context.
+        length: chooses, from runs of one size, the number of planned tokens at which runs are compared;
+            ``usual_length`` by default.
 
     Returns:
-        The rows with ``variant``: empty or ``FINETUNED``; ``tokens_planned``; ``flops``: of training, with those of the
-        run that it starts from; ``setting``: what a seed has in common with the others of its line; and ``role``: a
-        ``Role``.
+        The rows with ``variant``: empty or ``FINETUNED``; ``tokens_planned``; ``flops``: of training, including those
+        of the run that it starts from; ``setting``: a text that is equal for runs that differ only in seed; and
+        ``role``: a ``Role``.
     """
     rows = rows.assign(
         variant=rows["parent"].notna().map({True: FINETUNED, False: ""}).astype("string"),
@@ -140,7 +141,7 @@ def _learned_from(settings: Mapping[str, str]) -> str:
 
 
 def usual_length(group: pd.DataFrame) -> Hashable:
-    """The number of tokens planned by most methods and contexts of the ``group``, of equals the larger one."""
+    """Return the number of tokens planned by most methods and contexts of the ``group``; the larger one in a tie."""
     cases = group.drop_duplicates(["tokens_planned", "ctx", *METHOD])
     return cast(
         Hashable,
@@ -153,7 +154,7 @@ def usual_length(group: pd.DataFrame) -> Hashable:
 
 
 def longest_shared(group: pd.DataFrame) -> Hashable:
-    """The largest number of tokens planned by two methods or more of the ``group``, or by any where there is none."""
+    """Return the largest number of tokens planned by at least two methods of the ``group``, else by any method."""
     methods = group.drop_duplicates(["tokens_planned", *METHOD])["tokens_planned"].value_counts()
     shared = methods[methods > 1]
     return cast(Hashable, max(shared.index if len(shared) else methods.index))

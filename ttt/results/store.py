@@ -1,4 +1,4 @@
-"""All runs below a folder as two tables, the only thing that figures read."""
+"""All runs and benchmarks below a folder, as tables. Figures and claims read nothing else."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -51,7 +51,7 @@ RUN_COLUMNS: dict[str, tuple[str, str]] = {
     "commit": ("git.commit", "string"),
     "data_digest": ("data.digest", "string"),
 }
-"""Column of ``Results.runs`` -> where the record holds it, and its dtype; missing where the record has none."""
+"""Column of ``Results.runs`` -> its key in the record, and its dtype; missing where the record lacks the key."""
 
 BENCHMARK_COLUMNS: dict[str, tuple[str, str]] = {
     "benchmark_id": ("benchmark_id", "string"),
@@ -67,7 +67,7 @@ BENCHMARK_COLUMNS: dict[str, tuple[str, str]] = {
     "dtype": ("settings.dtype", "string"),
     "rounds": ("settings.rounds", "Int64"),
 }
-"""Column of ``Results.benchmarks`` -> where the benchmark's file holds it, and its dtype."""
+"""Column of ``Results.benchmarks`` -> its key in the benchmark's file, and its dtype."""
 
 MEASUREMENT_COLUMNS = {
     "model": "string",
@@ -92,18 +92,18 @@ MEASUREMENT_COLUMNS = {
 
 @dataclass(frozen=True)
 class Results:
-    """Every run and every benchmark found.
+    """Every run and every benchmark below a folder.
 
     Attributes:
-        runs: one row a run, indexed from 0: ``RUN_COLUMNS``; ``run_dir``, the run's folder; and ``variant``, the
+        runs: one row per run, indexed from 0: ``RUN_COLUMNS``; ``run_dir``, the run's folder; and ``variant``, the
             settings, as text, in which runs of the same ``SETTING`` and ``METHOD`` differ. Runs that agree in all
-            of these are seeds of one another.
+            of these differ only in seed.
         metrics: the rows of all ``metrics.parquet`` (columns of ``ttt.results.metrics``); text is categorical,
             ``position`` nullable.
         inner_loss: the rows of all ``inner_loss.parquet`` (columns of ``ttt.results.inner_loss``); text is categorical.
-        left_out: folder of a run that is not in the tables -> folder of the same run that is.
-        benchmarks: one row a measurement: ``BENCHMARK_COLUMNS`` and ``MEASUREMENT_COLUMNS``.
-        settings: run_id -> all that shaped what the run learned, as ``ttt.results.variants.settings_of`` gives it.
+        left_out: folder of a duplicate run that is not in the tables -> folder of the same run that is.
+        benchmarks: one row per measurement: ``BENCHMARK_COLUMNS`` and ``MEASUREMENT_COLUMNS``.
+        settings: run_id -> every setting that affects what the run learns, see ``ttt.results.variants.settings_of``.
     """
 
     runs: pd.DataFrame
@@ -114,12 +114,12 @@ class Results:
     settings: dict[str, dict[str, str]]
 
     def select(self, split: Split, metric: str, by_position: bool = False) -> pd.DataFrame:
-        """The rows of one metric whose value is finite, in their order: run_id, step, position, value.
+        """Return the finite values of one metric, in their order: run_id, step, position, value.
 
         Args:
             split: the split.
             metric: the metric's name.
-            by_position: rows by token index instead of the rows without one.
+            by_position: take the rows with a token index instead of the rows without one.
         """
         rows = self.metrics
         wanted = (rows["split"] == split) & (rows["metric"] == metric) & (rows["position"].notna() == by_position)
@@ -128,13 +128,13 @@ class Results:
 
 
 def load_results(folder: Path) -> Results:
-    """Every run and benchmark below ``folder``, at any depth, sorted by path.
+    """Read every run and benchmark below ``folder``, at any depth, sorted by path.
 
-    A run without metrics yet has only its row of ``runs``. Of several folders with the same run_id, that is with the
-    same configuration, the one with the most steps counts.
+    A run without metrics yet has only its row in ``runs``. If several folders have the same run_id (the same
+    configuration), the folder with the most steps is used.
 
     Raises:
-        UserError: no such folder, or a file in it that is not what a run or a benchmark writes.
+        UserError: no such folder, or a file in it that no run or benchmark wrote.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give one that holds runs of ttt-train")
@@ -190,7 +190,7 @@ def _benchmarks(benchmarks: Iterable[Benchmark]) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for benchmark in benchmarks:
         whole = {column: _lookup(benchmark, key) for column, (key, _) in BENCHMARK_COLUMNS.items()}
-        # What a row says of itself, such as the dtype of a kernel, goes before what its benchmark says of all.
+        # A value of the row, such as the dtype of a kernel, overrides the value of the whole benchmark.
         rows += [{**whole, **row} for row in benchmark["rows"]]
     dtypes = {column: dtype for column, (_, dtype) in BENCHMARK_COLUMNS.items()} | MEASUREMENT_COLUMNS
     return pd.DataFrame(
