@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
     from pandas import DataFrame
 
-    from ttt.results.store import Results
+    from ttt.analysis.store import Results
 
 PANEL_HEIGHT = 2.4
 """Inches."""

@@ -40,9 +40,9 @@ def save_lengths(name: str, lengths: dict[str, np.ndarray], path: Path) -> None:
         by_length, by_share = canvas.subplots(1, 2)
         for split, values in present.items():
             label = f"{split} ({len(values):,} documents)"
-            look = {"color": COLOURS[split], "linestyle": DASHES[split], "label": label}
-            by_length.stairs(np.histogram(values, 2.0**powers)[0], 2.0**powers, **look)
-            by_share.plot(2.0**powers, [values[values >= 2**power].sum() / values.sum() for power in powers], **look)
+            style = {"color": COLOURS[split], "linestyle": DASHES[split], "label": label}
+            by_length.stairs(np.histogram(values, 2.0**powers)[0], 2.0**powers, **style)
+            by_share.plot(2.0**powers, [values[values >= 2**power].sum() / values.sum() for power in powers], **style)
         by_length.set_yscale("log")
         _label(by_length, "Length of the document (tokens)", "Documents")
         _label(by_share, "Length (tokens)", "Share of tokens in documents\nof at least this length")

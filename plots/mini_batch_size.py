@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ttt.results.variants import METHOD, SETTING
+from ttt.analysis.comparison import RunRole, mini_batch_sizes
+from ttt.analysis.labels import COMPARED_AT, METHOD
+from ttt.analysis.table_1 import STATED, TABLE_1
 
-from .panels import caption, legend, lines, over_seeds, plain_log_ticks, powers_of_two
+from .panels import caption, count, legend, lines, over_seeds, plain_log_ticks, powers_of_two
 from .points import POINT_COLUMNS, Stated, as_points, draw_stated, drawn, mark_diverged, notes
 from .registry import Figure
-from .style import Look
+from .style import LineStyle
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
     from pandas import DataFrame
 
-    from ttt.results.store import Results
+    from ttt.analysis.store import Results
 
 PANEL_WIDTH, LEAST_WIDTH, HEIGHT = 3.0, 3.6, 2.9
 """Inches."""
@@ -26,16 +28,16 @@ X_LABEL = "Mini-batch size b (tokens)"
 PERPLEXITY = "perplexity"
 
 TIMES = {
-    "forward": Look("Whole forward pass", "#000000", (5, 1.5, 1, 1.5), "^"),
-    "W": Look("Time for W", "#D55E00", (1, 1), "D"),
-    "z": Look("Time for z", "#009E73", (6, 1.5), "s", filled=False),
+    "forward": LineStyle("Whole forward pass", "#000000", (5, 1.5, 1, 1.5), "^"),
+    "W": LineStyle("Time for W", "#D55E00", (1, 1), "D"),
+    "z": LineStyle("Time for z", "#009E73", (6, 1.5), "s", filled=False),
 }
 """Measure -> style. W: the gradients and the update of every mini-batch; z: the outputs."""
 
 STATED_IN = {"data": "pile", "size": "125m", "ctx": 2048}
 """The setting of the last row of Table 1, TTT-Linear with b = 16."""
 
-BENCHMARK_COLUMNS = ["benchmark_id", "cpu", "threads", "width", "heads", "dtype", "rounds", "tokens", "batch"]
+TIME_COLUMNS = ["benchmark_id", "cpu", "threads", "width", "heads", "dtype", "rounds", "tokens", "batch"]
 
 
 def table(results: Results) -> DataFrame:
@@ -66,16 +68,14 @@ def draw(table: DataFrame) -> Canvas:
 
 def _draw_quality(axes: Axes, quality: DataFrame) -> str:
     """Draw the panel and return its caption."""
-    from ttt.results.ablation import STATED, TABLE_1
-
-    for look, rows in lines(quality):
+    for style, rows in lines(quality):
         line = over_seeds(drawn(rows), "mini_batch_size", "value")
-        _line(axes, look, line.rename(columns={"mean": "value", "min": "low", "max": "high"}))
-        mark_diverged(axes, rows.astype({"mini_batch_size": float}), "mini_batch_size", look)
+        _line(axes, style, line.rename(columns={"mean": "value", "min": "low", "max": "high"}))
+        mark_diverged(axes, rows.astype({"mini_batch_size": float}), "mini_batch_size", style)
     if all(quality[column].iloc[0] == value for column, value in STATED_IN.items()):
         draw_stated(axes, [Stated(16, TABLE_1[8].stated)], STATED)
     _axes(axes, quality, "Validation perplexity (per token)")
-    data, size, ctx = quality[SETTING].iloc[0]
+    data, size, ctx = quality[COMPARED_AT].iloc[0]
     return "\n".join(
         [f"Perplexity: size {size}, context of {ctx:,} tokens, {data}.", *notes(quality, "mini_batch_size")]
     )
@@ -84,18 +84,17 @@ def _draw_quality(axes: Axes, quality: DataFrame) -> str:
 def _draw_times(axes: Axes, times: DataFrame) -> str:
     """Draw the panel and return its caption."""
     axes.set_yscale("log")
-    for measure, look in TIMES.items():
+    for measure, style in TIMES.items():
         line = times[times["measure"] == measure].set_index("mini_batch_size").sort_index()
-        _line(axes, look, 1e3 * line[["value", "low", "high"]].astype(float))
+        _line(axes, style, 1e3 * line[["value", "low", "high"]].astype(float))
     _axes(axes, times, "Forward time (ms)")
     plain_log_ticks(axes.yaxis)
-    of = times.iloc[0]
-    threads = "1 thread" if of["threads"] == 1 else f"{of['threads']} threads"
-    length = f"T\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{of['tokens']:,}"
+    first = times.iloc[0]
+    length = f"T\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{first['tokens']:,}"
     return (
-        f"Time: one TTT-Linear layer in the plain dual form, width {of['width']}, {of['heads']} heads, "
-        f"{length}, batch {of['batch']}, {of['dtype']}, {threads} of {of['cpu']}; "
-        f"median and quartiles of {of['rounds']} rounds. Long mini-batches are read in chunks."
+        f"Time: one TTT-Linear layer in the plain dual form, width {first['width']}, {first['heads']} heads, "
+        f"{length}, batch {first['batch']}, {first['dtype']}, {count(first['threads'], 'thread')} of {first['cpu']}; "
+        f"median and quartiles of {first['rounds']} rounds. Long mini-batches are read in chunks."
     )
 
 
@@ -105,35 +104,34 @@ def _axes(axes: Axes, part: DataFrame, y_label: str) -> None:
     powers_of_two(axes.xaxis, part["mini_batch_size"].max())
 
 
-def _line(axes: Axes, look: Look, line: DataFrame) -> None:
+def _line(axes: Axes, style: LineStyle, line: DataFrame) -> None:
     """Draw a line through ``value`` with a band from ``low`` to ``high``; the index is b."""
     b = line.index.to_numpy(float)
-    axes.fill_between(b, line["low"], line["high"], color=look.colour, alpha=0.15, linewidth=0)
-    axes.plot(b, line["value"], **look.line, label=look.label)
+    axes.fill_between(b, line["low"], line["high"], color=style.colour, alpha=0.15, linewidth=0)
+    axes.plot(b, line["value"], **style.line, label=style.label)
 
 
 def _perplexities(results: Results) -> DataFrame:
     """Return the runs of the setting with the most mini-batch sizes, without methods that have only one size."""
-    from ttt.results.comparison import mini_batch_sizes
-
     rows = as_points(results, mini_batch_sizes(results), "mini_batch_size")
     rows = rows.assign(measure=PERPLEXITY, value=rows["perplexity"].astype(float), unit="1")
-    sizes = drawn(rows).groupby([*SETTING, *METHOD, "variant"], observed=True)["mini_batch_size"].nunique()
-    several = sizes[sizes > 1].rename("sizes").reset_index()
-    rows = rows.merge(several, on=[*SETTING, *METHOD, "variant"])
+    line = [*COMPARED_AT, *METHOD]
+    sizes = drawn(rows).groupby(line, observed=True)["mini_batch_size"].nunique()
+    rows = rows.merge(sizes[sizes > 1].rename("sizes").reset_index(), on=line)
     if len(rows):
-        rows = _with_shared_seeds(rows.merge(rows.loc[[rows["sizes"].astype(int).idxmax()], SETTING], on=SETTING))
+        rows = _with_shared_seeds(
+            rows.merge(rows.loc[[rows["sizes"].astype(int).idxmax()], COMPARED_AT], on=COMPARED_AT)
+        )
     return rows[[*POINT_COLUMNS, "mini_batch_size", "measure", "value", "unit"]]
 
 
 def _with_shared_seeds(rows: DataFrame) -> DataFrame:
     """Keep only the seeds that all points of a line share, if any: seeds differ as much as mini-batch sizes do."""
-    line = [*SETTING, *METHOD, "variant"]
-    for _, group in drawn(rows).groupby(line, observed=True):
+    for _, group in drawn(rows).groupby([*COMPARED_AT, *METHOD], observed=True):
         sizes = group.groupby("seed")["mini_batch_size"].nunique()
         shared = sizes.index[sizes == group["mini_batch_size"].nunique()]
         if len(shared):
-            rows.loc[group.index[~group["seed"].isin(shared)], "role"] = "a seed that other points lack"
+            rows.loc[group.index[~group["seed"].isin(shared)], "role"] = RunRole.OTHER_SEED
     return rows
 
 
@@ -146,7 +144,7 @@ def _times(benchmarks: DataFrame) -> DataFrame:
     several = sizes[sizes > 1].reset_index().sort_values(["started", "mini_batch_size", "tokens"])
     chosen = several.iloc[-1:][["benchmark_id", "tokens"]]
     rows = rows.merge(chosen, on=["benchmark_id", "tokens"])
-    return rows[[*BENCHMARK_COLUMNS, "mini_batch_size", "measure", "value", "low", "high", "unit"]]
+    return rows[[*TIME_COLUMNS, "mini_batch_size", "measure", "value", "low", "high", "unit"]]
 
 
 FIGURE = Figure(

@@ -1,6 +1,6 @@
 """Panels, lines with a band over seeds, axes and captions, shared by the figures.
 
-Tables in this module have the columns ``SETTING``, ``METHOD``, variant, parameters and run_id of ``Results.runs``.
+Tables in this module have the columns ``COMPARED_AT``, ``LINE``, parameters and run_id of ``Results.runs``.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, cast
 
-from ttt.results.variants import METHOD, SETTING
+from ttt.analysis.labels import COMPARED_AT, METHOD
 
-from .style import LABELS, Look, legend_order, look
+from .style import LABELS, LineStyle, legend_order, line_style
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
     from pandas import DataFrame
 
-RUN_COLUMNS = ["run_id", *SETTING, *METHOD, "variant", "seed", "parameters"]
+LINE = [*METHOD, "changed"]
+"""Columns of ``Results.runs`` that identify a line of a panel."""
+
+ID_COLUMNS = ["run_id", *COMPARED_AT, *LINE, "seed", "parameters"]
 """Columns of ``Results.runs`` that identify the run of a number in the table of a figure."""
 
 PANEL_WIDTH, LEAST_WIDTH, PANEL_HEIGHT, CAPTION_HEIGHT = 2.7, 3.4, 2.1, 0.6
@@ -37,8 +40,8 @@ CAPTION_SIZE, CHARACTERS_PER_INCH = 6.5, 19
 NARROW = 1.1
 """An axis whose ends differ by less than this factor is widened."""
 
-DIVERGED, STATED = ": diverged", "stated, "
-"""The end of legend entries of diverged runs, and the beginning of legend entries of the paper's numbers."""
+MARK = "mark"
+"""Group id (``gid``) of artists that mark diverged runs or numbers of the paper: the last entries of the legend."""
 
 TICKS = (
     tuple(tenths / 10 for tenths in range(10, 100)),
@@ -76,11 +79,11 @@ def panels(table: DataFrame) -> tuple[Canvas, list[tuple[Axes, DataFrame]]]:
     return canvas, list(zip(grid, parts, strict=False))
 
 
-def lines(part: DataFrame) -> Iterator[tuple[Look, DataFrame]]:
+def lines(part: DataFrame) -> Iterator[tuple[LineStyle, DataFrame]]:
     """Yield the style and the rows, of all seeds, of each method in a panel, in the order of the legend."""
-    methods = {cast(tuple[str, str, str], key): rows for key, rows in part.groupby([*METHOD, "variant"], observed=True)}
-    for method in sorted(methods, key=lambda method: legend_order(*method)):
-        yield look(*method), methods[method]
+    found = {cast(tuple[str, str, str, str], key): rows for key, rows in part.groupby(LINE, observed=True)}
+    for key in sorted(found, key=lambda key: legend_order(*key)):
+        yield line_style(*key), found[key]
 
 
 def over_seeds(rows: DataFrame, x: str, y: str) -> DataFrame:
@@ -88,10 +91,10 @@ def over_seeds(rows: DataFrame, x: str, y: str) -> DataFrame:
     return rows.groupby(x)[y].agg(["mean", "min", "max"])
 
 
-def band(axes: Axes, line: DataFrame, look: Look, number: int) -> None:
+def band(axes: Axes, line: DataFrame, style: LineStyle, number: int) -> None:
     """Draw a line of ``over_seeds`` with its band. ``number``: its place in the panel, which offsets its markers."""
-    axes.fill_between(line.index, line["min"], line["max"], color=look.colour, alpha=0.15, linewidth=0)
-    axes.plot(line.index, line["mean"], **look.line, label=look.label, markevery=(0.05 * number, 0.2))
+    axes.fill_between(line.index, line["min"], line["max"], color=style.colour, alpha=0.15, linewidth=0)
+    axes.plot(line.index, line["mean"], **style.line, label=style.label, markevery=(0.05 * number, 0.2))
 
 
 def legend(canvas: Canvas) -> None:
@@ -100,16 +103,17 @@ def legend(canvas: Canvas) -> None:
     for axes in canvas.axes:
         handles, names = axes.get_legend_handles_labels()
         entries |= zip(names, handles, strict=True)
-    names = sorted(entries, key=_place_in_legend)
+    names = sorted(entries, key=lambda name: _place_in_legend(name, entries[name]))
     width = LEGEND_LINE + LEGEND_CHARACTER * max(map(len, entries))
     columns = min(len(entries), max(1, int(canvas.get_figwidth() / width)))
     canvas.legend([entries[name] for name in names], names, loc="outside upper center", ncols=columns)
     canvas.set_figheight(canvas.get_figheight() + LEGEND_ROW * math.ceil(len(entries) / columns))
 
 
-def _place_in_legend(name: str) -> int:
+def _place_in_legend(name: str, artist: Artist) -> int:
     """Sort the paper's methods first, then other methods, then marks of diverged runs and stated numbers."""
-    if name.endswith(DIVERGED) or name.startswith(STATED):
+    # The container of a line with error bars is no artist and has no group id.
+    if getattr(artist, "get_gid", lambda: None)() == MARK:
         return len(LABELS) + 1
     return LABELS.index(name) if name in LABELS else len(LABELS)
 
@@ -146,7 +150,7 @@ def caption(canvas: Canvas, *sentences: str) -> None:
     canvas.supxlabel(text, fontsize=CAPTION_SIZE, color="0.35")
 
 
-def seeds_sentence(table: DataFrame, line: Sequence[str] = (*SETTING, *METHOD, "variant")) -> str:
+def seeds_sentence(table: DataFrame, line: Sequence[str] = (*COMPARED_AT, *LINE)) -> str:
     """Describe line and band; empty if no line has several seeds. ``line``: the columns that identify a line."""
     seeds = table.groupby([*line], observed=True, dropna=False)["run_id"].nunique()
     if seeds.max() == 1:
@@ -157,6 +161,11 @@ def seeds_sentence(table: DataFrame, line: Sequence[str] = (*SETTING, *METHOD, "
 def span(low: float, high: float) -> str:
     """Format ``low``, or ``low-high`` if they differ, as whole numbers with an en dash."""
     return f"{low:,.0f}" if low == high else f"{low:,.0f}\N{EN DASH}{high:,.0f}"
+
+
+def count(number: int, noun: str) -> str:
+    """Format a number of things: 1 run, 2 runs."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def plain_log_ticks(axis: Axis) -> None:
@@ -206,11 +215,11 @@ def _set_ticks(axis: Axis, ticks: list[float], names: list[str]) -> None:
 
 def _parts(table: DataFrame) -> list[DataFrame]:
     parameters = table.groupby("size")["parameters"].min()
-    parts = [part for _, part in table.groupby(SETTING, observed=True)]
+    parts = [part for _, part in table.groupby(COMPARED_AT, observed=True)]
     return sorted(parts, key=lambda part: (part["data"].iloc[0], parameters[part["size"].iloc[0]], part["ctx"].iloc[0]))
 
 
 def _title(part: DataFrame, several_data: bool) -> str:
-    data, size, ctx = (part[column].iloc[0] for column in SETTING)
+    data, size, ctx = (part[column].iloc[0] for column in COMPARED_AT)
     title = f"size {size}, context of {ctx:,} tokens"
     return f"{data}, {title}" if several_data else title

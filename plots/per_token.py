@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
-from ttt.results.variants import METHOD, SETTING
+from ttt.analysis.comparison import RunRole, compare, is_standard, longest_shared
+from ttt.analysis.labels import COMPARED_AT, METHOD
 
 from .panels import (
-    RUN_COLUMNS,
+    ID_COLUMNS,
     band,
     caption,
     labels,
@@ -29,9 +30,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
     from pandas import DataFrame, Series
 
-    from ttt.results.store import Results
+    from ttt.analysis.store import Results
 
-    from .style import Look
+    from .style import LineStyle
 
 FIRST_INDEX = 8
 """First token index of the curves: before it perplexity falls so steeply that it would hide the rest."""
@@ -57,7 +58,7 @@ def table(results: Results) -> DataFrame:
 
     rows = _last_evaluation(results)
     curves = [_smoothed(run).assign(run_id=run_id) for run_id, run in rows.groupby("run_id", observed=True)]
-    runs = rows[[*RUN_COLUMNS, "flops", "step", "steps_planned", "reset_every"]].drop_duplicates()
+    runs = rows[[*ID_COLUMNS, "flops", "step", "steps_planned", "reset_every"]].drop_duplicates()
     return runs.merge(pd.concat(curves), on="run_id") if curves else runs
 
 
@@ -68,10 +69,10 @@ def draw(table: DataFrame) -> Canvas:
     canvas, parts = panels(table)
     for axes, part in parts:
         axes.set(xscale="log", yscale="log")
-        for number, (look, rows) in enumerate(lines(part)):
+        for number, (style, rows) in enumerate(lines(part)):
             line = over_seeds(rows, "token_index", "loss").apply(np.exp)
-            band(axes, line, look, number)
-            _draw_reset(axes, rows, look)
+            band(axes, line, style, number)
+            _draw_reset(axes, rows, style)
         powers_of_two(axes.xaxis, part["ctx"].max())
     plain_log_ticks(parts[0][0].yaxis)
     labels(canvas, "Token index (tokens of context)", "Validation perplexity (per token)")
@@ -86,7 +87,7 @@ def draw(table: DataFrame) -> Canvas:
     return canvas
 
 
-def _draw_reset(axes: Axes, rows: DataFrame, look: Look) -> None:
+def _draw_reset(axes: Axes, rows: DataFrame, style: LineStyle) -> None:
     """Draw the loss of the same tokens with the state reset at regular intervals."""
     import numpy as np
 
@@ -94,7 +95,7 @@ def _draw_reset(axes: Axes, rows: DataFrame, look: Look) -> None:
     if len(probed):
         line = over_seeds(probed, "token_index", "reset_loss").apply(np.exp)
         every = span(probed["reset_every"].min(), probed["reset_every"].max())
-        thin: dict[str, Any] = {"color": look.colour, "linestyle": (0, (1, 2)), "linewidth": 0.9}
+        thin: dict[str, Any] = {"color": style.colour, "linestyle": (0, (1, 2)), "linewidth": 0.9}
         axes.plot(line.index, line["mean"], **thin)
         # One legend entry for all methods: the legend already has their colours.
         axes.plot([], [], **thin | {"color": "0.4"}, label=f"state reset every {every} tokens, thin")
@@ -116,7 +117,7 @@ def _smoothed(run: DataFrame) -> DataFrame:
 
 def _unfinished_sentence(table: DataFrame) -> str:
     """Name the methods whose runs were evaluated before their last planned step, an unfair comparison."""
-    unfinished = [look.label for look, rows in lines(table) if (rows["step"] < rows["steps_planned"]).any()]
+    unfinished = [style.label for style, rows in lines(table) if (rows["step"] < rows["steps_planned"]).any()]
     return f"Evaluated before the planned end of training: {', '.join(unfinished)}." if unfinished else ""
 
 
@@ -128,10 +129,10 @@ def _last_evaluation(results: Results) -> DataFrame:
     rows = rows.merge(_by_position(results, "loss_reset").rename(columns={"loss_reset": "reset_loss"}), "left", on=KEY)
     every = results.select("validation", "reset_every").rename(columns={"value": "reset_every"})
     rows = rows.merge(every[["run_id", "step", "reset_every"]], "left", on=["run_id", "step"])
-    columns = [*RUN_COLUMNS, "flops", "steps_planned"]
+    columns = [*ID_COLUMNS, "flops", "steps_planned"]
     rows = rows.merge(_shown(results, losses["run_id"].unique())[columns], on="run_id")
     # A seed that stopped earlier than the others of its line would lift their mean.
-    line = rows.groupby([*SETTING, *METHOD, "variant"], observed=True, dropna=False)
+    line = rows.groupby([*COMPARED_AT, *METHOD], observed=True, dropna=False)
     return rows[rows["step"] == line["step"].transform("max")].copy()
 
 
@@ -141,22 +142,19 @@ def _by_position(results: Results, metric: str) -> DataFrame:
 
 def _shown(results: Results, evaluated: Collection[str]) -> DataFrame:
     """Return the runs of the figure among the runs that were evaluated by token index."""
-    from ttt.results.comparison import METHOD as WITH_VARIANT
-    from ttt.results.comparison import Role, compare, is_standard, longest_shared
-
     rows = results.runs[is_standard(results, "model") & results.runs["run_id"].isin(evaluated)]
     rows = rows[rows["ctx"] == rows.groupby(["data", "size"])["ctx"].transform("max")]
     rows = rows[_nearest_to_mamba(rows)]
-    compared = compare(results, rows, WITH_VARIANT, length=longest_shared)
-    return compared[~compared["role"].isin([Role.OTHER_SETTING, Role.OTHER_LENGTH])]
+    compared = compare(results, rows, length=longest_shared)
+    return compared[~compared["role"].isin([RunRole.OTHER_SETTING, RunRole.OTHER_LENGTH])]
 
 
 def _nearest_to_mamba(rows: DataFrame) -> Series:
     """Mark the runs whose shape is, among the shapes of their method, nearest to Mamba's in FLOPs per token."""
     flops = (rows["training_flops"] / (rows["steps_planned"] * rows["tokens_per_step"])).astype(float)
-    mamba = flops.where(rows["model"] == "mamba").groupby([rows[column] for column in SETTING]).transform("mean")
+    mamba = flops.where(rows["model"] == "mamba").groupby([rows[column] for column in COMPARED_AT]).transform("mean")
     distance = (flops - mamba).abs().fillna(0.0)
-    of_method = distance.groupby([rows[column] for column in [*SETTING, *METHOD]] + [rows["parent"].notna()])
+    of_method = distance.groupby([rows[column] for column in [*COMPARED_AT, *METHOD]])
     # Equal models differ only by rounding.
     return distance <= of_method.transform("min") + 1e-6 * flops
 

@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from ttt.results.variants import METHOD, SETTING
+from ttt.analysis.comparison import RunRole, methods
+from ttt.analysis.labels import COMPARED_AT, METHOD
 
-from .panels import DIVERGED, RUN_COLUMNS, STATED, lines, span
+from .panels import ID_COLUMNS, MARK, count, lines, span
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from pandas import DataFrame
 
-    from ttt.results.store import Results
+    from ttt.analysis.store import Results
 
-    from .style import Look
+    from .style import LineStyle
 
 POINT_COLUMNS = [
-    *RUN_COLUMNS,
+    *ID_COLUMNS,
     "learning_rate",
     "rope_base",
     "tokens_planned",
@@ -47,8 +48,6 @@ class Stated(NamedTuple):
 
 def points(results: Results) -> DataFrame:
     """Return ``POINT_COLUMNS`` of every run of a standard method; no rows if no run has a perplexity."""
-    from ttt.results.comparison import methods
-
     rows = methods(results)
     # Linear attention is only a row of Table 1; the paper does not compare it at several sizes.
     rows = rows[rows["model"] != "linear_attention"]
@@ -56,7 +55,7 @@ def points(results: Results) -> DataFrame:
 
 
 def as_points(results: Results, rows: DataFrame, *more: str) -> DataFrame:
-    """Return ``POINT_COLUMNS`` and ``more`` of rows returned by ``ttt.results.comparison.compare``."""
+    """Return ``POINT_COLUMNS`` and ``more`` of rows returned by ``ttt.analysis.comparison.compare``."""
     bases = [results.settings[run_id].get("model.rope_base", "") for run_id in rows["run_id"]]
     table = rows.assign(rope_base=bases, perplexity=rows["validation_perplexity"])[[*POINT_COLUMNS, *more]]
     return table if drawn(table).size else table.iloc[:0]
@@ -64,7 +63,7 @@ def as_points(results: Results, rows: DataFrame, *more: str) -> DataFrame:
 
 def drawn(table: DataFrame) -> DataFrame:
     """Return the runs that are drawn as points."""
-    return table[table["role"] == "drawn"]
+    return table[table["role"] == RunRole.DRAWN]
 
 
 def of_data(table: DataFrame, wanted: str) -> DataFrame:
@@ -81,16 +80,16 @@ def draw_lines(axes: Axes, part: DataFrame, x: str) -> None:
 
     Diverged runs are crosses in the colour of their method at the top of the panel.
     """
-    for look, rows in lines(part):
-        draw_points(axes, over_seeds_of(drawn(rows), x), look)
-        mark_diverged(axes, rows, x, look)
+    for style, rows in lines(part):
+        draw_points(axes, over_seeds_of(drawn(rows), x), style)
+        mark_diverged(axes, rows, x, style)
 
 
-def draw_points(axes: Axes, points: DataFrame, look: Look) -> None:
+def draw_points(axes: Axes, points: DataFrame, style: LineStyle) -> None:
     """Draw the line through the points of ``over_seeds_of``, if there are any."""
     if len(points):
         bars = points["mean"] - points["min"], points["max"] - points["mean"]
-        axes.errorbar(points.index, points["mean"], bars, **look.line, label=look.label, capsize=1.8, elinewidth=0.8)
+        axes.errorbar(points.index, points["mean"], bars, **style.line, label=style.label, capsize=1.8, elinewidth=0.8)
 
 
 def over_seeds_of(rows: DataFrame, x: str) -> DataFrame:
@@ -100,9 +99,9 @@ def over_seeds_of(rows: DataFrame, x: str) -> DataFrame:
     return points.set_index(groups[x].mean().astype(float)).sort_index()
 
 
-def mark_diverged(axes: Axes, rows: DataFrame, x: str, look: Look) -> None:
+def mark_diverged(axes: Axes, rows: DataFrame, x: str, style: LineStyle) -> None:
     """Draw crosses at the top of the panel at the ``x`` of diverged runs."""
-    places = sorted(set(rows.loc[rows["role"] == "diverged", x].dropna()))
+    places = sorted(set(rows.loc[rows["role"] == RunRole.DIVERGED, x].dropna()))
     if places:
         axes.plot(
             places,
@@ -111,9 +110,10 @@ def mark_diverged(axes: Axes, rows: DataFrame, x: str, look: Look) -> None:
             marker="x",
             markersize=5,
             markeredgewidth=1.4,
-            color=look.colour,
+            color=style.colour,
             transform=axes.get_xaxis_transform(),
-            label=f"{look.label}{DIVERGED}",
+            label=f"{style.label}: diverged",
+            gid=MARK,
         )
 
 
@@ -128,7 +128,8 @@ def draw_stated(axes: Axes, stated: list[Stated], source: str) -> None:
             markersize=9,
             markerfacecolor="white",
             color="0.25",
-            label=f"{STATED}{source}",
+            label=f"stated, {source}",
+            gid=MARK,
             zorder=5,
         )
 
@@ -139,40 +140,30 @@ def notes(table: DataFrame, *more: str) -> list[str]:
     ``more`` are columns besides setting and method that identify a point.
     """
     shown = drawn(table)
-    seeds = shown.groupby([*SETTING, *METHOD, "variant", *more], observed=True)["run_id"].nunique()
+    seeds = shown.groupby([*COMPARED_AT, *METHOD, *more], observed=True)["run_id"].nunique()
     several = f"Mean of {span(seeds.min(), seeds.max())} seeds; the spread is from the lowest to the highest seed."
     counted = dict(table["role"].value_counts())
     return [
         several if seeds.max() > 1 else "One seed.",
         _tried(counted),
-        "Crosses at the top: runs that diverged." if "diverged" in counted else "",
+        "Crosses at the top: runs that diverged." if RunRole.DIVERGED in counted else "",
         *_left_out(table),
     ]
 
 
 def _tried(counted: dict[str, int]) -> str:
-    from ttt.results.comparison import Role
-
-    other = counted.get(Role.OTHER_SETTING, 0)
+    other = counted.get(RunRole.OTHER_SETTING, 0)
     return (
         f"Where several learning rates or RoPE bases were tried, the best by validation is drawn, "
-        f"of those with the most seeds ({runs(other)} not)."
+        f"of those with the most seeds ({count(other, 'run')} not)."
         if other
         else ""
     )
 
 
 def _left_out(table: DataFrame) -> Iterator[str]:
-    from ttt.results.comparison import Role
-
-    told = (Role.DRAWN, Role.DIVERGED, Role.OTHER_SETTING)
-    for role in sorted(set(table["role"].dropna()) - set(told)):
+    described = {RunRole.DRAWN, RunRole.DIVERGED, RunRole.OTHER_SETTING}
+    for role in sorted(set(table["role"].dropna()) - described):
         rows = table[table["role"] == role]
-        if len(rows):
-            names = ", ".join(sorted(rows["run_id"])[:3]) + (", ..." if len(rows) > 3 else "")
-            yield f"Not drawn, {role}: {runs(len(rows))} ({names})."
-
-
-def runs(number: int) -> str:
-    """Format a number of runs: 1 run, 2 runs."""
-    return f"{number} run" if number == 1 else f"{number} runs"
+        names = ", ".join(sorted(rows["run_id"])[:3]) + (", ..." if len(rows) > 3 else "")
+        yield f"Not drawn, {role}: {count(len(rows), 'run')} ({names})."

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
     from pandas import DataFrame
 
-    from ttt.results.store import Results
+    from ttt.analysis.store import Results
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Figure:
     """A figure: its number in the paper, the runs it needs, and the functions that draw it.
 
     Attributes:
-        id: the name on the command line and of the files; also the module's name.
+        id: the name on the command line and of the files.
         title: its content, one line.
         paper: its number in the paper, or "not in the paper".
         needs: the runs or benchmarks it needs, one line.
@@ -39,5 +39,7 @@ class Figure:
 
 
 def figures() -> dict[str, Figure]:
-    """Return all figures by id: ``FIGURE`` of every module of this folder that has one."""
-    return {module.FIGURE.id: module.FIGURE for module in modules_of(__package__) if hasattr(module, "FIGURE")}
+    """Return all figures by id: every ``Figure`` that a module of this folder defines."""
+    values = [value for module in modules_of(__package__) for value in vars(module).values()]
+    found = {value.id: value for value in values if isinstance(value, Figure)}
+    return dict(sorted(found.items()))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from .panels import RUN_COLUMNS, band, caption, labels, legend, lines, over_seeds, panels, seeds_sentence
+from ttt.analysis.comparison import RunRole, methods
+
+from .panels import ID_COLUMNS, band, caption, labels, legend, lines, over_seeds, panels, seeds_sentence
 from .points import mark_diverged
 from .registry import Figure
 from .smoothing import window_means
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
     from pandas import DataFrame
 
-    from ttt.results.store import Results
+    from ttt.analysis.store import Results
 
 POINTS = 200
 """Approximate number of points of a long run: its steps are averaged in groups."""
@@ -30,7 +32,7 @@ def table(results: Results) -> DataFrame:
 
     The runs are standard methods at their best setting and the usual length; all runs if there are none of these.
     """
-    runs = _shown(results)[[*RUN_COLUMNS, "status", "steps_planned", "tokens_per_step", "role"]]
+    runs = _shown(results)[[*ID_COLUMNS, "status", "steps_planned", "tokens_per_step", "role"]]
     rows = results.select("train", "loss").merge(runs, on="run_id")
     group = (rows["steps_planned"] / POINTS).clip(lower=1).round().astype(int)
     rows["step"] = (((rows["step"] - 1) // group + 1) * group).clip(upper=rows["steps_planned"])
@@ -49,13 +51,13 @@ def draw(table: DataFrame) -> Canvas:
     scale, word = next((scale, word) for scale, word in SCALES if table["tokens"].max() >= scale / 2)
     canvas, parts = panels(table)
     for axes, part in parts:
-        for number, (look, rows) in enumerate(lines(part)):
+        for number, (style, rows) in enumerate(lines(part)):
             plain, line = over_seeds(rows, "tokens", "loss"), over_seeds(rows, "tokens", "smoothed")
-            axes.plot(plain.index / scale, plain["mean"], color=look.colour, alpha=0.3, linewidth=0.4, rasterized=True)
+            axes.plot(plain.index / scale, plain["mean"], color=style.colour, alpha=0.3, linewidth=0.4, rasterized=True)
             line.index /= scale
-            band(axes, line, look, number)
+            band(axes, line, style, number)
             last = rows.groupby("run_id", observed=True)[["tokens", "role"]].last()
-            mark_diverged(axes, last.assign(tokens=last["tokens"] / scale), "tokens", look)
+            mark_diverged(axes, last.assign(tokens=last["tokens"] / scale), "tokens", style)
     parts[0][0].set_ylim(*_settled(table))
     labels(canvas, f"Training tokens ({word})", "Training loss (nats/token)")
     legend(canvas)
@@ -64,10 +66,8 @@ def draw(table: DataFrame) -> Canvas:
 
 
 def _shown(results: Results) -> DataFrame:
-    from ttt.results.comparison import Role, methods
-
     standard = methods(results)
-    shown = standard[~standard["role"].isin([Role.OTHER_SETTING, Role.OTHER_LENGTH])]
+    shown = standard[~standard["role"].isin([RunRole.OTHER_SETTING, RunRole.OTHER_LENGTH])]
     return shown if len(shown) else results.runs.assign(role="")
 
 

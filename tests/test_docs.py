@@ -124,7 +124,7 @@ def test_the_examples_of_contributing_work(site: Path, tiny: list[str], tmp_path
     assert "choose one of linear, mlp, swiglu" in train("model.inner_model=swigly")
     assert "validation perplexity" in train("data=numbers", "data.packages=[mpmath]")
     assert "validation perplexity" in train("data.source=folder", f"data.packages=[{texts}]", "data.name=texts")
-    assert "final.png" in run("ttt.cli.plot", "final", "--results", f"{tmp_path}/runs", "--out", f"{tmp_path}/figures")
+    assert "final.png" in run("ttt.cli.plot", "final", f"runs={tmp_path}/runs", f"out={tmp_path}/figures")
     generic_tests = str(ROOT / "tests/layers/test_registry.py")
     tested = run("pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(site), generic_tests, "-k", "ema")
     assert " passed" in tested, tested

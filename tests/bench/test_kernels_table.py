@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from ttt.analysis.store import load_results
 from ttt.bench.columns import Column, markdown_lines
 from ttt.bench.kernels import BEGIN, COLUMNS, END
 from ttt.cli.bench import as_pairs
@@ -19,7 +20,6 @@ from ttt.kernels.triton.compile import innermost_products, local_stores
 from ttt.kernels.triton.configurations import SHARED, SHARED_EVERYWHERE
 from ttt.kernels.triton.counts import KERNELS
 from ttt.results.benchmarks import Row
-from ttt.results.store import load_results
 
 DOCUMENT = assets() / "docs" / "kernels.md"
 

@@ -11,6 +11,8 @@ import pytest
 import torch
 from hydra import compose
 
+from ttt.analysis.latency import latencies
+from ttt.analysis.store import load_results
 from ttt.bench.case import Setting, Variant
 from ttt.bench.clock import choose_device, clock_of, timed_by_gpu
 from ttt.bench.devices import A100, B200, H100, H200, Device, device_named
@@ -25,8 +27,6 @@ from ttt.cli.compose import as_object, method
 from ttt.config.bench import LatencyBenchConfig
 from ttt.config.errors import UserError
 from ttt.results.benchmarks import Row
-from ttt.results.latency import latencies
-from ttt.results.store import load_results
 
 TINY = ["width=16", "heads=2", "blocks=1", "mlp_hidden=16", "vocab=16", "tokens=12,20", "rounds=1", "decode=3"]
 TINY += ["batch=2", "decode_batch=3", "train_tokens=40", "device=cpu", "memory=false"]

@@ -7,10 +7,10 @@ import pytest
 from synthetic import METHODS, TOKENS_PER_STEP, make_benchmark, make_ladder, make_latency, make_probe, make_run
 
 import ttt.plots
+from ttt.analysis.store import Results, load_results
 from ttt.plots.files import save
 from ttt.plots.registry import Figure, figures
 from ttt.plots.style import paper_style
-from ttt.results.store import Results, load_results
 
 FIGURES = figures()
 SWEEPS = Path(ttt.plots.__file__).parents[1] / "sweeps"
@@ -38,7 +38,7 @@ def test_a_figure_says_what_it_is(name: str) -> None:
     figure = FIGURES[name]
     texts = {key: value for key, value in vars(figure).items() if isinstance(value, str)}
     assert all(text and "\n" not in text for text in texts.values())
-    assert figure.id == figure.table.__module__.rpartition(".")[2]
+    assert figure.id == name
     sweep = figure.give.partition("sweep=")[2].partition(" ")[0]
     if sweep:
         assert (SWEEPS / "laptop" / f"{sweep}.yaml").is_file()
@@ -168,7 +168,7 @@ def test_mini_batch_size_draws_quality_of_runs_that_differ_in_nothing_else(tmp_p
         for seed in (0, 1):
             make_run(tmp_path, seed=seed, steps=2, perplexity=perplexity + seed, mini_batch_size=b)
             make_run(tmp_path, "transformer", "transformer", seed=seed, steps=2, perplexity=9, mini_batch_size=b)
-    make_run(tmp_path, steps=2, perplexity=99, mini_batch_size=4, status="failed")
+    make_run(tmp_path, steps=2, perplexity=99, mini_batch_size=4, status="diverged")
     make_run(tmp_path, steps=2, perplexity=99, mini_batch_size=4, momentum=0.5)
     make_run(tmp_path, size="s1", steps=2, perplexity=99, mini_batch_size=4)
     make_run(tmp_path, size="s1", steps=2, perplexity=99, mini_batch_size=16)

@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 from synthetic import LAPTOP_METHODS, make_latency, make_run
 
+from ttt.analysis.store import load_results
 from ttt.plots.files import save
 from ttt.plots.registry import figures
-from ttt.results.store import load_results
 
 FEW_SEEDS, MANY_SEEDS = 3, 14
 

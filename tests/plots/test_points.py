@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from synthetic import LADDER_LOSSES, flops, make_ladder, make_run
 
+from ttt.analysis.store import load_results
+from ttt.analysis.table_1 import TABLE_1
 from ttt.plots.registry import figures
 from ttt.plots.style import paper_style
-from ttt.results.ablation import TABLE_1
-from ttt.results.store import load_results
 
 FIGURES = figures()
 
@@ -74,7 +74,7 @@ def test_the_papers_contexts_of_the_papers_data_are_drawn(tmp_path: Path) -> Non
 
 def test_a_diverged_run_is_a_cross_at_the_top_and_one_without_a_result_is_named(tmp_path: Path) -> None:
     make_run(tmp_path, steps=2, perplexity=40)
-    make_run(tmp_path, "mamba", "own", steps=2, status="failed")
+    make_run(tmp_path, "mamba", "own", steps=2, status="diverged")
     unfinished = make_run(tmp_path, "ttt_mlp", steps=2, status="interrupted", evaluated=False)
     canvas = drawn("pile_scaling", tmp_path)
     lines = lines_of(canvas.axes[0])

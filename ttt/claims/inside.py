@@ -4,16 +4,15 @@ from typing import cast
 
 import pandas as pd
 
+from ttt.analysis.comparison import is_standard
+from ttt.analysis.labels import COMPARED_AT, describe_place, method_label
+from ttt.analysis.store import Results
 from ttt.claims.verdict import Part, paired
-from ttt.claims.words import named, where
-from ttt.results.comparison import FINETUNED, is_standard
-from ttt.results.store import Results
-from ttt.results.variants import SETTING
 
 LEARNERS = ("ttt_linear", "ttt_mlp", "transformer")
 """Layers for which the paper claims that later tokens keep getting easier."""
 
-CASE = ["model", "backbone", "mini_batch_size", "finetuned"]
+CASE = ["model", "backbone", "mini_batch_size", "start"]
 """Columns of the cases that are judged separately."""
 
 
@@ -23,34 +22,29 @@ def later_tokens(results: Results) -> list[Part]:
     parts = []
     for case, group in rows.groupby(CASE, dropna=False):
         gains = [_gains(run) for _, run in group.groupby("run_id", observed=True)]
-        words, ids = _say(cast(tuple, case), group), list(group["run_id"].unique())
-        helps = f"context from before a reset lowers the loss, {words}"
+        name, ids = _describe(cast(tuple, case), group), list(group["run_id"].unique())
+        helps = f"context from before a reset lowers the loss, {name}"
         parts.append(paired(helps, [whole for whole, _ in gains], ids))
         late = [later for _, later in gains if later is not None]
         if late:
-            grows = f"and more so in the last stretch between resets than in the second, {words}"
+            grows = f"and more so in the last stretch between resets than in the second, {name}"
             parts.append(paired(grows, late, ids))
     return parts
 
 
 def inner_loss(results: Results) -> list[Part]:
     """Judge loss(W_t) < loss(W_{t-1}) < loss(W_0), the last gap growing with t. Each layer of a run is a pair."""
-    rows = results.inner_loss.merge(_with_case(results), on="run_id")
-    if rows.empty:
-        return []
-    # Where a run has both splits, take validation, which comes after test in the alphabet.
-    splits = rows["split"].astype(str)
-    rows = rows[splits == splits.groupby(rows["run_id"]).transform("max")]
+    rows = results.select_inner_loss().merge(_with_case(results), on="run_id")
     parts = []
     for case, group in rows.groupby(CASE, dropna=False):
         layers = [layer for _, layer in group.groupby(["run_id", "layer"], observed=True)]
-        words, ids = _say(cast(tuple, case), group), list(group["run_id"].unique())
+        name, ids = _describe(cast(tuple, case), group), list(group["run_id"].unique())
         after, before = ([_mean_step(layer, *names) for layer in layers] for names in STEPS)
-        parts.append(paired(f"loss(W_t) below loss(W_t-1), {words}", after, ids, "1"))
-        parts.append(paired(f"loss(W_t-1) below loss(W_0), {words}", before, ids, "1"))
+        parts.append(paired(f"loss(W_t) below loss(W_t-1), {name}", after, ids, "1"))
+        parts.append(paired(f"loss(W_t-1) below loss(W_0), {name}", before, ids, "1"))
         growth = [_growth(layer) for layer in layers]
-        name = f"loss(W_t-1) - loss(W_0) lower in the last quarter than in the first, {words}"
-        parts.append(paired(name, growth, ids, "1"))
+        grows = f"loss(W_t-1) - loss(W_0) lower in the last quarter than in the first, {name}"
+        parts.append(paired(grows, growth, ids, "1"))
     return parts
 
 
@@ -93,12 +87,11 @@ def _probed(results: Results) -> pd.DataFrame:
 
 
 def _with_case(results: Results) -> pd.DataFrame:
-    """Return run_id, ``SETTING`` and ``CASE`` of the runs of standard methods with any mini-batch size."""
-    usual = is_standard(results, "model", {"model.mini_batch_size"})
-    runs = results.runs[usual]
-    return runs.assign(finetuned=runs["parent"].notna().map({True: FINETUNED, False: ""}))[["run_id", *SETTING, *CASE]]
+    """Return run_id, ``COMPARED_AT`` and ``CASE`` of the runs of standard methods with any mini-batch size."""
+    return results.runs.loc[is_standard(results, "model", {"model.mini_batch_size"}), ["run_id", *COMPARED_AT, *CASE]]
 
 
-def _say(case: tuple, rows: pd.DataFrame) -> str:
-    model, backbone, b, finetuned = case
-    return ", ".join(filter(None, [named(model, backbone), "" if pd.isna(b) else f"b = {b}", finetuned, where(rows)]))
+def _describe(case: tuple, rows: pd.DataFrame) -> str:
+    model, backbone, b, start = case
+    texts = [method_label(model, backbone), "" if pd.isna(b) else f"b = {b}", start, describe_place(rows)]
+    return ", ".join(filter(None, texts))

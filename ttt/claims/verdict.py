@@ -34,9 +34,10 @@ class Part:
         verdict: of this part.
         mean: of the paired differences, in ``unit``; negative as claimed unless ``name`` states otherwise.
         spread: their standard deviation; NaN for a single pair.
-        pairs: the number of pairs.
+        pairs: the number of pairs, or of whatever ``counted`` names.
         unit: nats/token, 1, ...
         run_ids: the runs or benchmarks that were compared.
+        counted: singular noun for ``pairs``.
     """
 
     name: str
@@ -46,13 +47,14 @@ class Part:
     pairs: int
     unit: str
     run_ids: tuple[str, ...]
+    counted: str = "pair"
 
 
 def paired(
     name: str, differences: Sequence[float], run_ids: Iterable[str], unit: str = "nats/token", sign: int = -1
 ) -> Part:
     """Judge the claim that all ``differences`` have this ``sign``. There must be at least one."""
-    return _part(name, differences, run_ids, unit, judge([-sign * each for each in differences]))
+    return _part(name, differences, run_ids, unit, judge([-sign * difference for difference in differences]))
 
 
 def equal(name: str, differences: Sequence[float], run_ids: Iterable[str], tolerance: float) -> Part:
@@ -60,10 +62,10 @@ def equal(name: str, differences: Sequence[float], run_ids: Iterable[str], toler
 
     It held if none is larger, and did not hold if ``judge`` finds them beyond the tolerance on one side.
     """
-    if all(abs(each) <= tolerance for each in differences):
+    if all(abs(difference) <= tolerance for difference in differences):
         verdict = Verdict.HELD
     else:
-        sides = [judge([side * each + tolerance for each in differences]) for side in (-1, 1)]
+        sides = [judge([side * difference + tolerance for difference in differences]) for side in (-1, 1)]
         verdict = Verdict.FAILED if Verdict.HELD in sides else Verdict.UNDECIDED
     return _part(name, differences, run_ids, "nats/token", verdict)
 
@@ -74,9 +76,9 @@ def judge(differences: Sequence[float]) -> Verdict:
         return Verdict.UNDECIDED
     mean = statistics.fmean(differences)
     beyond = abs(mean) > 2 * statistics.stdev(differences) / math.sqrt(len(differences))
-    if beyond and all(each < 0 for each in differences):
+    if beyond and max(differences) < 0:
         return Verdict.HELD
-    return Verdict.FAILED if beyond and all(each > 0 for each in differences) else Verdict.UNDECIDED
+    return Verdict.FAILED if beyond and min(differences) > 0 else Verdict.UNDECIDED
 
 
 def together(verdicts: Sequence[Verdict]) -> Verdict:

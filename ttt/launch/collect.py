@@ -6,12 +6,12 @@ from pathlib import Path
 
 import yaml
 
+from ttt.analysis.store import load_results
 from ttt.config.errors import UserError
 from ttt.config.schema import Resolved
 from ttt.launch.status import RunStatus
 from ttt.results.atomic import replacing, write_text
 from ttt.results.record import RunFolder, read_record, write_record
-from ttt.results.store import load_results
 
 RUNS_TABLE = "runs.csv"
 
@@ -27,7 +27,7 @@ def collect(statuses: list[RunStatus], out: Path) -> Path:
 
     Args:
         statuses: of the sweep's runs.
-        out: a folder for ``ttt-plot --results``.
+        out: a folder for ``ttt-plot runs=FOLDER``.
 
     Raises:
         UserError: no run has a record, or ``out`` cannot be written.

@@ -1,1 +1,1 @@
-"""What a run leaves behind: its record, its metrics, where it came from; and all runs of a folder as tables."""
+"""The files of a run and of a benchmark: record, metrics, checkpoints, provenance."""

@@ -138,7 +138,7 @@ def collect(request: Request) -> None:
         if status.state != "finished":
             print(f"not finished: {status.run.run_id} ({status.state})", file=sys.stderr)
     finished = sum(status.state == "finished" for status in statuses)
-    print(f"{table}: {finished} of {len(statuses)} runs are finished; draw them with ttt-plot --all --results {out}")
+    print(f"{table}: {finished} of {len(statuses)} runs are finished; draw them with ttt-plot --all runs={out}")
     deleted = [status.run.folder for status in statuses if status.state == "deleted"]
     if deleted:
         raise UserError(f"{', '.join(deleted)}: deleted after it had finished; ttt-sweep retry trains it again")

@@ -18,7 +18,7 @@ usage: ttt-sweep plan    sweep=NAME [KEY=VALUE ...]                  what it wou
        ttt-sweep retry   sweep=NAME [RUN ...] [slurm.mem_gb=128]     what failed, was killed or timed out
        ttt-sweep cancel  sweep=NAME [RUN ...]                        what waits or runs
        ttt-sweep logs    sweep=NAME RUN                              what a run's last job printed
-       ttt-sweep collect sweep=NAME out=FOLDER                       records and metrics, for ttt-plot --results FOLDER
+       ttt-sweep collect sweep=NAME out=FOLDER                       records and metrics, for ttt-plot runs=FOLDER
 
   ttt-sweep plan sweep=books_scaling
   ttt-sweep submit sweep=training slurm=local                processes on this machine, slurm.parallel=2 at a time

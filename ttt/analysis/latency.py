@@ -1,8 +1,13 @@
 """Time per token of whole models, from latency benchmarks."""
 
-import pandas as pd
+from __future__ import annotations
 
-from ttt.results.store import Results
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from ttt.analysis.store import Results
 
 SAME = ["cpu", "gpu", "threads", "width", "heads", "dtype", "batch"]
 """Columns in which benchmarks must agree to appear in one figure."""
@@ -14,7 +19,7 @@ COLUMNS = [
 """Columns of the table of latencies; ``low`` and ``high`` are the quartiles of ``seconds_per_token``."""
 
 
-def latencies(results: Results, measure: str) -> pd.DataFrame:
+def latencies(results: Results, measure: str) -> DataFrame:
     """Return one row per model and context: the latest time on the machine and at the sizes of the newest benchmark.
 
     The time of a pass is divided by the tokens of all ``batch`` sequences in it. If several kernels of the inner loop

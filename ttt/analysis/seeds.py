@@ -7,12 +7,6 @@ from ttt.config.identity import identity
 from ttt.config.schema import Resolved
 from ttt.results.record import Record
 
-SETTING = ["data", "size", "ctx"]
-"""Columns of ``Results.runs`` that are equal for runs that a figure compares."""
-
-METHOD = ["model", "backbone"]
-"""Columns that name a method."""
-
 
 def settings_of(record: Record) -> dict[str, str]:
     """Return every setting that affects what a run learns, except the seed: dotted key -> value as text."""
@@ -24,7 +18,7 @@ def settings_of(record: Record) -> dict[str, str]:
     return settings | {"data.digest": record["data"]["digest"][:12], "steps_planned": str(record["steps_planned"])}
 
 
-def variants(groups: Sequence[Hashable], settings: Sequence[dict[str, str]]) -> list[str]:
+def changed_settings(groups: Sequence[Hashable], settings: Sequence[dict[str, str]]) -> list[str]:
     """Return for each run the settings in which the runs of its group differ, as ``key=value, key=value``.
 
     The text is empty where all runs of a group agree. Runs of one group and one text differ only in seed.

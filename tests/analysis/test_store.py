@@ -4,10 +4,10 @@ from runpy import run_path
 
 import pytest
 
+from ttt.analysis.store import RUN_COLUMNS, load_results
 from ttt.config.errors import UserError
 from ttt.results.metrics import SCHEMA
 from ttt.results.record import RunFolder
-from ttt.results.store import RUN_COLUMNS, load_results
 
 make_run = run_path(str(Path(__file__).parents[1] / "plots" / "synthetic.py"))["make_run"]
 
@@ -60,13 +60,13 @@ def test_a_missing_folder_is_the_users_error(tmp_path: Path) -> None:
         load_results(tmp_path / "runs")
 
 
-def test_variants_are_told_apart_by_what_differs_but_the_seed(tmp_path: Path) -> None:
+def test_changed_settings_are_told_apart_except_the_seed(tmp_path: Path) -> None:
     for b in (1, 16):
         for seed in (0, 1):
             make_run(tmp_path, seed=seed, steps=2, mini_batch_size=b)
     make_run(tmp_path, "ttt_mlp", steps=2)
     runs = load_results(tmp_path).runs
-    sizes = runs.groupby(["model", "variant"])["seed"].agg(list).to_dict()
+    sizes = runs.groupby(["model", "changed"])["seed"].agg(list).to_dict()
     assert sizes == {
         ("ttt_linear", "model.mini_batch_size=1"): [0, 1],
         ("ttt_linear", "model.mini_batch_size=16"): [0, 1],
