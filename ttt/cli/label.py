@@ -95,7 +95,7 @@ def _settings(composed: DictConfig, group: str, ctx: int) -> Resolved:
 
 @cache
 def _composed(override: str) -> DictConfig | None:
-    with _hydra():
+    with hydra_ready():
         defaults = [{"size": "s1"}, {"ctx": "512"}, {"backbone": "mamba"}, {"model": "ttt_linear"}, "_self_"]
         ConfigStore.instance().store(name=STANDARDS, node={"defaults": defaults})
         try:
@@ -105,8 +105,8 @@ def _composed(override: str) -> DictConfig | None:
 
 
 @contextmanager
-def _hydra() -> Iterator[None]:
-    """Initialise Hydra, unless the command is already running under it."""
+def hydra_ready() -> Iterator[None]:
+    """Initialise Hydra, unless it is already. Around many labels it saves the time of doing so for each."""
     if GlobalHydra.instance().is_initialized():
         yield
         return

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from ttt.analysis.store import Results, load_results
-from ttt.cli.label import label_of_plain
+from ttt.cli.label import hydra_ready, label_of_plain
 
 
 def read_results(folder: Path, strict: bool) -> Results:
@@ -13,7 +13,8 @@ def read_results(folder: Path, strict: bool) -> Results:
     Raises:
         UserError: no such folder; if ``strict``, a file in it that cannot be read.
     """
-    results = load_results(folder, label_of_plain, strict)
+    with hydra_ready():
+        results = load_results(folder, label_of_plain, strict)
     for line in results.unreadable:
         print(f"left out: {line}", file=sys.stderr)
     for left_out, kept in results.left_out.items():
