@@ -14,14 +14,14 @@ make_run = run_path(str(Path(__file__).parents[1] / "plots" / "synthetic.py"))["
 
 def test_runs_are_found_at_any_depth_and_flattened(tmp_path: Path) -> None:
     make_run(tmp_path / "deep" / "model=ttt_mlp", "ttt_mlp", "mamba", "s1", 256, seed=3, steps=4, mini_batch_size=8)
-    make_run(tmp_path, "transformer", "transformer", "s2", 512, steps=5, evaluated=False, status="failed")
+    make_run(tmp_path, "transformer", "transformer", "s2", 512, steps=5, evaluated=False, status="diverged")
     runs = load_results(tmp_path).runs.set_index("model")
     ours = runs.loc["ttt_mlp"]
     assert (ours["backbone"], ours["size"], ours["ctx"], ours["seed"]) == ("mamba", "s1", 256, 3)
     assert (ours["mini_batch_size"], ours["tokens"], ours["status"]) == (8, 4 * 1024, "finished")
     assert Path(ours["run_dir"]).parent == tmp_path / "deep" / "model=ttt_mlp"
     assert runs["mini_batch_size"].isna()["transformer"]
-    assert runs.loc["transformer", "status"] == "failed"
+    assert runs.loc["transformer", "status"] == "diverged"
 
 
 def test_metrics_of_all_runs_are_one_table(tmp_path: Path) -> None:

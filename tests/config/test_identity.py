@@ -1,14 +1,28 @@
 """Which configurations are the same run."""
 
+import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field, make_dataclass, replace
+from typing import Any
 
 import pytest
 
-from ttt.config.identity import context_name, differences, identity, run_id
-from ttt.config.layers import TTTConfig
+from ttt.analysis.seeds import settings_of
+from ttt.config.assets import assets
+from ttt.config.identity import (
+    FROZEN,
+    FROZEN_IN_LAYERS,
+    HASHED_AS,
+    context_name,
+    differences,
+    identity,
+    run_id,
+    without_bookkeeping,
+)
+from ttt.config.layers import SHIPPED, TTTConfig
 from ttt.config.plain import from_plain
-from ttt.config.schema import TrainConfig
+from ttt.config.schema import LayerConfig, TrainConfig
+from ttt.results.record import Record, identity_of, read_record
 
 Configure = Callable[..., TrainConfig]
 
@@ -49,10 +63,103 @@ def test_contexts_are_named_as_their_group_names_them(length: int, name: str) ->
 
 
 def test_differences_are_named_by_key(configure: Configure) -> None:
-    ours, theirs = identity(asdict(configure())), identity(asdict(configure("seed=1", "model.mini_batch_size=8")))
+    ours, theirs = identity(configure()), identity(configure("seed=1", "model.mini_batch_size=8"))
     assert differences(ours, theirs) == ["model.mini_batch_size=16, not 8", "seed=0, not 1"]
 
 
 def test_plain_containers_come_back_as_the_configuration(configure: Configure) -> None:
     config = configure()
     assert from_plain(asdict(config), TTTConfig) == config
+
+
+GROUPS = ["model", "size", "ctx", "backbone", "kernel", "data", "recipe"]
+
+
+def records() -> list[Record]:
+    """The records of the laptop's runs, the first with each layer."""
+    found: dict[str, Record] = {}
+    for path in sorted((assets() / "results/laptop").glob("*/record.json")):
+        record = read_record(path)
+        found.setdefault(record["config"]["model"]["name"], record)
+    assert found.keys() == SHIPPED.keys()
+    return list(found.values())
+
+
+def config_of(record: Record) -> TrainConfig:
+    return from_plain(record["config"], SHIPPED[record["config"]["model"]["name"]])
+
+
+def with_new_key(config: TrainConfig, group: str, value: Any) -> TrainConfig:
+    """The configuration as a schema has it that got ``new: str = "usual"`` in this group."""
+    node = getattr(config, group)
+    grown = make_dataclass("Grown", [("new", str, field(default="usual"))], bases=(type(node),))
+    return replace(config, **{group: grown(**vars(node), new=value)})
+
+
+def test_committed_runs_keep_their_names() -> None:
+    paths = list((assets() / "results/laptop").glob("*/record.json"))
+    assert len(paths) == 194
+    for path in paths:
+        record = read_record(path)
+        config = config_of(record)
+        assert run_id(config) == record["run_id"] == path.parent.name
+        assert identity(config) == identity_of(record) == without_bookkeeping(record["config"])
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_a_later_key_renames_nothing_at_its_default(group: str) -> None:
+    for record in records():
+        config = config_of(record)
+        usual, other = with_new_key(config, group, "usual"), with_new_key(config, group, "other")
+        assert run_id(usual) == run_id(config) != run_id(other)
+        settings = [settings_of({**record, "identity": identity(grown)}) for grown in (usual, other)]
+        assert settings == [settings_of(record), settings_of(record) | {f"{group}.new": "other"}]
+        assert differences(identity(usual), identity_of(record)) == []
+        assert differences(identity(other), identity_of(record)) == [f"{group}.new=other, not None"]
+
+
+def test_a_later_group_renames_nothing_at_its_defaults(configure: Configure) -> None:
+    @dataclass
+    class Optimizer:
+        name: str = "adamw"
+
+    @dataclass
+    class Grown(TrainConfig):
+        optimizer: Optimizer = field(default_factory=Optimizer)
+        ema: float = 0.0
+
+    config = configure()
+    assert run_id(Grown(**vars(config))) == run_id(config)
+    assert run_id(Grown(**vars(config), ema=0.9)) != run_id(config)
+    assert run_id(Grown(**vars(config), optimizer=Optimizer("lion"))) != run_id(config)
+
+
+def test_keys_of_an_added_layer_count_off_their_defaults(configure: Configure) -> None:
+    @dataclass
+    class EMAConfig(LayerConfig):
+        decay: float = 0.9
+
+    @dataclass
+    class Grown(EMAConfig):
+        bias: bool = False
+
+    def named(layer: LayerConfig) -> str:
+        return run_id(replace(configure(), model=layer))
+
+    assert named(EMAConfig("ema")) == named(Grown("ema"))
+    assert named(EMAConfig("ema", 0.5)) == named(Grown("ema", 0.5)) != named(EMAConfig("ema"))
+    assert named(Grown("ema", bias=True)) != named(Grown("ema"))
+
+
+def test_frozen_keys_exist(configure: Configure) -> None:
+    plain = without_bookkeeping(asdict(configure()))
+    for group, keys in FROZEN.items():
+        assert set(keys) <= plain[group].keys()
+    for name, schema in SHIPPED.items():
+        assert set(FROZEN_IN_LAYERS[name]) < asdict(schema()).keys()
+
+
+def test_one_learning_rate_counts_as_the_table_that_it_replaces() -> None:
+    translate = HASHED_AS["size", "learning_rate"]
+    assert translate(0.01) == translate({"mamba": 0.01, "transformer": 0.01, "own": 0.01})
+    assert json.dumps(translate(0.01)) == '{"transformer": 0.01, "mamba": 0.01, "own": 0.01}'

@@ -42,7 +42,7 @@ def test_greedy_tokens_are_the_likeliest_of_a_whole_forward_pass(model: Language
 
 def test_a_prompt_in_pieces_is_the_prompt(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = written(model, GREEDY)
-    monkeypatch.setattr(module, "PIECE", 2)
+    monkeypatch.setattr(module, "CHUNK", 2)
     assert written(model, GREEDY) == expected
 
 

@@ -175,5 +175,7 @@ def test_a_diverged_model_ends_with_the_inner_loop_to_blame(run: Path, capsys: p
     assert error == f"error: {run}: the inner losses are not finite: {culprit}"
     with pytest.raises(RunError, match=re.escape(f"the logits are not finite: {culprit.replace('1 to 16', '1 to 3')}")):
         next(continuation(load_run(RunFolder(run), torch.device("cpu"), False).model, [1, 2, 3], Sampling(0, None, 0)))
-    assert record(run)["warnings"] == [warning.removeprefix("warning: ")]
+    assert [f"{subject}: {text}" for subject, text in record(run)["warnings"].items()] == [
+        warning.removeprefix("warning: ")
+    ]
     assert record(run)["status"] == "finished"

@@ -26,6 +26,7 @@ Configure = Callable[..., TrainConfig]
 PROGRAM = """
 import os, shutil, signal, sys
 from pathlib import Path
+from ttt.train import prepare as preparing
 from ttt.train import run as running
 from ttt.train.module import TrainingModule
 
@@ -53,7 +54,7 @@ def training_step(self, *arguments):
     return step(self, *arguments)
 
 TrainingModule.training_step = training_step
-running.build_model = before("set up", running.build_model)
+preparing.build_model = before("set up", preparing.build_model)
 running.evaluate_run = before("evaluation", running.evaluate_run)
 from submitit.core.submission import process_job
 process_job(sys.argv[1])
@@ -140,7 +141,7 @@ def test_before_its_time_limit_a_job_saves_and_goes_on(submit: Submit, tmp_path:
     assert job.ends() == [("requeued", None)]
     ((code, errors),) = job.start()
     assert code == 0, errors
-    assert "going on with" in errors
+    assert "resuming" in errors
     assert job.ends() == [("requeued", None), ("finished", None)]
     assert (job.record()["sweep"], job.record()["overrides"]) == ("a_sweep", ["seed=0"])
     assert (job.record()["status"], job.record()["steps"]) == ("finished", 12)

@@ -32,7 +32,7 @@ class Tags(HTMLParser):
 def test_the_report_is_one_well_formed_page_with_everything(tmp_path: Path) -> None:
     make_ladder(tmp_path, seeds=(0, 1))
     make_latency(tmp_path)
-    run = make_run(tmp_path, "ttt_mlp", steps=2, status="failed", evaluated=False)
+    run = make_run(tmp_path, "ttt_mlp", steps=2, status="diverged", evaluated=False)
     page = report(load_results(tmp_path), FIGURES)
     tags = Tags()
     tags.feed(page)

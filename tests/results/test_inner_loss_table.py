@@ -8,7 +8,8 @@ import pytest
 from ttt.analysis.store import load_results
 from ttt.config.errors import UserError
 from ttt.results.inner_loss import SCHEMA, VALUES, read_inner_loss, write_inner_loss
-from ttt.results.record import Record, put_warnings
+from ttt.results.record import Record, RunFolder
+from ttt.results.run_record import RunRecord
 
 synthetic = run_path(str(Path(__file__).parents[1] / "plots" / "synthetic.py"))
 
@@ -65,10 +66,11 @@ def test_all_runs_that_were_looked_into_are_one_table(tmp_path: Path) -> None:
     assert pq.read_schema(runs[0].inner_loss).equals(SCHEMA)
 
 
-def test_a_subject_has_one_warning_the_newest() -> None:
+def test_a_subject_has_one_warning_the_newest(tmp_path: Path) -> None:
     record: Record = synthetic["make_record"]("a", "ttt_mlp", "mamba", "s1", 8, 0, 3, 5, "running")
-    put_warnings(record, {})
+    run = RunRecord(RunFolder(tmp_path), record)
+    run.warn({})
     assert "warnings" not in record
-    put_warnings(record, {"train, layer 1, head 0": "at step 1: grew", "train, layer 1, head 1": "at step 1"})
-    put_warnings(record, {"train, layer 1, head 0": "at step 2"})
-    assert record["warnings"] == ["train, layer 1, head 1: at step 1", "train, layer 1, head 0: at step 2"]
+    run.warn({"train, layer 1, head 0": "at step 1: grew", "train, layer 1, head 1": "at step 1"})
+    run.warn({"train, layer 1, head 0": "at step 2"})
+    assert record["warnings"] == {"train, layer 1, head 1": "at step 1", "train, layer 1, head 0": "at step 2"}

@@ -13,7 +13,7 @@ import pytest
 
 from ttt.config.errors import UserError
 from ttt.results import lock
-from ttt.results.lock import LOCK_FILE, holding
+from ttt.results.lock import LOCK_FILE, locked
 
 DEADLINE = 30.0
 HOLD = """
@@ -24,7 +24,7 @@ lock.SECONDS_BETWEEN_BEATS, lock.SECONDS_UNTIL_STALE = 0.05, 1.0
 folder, machine = Path(sys.argv[1]), sys.argv[2]
 if machine:
     lock._machine = lambda: machine
-with lock.holding(folder):
+with lock.locked(folder):
     (folder / "held").write_text("by one")
     while not (folder / "let go").exists():
         time.sleep(0.01)
@@ -66,10 +66,10 @@ def test_the_holder_is_named_and_leaves_nothing(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("SLURM_JOB_ID", "17")
     monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
     folder = tmp_path / "runs/run"
-    with holding(folder):
+    with locked(folder):
         named = holder(folder)
         assert (named["pid"], named["job"], named["restart"]) == (os.getpid(), "17", 2)
-        with pytest.raises(UserError) as refused, holding(folder):
+        with pytest.raises(UserError) as refused, locked(folder):
             pass
         line = str(refused.value)
         assert line.startswith(f"{folder}: is being written by process {os.getpid()} on ")
@@ -80,7 +80,7 @@ def test_the_holder_is_named_and_leaves_nothing(tmp_path: Path, monkeypatch: pyt
 
 def test_a_failure_lets_go_too(tmp_path: Path) -> None:
     def fail() -> None:
-        with holding(tmp_path):
+        with locked(tmp_path):
             (tmp_path / "work").touch()
             raise ZeroDivisionError
 
@@ -93,12 +93,12 @@ def test_a_failure_lets_go_too(tmp_path: Path) -> None:
 def test_a_killed_holder_is_replaced_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     process = start(tmp_path)
     with pytest.raises(UserError, match=rf"is being written by process {process.pid} .*\(kill {process.pid} there\)"):
-        holding(tmp_path).__enter__()
+        locked(tmp_path).__enter__()
     process.kill()
     # Not waited for: a process that has ended and that nobody has asked about is still in the table.
     wait_for(lambda: lock._started(process.pid) is None)
     started = time.monotonic()
-    with holding(tmp_path):
+    with locked(tmp_path):
         assert holder(tmp_path)["pid"] == os.getpid()
     assert time.monotonic() - started < 0.9
     assert f"taken over from process {process.pid}" in capsys.readouterr().err
@@ -106,11 +106,11 @@ def test_a_killed_holder_is_replaced_at_once(tmp_path: Path, capsys: pytest.Capt
 
 
 def test_another_process_with_the_same_number_is_another(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with holding(tmp_path):
+    with locked(tmp_path):
         state = json.loads((tmp_path / LOCK_FILE).read_text())
     state["holder"]["started"] += 1
     (tmp_path / LOCK_FILE).write_text(json.dumps(state))
-    with holding(tmp_path):
+    with locked(tmp_path):
         pass
     assert "that process has ended" in capsys.readouterr().err
 
@@ -118,12 +118,12 @@ def test_another_process_with_the_same_number_is_another(tmp_path: Path, capsys:
 def test_a_holder_elsewhere_lives_as_long_as_it_renews(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     process = start(tmp_path, "another machine")
     with pytest.raises(UserError, match=f"is being written by process {process.pid}"):
-        holding(tmp_path).__enter__()
+        locked(tmp_path).__enter__()
     assert "to see whether it is still there" in capsys.readouterr().err
     process.kill()
     process.communicate()
     started = time.monotonic()
-    with holding(tmp_path):
+    with locked(tmp_path):
         assert time.monotonic() - started >= 1.0
     assert "no sign of it for 1 s" in capsys.readouterr().err
 
@@ -137,7 +137,7 @@ def test_a_job_that_starts_again_takes_its_folder_back(
     monkeypatch.setattr(lock, "SECONDS_UNTIL_STALE", 1000.0)
     monkeypatch.setenv("SLURM_JOB_ID", "17")
     monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
-    with holding(tmp_path):
+    with locked(tmp_path):
         pass
     assert "its job was started again" in capsys.readouterr().err
 
@@ -146,7 +146,7 @@ def test_who_was_taken_over_writes_nothing_more(tmp_path: Path) -> None:
     """A process that stood still for a minute, on a machine that cannot be asked."""
     process = start(tmp_path, "another machine")
     process.send_signal(signal.SIGSTOP)
-    with holding(tmp_path):
+    with locked(tmp_path):
         process.send_signal(signal.SIGCONT)
         assert process.wait(DEADLINE) == 1
         assert holder(tmp_path)["pid"] == os.getpid()
@@ -172,7 +172,7 @@ def test_of_many_that_take_over_one_wins(tmp_path: Path) -> None:
 
 def test_a_deleted_folder_is_not_made_again(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    with holding(folder):
+    with locked(folder):
         for file in folder.iterdir():
             file.unlink()
         folder.rmdir()
@@ -184,7 +184,7 @@ def test_a_deleted_folder_is_not_made_again(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"file/run: cannot be written \(Not a directory\)"):
-        holding(tmp_path / "file/run").__enter__()
+        locked(tmp_path / "file/run").__enter__()
     (tmp_path / LOCK_FILE).write_text("{}")
     with pytest.raises(UserError, match=r"lock.json: names no holder"):
-        holding(tmp_path).__enter__()
+        locked(tmp_path).__enter__()

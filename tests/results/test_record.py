@@ -31,13 +31,16 @@ def test_every_key_of_the_schema_is_in_the_file(tmp_path: Path, record: Record) 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema_version": SCHEMA_VERSION + 1}, "upgrade"),
+        ({"schema_version": SCHEMA_VERSION + 1, "seed": ...}, "lacks seed; upgrade"),
+        ({"seed": ...}, "lacks seed; restore or remove"),
         ({"schema_version": None}, "no schema_version"),
     ],
 )
 def test_other_schemas_are_refused(tmp_path: Path, record: Record, change: dict[str, object], message: str) -> None:
+    """``...`` takes a key away."""
     path = tmp_path / "record.json"
-    path.write_text(json.dumps(record | change))
+    changed = {key: value for key, value in (record | change).items() if value is not ...}
+    path.write_text(json.dumps(changed))
     with pytest.raises(UserError, match=message) as error:
         read_record(path)
     assert str(path) in str(error.value)
@@ -77,3 +80,28 @@ def test_a_file_in_the_place_of_a_folder_is_the_users_error(tmp_path: Path, reco
     (tmp_path / "run").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         write_record(tmp_path / "run" / "record.json", record)
+
+
+def test_a_newer_record_with_further_keys_is_read(tmp_path: Path, record: Record) -> None:
+    newer = record | {"schema_version": SCHEMA_VERSION + 1, "energy": 3.0}
+    (tmp_path / "record.json").write_text(json.dumps(newer))
+    assert read_record(tmp_path / "record.json") == newer
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        ("the loss became nan at step 6; no checkpoint had been written", "diverged"),
+        ("the loss became -inf at step 6", "diverged"),
+        ("perplexity: the loss is not finite: the inner loop of layer 1, head 0 diverged", "diverged"),
+        ("No space left on device", "failed"),
+        (None, "failed"),
+    ],
+)
+def test_version_1_is_translated(tmp_path: Path, record: Record, error: str | None, status: str) -> None:
+    old = {**record, "schema_version": 1, "status": "failed", "error": error}
+    old["warnings"] = ["train, layer 1, head 0: at step 2 the inner loss grew: much"]
+    (tmp_path / "record.json").write_text(json.dumps(old))
+    found = read_record(tmp_path / "record.json")
+    assert (found["schema_version"], found["status"], found["error"]) == (SCHEMA_VERSION, status, error)
+    assert found["warnings"] == {"train, layer 1, head 0": "at step 2 the inner loss grew: much"}

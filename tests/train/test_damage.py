@@ -19,7 +19,7 @@ from ttt.config.errors import RunError, UserError
 from ttt.config.schema import EvalConfig, GenerateConfig, TrainConfig
 from ttt.data.corpus import load_corpus
 from ttt.results.checkpoints import checkpoints, newest_whole
-from ttt.train.checkpoint import Hashing
+from ttt.train.checkpoint import HashingWriter
 from ttt.train.module import TrainingModule
 
 Configure = Callable[..., TrainConfig]
@@ -94,7 +94,7 @@ def test_a_disk_that_fills_up_leaves_earlier_checkpoints(
 ) -> None:
     written = 0
 
-    def write(self: Hashing, data: bytes) -> int:
+    def write(self: HashingWriter, data: bytes) -> int:
         nonlocal written
         written += len(data)
         if (tmp_path / "run/checkpoints/step-00000006.ckpt").exists():
@@ -105,8 +105,8 @@ def test_a_disk_that_fills_up_leaves_earlier_checkpoints(
 
     common = [f"run_dir={tmp_path}/run", "trainer.checkpoint_every=3"]
     with monkeypatch.context() as patch:
-        patch.setattr(Hashing, "write", write)
-        line = r"step-00000009.ckpt: cannot be written \(No space left on device\).* goes on from step-00000006.ckpt$"
+        patch.setattr(HashingWriter, "write", write)
+        line = r"step-00000009.ckpt: cannot be written \(No space left on device\).* resumes from step-00000006.ckpt$"
         with pytest.raises(RunError, match=line):
             train(configure(*common), [])
     names = [path.name for path in checkpoints(tmp_path / "run/checkpoints")]

@@ -22,9 +22,8 @@ from ttt.config.identity import run_id
 from ttt.config.plan import check
 from ttt.config.schema import TrainConfig
 from ttt.results.checkpoints import checkpoints, write_digest
-from ttt.results.parent import adopt_parent, plan_parent
 from ttt.results.record import read_record
-from ttt.train.parent import order_seed
+from ttt.train.planning import order_seed, plan_run, planned_parent, with_parent
 
 Configure = Callable[..., TrainConfig]
 
@@ -90,8 +89,7 @@ def test_another_parent_is_another_run(configure: Configure, parent: Path) -> No
     asked = ["model=transformer", "recipe=finetune", f"parent.run={parent}", "recipe.steps=0"]
     ids = []
     for change in [[], ["trainer.max_steps=1"], ["recipe.learning_rate=1e-3"]]:
-        config = configure(*asked, *change)
-        adopt_parent(config)
+        config = plan_run(configure(*asked, *change), []).config
         assert check(config).schedule_steps == 2
         ids.append(run_id(config))
     assert ids[0] == ids[1] != ids[2]
@@ -109,8 +107,8 @@ def test_a_child_is_planned_before_its_parent_is_trained(configure: Configure, p
     """As the run it will be: same id, same steps, same order of the data."""
     finetune = ["model=transformer", "recipe=finetune", "recipe.steps=0", "ctx.length=32"]
     whole = configure("model=transformer", "recipe.steps=10")
-    plan_parent(child := configure(*finetune), whole, tmp_path / "not yet there")
-    adopt_parent(trained := configure(*finetune, f"parent.run={parent}"))
+    child = with_parent(configure(*finetune), planned_parent(whole, tmp_path / "not yet there"))
+    trained = plan_run(configure(*finetune, f"parent.run={parent}"), []).config
     assert child.recipe.steps == 2
     assert (run_id(child), child.recipe.steps, order_seed(child)) == (
         run_id(trained),
@@ -124,23 +122,25 @@ def test_a_child_is_planned_before_its_parent_is_trained(configure: Configure, p
     train(child, [])
     written = read_record(tmp_path / "child/record.json")
     assert (written["run_id"], written["config"]["parent"]["weights"]) == (run_id(trained), trained.parent.weights)
-    plan_parent(planned := configure(*finetune, "recipe.clip=2"), child, tmp_path / "child")
-    adopt_parent(later := configure(*finetune, "recipe.clip=2", f"parent.run={tmp_path}/child"))
+    planned = with_parent(configure(*finetune, "recipe.clip=2"), planned_parent(child, tmp_path / "child"))
+    later = plan_run(configure(*finetune, "recipe.clip=2", f"parent.run={tmp_path}/child"), []).config
     assert run_id(planned) == run_id(later)
-    with pytest.raises(UserError, match=r"from=.*: holds another model than was asked for: size.width=16, not 32"):
-        plan_parent(configure(*finetune), configure("model=transformer", "size.width=32"), tmp_path / "wide")
+    wide = configure("model=transformer", "size.width=32")
+    with pytest.raises(UserError, match=r"from=.*: holds another model than requested: size.width=16, not 32"):
+        with_parent(configure(*finetune), planned_parent(wide, tmp_path / "wide"))
 
 
 def test_a_parent_that_is_not_as_planned_is_refused(configure: Configure, parent: Path) -> None:
     asked = ["model=transformer", "recipe=finetune", f"parent.run={parent}"]
-    plan_parent(longer := configure(*asked), configure("model=transformer", "recipe.steps=20"), parent)
+    longest = configure("model=transformer", "recipe.steps=20")
+    longer = with_parent(configure(*asked), planned_parent(longest, parent))
     with pytest.raises(UserError, match=r"from=.*: holds transformer-.*, not transformer-.* as planned; plan again"):
-        adopt_parent(longer)
+        plan_run(longer, [])
     whole = configure("model=transformer", "recipe.steps=10")
-    plan_parent(further := configure(*asked), whole, parent)
+    further = with_parent(configure(*asked), planned_parent(whole, parent))
     further.parent.steps = 20
     with pytest.raises(UserError, match=r"from=.*: has done 10 steps, not 20 as planned; train it to there"):
-        adopt_parent(further)
+        plan_run(further, [])
 
 
 def test_a_child_goes_on_whatever_becomes_of_its_parents_weights(configure: Configure, tmp_path: Path) -> None:
@@ -168,10 +168,9 @@ def test_children_of_seeds_are_seeds(configure: Configure, parent: Path, tmp_pat
     train(configure("model=transformer", f"run_dir={other}", "recipe.steps=10", "recipe.clip=0.5"), [])
     found = []
     for run in (parent, sibling, other):
-        train(
-            child := configure("model=transformer", "recipe=finetune", f"parent.run={run}", f"runs_dir={tmp_path}"), []
-        )
-        found.append(settings_of(read_record(tmp_path / run_id(child) / "record.json")))
+        child = configure("model=transformer", "recipe=finetune", f"parent.run={run}", f"runs_dir={tmp_path}")
+        train(child, [])
+        found.append(settings_of(read_record(plan_run(child, []).folder.record)))
     assert found[0] == found[1] != found[2]
 
 
@@ -208,7 +207,7 @@ def test_a_parent_that_is_none_is_named(
     (tmp_path / "bare").mkdir()
     (tmp_path / "bare/record.json").write_text((parent / "record.json").read_text())
     with pytest.raises(UserError, match="bare: has no checkpoint to start from"):
-        adopt_parent(configure("model=transformer", f"parent.run={tmp_path}/bare"))
+        plan_run(configure("model=transformer", f"parent.run={tmp_path}/bare"), [])
     with pytest.raises(UserError, match="is the run to start from; choose another folder"):
         train(configure("model=transformer", f"parent.run={parent}", f"run_dir={parent}", "overwrite=true"), [])
     assert checkpoints(parent / "checkpoints")

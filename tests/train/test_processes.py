@@ -160,7 +160,7 @@ def test_two_nodes_start_and_go_on_together(configure: Configure, tiny: list[str
         assert [code for code, _ in ended] == [0, 0], ended
         assert ended[1][1] == "", "the first process tells for both"
         assert record(tmp_path / "run")["steps"] == steps
-    assert "going on with" in ended[0][1]
+    assert "resuming" in ended[0][1]
     subprocess.run([sys.executable, "-m", "ttt.cli.train", *tiny, f"run_dir={tmp_path}/one"], check=True)
     ours, theirs = (
         torch.load(tmp_path / name / "checkpoints/step-00000012.ckpt", weights_only=True)["state_dict"]

@@ -88,7 +88,7 @@ class Runner:
 
 def told(errors: str) -> str:
     """What a run said of itself last, without the folders of the test."""
-    own = [line for line in errors.splitlines() if line.startswith(("error: ", "warning: ", "training ", "going on "))]
+    own = [line for line in errors.splitlines() if line.startswith(("error: ", "warning: ", "training ", "resuming "))]
     return re.sub(r"\S+/", "", own[-1]) if own else "nothing said"
 
 

@@ -21,7 +21,7 @@ from ttt.cli.train import train
 from ttt.config.errors import RunError, UserError
 from ttt.config.schema import EvalConfig, ExportConfig, TrainConfig
 from ttt.results.checkpoints import write_digest
-from ttt.results.lock import holding
+from ttt.results.lock import locked
 from ttt.train.module import TrainingModule
 
 Configure = Callable[..., TrainConfig]
@@ -110,7 +110,7 @@ def test_a_finished_run_is_left_alone(configure: Configure, tmp_path: Path, caps
 
 def test_earlier_work_is_not_overwritten_unasked(configure: Configure, tmp_path: Path) -> None:
     train(configure(f"run_dir={tmp_path}/run", "trainer.max_steps=2"), [])
-    with pytest.raises(UserError, match=r"holds 2 steps of this run .* ckpt=last goes on"):
+    with pytest.raises(UserError, match=r"holds 2 steps of this run .* ckpt=last resumes it"):
         train(configure(f"run_dir={tmp_path}/run", "trainer.max_steps=3"), [])
     with pytest.raises(UserError, match=r"belongs to another configuration \(seed=5, not 0\)"):
         train(configure(f"run_dir={tmp_path}/run", "seed=5"), [])
@@ -137,7 +137,7 @@ def test_a_loss_that_diverges_stops_the_run(
     with pytest.raises(RunError, match=r"the loss became nan at step 6; the last good checkpoint is .*step-00000004"):
         train(configure(f"run_dir={tmp_path}/run", "trainer.checkpoint_every=2"), [])
     written = record(tmp_path / "run")
-    assert (written["status"], written["last_checkpoint"]) == ("failed", "step-00000004.ckpt")
+    assert (written["status"], written["last_checkpoint"]) == ("diverged", "step-00000004.ckpt")
     assert "the loss became nan at step 6" in written["error"]
     losses = pd.read_parquet(tmp_path / "run/metrics.parquet").query("metric == 'loss'")
     assert losses.step.max() == 6
@@ -160,7 +160,7 @@ def test_an_interrupted_run_says_so_and_goes_on(
             return step(self, windows, batch_idx)
 
         patch.setattr(TrainingModule, "training_step", killed)
-        with pytest.raises(RunError, match=rf"stopped by {number.name} at step 6; .* goes on from step-00000006.ckpt"):
+        with pytest.raises(RunError, match=rf"stopped by {number.name} at step 6; .* resumes from step-00000006.ckpt"):
             train(configure(*common), [])
     assert record(tmp_path / "run")["status"] == "interrupted"
     assert f"{number.name} at step 6" in record(tmp_path / "run")["error"]
@@ -190,7 +190,7 @@ def test_the_record_tells_how_far_a_run_is(
     configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between two checkpoints too; and it never names one that is not there."""
-    monkeypatch.setattr("ttt.train.checkpoint.SECONDS_BETWEEN_RECORDS", 0.0)
+    monkeypatch.setattr("ttt.results.run_record.SECONDS_BETWEEN_RECORDS", 0.0)
     step, told = TrainingModule.training_step, []
 
     def telling(self: TrainingModule, windows: torch.Tensor, batch_idx: int) -> torch.Tensor:
@@ -210,7 +210,7 @@ def test_the_record_tells_how_far_a_run_is(
 def test_a_folder_is_written_by_one_process(configure: Configure, tmp_path: Path) -> None:
     """Whoever comes second is told, and changes nothing; looking is allowed."""
     train(configure(f"run_dir={tmp_path}/run", "trainer.max_steps=1"), [])
-    with holding(tmp_path / "run"):
+    with locked(tmp_path / "run"):
         before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
         with pytest.raises(UserError, match=r"run: is being written by process .*; wait for its end, or stop it"):
             train(configure(f"run_dir={tmp_path}/run", "overwrite=true"), [])

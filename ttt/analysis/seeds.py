@@ -3,14 +3,13 @@
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 
-from ttt.config.identity import identity
 from ttt.config.schema import Resolved
-from ttt.results.record import Record
+from ttt.results.record import Record, identity_of
 
 
 def settings_of(record: Record) -> dict[str, str]:
     """Return every setting that affects what a run learns, except the seed: dotted key -> value as text."""
-    settings = _flatten(identity(record["config"]))
+    settings = _flatten(identity_of(record))
     del settings["seed"]
     # Finetuned runs whose parents differ only in seed count as seeds too: ``parent.settings`` describes the parent.
     settings.pop("parent.run_id", None)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -214,7 +214,7 @@ def load_results(folder: Path, label: Callable[[Resolved], Label] = names_only, 
 def _read_run(path: Path, label: Callable[[Resolved], Label]) -> _Run:
     record = read_record(path)
     try:
-        plain = cast(Resolved | None, record.get("label"))
+        plain = record.get("label")
         return _Run(record, settings_of(record), Label.from_plain(plain) if plain else label(record["config"]))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: not a run's record ({error!r}); restore or remove the run's folder") from error

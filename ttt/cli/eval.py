@@ -1,4 +1,4 @@
-"""``ttt-eval``: evaluates a trained run again, on another split or on more text, or looks into its inner loops."""
+"""``ttt-eval``: evaluate a trained run again, on another split or on more text, or probe its inner loops."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 from ttt.cli.compose import run_with_config
 from ttt.cli.help import print_help_if_asked
-from ttt.config.errors import RunError, bad_value
+from ttt.config.errors import DivergedError, bad_value
 from ttt.config.schema import EvalConfig
 
 if TYPE_CHECKING:
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from ttt.results.record import RunFolder
 
 HELP = """\
-ttt-eval evaluates the newest checkpoint of a run: perplexity, and the loss by token index.
+ttt-eval evaluates the newest checkpoint of a run: its perplexity and its loss by token index.
 
 usage: ttt-eval run=FOLDER [KEY=VALUE ...]
 
   run=FOLDER          folder of a run of ttt-train; the results go into its record and its table
   split=validation    or test
-  probe=inner_loss    look into the inner loops instead: the loss of every token before and after its update
-  probe=reset reset_every=512  what context is worth: the same tokens with it forgotten every 512 of them
+  probe=inner_loss    measure the inner loops instead: the loss of every token before and after its update
+  probe=reset reset_every=512  measure the value of context: the same tokens, with context forgotten every 512 tokens
   eval_tokens=131072  most tokens to read for each measure (default: as in the run's configuration)
   device=auto         cpu, cuda or mps
 """
@@ -38,11 +38,12 @@ def main() -> None:
 
 
 def evaluate(config: EvalConfig, overrides: list[str]) -> None:  # noqa: ARG001 - as every command
-    """Evaluates one run and prints its perplexity, or what the probe found.
+    """Evaluate one run and print its perplexity, or the result of the probe.
 
     Raises:
-        UserError: no such run, split, probe or device, a run without a checkpoint, or one that another process writes.
-        RunError: the model's numbers are not finite.
+        UserError: there is no such run, split, probe or device, the run has no checkpoint, or another process writes
+            its folder.
+        DivergedError: the model's numbers are not finite.
     """
     allowed = ("validation", "test")
     if config.split not in allowed:
@@ -55,8 +56,8 @@ def evaluate(config: EvalConfig, overrides: list[str]) -> None:  # noqa: ARG001 
         raise bad_value("eval_tokens", config.eval_tokens, "must be at least 1")
     from ttt.evaluate.inner_loss import probe_run
     from ttt.evaluate.reset import probe_resets
-    from ttt.evaluate.run import evaluate_run
-    from ttt.results.lock import holding
+    from ttt.evaluate.run import evaluate_run, load_run
+    from ttt.results.lock import locked
     from ttt.results.metrics import Split
     from ttt.results.record import RunFolder, read_record
     from ttt.train.device import choose_device
@@ -64,22 +65,23 @@ def evaluate(config: EvalConfig, overrides: list[str]) -> None:  # noqa: ARG001 
     folder = RunFolder(Path(config.run))
     # A folder without a run is refused before anything is written there.
     read_record(folder.record)
-    asked = (folder, cast(Split, config.split), choose_device(config.device, "device"))
-    with holding(folder.path):
+    split, device = cast(Split, config.split), choose_device(config.device, "device")
+    with locked(folder.path):
+        run = load_run(folder, device, eval_tokens=config.eval_tokens)
         if config.probe is None:
-            _tell_perplexity(folder, config.split, evaluate_run(*asked, config.eval_tokens))
+            _print_perplexity(folder, split, evaluate_run(run, split))
         elif config.reset_every is None:
-            _tell_inner_loss(folder, config.split, probe_run(*asked, config.eval_tokens))
+            _print_inner_loss(folder, split, probe_run(run, split))
         else:
-            _tell_resets(folder, config.split, probe_resets(*asked, config.reset_every, config.eval_tokens))
+            _print_resets(folder, split, probe_resets(run, split, config.reset_every))
 
 
-def _tell_perplexity(folder: RunFolder, split: str, evaluation: SplitEvaluation) -> None:
+def _print_perplexity(folder: RunFolder, split: str, evaluation: SplitEvaluation) -> None:
     print(f"{folder.path}: {split} perplexity {evaluation.perplexity:.2f} ({evaluation.loss:.4f} nats/token)")
     print(f"loss by token index: mean of {evaluation.documents} documents read from their start", file=sys.stderr)
 
 
-def _tell_inner_loss(folder: RunFolder, split: str, probe: Probe) -> None:
+def _print_inner_loss(folder: RunFolder, split: str, probe: Probe) -> None:
     from ttt.evaluate.inner_loss import describe
 
     read = f"{probe.losses.sequences} {split} documents read from their start, at step {probe.step}"
@@ -89,10 +91,10 @@ def _tell_inner_loss(folder: RunFolder, split: str, probe: Probe) -> None:
     for subject, text in probe.warnings.items():
         print(f"warning: {subject}: {text}", file=sys.stderr)
     if probe.failure is not None:
-        raise RunError(f"{folder.path}: {probe.failure}")
+        raise DivergedError(f"{folder.path}: {probe.failure}")
 
 
-def _tell_resets(folder: RunFolder, split: str, losses: ResetLosses) -> None:
+def _print_resets(folder: RunFolder, split: str, losses: ResetLosses) -> None:
     documents = len(losses.whole)
     print(
         f"{folder.path}: context beyond the last {losses.every} tokens gains {losses.gain:+.4f} nats/token, standard "

@@ -1,4 +1,4 @@
-"""``ttt-export``: the model of a trained run as files for other programs."""
+"""``ttt-export``: write the model of a trained run as files for other programs."""
 
 import sys
 from pathlib import Path
@@ -14,9 +14,9 @@ usage: ttt-export run=FOLDER out=FOLDER [--released] [overwrite=true]
 
   run=FOLDER        folder of a run of ttt-train
   out=FOLDER        folder to write, new or empty
-  --released        the parameter names of the authors' released code, and released.json with what it must be told;
+  --released        use the parameter names of the authors' released code, and add released.json with its settings;
                     for TTT-Linear and TTT-MLP as they released them (the same: released=true)
-  overwrite=true    also into a folder that is not empty; files of other names stay
+  overwrite=true    write into a folder that is not empty; files of other names stay
 
 safetensors.torch.load_file reads the weights, ttt.models.released.from_released the released names.
 """
@@ -32,11 +32,11 @@ def main() -> None:
 
 
 def export(config: ExportConfig, overrides: list[str]) -> None:  # noqa: ARG001 - as every command
-    """Writes the files and prints their names.
+    """Write the files and print their names.
 
     Raises:
-        UserError: no such run, no checkpoint that is whole, a model that the released code does not have, or a folder
-            that holds other files or cannot be written.
+        UserError: there is no such run or no undamaged checkpoint, the released code has no such model, or the folder
+            holds other files or cannot be written.
     """
     from ttt.evaluate.export import export_run, refuse_other_files
     from ttt.results.record import RunFolder

@@ -1,4 +1,4 @@
-"""``ttt-generate``: lets the model of a trained run go on from a prompt."""
+"""``ttt-generate``: continue a prompt with the model of a trained run."""
 
 import sys
 from functools import partial
@@ -10,19 +10,19 @@ from ttt.config.errors import bad_value
 from ttt.config.schema import GenerateConfig
 
 HELP = """\
-ttt-generate writes text with the newest checkpoint of a run, token by token, after a prompt.
+ttt-generate continues a prompt with the newest checkpoint of a run, token by token.
 
 usage: ttt-generate run=FOLDER [KEY=VALUE ...]
 
   run=FOLDER            folder of a run of ttt-train
-  prompt="def main("    text to go on from (default: the start of a document)
-  tokens=200            most tokens to write; the end of the document may come before
-  temperature=0.8       below 1 keeps to likely tokens; 0 always takes the likeliest
-  top_k=40              draw among so many of the likeliest tokens; null: among all
-  seed=0                decides what is drawn
+  prompt="def main("    text to continue (default: the start of a document)
+  tokens=200            most tokens to write; the end of the document may come earlier
+  temperature=0.8       below 1 prefers likely tokens; 0 always takes the likeliest
+  top_k=40              draw from this many of the likeliest tokens; null: from all
+  seed=0                seed of the random draws
   device=auto           cpu, cuda or mps
 
-The text goes to standard output, the speed of reading the prompt and of writing to standard error.
+The text goes to standard output, the speed of reading and writing to standard error.
 """
 
 
@@ -33,11 +33,11 @@ def main() -> None:
 
 
 def generate(config: GenerateConfig, overrides: list[str]) -> None:  # noqa: ARG001 - as every command
-    """Prints the prompt and what the model makes of it.
+    """Print the prompt and the model's continuation.
 
     Raises:
-        UserError: a value out of its range, no such run or device, or a run without a checkpoint.
-        RunError: the model's logits are not finite.
+        UserError: a value is out of range, there is no such run or device, or the run has no checkpoint.
+        DivergedError: the model's logits are not finite.
     """
     check(config)
     from ttt.evaluate.generate import Sampling, generate_text
@@ -55,10 +55,10 @@ def generate(config: GenerateConfig, overrides: list[str]) -> None:  # noqa: ARG
 
 
 def check(config: GenerateConfig) -> None:
-    """What can be refused before anything is loaded.
+    """Check what can be checked before anything is loaded.
 
     Raises:
-        UserError: a value out of its range.
+        UserError: a value is out of range.
     """
     if config.tokens < 1:
         raise bad_value("tokens", config.tokens, "must be at least 1")

@@ -16,6 +16,10 @@ class RunError(Exception):
     """
 
 
+class DivergedError(RunError):
+    """A loss or another number of the model that is infinite or not a number."""
+
+
 class InterruptedRunError(RunError):
     """A run that signal ``number`` has ended; its record says so, and where it goes on."""
 

@@ -1,13 +1,20 @@
-"""What makes two runs the same run: everything that decides what is learned, and nothing else."""
+"""The identity of a run: the part of its configuration that decides what is learned, and a name made of it.
+
+The keys of ``FROZEN`` always count. A key that was added later counts only where its value differs from its default, so
+that adding a key renames no run and finished sweeps stay finished. The default is the schema's: it must give what runs
+did before the key existed, and it must never change, for it is part of the names of existing runs. So is ``FROZEN``.
+"""
 
 import hashlib
 import json
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, is_dataclass
+from typing import Any, cast
 
 from ttt.config.schema import Resolved, TrainConfig
 
-BOOKKEEPING = ("trainer", "runs_dir", "run_dir", "ckpt", "overwrite")
-"""Keys of a configuration that say where and how to run, not what."""
+BOOKKEEPING = ("trainer", "runs", "run", "runs_dir", "run_dir", "ckpt", "overwrite")
+"""Keys of a configuration that specify where and how to run, with the names that old records have for them."""
 
 WITHOUT_INFLUENCE = (
     ("data", "cache_dir"),
@@ -15,34 +22,123 @@ WITHOUT_INFLUENCE = (
     ("kernel", "checkpoint_group"),
     ("recipe", "parent_share"),
 )
-"""Group and key of the same kind, in groups that otherwise count."""
+"""Group and key of bookkeeping in groups that otherwise count."""
 
 COUNTED_IN_PARENT = ("run_id", "steps", "settings")
+
+FROZEN: dict[str, tuple[str, ...]] = {
+    "size": (
+        "name", "width", "blocks", "heads", "mlp_hidden", "init_std", "steps", "tokens_per_step", "learning_rate",
+    ),
+    "ctx": ("length",),
+    "backbone": ("name",),
+    "kernel": ("name",),
+    "data": (
+        "name", "source", "packages", "hub", "revision", "path", "column", "min_chars", "max_chars", "vocab_size",
+        "tokenizer", "validation_fraction", "test_fraction", "eval_tokens",
+    ),
+    "recipe": (
+        "name", "steps", "tokens_per_step", "learning_rate", "final_learning_rate", "warmup", "betas", "weight_decay",
+        "clip",
+    ),
+}  # fmt: skip
+"""Group -> keys that count at any value: those that existed when the first runs were published."""
+
+FROZEN_IN_TTT = (
+    "inner_model", "hidden", "activation", "inner_bias", "mini_batch_size", "W_init", "norm", "learnable_norm",
+    "residual", "halved_loss", "learnable_eta", "eta_base", "eta_base_start", "eta_over_dim", "token_scale", "momentum",
+    "forget_gate", "rope_base",
+)  # fmt: skip
+
+FROZEN_IN_LAYERS: dict[str, tuple[str, ...]] = {
+    "ttt_linear": FROZEN_IN_TTT,
+    "ttt_mlp": FROZEN_IN_TTT,
+    "linear_attention": ("feature_map", "normaliser", "rope_base"),
+    "transformer": ("rope_base",),
+    "mamba": ("state_size", "expand", "conv_kernel", "dt_rank"),
+}
+"""Layer -> keys of ``model`` that count at any value besides ``name``; those of any other layer are later keys."""
+
+FROZEN_ALONE = ("seed",)
+"""Keys outside the groups that count at any value."""
+
+
+def _one_rate_per_backbone(rate: Any) -> Any:
+    return rate if isinstance(rate, dict) else dict.fromkeys(("transformer", "mamba", "own"), rate)
+
+
+HASHED_AS: dict[tuple[str, str], Callable[[Any], Any]] = {("size", "learning_rate"): _one_rate_per_backbone}
+"""Group and key -> translation of its value to the type that it had in the first records.
+
+| key                | value since        | counts as                                        |
+|--------------------|--------------------|--------------------------------------------------|
+| size.learning_rate | one number x       | {transformer: x, mamba: x, own: x}, as it was    |
+"""
 
 CONTEXT_UNIT = 1024
 
 
-def identity(plain: Resolved) -> Resolved:
-    """A configuration, as plain containers, without its bookkeeping.
+def identity(config: TrainConfig) -> Resolved:
+    """Return the part of a configuration that makes two runs the same run, as JSON holds it.
 
     A parent counts by what it is and how many steps it had done, wherever its folder is and whatever rounding made of
     its weights; its share of tokens counts by the steps that it gave.
     """
+    counted: Resolved = {}
+    for key, value in without_bookkeeping(_as_json(config)).items():
+        node = getattr(config, key)
+        if key in ("parent", *FROZEN_ALONE):
+            counted[key] = value
+        elif is_dataclass(node) and not isinstance(node, type):
+            counted[key] = _counting(value, _as_json(type(node)()), _frozen(key, value))
+        else:
+            counted |= _counting({key: value}, _as_json(type(config)()), ())
+    return {key: value for key, value in counted.items() if value != {} or key in ("model", *FROZEN)}
+
+
+def _as_json(node: Any) -> Resolved:
+    return cast(Resolved, json.loads(json.dumps(asdict(node))))
+
+
+def without_bookkeeping(plain: Resolved) -> Resolved:
+    """Return the keys of a plain configuration that can count; in old records, all of them do."""
     kept = {key: value for key, value in plain.items() if key not in (*BOOKKEEPING, "parent")}
     parent = plain.get("parent", {})
     if parent.get("run_id"):
         kept["parent"] = {name: parent.get(name) for name in COUNTED_IN_PARENT}
     for group, key in WITHOUT_INFLUENCE:
-        kept[group] = {name: value for name, value in kept[group].items() if name != key}
+        if key in kept.get(group, {}):
+            kept[group] = {name: value for name, value in kept[group].items() if name != key}
+    for (group, key), translate in HASHED_AS.items():
+        if key in kept.get(group, {}):
+            kept[group] = kept[group] | {key: translate(kept[group][key])}
     return kept
 
 
+def _frozen(group: str, values: Mapping[str, Any]) -> tuple[str, ...]:
+    if group == "model":
+        return ("name", *FROZEN_IN_LAYERS.get(values["name"], ()))
+    return FROZEN.get(group, ())
+
+
+def _counting(values: Resolved, defaults: Resolved, frozen: tuple[str, ...]) -> Resolved:
+    return {key: value for key, value in values.items() if key in frozen or value != defaults.get(key)}
+
+
 def run_id(config: TrainConfig) -> str:
-    """A readable name with a hash of the identity, such as ``ttt_linear-mamba-s1-512-pycode-seed0-1a2b3c4d``."""
-    text = json.dumps(identity(asdict(config)), sort_keys=True)
+    """Return a readable name with a hash of the identity, such as ``ttt_linear-mamba-s1-512-pycode-seed0-1a2b3c4d``."""
+    text = json.dumps(identity(config), sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     parts = (config.model.name, config.backbone.name, config.size.name, context_name(config.ctx.length))
     return "-".join([*parts, config.data.name, f"seed{config.seed}", digest])
+
+
+def settings_digest(identity: Resolved) -> str:
+    """Return a hash of an identity that is equal for runs that differ only in the seed, their parents' included."""
+    settings = {key: value for key, value in identity.items() if key != "seed"}
+    if "parent" in settings:
+        settings["parent"] = {**settings["parent"], "run_id": None}
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def context_name(length: int) -> str:
@@ -51,7 +147,7 @@ def context_name(length: int) -> str:
 
 
 def differences(ours: Resolved, theirs: Resolved, prefix: str = "") -> list[str]:
-    """``key=ours, not theirs`` for every leaf in which two nested containers differ."""
+    """Return ``key=ours, not theirs`` for every leaf in which two nested containers differ."""
     found: list[str] = []
     for key in sorted(ours.keys() | theirs.keys()):
         mine, other = ours.get(key), theirs.get(key)

@@ -1,1 +1,1 @@
-"""What a trained model reaches."""
+"""Evaluation of trained models."""

@@ -9,7 +9,7 @@ from safetensors.torch import save
 
 from ttt.config.errors import bad_value
 from ttt.data.vocabulary import tokenizer_file
-from ttt.evaluate.run import load_run
+from ttt.evaluate.run import load_run, restore_config
 from ttt.models.released import released_meta, to_released
 from ttt.results.atomic import write_bytes
 from ttt.results.record import RunFolder
@@ -18,10 +18,10 @@ WEIGHTS, CONFIG, RELEASED = "model.safetensors", "config.yaml", "released.json"
 
 
 def refuse_other_files(out: Path, overwrite: bool) -> None:
-    """Looks whether ``out`` may be written.
+    """Check that ``out`` may be written.
 
     Raises:
-        UserError: it is a file, or a folder that is not empty, without ``overwrite``.
+        UserError: it is a file, or without ``overwrite`` a folder that is not empty.
     """
     try:
         taken = out.exists() and (not out.is_dir() or any(out.iterdir()))
@@ -32,30 +32,30 @@ def refuse_other_files(out: Path, overwrite: bool) -> None:
 
 
 def export_run(folder: RunFolder, out: Path, released: bool) -> list[Path]:
-    """Writes the weights in float32, the run's configuration and its tokenizer; returns the files.
+    """Write the weights in float32, the run's configuration and its tokenizer; return the files.
 
     Args:
         folder: a run with a checkpoint.
-        out: where to write, made if it is missing.
-        released: the released code's names, and beside them ``released.json``, the ``meta`` of ``from_released``.
+        out: the folder to write, made if it is missing.
+        released: use the released code's names, and add ``released.json``, the ``meta`` of ``from_released``.
 
     Raises:
-        UserError: no run or no checkpoint that is whole, a model that the released code does not have, or a folder
-            that cannot be written.
+        UserError: there is no run or no undamaged checkpoint, the released code has no such model, or the folder
+            cannot be written.
     """
     run = load_run(folder, torch.device("cpu"))
-    meta = released_meta(run.config, run.model) if released else None
+    meta = released_meta(restore_config(run.record.content), run.model) if released else None
     state = to_released(run.model) if released else run.model.state_dict()
-    # The largest first: it is what a disk has no room for.
+    # The largest first: it is the one that a disk may have no room for.
     files = {
         WEIGHTS: save({name: value.contiguous() for name, value in state.items()}, metadata={"format": "pt"}),
-        CONFIG: yaml.safe_dump(run.record["config"], sort_keys=False).encode(),
+        CONFIG: yaml.safe_dump(run.record.content["config"], sort_keys=False).encode(),
     }
     if meta is not None:
         files[RELEASED] = (json.dumps(meta, indent=2) + "\n").encode()
     tokenizer = tokenizer_file(run.corpus.folder)
     files[tokenizer.name] = tokenizer.read_bytes()
-    # Everything that can be refused has been by now: a folder is not left with a part of its files.
+    # Nothing can be refused any more, so the folder gets all of its files.
     for name, content in files.items():
         write_bytes(out / name, content)
     return [out / name for name in sorted(files)]

@@ -1,4 +1,4 @@
-"""Text from a trained run: the prompt is read at once, then token follows token from the state that it left.
+"""Text from a trained run: the prompt is read at once, then tokens are drawn one by one from the state after it.
 
 Shapes: B = 1 sequence, T tokens, V vocabulary.
 """
@@ -11,25 +11,25 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ttt.config.errors import RunError
+from ttt.config.errors import DivergedError
 from ttt.data.vocabulary import open_vocabulary
 from ttt.evaluate.run import TrainedRun
 from ttt.layers.diagnose import explained
 from ttt.layers.state import State
 from ttt.models.language_model import LanguageModel
 
-PIECE = 512
-"""Tokens of the prompt that are read at once, so that a long one has no logits [T, V] beyond memory."""
+CHUNK = 512
+"""Tokens of the prompt that are read at once, so that the logits [T, V] of a long prompt fit into memory."""
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is chosen.
+    """The choice of the next token.
 
     Attributes:
         temperature: divides the logits; 0 takes the likeliest token.
-        top_k: only so many of the likeliest tokens can be drawn; None: all.
-        seed: decides what is drawn.
+        top_k: only the ``top_k`` likeliest tokens can be drawn; None: all.
+        seed: of the random draws.
     """
 
     temperature: float
@@ -39,7 +39,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Speed:
-    """What reading and writing took.
+    """The time of reading and writing.
 
     Attributes:
         read: tokens of the prompt.
@@ -61,20 +61,20 @@ class Speed:
 
 
 def generate_text(run: TrainedRun, prompt: str, tokens: int, sampling: Sampling, show: Callable[[str], None]) -> Speed:
-    """Shows what the model writes after ``prompt`` as it comes: ``tokens`` tokens, or up to the end of the document.
+    """Show the model's continuation of ``prompt`` as it comes: ``tokens`` tokens, or up to the end of the document.
 
     Args:
-        run: whose model writes.
-        prompt: the text before; empty: the start of a document.
+        run: the run whose model writes.
+        prompt: the text to continue; empty: the start of a document.
         tokens: most tokens to write.
-        sampling: how they are chosen.
-        show: gets the text piece by piece, in whole characters.
+        sampling: the choice of each token.
+        show: receives the text bit by bit, in whole characters.
 
     Raises:
-        RunError: the model's logits are not finite.
+        DivergedError: the model's logits are not finite.
     """
     vocabulary = open_vocabulary(run.corpus.folder)
-    # Documents are trained on one after another: the end of one stands before the next.
+    # In training, the end token of one document comes before the next.
     ids = vocabulary.encode([prompt])[0][:-1].tolist() or [vocabulary.end]
     characters = codecs.getincrementaldecoder("utf-8")(errors="replace")
     times = [time.perf_counter()]
@@ -89,22 +89,22 @@ def generate_text(run: TrainedRun, prompt: str, tokens: int, sampling: Sampling,
 
 @torch.no_grad()
 def continuation(model: LanguageModel, ids: Sequence[int], sampling: Sampling) -> Iterator[int]:
-    """Tokens after ``ids`` without end, each drawn by the model's logits after all tokens before it.
+    """Yield tokens after ``ids`` without end, each drawn by the model's logits after all tokens before it.
 
     Raises:
-        RunError: the logits are not finite.
+        DivergedError: the logits are not finite.
     """
     model.eval()
     generator = torch.Generator().manual_seed(sampling.seed)
-    *earlier, ids_BT = torch.tensor([ids], device=model.embedding.weight.device).split(PIECE, dim=1)
+    *earlier, ids_BT = torch.tensor([ids], device=model.embedding.weight.device).split(CHUNK, dim=1)
     state: State = {}
     read = list(ids)
-    for piece_BT in earlier:
-        _, state = model(piece_BT, state)
+    for chunk_BT in earlier:
+        _, state = model(chunk_BT, state)
     while True:
         logits_BTV, state = model(ids_BT, state)
         if not logits_BTV[0, -1].isfinite().all():
-            raise RunError(explained("the logits are not finite", model, ids_BT.new_tensor([read])))
+            raise DivergedError(explained("the logits are not finite", model, ids_BT.new_tensor([read])))
         token = choose(logits_BTV[0, -1], sampling, generator)
         read.append(token)
         yield token
@@ -112,10 +112,10 @@ def continuation(model: LanguageModel, ids: Sequence[int], sampling: Sampling) -
 
 
 def choose(logits_V: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
-    """The next token."""
+    """Return the next token."""
     if sampling.temperature == 0:
         return int(logits_V.argmax())
     logits, ids = logits_V.cpu().double().topk(min(sampling.top_k or len(logits_V), len(logits_V)))
-    # Less the largest, so that dividing by a low temperature leaves a finite one.
+    # The largest is subtracted so that dividing by a low temperature cannot overflow.
     weights = ((logits - logits[0]) / sampling.temperature).exp()
     return int(ids[torch.multinomial(weights, 1, generator=generator)])

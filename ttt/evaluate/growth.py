@@ -1,4 +1,4 @@
-"""Inner loops that grow without bound instead of learning.
+"""Inner loops whose loss grows without bound.
 
 Shapes: H heads, T tokens.
 """
@@ -12,7 +12,7 @@ from torch import Tensor
 from ttt.layers.observing import Observation
 
 FACTOR = 10
-"""The loss of later tokens may vary, but not so much that the inner loop cannot be at fault."""
+"""A rise of the mean loss by more than this, from the first to the last quarter, is more than tokens differ by."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,12 @@ class Growth:
 
     @property
     def place(self) -> str:
-        """Which inner loop it is."""
+        """The inner loop, as layer and head."""
         return f"layer {self.layer}, head {self.head}"
 
     @property
     def unbounded(self) -> bool:
-        """Whether the loss lost its numbers, or became much larger, and larger than without learning."""
+        """True if the loss is not finite, or became much larger, and larger than without learning."""
         if not math.isfinite(self.first) or not math.isfinite(self.last):
             return True
         return self.last > FACTOR * self.first and self.last > self.initial
@@ -56,9 +56,9 @@ class Growth:
 
 
 def unbounded_growth(layers: Sequence[Observation]) -> list[Growth]:
-    """The inner loops whose loss grows without bound, given each TTT layer's losses [H, T].
+    """Return the inner loops whose loss grows without bound, given each TTT layer's losses [H, T].
 
-    After a layer whose losses are not finite no other is looked at: it reads what that one has lost.
+    Layers after one whose losses are not finite are skipped: their inputs are not finite either.
     """
     found: list[Growth] = []
     for layer, seen in enumerate(layers, 1):

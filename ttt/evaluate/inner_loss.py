@@ -1,4 +1,4 @@
-"""What the inner loops of a model do at every token: Figure 7 of the submission.
+"""The losses of a model's inner loops at every token: Figure 7 of the submission.
 
 Shapes: B sequences at once, H heads, T context length.
 """
@@ -12,22 +12,21 @@ from tqdm import tqdm
 from ttt.config.errors import bad_value
 from ttt.data.windows import Windows, windows_at_start
 from ttt.evaluate.growth import unbounded_growth
-from ttt.evaluate.run import load_run
+from ttt.evaluate.run import TrainedRun
 from ttt.layers.diagnose import explained
 from ttt.layers.observing import Observation, observing, read_in_pieces, ttt_layers
 from ttt.results.inner_loss import write_inner_loss
 from ttt.results.metrics import Split
-from ttt.results.record import RunFolder, put_warnings, write_record
 
 
 @dataclass(frozen=True)
 class InnerLosses:
-    """What each TTT layer did.
+    """The inner losses of each TTT layer.
 
     Attributes:
         layers: from the first TTT layer to the last, [H, T] float64 on the CPU, the mean over sequences.
-        sequences: how many.
-        lost: input ids [B, T] of the first sequences in which a number was not finite; None: all were.
+        sequences: their number.
+        lost: input ids [B, T] of the first sequences with a number that is not finite; None: all are finite.
     """
 
     layers: list[Observation]
@@ -37,13 +36,13 @@ class InnerLosses:
 
 @dataclass(frozen=True)
 class Probe:
-    """What ``probe_run`` found.
+    """The result of ``probe_run``.
 
     Attributes:
-        losses: what each TTT layer did.
+        losses: of each TTT layer.
         step: optimizer steps that the weights have seen.
-        warnings: the inner loops that grow without bound, ``subject: text``.
-        failure: what was not finite, and which inner loop it comes from; None: all was well.
+        warnings: subject -> text, for every inner loop that grows without bound.
+        failure: the inner loop in which a number stopped being finite; None: all numbers are finite.
     """
 
     losses: InnerLosses
@@ -52,37 +51,27 @@ class Probe:
     failure: str | None
 
 
-def probe_run(
-    folder: RunFolder, split: Split, device: torch.device, eval_tokens: int | None = None, show_progress: bool = True
-) -> Probe:
-    """Looks into the inner loops of the run in ``folder``, and puts what they do into its ``inner_loss.parquet``.
+def probe_run(run: TrainedRun, split: Split) -> Probe:
+    """Measure the inner losses of a run's model and write them into its ``inner_loss.parquet``.
 
-    Warnings go into the run's record. Only documents longer than the context are read, each from its start: so
-    position t always means t tokens of one document.
-
-    Args:
-        folder: a run with at least one checkpoint.
-        split: which documents to read.
-        device: where to compute, in float32.
-        eval_tokens: most tokens to read, at least one document; None: as configured in the run.
-        show_progress: whether to show progress bars.
+    Warnings go into the run's record. Only documents longer than the context are read, at least one, each from its
+    start, so that position t always means t tokens of one document.
 
     Raises:
-        UserError: no such run or split, no checkpoint, no TTT layer, or data that the run was not trained on.
+        UserError: there is no such split, or the model has no TTT layer.
     """
-    run = load_run(folder, device, show_progress)
+    folder, reading, ctx = run.record.folder, run.reading, run.reading.ctx
     if not ttt_layers(run.model):
-        raise bad_value("probe", "inner_loss", f"{folder.path} has no inner loop: its model is {run.config.model.name}")
-    ctx, trainer = run.config.ctx.length, run.config.trainer
-    tokens = run.config.data.eval_tokens if eval_tokens is None else eval_tokens
-    windows = windows_at_start(run.documents(split), ctx).subset(max(1, tokens // ctx))
-    losses = measure_inner_losses(run.model, windows, device, trainer.device_tokens, show_progress)
+        model = run.record.content["config"]["model"]["name"]
+        raise bad_value("probe", "inner_loss", f"{folder.path} has no inner loop: its model is {model}")
+    windows = windows_at_start(run.documents(split), ctx).subset(max(1, reading.eval_tokens // ctx))
+    losses = measure_inner_losses(run.model, windows, reading.device, reading.device_tokens, reading.show_progress)
     layers = [{name: value.mean(0).numpy() for name, value in layer._asdict().items()} for layer in losses.layers]
-    write_inner_loss(folder.inner_loss, run.record["run_id"], split, run.step, layers, losses.sequences)
+    write_inner_loss(folder.inner_loss, run.record.run_id, split, run.step, layers, losses.sequences)
     growths = unbounded_growth(losses.layers)
     warnings = {f"{split}, {growth.place}": f"at step {run.step} {growth}" for growth in growths}
-    put_warnings(run.record, warnings)
-    write_record(folder.record, run.record)
+    run.record.warn(warnings)
+    run.record.write()
     failure = None if losses.lost is None else explained("the inner losses are not finite", run.model, losses.lost)
     return Probe(losses, run.step, warnings, failure)
 
@@ -90,13 +79,13 @@ def probe_run(
 def measure_inner_losses(
     model: nn.Module, windows: Windows, device: torch.device, device_tokens: int, show_progress: bool
 ) -> InnerLosses:
-    """Reads ``windows`` token by token, in the primal form.
+    """Read ``windows`` token by token, in the primal form.
 
     Args:
         model: a language model with TTT layers, on ``device``.
-        windows: what to read, each from the start of a document.
+        windows: the windows to read, each from the start of a document.
         device: where to compute.
-        device_tokens: tokens of sequences that are read side by side.
+        device_tokens: tokens on the device at once.
         show_progress: whether to show a progress bar.
     """
     batch = max(1, device_tokens // windows.ctx)
@@ -116,17 +105,17 @@ def measure_inner_losses(
 
 @torch.no_grad()
 def observed(model: nn.Module, ids_BT: Tensor) -> Tensor:
-    """Every number of ``Observation`` for every TTT layer, summed over sequences: [layers, 5, H, T] float64."""
-    pieces: list[Tensor] = []
+    """Return every number of ``Observation`` for every TTT layer, summed over sequences: [layers, 5, H, T] float64."""
+    chunks: list[Tensor] = []
     with observing(model) as seen:
         for _ in read_in_pieces(model, ids_BT):
-            pieces.append(torch.stack([torch.stack(layer).cpu().double().sum(1) for layer in seen]))
+            chunks.append(torch.stack([torch.stack(layer).cpu().double().sum(1) for layer in seen]))
             seen.clear()
-    return torch.cat(pieces, dim=-1)
+    return torch.cat(chunks, dim=-1)
 
 
 def describe(losses: InnerLosses) -> str:
-    """A table of each layer's losses, mean over positions; gain: W_0's less W_{t-1}'s, over a quarter of them."""
+    """Return a table of each layer's mean losses; gain: W_0's less W_{t-1}'s, over a quarter of the positions."""
     T = losses.layers[0].loss_before.shape[-1]
     quarter = max(1, T // 4)
     rows = [["layer", "W_0", "W_{t-1}", "W_t", f"gain 1-{quarter}", f"gain {T - quarter + 1}-{T}"]]

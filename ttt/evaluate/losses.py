@@ -1,6 +1,6 @@
 """Losses of a model on windows of text, token by token.
 
-Shapes: B windows at once, T context length.
+Shapes: B windows at once, T context length, S = T + 1.
 """
 
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ttt.config.errors import RunError
+from ttt.config.errors import DivergedError
 from ttt.data.windows import Windows
 from ttt.layers.diagnose import explained
 from ttt.models.language_model import token_losses
@@ -19,18 +19,18 @@ from ttt.models.language_model import token_losses
 def window_losses(
     model: nn.Module, windows: Windows, device: torch.device, device_tokens: int, show_progress: bool, what: str
 ) -> Iterator[Tensor]:
-    """Cross entropy in nats, [B, T] float64 on the CPU, for all windows in their order.
+    """Yield the cross entropy in nats, [B, T] float64 on the CPU, of all windows in order.
 
     Args:
         model: a language model on ``device``.
-        windows: what to read.
+        windows: the windows to read.
         device: where to compute.
-        device_tokens: tokens to hold on the device at once.
+        device_tokens: tokens on the device at once.
         show_progress: whether to show a progress bar.
         what: the progress bar's name.
 
     Raises:
-        RunError: a loss is not finite.
+        DivergedError: a loss is not finite.
     """
     length = windows.ctx
     batch = max(1, device_tokens // length)
@@ -38,8 +38,8 @@ def window_losses(
     starts = range(0, len(windows), batch)
     for start in tqdm(starts, desc=what, unit="batch", leave=False, disable=not show_progress):
         indices = range(start, min(start + batch, len(windows)))
-        batch_BT = windows.batch(indices).to(device)
-        losses_BT = token_losses(model, batch_BT)
+        ids_BS = windows.batch(indices).to(device)
+        losses_BT = token_losses(model, ids_BS)
         if not losses_BT.isfinite().all():
-            raise RunError(explained(f"{what}: the loss is not finite", model, batch_BT[:, :-1]))
+            raise DivergedError(explained(f"{what}: the loss is not finite", model, ids_BS[:, :-1]))
         yield losses_BT.cpu().double()

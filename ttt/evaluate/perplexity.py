@@ -17,14 +17,14 @@ from ttt.evaluate.losses import window_losses
 
 @dataclass(frozen=True)
 class SplitEvaluation:
-    """What a model reaches on a split.
+    """The result of a model on a split.
 
     Attributes:
-        loss: mean over tokens, in nats per token, over windows from all places of the documents.
-        tokens: how many were predicted for it.
-        sequences: windows that they stand in.
+        loss: mean in nats per token over windows from anywhere in the documents.
+        tokens: tokens predicted for ``loss``.
+        sequences: windows with these tokens.
         loss_by_index: [T], mean loss at token index 1 ... T over documents read from their start.
-        documents: how many documents stand behind every value of ``loss_by_index``.
+        documents: documents averaged in every value of ``loss_by_index``.
     """
 
     loss: float
@@ -48,10 +48,10 @@ def evaluate_split(
     device_tokens: int,
     show_progress: bool = True,
 ) -> SplitEvaluation:
-    """Reads at most ``eval_tokens`` tokens for each of the two measures, at least one window.
+    """Evaluate a model by two measures, each on at most ``eval_tokens`` tokens and at least one window.
 
-    The loss by token index uses only documents longer than the context, each from its start: so index t always
-    means t tokens of context, and no window mixes documents.
+    The loss by token index uses only documents longer than the context, each from its start, so that index t
+    always means t tokens of context and no window mixes documents.
 
     Raises:
         UserError: no document is longer than the context.
@@ -66,7 +66,7 @@ def evaluate_split(
 
 
 def _mean_over_windows(losses: Iterable[Tensor]) -> Tensor:
-    """Mean [T] of batches [B, T]."""
+    """Return the mean [T] of batches [B, T]."""
     total, count = torch.zeros(()), 0
     for batch in losses:
         total = total + batch.sum(0)

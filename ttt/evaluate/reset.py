@@ -1,7 +1,7 @@
-"""The control beside the loss by token index: the same tokens, with the context forgotten every N of them.
+"""A control for the loss by token index: the same tokens, with the context forgotten every N tokens.
 
-Places of a document differ in difficulty, so a curve by token index alone does not tell what its context is worth. The
-paired difference does: the loss of a token without what lies further back than the last reset, less its loss with it.
+Positions of a document differ in difficulty, so a curve by token index does not show what context is worth. The paired
+difference does: a token's loss without the context before the last reset, less its loss with that context.
 
 Shapes: D documents, T context length, N tokens from reset to reset.
 """
@@ -16,9 +16,8 @@ from torch import Tensor, nn
 from ttt.config.errors import bad_value
 from ttt.data.windows import Windows, windows_at_start
 from ttt.evaluate.losses import window_losses
-from ttt.evaluate.run import load_run
+from ttt.evaluate.run import TrainedRun
 from ttt.results.metrics import MetricLog, Split
-from ttt.results.record import RunFolder
 
 
 @dataclass(frozen=True)
@@ -37,12 +36,12 @@ class ResetLosses:
 
     @property
     def gain(self) -> float:
-        """What the context before the last reset gains, nats a token: mean over all tokens behind a reset."""
+        """The gain by the context before the last reset, nats per token: mean over all tokens after a reset."""
         return float(self._gain_of_documents.mean())
 
     @property
     def gain_error(self) -> float:
-        """The standard error of ``gain`` by the spread between documents; nan for a single one."""
+        """The standard error of ``gain`` from the spread between documents; nan for a single document."""
         gains = self._gain_of_documents
         return float(gains.std()) / math.sqrt(len(gains)) if len(gains) > 1 else math.nan
 
@@ -51,51 +50,40 @@ class ResetLosses:
         return (self.reset - self.whole)[:, self.every :].mean(dim=1)
 
 
-def probe_resets(
-    folder: RunFolder,
-    split: Split,
-    device: torch.device,
-    every: int,
-    eval_tokens: int | None = None,
-    show_progress: bool = True,
-) -> ResetLosses:
-    """Reads the documents of the loss by token index with and without resets, and puts both into the run's table.
+def probe_resets(run: TrainedRun, split: Split, every: int) -> ResetLosses:
+    """Read the documents of the loss by token index with and without resets, and write both into the run's metrics.
 
-    Rows by position: ``loss_reset``, and ``context_gain``, the paired difference. Without: ``reset_every`` (tokens),
-    ``context_gain`` and its ``context_gain_error`` over all tokens behind a reset.
+    Rows by position: ``loss_reset``, and ``context_gain``, the paired difference. Rows without a
+    position: ``reset_every`` (tokens), ``context_gain`` and its ``context_gain_error`` over all tokens after a reset.
 
     Args:
-        folder: a run with at least one checkpoint.
-        split: which documents to read.
-        device: where to compute, in float32.
+        run: the run; at least one document is read.
+        split: the documents to read.
         every: tokens from reset to reset, a divisor of the context.
-        eval_tokens: most tokens to read, at least one document; None: as configured in the run.
-        show_progress: whether to show progress bars.
 
     Raises:
-        UserError: no such run or split, no checkpoint, other data, or ``every`` does not divide the context.
-        RunError: the model's loss is not finite.
+        UserError: there is no such split, or ``every`` does not divide the context.
+        DivergedError: the model's loss is not finite.
     """
-    run = load_run(folder, device, show_progress)
-    ctx, config = run.config.ctx.length, run.config
+    reading, ctx = run.reading, run.reading.ctx
     if not 1 <= every < ctx or ctx % every:
         raise bad_value("reset_every", every, f"must divide the run's context of {ctx} tokens and be less")
-    tokens = config.data.eval_tokens if eval_tokens is None else eval_tokens
-    windows = windows_at_start(run.documents(split), ctx).subset(max(1, tokens // ctx))
-    losses = measure_resets(run.model, windows, every, device, config.trainer.device_tokens, show_progress)
-    _write(MetricLog.resume(folder.metrics, run.record["run_id"], run.step), split, run.step, losses)
+    windows = windows_at_start(run.documents(split), ctx).subset(max(1, reading.eval_tokens // ctx))
+    on = (reading.device, reading.device_tokens, reading.show_progress)
+    losses = measure_resets(run.model, windows, every, *on)
+    _write(run.metric_log(), split, run.step, losses)
     return losses
 
 
 def measure_resets(
     model: nn.Module, windows: Windows, every: int, device: torch.device, device_tokens: int, show_progress: bool
 ) -> ResetLosses:
-    """Reads ``windows`` whole and in pieces of ``every`` tokens, a divisor of their length; the rest as above."""
+    """Read ``windows`` whole and in chunks of ``every`` tokens, a divisor of their length."""
     starts_D = windows.starts[np.arange(len(windows))]
-    pieces = (starts_D[:, None] + np.arange(0, windows.ctx, every)).ravel()
+    chunks = (starts_D[:, None] + np.arange(0, windows.ctx, every)).ravel()
     read = (device, device_tokens, show_progress)
     whole = torch.cat(list(window_losses(model, windows, *read, "whole context")))
-    reset = torch.cat(list(window_losses(model, Windows(windows.tokens, pieces, every), *read, "with resets")))
+    reset = torch.cat(list(window_losses(model, Windows(windows.tokens, chunks, every), *read, "with resets")))
     return ResetLosses(whole, reset.reshape(whole.shape), every)
 
 

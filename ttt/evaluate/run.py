@@ -1,7 +1,6 @@
-"""Evaluating a trained run: its last checkpoint, on its own data, into its own record."""
+"""A trained run, opened from its folder or at the end of its training, and the evaluation of its model."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -17,31 +16,51 @@ from ttt.models.memory import keep_freed_memory
 from ttt.models.weights import load_weights
 from ttt.results.checkpoints import newest_whole
 from ttt.results.metrics import MetricLog, Split
-from ttt.results.record import Record, RunFolder, read_record, write_record
+from ttt.results.record import Evaluation, Record, RunFolder
+from ttt.results.run_record import RunRecord
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How text is read for an evaluation.
+
+    Attributes:
+        ctx: tokens of a window.
+        eval_tokens: most tokens to read for each measure.
+        device: where to compute.
+        device_tokens: tokens on the device at once.
+        show_progress: whether to show progress bars.
+    """
+
+    ctx: int
+    eval_tokens: int
+    device: torch.device
+    device_tokens: int
+    show_progress: bool
 
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A run with the weights of its last checkpoint.
+    """A run with its trained model.
 
     Attributes:
-        folder: where it is.
         record: its record.
-        config: what it was trained with.
         corpus: the data it was trained on.
-        model: in float32, on the device that was asked for.
+        model: in float32, on the device of ``reading``.
         step: optimizer steps that the weights have seen.
+        reading: how its evaluations read text.
+        metrics: its metrics, where they are in memory; None: they are read from its folder.
     """
 
-    folder: RunFolder
-    record: Record
-    config: TrainConfig
+    record: RunRecord
     corpus: Corpus
     model: LanguageModel
     step: int
+    reading: Reading
+    metrics: MetricLog | None = None
 
     def documents(self, split: Split) -> Documents:
-        """The documents of a split.
+        """Return the documents of a split.
 
         Raises:
             UserError: there is no such split.
@@ -50,55 +69,47 @@ class TrainedRun:
             raise bad_value("split", split, f"choose one of {', '.join(self.corpus.splits)}")
         return self.corpus.splits[split]
 
+    def metric_log(self) -> MetricLog:
+        """Return the metrics, to add to.
 
-def load_run(folder: RunFolder, device: torch.device, show_progress: bool = True) -> TrainedRun:
-    """The run in ``folder`` as its newest checkpoint left it that is whole.
+        Raises:
+            UserError: the folder has no table of metrics, or a broken one.
+        """
+        return self.metrics or MetricLog.resume(self.record.folder.metrics, self.record.run_id, self.step)
+
+
+def load_run(
+    folder: RunFolder, device: torch.device, show_progress: bool = True, eval_tokens: int | None = None
+) -> TrainedRun:
+    """Return the run in ``folder`` with the weights of its newest undamaged checkpoint.
+
+    Args:
+        folder: a run with at least one checkpoint.
+        device: where to compute, in float32.
+        show_progress: whether to show progress bars.
+        eval_tokens: most tokens to read for each measure; None: as the run was configured.
 
     Raises:
-        UserError: no such run, no checkpoint that is whole, or data that is not what the run was trained on.
+        UserError: there is no such run, no undamaged checkpoint, or other data than the run was trained on.
     """
-    record = read_record(folder.record)
-    config = restore_config(record)
+    record = RunRecord.read(folder)
+    config = restore_config(record.content)
     checkpoint = newest_whole(folder.checkpoints)
     if checkpoint is None:
         raise UserError(f"{folder.path}: has no checkpoint to evaluate; train it further with ckpt=last")
     corpus = load_corpus(config.data, show_progress)
-    refuse_other_data(folder.path, record, corpus)
+    check_same_data(record, corpus)
     model = build_model(config.model, config.size, config.backbone, config.kernel, corpus.vocab_size)
     load_weights(model, checkpoint.path)
     if device.type == "cpu":
         keep_freed_memory()
-    return TrainedRun(folder, record, config, corpus, model.to(device), checkpoint.step)
-
-
-def evaluate_run(
-    folder: RunFolder, split: Split, device: torch.device, eval_tokens: int | None = None, show_progress: bool = True
-) -> SplitEvaluation:
-    """Evaluates the last checkpoint of the run in ``folder`` and puts the result into its table and its record.
-
-    Args:
-        folder: a run with at least one checkpoint.
-        split: which documents to read.
-        device: where to compute, in float32.
-        eval_tokens: most tokens to read for each measure; None: as configured in the run.
-        show_progress: whether to show progress bars.
-
-    Raises:
-        UserError: no such run or split, no checkpoint, or data that is not what the run was trained on.
-        RunError: the model's loss is not finite.
-    """
-    run = load_run(folder, device, show_progress)
-    config, documents = run.config, run.documents(split)
     tokens = config.data.eval_tokens if eval_tokens is None else eval_tokens
-    evaluation = evaluate_split(
-        run.model, documents, config.ctx.length, tokens, device, config.trainer.device_tokens, show_progress
-    )
-    _write(run, split, evaluation)
-    return evaluation
+    reading = Reading(config.ctx.length, tokens, device, config.trainer.device_tokens, show_progress)
+    return TrainedRun(record, corpus, model.to(device), checkpoint.step, reading)
 
 
 def restore_config(record: Record) -> TrainConfig:
-    """The configuration of a record, as instances of the schema's classes.
+    """Return the configuration of a record, as instances of the schema's classes.
 
     Raises:
         UserError: it names a layer that is not registered.
@@ -107,33 +118,50 @@ def restore_config(record: Record) -> TrainConfig:
     return from_plain(plain, layer_type(plain["model"]["name"]).schema)
 
 
-def refuse_other_data(folder: Path, record: Record, corpus: Corpus) -> None:
-    """The same configuration can give other text, when other versions of its packages are installed.
+def check_same_data(record: RunRecord, corpus: Corpus) -> None:
+    """Check that ``corpus`` is what the run was trained on: other versions of its packages have other text.
 
     Raises:
-        UserError: ``corpus`` is not what the run was trained on.
+        UserError: it is not.
     """
-    if record["data"]["digest"] != corpus.digest:
+    digest = record.content["data"]["digest"]
+    if digest != corpus.digest:
         raise UserError(
-            f"{folder}: was trained on data with digest {record['data']['digest'][:12]}, here it is "
-            f"{corpus.digest[:12]}; install the versions in its record, or train again"
+            f"{record.folder.path}: was trained on data with digest {digest[:12]}, here it is {corpus.digest[:12]}; "
+            f"install the versions in its record, or train again"
         )
 
 
-def _write(run: TrainedRun, split: Split, evaluation: SplitEvaluation) -> None:
-    folder, record, step = run.folder, run.record, run.step
-    log = MetricLog.resume(folder.metrics, record["run_id"], step)
+def evaluate_run(run: TrainedRun, split: Split) -> SplitEvaluation:
+    """Evaluate the run's model on a split and write the result into its metrics and its record.
+
+    Raises:
+        UserError: there is no such split, or a file cannot be written.
+        DivergedError: the model's loss is not finite.
+    """
+    reading = run.reading
+    evaluation = evaluate_split(
+        run.model,
+        run.documents(split),
+        reading.ctx,
+        reading.eval_tokens,
+        reading.device,
+        reading.device_tokens,
+        reading.show_progress,
+    )
+    log, step = run.metric_log(), run.step
     log.add(split, step, "loss", evaluation.loss, "nats/token")
     log.add(split, step, "perplexity", evaluation.perplexity, "1")
     positions = range(1, len(evaluation.loss_by_index) + 1)
     log.add_many(split, step, "loss", evaluation.loss_by_index.tolist(), "nats/token", positions)
     log.add_many(split, step, "sequences", [evaluation.documents] * len(positions), "1", positions)
     log.write()
-    record["results"][split] = {
+    result: Evaluation = {
         "loss": evaluation.loss,
         "perplexity": evaluation.perplexity,
         "tokens": evaluation.tokens,
         "sequences": evaluation.sequences,
         "per_token_sequences": evaluation.documents,
     }
-    write_record(folder.record, record)
+    run.record.evaluated(split, result)
+    return evaluation

@@ -10,8 +10,9 @@ import submitit
 from submitit.core.utils import UncompletedJobError
 from submitit.helpers import DelayedSubmission, TorchDistributedEnvironment
 
-from ttt.config.errors import InterruptedRunError, RunError, UserError
+from ttt.config.errors import DivergedError, InterruptedRunError, RunError, UserError
 from ttt.launch.journal import End, EndStatus, append
+from ttt.results.run_record import Label
 from ttt.train.start import read_config, train
 
 
@@ -27,12 +28,14 @@ class Job:
         ends: where the end is appended, one line of JSON.
         sweep: the name of the sweep, for the run's record.
         overrides: what was asked for on top of the defaults, for the record.
+        label: the run's description for figures, for the record.
     """
 
     config: Path
     ends: Path
     sweep: str
     overrides: tuple[str, ...]
+    label: Label = None
 
     def __call__(self) -> None:
         """Runs it.
@@ -57,7 +60,7 @@ class Job:
     def _run(self) -> None:
         config = read_config(self.config)
         config.ckpt, config.overwrite = "last", False
-        train(config, list(self.overrides), self.sweep)
+        train(config, list(self.overrides), self.sweep, self.label)
 
     def _append(self, status: EndStatus, error: str | None) -> None:
         environment = submitit.JobEnvironment()
@@ -90,7 +93,9 @@ def _end_quietly(*_: object) -> None:
 
 
 def _status(error: BaseException) -> EndStatus:
-    return "interrupted" if isinstance(error, InterruptedRunError | KeyboardInterrupt) else "failed"
+    if isinstance(error, InterruptedRunError | KeyboardInterrupt):
+        return "interrupted"
+    return "diverged" if isinstance(error, DivergedError) else "failed"
 
 
 def _line(error: BaseException) -> str:

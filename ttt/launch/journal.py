@@ -12,7 +12,7 @@ from ttt.launch.plan import PlannedRun
 
 Line = dict[str, Any]
 Executor = Literal["slurm", "local"]
-EndStatus = Literal["finished", "failed", "interrupted", "requeued"]
+EndStatus = Literal["finished", "diverged", "failed", "interrupted", "requeued"]
 
 
 class Submitted(TypedDict):

@@ -34,6 +34,7 @@ class PlannedRun:
         nodes: machines.
         devices: processes on each.
         resources: what it asks of a cluster besides, see ``ttt.config.cluster.RESOURCES``.
+        label: the run's description for figures.
     """
 
     run_id: str
@@ -45,6 +46,7 @@ class PlannedRun:
     nodes: int = 1
     devices: int = 1
     resources: dict[str, Any] = field(default_factory=dict)
+    label: dict[str, Any] | None = None
 
 
 class PlanFile(TypedDict):

@@ -92,4 +92,4 @@ def slurm_parameters(shape: ClusterConfig, run: PlannedRun, name: str, dependenc
 
 def job_of(folder: SweepFolder, run: PlannedRun, sweep: str) -> Job:
     """What runs on the node."""
-    return Job(folder.config(run.run_id), folder.ends(run.run_id), sweep, run.overrides)
+    return Job(folder.config(run.run_id), folder.ends(run.run_id), sweep, run.overrides, run.label)

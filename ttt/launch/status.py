@@ -18,6 +18,7 @@ State = Literal[
     "waiting",
     "running",
     "finished",
+    "diverged",
     "failed",
     "killed",
     "timed out",
@@ -28,7 +29,7 @@ State = Literal[
 ]
 
 ACTIVE: tuple[State, ...] = ("queued", "waiting", "running")
-BROKEN: tuple[State, ...] = ("failed", "killed", "timed out", "preempted", "orphaned", "deleted")
+BROKEN: tuple[State, ...] = ("diverged", "failed", "killed", "timed out", "preempted", "orphaned", "deleted")
 """States in which a run stays unfinished unless it is submitted again."""
 
 QUEUED = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD", "SPECIAL_EXIT", "SUSPENDED")
@@ -143,8 +144,8 @@ def _outcome(
     if state in RUNNING:
         return "running", ""
     own = [end for end in ends if end["job_id"] == job["job_id"]]
-    if own and own[-1]["status"] == "failed":
-        return "failed", own[-1]["error"] or ""
+    if own and own[-1]["status"] in ("diverged", "failed"):
+        return cast(State, own[-1]["status"]), own[-1]["error"] or ""
     if state in OTHER:
         return OTHER[state]
     if own and own[-1]["status"] == "finished":

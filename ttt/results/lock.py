@@ -74,7 +74,7 @@ class State:
 
 
 @contextmanager
-def holding(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """Only this process writes ``folder``, which is made where it is missing and removed if it stays empty.
 
     Should another machine have taken the folder over, because this one stood still, the process ends on the spot: there

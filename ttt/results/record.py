@@ -1,24 +1,28 @@
 """A run's folder and its record: everything about a run that is not a curve."""
 
 import json
-from collections.abc import Mapping
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NotRequired, TypedDict, cast
+from typing import Any, Literal, NotRequired, TypedDict, cast
 
+from ttt.config.identity import without_bookkeeping
 from ttt.config.schema import Resolved
 from ttt.results.atomic import write_text
 from ttt.results.versioned import read_versioned
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 RECORD_FILE = "record.json"
 
-Status = Literal["running", "finished", "failed", "interrupted"]
+Status = Literal["running", "finished", "diverged", "failed", "interrupted"]
+
+DIVERGENCE_IN_VERSION_1 = re.compile(r"became (?:nan|-?inf)|not finite|diverged")
+"""The error of a diverged run in records of version 1, whose status is "failed"."""
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Where the parts of a run lie below ``path``."""
+    """The paths of a run's files below ``path``."""
 
     path: Path
 
@@ -39,7 +43,7 @@ class RunFolder:
 
     @property
     def inner_loss(self) -> Path:
-        """What a probe saw in the inner loops, see ``ttt.results.inner_loss``; most runs have none."""
+        """The inner losses measured by a probe, see ``ttt.results.inner_loss``; most runs have none."""
         return self.path / "inner_loss.parquet"
 
     @property
@@ -56,7 +60,7 @@ class GitState(TypedDict):
 
 
 class Device(TypedDict):
-    """What the run computed on: the device's name, how many of them, and the precision."""
+    """The device of a run: its name, the number of devices, and the precision."""
 
     name: str
     count: int
@@ -71,9 +75,9 @@ class Parameters(TypedDict):
 
 
 class Data(TypedDict):
-    """The data set; ``digest`` identifies its content, so that equal names with other text are told apart.
+    """The data set. ``digest`` identifies its content, which may differ between data sets of one name.
 
-    ``tokenizer_sha256`` identifies the meaning of its tokens, which runs on other text may share.
+    ``tokenizer_sha256`` identifies its tokenizer, which other data sets may share.
     """
 
     name: str
@@ -83,7 +87,7 @@ class Data(TypedDict):
 
 
 class Evaluation(TypedDict):
-    """One split's result: ``loss`` in nats per token, and ``per_token_sequences`` behind the loss by token index."""
+    """The result on one split: ``loss`` in nats per token; ``per_token_sequences`` gave the loss by token index."""
 
     loss: float
     perplexity: float
@@ -104,10 +108,11 @@ class Timing(TypedDict):
 class Record(TypedDict):
     """``record.json``.
 
-    ``error`` is one line when ``status`` is "failed". ``steps`` and ``tokens`` were done; the run ends after
-    ``steps_planned``. ``training_flops`` is the whole run's. ``results`` has one evaluation for each split evaluated.
-    ``versions`` comes from ``provenance.versions``. ``warnings`` are lines ``subject: text`` about what went wrong
-    without ending the run; most records have none.
+    ``error`` is one line when ``status`` is "failed", "diverged" or "interrupted". ``steps`` and ``tokens`` were done;
+    the run ends after ``steps_planned``. ``training_flops`` is the whole run's. ``results`` has one evaluation for each
+    split evaluated. ``versions`` comes from ``provenance.versions``. ``warnings`` maps a subject, such as
+    "train, layer 1, head 0", to the newest warning about it; most records have none. ``identity`` is the part of
+    ``config`` that ``run_id`` was made of, see ``ttt.config.identity``. ``label`` describes the run for figures.
     """
 
     schema_version: int
@@ -132,7 +137,9 @@ class Record(TypedDict):
     last_checkpoint: str | None
     results: dict[str, Evaluation]
     timing: Timing
-    warnings: NotRequired[list[str]]
+    warnings: NotRequired[dict[str, str]]
+    identity: NotRequired[Resolved]
+    label: NotRequired[dict[str, Any]]
 
 
 def write_record(path: Path, record: Record) -> None:
@@ -144,19 +151,32 @@ def write_record(path: Path, record: Record) -> None:
     write_text(path, json.dumps(record, indent=2) + "\n")
 
 
-def put_warnings(record: Record, texts: Mapping[str, str]) -> None:
-    """Adds a line for each subject of ``texts``, in the place of an earlier one about the same subject."""
-    if texts:
-        kept = [line for line in record.get("warnings", []) if line.partition(": ")[0] not in texts]
-        record["warnings"] = kept + [f"{subject}: {text}" for subject, text in texts.items()]
-
-
 def read_record(path: Path) -> Record:
-    """The record in the file ``path``.
+    """Return the record in the file ``path``, one of version 1 translated to today's.
+
+    A record may have keys that this version does not know.
 
     Raises:
-        UserError: no such file, not a record, or one that a newer version of this package wrote.
+        UserError: the file is missing, is no record, or lacks a required key.
     """
     hint, remedy = f"a run's folder holds {RECORD_FILE}", "restore or remove the run's folder"
     found = read_versioned(path, SCHEMA_VERSION, Record.__required_keys__, "a run's record", hint, remedy)
-    return cast(Record, found)
+    return cast(Record, _translated(found) if found["schema_version"] == 1 else found)
+
+
+def _translated(record: dict[str, Any]) -> dict[str, Any]:
+    changed = {**record, "schema_version": SCHEMA_VERSION}
+    if record["status"] == "failed" and DIVERGENCE_IN_VERSION_1.search(record["error"] or ""):
+        changed["status"] = "diverged"
+    if "warnings" in record:
+        lines = (line.partition(": ") for line in record["warnings"])
+        changed["warnings"] = {subject: text for subject, _, text in lines}
+    return changed
+
+
+def identity_of(record: Record) -> Resolved:
+    """Return the part of the configuration that makes two runs the same run.
+
+    Records that do not hold it were written before any key was added, so that all their keys count.
+    """
+    return record["identity"] if "identity" in record else without_bookkeeping(record["config"])

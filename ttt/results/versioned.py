@@ -1,4 +1,4 @@
-"""JSON files that say which version of this package's formats they have."""
+"""JSON files that carry a ``schema_version``."""
 
 import json
 from collections.abc import Set
@@ -9,18 +9,20 @@ from ttt.config.errors import UserError
 
 
 def read_versioned(path: Path, version: int, keys: Set[str], what: str, hint: str, remedy: str) -> dict[str, Any]:
-    """The object in the JSON file ``path``.
+    """Return the object in the JSON file ``path``, unknown keys included.
+
+    A file of a newer version is read too, as long as it has the required keys.
 
     Args:
         path: the file.
-        version: the newest ``schema_version`` that is understood.
-        keys: what the object must hold besides.
-        what: what it should be, such as "a run's record".
+        version: the ``schema_version`` that this package writes.
+        keys: the required keys.
+        what: the kind of file, such as "a run's record".
         hint: where such a file is found.
-        remedy: what to do with one that is broken.
+        remedy: how to repair a broken one.
 
     Raises:
-        UserError: no such file, not such an object, or one that a newer version of this package wrote.
+        UserError: the file is missing, is no such object, or lacks a required key.
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -31,9 +33,10 @@ def read_versioned(path: Path, version: int, keys: Set[str], what: str, hint: st
     its_version = found.get("schema_version") if isinstance(found, dict) else None
     if not isinstance(found, dict) or not isinstance(its_version, int):
         raise UserError(f"{path}: not {what} (no schema_version); {remedy}")
-    if its_version > version:
-        raise UserError(f"{path}: schema_version={its_version} is newer than {version}; upgrade ttt-suite")
-    missing = sorted(keys - found.keys())
+    missing = ", ".join(sorted(keys - found.keys()))
+    if missing and its_version > version:
+        newer = f"schema_version={its_version} is newer than {version}"
+        raise UserError(f"{path}: {newer} and lacks {missing}; upgrade ttt-suite")
     if missing:
-        raise UserError(f"{path}: lacks {', '.join(missing)}; {remedy}")
+        raise UserError(f"{path}: lacks {missing}; {remedy}")
     return found

@@ -1,4 +1,4 @@
-"""What a run tells while it trains: a progress bar, a log and a table of metrics."""
+"""What a run reports while it trains: a progress bar, a log and a table of metrics."""
 
 import sys
 import time
@@ -15,46 +15,46 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 def checkpoint_due(step: int, last: int, every: int) -> bool:
-    """Whether step number ``step`` ends with a checkpoint: after every ``every`` steps (0: never), and at the last."""
+    """Return whether a checkpoint follows step ``step``: every ``every`` steps (0: never), and after the last one."""
     return step == last or (every > 0 and step % every == 0)
 
 
-class StepEnd(pl.Callback, ABC):
-    """Calls ``on_step`` once an optimizer step instead of once a device batch."""
+class OnOptimizerStep(pl.Callback, ABC):
+    """Calls ``on_step`` once per optimizer step instead of once per device batch."""
 
     def __init__(self) -> None:
         self._done = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:  # noqa: ARG002 - Lightning's signature
-        """Where a resumed run starts."""
+        """Note the steps that a resumed run has done."""
         self._done = trainer.global_step
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
-        """Looks whether a step was done."""
+        """Call ``on_step`` if an optimizer step is complete."""
         if trainer.global_step > self._done:
             self._done = trainer.global_step
             self.on_step(trainer, pl_module, trainer.global_step)
 
     @abstractmethod
     def on_step(self, trainer: pl.Trainer, module: TrainingModule, step: int) -> None:
-        """After optimizer step number ``step``, counted from 1."""
+        """Act after optimizer step ``step``, counted from 1."""
 
 
-class Metrics(StepEnd):
+class Metrics(OnOptimizerStep):
     """Loss, learning rate and gradient norm of every step, to the run's table and to Lightning's loggers.
 
     Args:
-        log: the run's table.
+        metrics: the run's table.
         every: optimizer steps between two rows.
     """
 
-    def __init__(self, log: MetricLog, every: int) -> None:
+    def __init__(self, metrics: MetricLog, every: int) -> None:
         super().__init__()
-        self.metrics, self.every = log, every
+        self.metrics, self.every = metrics, every
         self._clock = time.perf_counter()
 
     def on_step(self, trainer: pl.Trainer, module: TrainingModule, step: int) -> None:
-        """Adds the step's rows."""
+        """Add the step's rows."""
         if step % self.every:
             return
         loss = float(trainer.strategy.reduce(module.step_loss, reduce_op="mean"))
@@ -70,13 +70,13 @@ class Metrics(StepEnd):
             logger.log_metrics(values, step)
 
 
-class Progress(StepEnd):
-    """A bar with steps, loss, tokens/s and time left; where there is no terminal, drawn at most every 10 s."""
+class Progress(OnOptimizerStep):
+    """A bar with steps, loss, tokens/s and time left; without a terminal it is drawn at most every 10 s."""
 
     _bar: tqdm | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        """Opens the bar where the run stands; of several processes the first alone shows it."""
+        """Open the bar at the steps done; only the first of several processes shows it."""
         super().on_train_start(trainer, pl_module)
         if not trainer.is_global_zero:
             return
@@ -90,8 +90,8 @@ class Progress(StepEnd):
             mininterval=0.1 if sys.stderr.isatty() else SECONDS_BETWEEN_LINES,
         )
 
-    def on_step(self, trainer: pl.Trainer, module: TrainingModule, step: int) -> None:  # noqa: ARG002 - StepEnd's
-        """Moves the bar on."""
+    def on_step(self, trainer: pl.Trainer, module: TrainingModule, step: int) -> None:  # noqa: ARG002 - OnOptimizerStep's
+        """Advance the bar."""
         if self._bar is not None:
             tokens = (step - self._first) * module.plan.tokens_per_step
             tokens_per_second = tokens / (time.perf_counter() - self._started)
@@ -99,11 +99,11 @@ class Progress(StepEnd):
             self._bar.update()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:  # noqa: ARG002 - Lightning's signature
-        """Leaves the finished bar on the screen."""
+        """Close the bar; it stays on the screen."""
         self._close()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:  # noqa: ARG002
-        """Leaves the bar where it stood."""
+        """Close the bar where it is."""
         self._close()
 
     def _close(self) -> None:

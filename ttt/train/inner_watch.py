@@ -1,4 +1,4 @@
-"""Watching a model's inner loops while it trains: one that grows without bound is noticed before it diverges."""
+"""Watching a model's inner loops while it trains, to report one that grows without bound before it diverges."""
 
 import sys
 
@@ -9,44 +9,44 @@ from tqdm import tqdm
 from ttt.evaluate.growth import unbounded_growth
 from ttt.evaluate.inner_loss import observed
 from ttt.layers.observing import Observation, ttt_layers
-from ttt.results.record import Record, put_warnings
-from ttt.train.callbacks import StepEnd, checkpoint_due
+from ttt.results.run_record import RunRecord
+from ttt.train.callbacks import OnOptimizerStep, checkpoint_due
 from ttt.train.module import TrainingModule
 
 MOST_TOKENS, MOST_MINI_BATCHES = 256, 64
-"""What one look reads at most. Its cost goes by mini-batches, and must not show beside the training."""
+"""Limits of one probe. Its cost grows with the mini-batches and must be negligible beside the training."""
 
 
-class InnerWatch(StepEnd):
-    """Looks into the inner loops whenever a checkpoint is due, and warns once of each that grows without bound.
+class InnerWatch(OnOptimizerStep):
+    """Probes the inner loops whenever a checkpoint is due, and warns once of each that grows without bound.
 
-    It takes no random numbers and leaves model, modes and gradients as they are: a run with it is the run without it.
+    It draws no random numbers and leaves the model, its modes and its gradients unchanged, and with them the run.
 
     Args:
-        record: where the warnings go besides standard error.
-        window: a training window [T + 1], always the same.
-        every: optimizer steps between two checkpoints; 0: the last step alone.
+        record: receives the warnings; they also go to standard error.
+        ids_S: a training window [T + 1], always the same.
+        every: optimizer steps between two checkpoints; 0: only after the last step.
     """
 
-    def __init__(self, record: Record, window: Tensor, every: int) -> None:
+    def __init__(self, record: RunRecord, ids_S: Tensor, every: int) -> None:
         super().__init__()
-        self.record, self.window, self.every = record, window, every
-        # A resumed run does not repeat what it said before.
-        self.warned = {line.partition(": ")[0] for line in record.get("warnings", [])}
+        self.record, self.ids_S, self.every = record, ids_S, every
+        # A resumed run does not repeat its earlier warnings.
+        self.warned = set(record.warnings)
 
     def on_step(self, trainer: pl.Trainer, module: TrainingModule, step: int) -> None:
-        """Looks when it is time, in one process of a distributed run."""
+        """Probe when it is time, in the first process of a distributed run."""
         if not trainer.is_global_zero or not checkpoint_due(step, module.plan.steps, self.every):
             return
         new = {subject: text for subject, text in self._found(module, step).items() if subject not in self.warned}
         self.warned |= new.keys()
-        put_warnings(self.record, new)
+        self.record.warn(new)
         for subject, text in new.items():
             tqdm.write(f"warning: {subject}: {text}", file=sys.stderr)
 
     def _found(self, module: TrainingModule, step: int) -> dict[str, str]:
         mini_batch_size = ttt_layers(module.model)[0].config.mini_batch_size
-        tokens = min(len(self.window) - 1, MOST_TOKENS, MOST_MINI_BATCHES * mini_batch_size)
-        seen = observed(module.model, self.window[None, :tokens].to(module.device))
+        tokens = min(len(self.ids_S) - 1, MOST_TOKENS, MOST_MINI_BATCHES * mini_batch_size)
+        seen = observed(module.model, self.ids_S[None, :tokens].to(module.device))
         growths = unbounded_growth([Observation(*layer) for layer in seen])
         return {f"train, {growth.place}": f"at step {step} {growth}" for growth in growths}

@@ -1,6 +1,6 @@
 """The language model as Lightning trains it.
 
-Shapes: B sequences a device holds at once, T context length.
+Shapes: B sequences on a device at once, T context length, S = T + 1.
 """
 
 from collections.abc import Callable
@@ -12,21 +12,13 @@ from lightning.pytorch.strategies import FSDPStrategy
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
-from ttt.config.errors import RunError
+from ttt.config.errors import DivergedError
 from ttt.config.plan import StepPlan
 from ttt.config.schema import RecipeConfig
 from ttt.layers.diagnose import explained
 from ttt.models.language_model import LanguageModel, token_losses
 from ttt.train.optim import adamw, clip_gradients, decayed_parameters, schedule, warmup_steps
-from ttt.train.processes import first_of_all
-
-
-class DivergedError(RunError):
-    """The training loss became infinite or not a number after ``step`` optimizer steps."""
-
-    def __init__(self, message: str, step: int) -> None:
-        super().__init__(message)
-        self.step = step
+from ttt.train.processes import first_message
 
 
 class TrainingModule(pl.LightningModule):
@@ -49,42 +41,42 @@ class TrainingModule(pl.LightningModule):
             set_warmup for set_warmup in found if set_warmup is not None
         ]
 
-    def training_step(self, windows: Tensor, batch_idx: int) -> Tensor:  # noqa: ARG002 - Lightning's signature
-        """Mean loss of a device batch [B, T + 1].
+    def training_step(self, ids_BS: Tensor, batch_idx: int) -> Tensor:  # noqa: ARG002 - Lightning's signature
+        """Return the mean loss of the windows of a device batch.
 
         Raises:
             DivergedError: the loss is infinite or not a number.
         """
-        loss = token_losses(self.model, windows).mean()
+        loss = token_losses(self.model, ids_BS).mean()
         finite = bool(torch.isfinite(loss))
-        # All processes end together, and the first, which alone writes, learns why.
+        # All processes end together, and the first one, which writes the record, gets the reason.
         if not self.trainer.strategy.reduce_boolean_decision(finite, all=True):
-            message = None if finite else self._explained(loss.item(), windows)
-            raise DivergedError(first_of_all(message), self.global_step)
+            message = None if finite else self._explained(loss.item(), ids_BS)
+            raise DivergedError(first_message(message))
         self._losses.append(loss.detach())
         return loss
 
-    def _explained(self, loss: float, windows: Tensor) -> str:
+    def _explained(self, loss: float, ids_BS: Tensor) -> str:
         message = f"the loss became {loss} at step {self.global_step}"
         # All ranks read a sharded model together, and the others' loss may be finite.
         sharded = isinstance(self.trainer.strategy, FSDPStrategy)
-        return message if sharded else explained(message, self.model, windows[:, :-1])
+        return message if sharded else explained(message, self.model, ids_BS[:, :-1])
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:  # noqa: ARG002 - Lightning's signature
-        """Warms up what the layers warm up themselves, such as eta_base of TTT-MLP."""
+        """Advance the warm-up of layers that have their own, such as that of eta_base in TTT-MLP."""
         warmup = warmup_steps(self.recipe, self.plan.schedule_steps)
         for set_warmup in self._set_warmups:
             set_warmup(self.global_step / warmup if warmup else 1.0)
 
     def configure_gradient_clipping(self, *_: Any, **__: Any) -> None:
-        """Clips by the total norm; called once an optimizer step, after the last device batch."""
+        """Clip by the total norm. Lightning calls it once per optimizer step, after the last device batch."""
         wrapped = self.trainer.strategy.model
         self.gradient_norm = float(clip_gradients(wrapped if wrapped is not None else self, self.recipe.clip))
         self.step_loss = torch.stack(self._losses).mean()
         self._losses.clear()
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """AdamW with warm-up and cosine, stepped once an optimizer step."""
+        """Return AdamW with warm-up and cosine, stepped once per optimizer step."""
         optimizer = adamw(self.model, self._decayed, self.recipe)
         scheduler = schedule(optimizer, self.recipe, self.plan.schedule_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

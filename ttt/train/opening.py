@@ -1,38 +1,33 @@
-"""Opening a run's folder: whether a run starts, goes on, is done already or must not touch what is there."""
+"""The action for a run's folder: start a run, resume it, report that it is finished, or refuse the folder."""
 
 import shutil
-from pathlib import Path
 from typing import Literal
 
 from ttt.config.errors import UserError, bad_value
-from ttt.config.identity import differences, identity, run_id
-from ttt.config.plain import from_plain, to_plain
-from ttt.config.plan import StepPlan, plan_steps
-from ttt.config.schema import TrainConfig
+from ttt.config.identity import differences, identity
+from ttt.config.plain import from_plain
+from ttt.config.plan import plan_steps
 from ttt.results.atomic import remove_partials
 from ttt.results.checkpoints import Checkpoint, checkpoint_step, checkpoints, set_aside
 from ttt.results.lock import holds_other_files
 from ttt.results.record import Record, RunFolder, read_record
+from ttt.train.planning import RunPlan
 
-OPEN_WAY = "ckpt=last goes on from there, overwrite=true starts over, run_dir=FOLDER chooses another folder"
+REMEDY = "ckpt=last resumes it, overwrite=true starts over, run_dir=FOLDER chooses another folder"
 
-Opening = Literal["start", "resume", "finished"]
-
-
-def run_folder(config: TrainConfig) -> RunFolder:
-    """``run_dir``, or the folder below ``runs_dir`` that the configuration's name and hash give."""
-    return RunFolder(Path(config.run_dir) if config.run_dir else Path(config.runs_dir) / run_id(config))
+RunAction = Literal["start", "resume", "finished"]
 
 
-def open_run(config: TrainConfig, plan: StepPlan, folder: RunFolder) -> Opening:
-    """What to do in ``folder``; nothing is changed.
+def open_run(plan: RunPlan) -> RunAction:
+    """Return what to do in the run's folder; nothing is changed.
 
     Raises:
-        UserError: the folder belongs to something else, or holds work that was not asked to go on.
+        UserError: the folder belongs to something else, or holds steps of this run and resuming was not requested.
     """
+    folder, config = plan.folder, plan.config
     if not folder.path.exists():
         return "start"
-    if config.parent.run is not None and folder.path.samefile(config.parent.run):
+    if plan.parent is not None and folder.path.samefile(plan.parent.run):
         raise bad_value("run_dir", folder.path, "is the run to start from; choose another folder")
     if not folder.record.exists():
         if not folder.path.is_dir() or holds_other_files(folder.path):
@@ -41,19 +36,19 @@ def open_run(config: TrainConfig, plan: StepPlan, folder: RunFolder) -> Opening:
     record = read_record(folder.record)
     if config.overwrite:
         return "start"
-    _refuse_another(config, folder, record)
-    if record["status"] == "finished" and record["steps"] >= plan.steps:
+    _check_same_run(plan, record)
+    if record["status"] == "finished" and record["steps"] >= plan.step_plan.steps:
         return "finished"
     if not checkpoints(folder.checkpoints):
         return "start"
     if config.ckpt != "last":
-        raise UserError(f"{folder.path}: holds {record['steps']} steps of this run ({record['status']}); {OPEN_WAY}")
-    _refuse_another_split(config, plan, record)
+        raise UserError(f"{folder.path}: holds {record['steps']} steps of this run ({record['status']}); {REMEDY}")
+    _check_same_batches(plan, record)
     return "resume"
 
 
-def clear(folder: RunFolder) -> None:
-    """Makes the folder, and removes what an earlier run left in it, nothing else.
+def reset_folder(folder: RunFolder) -> None:
+    """Make the folder and remove the files of an earlier run in it, and only those.
 
     Raises:
         UserError: the folder cannot be written.
@@ -70,8 +65,8 @@ def clear(folder: RunFolder) -> None:
         raise _unwritable(folder, error) from error
 
 
-def reopen(folder: RunFolder, newest: Checkpoint) -> None:
-    """Leaves nothing that is newer than the checkpoint to go on from, nor what a killed process did not finish.
+def rewind_folder(folder: RunFolder, newest: Checkpoint) -> None:
+    """Set aside checkpoints newer than ``newest`` and remove the unfinished files of a killed process.
 
     Raises:
         UserError: the folder cannot be written.
@@ -86,22 +81,25 @@ def reopen(folder: RunFolder, newest: Checkpoint) -> None:
         raise _unwritable(folder, error) from error
 
 
-def _refuse_another(config: TrainConfig, folder: RunFolder, record: Record) -> None:
-    different = differences(identity(to_plain(config)), identity(record["config"]))
+def _check_same_run(plan: RunPlan, record: Record) -> None:
+    # As the schema reads it, so that a key that the record lacks is at its default.
+    theirs = identity(from_plain(record["config"], type(plan.config.model)))
+    different = differences(identity(plan.config), theirs)
     if different:
         listed = "; ".join(different[:3]) + ("; ..." if len(different) > 3 else "")
-        raise UserError(f"run_dir={folder.path}: belongs to another configuration ({listed}); choose another folder")
+        path = plan.folder.path
+        raise UserError(f"run_dir={path}: belongs to another configuration ({listed}); choose another folder")
 
 
-def _refuse_another_split(config: TrainConfig, plan: StepPlan, record: Record) -> None:
-    """The place in the data is counted in device batches: with others a resumed run would read other sequences."""
-    before = plan_steps(from_plain(record["config"], type(config.model)))
-    if before.tokens_per_step != plan.tokens_per_step:
-        began = f"the run began with {before.tokens_per_step:,} tokens a step, here they would be"
-        raise bad_value("trainer.devices", config.trainer.devices, f"{began} {plan.tokens_per_step:,}")
-    if (before.device_batch, before.accumulate) != (plan.device_batch, plan.accumulate):
+def _check_same_batches(plan: RunPlan, record: Record) -> None:
+    """Check that a resumed run reads the same sequences: its position in the data is counted in device batches."""
+    now, before = plan.step_plan, plan_steps(from_plain(record["config"], type(plan.config.model)))
+    if before.tokens_per_step != now.tokens_per_step:
+        began = f"the run began with {before.tokens_per_step:,} tokens per step, here they would be"
+        raise bad_value("trainer.devices", plan.config.trainer.devices, f"{began} {now.tokens_per_step:,}")
+    if (before.device_batch, before.accumulate) != (now.device_batch, now.accumulate):
         began = f"the run began with {before.device_batch} ({before.accumulate} times a step on each device)"
-        raise bad_value("trainer.device_batch", plan.device_batch, f"{began}, and must go on so")
+        raise bad_value("trainer.device_batch", now.device_batch, f"{began}, and must resume with that")
 
 
 def _unwritable(folder: RunFolder, error: OSError) -> UserError:

@@ -1,8 +1,8 @@
-"""The processes of a run: who started them, which of them this is, and what they decide together.
+"""The processes of a run: the launcher that started them, the rank of this one, and decisions they take together.
 
-A run on several devices has a process for each. Within one machine the first starts the others. A launcher, SLURM's
-``srun`` or ``torchrun``, starts all of them at once, on as many machines as it likes, and tells each through its
-environment. The first process alone writes.
+A run on several devices has one process per device. On one machine the first process starts the others. A launcher,
+SLURM's ``srun`` or ``torchrun``, starts all of them at once, on any number of machines, and describes each in its
+environment. Only the first process writes.
 """
 
 import os
@@ -25,9 +25,9 @@ T = TypeVar("T")
 
 
 def launcher() -> Launcher | None:
-    """What has started the run's processes; None: this one is alone, or starts the others itself.
+    """Return what started the run's processes; None: this process is the only one, or starts the others itself.
 
-    ``torchrun`` may stand below ``srun``. A single task of ``srun`` is alone: it may be somebody's shell.
+    ``torchrun`` may run under ``srun``. A single task of ``srun`` counts as no launcher: it may be somebody's shell.
     """
     if os.environ.keys() >= set(TORCHRUN):
         return "torchrun"
@@ -37,38 +37,38 @@ def launcher() -> Launcher | None:
 
 
 def rank() -> int:
-    """Which of the processes of a run this is; 0 in a run of one process."""
-    # A process that another one of the run has started knows its place on this machine alone.
+    """Return the rank of this process among those of the run; 0 in a run of one process."""
+    # A process that another one of the run has started has only its rank on this machine.
     names = {"torchrun": "RANK", "srun": "SLURM_PROCID", None: "LOCAL_RANK"}
     return int(os.environ.get(names[launcher()], 0))
 
 
 def check_processes(config: TrainerConfig) -> None:
-    """Looks whether as many processes were started as the run needs.
+    """Check that as many processes were started as the run needs.
 
     Raises:
-        UserError: there are others, or several machines and no launcher.
+        UserError: there are more or fewer, or several machines and no launcher.
     """
-    wanted, found = config.devices * config.nodes, launcher()
-    asked = f"{config.devices} on each of trainer.nodes={config.nodes}"
+    needed, found = config.devices * config.nodes, launcher()
+    requested = f"{config.devices} on each of trainer.nodes={config.nodes}"
     if found is None:
         if config.nodes > 1:
-            how = "ttt-sweep submit, srun or torchrun starts them; here nothing has"
+            how = "ttt-sweep submit, srun or torchrun starts them"
             raise bad_value("trainer.nodes", config.nodes, f"needs {config.devices} process(es) on each node: {how}")
         return
     started = int(os.environ["WORLD_SIZE" if found == "torchrun" else "SLURM_STEP_NUM_TASKS"])
-    if started != wanted:
-        raise bad_value("trainer.devices", config.devices, f"asks for {asked} nodes, {found} has started {started}")
+    if started != needed:
+        raise bad_value("trainer.devices", config.devices, f"asks for {requested} nodes, {found} has started {started}")
     if found == "torchrun":
         return
-    for_each = os.environ.get("SLURM_NTASKS_PER_NODE")
-    if for_each is None or int(for_each) != config.devices:
+    per_node = os.environ.get("SLURM_NTASKS_PER_NODE")
+    if per_node is None or int(per_node) != config.devices:
         how = f"start it with srun --nodes={config.nodes} --ntasks-per-node={config.devices}"
-        raise bad_value("trainer.devices", config.devices, f"asks for {asked} nodes; {how}")
+        raise bad_value("trainer.devices", config.devices, f"asks for {requested} nodes; {how}")
 
 
 def cluster_environment() -> "ClusterEnvironment":
-    """Where Lightning finds the other processes. Never one that owns a signal or puts a job back into its queue."""
+    """Return where Lightning finds the other processes; it never handles signals or requeues a job."""
     from lightning.fabric.plugins.environments import (
         LightningEnvironment,
         SLURMEnvironment,
@@ -82,42 +82,36 @@ def cluster_environment() -> "ClusterEnvironment":
 
 
 @contextmanager
-def joined(device: str) -> Iterator[None]:
-    """Connects the processes that a launcher has started, so that they can decide together; Lightning uses it too.
+def process_group(device: str) -> Iterator[None]:
+    """Connect the processes that a launcher has started, so that they can decide together; Lightning uses it too.
 
     Args:
-        device: the type of device they compute on, as torch names it.
+        device: ``trainer.device``.
+
+    Raises:
+        UserError: there is no such device.
     """
     if launcher() is None:
         yield
         return
     from torch import distributed
 
+    from ttt.train.device import choose_device
+
     environment = cluster_environment()
     os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = environment.main_address, str(environment.main_port)
-    backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
+    backend = "cpu:gloo,cuda:nccl" if choose_device(device, "trainer.device").type == "cuda" else "gloo"
     distributed.init_process_group(backend, rank=environment.global_rank(), world_size=environment.world_size())
     try:
         yield
     finally:
-        leave()
+        destroy_group()
 
 
-def first_of_all(text: str | None) -> str:
-    """The first text that a process of the run has, where all of them ask and one at least has one."""
-    from torch import distributed
+def destroy_group() -> None:
+    """Disconnect from the run's other processes, if connected.
 
-    told = [text]
-    if distributed.is_available() and distributed.is_initialized():
-        told *= distributed.get_world_size()
-        distributed.all_gather_object(told, text)
-    return next(found for found in told if found is not None)
-
-
-def leave() -> None:
-    """Ends the connection to the run's other processes, if there is one.
-
-    Left to the end of the interpreter, its threads are ended in any order, and sometimes not at all.
+    At the interpreter's exit the group's threads would end in any order, and sometimes never.
     """
     from torch import distributed
 
@@ -125,40 +119,51 @@ def leave() -> None:
         distributed.destroy_process_group()
 
 
-def as_the_first(decide: Callable[[], T]) -> T:
-    """What the first process decides, for all that a launcher has started: what it found, they may find changed.
+def first_message(text: str | None) -> str:
+    """Return the text of the lowest rank that has one; every process of the run calls it, and one at least has one."""
+    from torch import distributed
+
+    texts = [text]
+    if distributed.is_available() and distributed.is_initialized():
+        texts *= distributed.get_world_size()
+        distributed.all_gather_object(texts, text)
+    return next(found for found in texts if found is not None)
+
+
+def broadcast_from_rank0(decide: Callable[[], T]) -> T:
+    """Return what ``decide`` gives in the first process to all: the others might find another state of the disk.
 
     Raises:
-        UserError: what ``decide`` raises in the first process.
-        SystemExit: in the others then; the first one tells why.
+        UserError: in the first process, what ``decide`` raises there.
+        SystemExit: in the others then; only the first one reports the error.
     """
     if launcher() is None:
         return decide()
     import torch
     from torch import distributed
 
-    told: list[tuple[T | None, str | None]] = [(None, None)]
+    message: list[tuple[T | None, bool]] = [(None, False)]
     error: UserError | None = None
     if rank() == 0:
         try:
-            told = [(decide(), None)]
+            message = [(decide(), True)]
         except UserError as refused:
-            error, told = refused, [(None, str(refused))]
-    distributed.broadcast_object_list(told, device=torch.device("cpu"))
+            error = refused
+    distributed.broadcast_object_list(message, device=torch.device("cpu"))
     if error is not None:
         raise error
-    decided, refusal = told[0]
-    if refusal is not None:
+    decided, succeeded = message[0]
+    if not succeeded:
         raise SystemExit(2)
     return decided  # type: ignore[return-value]
 
 
-def all_or_none(act: Callable[[], T]) -> T:
-    """What ``act`` gives in this process, once it has worked in all that a launcher has started.
+def all_ranks_or_fail(act: Callable[[], T]) -> T:
+    """Return the result of ``act`` in this process, once it has succeeded in all that a launcher has started.
 
     Raises:
-        UserError: what ``act`` raises here, or in the first process what it raises in another.
-        SystemExit: in the others, when it failed elsewhere.
+        UserError: in the first process, what ``act`` raises there or in another process.
+        SystemExit: in the others then.
     """
     if launcher() is None:
         return act()
@@ -169,13 +174,13 @@ def all_or_none(act: Callable[[], T]) -> T:
         done = act()
     except UserError as refused:
         error = refused
-    told: list[str | None] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(told, None if error is None else str(error))
+    messages: list[str | None] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(messages, None if error is None else str(error))
     if error is not None and rank() == 0:
         raise error
-    failed = next(((place, line) for place, line in enumerate(told) if line is not None), None)
+    failed = next(((place, line) for place, line in enumerate(messages) if line is not None), None)
     if failed is not None and rank() == 0:
-        raise UserError(f"process {failed[0]} of {len(told)}: {failed[1]}")
+        raise UserError(f"process {failed[0]} of {len(messages)}: {failed[1]}")
     if failed is not None:
         raise SystemExit(2)
     return done

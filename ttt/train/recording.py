@@ -1,70 +1,61 @@
-"""The record of a run while it runs: begun before the first step, and true whatever ends the run."""
+"""The record of a run from its first step to its end, however it ends."""
 
 import errno
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 
-from ttt.config.errors import InterruptedRunError, RunError, UserError
-from ttt.results.record import Record, RunFolder, Status, write_record
+from ttt.config.errors import DivergedError, InterruptedRunError, RunError, UserError
+from ttt.results.record import Status
+from ttt.results.run_record import RunRecord
 from ttt.train.stopping import Interrupted, signals_as_exceptions
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-def now() -> str:
-    """The time in UTC, ISO 8601, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
-def recording(folder: RunFolder, record: Record) -> Iterator[None]:
-    """Writes ``record`` as running, and on leaving as finished, failed or interrupted, with the reason.
+def recording(record: RunRecord) -> Iterator[None]:
+    """Write ``record`` as running and, at the end, as finished, diverged, failed or interrupted, with the reason.
 
     Raises:
         UserError: the folder cannot be written at all.
         RunError: the run failed or was interrupted; the record has the reason as ``error``. A file that can no longer
-            be written counts as that: nothing was wrong with what was asked.
+            be written is such a failure: the configuration was right.
     """
-    write_record(folder.record, record)
-    started = time.perf_counter()
-
-    def end(status: Status, error: str | None) -> None:
-        record["status"], record["error"] = status, error
-        record["timing"]["ended"] = now()
-        record["timing"]["seconds"] = round(time.perf_counter() - started, 3)
-        write_record(folder.record, record)
-
+    record.write()
     try:
         with signals_as_exceptions():
             yield
-        end("finished", None)
+        record.end("finished", None)
     except BaseException as error:
-        interrupted = isinstance(error, Interrupted)
-        reason = f"{error} at step {record['steps']}" if interrupted else _in_one_line(error)
-        if not folder.path.exists() and isinstance(error, UserError | OSError):
-            raise RunError(deleted(folder)) from error
-        # On a full disk not even the record finds room, and the line to show is that of what failed first.
+        deleted = not record.folder.path.exists() and isinstance(error, UserError | OSError)
+        status, reason = _status(error), _reason(error, record)
+        # On a full disk the record cannot be written either; the first failure is the one to report.
         with suppress(UserError):
-            end("interrupted" if interrupted else "failed", reason)
+            record.end(status, reason)
+        if deleted:
+            raise RunError(record.deleted) from error
         if isinstance(error, Interrupted):
-            raise InterruptedRunError(f"{reason}; {_way_on(folder, record)}", error.number) from None
-        if isinstance(error, UserError) or (isinstance(error, OSError) and error.errno in NO_ROOM):
-            raise RunError(f"{reason}; {_way_on(folder, record)}") from error
+            raise InterruptedRunError(f"{reason}; {_remedy(record)}", error.number) from None
+        if isinstance(error, UserError) or (isinstance(error, OSError) and error.errno in DISK_FULL):
+            raise RunError(f"{reason}; {_remedy(record)}") from error
         raise
 
 
-def deleted(folder: RunFolder) -> str:
-    """The line about a folder that somebody has removed under a run; it is not made again."""
-    return f"{folder.path}: was deleted while the run wrote there; start it again"
+def _status(error: BaseException) -> Status:
+    if isinstance(error, Interrupted):
+        return "interrupted"
+    return "diverged" if isinstance(error, DivergedError) else "failed"
 
 
-def _in_one_line(error: BaseException) -> str:
+def _reason(error: BaseException, record: RunRecord) -> str:
+    """Return the error in one line."""
+    if isinstance(error, Interrupted):
+        return f"{error} at step {record.steps}"
     return str(error) if isinstance(error, RunError | UserError) else f"{type(error).__name__}: {error}".splitlines()[0]
 
 
-def _way_on(folder: RunFolder, record: Record) -> str:
-    if record["last_checkpoint"] is None:
-        return f"no checkpoint had been written in {folder.path}"
-    return f"the same command with ckpt=last goes on from {record['last_checkpoint']}"
+def _remedy(record: RunRecord) -> str:
+    checkpoint = record.last_checkpoint
+    if checkpoint is None:
+        return f"no checkpoint had been written in {record.folder.path}"
+    return f"the same command with ckpt=last resumes from {checkpoint}"

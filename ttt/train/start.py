@@ -1,79 +1,88 @@
-"""Starting a run from its configuration, whoever asks for it: the command line or a job of a cluster."""
+"""Starting a run from its configuration, from the command line or in a job of a cluster."""
 
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 
 from ttt.config.errors import UserError
 from ttt.config.plain import from_plain
-from ttt.config.plan import StepPlan, check
 from ttt.config.schema import TrainConfig
-from ttt.results.lock import holding
-from ttt.results.parent import adopt_parent
+from ttt.results.lock import locked
 from ttt.results.record import RunFolder, read_record
-from ttt.train.opening import Opening, open_run, run_folder
-from ttt.train.processes import all_or_none, as_the_first, check_processes, joined, launcher, rank
+from ttt.results.run_record import Label
+from ttt.train.opening import RunAction, open_run
+from ttt.train.planning import RunPlan, plan_run
+from ttt.train.processes import all_ranks_or_fail, broadcast_from_rank0, check_processes, process_group, rank
+
+if TYPE_CHECKING:
+    from ttt.train.prepare import PreparedRun
 
 
-def train(config: TrainConfig, overrides: list[str], sweep: str | None = None) -> None:
-    """Runs one configuration, or says that it has been run.
+def train(config: TrainConfig, overrides: list[str], sweep: str | None = None, label: Label = None) -> None:
+    """Train and evaluate one configuration, or report that this was done before.
 
     From before anything is read in the run's folder to the end of the evaluation no other process can write there.
 
     Args:
         config: the run.
-        overrides: what was asked for on top of the defaults, for the record.
+        overrides: the command line on top of the defaults, for the record.
         sweep: the sweep that the run belongs to, for the record.
+        label: the run's description for figures, for the record.
 
     Raises:
-        UserError: the configuration, the folder or the data cannot be, or another process writes the folder.
+        UserError: the configuration, the folder or the data cannot be used, or another process writes the folder.
         RunError: the run failed.
     """
-    adopt_parent(config)
-    plan = check(config)
-    check_processes(config.trainer)
-    # Heavy imports wait until the configuration has been found good, so that a mistake is answered at once.
+    plan = plan_run(config, overrides, sweep, label)
+    check_processes(plan.config.trainer)
+    # torch is imported only now, so that a mistake in the configuration is reported at once.
     from ttt.train.stopping import requeueing
 
-    with requeueing(), together(config), ExitStack() as held:
-        folder = run_folder(config)
-        opening = as_the_first(lambda: _open(config, plan, folder, held))
-        if opening != "finished":
-            _run(config, plan, folder, opening, overrides, sweep)
-        elif rank() == 0:
-            reached = read_record(folder.record)["results"]["validation"]["perplexity"]
-            print(f"{folder.path} is finished: validation perplexity {reached:.2f}; overwrite=true runs it again")
+    with requeueing(), process_group(plan.config.trainer.device), ExitStack() as lock:
+        action = broadcast_from_rank0(lambda: _open(plan, lock))
+        if action == "finished":
+            _report_finished(plan.folder)
+            return
+        from ttt.train.prepare import prepare
+        from ttt.train.run import run
+
+        prepared = all_ranks_or_fail(lambda: prepare(plan, resume=action == "resume"))
+        _report_start(prepared)
+        evaluation = run(prepared)
+        if evaluation is not None:
+            reached = f"validation perplexity {evaluation.perplexity:.2f} ({evaluation.loss:.4f} nats/token)"
+            print(f"{plan.folder.path}: {reached}")
 
 
-def _open(config: TrainConfig, plan: StepPlan, folder: RunFolder, held: ExitStack) -> Opening:
-    """What to do in the folder, which the first process holds for all until ``held`` is closed."""
+def _open(plan: RunPlan, lock: ExitStack) -> RunAction:
+    """Decide what to do in the run's folder, which the first process keeps locked until ``lock`` is closed."""
     if rank() == 0:
-        held.enter_context(holding(folder.path))
-    return open_run(config, plan, folder)
+        lock.enter_context(locked(plan.folder.path))
+    return open_run(plan)
 
 
-def _run(
-    config: TrainConfig, plan: StepPlan, folder: RunFolder, opening: Opening, overrides: list[str], sweep: str | None
-) -> None:
-    from ttt.train.run import run, set_up
-
-    setting = all_or_none(lambda: set_up(config, plan, folder, resume=opening == "resume"))
+def _report_finished(folder: RunFolder) -> None:
     if rank() == 0:
-        verb = "going on with" if setting.newest else "training"
-        print(f"{verb} {folder.path}: {plan.steps} steps of {plan.tokens_per_step:,} tokens", file=sys.stderr)
-    evaluation = run(setting, overrides, sweep)
-    if evaluation is not None:
-        print(f"{folder.path}: validation perplexity {evaluation.perplexity:.2f} ({evaluation.loss:.4f} nats/token)")
+        reached = read_record(folder.record)["results"]["validation"]["perplexity"]
+        print(f"{folder.path} is finished: validation perplexity {reached:.2f}; overwrite=true runs it again")
+
+
+def _report_start(prepared: "PreparedRun") -> None:
+    if rank() == 0:
+        verb = "resuming" if prepared.newest else "training"
+        plan = prepared.plan
+        steps = f"{plan.step_plan.steps} steps of {plan.step_plan.tokens_per_step:,} tokens"
+        print(f"{verb} {plan.folder.path}: {steps}", file=sys.stderr)
 
 
 def read_config(path: Path) -> TrainConfig:
-    """The resolved configuration in a file, as a run's folder and a sweep's hold it.
+    """Return the resolved configuration in a file of a run's folder or of a sweep.
 
     Raises:
-        UserError: no such file, or none that describes a run of this version.
+        UserError: the file is missing, or does not describe a run of this version.
     """
     from ttt.layers.registry import layer_type
 
@@ -85,15 +94,3 @@ def read_config(path: Path) -> TrainConfig:
     except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path}: is not a run's configuration ({reason}); plan and submit the sweep again") from error
-
-
-@contextmanager
-def together(config: TrainConfig) -> Iterator[None]:
-    """With the other processes of the run, where a launcher has started them."""
-    if launcher() is None:
-        yield
-        return
-    from ttt.train.device import choose_device
-
-    with joined(choose_device(config.trainer.device, "trainer.device").type):
-        yield

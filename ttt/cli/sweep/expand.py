@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ttt.cli.compose import as_object, quote_option, register_schemas, spelled_out
 from ttt.cli.errors import describe
+from ttt.cli.label import label_of
 from ttt.cli.parent import inherited
 from ttt.cli.sweep.files import sweep_file
 from ttt.config.assets import assets
@@ -24,7 +25,7 @@ from ttt.config.plan import check
 from ttt.config.schema import TrainConfig
 from ttt.config.sweep import Point, Sweep, Wanted, read_sweep
 from ttt.launch.plan import Plan, PlannedRun
-from ttt.results.parent import plan_parent
+from ttt.train.planning import planned_parent, with_parent
 
 OWNED = ("runs_dir", "run_dir", "ckpt", "overwrite", "parent.run", "from")
 """Keys of a run that its sweep sets."""
@@ -118,8 +119,8 @@ def compose_run(wanted: Wanted, runs_dir: Path, parent: TrainConfig | None) -> T
     config = as_object(hydra.compose("train", overrides), TrainConfig)
     config = replace(config, runs_dir=str(runs_dir), ckpt="last")
     if parent is not None:
-        plan_parent(config, parent, runs_dir / run_id(parent))
-    elif config.recipe.parent_share:
+        return with_parent(config, planned_parent(parent, runs_dir / run_id(parent)))
+    if config.recipe.parent_share:
         raise bad_value("recipe", config.recipe.name, "starts from another run; a rule with from: says which")
     return config
 
@@ -136,6 +137,7 @@ def _planned(wanted: Wanted, config: TrainConfig) -> PlannedRun:
         nodes=config.trainer.nodes,
         devices=config.trainer.devices,
         resources=wanted.resources,
+        label=label_of(config).to_plain(),
     )
 
 

@@ -1,0 +1,165 @@
+"""The record of a run while a process works on it: the only place that changes and writes ``record.json``."""
+
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any
+
+from ttt.config.errors import UserError
+from ttt.results.record import Evaluation, Record, RunFolder, Status, read_record, write_record
+
+SECONDS_BETWEEN_RECORDS = 15.0
+
+Label = dict[str, Any] | None
+"""The description of a run for figures, as JSON; see ``ttt.config.label``."""
+
+
+def now() -> str:
+    """Return the time in UTC, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+class RunRecord:
+    """The record of the run in ``folder``, and when it is written.
+
+    Args:
+        folder: the run's folder.
+        content: the record's content.
+        writes: whether this process writes the file; other processes of a distributed run only count their steps.
+    """
+
+    def __init__(self, folder: RunFolder, content: Record, writes: bool = True) -> None:
+        self.folder, self.content, self.writes = folder, content, writes
+        self._opened = time.monotonic()
+        self.start_clock()
+
+    @classmethod
+    def read(cls, folder: RunFolder, writes: bool = True) -> "RunRecord":
+        """Return the record of a run that exists.
+
+        Raises:
+            UserError: there is no record, or a broken one.
+        """
+        return cls(folder, read_record(folder.record), writes)
+
+    @property
+    def run_id(self) -> str:
+        """The run's name, which is in every row of its tables."""
+        return self.content["run_id"]
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps done."""
+        return self.content["steps"]
+
+    @property
+    def last_checkpoint(self) -> str | None:
+        """Name of the newest checkpoint."""
+        return self.content["last_checkpoint"]
+
+    @property
+    def deleted(self) -> str:
+        """The error about a folder that was removed while the run wrote there."""
+        return f"{self.folder.path}: was deleted while the run wrote there; start it again"
+
+    @property
+    def warnings(self) -> Mapping[str, str]:
+        """Subject -> newest warning about it."""
+        return self.content.get("warnings", {})
+
+    def resume(
+        self, step: int, checkpoint: str, steps_planned: int, overrides: list[str], sweep: str | None, label: Label
+    ) -> None:
+        """Note that the run resumes from a checkpoint after ``step`` steps. Its earlier results are out of date."""
+        content = self.content
+        content["status"], content["error"], content["results"] = "running", None, {}
+        content["steps"], content["last_checkpoint"], content["steps_planned"] = step, checkpoint, steps_planned
+        content["overrides"], content["sweep"] = overrides, sweep or content["sweep"]
+        if label is not None:
+            content["label"] = label
+
+    def start_clock(self) -> None:
+        """Note that training starts now, after the steps that the record names."""
+        self._started = self._measured = time.monotonic()
+        self._first_step = self._measured_step = self.content["steps"]
+
+    def step(self, step: int) -> None:
+        """Note that ``step`` optimizer steps are done; the file follows every ``SECONDS_BETWEEN_RECORDS``."""
+        self.content["steps"], self.content["tokens"] = step, step * self.content["tokens_per_step"]
+        if time.monotonic() - self._measured >= SECONDS_BETWEEN_RECORDS:
+            self._measure()
+            # An old record does no harm; a full disk is reported by the next checkpoint.
+            with suppress(UserError):
+                self.write()
+
+    def saved(self, checkpoint: str) -> None:
+        """Note the newest checkpoint and write the file.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
+        self.content["last_checkpoint"] = checkpoint
+        self._measure()
+        self.write()
+
+    def rewound(self, checkpoint: str | None) -> None:
+        """Note the newest checkpoint after later ones were set aside; None: there is no other."""
+        self.content["last_checkpoint"] = checkpoint
+
+    def warn(self, warnings: Mapping[str, str]) -> None:
+        """Add warnings, subject -> text; each replaces an earlier one about its subject."""
+        if warnings:
+            others = {subject: text for subject, text in self.warnings.items() if subject not in warnings}
+            self.content["warnings"] = others | dict(warnings)
+
+    def evaluated(self, split: str, evaluation: Evaluation) -> None:
+        """Note the result on a split and write the file.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
+        self.content["results"][split] = evaluation
+        self.write()
+
+    def trained(self) -> None:
+        """Note the tokens per second since ``start_clock``."""
+        self._measured, self._measured_step = self._started, self._first_step
+        self._measure()
+
+    def end(self, status: Status, error: str | None) -> None:
+        """Note how the run ended and write the file.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
+        self.content["status"], self.content["error"] = status, error
+        self.content["timing"]["ended"] = now()
+        self.content["timing"]["seconds"] = round(time.monotonic() - self._opened, 3)
+        self.write()
+
+    def write(self) -> None:
+        """Write the file, unless this is another process than the first.
+
+        Raises:
+            UserError: the file cannot be written, or the run's folder was deleted; it is not made again.
+        """
+        if self.writes:
+            self.require_folder()
+            write_record(self.folder.record, self.content)
+
+    def require_folder(self) -> None:
+        """Check that nobody has deleted the folder.
+
+        Raises:
+            UserError: it is gone.
+        """
+        if not self.folder.path.exists():
+            raise UserError(self.deleted)
+
+    def _measure(self) -> None:
+        tokens = (self.content["steps"] - self._measured_step) * self.content["tokens_per_step"]
+        if tokens:
+            seconds = time.monotonic() - self._measured
+            self.content["timing"]["tokens_per_second"] = round(tokens / max(seconds, 1e-6), 1)
+        self._measured, self._measured_step = time.monotonic(), self.content["steps"]

@@ -1,0 +1,164 @@
+"""From a configuration to the plan of a run: checked, resolved with its parent, and named. Needs no torch."""
+
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ttt.config.errors import bad_value
+from ttt.config.identity import differences, identity, run_id, settings_digest
+from ttt.config.plan import StepPlan, check, plan_steps
+from ttt.config.schema import ParentConfig, Resolved, TrainConfig
+from ttt.results.checkpoints import Checkpoint, newest_whole
+from ttt.results.record import Data, RunFolder, identity_of, read_record
+from ttt.results.run_record import Label
+
+SHAPE = ("width", "blocks", "heads", "mlp_hidden")
+"""Keys of a size that decide which weights a model has; the others are for training."""
+
+
+@dataclass(frozen=True)
+class Parent:
+    """The run whose weights another run starts from.
+
+    Attributes:
+        run: its folder.
+        run_id: its name.
+        identity: its identity, see ``ttt.config.identity``.
+        steps: optimizer steps that its weights have seen.
+        tokens_per_step: tokens in each of them.
+    """
+
+    run: str
+    run_id: str
+    identity: Resolved
+    steps: int
+    tokens_per_step: int
+
+
+@dataclass(frozen=True)
+class TrainedParent(Parent):
+    """A parent that exists: its newest undamaged checkpoint, and the data it was trained on."""
+
+    checkpoint: Checkpoint
+    data: Data
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """Everything about a run that is decided before torch is loaded.
+
+    Attributes:
+        config: the configuration, with all that it takes from its parent.
+        step_plan: the arithmetic of its steps.
+        run_id: its name.
+        folder: where it is written.
+        parent: the run whose weights it starts from.
+        overrides: the command line on top of the defaults, for the record.
+        sweep: the sweep that it belongs to, for the record.
+        label: its description for figures, for the record.
+    """
+
+    config: TrainConfig
+    step_plan: StepPlan
+    run_id: str
+    folder: RunFolder
+    parent: TrainedParent | None
+    overrides: list[str]
+    sweep: str | None
+    label: Label
+
+
+def plan_run(config: TrainConfig, overrides: list[str], sweep: str | None = None, label: Label = None) -> RunPlan:
+    """Return the plan of a run; nothing is written, and ``config`` stays as it is.
+
+    Raises:
+        UserError: a value is out of range, values contradict each other, or the parent does not fit.
+    """
+    parent = None
+    if config.parent.run is not None:
+        parent = trained_parent(config.parent.run)
+        config = with_parent(config, parent)
+    elif config.recipe.parent_share:
+        name = config.recipe.name
+        raise bad_value("recipe", name, "starts from the weights of another run; name it with from=FOLDER")
+    name = run_id(config)
+    folder = RunFolder(Path(config.run_dir) if config.run_dir else Path(config.runs_dir) / name)
+    return RunPlan(config, check(config), name, folder, parent, overrides, sweep, label)
+
+
+def trained_parent(run: str) -> TrainedParent:
+    """Return the run in the folder ``run``.
+
+    Raises:
+        UserError: there is no run, or none with an undamaged checkpoint.
+    """
+    folder = RunFolder(Path(run))
+    record = read_record(folder.record)
+    checkpoint = newest_whole(folder.checkpoints)
+    if checkpoint is None:
+        raise bad_value("from", run, "has no checkpoint to start from; train it further with ckpt=last")
+    tokens = record["tokens_per_step"]
+    return TrainedParent(
+        run, record["run_id"], identity_of(record), checkpoint.step, tokens, checkpoint, record["data"]
+    )
+
+
+def check_parent_unchanged(parent: TrainedParent) -> None:
+    """Check that the parent's newest checkpoint is still the one that was planned with.
+
+    Raises:
+        UserError: the parent has trained on.
+    """
+    newest = newest_whole(parent.checkpoint.path.parent)
+    if newest is None or newest.sha256 != parent.checkpoint.sha256:
+        raise bad_value("from", parent.run, "has just got another checkpoint; start again when it has ended")
+
+
+def planned_parent(config: TrainConfig, folder: Path) -> Parent:
+    """Return the run that is still to be trained in ``folder``, as it will be."""
+    plan = plan_steps(config)
+    return Parent(str(folder), run_id(config), identity(config), plan.steps, plan.tokens_per_step)
+
+
+def with_parent(config: TrainConfig, parent: Parent) -> TrainConfig:
+    """Return ``config`` with all that it takes from its parent: the parent's identity and, by its recipe, its steps.
+
+    A parent that the configuration names already must be this one.
+
+    Raises:
+        UserError: the parent is another model, or another run than was planned.
+    """
+    planned = config.parent
+    if planned.run_id not in (None, parent.run_id):
+        raise bad_value("from", parent.run, f"holds {parent.run_id}, not {planned.run_id} as planned; plan again")
+    if planned.steps not in (None, parent.steps):
+        done = f"has done {parent.steps} steps, not {planned.steps} as planned"
+        raise bad_value("from", parent.run, f"{done}; train it to there, or plan again")
+    different = differences(_shape(identity(config)), _shape(parent.identity))
+    if different:
+        raise bad_value("from", parent.run, f"holds another model than requested: {'; '.join(different)}")
+    weights = parent.checkpoint.sha256 if isinstance(parent, TrainedParent) else None
+    adopted = ParentConfig(parent.run, parent.run_id, parent.steps, settings_digest(parent.identity), weights)
+    recipe = config.recipe
+    if recipe.parent_share and not recipe.steps:
+        tokens = recipe.parent_share * parent.steps * parent.tokens_per_step
+        recipe = replace(recipe, steps=max(1, round(tokens / max(1, recipe.tokens_per_step))))
+    return replace(config, parent=adopted, recipe=recipe)
+
+
+def order_seed(config: TrainConfig) -> int:
+    """Return the seed of the data's order. A run with a parent must not begin with the parent's first batches."""
+    parent = config.parent
+    if parent.run_id is None:
+        return config.seed
+    text = f"{config.seed} {parent.run_id} {parent.steps} {parent.settings}"
+    return int(hashlib.sha256(text.encode()).hexdigest()[:8], 16)
+
+
+def _shape(identity: Resolved) -> Resolved:
+    """Return what parent and child must share. RoPE's base may change: a longer context needs another."""
+    return {
+        "model": {key: value for key, value in identity["model"].items() if key != "rope_base"},
+        "size": {key: identity["size"][key] for key in SHAPE},
+        "backbone": identity["backbone"],
+    }

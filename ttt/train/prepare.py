@@ -1,0 +1,139 @@
+"""From the plan of a run to everything that training needs: the device, the data, the model and the record."""
+
+from dataclasses import dataclass
+
+import lightning.pytorch as pl
+import torch
+
+from ttt.config.errors import bad_value
+from ttt.config.identity import identity
+from ttt.config.plain import to_plain
+from ttt.data.corpus import Corpus, load_corpus
+from ttt.data.windows import Windows, windows_at_start, windows_within
+from ttt.evaluate.run import check_same_data
+from ttt.models.build import build_model
+from ttt.models.flops import training_flops
+from ttt.models.language_model import LanguageModel
+from ttt.models.memory import keep_freed_memory
+from ttt.models.weights import load_weights
+from ttt.results.checkpoints import Checkpoint, newest_whole
+from ttt.results.provenance import git_state, versions
+from ttt.results.record import SCHEMA_VERSION, Device, Record
+from ttt.results.run_record import RunRecord, now
+from ttt.train.device import choose_device, choose_precision, describe_device
+from ttt.train.loggers import require_logger
+from ttt.train.planning import RunPlan, TrainedParent, check_parent_unchanged
+from ttt.train.processes import rank
+
+
+@dataclass(frozen=True)
+class PreparedRun:
+    """Everything that a run consists of, once nothing can be refused any more.
+
+    Attributes:
+        plan: what was decided before.
+        record: the run's record; nothing is written yet.
+        newest: the checkpoint to resume from; None: start.
+        device: where this process trains.
+        precision: Lightning's name for it.
+        corpus: the data.
+        windows: the training windows of ``corpus``.
+        model: with its initial weights, or its parent's.
+    """
+
+    plan: RunPlan
+    record: RunRecord
+    newest: Checkpoint | None
+    device: torch.device
+    precision: str
+    corpus: Corpus
+    windows: Windows
+    model: LanguageModel
+
+
+def prepare(plan: RunPlan, resume: bool) -> PreparedRun:
+    """Prepare data and model; only the data cache is written.
+
+    Raises:
+        UserError: the data, the device or the model cannot be used, or no checkpoint to resume from is undamaged.
+    """
+    config = plan.config
+    newest = newest_whole(plan.folder.checkpoints) if resume else None
+    device = choose_device(config.trainer.device, "trainer.device")
+    require_logger(config.trainer.logger)
+    if device.type == "cpu":
+        keep_freed_memory()
+    if config.trainer.threads:
+        torch.set_num_threads(config.trainer.threads)
+    corpus = load_corpus(config.data, config.trainer.progress)
+    record = RunRecord.read(plan.folder, writes=rank() == 0) if newest else None
+    if record is not None:
+        check_same_data(record, corpus)
+    windows = windows_within(corpus.splits["train"], config.ctx.length)
+    # A context that is too long for validation is refused now, not at the end of training.
+    windows_at_start(corpus.splits["validation"], config.ctx.length)
+    pl.seed_everything(config.seed, verbose=False)
+    model = build_model(config.model, config.size, config.backbone, config.kernel, corpus.vocab_size)
+    if plan.parent is not None and newest is None:
+        load_parent(plan.parent, corpus, model)
+    precision = choose_precision(config.trainer.precision, device)
+    if record is None:
+        on = describe_device(config.trainer, device, precision)
+        record = RunRecord(plan.folder, new_record(plan, on, corpus, model), writes=rank() == 0)
+    return PreparedRun(plan, record, newest, device, precision, corpus, windows, model)
+
+
+def load_parent(parent: TrainedParent, corpus: Corpus, model: LanguageModel) -> None:
+    """Copy the weights of a parent into ``model``; the parent may have been trained on other text.
+
+    Raises:
+        UserError: the parent was trained with another tokenizer, or has trained on since the run was planned.
+    """
+    ours, theirs = corpus.manifest["tokenizer_sha256"], parent.data.get("tokenizer_sha256")
+    if ours != theirs:
+        sizes = f"data.vocab_size={corpus.vocab_size}, not {parent.data['vocab_size']}"
+        digests = f"tokenizer {ours[:12]}, not {theirs[:12] if theirs else 'known'}"
+        raise bad_value("from", parent.run, f"was trained with another tokenizer ({sizes}; {digests})")
+    check_parent_unchanged(parent)
+    load_weights(model, parent.checkpoint.path)
+
+
+def new_record(plan: RunPlan, device: Device, corpus: Corpus, model: LanguageModel) -> Record:
+    """Return the record of a run that has done no step."""
+    config, step_plan = plan.config, plan.step_plan
+    record: Record = {
+        "schema_version": SCHEMA_VERSION,
+        "run_id": plan.run_id,
+        "name": plan.folder.path.name,
+        "status": "running",
+        "error": None,
+        "config": to_plain(config),
+        "identity": identity(config),
+        "overrides": plan.overrides,
+        "sweep": plan.sweep,
+        "git": git_state(),
+        "versions": versions(),
+        "device": device,
+        "seed": config.seed,
+        "parameters": {
+            "total": sum(parameter.numel() for parameter in model.parameters()),
+            "embedding": model.embedding.weight.numel(),
+        },
+        "training_flops": training_flops(model, config.ctx.length, step_plan.steps * step_plan.tokens_per_step),
+        "tokens_per_step": step_plan.tokens_per_step,
+        "steps": 0,
+        "steps_planned": step_plan.steps,
+        "tokens": 0,
+        "data": {
+            "name": config.data.name,
+            "digest": corpus.digest,
+            "vocab_size": corpus.vocab_size,
+            "tokenizer_sha256": corpus.manifest["tokenizer_sha256"],
+        },
+        "last_checkpoint": None,
+        "results": {},
+        "timing": {"started": now(), "ended": None, "seconds": None, "tokens_per_second": None},
+    }
+    if plan.label is not None:
+        record["label"] = plan.label
+    return record
