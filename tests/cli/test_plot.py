@@ -104,3 +104,30 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, capsys: pytest.
     (tmp_path / "out").write_text("")
     error = refused(["training", *places(tmp_path)], capsys)
     assert str(tmp_path / "out") in error
+
+
+def test_a_broken_record_is_named_and_the_others_are_drawn_unless_strict(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_run(tmp_path / "runs", steps=5, ctx=64)
+    broken = make_run(tmp_path / "runs", seed=1, steps=5, ctx=64).record
+    broken.write_text("{}")
+    assert str(broken) in refused(["training", "--strict", *places(tmp_path)], capsys)
+    main(["training", *places(tmp_path)])
+    captured = capsys.readouterr()
+    assert captured.err.startswith(f"left out: {broken}")
+    assert len(captured.out.splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--results", "x"], "--results: has been replaced; write runs=FOLDER"),
+        (["--out=x"], "--out: has been replaced; write out=FOLDER"),
+        (["results=x"], "results=x: no such key; choose one of runs, out"),
+        (["--everything"], "--everything: no such flag; choose one of --all, --strict, --help"),
+        (["runs="], "runs=: needs a value; write runs=FOLDER"),
+    ],
+)
+def test_other_words_are_refused(words: list[str], named: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert refused(["training", *words], capsys) == f"error: {named}\n"

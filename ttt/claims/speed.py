@@ -48,5 +48,7 @@ def _part(subject: str, model: str, rows: pd.DataFrame) -> Part:
 def _linear(flat: Verdict, rows: pd.DataFrame) -> Verdict:
     if flat == Verdict.UNDECIDED or len(rows) < 3:
         return Verdict.UNDECIDED
+    if flat == Verdict.HELD:
+        return Verdict.FAILED
     fits = np.corrcoef(rows["tokens"].astype(float), rows["seconds_per_token"])[0, 1] ** 2 >= LINE_FITS
-    return Verdict.HELD if flat == Verdict.FAILED and fits else Verdict.FAILED
+    return Verdict.HELD if fits else Verdict.FAILED
