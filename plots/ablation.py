@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ttt.analysis.comparison import RunRole
 from ttt.analysis.labels import COMPARED_AT
 from ttt.analysis.table_1 import STATED, TABLE_1, table_1_runs
@@ -100,8 +102,6 @@ def _write(axes: Axes, table: DataFrame) -> None:
 
 def paired_steps(table: DataFrame) -> dict[int, tuple[float, float]]:
     """Return for each row the mean and standard deviation of its loss minus the previous row's (nats/token)."""
-    import numpy as np
-
     losses = np.log(drawn(table).pivot_table(index="seed", columns="row", values="perplexity").astype(float))
     steps = {row: (losses[row] - losses[row - 1]).dropna() for row in losses if row - 1 in losses}
     return {int(row): (step.mean(), step.std()) for row, step in steps.items() if len(step)}

@@ -4,17 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .panels import (
-    CAPTION_HEIGHT,
-    LEAST_WIDTH,
-    PANEL_WIDTH,
-    caption,
-    give_room,
-    labels,
-    legend,
-    plain_log_ticks,
-    powers_of_two,
-)
+from .panels import caption, give_room, grid, labels, legend, plain_log_ticks, powers_of_two
 from .points import PERPLEXITY_LABEL, draw_lines, drawn, notes, of_data, points
 from .registry import Figure
 
@@ -37,12 +27,9 @@ def table(results: Results) -> DataFrame:
 
 def draw(table: DataFrame) -> Canvas:
     """Draw one line per method through its contexts."""
-    from matplotlib.figure import Figure as Canvas
-
     sizes = list(drawn(table).groupby("size")["parameters"].min().sort_values().index)
-    size = max(PANEL_WIDTH * len(sizes), LEAST_WIDTH), PANEL_HEIGHT + CAPTION_HEIGHT
-    canvas = Canvas(figsize=size, layout="constrained")
-    for axes, name in zip(canvas.subplots(1, len(sizes), squeeze=False).ravel(), sizes, strict=True):
+    canvas, panels = grid(len(sizes), len(sizes), PANEL_HEIGHT, sharey=False)
+    for axes, name in zip(panels, sizes, strict=True):
         part = table[table["size"] == name].astype({"ctx": float})
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")

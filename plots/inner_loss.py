@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ttt.config.label import TRIED
 
 from .panels import (
@@ -60,7 +62,6 @@ def table(results: Results) -> DataFrame:
 
     The split is validation, or test for a run that has only test.
     """
-    import numpy as np
     import pandas as pd
 
     columns = [*ID_COLUMNS, "mini_batch_size"]
@@ -135,7 +136,6 @@ def _changed(results: Results) -> list[str]:
 
 def _smoothed(layer: DataFrame) -> DataFrame:
     """Average over windows of ``WINDOW`` positions, which are cut off at the ends."""
-    import numpy as np
     import pandas as pd
 
     layer = layer.sort_values("position")

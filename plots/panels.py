@@ -62,21 +62,26 @@ def panels(table: DataFrame) -> tuple[Canvas, list[tuple[Axes, DataFrame]]]:
 
     Panels are sorted by size, then by context; with several contexts, each row has one size.
     """
-    from matplotlib.figure import Figure as Canvas
-
     parts = _parts(table)
     columns = min(table["ctx"].nunique() if table["ctx"].nunique() > 1 else len(parts), 4)
-    rows = math.ceil(len(parts) / columns)
-    canvas = Canvas(
-        figsize=(max(PANEL_WIDTH * columns, 3.4), PANEL_HEIGHT * rows + CAPTION_HEIGHT), layout="constrained"
-    )
-    grid = canvas.subplots(rows, columns, sharey=True, squeeze=False).ravel()
-    for empty in grid[len(parts) :]:
-        empty.set_axis_off()
+    canvas, axes = grid(len(parts), columns, PANEL_HEIGHT)
     several_data = table["data"].nunique() > 1
-    for axes, part in zip(grid, parts, strict=False):
-        axes.set_title(_title(part, several_data))
-    return canvas, list(zip(grid, parts, strict=False))
+    for panel, part in zip(axes, parts, strict=True):
+        panel.set_title(_title(part, several_data))
+    return canvas, list(zip(axes, parts, strict=True))
+
+
+def grid(number: int, columns: int, height: float, sharey: bool = True) -> tuple[Canvas, list[Axes]]:
+    """Return a figure with ``number`` panels of ``height`` inches in rows of ``columns``, and the panels."""
+    from matplotlib.figure import Figure as Canvas
+
+    rows = math.ceil(number / columns)
+    size = max(PANEL_WIDTH * columns, LEAST_WIDTH), height * rows + CAPTION_HEIGHT
+    canvas = Canvas(figsize=size, layout="constrained")
+    axes = canvas.subplots(rows, columns, sharey=sharey, squeeze=False).ravel()
+    for empty in axes[number:]:
+        empty.set_axis_off()
+    return canvas, list(axes[:number])
 
 
 def lines(part: DataFrame) -> Iterator[tuple[LineStyle, DataFrame]]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ttt.analysis.comparison import RunRole, compare, is_standard, longest_shared
 from ttt.analysis.labels import COMPARED_AT, METHOD
 
@@ -64,8 +66,6 @@ def table(results: Results) -> DataFrame:
 
 def draw(table: DataFrame) -> Canvas:
     """Draw one line per method on logarithmic axes."""
-    import numpy as np
-
     canvas, parts = panels(table)
     for axes, part in parts:
         axes.set(xscale="log", yscale="log")
@@ -89,8 +89,6 @@ def draw(table: DataFrame) -> Canvas:
 
 def _draw_reset(axes: Axes, rows: DataFrame, style: LineStyle) -> None:
     """Draw the loss of the same tokens with the state reset at regular intervals."""
-    import numpy as np
-
     probed = rows.dropna(subset=["reset_loss"])
     if len(probed):
         line = over_seeds(probed, "token_index", "reset_loss").apply(np.exp)
@@ -102,7 +100,6 @@ def _draw_reset(axes: Axes, rows: DataFrame, style: LineStyle) -> None:
 
 
 def _smoothed(run: DataFrame) -> DataFrame:
-    import numpy as np
     import pandas as pd
 
     octave, sequences = np.log2(run["position"].to_numpy(float)), run["sequences"].to_numpy()

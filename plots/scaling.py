@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ttt.analysis.labels import METHOD
 from ttt.analysis.table_1 import STATED, TABLE_1
 
-from .panels import (
-    CAPTION_HEIGHT,
-    LEAST_WIDTH,
-    PANEL_WIDTH,
-    caption,
-    give_room,
-    labels,
-    legend,
-    plain_log_ticks,
-    scientific_log_ticks,
-)
+from .panels import caption, give_room, grid, labels, legend, plain_log_ticks, scientific_log_ticks
 from .points import PERPLEXITY_LABEL, Stated, draw_lines, draw_stated, drawn, notes, of_data, points
 from .registry import Figure
 
@@ -59,26 +48,19 @@ def scaling_table(results: Results, data: str, contexts: tuple[int, ...], finetu
 
 def draw(table: DataFrame) -> Canvas:
     """Draw one panel per context, with one line per method through its sizes, on logarithmic axes."""
-    from matplotlib.figure import Figure as Canvas
-
     contexts = sorted(drawn(table)["ctx"].unique())
     columns = 2 if len(contexts) == 4 else min(len(contexts), MOST_COLUMNS)
-    rows = math.ceil(len(contexts) / columns)
-    size = max(PANEL_WIDTH * columns, LEAST_WIDTH), PANEL_HEIGHT * rows + CAPTION_HEIGHT
-    canvas = Canvas(figsize=size, layout="constrained")
-    grid = canvas.subplots(rows, columns, sharey=True, squeeze=False).ravel()
-    for empty in grid[len(contexts) :]:
-        empty.set_axis_off()
-    for axes, ctx in zip(grid, contexts, strict=False):
+    canvas, panels = grid(len(contexts), columns, PANEL_HEIGHT)
+    for axes, ctx in zip(panels, contexts, strict=True):
         part = table[table["ctx"] == ctx]
         axes.set(xscale="log", yscale="log")
         draw_lines(axes, part, "flops")
         draw_stated(axes, _stated(part), STATED)
         axes.set_title(f"{table['data'].iloc[0]}, context of {ctx:,} tokens")
-    for axes in grid[: len(contexts)]:
+    for axes in panels:
         give_room(axes)
         scientific_log_ticks(axes.xaxis)
-    plain_log_ticks(grid[0].yaxis)
+    plain_log_ticks(panels[0].yaxis)
     labels(canvas, FLOPS_LABEL, PERPLEXITY_LABEL)
     legend(canvas)
     caption(canvas, _sizes(table), *notes(table[table["ctx"].isin(contexts)]))

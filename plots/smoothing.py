@@ -1,11 +1,6 @@
 """Running means."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import numpy as np
+import numpy as np
 
 
 def window_means(x: np.ndarray, values: np.ndarray, centres: np.ndarray, width: float) -> np.ndarray:
@@ -13,8 +8,6 @@ def window_means(x: np.ndarray, values: np.ndarray, centres: np.ndarray, width: 
 
     Windows are cut off at the ends; an empty window gives NaN.
     """
-    import numpy as np
-
     total = np.append(0.0, np.cumsum(values))
     first = np.searchsorted(x, centres - width / 2, side="left")
     end = np.searchsorted(x, centres + width / 2, side="right")
