@@ -11,6 +11,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError
 
 from ttt.cli.compose import quote_option, register_schemas
 from ttt.config.assets import assets
@@ -49,9 +50,15 @@ def label_of_plain(config: Resolved) -> Label:
 
 
 def standard(group: str, name: str, ctx: int = 512) -> Resolved:
-    """Return the settings of an option of ``model`` or ``size`` at a context; none if there is no such option."""
+    """Return the settings of an option of ``model`` or ``size`` at a context.
+
+    There are none if there is no such option, or if it refers to groups that ``STANDARDS`` lacks.
+    """
     composed = _composed(f"{group}={name}")
-    return {} if composed is None else _settings(composed, group, ctx)
+    try:
+        return {} if composed is None else _settings(composed, group, ctx)
+    except InterpolationResolutionError:
+        return {}
 
 
 def table_1_row(number: int, ctx: int) -> tuple[str, str, Resolved]:
