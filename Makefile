@@ -28,7 +28,7 @@ setup: .venv/installed ## create .venv and install the project with its pinned d
 
 demo: setup ## train the default model, evaluate it and draw its figures (a few minutes without a GPU)
 	$(BIN)/ttt-train runs=$(DEMO_RUNS) ckpt=last
-	$(BIN)/ttt-plot --all --results $(DEMO_RUNS) --out $(DEMO_FIGURES)
+	$(BIN)/ttt-plot --all runs=$(DEMO_RUNS) out=$(DEMO_FIGURES)
 
 laptop: setup ## every figure and claim from runs on this machine (two hours on 2 cores; once more goes on where it ended)
 	@for sweep in $(LAPTOP_SWEEPS); do \
@@ -40,9 +40,9 @@ laptop: setup ## every figure and claim from runs on this machine (two hours on 
 	$(BIN)/ttt-bench inner inner_model=linear kernels=plain width=2048 heads=32 backward=false \
 	  mini_batch_size=1,2,4,8,16,32,64,128,256,512,1024,2048 runs=$(LAPTOP_RUNS)
 	$(BIN)/ttt-bench latency runs=$(LAPTOP_RUNS)
-	$(BIN)/ttt-plot --all --results $(LAPTOP_RUNS) --out $(LAPTOP_FIGURES)
-	$(BIN)/ttt-plot report --results $(LAPTOP_RUNS) --out $(LAPTOP_FIGURES)/report.html
-	$(BIN)/ttt-claims --results $(LAPTOP_RUNS) --out $(LAPTOP_FIGURES)/claims.csv
+	$(BIN)/ttt-plot --all runs=$(LAPTOP_RUNS) out=$(LAPTOP_FIGURES)
+	$(BIN)/ttt-plot report runs=$(LAPTOP_RUNS) out=$(LAPTOP_FIGURES)/report.html
+	$(BIN)/ttt-claims runs=$(LAPTOP_RUNS) out=$(LAPTOP_FIGURES)/claims.csv
 
 test: setup ## run all tests (twenty minutes on 2 cores)
 	$(PYTEST)

@@ -1,5 +1,5 @@
-"""The figures: one module each, which holds a ``FIGURE``; ``registry.Figure`` says what that is.
+"""The figures. ``registry`` finds the ``Figure`` objects of all modules in this folder.
 
-Imported as ``ttt.plots``; modules in here import one another relatively. Listing the figures must answer at once, so
-pandas and matplotlib are imported inside the functions that draw.
+Imported as ``ttt.plots``; modules here import one another relatively. Listing the figures must be fast, so pandas and
+matplotlib are imported inside the functions that use them.
 """

@@ -5,6 +5,12 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from ttt.analysis.comparison import RunRole
+from ttt.analysis.labels import COMPARED_AT
+from ttt.analysis.table_1 import STATED, TABLE_1, table_1_runs
+
 from .panels import caption
 from .points import PERPLEXITY_LABEL, as_points, drawn, notes
 from .registry import Figure
@@ -14,47 +20,42 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
     from pandas import DataFrame
 
-    from ttt.results.store import Results
+    from ttt.analysis.store import Results
 
 WIDTH, ROW_HEIGHT, REST = 9.2, 0.27, 1.5
 """Inches."""
 
-MEASURED: dict[str, Any] = {"color": "#0072B2", "height": 0.62}
-STATED_LOOK: dict[str, Any] = {"color": "white", "edgecolor": "0.25", "hatch": "////", "height": 0.62}
+MEASURED_BARS: dict[str, Any] = {"color": "#0072B2", "height": 0.62}
+STATED_BARS: dict[str, Any] = {"color": "white", "edgecolor": "0.25", "hatch": "////", "height": 0.62}
 
-COLUMNS = {"": 0.0, "differs from the row before by": 0.05, "perplexity": 0.66, "step (nats)": 1.0}
-"""Heading of a column of the table -> its place; the last two end there."""
+COLUMNS = {"": 0.0, "difference from the previous row": 0.05, "perplexity": 0.66, "step (nats)": 1.0}
+"""Heading of a column of the table -> its horizontal position; the last column ends there."""
 
 
 def table(results: Results) -> DataFrame:
-    """One row a run, ``points.POINT_COLUMNS`` with ``row`` and what the paper states of it: ``stated``, ``source``.
+    """Return one row per run: ``points.POINT_COLUMNS``, ``row``, and the paper's number: ``stated``, ``source``.
 
-    The runs are those of the data, size and context with the most rows of the ladder.
+    The runs are from the data, size and context with the most rows of Table 1.
     """
-    from ttt.results.ablation import STATED, TABLE_1, ladder
-
-    rows = as_points(results, ladder(results), "row")
-    setting = ["data", "size", "ctx"]
+    rows = as_points(results, table_1_runs(results), "row")
     if len(rows):
-        counts = drawn(rows).groupby(setting, observed=True)["row"].nunique().reset_index()
-        rows = rows.merge(counts.loc[[counts["row"].idxmax()], setting], on=setting)
+        counts = drawn(rows).groupby(COMPARED_AT, observed=True)["row"].nunique().reset_index()
+        rows = rows.merge(counts.loc[[counts["row"].idxmax()], COMPARED_AT], on=COMPARED_AT)
     stated = [TABLE_1[row].stated for row in rows["row"]]
     return rows.assign(stated=stated, source=STATED).sort_values(["row", "seed"], ignore_index=True)
 
 
 def draw(table: DataFrame) -> Canvas:
-    """A line a row of the table; on its right the measured perplexity and, in a panel of its own, the paper's."""
+    """Draw one line per row of Table 1, with the measured perplexity and, in a separate panel, the paper's."""
     from matplotlib.figure import Figure as Canvas
-
-    from ttt.results.ablation import STATED, TABLE_1
 
     canvas = Canvas(figsize=(WIDTH, ROW_HEIGHT * len(TABLE_1) + REST), layout="constrained")
     words, bars, paper = canvas.subplots(1, 3, width_ratios=(2.4, 1, 0.8), sharey=True)
     _write(words, table)
     _draw_measured(bars, table)
-    paper.barh(list(TABLE_1), [rung.stated for rung in TABLE_1.values()], **STATED_LOOK)
-    for number, rung in TABLE_1.items():
-        paper.text(rung.stated, number, f" {rung.stated:.2f}", va="center", fontsize=7)
+    paper.barh(list(TABLE_1), [row.stated for row in TABLE_1.values()], **STATED_BARS)
+    for number, row in TABLE_1.items():
+        paper.text(row.stated, number, f" {row.stated:.2f}", va="center", fontsize=7)
     paper.set_xlim(10, 17.6)
     paper.set_xlabel("Perplexity stated in the paper\n(axis from 10)")
     first = table.iloc[0]
@@ -63,8 +64,8 @@ def draw(table: DataFrame) -> Canvas:
     words.set_ylim(len(TABLE_1) + 0.5, 0.2)
     caption(
         canvas,
-        "Step: validation loss less that of the row before, mean and standard deviation over pairs of runs that share "
-        "seed and data.",
+        "Step: validation loss minus the loss of the previous row, mean and standard deviation over pairs of runs with "
+        "the same seed and data.",
         *notes(table, "row"),
         f"Hatched: {STATED}; not measured here.",
     )
@@ -74,37 +75,33 @@ def draw(table: DataFrame) -> Canvas:
 def _draw_measured(axes: Axes, table: DataFrame) -> None:
     rows = drawn(table).groupby("row")["perplexity"].agg(["mean", "min", "max"]).astype(float)
     spread = [rows["mean"] - rows["min"], rows["max"] - rows["mean"]]
-    axes.barh(rows.index, rows["mean"], **MEASURED)
+    axes.barh(rows.index, rows["mean"], **MEASURED_BARS)
     axes.errorbar(rows["mean"], rows.index, xerr=spread, fmt="none", color="black", capsize=2, elinewidth=0.9)
     lowest = 0.9 * rows["min"].min()
     axes.set_xlim(lowest, rows["max"].max() + 0.08 * (rows["max"].max() - lowest))
-    for row in sorted(set(table.loc[table["role"] == "diverged", "row"])):
+    for row in sorted(set(table.loc[table["role"] == RunRole.DIVERGED, "row"])):
         axes.plot(0.97, row, "x", color="#D55E00", transform=axes.get_yaxis_transform(), markersize=6)
     axes.tick_params(left=False)
     axes.set_xlabel(f"{PERPLEXITY_LABEL}\n(axis from {lowest:.3g})")
 
 
 def _write(axes: Axes, table: DataFrame) -> None:
-    from ttt.results.ablation import TABLE_1
-
     axes.set_axis_off()
     heading: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "fontsize": 7.5, "va": "center"}
     for (name, place), side in zip(COLUMNS.items(), ("left", "left", "center", "right"), strict=True):
         axes.text(place, 0.35, name, ha=side, fontweight="bold", **heading)
     shown, steps = drawn(table), paired_steps(table)
-    for number, rung in TABLE_1.items():
+    for number, row in TABLE_1.items():
         perplexities = shown.loc[shown["row"] == number, "perplexity"].astype(float)
         measured = _mean_and_spread(perplexities.mean(), perplexities.std(), ".2f") if len(perplexities) else "not run"
         step = _mean_and_spread(*steps[number], "+.3f") if number in steps else ""
-        cells = (str(number), _mathematical(rung.differs), measured, step)
+        cells = (str(number), _mathematical(row.text), measured, step)
         for place, cell, side in zip(COLUMNS.values(), cells, ("left", "left", "center", "right"), strict=True):
             axes.text(place, number, cell, ha=side, **heading)
 
 
 def paired_steps(table: DataFrame) -> dict[int, tuple[float, float]]:
-    """Row -> mean and standard deviation of its loss (nats/token) less the row's before it, over the seeds of both."""
-    import numpy as np
-
+    """Return for each row the mean and standard deviation of its loss minus the previous row's (nats/token)."""
     losses = np.log(drawn(table).pivot_table(index="seed", columns="row", values="perplexity").astype(float))
     steps = {row: (losses[row] - losses[row - 1]).dropna() for row in losses if row - 1 in losses}
     return {int(row): (step.mean(), step.std()) for row, step in steps.items() if len(step)}

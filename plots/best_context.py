@@ -1,8 +1,11 @@
-"""The context length as a hyper-parameter: of all contexts tried at a size, the one with the lowest perplexity."""
+"""Perplexity at the best context length of each size, with the context as a hyper-parameter."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+
+from ttt.analysis.comparison import RunRole
+from ttt.analysis.labels import METHOD
 
 from .panels import CAPTION_HEIGHT, caption, give_room, labels, legend, lines, plain_log_ticks, scientific_log_ticks
 from .points import PERPLEXITY_LABEL, draw_points, drawn, mark_diverged, notes, of_data, over_seeds_of, points
@@ -14,36 +17,36 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
     from pandas import DataFrame
 
-    from ttt.results.store import Results
+    from ttt.analysis.store import Results
 
-    from .style import Look
+    from .style import LineStyle
 
 WIDTH, HEIGHT = 4.6, 3.2
 """Inches."""
 
 
 def table(results: Results) -> DataFrame:
-    """One row a run, ``points.POINT_COLUMNS``, and ``best``: whether its context is its method's best at its size."""
+    """Return one row per run: ``points.POINT_COLUMNS``, and ``best``: its context is the best of method and size."""
     rows = of_data(points(results), "books")
     if drawn(rows)["ctx"].nunique() < 2:
         return rows.assign(best=False).iloc[:0]
-    point = ["size", "model", "backbone", "variant"]
+    point = ["size", *METHOD]
     means = drawn(rows).groupby([*point, "ctx"], observed=True)["perplexity"].mean().reset_index()
     best = means.loc[means.groupby(point, observed=True)["perplexity"].idxmin(), [*point, "ctx"]]
     chosen = rows.merge(best, on=[*point, "ctx"], how="left", indicator=True)["_merge"] == "both"
-    return rows.assign(best=chosen.to_numpy() & (rows["role"] == "drawn").to_numpy())
+    return rows.assign(best=chosen.to_numpy() & (rows["role"] == RunRole.DRAWN).to_numpy())
 
 
 def draw(table: DataFrame) -> Canvas:
-    """Small points: all contexts; the best of each size are joined."""
+    """Draw all contexts as small points, and a line through the best context of each size."""
     from matplotlib.figure import Figure as Canvas
 
     canvas = Canvas(figsize=(WIDTH, HEIGHT + CAPTION_HEIGHT), layout="constrained")
     axes = canvas.subplots()
     axes.set(xscale="log", yscale="log")
-    for look, rows in lines(table):
-        _draw_method(axes, rows, look)
-        mark_diverged(axes, rows, "flops", look)
+    for style, rows in lines(table):
+        _draw_method(axes, rows, style)
+        mark_diverged(axes, rows, "flops", style)
     axes.set_title(f"{table['data'].iloc[0]}, contexts of {_contexts(table)} tokens")
     give_room(axes)
     scientific_log_ticks(axes.xaxis)
@@ -54,11 +57,11 @@ def draw(table: DataFrame) -> Canvas:
     return canvas
 
 
-def _draw_method(axes: Axes, rows: DataFrame, look: Look) -> None:
+def _draw_method(axes: Axes, rows: DataFrame, style: LineStyle) -> None:
     every, best = over_seeds_of(drawn(rows), "flops"), over_seeds_of(rows[rows["best"]], "flops")
-    faint = look.line | {"linestyle": "none", "markersize": 2.2, "alpha": 0.45, "markeredgewidth": 0.6}
+    faint = style.line | {"linestyle": "none", "markersize": 2.2, "alpha": 0.45, "markeredgewidth": 0.6}
     axes.plot(every.index, every["mean"], **faint)
-    draw_points(axes, best, look)
+    draw_points(axes, best, style)
 
 
 def _contexts(table: DataFrame) -> str:

@@ -1,20 +1,10 @@
-"""Perplexity against the context length trained at, one panel a size."""
+"""Perplexity against the training context length, one panel per size."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .panels import (
-    CAPTION_HEIGHT,
-    LEAST_WIDTH,
-    PANEL_WIDTH,
-    caption,
-    give_room,
-    labels,
-    legend,
-    plain_log_ticks,
-    powers_of_two,
-)
+from .panels import caption, give_room, grid, labels, legend, plain_log_ticks, powers_of_two
 from .points import PERPLEXITY_LABEL, draw_lines, drawn, notes, of_data, points
 from .registry import Figure
 
@@ -22,27 +12,24 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
     from pandas import DataFrame
 
-    from ttt.results.store import Results
+    from ttt.analysis.store import Results
 
 PANEL_HEIGHT = 2.4
 """Inches."""
 
 
 def table(results: Results) -> DataFrame:
-    """One row a run, ``points.POINT_COLUMNS``, of the sizes that were trained at several contexts."""
+    """Return one row per run of the sizes trained at several contexts: ``points.POINT_COLUMNS``."""
     rows = of_data(points(results), "books")
     contexts = drawn(rows).groupby("size")["ctx"].nunique()
     return rows[rows["size"].isin(contexts[contexts > 1].index)]
 
 
 def draw(table: DataFrame) -> Canvas:
-    """One line a method through its contexts."""
-    from matplotlib.figure import Figure as Canvas
-
+    """Draw one line per method through its contexts."""
     sizes = list(drawn(table).groupby("size")["parameters"].min().sort_values().index)
-    size = max(PANEL_WIDTH * len(sizes), LEAST_WIDTH), PANEL_HEIGHT + CAPTION_HEIGHT
-    canvas = Canvas(figsize=size, layout="constrained")
-    for axes, name in zip(canvas.subplots(1, len(sizes), squeeze=False).ravel(), sizes, strict=True):
+    canvas, panels = grid(len(sizes), len(sizes), PANEL_HEIGHT, sharey=False)
+    for axes, name in zip(panels, sizes, strict=True):
         part = table[table["size"] == name].astype({"ctx": float})
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")

@@ -1,4 +1,4 @@
-"""How long the documents of a corpus are, a picture of ``ttt-data inspect``."""
+"""Histogram of the document lengths of a corpus, the picture of ``ttt-data inspect``."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ DASHES = {"train": "-", "validation": "--", "test": ":"}
 
 
 def save_lengths(name: str, lengths: dict[str, np.ndarray], path: Path) -> None:
-    """Writes a PNG: documents by length, and the share of tokens in documents of at least a length.
+    """Write a PNG: the number of documents by length, and the share of tokens in documents of at least a length.
 
     Args:
-        name: of the data.
+        name: the name of the data.
         lengths: tokens of each document, int64 [documents], of each split; at least one has documents.
-        path: the file.
+        path: the file to write.
 
     Raises:
         UserError: the file cannot be written.
@@ -40,9 +40,9 @@ def save_lengths(name: str, lengths: dict[str, np.ndarray], path: Path) -> None:
         by_length, by_share = canvas.subplots(1, 2)
         for split, values in present.items():
             label = f"{split} ({len(values):,} documents)"
-            look = {"color": COLOURS[split], "linestyle": DASHES[split], "label": label}
-            by_length.stairs(np.histogram(values, 2.0**powers)[0], 2.0**powers, **look)
-            by_share.plot(2.0**powers, [values[values >= 2**power].sum() / values.sum() for power in powers], **look)
+            style = {"color": COLOURS[split], "linestyle": DASHES[split], "label": label}
+            by_length.stairs(np.histogram(values, 2.0**powers)[0], 2.0**powers, **style)
+            by_share.plot(2.0**powers, [values[values >= 2**power].sum() / values.sum() for power in powers], **style)
         by_length.set_yscale("log")
         _label(by_length, "Length of the document (tokens)", "Documents")
         _label(by_share, "Length (tokens)", "Share of tokens in documents\nof at least this length")

@@ -1,4 +1,4 @@
-"""A figure's files: PNG and PDF of the drawing, CSV of the numbers behind it."""
+"""The files of a figure: PNG and PDF of the drawing, CSV of its numbers."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ NO_METADATA = {
     "png": {"Software": None},
     "pdf": {"Creator": None, "Producer": None, "CreationDate": None},
 }
-"""Dates and versions that matplotlib would write: without them the same numbers give the same bytes."""
+"""Removes the dates and versions that matplotlib would write, so that equal numbers give equal bytes."""
 
 
 def save(figure: Figure, table: DataFrame, folder: Path) -> list[Path]:
-    """Draw ``figure`` from ``table`` and write ``folder``/id.png, .pdf and .csv; nothing before all are ready.
+    """Draw ``figure`` from ``table`` and write ``folder``/id.png, .pdf and .csv, once all three are ready.
 
     Equal tables give equal bytes.
 
@@ -39,20 +39,20 @@ def save(figure: Figure, table: DataFrame, folder: Path) -> list[Path]:
 
 
 def drawn(figure: Figure, table: DataFrame, kinds: Iterable[str] = NO_METADATA) -> dict[str, bytes]:
-    """The contents of a figure's files by kind: those of ``kinds`` and ``csv``."""
+    """Return the contents of a figure's files: kind -> bytes, for each of ``kinds`` and ``csv``."""
     contents = {}
     with paper_style():
         canvas = figure.draw(table)
         for kind in kinds:
             contents[kind] = rendered(canvas, kind)
-            # The first drawing has found places for everything; finding them takes as long as drawing.
+            # The first drawing has computed the layout, which takes as long as drawing.
             canvas.set_layout_engine("none")
     contents["csv"] = table.to_csv(index=False, float_format="%.6g", lineterminator="\n").encode()
     return contents
 
 
 def rendered(canvas: Canvas, kind: str) -> bytes:
-    """The bytes of a ``png`` or ``pdf``; equal drawings give equal bytes."""
+    """Return the bytes of a ``png`` or ``pdf``; equal drawings give equal bytes."""
     buffer = BytesIO()
     canvas.savefig(buffer, format=kind, metadata=NO_METADATA[kind])
     return buffer.getvalue()

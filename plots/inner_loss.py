@@ -1,18 +1,21 @@
-"""The inner loss of every token before and after the update that it causes, by layer: what W learns on the way."""
+"""The inner loss of every token before and after its update, by layer."""
 
 from __future__ import annotations
 
 import math
 from typing import TYPE_CHECKING
 
-from ttt.results.variants import METHOD
+import numpy as np
+
+from ttt.config.label import TRIED
 
 from .panels import (
     CAPTION_HEIGHT,
+    ID_COLUMNS,
     LEAST_WIDTH,
+    LINE,
     PANEL_HEIGHT,
     PANEL_WIDTH,
-    RUN_COLUMNS,
     band,
     caption,
     legend,
@@ -23,50 +26,47 @@ from .panels import (
 )
 from .registry import Figure
 from .smoothing import window_means
-from .style import Look, look
+from .style import LineStyle, line_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
     from pandas import DataFrame
 
-    from ttt.results.store import Results
+    from ttt.analysis.store import Results
 
 WINDOW = 10
-"""Positions that a point is the mean of."""
+"""Number of positions averaged for one point."""
 
 MOST_POINTS = 500
-"""About how many points the line of a long sequence has."""
+"""Approximate number of points in the line of a long sequence."""
 
 MOST_COLUMNS = 4
 
 LOG_FROM = 30
-"""How many times a panel's lowest loss the highest is where its axis becomes logarithmic: an inner loop diverges."""
+"""Use a log axis if a panel's highest loss exceeds its lowest by this factor, as when an inner loop diverges."""
 
-ALIKE = ["size", "data", "ctx", *METHOD, "variant", "mini_batch_size", "step"]
-"""Columns of which runs that differ in their seed alone have the same."""
+SAME_BUT_SEED = ["size", "data", "ctx", *LINE, "mini_batch_size", "step"]
+"""Columns that are equal for runs that differ only in seed."""
 
 LOSSES = {
-    "loss_initial": Look("under $W_0$", "#000000", (1, 1), ""),
-    "loss_before": Look("under $W_{t-1}$", "#D55E00", (6, 1.5), ""),
-    "loss_after": Look("under $W_t$", "#0072B2", (), ""),
+    "loss_initial": LineStyle("under $W_0$", "#000000", (1, 1), ""),
+    "loss_before": LineStyle("under $W_{t-1}$", "#D55E00", (6, 1.5), ""),
+    "loss_after": LineStyle("under $W_t$", "#0072B2", (), ""),
 }
-"""Column -> look."""
+"""Column -> style."""
 
 
 def table(results: Results) -> DataFrame:
-    """The three losses of each run's TTT layers, smoothed over ``position``, up to the first that is not finite.
+    """Return the three losses of each run's TTT layers, smoothed over ``position``, up to the first non-finite value.
 
-    A run's validation counts, its test where it has no other.
+    The split is validation, or test for a run that has only test.
     """
-    import numpy as np
     import pandas as pd
 
-    # In descending order validation comes before test.
-    splits = results.inner_loss.replace(np.inf, np.nan).sort_values("split", ascending=False, kind="stable")
-    chosen = splits.groupby("run_id", observed=True)["split"].transform("first") == splits["split"]
-    columns = [*RUN_COLUMNS, "mini_batch_size"]
-    rows = splits[chosen].merge(results.runs.assign(variant=_variants(results))[columns], on="run_id")
+    columns = [*ID_COLUMNS, "mini_batch_size"]
+    runs = results.runs.assign(changed=_changed(results))[columns]
+    rows = results.select_inner_loss().replace(np.inf, np.nan).merge(runs, on="run_id")
     keys = [*columns, "split", "step", "layer", "sequences"]
     layers = rows.groupby(["run_id", "layer"], observed=True)
     curves = [_smoothed(layer).assign(**layer[keys].iloc[0]) for _, layer in layers]
@@ -75,10 +75,10 @@ def table(results: Results) -> DataFrame:
 
 
 def draw(table: DataFrame) -> Canvas:
-    """A block of panels for runs that are seeds of one another, one panel a layer."""
+    """Draw one block of panels for runs that differ only in seed, with one panel per layer."""
     from matplotlib.figure import Figure as Canvas
 
-    runs = [seeds for _, seeds in table.groupby(ALIKE, observed=True, dropna=False)]
+    runs = [seeds for _, seeds in table.groupby(SAME_BUT_SEED, observed=True, dropna=False)]
     columns = min(table["layer"].max(), MOST_COLUMNS)
     heights = [math.ceil(run["layer"].nunique() / columns) for run in runs]
     size = max(PANEL_WIDTH * columns, LEAST_WIDTH), PANEL_HEIGHT * sum(heights) + CAPTION_HEIGHT
@@ -94,7 +94,7 @@ def draw(table: DataFrame) -> Canvas:
         f"Loss of token t under the weights before the sequence, before the token's update and after it. Mean over all "
         f"heads and {sequences} {splits} documents read from their start, after {steps} training steps; moving average "
         f"over {WINDOW} positions.",
-        seeds_sentence(table, ALIKE),
+        seeds_sentence(table, SAME_BUT_SEED),
     )
     return canvas
 
@@ -104,8 +104,8 @@ def _draw_seeds(grid: list[Axes], columns: int, seeds: DataFrame) -> None:
     for empty in grid[len(layers) :]:
         empty.set_axis_off()
     for number, (axes, (layer, rows)) in enumerate(zip(grid, layers, strict=False)):
-        for order, (column, line) in enumerate(LOSSES.items()):
-            band(axes, over_seeds(rows, "position", column), line, order)
+        for order, (column, style) in enumerate(LOSSES.items()):
+            band(axes, over_seeds(rows, "position", column), style, order)
         losses = rows[[*LOSSES]]
         if losses.max().max() > LOG_FROM * losses.min().min():
             axes.set_yscale("log")
@@ -119,31 +119,28 @@ def _title(seeds: DataFrame) -> str:
     import pandas as pd
 
     first = seeds.iloc[0]
-    method = look(first["model"], first["backbone"], first["variant"]).label
+    method = line_style(*first[LINE]).label
     b = "" if pd.isna(first["mini_batch_size"]) else f", b = {first['mini_batch_size']}"
     return f"{method}{b}, size {first['size']}"
 
 
-def _variants(results: Results) -> list[str]:
-    """Of each run the settings of its layer that are not the method's, but for b, which has a column."""
-    from ttt.results.comparison import departures
-
+def _changed(results: Results) -> list[str]:
+    """Return for each run the settings of its layer that differ from the standard, except b, which has a column."""
     found = []
-    for run_id, model in zip(results.runs["run_id"], results.runs["model"], strict=True):
-        settings = results.settings[run_id]
-        keys = sorted(departures(settings, "model", model) - {"model.mini_batch_size"})
-        found.append(", ".join(f"{key.removeprefix('model.')}={settings[key]}" for key in keys))
+    for run_id in results.runs["run_id"]:
+        label = results.labels[run_id]
+        keys = sorted(label.departures_of("model") - TRIED - {"model.mini_batch_size"})
+        found.append(", ".join(f"{key.removeprefix('model.')}={label.departures[key]}" for key in keys))
     return found
 
 
 def _smoothed(layer: DataFrame) -> DataFrame:
-    """Means over windows of WINDOW positions, at the ends over what there is of them."""
-    import numpy as np
+    """Average over windows of ``WINDOW`` positions, which are cut off at the ends."""
     import pandas as pd
 
     layer = layer.sort_values("position")
     positions = layer["position"].to_numpy(float)
-    # The middle of an even number of positions lies between two of them.
+    # The middle of an even number of positions lies between two positions.
     centres = np.arange(1.5, max(len(positions), 2), max(1, len(positions) // MOST_POINTS))
     means = {name: window_means(positions, layer[name].to_numpy(), centres, WINDOW) for name in LOSSES}
     return pd.DataFrame({"position": centres, **means})
@@ -153,7 +150,7 @@ FIGURE = Figure(
     id="inner_loss",
     title="Inner loss before and after each token's update, by layer",
     paper="Figure 14 (submission: Figure 7)",
-    needs="a run of a TTT model that was looked into",
+    needs="a run of a TTT model that was probed",
     give="ttt-eval run=FOLDER probe=inner_loss",
     table=table,
     draw=draw,

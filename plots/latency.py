@@ -1,27 +1,37 @@
-"""Time per token against context length, what the figures of latency share. One line a model."""
+"""Time per token of training, prefill and decoding against context length: one line per model."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
-from .panels import CAPTION_HEIGHT, caption, labels, legend, lines, plain_log_ticks, powers_of_two, span
+from ttt.analysis.latency import latencies
+
+from .panels import CAPTION_HEIGHT, caption, count, labels, legend, lines, plain_log_ticks, powers_of_two, span
+from .registry import Figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
     from pandas import DataFrame
 
+    from ttt.analysis.store import Results
+
 WIDTH, HEIGHT = 4.4, 2.9
 """Inches."""
 
 
-def draw_latency(table: DataFrame, scale: float, y_label: str, stated: str = "") -> Canvas:
-    """One line a model, both axes logarithmic, with the quartiles as a band.
+def table(results: Results, measure: str) -> DataFrame:
+    """Return one row per model and context: ``ttt.analysis.latency.COLUMNS``."""
+    return latencies(results, measure)
+
+
+def draw(table: DataFrame, y_label: str, stated: str = "") -> Canvas:
+    """Draw one line per model on logarithmic axes, with the quartiles as a band.
 
     Args:
-        table: of ``ttt.results.latency.latencies``, not empty.
-        scale: of seconds a token, for the axis.
-        y_label: the axis' label.
-        stated: what the paper states of this, a sentence of the caption.
+        table: of ``latencies``, not empty.
+        y_label: label of the axis, in milliseconds per token.
+        stated: the paper's statement, a sentence of the caption.
     """
     from matplotlib.figure import Figure as Canvas
 
@@ -29,11 +39,11 @@ def draw_latency(table: DataFrame, scale: float, y_label: str, stated: str = "")
     axes = canvas.subplots()
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
-    for its, line in lines(table.assign(variant="")):
-        line = line.sort_values("tokens")
-        tokens = line["tokens"].astype(float)
-        axes.fill_between(tokens, scale * line["low"], scale * line["high"], color=its.colour, alpha=0.15, linewidth=0)
-        axes.plot(tokens, scale * line["seconds_per_token"], **its.line, label=its.label)
+    for style, line in lines(table.assign(start="", changed="")):
+        line = line.sort_values("tokens").astype({"tokens": float})
+        low, middle, high = (1e3 * line[name] for name in ("low", "seconds_per_token", "high"))
+        axes.fill_between(line["tokens"], low, high, color=style.colour, alpha=0.15, linewidth=0)
+        axes.plot(line["tokens"], middle, **style.line, label=style.label)
     powers_of_two(axes.xaxis, table["tokens"].max(), step=1)
     plain_log_ticks(axes.yaxis)
     labels(canvas, "Context length (tokens)", y_label)
@@ -43,11 +53,48 @@ def draw_latency(table: DataFrame, scale: float, y_label: str, stated: str = "")
 
 
 def _machine(table: DataFrame) -> str:
-    of = table.iloc[0]
-    threads = "1 thread" if of["threads"] == 1 else f"{of['threads']} threads"
+    first = table.iloc[0]
     batch = span(table["batch"].min(), table["batch"].max())
-    place = of["gpu"] or f"{threads} of {of['cpu']}"
+    device = first["gpu"] or f"{count(first['threads'], 'thread')} of {first['cpu']}"
     return (
-        f"Width {of['width']}, {of['heads']} heads, batch {batch}, {of['dtype']}, on {place}; "
-        f"median and quartiles of {of['rounds']} rounds. Time of a pass over the tokens of all sequences in it."
+        f"Width {first['width']}, {first['heads']} heads, batch {batch}, {first['dtype']}, on {device}; "
+        f"median and quartiles of {first['rounds']} rounds. Time of a pass divided by the tokens of all its sequences."
     )
+
+
+NEEDS, GIVE = "a benchmark of the models' latency", "ttt-bench latency"
+
+STATED_TRAINING = (
+    "The paper states, at 1.3B on an H100: TTT-Linear 2x faster than Mamba, TTT-MLP 20% slower. "
+    "Not drawn: measured on other hardware."
+)
+
+TRAINING = Figure(
+    id="training_latency",
+    title="Training time per token against context length",
+    paper="not in arXiv v4 (submission: Figure 6)",
+    needs=NEEDS,
+    give=GIVE,
+    table=partial(table, measure="train"),
+    draw=partial(draw, y_label="Training time (s per 1,000 tokens)", stated=STATED_TRAINING),
+)
+
+PREFILL = Figure(
+    id="prefill_latency",
+    title="Prefill time per token against context length",
+    paper="Figure 12 (submission: Figure 13)",
+    needs=NEEDS,
+    give=GIVE,
+    table=partial(table, measure="prefill"),
+    draw=partial(draw, y_label="Prefill time (ms per token)"),
+)
+
+DECODE = Figure(
+    id="decode_latency",
+    title="Decode time per token against context length",
+    paper="Figure 12 (submission: Figure 13)",
+    needs=NEEDS,
+    give=GIVE,
+    table=partial(table, measure="decode"),
+    draw=partial(draw, y_label="Decode time (ms per token)"),
+)

@@ -1,22 +1,24 @@
-"""The mini-batch size b: what a smaller one gains in perplexity, and what it costs in time."""
+"""Perplexity and forward time against the mini-batch size b."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ttt.results.variants import METHOD, SETTING
+from ttt.analysis.comparison import RunRole, mini_batch_sizes
+from ttt.analysis.labels import COMPARED_AT, METHOD
+from ttt.analysis.table_1 import STATED, TABLE_1
 
-from .panels import caption, legend, lines, over_seeds, plain_log_ticks, powers_of_two
+from .panels import caption, count, legend, lines, over_seeds, plain_log_ticks, powers_of_two
 from .points import POINT_COLUMNS, Stated, as_points, draw_stated, drawn, mark_diverged, notes
 from .registry import Figure
-from .style import Look
+from .style import LineStyle
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
     from pandas import DataFrame
 
-    from ttt.results.store import Results
+    from ttt.analysis.store import Results
 
 PANEL_WIDTH, LEAST_WIDTH, HEIGHT = 3.0, 3.6, 2.9
 """Inches."""
@@ -26,23 +28,23 @@ X_LABEL = "Mini-batch size b (tokens)"
 PERPLEXITY = "perplexity"
 
 TIMES = {
-    "forward": Look("Whole forward pass", "#000000", (5, 1.5, 1, 1.5), "^"),
-    "W": Look("Time for W", "#D55E00", (1, 1), "D"),
-    "z": Look("Time for z", "#009E73", (6, 1.5), "s", filled=False),
+    "forward": LineStyle("Whole forward pass", "#000000", (5, 1.5, 1, 1.5), "^"),
+    "W": LineStyle("Time for W", "#D55E00", (1, 1), "D"),
+    "z": LineStyle("Time for z", "#009E73", (6, 1.5), "s", filled=False),
 }
-"""Measure -> look. W: the gradients and the update of every mini-batch; z: the outputs."""
+"""Measure -> style. W: the gradients and the update of every mini-batch; z: the outputs."""
 
 STATED_IN = {"data": "pile", "size": "125m", "ctx": 2048}
-"""The setting of the perplexity that Table 1 states in its last row, TTT-Linear with b = 16."""
+"""The setting of the last row of Table 1, TTT-Linear with b = 16."""
 
-BENCHMARK_COLUMNS = ["benchmark_id", "cpu", "threads", "width", "heads", "dtype", "rounds", "tokens", "batch"]
+TIME_COLUMNS = ["benchmark_id", "cpu", "threads", "width", "heads", "dtype", "rounds", "tokens", "batch"]
 
 
 def table(results: Results) -> DataFrame:
-    """One row a point: ``mini_batch_size``, ``measure`` and ``value``, with ``low`` and ``high`` of times.
+    """Return one row per point: ``mini_batch_size``, ``measure`` and ``value``, with ``low`` and ``high`` of times.
 
-    Perplexities come from finished runs of TTT-Linear that differ in nothing but b and seed; seconds from the newest
-    benchmark that timed W and z apart at several b. Either may be missing.
+    Perplexities come from finished runs of TTT-Linear that differ only in b and seed; seconds from the newest
+    benchmark that timed W and z separately at several b. Either may be missing.
     """
     import pandas as pd
 
@@ -50,7 +52,7 @@ def table(results: Results) -> DataFrame:
 
 
 def draw(table: DataFrame) -> Canvas:
-    """Perplexity on the left, time on the right, as far as there are any."""
+    """Draw perplexity on the left and time on the right, where there are data."""
     from matplotlib.figure import Figure as Canvas
 
     is_quality = table["measure"] == PERPLEXITY
@@ -65,37 +67,34 @@ def draw(table: DataFrame) -> Canvas:
 
 
 def _draw_quality(axes: Axes, quality: DataFrame) -> str:
-    """Draws the panel and returns its caption."""
-    from ttt.results.ablation import STATED, TABLE_1
-
-    for look, rows in lines(quality):
+    """Draw the panel and return its caption."""
+    for style, rows in lines(quality):
         line = over_seeds(drawn(rows), "mini_batch_size", "value")
-        _line(axes, look, line.rename(columns={"mean": "value", "min": "low", "max": "high"}))
-        mark_diverged(axes, rows.astype({"mini_batch_size": float}), "mini_batch_size", look)
+        _line(axes, style, line.rename(columns={"mean": "value", "min": "low", "max": "high"}))
+        mark_diverged(axes, rows.astype({"mini_batch_size": float}), "mini_batch_size", style)
     if all(quality[column].iloc[0] == value for column, value in STATED_IN.items()):
         draw_stated(axes, [Stated(16, TABLE_1[8].stated)], STATED)
     _axes(axes, quality, "Validation perplexity (per token)")
-    data, size, ctx = quality[SETTING].iloc[0]
+    data, size, ctx = quality[COMPARED_AT].iloc[0]
     return "\n".join(
         [f"Perplexity: size {size}, context of {ctx:,} tokens, {data}.", *notes(quality, "mini_batch_size")]
     )
 
 
 def _draw_times(axes: Axes, times: DataFrame) -> str:
-    """Draws the panel and returns its caption."""
+    """Draw the panel and return its caption."""
     axes.set_yscale("log")
-    for measure, look in TIMES.items():
+    for measure, style in TIMES.items():
         line = times[times["measure"] == measure].set_index("mini_batch_size").sort_index()
-        _line(axes, look, 1e3 * line[["value", "low", "high"]].astype(float))
+        _line(axes, style, 1e3 * line[["value", "low", "high"]].astype(float))
     _axes(axes, times, "Forward time (ms)")
     plain_log_ticks(axes.yaxis)
-    of = times.iloc[0]
-    threads = "1 thread" if of["threads"] == 1 else f"{of['threads']} threads"
-    length = f"T\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{of['tokens']:,}"
+    first = times.iloc[0]
+    length = f"T\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{first['tokens']:,}"
     return (
-        f"Time: one TTT-Linear layer in the plain dual form, width {of['width']}, {of['heads']} heads, "
-        f"{length}, batch {of['batch']}, {of['dtype']}, {threads} of {of['cpu']}; "
-        f"median and quartiles of {of['rounds']} rounds. Long mini-batches are read in pieces."
+        f"Time: one TTT-Linear layer in the plain dual form, width {first['width']}, {first['heads']} heads, "
+        f"{length}, batch {first['batch']}, {first['dtype']}, {count(first['threads'], 'thread')} of {first['cpu']}; "
+        f"median and quartiles of {first['rounds']} rounds. Long mini-batches are read in chunks."
     )
 
 
@@ -105,58 +104,54 @@ def _axes(axes: Axes, part: DataFrame, y_label: str) -> None:
     powers_of_two(axes.xaxis, part["mini_batch_size"].max())
 
 
-def _line(axes: Axes, look: Look, line: DataFrame) -> None:
-    """A line through ``value`` with a band from ``low`` to ``high``; the index is b."""
+def _line(axes: Axes, style: LineStyle, line: DataFrame) -> None:
+    """Draw a line through ``value`` with a band from ``low`` to ``high``; the index is b."""
     b = line.index.to_numpy(float)
-    axes.fill_between(b, line["low"], line["high"], color=look.colour, alpha=0.15, linewidth=0)
-    axes.plot(b, line["value"], **look.line, label=look.label)
+    axes.fill_between(b, line["low"], line["high"], color=style.colour, alpha=0.15, linewidth=0)
+    axes.plot(b, line["value"], **style.line, label=style.label)
 
 
 def _perplexities(results: Results) -> DataFrame:
-    """The runs of the setting that has the most mini-batch sizes; methods with a single one are left out.
-
-    Runs that differ from the standard method in another setting of their layer belong to other lines.
-    """
-    from ttt.results.comparison import mini_batch_sizes
-
+    """Return the runs of the setting with the most mini-batch sizes, without methods that have only one size."""
     rows = as_points(results, mini_batch_sizes(results), "mini_batch_size")
     rows = rows.assign(measure=PERPLEXITY, value=rows["perplexity"].astype(float), unit="1")
-    sizes = drawn(rows).groupby([*SETTING, *METHOD, "variant"], observed=True)["mini_batch_size"].nunique()
-    several = sizes[sizes > 1].rename("sizes").reset_index()
-    rows = rows.merge(several, on=[*SETTING, *METHOD, "variant"])
+    line = [*COMPARED_AT, *METHOD]
+    sizes = drawn(rows).groupby(line, observed=True)["mini_batch_size"].nunique()
+    rows = rows.merge(sizes[sizes > 1].rename("sizes").reset_index(), on=line)
     if len(rows):
-        rows = _with_shared_seeds(rows.merge(rows.loc[[rows["sizes"].astype(int).idxmax()], SETTING], on=SETTING))
+        rows = _with_shared_seeds(
+            rows.merge(rows.loc[[rows["sizes"].astype(int).idxmax()], COMPARED_AT], on=COMPARED_AT)
+        )
     return rows[[*POINT_COLUMNS, "mini_batch_size", "measure", "value", "unit"]]
 
 
 def _with_shared_seeds(rows: DataFrame) -> DataFrame:
-    """Seeds differ as much as sizes do, so a line has those alone that all of its points have, if there are any."""
-    line = [*SETTING, *METHOD, "variant"]
-    for _, group in drawn(rows).groupby(line, observed=True):
+    """Keep only the seeds that all points of a line share, if any: seeds differ as much as mini-batch sizes do."""
+    for _, group in drawn(rows).groupby([*COMPARED_AT, *METHOD], observed=True):
         sizes = group.groupby("seed")["mini_batch_size"].nunique()
         shared = sizes.index[sizes == group["mini_batch_size"].nunique()]
         if len(shared):
-            rows.loc[group.index[~group["seed"].isin(shared)], "role"] = "a seed that other points lack"
+            rows.loc[group.index[~group["seed"].isin(shared)], "role"] = RunRole.OTHER_SEED
     return rows
 
 
 def _times(benchmarks: DataFrame) -> DataFrame:
-    """The newest benchmark that fits, at the length for which it has the most mini-batch sizes."""
+    """Return the rows of the newest suitable benchmark, at the length with the most mini-batch sizes."""
     rows = benchmarks[(benchmarks["model"] == "linear") & benchmarks["measure"].isin(list(TIMES))]
-    # W and z are the plain form's alone, so the whole has to be that form's too.
+    # Only the plain kernel times W and z, so the whole pass must be of the plain kernel too.
     rows = rows[rows["form"] == "plain"]
     sizes = rows[rows["measure"] == "W"].groupby(["started", "benchmark_id", "tokens"])["mini_batch_size"].nunique()
     several = sizes[sizes > 1].reset_index().sort_values(["started", "mini_batch_size", "tokens"])
     chosen = several.iloc[-1:][["benchmark_id", "tokens"]]
     rows = rows.merge(chosen, on=["benchmark_id", "tokens"])
-    return rows[[*BENCHMARK_COLUMNS, "mini_batch_size", "measure", "value", "low", "high", "unit"]]
+    return rows[[*TIME_COLUMNS, "mini_batch_size", "measure", "value", "low", "high", "unit"]]
 
 
 FIGURE = Figure(
     id="mini_batch_size",
     title="Perplexity and forward time against the mini-batch size",
     paper="Figure 7 (submission: Figure 9)",
-    needs="a benchmark of the inner loop at several mini-batch sizes, or runs of TTT-Linear that differ in it",
+    needs="a benchmark of the inner loop at several mini-batch sizes, or runs of TTT-Linear with several sizes",
     give="ttt-sweep submit sweep=mini_batch_size scale=laptop slurm=local; ttt-bench inner inner_model=linear "
     "kernels=plain width=2048 heads=32 backward=false mini_batch_size=1,2,4,8,16,32,64,128,256,512,1024,2048",
     table=table,

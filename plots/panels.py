@@ -1,6 +1,6 @@
-"""Panels, lines with a band over seeds, axes and captions that the figures share.
+"""Panels, lines with a band over seeds, axes and captions, shared by the figures.
 
-Tables in here have the columns ``SETTING``, ``METHOD``, variant, parameters and run_id of ``Results.runs``.
+Tables in this module have the columns ``COMPARED_AT``, ``LINE``, parameters and run_id of ``Results.runs``.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, cast
 
-from ttt.results.variants import METHOD, SETTING
+from ttt.analysis.labels import COMPARED_AT, METHOD
 
-from .style import LABELS, Look, legend_order, look
+from .style import LABELS, LineStyle, legend_order, line_style
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -22,23 +22,26 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
     from pandas import DataFrame
 
-RUN_COLUMNS = ["run_id", *SETTING, *METHOD, "variant", "seed", "parameters"]
-"""Columns of ``Results.runs`` with which every figure's table names the run behind a number."""
+LINE = [*METHOD, "changed"]
+"""Columns of ``Results.runs`` that identify a line of a panel."""
+
+ID_COLUMNS = ["run_id", *COMPARED_AT, *LINE, "seed", "parameters"]
+"""Columns of ``Results.runs`` that identify the run of a number in the table of a figure."""
 
 PANEL_WIDTH, LEAST_WIDTH, PANEL_HEIGHT, CAPTION_HEIGHT = 2.7, 3.4, 2.1, 0.6
 """Inches."""
 
 LEGEND_LINE, LEGEND_CHARACTER, LEGEND_ROW = 0.5, 0.06, 0.17
-"""Inches that an entry of the legend takes: its line, a character, and in height."""
+"""Inches of an entry of the legend: its line, a character, and its height."""
 
 CAPTION_SIZE, CHARACTERS_PER_INCH = 6.5, 19
-"""Points, and how many characters of that size surely fit in an inch."""
+"""Points, and a number of characters of that size that surely fit in an inch."""
 
 NARROW = 1.1
-"""An axis whose ends are nearer to each other than by this factor is given more room."""
+"""An axis whose ends differ by less than this factor is widened."""
 
-DIVERGED, STATED = ": diverged", "stated, "
-"""How the legend's entries end that mark runs without a result, and begin that mark numbers of the paper."""
+MARK = "mark"
+"""Group id (``gid``) of artists that mark diverged runs or numbers of the paper: the last entries of the legend."""
 
 TICKS = (
     tuple(tenths / 10 for tenths in range(10, 100)),
@@ -50,78 +53,84 @@ TICKS = (
     (1, 3),
     (1,),
 )
-"""Choices of ticks in a decade of a logarithmic axis, the densest first."""
+"""Choices of ticks within a decade of a logarithmic axis, the densest first."""
 MOST_TICKS = 7
 
 
 def panels(table: DataFrame) -> tuple[Canvas, list[tuple[Axes, DataFrame]]]:
-    """A figure with a panel for each data set, size and context, and each panel's part of ``table``.
+    """Return a figure with one panel per data set, size and context, and each panel's part of ``table``.
 
-    Smaller models come first, then shorter contexts; a row holds one size where there are several contexts.
+    Panels are sorted by size, then by context; with several contexts, each row has one size.
     """
-    from matplotlib.figure import Figure as Canvas
-
     parts = _parts(table)
     columns = min(table["ctx"].nunique() if table["ctx"].nunique() > 1 else len(parts), 4)
-    rows = math.ceil(len(parts) / columns)
-    canvas = Canvas(
-        figsize=(max(PANEL_WIDTH * columns, 3.4), PANEL_HEIGHT * rows + CAPTION_HEIGHT), layout="constrained"
-    )
-    grid = canvas.subplots(rows, columns, sharey=True, squeeze=False).ravel()
-    for empty in grid[len(parts) :]:
-        empty.set_axis_off()
+    canvas, axes = grid(len(parts), columns, PANEL_HEIGHT)
     several_data = table["data"].nunique() > 1
-    for axes, part in zip(grid, parts, strict=False):
-        axes.set_title(_title(part, several_data))
-    return canvas, list(zip(grid, parts, strict=False))
+    for panel, part in zip(axes, parts, strict=True):
+        panel.set_title(_title(part, several_data))
+    return canvas, list(zip(axes, parts, strict=True))
 
 
-def lines(part: DataFrame) -> Iterator[tuple[Look, DataFrame]]:
-    """The rows of each method in a panel, all seeds together, with the method's look, in the legend's order."""
-    methods = {cast(tuple[str, str, str], key): rows for key, rows in part.groupby([*METHOD, "variant"], observed=True)}
-    for method in sorted(methods, key=lambda method: legend_order(*method)):
-        yield look(*method), methods[method]
+def grid(number: int, columns: int, height: float, sharey: bool = True) -> tuple[Canvas, list[Axes]]:
+    """Return a figure with ``number`` panels of ``height`` inches in rows of ``columns``, and the panels."""
+    from matplotlib.figure import Figure as Canvas
+
+    rows = math.ceil(number / columns)
+    size = max(PANEL_WIDTH * columns, LEAST_WIDTH), height * rows + CAPTION_HEIGHT
+    canvas = Canvas(figsize=size, layout="constrained")
+    axes = canvas.subplots(rows, columns, sharey=sharey, squeeze=False).ravel()
+    for empty in axes[number:]:
+        empty.set_axis_off()
+    return canvas, list(axes[:number])
+
+
+def lines(part: DataFrame) -> Iterator[tuple[LineStyle, DataFrame]]:
+    """Yield the style and the rows, of all seeds, of each method in a panel, in the order of the legend."""
+    found = {cast(tuple[str, str, str, str], key): rows for key, rows in part.groupby(LINE, observed=True)}
+    for key in sorted(found, key=lambda key: legend_order(*key)):
+        yield line_style(*key), found[key]
 
 
 def over_seeds(rows: DataFrame, x: str, y: str) -> DataFrame:
-    """Mean, min and max of ``y`` over the runs of a line at each ``x``, the index."""
+    """Return mean, min and max of ``y`` over the runs of a line at each ``x``, the index."""
     return rows.groupby(x)[y].agg(["mean", "min", "max"])
 
 
-def band(axes: Axes, line: DataFrame, look: Look, number: int) -> None:
-    """A line of ``over_seeds`` with its band; ``number`` counts the panel's lines, whose markers avoid one another."""
-    axes.fill_between(line.index, line["min"], line["max"], color=look.colour, alpha=0.15, linewidth=0)
-    axes.plot(line.index, line["mean"], **look.line, label=look.label, markevery=(0.05 * number, 0.2))
+def band(axes: Axes, line: DataFrame, style: LineStyle, number: int) -> None:
+    """Draw a line of ``over_seeds`` with its band. ``number``: its place in the panel, which offsets its markers."""
+    axes.fill_between(line.index, line["min"], line["max"], color=style.colour, alpha=0.15, linewidth=0)
+    axes.plot(line.index, line["mean"], **style.line, label=style.label, markevery=(0.05 * number, 0.2))
 
 
 def legend(canvas: Canvas) -> None:
-    """One legend for all panels, above them; the figure grows by what it takes."""
+    """Add one legend for all panels above them, and enlarge the figure by its height."""
     entries: dict[str, Artist] = {}
     for axes in canvas.axes:
         handles, names = axes.get_legend_handles_labels()
         entries |= zip(names, handles, strict=True)
-    names = sorted(entries, key=_place_in_legend)
+    names = sorted(entries, key=lambda name: _place_in_legend(name, entries[name]))
     width = LEGEND_LINE + LEGEND_CHARACTER * max(map(len, entries))
     columns = min(len(entries), max(1, int(canvas.get_figwidth() / width)))
     canvas.legend([entries[name] for name in names], names, loc="outside upper center", ncols=columns)
     canvas.set_figheight(canvas.get_figheight() + LEGEND_ROW * math.ceil(len(entries) / columns))
 
 
-def _place_in_legend(name: str) -> int:
-    """The paper's methods in its order, then the others, then marks of what diverged or was stated."""
-    if name.endswith(DIVERGED) or name.startswith(STATED):
+def _place_in_legend(name: str, artist: Artist) -> int:
+    """Sort the paper's methods first, then other methods, then marks of diverged runs and stated numbers."""
+    # The container of a line with error bars is no artist and has no group id.
+    if getattr(artist, "get_gid", lambda: None)() == MARK:
         return len(LABELS) + 1
     return LABELS.index(name) if name in LABELS else len(LABELS)
 
 
 def give_room(axes: Axes) -> None:
-    """Margins on logarithmic axes around points, of which there may be but one; all panels have been drawn."""
+    """Set margins around the points, perhaps a single one, of logarithmic axes. Call it after drawing all panels."""
     axes.margins(0.08, 0.12)
     x, y = axes.get_shared_x_axes().get_siblings(axes), axes.get_shared_y_axes().get_siblings(axes)
     ends_x = [end for panel in x for end in panel.dataLim.intervalx if math.isfinite(end)]
     ends_y = [end for panel in y for end in panel.dataLim.intervaly if math.isfinite(end)]
     narrow_x, narrow_y = (bool(ends) and max(ends) / min(ends) < NARROW for ends in (ends_x, ends_y))
-    # Before either is set: setting one finds limits for the other too.
+    # Before setting either limit: setting one also computes the other.
     axes.set_autoscalex_on(not narrow_x)
     axes.set_autoscaley_on(not narrow_y)
     if narrow_x:
@@ -131,7 +140,7 @@ def give_room(axes: Axes) -> None:
 
 
 def labels(canvas: Canvas, x: str, y: str) -> None:
-    """Axis labels where a reader looks for them: below the lowest panel of a column, left of each row."""
+    """Label the x axis of the lowest panel of each column and the y axis of the first panel of each row."""
     shown = [axes for axes in canvas.axes if axes.axison]
     columns = shown[0].get_subplotspec().get_gridspec().ncols  # type: ignore[union-attr]
     for number, axes in enumerate(shown):
@@ -140,14 +149,14 @@ def labels(canvas: Canvas, x: str, y: str) -> None:
 
 
 def caption(canvas: Canvas, *sentences: str) -> None:
-    """Small print below the panels: how the numbers were smoothed and averaged."""
+    """Add small print below the panels, such as how the numbers were smoothed and averaged."""
     width = int(CHARACTERS_PER_INCH * canvas.get_figwidth())
     text = "\n".join(textwrap.fill(sentence, width) for sentence in sentences if sentence)
     canvas.supxlabel(text, fontsize=CAPTION_SIZE, color="0.35")
 
 
-def seeds_sentence(table: DataFrame, line: Sequence[str] = (*SETTING, *METHOD, "variant")) -> str:
-    """What line and band mean, empty where no line has several seeds; ``line``: columns that tell lines apart."""
+def seeds_sentence(table: DataFrame, line: Sequence[str] = (*COMPARED_AT, *LINE)) -> str:
+    """Describe line and band; empty if no line has several seeds. ``line``: the columns that identify a line."""
     seeds = table.groupby([*line], observed=True, dropna=False)["run_id"].nunique()
     if seeds.max() == 1:
         return ""
@@ -155,18 +164,23 @@ def seeds_sentence(table: DataFrame, line: Sequence[str] = (*SETTING, *METHOD, "
 
 
 def span(low: float, high: float) -> str:
-    """``low`` or, where they differ, ``low-high``, as whole numbers with an en dash."""
+    """Format ``low``, or ``low-high`` if they differ, as whole numbers with an en dash."""
     return f"{low:,.0f}" if low == high else f"{low:,.0f}\N{EN DASH}{high:,.0f}"
 
 
+def count(number: int, noun: str) -> str:
+    """Format a number of things: 1 run, 2 runs."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def plain_log_ticks(axis: Axis) -> None:
-    """Plain numbers on a logarithmic axis: 20, 50, 100 instead of powers of ten."""
+    """Label a logarithmic axis with plain numbers: 20, 50, 100 instead of powers of ten."""
     ticks = _log_ticks(axis, MOST_TICKS)
     _set_ticks(axis, ticks, [f"{tick:g}" for tick in ticks])
 
 
 def scientific_log_ticks(axis: Axis) -> None:
-    """A few numbers on a logarithmic axis of large ones, such as 2e10 in mathematical writing."""
+    """Label a logarithmic axis with a few large numbers in mathematical notation, such as 2e10."""
     ticks = _log_ticks(axis, 4)
     powers = [math.floor(math.log10(tick) + 1e-9) for tick in ticks]
     leading = [f"{tick / 10.0**power:g}" for tick, power in zip(ticks, powers, strict=True)]
@@ -175,7 +189,7 @@ def scientific_log_ticks(axis: Axis) -> None:
 
 
 def powers_of_two(axis: Axis, highest: float, step: int = 2) -> None:
-    """Every ``step``-th power of two up to ``highest`` that lies on a logarithmic axis."""
+    """Label a logarithmic axis with every ``step``-th power of two, counted down from ``highest``."""
     low, _ = axis.get_view_interval()
     exponents = range(math.floor(math.log2(highest)), math.ceil(math.log2(low)) - 1, -step)
     ticks = [2.0**exponent for exponent in exponents]
@@ -183,7 +197,7 @@ def powers_of_two(axis: Axis, highest: float, step: int = 2) -> None:
 
 
 def _log_ticks(axis: Axis, most: int) -> list[float]:
-    """The densest choice of at most ``most`` ticks that leaves no half of the axis without one, if there is any."""
+    """Return the densest choice of at most ``most`` ticks without a gap of half the axis, if there is one."""
     low, high = axis.get_view_interval()
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     numbers = [[number * 10.0**decade for decade in decades for number in choice] for choice in TICKS]
@@ -206,11 +220,11 @@ def _set_ticks(axis: Axis, ticks: list[float], names: list[str]) -> None:
 
 def _parts(table: DataFrame) -> list[DataFrame]:
     parameters = table.groupby("size")["parameters"].min()
-    parts = [part for _, part in table.groupby(SETTING, observed=True)]
+    parts = [part for _, part in table.groupby(COMPARED_AT, observed=True)]
     return sorted(parts, key=lambda part: (part["data"].iloc[0], parameters[part["size"].iloc[0]], part["ctx"].iloc[0]))
 
 
 def _title(part: DataFrame, several_data: bool) -> str:
-    data, size, ctx = (part[column].iloc[0] for column in SETTING)
+    data, size, ctx = (part[column].iloc[0] for column in COMPARED_AT)
     title = f"size {size}, context of {ctx:,} tokens"
     return f"{data}, {title}" if several_data else title

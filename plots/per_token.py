@@ -1,14 +1,17 @@
-"""Perplexity by token index: whether later tokens keep getting easier with more context."""
+"""Perplexity by token index."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
-from ttt.results.variants import METHOD, SETTING
+import numpy as np
+
+from ttt.analysis.comparison import RunRole, compare, is_standard, longest_shared
+from ttt.analysis.labels import COMPARED_AT, METHOD
 
 from .panels import (
-    RUN_COLUMNS,
+    ID_COLUMNS,
     band,
     caption,
     labels,
@@ -29,12 +32,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
     from pandas import DataFrame, Series
 
-    from ttt.results.store import Results
+    from ttt.analysis.store import Results
 
-    from .style import Look
+    from .style import LineStyle
 
 FIRST_INDEX = 8
-"""Where the curves begin: before it perplexity falls so steeply that it would hide the rest."""
+"""First token index of the curves: before it perplexity falls so steeply that it would hide the rest."""
 
 POINTS_PER_OCTAVE = 4
 
@@ -42,35 +45,34 @@ KEY = ["run_id", "step", "position"]
 
 
 def table(results: Results) -> DataFrame:
-    """Validation loss (nats/token) and perplexity of each run's last evaluation, smoothed over token index.
+    """Return validation loss (nats/token) and perplexity of each run's last evaluation, smoothed over token index.
 
     Each point is the mean loss of all ``sequences`` over an octave of token index, from ``token_index`` / sqrt(2) to
-    ``token_index`` * sqrt(2); at the end of the context, over what is left of it. ``token_index`` is the geometric
-    mean of the indexes averaged, so that a curve straight in log(index) keeps its place. ``reset_loss`` and
-    ``reset_perplexity`` are of the same tokens with the state reset every ``reset_every`` tokens, where it was probed.
+    ``token_index`` * sqrt(2), cut off at the end of the context. ``token_index`` is the geometric mean of the averaged
+    indexes, so that a curve that is straight in log(index) keeps its place. ``reset_loss`` and ``reset_perplexity`` are
+    for the same tokens with the state reset every ``reset_every`` tokens, for runs that were probed.
 
-    The runs are those at the longest context of each size; of a method's shapes the one whose FLOPs a token are
-    nearest to Mamba's, of several learning rates the best, of several lengths of training the longest of two methods.
+    The runs are at the longest context of each size. Among the shapes of a method, the figure takes the one whose FLOPs
+    per token are nearest to Mamba's; among learning rates, the best; among training lengths, the longest that two
+    methods share.
     """
     import pandas as pd
 
     rows = _last_evaluation(results)
     curves = [_smoothed(run).assign(run_id=run_id) for run_id, run in rows.groupby("run_id", observed=True)]
-    runs = rows[[*RUN_COLUMNS, "flops", "step", "steps_planned", "reset_every"]].drop_duplicates()
+    runs = rows[[*ID_COLUMNS, "flops", "step", "steps_planned", "reset_every"]].drop_duplicates()
     return runs.merge(pd.concat(curves), on="run_id") if curves else runs
 
 
 def draw(table: DataFrame) -> Canvas:
-    """Both axes logarithmic, one line a method."""
-    import numpy as np
-
+    """Draw one line per method on logarithmic axes."""
     canvas, parts = panels(table)
     for axes, part in parts:
         axes.set(xscale="log", yscale="log")
-        for number, (look, rows) in enumerate(lines(part)):
+        for number, (style, rows) in enumerate(lines(part)):
             line = over_seeds(rows, "token_index", "loss").apply(np.exp)
-            band(axes, line, look, number)
-            _draw_reset(axes, rows, look)
+            band(axes, line, style, number)
+            _draw_reset(axes, rows, style)
         powers_of_two(axes.xaxis, part["ctx"].max())
     plain_log_ticks(parts[0][0].yaxis)
     labels(canvas, "Token index (tokens of context)", "Validation perplexity (per token)")
@@ -85,22 +87,19 @@ def draw(table: DataFrame) -> Canvas:
     return canvas
 
 
-def _draw_reset(axes: Axes, rows: DataFrame, look: Look) -> None:
-    """The same tokens with the state reset now and then: what the context before the reset was worth."""
-    import numpy as np
-
+def _draw_reset(axes: Axes, rows: DataFrame, style: LineStyle) -> None:
+    """Draw the loss of the same tokens with the state reset at regular intervals."""
     probed = rows.dropna(subset=["reset_loss"])
     if len(probed):
         line = over_seeds(probed, "token_index", "reset_loss").apply(np.exp)
         every = span(probed["reset_every"].min(), probed["reset_every"].max())
-        thin: dict[str, Any] = {"color": look.colour, "linestyle": (0, (1, 2)), "linewidth": 0.9}
+        thin: dict[str, Any] = {"color": style.colour, "linestyle": (0, (1, 2)), "linewidth": 0.9}
         axes.plot(line.index, line["mean"], **thin)
-        # One entry of the legend for all methods: their colours are in it already.
+        # One legend entry for all methods: the legend already has their colours.
         axes.plot([], [], **thin | {"color": "0.4"}, label=f"state reset every {every} tokens, thin")
 
 
 def _smoothed(run: DataFrame) -> DataFrame:
-    import numpy as np
     import pandas as pd
 
     octave, sequences = np.log2(run["position"].to_numpy(float)), run["sequences"].to_numpy()
@@ -114,23 +113,23 @@ def _smoothed(run: DataFrame) -> DataFrame:
 
 
 def _unfinished_sentence(table: DataFrame) -> str:
-    """Names the methods whose runs were evaluated before their last planned step: they compare unfairly."""
-    unfinished = [look.label for look, rows in lines(table) if (rows["step"] < rows["steps_planned"]).any()]
+    """Name the methods whose runs were evaluated before their last planned step, an unfair comparison."""
+    unfinished = [style.label for style, rows in lines(table) if (rows["step"] < rows["steps_planned"]).any()]
     return f"Evaluated before the planned end of training: {', '.join(unfinished)}." if unfinished else ""
 
 
 def _last_evaluation(results: Results) -> DataFrame:
-    """Loss and sequences by position at the last step at which a method's runs were evaluated."""
+    """Return loss and sequences by position at the last step at which the runs of a method were evaluated."""
     losses = _by_position(results, "loss")
     losses = losses[losses["step"] == losses.groupby("run_id", observed=True)["step"].transform("max")]
     rows = losses.merge(_by_position(results, "sequences"), on=KEY)
     rows = rows.merge(_by_position(results, "loss_reset").rename(columns={"loss_reset": "reset_loss"}), "left", on=KEY)
     every = results.select("validation", "reset_every").rename(columns={"value": "reset_every"})
     rows = rows.merge(every[["run_id", "step", "reset_every"]], "left", on=["run_id", "step"])
-    columns = [*RUN_COLUMNS, "flops", "steps_planned"]
+    columns = [*ID_COLUMNS, "flops", "steps_planned"]
     rows = rows.merge(_shown(results, losses["run_id"].unique())[columns], on="run_id")
     # A seed that stopped earlier than the others of its line would lift their mean.
-    line = rows.groupby([*SETTING, *METHOD, "variant"], observed=True, dropna=False)
+    line = rows.groupby([*COMPARED_AT, *METHOD], observed=True, dropna=False)
     return rows[rows["step"] == line["step"].transform("max")].copy()
 
 
@@ -139,24 +138,21 @@ def _by_position(results: Results, metric: str) -> DataFrame:
 
 
 def _shown(results: Results, evaluated: Collection[str]) -> DataFrame:
-    """Of the runs that were evaluated by token index those that the figure is about."""
-    from ttt.results.comparison import METHOD as WITH_VARIANT
-    from ttt.results.comparison import Role, compare, is_standard, longest_shared
-
+    """Return the runs of the figure among the runs that were evaluated by token index."""
     rows = results.runs[is_standard(results, "model") & results.runs["run_id"].isin(evaluated)]
     rows = rows[rows["ctx"] == rows.groupby(["data", "size"])["ctx"].transform("max")]
     rows = rows[_nearest_to_mamba(rows)]
-    compared = compare(results, rows, WITH_VARIANT, length=longest_shared)
-    return compared[~compared["role"].isin([Role.OTHER_SETTING, Role.OTHER_LENGTH])]
+    compared = compare(results, rows, length=longest_shared)
+    return compared[~compared["role"].isin([RunRole.OTHER_SETTING, RunRole.OTHER_LENGTH])]
 
 
 def _nearest_to_mamba(rows: DataFrame) -> Series:
-    """Which runs have, of all shapes of their method, the one that is nearest to Mamba's in FLOPs a token."""
+    """Mark the runs whose shape is, among the shapes of their method, nearest to Mamba's in FLOPs per token."""
     flops = (rows["training_flops"] / (rows["steps_planned"] * rows["tokens_per_step"])).astype(float)
-    mamba = flops.where(rows["model"] == "mamba").groupby([rows[column] for column in SETTING]).transform("mean")
+    mamba = flops.where(rows["model"] == "mamba").groupby([rows[column] for column in COMPARED_AT]).transform("mean")
     distance = (flops - mamba).abs().fillna(0.0)
-    of_method = distance.groupby([rows[column] for column in [*SETTING, *METHOD]] + [rows["parent"].notna()])
-    # Equal models differ by rounding alone.
+    of_method = distance.groupby([rows[column] for column in [*COMPARED_AT, *METHOD]])
+    # Equal models differ only by rounding.
     return distance <= of_method.transform("min") + 1e-6 * flops
 
 

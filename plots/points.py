@@ -1,24 +1,25 @@
-"""A run as a point: perplexity against training FLOPs or context length, one line a method."""
+"""Runs as points: perplexity against training FLOPs or context length, one line per method."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from ttt.results.variants import METHOD, SETTING
+from ttt.analysis.comparison import RunRole, methods
+from ttt.analysis.labels import COMPARED_AT, METHOD
 
-from .panels import DIVERGED, RUN_COLUMNS, STATED, lines, span
+from .panels import ID_COLUMNS, MARK, count, lines, span
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from pandas import DataFrame
 
-    from ttt.results.store import Results
+    from ttt.analysis.store import Results
 
-    from .style import Look
+    from .style import LineStyle
 
 POINT_COLUMNS = [
-    *RUN_COLUMNS,
+    *ID_COLUMNS,
     "learning_rate",
     "rope_base",
     "tokens_planned",
@@ -27,48 +28,46 @@ POINT_COLUMNS = [
     "status",
     "role",
 ]
-"""Of every run that a figure of points considered; ``role`` says whether it is drawn, and else why not."""
+"""Columns of the tables of these figures. ``role`` is "drawn", or the reason why the run is not drawn."""
 
 STAND_INS = ("pile", "books")
-"""The names of the data that the paper's figures are about; anything else may stand for them."""
+"""Names of the data of the paper's figures; any other data can be a stand-in for them."""
 
 DIVERGED_HEIGHT = 0.965
-"""Where the marks of diverged runs lie, as a share of the panel's height."""
+"""Height of the marks of diverged runs, as a share of the panel's height."""
 
 PERPLEXITY_LABEL = "Validation perplexity (per token)"
 
 
 class Stated(NamedTuple):
-    """A number of the paper: where it lies and what it is the number of."""
+    """A number that the paper states, and its place on the x axis."""
 
     x: float
     perplexity: float
 
 
 def points(results: Results) -> DataFrame:
-    """Every run of a standard method, one row each: ``POINT_COLUMNS``. Without rows where none has a perplexity."""
-    from ttt.results.comparison import methods
-
+    """Return ``POINT_COLUMNS`` of every run of a standard method; no rows if no run has a perplexity."""
     rows = methods(results)
-    # Linear attention is a row of Table 1, and none of the methods that the paper compares at several sizes.
+    # Linear attention is only a row of Table 1; the paper does not compare it at several sizes.
     rows = rows[rows["model"] != "linear_attention"]
     return as_points(results, rows)
 
 
 def as_points(results: Results, rows: DataFrame, *more: str) -> DataFrame:
-    """``POINT_COLUMNS`` and ``more`` of rows that ``ttt.results.comparison.compare`` gave."""
+    """Return ``POINT_COLUMNS`` and ``more`` of rows returned by ``ttt.analysis.comparison.compare``."""
     bases = [results.settings[run_id].get("model.rope_base", "") for run_id in rows["run_id"]]
     table = rows.assign(rope_base=bases, perplexity=rows["validation_perplexity"])[[*POINT_COLUMNS, *more]]
     return table if drawn(table).size else table.iloc[:0]
 
 
 def drawn(table: DataFrame) -> DataFrame:
-    """The runs that are drawn as points."""
-    return table[table["role"] == "drawn"]
+    """Return the runs that are drawn as points."""
+    return table[table["role"] == RunRole.DRAWN]
 
 
 def of_data(table: DataFrame, wanted: str) -> DataFrame:
-    """The runs on the data named ``wanted``, or where there are none, on the data with the most runs that stands in."""
+    """Return the runs on the data named ``wanted``, or if there are none, on the stand-in with the most runs."""
     if (table["data"] == wanted).any():
         return table[table["data"] == wanted]
     others = table[~table["data"].isin(STAND_INS)]
@@ -77,32 +76,32 @@ def of_data(table: DataFrame, wanted: str) -> DataFrame:
 
 
 def draw_lines(axes: Axes, part: DataFrame, x: str) -> None:
-    """A line a method through the means over seeds, with bars from the lowest to the highest seed.
+    """Draw one line per method through the means over seeds, with bars from the lowest to the highest seed.
 
-    Runs that diverged are crosses in their method's colour at the panel's top.
+    Diverged runs are crosses in the colour of their method at the top of the panel.
     """
-    for look, rows in lines(part):
-        draw_points(axes, over_seeds_of(drawn(rows), x), look)
-        mark_diverged(axes, rows, x, look)
+    for style, rows in lines(part):
+        draw_points(axes, over_seeds_of(drawn(rows), x), style)
+        mark_diverged(axes, rows, x, style)
 
 
-def draw_points(axes: Axes, points: DataFrame, look: Look) -> None:
-    """The line through points of ``over_seeds_of``, if there are any."""
+def draw_points(axes: Axes, points: DataFrame, style: LineStyle) -> None:
+    """Draw the line through the points of ``over_seeds_of``, if there are any."""
     if len(points):
         bars = points["mean"] - points["min"], points["max"] - points["mean"]
-        axes.errorbar(points.index, points["mean"], bars, **look.line, label=look.label, capsize=1.8, elinewidth=0.8)
+        axes.errorbar(points.index, points["mean"], bars, **style.line, label=style.label, capsize=1.8, elinewidth=0.8)
 
 
 def over_seeds_of(rows: DataFrame, x: str) -> DataFrame:
-    """Mean, min and max of the perplexity of each size and context, by their mean ``x``, which rises."""
+    """Return mean, min and max of the perplexity of each size and context, indexed by their mean ``x``, rising."""
     groups = rows.groupby(["size", "ctx"], observed=True)
     points = groups["perplexity"].agg(["mean", "min", "max"]).astype(float)
     return points.set_index(groups[x].mean().astype(float)).sort_index()
 
 
-def mark_diverged(axes: Axes, rows: DataFrame, x: str, look: Look) -> None:
-    """Crosses at the panel's top at the ``x`` of the runs that diverged."""
-    places = sorted(set(rows.loc[rows["role"] == "diverged", x].dropna()))
+def mark_diverged(axes: Axes, rows: DataFrame, x: str, style: LineStyle) -> None:
+    """Draw crosses at the top of the panel at the ``x`` of diverged runs."""
+    places = sorted(set(rows.loc[rows["role"] == RunRole.DIVERGED, x].dropna()))
     if places:
         axes.plot(
             places,
@@ -111,14 +110,15 @@ def mark_diverged(axes: Axes, rows: DataFrame, x: str, look: Look) -> None:
             marker="x",
             markersize=5,
             markeredgewidth=1.4,
-            color=look.colour,
+            color=style.colour,
             transform=axes.get_xaxis_transform(),
-            label=f"{look.label}{DIVERGED}",
+            label=f"{style.label}: diverged",
+            gid=MARK,
         )
 
 
 def draw_stated(axes: Axes, stated: list[Stated], source: str) -> None:
-    """The paper's numbers as hollow stars, which nothing measured is drawn with, and their source in the legend."""
+    """Draw the paper's numbers as hollow stars, a marker that no measurement has, with their source in the legend."""
     if stated:
         axes.plot(
             [number.x for number in stated],
@@ -128,51 +128,42 @@ def draw_stated(axes: Axes, stated: list[Stated], source: str) -> None:
             markersize=9,
             markerfacecolor="white",
             color="0.25",
-            label=f"{STATED}{source}",
+            label=f"stated, {source}",
+            gid=MARK,
             zorder=5,
         )
 
 
 def notes(table: DataFrame, *more: str) -> list[str]:
-    """Sentences of the caption: seeds, what was tried, and every run that is not drawn, by reason.
+    """Return sentences of the caption: seeds, settings tried, and every run that is not drawn, by reason.
 
-    ``more`` are columns besides setting and method that tell points apart.
+    ``more`` are columns besides setting and method that identify a point.
     """
     shown = drawn(table)
-    seeds = shown.groupby([*SETTING, *METHOD, "variant", *more], observed=True)["run_id"].nunique()
+    seeds = shown.groupby([*COMPARED_AT, *METHOD, *more], observed=True)["run_id"].nunique()
     several = f"Mean of {span(seeds.min(), seeds.max())} seeds; the spread is from the lowest to the highest seed."
     counted = dict(table["role"].value_counts())
     return [
         several if seeds.max() > 1 else "One seed.",
         _tried(counted),
-        "Crosses at the top: runs that diverged." if "diverged" in counted else "",
+        "Crosses at the top: runs that diverged." if RunRole.DIVERGED in counted else "",
         *_left_out(table),
     ]
 
 
 def _tried(counted: dict[str, int]) -> str:
-    from ttt.results.comparison import Role
-
-    other = counted.get(Role.OTHER_SETTING, 0)
+    other = counted.get(RunRole.OTHER_SETTING, 0)
     return (
         f"Where several learning rates or RoPE bases were tried, the best by validation is drawn, "
-        f"of those with the most seeds ({runs(other)} not)."
+        f"of those with the most seeds ({count(other, 'run')} not)."
         if other
         else ""
     )
 
 
 def _left_out(table: DataFrame) -> Iterator[str]:
-    from ttt.results.comparison import Role
-
-    told = (Role.DRAWN, Role.DIVERGED, Role.OTHER_SETTING)
-    for role in sorted(set(table["role"].dropna()) - set(told)):
+    described = {RunRole.DRAWN, RunRole.DIVERGED, RunRole.OTHER_SETTING}
+    for role in sorted(set(table["role"].dropna()) - described):
         rows = table[table["role"] == role]
-        if len(rows):
-            names = ", ".join(sorted(rows["run_id"])[:3]) + (", ..." if len(rows) > 3 else "")
-            yield f"Not drawn, {role}: {runs(len(rows))} ({names})."
-
-
-def runs(number: int) -> str:
-    """1 run, 2 runs."""
-    return f"{number} run" if number == 1 else f"{number} runs"
+        names = ", ".join(sorted(rows["run_id"])[:3]) + (", ..." if len(rows) > 3 else "")
+        yield f"Not drawn, {role}: {count(len(rows), 'run')} ({names})."

@@ -1,4 +1,4 @@
-"""What a figure is, and all figures there are."""
+"""The type of a figure, and the search for all figures."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
     from pandas import DataFrame
 
-    from ttt.results.store import Results
+    from ttt.analysis.store import Results
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure: its place in the paper, the runs it needs and how it is drawn. A new one is one new module in here.
+    """A figure: its number in the paper, the runs it needs, and the functions that draw it.
 
     Attributes:
-        id: the name on the command line and of the files; also the module's name.
-        title: what it shows, one line.
+        id: the name on the command line and of the files.
+        title: its content, one line.
         paper: its number in the paper, or "not in the paper".
-        needs: what the runs must have, one line.
-        give: the command that gives such runs.
-        table: the numbers behind the figure, with their run ids; without rows where no run has what it needs.
-        draw: the figure of a table with at least one row. It runs inside ``style.paper_style``.
+        needs: the runs or benchmarks it needs, one line.
+        give: the command that produces them.
+        table: returns the numbers of the figure with their run ids; no rows if no run has what it needs.
+        draw: draws a table with at least one row. It runs inside ``style.paper_style``.
     """
 
     id: str
@@ -39,5 +39,7 @@ class Figure:
 
 
 def figures() -> dict[str, Figure]:
-    """All figures by id: ``FIGURE`` of every module of this folder that has one."""
-    return {module.FIGURE.id: module.FIGURE for module in modules_of(__package__) if hasattr(module, "FIGURE")}
+    """Return all figures by id: every ``Figure`` that a module of this folder defines."""
+    values = [value for module in modules_of(__package__) for value in vars(module).values()]
+    found = {value.id: value for value in values if isinstance(value, Figure)}
+    return dict(sorted(found.items()))

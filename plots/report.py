@@ -1,4 +1,4 @@
-"""One HTML page with every figure, the claims and where the runs come from; it needs no other file."""
+"""One self-contained HTML page with every figure, the claims, and the provenance of the runs."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from .files import drawn
 from .registry import Figure
 
 if TYPE_CHECKING:
+    from ttt.analysis.store import Results
     from ttt.claims.table import Judged
-    from ttt.results.store import Results
 
 PAPER = "https://arxiv.org/abs/2407.04620"
 
@@ -54,11 +54,11 @@ code { font-size: 90%; } .verdict { font-weight: 600; white-space: nowrap; }
 
 
 def report(results: Results, figures: Sequence[Figure]) -> str:
-    """The page. Equal results give equal bytes.
+    """Return the page as HTML. Equal results give equal bytes.
 
     Args:
         results: all runs and benchmarks.
-        figures: to draw where the results allow; the others are named with the command that gives their runs.
+        figures: the figures to draw. Those without runs are listed with the command that produces the runs.
     """
     from ttt.claims.table import judge_all
 
@@ -90,7 +90,7 @@ def _summary(results: Results) -> str:
     return (
         f'From {len(results.runs)} runs ({by_status or "none"}) and {benchmarks} benchmarks, for <a href="{PAPER}">'
         f"<em>Learning to (Learn at Test Time): RNNs with Expressive Hidden States</em></a>. "
-        f"Every number is measured, but for those that a figure marks as stated in the paper."
+        f"Every number is measured, except those that a figure marks as stated in the paper."
     )
 
 
@@ -107,18 +107,18 @@ def _claims(judged: Iterable[Judged]) -> str:
     from ttt.claims import speed
     from ttt.claims.verdict import RULE
 
-    rows = [row for its in judged for row in _claim(its)]
+    rows = [row for one in judged for row in _claim(one)]
     head = "<tr><th>claim</th><th>verdict</th><th>measured: mean ± standard deviation, pairs</th></tr>"
     return f"<table>{head}{''.join(rows)}</table>\n<p class='small'>{escape(RULE)} Claim 6: {escape(speed.RULE)}</p>"
 
 
-def _claim(its: Judged) -> Iterator[str]:
+def _claim(judged: Judged) -> Iterator[str]:
     from ttt.claims.table import numbers
 
-    whole = _verdict(its.verdict.name, its.verdict.value)
-    give = "" if its.parts else f"<code>{escape(its.claim.give)}</code>"
-    yield f"<tr><td><b>{its.claim.number}. {escape(its.claim.text)}</b></td><td>{whole}</td><td>{give}</td></tr>"
-    for part in its.parts:
+    whole = _verdict(judged.verdict.name, judged.verdict.value)
+    give = "" if judged.parts else f"<code>{escape(judged.claim.give)}</code>"
+    yield f"<tr><td><b>{judged.claim.number}. {escape(judged.claim.text)}</b></td><td>{whole}</td><td>{give}</td></tr>"
+    for part in judged.parts:
         verdict = _verdict(part.verdict.name, part.verdict.value)
         measured = f"<td class='measured'>{escape(numbers(part))}</td>"
         yield f"<tr><td>{escape(part.name)}</td><td>{verdict}</td>{measured}</tr>"

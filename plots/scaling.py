@@ -1,30 +1,27 @@
-"""Perplexity against training FLOPs, what the figures of scaling share: one panel a context, both axes logarithmic."""
+"""Perplexity against training FLOPs, on the Pile and on Books: one panel per context."""
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from .panels import (
-    CAPTION_HEIGHT,
-    LEAST_WIDTH,
-    PANEL_WIDTH,
-    caption,
-    give_room,
-    labels,
-    legend,
-    plain_log_ticks,
-    scientific_log_ticks,
-)
+from ttt.analysis.labels import METHOD
+from ttt.analysis.table_1 import STATED, TABLE_1
+
+from .panels import caption, give_room, grid, labels, legend, plain_log_ticks, scientific_log_ticks
 from .points import PERPLEXITY_LABEL, Stated, draw_lines, draw_stated, drawn, notes, of_data, points
+from .registry import Figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
     from pandas import DataFrame
 
-    from ttt.results.store import Results
+    from ttt.analysis.store import Results
 
 FLOPS_LABEL = "Training FLOPs"
+
+STATED_IN: dict[str, Any] = {"data": "pile", "size": "125m", "ctx": 2048, "model": "ttt_linear", "backbone": "mamba"}
+"""The setting of the last row of Table 1."""
 
 PANEL_HEIGHT = 2.4
 """Inches."""
@@ -32,60 +29,55 @@ PANEL_HEIGHT = 2.4
 MOST_COLUMNS = 3
 
 
-def scaling_table(results: Results, data: str, contexts: tuple[int, ...], finetuned: bool) -> DataFrame:
-    """The runs on ``data``, or on what stands for it, at the figure's contexts.
+def scaling_table(results: Results, data: str, contexts: tuple[int, ...], finetuned: bool = False) -> DataFrame:
+    """Return the runs on ``data``, or on its stand-in, at the contexts of the figure: ``points.POINT_COLUMNS``.
 
     Args:
         results: all runs.
-        data: the paper's data.
-        contexts: the paper's. Other data has as many of its own: those with the most points.
-        finetuned: whether methods that start from another run's weights are in the figure.
+        data: name of the paper's data.
+        contexts: the paper's contexts. For other data, the same number of contexts: those with the most points.
+        finetuned: include methods that start from another run's weights.
     """
     table = of_data(points(results), data)
     if not finetuned:
-        table = table[table["variant"] == ""]
+        table = table[table["start"] == ""]
     chosen = _contexts(table, contexts if (table["data"] == data).any() else (), len(contexts))
     table = table[table["ctx"].isin(chosen)]
     return table if len(drawn(table)) else table.iloc[:0]
 
 
-def draw_scaling(table: DataFrame, stated: dict[int, list[Stated]] | None = None, source: str = "") -> Canvas:
-    """One panel a context, one line a method through its sizes.
-
-    Args:
-        table: of ``scaling_table``, not empty.
-        stated: context -> the paper's numbers in its panel.
-        source: where they come from, the legend's entry.
-    """
-    from matplotlib.figure import Figure as Canvas
-
+def draw(table: DataFrame) -> Canvas:
+    """Draw one panel per context, with one line per method through its sizes, on logarithmic axes."""
     contexts = sorted(drawn(table)["ctx"].unique())
     columns = 2 if len(contexts) == 4 else min(len(contexts), MOST_COLUMNS)
-    rows = math.ceil(len(contexts) / columns)
-    size = max(PANEL_WIDTH * columns, LEAST_WIDTH), PANEL_HEIGHT * rows + CAPTION_HEIGHT
-    canvas = Canvas(figsize=size, layout="constrained")
-    grid = canvas.subplots(rows, columns, sharey=True, squeeze=False).ravel()
-    for empty in grid[len(contexts) :]:
-        empty.set_axis_off()
-    for axes, ctx in zip(grid, contexts, strict=False):
+    canvas, panels = grid(len(contexts), columns, PANEL_HEIGHT)
+    for axes, ctx in zip(panels, contexts, strict=True):
         part = table[table["ctx"] == ctx]
         axes.set(xscale="log", yscale="log")
         draw_lines(axes, part, "flops")
-        draw_stated(axes, (stated or {}).get(ctx, []), source)
+        draw_stated(axes, _stated(part), STATED)
         axes.set_title(f"{table['data'].iloc[0]}, context of {ctx:,} tokens")
-    for axes in grid[: len(contexts)]:
+    for axes in panels:
         give_room(axes)
         scientific_log_ticks(axes.xaxis)
-    plain_log_ticks(grid[0].yaxis)
+    plain_log_ticks(panels[0].yaxis)
     labels(canvas, FLOPS_LABEL, PERPLEXITY_LABEL)
     legend(canvas)
     caption(canvas, _sizes(table), *notes(table[table["ctx"].isin(contexts)]))
     return canvas
 
 
+def _stated(part: DataFrame) -> list[Stated]:
+    """Return the number of Table 1 that belongs to a run of this panel, if any."""
+    rows = drawn(part)
+    for column, value in STATED_IN.items():
+        rows = rows[rows[column] == value]
+    return [Stated(rows["flops"].mean(), TABLE_1[8].stated)] if len(rows) else []
+
+
 def _contexts(table: DataFrame, wanted: tuple[int, ...], most: int) -> list[int]:
-    """Those of ``wanted`` that were run; where there are none, the contexts with the most points."""
-    cases = drawn(table).drop_duplicates(["ctx", "size", "model", "backbone", "variant"])
+    """Return the contexts of ``wanted`` that were run, or if there are none, the contexts with the most points."""
+    cases = drawn(table).drop_duplicates(["ctx", "size", *METHOD])
     counts = cases["ctx"].value_counts()
     by_points = sorted(counts.index, key=lambda ctx: (-counts[ctx], ctx))
     return [ctx for ctx in wanted if ctx in counts.index] or by_points[:most]
@@ -94,6 +86,39 @@ def _contexts(table: DataFrame, wanted: tuple[int, ...], most: int) -> list[int]
 def _sizes(table: DataFrame) -> str:
     sizes = drawn(table).groupby("size")["flops"].min().sort_values().index
     of_parent = (
-        " TF finetune's FLOPs include those of the run that it starts from." if (table["variant"] != "").any() else ""
+        " TF finetune's FLOPs include those of the run that it starts from." if (table["start"] != "").any() else ""
     )
     return f"Sizes {', '.join(sizes)}, from left to right.{of_parent}"
+
+
+NEEDS = "finished runs of the methods, at several sizes to draw lines"
+
+PILE = Figure(
+    id="pile_scaling",
+    title="The Pile: perplexity against training FLOPs",
+    paper="Figure 10 (submission: Figure 3)",
+    needs=NEEDS,
+    give="ttt-sweep submit sweep=pile_scaling scale=laptop slurm=local",
+    table=partial(scaling_table, data="pile", contexts=(2048, 8192)),
+    draw=draw,
+)
+
+BOOKS = Figure(
+    id="books_scaling",
+    title="Books: perplexity against training FLOPs",
+    paper="Figure 11 (submission: Figure 4)",
+    needs=NEEDS,
+    give="ttt-sweep submit sweep=books_scaling scale=laptop slurm=local",
+    table=partial(scaling_table, data="books", contexts=(2048, 32768)),
+    draw=draw,
+)
+
+BOOKS_COMPLETE = Figure(
+    id="books_complete",
+    title="Books at all contexts: perplexity against training FLOPs, with finetuning",
+    paper="Figure 15 (submission: Figure 11)",
+    needs="finished runs of the methods, at several contexts to draw several panels",
+    give="ttt-sweep submit sweep=books_complete scale=laptop slurm=local",
+    table=partial(scaling_table, data="books", contexts=(1024, 2048, 4096, 8192, 16384, 32768), finetuned=True),
+    draw=draw,
+)

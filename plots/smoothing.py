@@ -1,20 +1,13 @@
 """Running means."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import numpy as np
+import numpy as np
 
 
 def window_means(x: np.ndarray, values: np.ndarray, centres: np.ndarray, width: float) -> np.ndarray:
-    """Mean of the ``values`` at ``x`` (both [N], ``x`` rising) within ``width / 2`` of each of the ``centres``: [M].
+    """Return the mean of ``values`` at ``x`` (both [N], ``x`` rising) within ``width / 2`` of each centre: [M].
 
-    At the ends a window holds what there is; an empty one gives NaN.
+    Windows are cut off at the ends; an empty window gives NaN.
     """
-    import numpy as np
-
     total = np.append(0.0, np.cumsum(values))
     first = np.searchsorted(x, centres - width / 2, side="left")
     end = np.searchsorted(x, centres + width / 2, side="right")

@@ -1,7 +1,7 @@
-"""How the figures look: the methods' names, colours, line styles and markers, and matplotlib's settings.
+"""Labels, colours, line styles and markers of methods, and matplotlib's settings.
 
-Colours are Okabe and Ito's with a grey, which colour-blind readers tell apart; line styles and markers tell the
-methods apart in grey. The backbone stands in parentheses as in the paper: (M) Mamba, (T) Transformer.
+Colours are Okabe and Ito's with a grey, which colour-blind readers can distinguish; line styles and markers distinguish
+the methods without colour. The backbone is in parentheses as in the paper: (M) Mamba, (T) Transformer.
 """
 
 from __future__ import annotations
@@ -13,16 +13,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-FINETUNED = "finetuned"
-"""The variant of a method that starts from another run's weights, as ``ttt.results.comparison`` names it."""
+from ttt.analysis.labels import FINETUNED, method_label
 
 Dashes = tuple[float, ...]
-"""Lengths of strokes and gaps in line widths; () is a solid line."""
+"""Lengths of strokes and gaps, in line widths; () is a solid line."""
 
 
 @dataclass(frozen=True)
-class Look:
-    """A method's label in the legend and the look of its line."""
+class LineStyle:
+    """A method's label in the legend and the style of its line."""
 
     label: str
     colour: str
@@ -32,34 +31,34 @@ class Look:
 
     @property
     def line(self) -> dict[str, Any]:
-        """The look as arguments of ``Axes.plot``."""
+        """The style as arguments of ``Axes.plot``."""
         face = self.colour if self.filled else "white"
         linestyle = (0, self.dashes) if self.dashes else "-"
         return {"color": self.colour, "linestyle": linestyle, "marker": self.marker, "markerfacecolor": face}
 
 
-PAPER: dict[tuple[str, str], Look] = {
-    ("ttt_linear", "mamba"): Look("TTT-Linear (M)", "#0072B2", (), "o"),
-    ("ttt_mlp", "mamba"): Look("TTT-MLP (M)", "#D55E00", (6, 1.5), "s"),
-    ("ttt_linear", "transformer"): Look("TTT-Linear (T)", "#56B4E9", (), "o", filled=False),
-    ("ttt_mlp", "transformer"): Look("TTT-MLP (T)", "#E69F00", (6, 1.5), "s", filled=False),
-    ("linear_attention", "mamba"): Look("Linear attention (M)", "#999999", (3, 1, 1, 1, 1, 1), "v"),
-    ("linear_attention", "transformer"): Look("Linear attention (T)", "#CC79A7", (3, 1, 1, 1, 1, 1), "v", filled=False),
-    ("transformer", "transformer"): Look("Transformer", "#000000", (5, 1.5, 1, 1.5), "^"),
-    ("mamba", "own"): Look("Mamba", "#009E73", (1, 1), "D"),
+PAPER_STYLES: dict[tuple[str, str], tuple[str, Dashes, str, bool]] = {
+    ("ttt_linear", "mamba"): ("#0072B2", (), "o", True),
+    ("ttt_mlp", "mamba"): ("#D55E00", (6, 1.5), "s", True),
+    ("ttt_linear", "transformer"): ("#56B4E9", (), "o", False),
+    ("ttt_mlp", "transformer"): ("#E69F00", (6, 1.5), "s", False),
+    ("linear_attention", "mamba"): ("#999999", (3, 1, 1, 1, 1, 1), "v", True),
+    ("linear_attention", "transformer"): ("#CC79A7", (3, 1, 1, 1, 1, 1), "v", False),
+    ("transformer", "transformer"): ("#000000", (5, 1.5, 1, 1.5), "^", True),
+    ("mamba", "own"): ("#009E73", (1, 1), "D", True),
 }
-"""(model, backbone) -> look, in the order of the legend."""
+"""(model, backbone) -> colour, dashes, marker, filled."""
 
-FINETUNED_LOOKS: dict[tuple[str, str], Look] = {
-    ("transformer", "transformer"): Look("TF finetune", "#882255", (2.5, 1), "^", filled=False),
+PAPER = {method: LineStyle(method_label(*method), *style) for method, style in PAPER_STYLES.items()}
+"""(model, backbone) -> style, in the order of the legend."""
+
+FINETUNED_STYLES: dict[tuple[str, str], LineStyle] = {
+    ("transformer", "transformer"): LineStyle("TF finetune", "#882255", (2.5, 1), "^", filled=False),
 }
-"""The paper's looks of methods that start from another run's weights."""
+"""Styles of the paper's methods that start from another run's weights."""
 
-LABELS = [look.label for look in (*PAPER.values(), *FINETUNED_LOOKS.values())]
-"""The paper's names of methods, in the legend's order."""
-
-LETTERS = {"mamba": " (M)", "transformer": " (T)"}
-"""The backbone behind the name of a method that the paper does not have."""
+LABELS = [style.label for style in (*PAPER.values(), *FINETUNED_STYLES.values())]
+"""The paper's names of methods, in the order of the legend."""
 
 OTHER_COLOURS = ("#7F4F24", "#5B4B8A", "#8A8D0F", "#A01A58", "#4A6572")
 OTHER_DASHES: tuple[Dashes, ...] = ((), (4, 1.5), (1, 1), (4, 1.5, 1, 1.5), (8, 2))
@@ -87,22 +86,20 @@ RC: dict[str, Any] = {
     "savefig.dpi": 160,
     "pdf.fonttype": 42,
 }
-"""matplotlib's settings on top of its own defaults. Font type 42 is what conferences ask for."""
+"""matplotlib's settings on top of its own defaults. Conferences require font type 42."""
 
 
-def look(model: str, backbone: str, variant: str = "") -> Look:
-    """The look of a method: the paper's, or for another method or variant one that follows from its name.
+def line_style(model: str, backbone: str, start: str = "", changed: str = "") -> LineStyle:
+    """Return the style of a method: the paper's, or for another method one derived from its name.
 
-    ``variant`` is the text of ``Results.runs``: the settings in which runs of the same method differ.
+    ``start`` and ``changed`` are columns of ``Results.runs``; their texts become part of the name.
     """
-    if (model, backbone) in PAPER and not variant:
-        return PAPER[model, backbone]
-    if (model, backbone) in FINETUNED_LOOKS and variant == FINETUNED:
-        return FINETUNED_LOOKS[model, backbone]
-    label = PAPER[model, backbone].label if (model, backbone) in PAPER else model + LETTERS.get(backbone, "")
-    label = f"{label}, {variant}" if variant else label
+    styles = FINETUNED_STYLES if start == FINETUNED else PAPER
+    if (model, backbone) in styles and not changed:
+        return styles[model, backbone]
+    label = ", ".join(filter(None, [method_label(model, backbone), start, changed]))
     number = zlib.crc32(label.encode())
-    return Look(
+    return LineStyle(
         label,
         OTHER_COLOURS[number % len(OTHER_COLOURS)],
         OTHER_DASHES[(number >> 8) % len(OTHER_DASHES)],
@@ -110,17 +107,17 @@ def look(model: str, backbone: str, variant: str = "") -> Look:
     )
 
 
-def legend_order(model: str, backbone: str, variant: str) -> tuple[Any, ...]:
-    """Sort key of a method: the paper's methods first, in the order of ``PAPER``; variants by their numbers."""
+def legend_order(model: str, backbone: str, start: str, changed: str) -> tuple[Any, ...]:
+    """Return a sort key: the paper's methods first, in the order of ``PAPER``; changed settings by their numbers."""
     keys = list(PAPER)
     place = keys.index((model, backbone)) if (model, backbone) in PAPER else len(keys)
-    numbers = [float(number) for number in re.findall(r"\d+\.?\d*(?:e-?\d+)?", variant)]
-    return place, model, backbone, numbers, variant
+    numbers = [float(number) for number in re.findall(r"\d+\.?\d*(?:e-?\d+)?", changed)]
+    return place, model, backbone, start, numbers, changed
 
 
 @contextmanager
 def paper_style() -> Iterator[None]:
-    """Inside it matplotlib has its defaults and ``RC``, whatever the user's own settings; outside nothing changes."""
+    """Give matplotlib its defaults and ``RC`` inside the block, whatever the user's own settings."""
     import matplotlib.style
 
     with matplotlib.style.context(RC, after_reset=True):

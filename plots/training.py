@@ -1,11 +1,13 @@
-"""Training loss against tokens seen: whether the runs learned, and how far they have got."""
+"""Training loss against tokens seen."""
 
 from __future__ import annotations
 
 import math
 from typing import TYPE_CHECKING
 
-from .panels import RUN_COLUMNS, band, caption, labels, legend, lines, over_seeds, panels, seeds_sentence
+from ttt.analysis.comparison import RunRole, methods
+
+from .panels import ID_COLUMNS, band, caption, labels, legend, lines, over_seeds, panels, seeds_sentence
 from .points import mark_diverged
 from .registry import Figure
 from .smoothing import window_means
@@ -14,10 +16,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
     from pandas import DataFrame
 
-    from ttt.results.store import Results
+    from ttt.analysis.store import Results
 
 POINTS = 200
-"""About how many points a long run has: its steps are averaged in groups."""
+"""Approximate number of points of a long run: its steps are averaged in groups."""
 
 WINDOW = 0.05
 """Width of the moving average as a share of the steps planned."""
@@ -26,12 +28,11 @@ SCALES = ((1e9, "billions"), (1e6, "millions"), (1e3, "thousands"), (1.0, ""))
 
 
 def table(results: Results) -> DataFrame:
-    """Training loss (nats/token) of each run against tokens seen, plain and as a centred moving average.
+    """Return the training loss (nats/token) of each run against tokens seen, raw and as a centred moving average.
 
-    The runs are those of the standard methods, at the best of the settings tried and the usual length; where there are
-    none of these, all runs.
+    The runs are standard methods at their best setting and the usual length; all runs if there are none of these.
     """
-    runs = _shown(results)[[*RUN_COLUMNS, "status", "steps_planned", "tokens_per_step", "role"]]
+    runs = _shown(results)[[*ID_COLUMNS, "status", "steps_planned", "tokens_per_step", "role"]]
     rows = results.select("train", "loss").merge(runs, on="run_id")
     group = (rows["steps_planned"] / POINTS).clip(lower=1).round().astype(int)
     rows["step"] = (((rows["step"] - 1) // group + 1) * group).clip(upper=rows["steps_planned"])
@@ -46,17 +47,17 @@ def table(results: Results) -> DataFrame:
 
 
 def draw(table: DataFrame) -> Canvas:
-    """One line a method: the moving average, behind it the plain loss. The steep first steps are cropped."""
+    """Draw one line per method: the moving average, and faintly the raw loss. The steep first steps are cropped."""
     scale, word = next((scale, word) for scale, word in SCALES if table["tokens"].max() >= scale / 2)
     canvas, parts = panels(table)
     for axes, part in parts:
-        for number, (look, rows) in enumerate(lines(part)):
+        for number, (style, rows) in enumerate(lines(part)):
             plain, line = over_seeds(rows, "tokens", "loss"), over_seeds(rows, "tokens", "smoothed")
-            axes.plot(plain.index / scale, plain["mean"], color=look.colour, alpha=0.3, linewidth=0.4, rasterized=True)
+            axes.plot(plain.index / scale, plain["mean"], color=style.colour, alpha=0.3, linewidth=0.4, rasterized=True)
             line.index /= scale
-            band(axes, line, look, number)
+            band(axes, line, style, number)
             last = rows.groupby("run_id", observed=True)[["tokens", "role"]].last()
-            mark_diverged(axes, last.assign(tokens=last["tokens"] / scale), "tokens", look)
+            mark_diverged(axes, last.assign(tokens=last["tokens"] / scale), "tokens", style)
     parts[0][0].set_ylim(*_settled(table))
     labels(canvas, f"Training tokens ({word})", "Training loss (nats/token)")
     legend(canvas)
@@ -65,15 +66,13 @@ def draw(table: DataFrame) -> Canvas:
 
 
 def _shown(results: Results) -> DataFrame:
-    from ttt.results.comparison import Role, methods
-
     standard = methods(results)
-    shown = standard[~standard["role"].isin([Role.OTHER_SETTING, Role.OTHER_LENGTH])]
+    shown = standard[~standard["role"].isin([RunRole.OTHER_SETTING, RunRole.OTHER_LENGTH])]
     return shown if len(shown) else results.runs.assign(role="")
 
 
 def _settled(table: DataFrame) -> tuple[float, float]:
-    """Limits of the loss axis: the range of the moving averages after each run's first steps, and a margin."""
+    """Return the limits of the loss axis: the range of the moving averages after the first steps, with a margin."""
     last = table.groupby("run_id", observed=True)["tokens"].transform("max")
     losses = table.loc[table["tokens"] >= WINDOW * last, "smoothed"]
     margin = 0.05 * (losses.max() - losses.min()) + 0.01
@@ -84,7 +83,7 @@ FIGURE = Figure(
     id="training",
     title="Training loss against tokens seen",
     paper="not in the paper",
-    needs="a run that has begun to train",
+    needs="a run that has started to train",
     give="ttt-sweep submit sweep=training scale=laptop slurm=local",
     table=table,
     draw=draw,

@@ -84,7 +84,7 @@ def sweep(words: list[str]) -> None:
 
 
 def plot(words: list[str]) -> None:
-    assert {*ttt.cli.plot.parser().parse_args(words).figures} <= {*figures(), ttt.cli.plot.REPORT}
+    assert {*ttt.cli.plot.arguments_of(words).names} <= {*figures(), ttt.cli.plot.REPORT}
 
 
 COMMANDS: dict[str, Callable[[list[str]], object]] = {
@@ -96,7 +96,7 @@ COMMANDS: dict[str, Callable[[list[str]], object]] = {
     "ttt-bench": bench,
     "ttt-sweep": sweep,
     "ttt-plot": plot,
-    "ttt-claims": ttt.cli.claims.parser().parse_args,
+    "ttt-claims": ttt.cli.claims.arguments_of,
 }
 
 

@@ -131,7 +131,7 @@ def test_the_examples_of_contributing_work(
     assert "perplexity" in run("ttt.cli.eval", f"run={tmp_path}/folder", "split=test", "device=cpu")
     prepared = run("ttt.cli.data", "prepare", "data=folder", f"data.folder={texts}", f"data.cache_dir={tmp_path}/cache")
     assert "source folder:" in prepared
-    assert "final.png" in run("ttt.cli.plot", "final", "--results", f"{tmp_path}/runs", "--out", f"{tmp_path}/figures")
+    assert "final.png" in run("ttt.cli.plot", "final", f"runs={tmp_path}/runs", f"out={tmp_path}/figures")
     generic_tests = str(ROOT / "tests/layers/test_registry.py")
     tested = run("pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(site), generic_tests, "-k", "ema")
     assert " passed" in tested, tested

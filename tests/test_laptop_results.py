@@ -11,12 +11,13 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from ttt.analysis.store import Results, load_results
 from ttt.claims.table import as_markdown, judge_all
+from ttt.cli.label import label_of_plain
 from ttt.cli.sweep.files import sweep_names
 from ttt.config.assets import assets
 from ttt.plots.files import drawn
 from ttt.plots.registry import figures
-from ttt.results.store import Results, load_results
 
 ROOT = assets()
 LAPTOP = ROOT / "results" / "laptop"
@@ -29,7 +30,7 @@ MOST_BYTES = 16e6
 
 @cache
 def results() -> Results:
-    return load_results(LAPTOP)
+    return load_results(LAPTOP, label_of_plain)
 
 
 def values(tree: Any) -> Iterator[Any]:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from ttt.analysis.store import load_results
 from ttt.bench.inner import inner_functions, random_inputs, split_times
 from ttt.bench.measurement import PLAIN, Implementation, Measurement, Workload, implementations
 from ttt.bench.timing import spread
@@ -26,7 +27,6 @@ from ttt.inner.models.mlp import InnerMLP
 from ttt.inner.scan import scan
 from ttt.kernels.dispatch import choose_kernel
 from ttt.results.benchmarks import Benchmark, Row, read_benchmark
-from ttt.results.store import load_results
 
 INNER = ["width=8", "heads=2", "tokens=20", "mini_batch_size=4", "rounds=2", "kernels=plain,dual", "memory=false"]
 MODEL = ["width=8", "heads=2", "tokens=20", "rounds=1", "blocks=1", "mlp_hidden=8", "vocab=16", "decode=2", "threads=1"]

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from starter import Starter
 
+from ttt.analysis.store import load_results
 from ttt.bench.kernels import BEGIN, COLUMNS, END
 from ttt.cli.command import as_pairs
 from ttt.config.assets import assets
@@ -19,7 +20,6 @@ from ttt.kernels.triton.configurations import SHARED
 from ttt.kernels.triton.counts import KERNELS
 from ttt.kernels.triton.sizes import SMALL_SHARED
 from ttt.results.benchmarks import Row
-from ttt.results.store import load_results
 
 DOCUMENT = assets() / "docs" / "kernels.md"
 

@@ -11,6 +11,8 @@ import pytest
 import torch
 from hydra import compose
 
+from ttt.analysis.latency import latencies
+from ttt.analysis.store import load_results
 from ttt.bench.latency_kernels import kernel_measurements
 from ttt.bench.measurement import Implementation, Measurement, Samples, Workload
 from ttt.bench.models import for_batch, prompt_state, random_model
@@ -24,8 +26,6 @@ from ttt.config.errors import UserError
 from ttt.config.gpus import A100, B200, GPU, H100, H200, gpu_named
 from ttt.models.device import choose_device
 from ttt.results.benchmarks import Row
-from ttt.results.latency import latencies
-from ttt.results.store import load_results
 
 TINY = ["width=16", "heads=2", "blocks=1", "mlp_hidden=16", "vocab=16", "tokens=12,20", "rounds=1", "decode=3"]
 TINY += ["batch=2", "decode_batch=3", "train_tokens=40", "device=cpu", "memory=false"]

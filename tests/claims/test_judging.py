@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ttt.analysis.store import load_results
 from ttt.claims.table import CLAIMS, Judged, as_csv, as_json, as_text, judge_all
 from ttt.claims.verdict import Verdict
 from ttt.results.inner_loss import write_inner_loss
-from ttt.results.store import load_results
 
 synthetic = run_path(str(Path(__file__).parents[1] / "plots" / "synthetic.py"))
 make_run, make_ladder, make_latency = (synthetic[name] for name in ("make_run", "make_ladder", "make_latency"))
@@ -105,7 +105,7 @@ PLANTED: dict[int, Callable[[Path, int], None]] = {
 
 
 def judged(folder: Path) -> dict[int, Judged]:
-    return {its.claim.number: its for its in judge_all(load_results(folder))}
+    return {one.claim.number: one for one in judge_all(load_results(folder))}
 
 
 @pytest.mark.parametrize("number", PLANTED)
@@ -122,7 +122,7 @@ def test_planted_data_are_judged_as_planted(number: int, direction: int, verdict
 
 def test_no_runs_are_said_with_the_command_that_gives_them(tmp_path: Path) -> None:
     found = judge_all(load_results(tmp_path))
-    assert {its.verdict for its in found} == {Verdict.NO_RUNS}
+    assert {one.verdict for one in found} == {Verdict.NO_RUNS}
     text = as_text(found)
     assert all(claim.give in text for claim in CLAIMS)
 

@@ -13,7 +13,7 @@ make_ladder = run_path(str(Path(__file__).parents[1] / "plots" / "synthetic.py")
 def test_claims_are_printed_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_ladder(tmp_path / "runs", (0, 1), own_noise=0)
     for name in ("claims.csv", "claims.json", "claims.md"):
-        main(["--results", str(tmp_path / "runs"), "--out", str(tmp_path / name)])
+        main([f"runs={tmp_path / 'runs'}", f"out={tmp_path / name}"])
     printed = capsys.readouterr().out
     assert "1. The rows of Table 1" in printed
     assert "6 held, 1 did not hold" in printed
@@ -28,7 +28,13 @@ def test_claims_are_printed_and_written(tmp_path: Path, capsys: pytest.CaptureFi
 
 @pytest.mark.parametrize(
     ("arguments", "named"),
-    [(["--results", "nowhere"], "nowhere: no such folder"), (["--out", "claims.txt"], "--out=claims.txt: must end in")],
+    [
+        (["runs=nowhere"], "nowhere: no such folder"),
+        (["out=claims.txt"], "out=claims.txt: must end in"),
+        (["--results", "nowhere"], "--results: has been replaced; write runs=FOLDER"),
+        (["--out=claims.csv"], "--out: has been replaced; write out=FILE"),
+        (["table_1"], "table_1: not of the form key=value"),
+    ],
 )
 def test_mistakes_are_one_line(
     arguments: list[str],

@@ -22,6 +22,10 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     return captured.err
 
 
+def places(folder: Path) -> list[str]:
+    return [f"runs={folder / 'runs'}", f"out={folder / 'out'}"]
+
+
 def test_without_arguments_the_figures_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     main([])
     listing = capsys.readouterr().out
@@ -38,7 +42,7 @@ def test_listing_imports_nothing_heavy() -> None:
 
 def test_a_figure_is_written_and_its_files_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_run(tmp_path / "runs", steps=5, ctx=64)
-    main(["per_token", "--results", str(tmp_path / "runs"), "--out", str(tmp_path / "out")])
+    main(["per_token", *places(tmp_path)])
     files = [tmp_path / "out" / f"per_token.{kind}" for kind in ("png", "pdf", "csv")]
     assert capsys.readouterr().out.splitlines() == [str(file) for file in files]
     assert sorted(tmp_path.glob("out/*")) == sorted(files)
@@ -46,7 +50,7 @@ def test_a_figure_is_written_and_its_files_named(tmp_path: Path, capsys: pytest.
 
 def test_all_draws_what_it_can_and_names_the_rest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_run(tmp_path / "runs", steps=5, evaluated=False, status="running")
-    main(["--all", "--results", str(tmp_path / "runs"), "--out", str(tmp_path / "out")])
+    main(["--all", *places(tmp_path)])
     lines = capsys.readouterr().out.splitlines()
     assert [Path(line).name for line in lines[:3]] == ["training.png", "training.pdf", "training.csv"]
     assert [line.split(" needs ")[0] for line in lines[3:]] == [
@@ -65,7 +69,7 @@ def test_lacking_runs_are_refused_with_the_way_to_get_them(
         folder.mkdir()
     if runs == "unevaluated":
         make_run(folder, steps=5, evaluated=False)
-    error = refused(["per_token", "--results", str(folder), "--out", str(out)], capsys)
+    error = refused(["per_token", f"runs={folder}", f"out={out}"], capsys)
     assert str(folder) in error
     assert "ttt-sweep submit sweep=per_token scale=laptop slurm=local" in error
     assert not out.exists()
@@ -82,7 +86,7 @@ def test_an_unknown_figure_is_refused_with_the_known_ones(capsys: pytest.Capture
 def test_the_report_is_one_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_run(tmp_path / "runs", steps=2, perplexity=40, evaluated=False)
     page = tmp_path / "out" / "report.html"
-    main(["report", "--results", str(tmp_path / "runs"), "--out", str(page)])
+    main(["report", f"runs={tmp_path / 'runs'}", f"out={page}"])
     assert capsys.readouterr().out == f"{page}\n"
     assert [path.name for path in page.parent.iterdir()] == ["report.html"]
     assert page.read_text().count("data:image/png") >= 2
@@ -91,12 +95,39 @@ def test_the_report_is_one_file(tmp_path: Path, capsys: pytest.CaptureFixture[st
 def test_a_report_is_refused_without_runs_and_under_another_name(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert "no runs in it" in refused(["report", "--results", str(tmp_path), "--out", "report.html"], capsys)
-    assert "must end in .html" in refused(["report", "--results", str(tmp_path), "--out", "report"], capsys)
+    assert "no runs in it" in refused(["report", f"runs={tmp_path}", "out=report.html"], capsys)
+    assert "must end in .html" in refused(["report", f"runs={tmp_path}", "out=report"], capsys)
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_run(tmp_path / "runs", steps=5)
     (tmp_path / "out").write_text("")
-    error = refused(["training", "--results", str(tmp_path / "runs"), "--out", str(tmp_path / "out")], capsys)
+    error = refused(["training", *places(tmp_path)], capsys)
     assert str(tmp_path / "out") in error
+
+
+def test_a_broken_record_is_named_and_the_others_are_drawn_unless_strict(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_run(tmp_path / "runs", steps=5, ctx=64)
+    broken = make_run(tmp_path / "runs", seed=1, steps=5, ctx=64).record
+    broken.write_text("{}")
+    assert str(broken) in refused(["training", "--strict", *places(tmp_path)], capsys)
+    main(["training", *places(tmp_path)])
+    captured = capsys.readouterr()
+    assert captured.err.startswith(f"left out: {broken}")
+    assert len(captured.out.splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--results", "x"], "--results: has been replaced; write runs=FOLDER"),
+        (["--out=x"], "--out: has been replaced; write out=FOLDER"),
+        (["results=x"], "results=x: no such key; choose one of runs, out"),
+        (["--everything"], "--everything: no such flag; choose one of --all, --strict, --help"),
+        (["runs="], "runs=: needs a value; write runs=FOLDER"),
+    ],
+)
+def test_other_words_are_refused(words: list[str], named: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert refused(["training", *words], capsys) == f"error: {named}\n"

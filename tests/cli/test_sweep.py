@@ -85,7 +85,7 @@ def test_a_sweep_on_this_machine(say: Any, tiny: list[str], tmp_path: Path) -> N
         assert config["runs"] == "runs"
         assert config["data"]["cache_dir"] == "cache0"
         assert config["parent"]["run"] == (config["parent"]["run_id"] or None)
-    command = [sys.executable, "-m", "ttt.cli.plot", "training", "--results", "table", "--out", "figures"]
+    command = [sys.executable, "-m", "ttt.cli.plot", "training", "runs=table", "out=figures"]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
     assert (tmp_path / "figures/training.png").is_file()
 

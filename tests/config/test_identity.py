@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from ttt.analysis.seeds import settings_of
 from ttt.config.assets import assets
 from ttt.config.identity import (
     FROZEN,
@@ -22,7 +23,6 @@ from ttt.config.layers import SHIPPED, TTTConfig
 from ttt.config.plain import from_plain
 from ttt.config.schema import LayerConfig, TrainConfig
 from ttt.results.record import Record, identity_of, read_record
-from ttt.results.variants import settings_of
 
 Configure = Callable[..., TrainConfig]
 

@@ -6,11 +6,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import yaml
 
-from ttt.config.assets import assets
-from ttt.config.layers import SHIPPED
-from ttt.results.ablation import TABLE_1, WHOLE_CONTEXT
+from ttt.cli.label import label_of_plain, standard, table_1_row
 from ttt.results.benchmarks import BenchmarkLog, Row
 from ttt.results.inner_loss import write_inner_loss
 from ttt.results.metrics import MetricLog, Split
@@ -65,6 +62,7 @@ def make_run(
         }
     if perplexity is not None:
         record["results"]["validation"] = evaluation(perplexity)
+    record["label"] = label_of_plain(record["config"]).to_plain()
     write_record(run.record, record)
     log = MetricLog(name, run.metrics)
     # Runs of one seed share the order of their data, so they share the noise of a step's text.
@@ -126,10 +124,7 @@ def make_probe(run: RunFolder, layers: int = 2, T: int = 64, split: Split = "val
 
 def standard_model(model: str) -> dict[str, object]:
     """``config.model`` of a shipped layer, and of any other its name."""
-    file = assets() / "conf" / "model" / f"{model}.yaml"
-    if not file.is_file():
-        return {"name": model}
-    return vars(SHIPPED[model]()) | yaml.safe_load(file.read_text())["model"]
+    return {"name": model} | standard("model", model)
 
 
 def evaluation(perplexity: float) -> Evaluation:
@@ -301,16 +296,17 @@ def make_ladder(
     size: str = "s2",
 ) -> None:
     """Runs of Table 1's rows with these losses; ``noise`` is a seed's, ``own_noise`` a run's own."""
-    for (number, rung), loss in zip(TABLE_1.items(), losses, strict=True):
-        texts = {key: "512" if value == WHOLE_CONTEXT else value for key, value in rung.settings.items()}
-        settings = {key: yaml.safe_load(text) for key, text in texts.items()}
+    for number, loss in enumerate(losses, 1):
+        model, backbone, row = table_1_row(number, 512)
+        usual = standard("model", model)
+        settings = {key: value for key, value in row.items() if value != usual[key]}
         for seed in seeds:
             own = 0 if number == 3 else own_noise * math.sin(31 * seed + 7 * number)
             perplexity = math.exp(loss + noise * math.sin(17 * seed + 1) + own)
             make_run(
                 folder,
-                rung.model,
-                rung.backbone,
+                model,
+                backbone,
                 size,
                 seed=seed,
                 steps=8,

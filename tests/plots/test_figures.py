@@ -11,7 +11,6 @@ from ttt.plots import files
 from ttt.plots.files import save
 from ttt.plots.registry import Figure, figures
 from ttt.plots.style import paper_style
-from ttt.results.store import Results, load_results
 
 FIGURES = figures()
 SWEEPS = Path(ttt.plots.__file__).parents[1] / "sweeps"
@@ -43,7 +42,7 @@ def test_a_figure_says_what_it_is(name: str) -> None:
     figure = FIGURES[name]
     texts = {key: value for key, value in vars(figure).items() if isinstance(value, str)}
     assert all(text and "\n" not in text for text in texts.values())
-    assert figure.id == figure.table.__module__.rpartition(".")[2]
+    assert figure.id == name
     sweep = figure.give.partition("sweep=")[2].partition(" ")[0]
     if sweep:
         assert (SWEEPS / "laptop" / f"{sweep}.yaml").is_file()

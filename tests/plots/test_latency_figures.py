@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from synthetic import LATENCY, make_latency
 
+from ttt.analysis.latency import latencies
+from ttt.analysis.store import load_results
 from ttt.plots.registry import figures
 from ttt.plots.style import paper_style
-from ttt.results.latency import latencies
-from ttt.results.store import load_results
 
 FIGURES = figures()
 

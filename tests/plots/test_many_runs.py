@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from synthetic import LAPTOP_METHODS, make_latency, make_run
 
+from ttt.analysis.store import load_results
 from ttt.plots.registry import figures
 from ttt.plots.style import paper_style
-from ttt.results.store import load_results
 
 FEW_SEEDS, MANY_SEEDS = 1, 4
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from synthetic import LADDER_LOSSES, flops, make_ladder, make_run
 
+from ttt.analysis.store import load_results
+from ttt.analysis.table_1 import TABLE_1
 from ttt.plots.registry import figures
 from ttt.plots.style import paper_style
-from ttt.results.ablation import TABLE_1
-from ttt.results.store import load_results
 
 FIGURES = figures()
 

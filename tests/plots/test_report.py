@@ -4,9 +4,9 @@ from pathlib import Path
 
 from synthetic import make_ladder, make_latency, make_run
 
+from ttt.analysis.store import load_results
 from ttt.plots.registry import figures
 from ttt.plots.report import report
-from ttt.results.store import load_results
 
 FIGURES = list(figures().values())
 VOID = {"meta", "img", "br"}

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from ttt.analysis.labels import FINETUNED
 from ttt.plots.panels import plain_log_ticks
 from ttt.plots.smoothing import window_means
-from ttt.plots.style import FINETUNED, PAPER, legend_order, look
-from ttt.results import comparison
+from ttt.plots.style import PAPER, legend_order, line_style
 
 
 def test_methods_of_the_paper_differ_without_colour() -> None:
@@ -14,21 +14,22 @@ def test_methods_of_the_paper_differ_without_colour() -> None:
 
 
 def test_the_backbone_is_shown_where_a_layer_can_sit_in_several() -> None:
-    assert look("ttt_linear", "transformer").label == "TTT-Linear (T)"
-    assert look("linear_attention", "transformer").label == "Linear attention (T)"
-    assert look("mamba", "own").label == "Mamba"
-    assert look("gla", "mamba").label == "gla (M)"
+    assert line_style("ttt_linear", "transformer").label == "TTT-Linear (T)"
+    assert line_style("linear_attention", "transformer").label == "Linear attention (T)"
+    assert line_style("mamba", "own").label == "Mamba"
+    assert line_style("gla", "mamba").label == "gla (M)"
 
 
-def test_other_methods_keep_their_look_and_variants_differ() -> None:
-    assert look("gla", "mamba") == look("gla", "mamba")
-    assert look("ttt_mlp", "mamba", "model.mini_batch_size=4").label == "TTT-MLP (M), model.mini_batch_size=4"
-    assert look("ttt_mlp", "mamba", "model.mini_batch_size=4") != look("ttt_mlp", "mamba", "model.mini_batch_size=16")
+def test_other_methods_keep_their_style_and_changed_settings_differ() -> None:
+    assert line_style("gla", "mamba") == line_style("gla", "mamba")
+    assert line_style("ttt_mlp", "mamba", "", "model.mini_batch_size=4").label == "TTT-MLP (M), model.mini_batch_size=4"
+    four, sixteen = (line_style("ttt_mlp", "mamba", "", f"model.mini_batch_size={b}") for b in (4, 16))
+    assert four != sixteen
 
 
 def test_the_legend_begins_with_the_paper_and_counts() -> None:
-    mlp_4, mlp_16 = ("ttt_mlp", "mamba", "b=4"), ("ttt_mlp", "mamba", "b=16")
-    gla, linear = ("gla", "mamba", ""), ("ttt_linear", "mamba", "")
+    mlp_4, mlp_16 = ("ttt_mlp", "mamba", "", "b=4"), ("ttt_mlp", "mamba", "", "b=16")
+    gla, linear = ("gla", "mamba", "", ""), ("ttt_linear", "mamba", "", "")
     assert sorted([gla, mlp_16, mlp_4, linear], key=lambda method: legend_order(*method)) == [
         linear,
         mlp_4,
@@ -54,6 +55,5 @@ def test_logarithmic_axes_have_a_few_plain_numbers(low: float, high: float) -> N
 
 
 def test_a_finetuned_transformer_is_named_as_in_the_paper() -> None:
-    assert look("transformer", "transformer", FINETUNED).label == "TF finetune"
-    assert FINETUNED == comparison.FINETUNED
-    assert look("ttt_linear", "mamba", FINETUNED).label == "TTT-Linear (M), finetuned"
+    assert line_style("transformer", "transformer", FINETUNED).label == "TF finetune"
+    assert line_style("ttt_linear", "mamba", FINETUNED).label == "TTT-Linear (M), finetuned"

@@ -5,11 +5,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from ttt.analysis.store import load_results
 from ttt.config.errors import UserError
 from ttt.results.inner_loss import SCHEMA, VALUES, read_inner_loss, write_inner_loss
 from ttt.results.record import Record, RunFolder
 from ttt.results.run_record import RunRecord
-from ttt.results.store import load_results
 
 synthetic = run_path(str(Path(__file__).parents[1] / "plots" / "synthetic.py"))
 

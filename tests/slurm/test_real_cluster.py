@@ -269,10 +269,8 @@ def test_collected_runs_make_a_figure(six: Any, tmp_path: Path) -> None:
     plot = [
         Path(sys.executable).with_name("ttt-plot"),
         "training",
-        "--results",
-        tmp_path / "results",
-        "--out",
-        tmp_path,
+        f"runs={tmp_path / 'results'}",
+        f"out={tmp_path}",
     ]
     subprocess.run(plot, check=True, capture_output=True)
     assert (tmp_path / "training.png").stat().st_size > 0

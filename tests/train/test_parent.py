@@ -12,6 +12,7 @@ import torch
 from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
 
+from ttt.analysis.seeds import settings_of
 from ttt.cli import train as command
 from ttt.cli.compose import spelled_out
 from ttt.cli.parent import inherited
@@ -22,7 +23,6 @@ from ttt.config.plan import check
 from ttt.config.schema import TrainConfig
 from ttt.results.checkpoints import checkpoints, write_digest
 from ttt.results.record import read_record
-from ttt.results.variants import settings_of
 from ttt.train.planning import order_seed, plan_run, planned_parent, with_parent
 
 Configure = Callable[..., TrainConfig]

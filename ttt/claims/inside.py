@@ -1,56 +1,50 @@
-"""Claims about what happens along a sequence: later tokens, and the inner loss."""
+"""Claims about the course of a sequence: the loss of later tokens, and the inner loss."""
 
 from typing import cast
 
 import pandas as pd
 
+from ttt.analysis.comparison import is_standard
+from ttt.analysis.labels import COMPARED_AT, describe_place, method_label
+from ttt.analysis.store import Results
 from ttt.claims.verdict import Part, paired
-from ttt.claims.words import named, where
-from ttt.results.comparison import FINETUNED, is_standard
-from ttt.results.store import Results
-from ttt.results.variants import SETTING
 
 LEARNERS = ("ttt_linear", "ttt_mlp", "transformer")
-"""Layers whose later tokens the paper says keep getting easier."""
+"""Layers for which the paper claims that later tokens keep getting easier."""
 
-CASE = ["model", "backbone", "mini_batch_size", "finetuned"]
-"""Columns that tell apart what is judged by itself."""
+CASE = ["model", "backbone", "mini_batch_size", "start"]
+"""Columns of the cases that are judged separately."""
 
 
 def later_tokens(results: Results) -> list[Part]:
-    """The context before a reset of the state lowers the loss of tokens after it, and late in the sequence more so."""
+    """Judge whether context from before a reset lowers the loss of later tokens, and more so late in the sequence."""
     rows = _probed(results)
     parts = []
     for case, group in rows.groupby(CASE, dropna=False):
         gains = [_gains(run) for _, run in group.groupby("run_id", observed=True)]
-        words, ids = _say(cast(tuple, case), group), list(group["run_id"].unique())
-        helps = f"context from before a reset lowers the loss, {words}"
+        name, ids = _describe(cast(tuple, case), group), list(group["run_id"].unique())
+        helps = f"context from before a reset lowers the loss, {name}"
         parts.append(paired(helps, [whole for whole, _ in gains], ids))
         late = [later for _, later in gains if later is not None]
         if late:
-            grows = f"and more so in the last stretch between resets than in the second, {words}"
+            grows = f"and more so in the last stretch between resets than in the second, {name}"
             parts.append(paired(grows, late, ids))
     return parts
 
 
 def inner_loss(results: Results) -> list[Part]:
-    """loss(W_t) < loss(W_{t-1}) < loss(W_0), and the gap between the last two grows with t. A pair is a run's layer."""
-    rows = results.inner_loss.merge(_with_case(results), on="run_id")
-    if rows.empty:
-        return []
-    # Validation, which comes after test in order, where a run has both.
-    splits = rows["split"].astype(str)
-    rows = rows[splits == splits.groupby(rows["run_id"]).transform("max")]
+    """Judge loss(W_t) < loss(W_{t-1}) < loss(W_0), the last gap growing with t. Each layer of a run is a pair."""
+    rows = results.select_inner_loss().merge(_with_case(results), on="run_id")
     parts = []
     for case, group in rows.groupby(CASE, dropna=False):
         layers = [layer for _, layer in group.groupby(["run_id", "layer"], observed=True)]
-        words, ids = _say(cast(tuple, case), group), list(group["run_id"].unique())
+        name, ids = _describe(cast(tuple, case), group), list(group["run_id"].unique())
         after, before = ([_mean_step(layer, *names) for layer in layers] for names in STEPS)
-        parts.append(paired(f"loss(W_t) below loss(W_t-1), {words}", after, ids, "1"))
-        parts.append(paired(f"loss(W_t-1) below loss(W_0), {words}", before, ids, "1"))
+        parts.append(paired(f"loss(W_t) below loss(W_t-1), {name}", after, ids, "1"))
+        parts.append(paired(f"loss(W_t-1) below loss(W_0), {name}", before, ids, "1"))
         growth = [_growth(layer) for layer in layers]
-        name = f"loss(W_t-1) - loss(W_0) lower in the last quarter than in the first, {words}"
-        parts.append(paired(name, growth, ids, "1"))
+        grows = f"loss(W_t-1) - loss(W_0) lower in the last quarter than in the first, {name}"
+        parts.append(paired(grows, growth, ids, "1"))
     return parts
 
 
@@ -69,7 +63,7 @@ def _growth(layer: pd.DataFrame) -> float:
 
 
 def _gains(run: pd.DataFrame) -> tuple[float, float | None]:
-    """Loss less that with resets (nats/token): beyond the first reset, and of the last stretch less the second one."""
+    """Return the loss minus the loss with resets (nats/token): after the first reset, and last chunk minus second."""
     every, length = run["reset_every"].iloc[0], run["position"].max()
     gain = (run["loss"] - run["loss_reset"]).astype(float)
     last, second = gain[run["position"] > length - every], gain[(run["position"] - 1) // every == 1]
@@ -78,7 +72,7 @@ def _gains(run: pd.DataFrame) -> tuple[float, float | None]:
 
 
 def _probed(results: Results) -> pd.DataFrame:
-    """Loss by token index with and without resets, of the methods that the claim is about."""
+    """Return the loss by token index with and without resets, for the methods of the claim."""
     rows = results.select("validation", "loss_reset", by_position=True).rename(columns={"value": "loss_reset"})
     rows = rows[rows["step"] == rows.groupby("run_id", observed=True)["step"].transform("max")]
     losses = results.select("validation", "loss", by_position=True).rename(columns={"value": "loss"})
@@ -93,12 +87,11 @@ def _probed(results: Results) -> pd.DataFrame:
 
 
 def _with_case(results: Results) -> pd.DataFrame:
-    """run_id, ``SETTING`` and ``CASE`` of runs of standard methods, whatever their mini-batch size."""
-    usual = is_standard(results, "model", {"model.mini_batch_size"})
-    runs = results.runs[usual]
-    return runs.assign(finetuned=runs["parent"].notna().map({True: FINETUNED, False: ""}))[["run_id", *SETTING, *CASE]]
+    """Return run_id, ``COMPARED_AT`` and ``CASE`` of the runs of standard methods with any mini-batch size."""
+    return results.runs.loc[is_standard(results, "model", {"model.mini_batch_size"}), ["run_id", *COMPARED_AT, *CASE]]
 
 
-def _say(case: tuple, rows: pd.DataFrame) -> str:
-    model, backbone, b, finetuned = case
-    return ", ".join(filter(None, [named(model, backbone), "" if pd.isna(b) else f"b = {b}", finetuned, where(rows)]))
+def _describe(case: tuple, rows: pd.DataFrame) -> str:
+    model, backbone, b, start = case
+    texts = [method_label(model, backbone), "" if pd.isna(b) else f"b = {b}", start, describe_place(rows)]
+    return ", ".join(filter(None, texts))

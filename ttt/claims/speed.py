@@ -3,56 +3,52 @@
 import numpy as np
 import pandas as pd
 
+from ttt.analysis.labels import method_label
+from ttt.analysis.latency import latencies
+from ttt.analysis.store import Results
 from ttt.claims.verdict import Part, Verdict
-from ttt.claims.words import named
-from ttt.results.latency import latencies
-from ttt.results.store import Results
 
 FLAT = 1.1
-"""Time per token at the longest context over that at the shortest which still counts as flat."""
+"""The largest ratio of time per token, longest context over shortest, that counts as flat."""
 
 LINE_FITS = 0.95
-"""Share of the variance of time per token that a straight line in the context must explain."""
+"""The share of the variance of time per token that a straight line in the context must explain."""
 
 RULE = (
-    f"Time per token is flat where that at the longest context is at most {FLAT} times that at the shortest, lower and "
-    f"upper quartile included, and not flat where it is more, both included. It is linear where it is not flat and a "
-    f"straight line in the context explains {LINE_FITS:.0%} of its variance or more at three contexts or more."
+    f"Time per token is flat if the time at the longest context is at most {FLAT} times the time at the shortest over "
+    f"the whole range between the quartiles, and not flat if it is more over that whole range. It is linear if it is "
+    f"not flat and a straight line in the context explains at least {LINE_FITS:.0%} of its variance, from at least "
+    f"three contexts."
 )
-"""How this claim's verdicts come about."""
+"""The rule for the verdicts of this claim."""
 
 
 def time_per_token(results: Results) -> list[Part]:
-    """One part a model for reading a prompt and one for decoding; ``mean`` is longest over shortest context."""
+    """Return two parts per model, for prefill and decoding; ``mean`` is the ratio of longest to shortest context."""
     parts = []
     for measure in ("prefill", "decode"):
         for _, rows in latencies(results, measure).groupby(["model", "backbone"]):
             model, backbone = map(str, rows[["model", "backbone"]].iloc[0])
             if rows["tokens"].nunique() > 1:
-                parts.append(_part(f"{named(model, backbone)}: {measure}", model, rows.sort_values("tokens")))
+                parts.append(_part(f"{method_label(model, backbone)}: {measure}", model, rows.sort_values("tokens")))
     return parts
 
 
-def _part(what: str, model: str, rows: pd.DataFrame) -> Part:
+def _part(subject: str, model: str, rows: pd.DataFrame) -> Part:
     first, last = rows.iloc[0], rows.iloc[-1]
     ratio = last["seconds_per_token"] / first["seconds_per_token"]
     least, most = last["low"] / first["high"], last["high"] / first["low"]
-    is_flat = True if most <= FLAT else False if least > FLAT else None
-    verdict = _linear(is_flat, rows) if model == "transformer" else _flat(is_flat)
-    shape = "linear" if model == "transformer" else "flat"
-    name = f"{what} time per token {shape} from {first['tokens']:,} to {last['tokens']:,} tokens (ratio)"
+    flat = Verdict.HELD if most <= FLAT else Verdict.FAILED if least > FLAT else Verdict.UNDECIDED
+    verdict, shape = (_linear(flat, rows), "linear") if model == "transformer" else (flat, "flat")
+    name = f"{subject} time per token {shape} from {first['tokens']:,} to {last['tokens']:,} tokens (ratio)"
     ids = tuple(rows["benchmark_id"].unique())
-    return Part(name, verdict, float(ratio), float(most - least) / 2, len(rows), "1", ids)
+    return Part(name, verdict, float(ratio), float(most - least) / 2, len(rows), "1", ids, counted="context")
 
 
-def _flat(is_flat: bool | None) -> Verdict:
-    return {True: Verdict.HELD, False: Verdict.FAILED, None: Verdict.UNDECIDED}[is_flat]
-
-
-def _linear(is_flat: bool | None, rows: pd.DataFrame) -> Verdict:
-    if is_flat is None or len(rows) < 3:
+def _linear(flat: Verdict, rows: pd.DataFrame) -> Verdict:
+    if flat == Verdict.UNDECIDED or len(rows) < 3:
         return Verdict.UNDECIDED
-    if is_flat:
+    if flat == Verdict.HELD:
         return Verdict.FAILED
     fits = np.corrcoef(rows["tokens"].astype(float), rows["seconds_per_token"])[0, 1] ** 2 >= LINE_FITS
     return Verdict.HELD if fits else Verdict.FAILED

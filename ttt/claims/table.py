@@ -1,15 +1,16 @@
-"""The six claims, judged from the table of results, and how the judgement is printed and written."""
+"""The six claims, their verdicts from the table of results, and the formats in which verdicts are written."""
 
 import csv
 import io
 import json
 import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
+from ttt.analysis.store import Results
 from ttt.claims import inside, quality, speed, verdict
 from ttt.claims.verdict import Part, Verdict, together
-from ttt.results.store import Results
 
 COLUMNS = ("claim", "verdict", "part", "part_verdict", "mean", "spread", "pairs", "unit", "run_ids", "give")
 
@@ -19,10 +20,10 @@ class Claim:
     """A claim of the paper.
 
     Attributes:
-        number: in the order of ``CLAIMS``.
-        text: what it says.
-        give: the command that gives the runs that it needs.
-        parts: its comparisons, as far as the results have their runs.
+        number: its place in ``CLAIMS``, from 1.
+        text: the claim in words.
+        give: the command that produces the runs it needs.
+        parts: returns the comparisons for which the results have runs.
     """
 
     number: int
@@ -33,7 +34,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Judged:
-    """A claim with what the results say of it."""
+    """A claim with its verdict."""
 
     claim: Claim
     verdict: Verdict
@@ -83,71 +84,71 @@ CLAIMS = (
 
 
 def judge_all(results: Results) -> list[Judged]:
-    """Every claim with its verdict."""
+    """Judge every claim."""
     found = [(claim, claim.parts(results)) for claim in CLAIMS]
     return [Judged(claim, together([part.verdict for part in parts]), parts) for claim, parts in found]
 
 
 def as_text(judged: list[Judged]) -> str:
-    """For the terminal: a paragraph a claim, a line a part."""
+    """Format for the terminal: one paragraph per claim, one line per part."""
     paragraphs = []
-    for its in judged:
-        lines = [f"{its.claim.number}. {its.claim.text}", f"   {its.verdict.upper()}{_counts(its.parts)}"]
-        lines += [f"   - {part.name}: {numbers(part)}: {part.verdict}" for part in its.parts]
-        lines += [f"   the runs: {its.claim.give}"] * (not its.parts)
+    for one in judged:
+        lines = [f"{one.claim.number}. {one.claim.text}", f"   {one.verdict.upper()}{_counts(one.parts)}"]
+        lines += [f"   - {part.name}: {numbers(part)}: {part.verdict}" for part in one.parts]
+        lines += [f"   the runs: {one.claim.give}"] * (not one.parts)
         paragraphs.append("\n".join(lines))
     return "\n\n".join([*paragraphs, f"Rule: {verdict.RULE}", f"Claim 6: {speed.RULE}"])
 
 
 def numbers(part: Part) -> str:
-    """Mean, spread and number of pairs in words."""
+    """Format mean, spread and number of pairs of a part."""
+    count = f"{part.pairs} {part.counted}" + "s" * (part.pairs > 1)
     if math.isnan(part.mean):
-        return f"{part.pairs} pairs"
+        return count
     spread = "" if math.isnan(part.spread) else f" ± {part.spread:.4f}"
     unit = "" if part.unit == "1" else f" {part.unit}"
-    of = "contexts" if part.name.endswith("(ratio)") else "pairs" if part.pairs > 1 else "pair"
-    return f"{part.mean:+.4f}{spread}{unit}, {part.pairs} {of}"
+    return f"{part.mean:+.4f}{spread}{unit}, {count}"
 
 
 def as_markdown(judged: list[Judged]) -> str:
-    """A table for a document: a bold row a claim, below it a row a part."""
+    """Format as a Markdown table: one bold row per claim, below it one row per part."""
     lines = ["| claim, and what it is judged by | verdict | measured |", "|---|---|---|"]
-    for its in judged:
-        give = "" if its.parts else f"`{its.claim.give}`"
-        lines.append(f"| **{its.claim.number}. {its.claim.text}** | **{its.verdict}** | {give} |")
-        lines += [f"| {part.name} | {part.verdict} | {numbers(part)} |" for part in its.parts]
+    for one in judged:
+        give = "" if one.parts else f"`{one.claim.give}`"
+        lines.append(f"| **{one.claim.number}. {one.claim.text}** | **{one.verdict}** | {give} |")
+        lines += [f"| {part.name} | {part.verdict} | {numbers(part)} |" for part in one.parts]
     return "\n".join(lines) + "\n"
 
 
 def as_csv(judged: list[Judged]) -> str:
-    """One row a part, and one for a claim without any."""
+    """Format as CSV: one row per part, and one for a claim without parts."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(COLUMNS)
-    for its in judged:
-        whole = its.claim.number, its.verdict.value
-        for part in its.parts:
+    for one in judged:
+        whole = one.claim.number, one.verdict.value
+        for part in one.parts:
             ids = " ".join(part.run_ids)
             values = ["" if math.isnan(number) else f"{number:.6g}" for number in (part.mean, part.spread)]
             writer.writerow(
-                [*whole, part.name, part.verdict.value, *values, part.pairs, part.unit, ids, its.claim.give]
+                [*whole, part.name, part.verdict.value, *values, part.pairs, part.unit, ids, one.claim.give]
             )
-        if not its.parts:
-            writer.writerow([*whole, "", "", "", "", 0, "", "", its.claim.give])
+        if not one.parts:
+            writer.writerow([*whole, "", "", "", "", 0, "", "", one.claim.give])
     return out.getvalue()
 
 
 def as_json(judged: list[Judged]) -> str:
-    """Everything, with the rules; a number that is not finite is null."""
+    """Format everything with the rules as JSON; a number that is not finite becomes null."""
     claims = [
         {
-            "number": its.claim.number,
-            "text": its.claim.text,
-            "verdict": its.verdict,
-            "give": its.claim.give,
-            "parts": [_finite(asdict(part)) for part in its.parts],
+            "number": one.claim.number,
+            "text": one.claim.text,
+            "verdict": one.verdict,
+            "give": one.claim.give,
+            "parts": [_finite(asdict(part)) for part in one.parts],
         }
-        for its in judged
+        for one in judged
     ]
     rules = {"rule": verdict.RULE, "rule_of_claim_6": speed.RULE}
     return json.dumps(rules | {"claims": claims}, indent=2, ensure_ascii=False) + "\n"
@@ -162,5 +163,5 @@ def _finite(part: dict[str, object]) -> dict[str, object]:
 def _counts(parts: list[Part]) -> str:
     if not parts:
         return ""
-    counts = {each: sum(part.verdict == each for part in parts) for each in Verdict}
-    return " (" + ", ".join(f"{count} {each}" for each, count in counts.items() if count) + ")"
+    counts = Counter(part.verdict for part in parts)
+    return " (" + ", ".join(f"{counts[kind]} {kind}" for kind in Verdict if counts[kind]) + ")"

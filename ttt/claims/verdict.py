@@ -1,4 +1,4 @@
-"""What follows from paired differences: whether a claim held, did not hold, or is not decided at this scale."""
+"""Verdicts from paired differences: a claim held, did not hold, or is not decided at this scale."""
 
 import math
 import statistics
@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 RULE = (
-    "Pairs are runs that share data, size, context and seed. A part held where it has two pairs or more, every paired "
-    "difference has the claimed sign, and their mean is further from zero than twice its standard error; it did not "
-    "hold where this is so with the other sign. Anything else is not decided at this scale. A claim held where all of "
-    "its parts held, did not hold where one of them did not, and is not decided otherwise. Where a run or an inner "
-    "loop of a pair diverged, the part says so and is not decided."
+    "A pair is two runs with the same data, size, context and seed. A part held if it has at least two pairs, every "
+    "paired difference has the claimed sign, and their mean is further from zero than twice its standard error; it did "
+    "not hold if the same is true with the opposite sign. Otherwise it is not decided at this scale. A claim held if "
+    "all of its parts held, did not hold if one of them did not, and is otherwise not decided. If a run or an inner "
+    "loop of a pair diverged, the part is marked so and is not decided."
 )
-"""How verdicts come about."""
+"""The rule for verdicts."""
 
 
 class Verdict(StrEnum):
-    """What the runs say of a claim."""
+    """The outcome of a claim or a part of it."""
 
     HELD = "held"
     FAILED = "did not hold"
@@ -30,13 +30,14 @@ class Part:
     """One comparison of a claim.
 
     Attributes:
-        name: what is compared, and at which data, size and context.
-        verdict: of this part alone.
-        mean: of the paired differences, in ``unit``; a negative one is as claimed unless ``name`` says otherwise.
+        name: the comparison, with its data, size and context.
+        verdict: of this part.
+        mean: of the paired differences, in ``unit``; negative as claimed unless ``name`` states otherwise.
         spread: their standard deviation; NaN for a single pair.
-        pairs: how many there are.
+        pairs: the number of pairs, or of whatever ``counted`` names.
         unit: nats/token, 1, ...
-        run_ids: the runs, or the benchmarks, behind it.
+        run_ids: the runs or benchmarks that were compared.
+        counted: singular noun for ``pairs``.
     """
 
     name: str
@@ -46,41 +47,42 @@ class Part:
     pairs: int
     unit: str
     run_ids: tuple[str, ...]
+    counted: str = "pair"
 
 
 def paired(
     name: str, differences: Sequence[float], run_ids: Iterable[str], unit: str = "nats/token", sign: int = -1
 ) -> Part:
-    """The part that says: all ``differences`` have this ``sign``. There must be one or more."""
-    return _part(name, differences, run_ids, unit, judge([-sign * each for each in differences]))
+    """Judge the claim that all ``differences`` have this ``sign``. There must be at least one."""
+    return _part(name, differences, run_ids, unit, judge([-sign * difference for difference in differences]))
 
 
 def equal(name: str, differences: Sequence[float], run_ids: Iterable[str], tolerance: float) -> Part:
-    """The part that says: ``differences`` (nats/token) vanish, by a ``tolerance``.
+    """Judge the claim that ``differences`` (nats/token) are zero within ``tolerance``.
 
-    It held where none is larger, and did not hold where ``judge`` finds them beyond it on one side.
+    It held if none is larger, and did not hold if ``judge`` finds them beyond the tolerance on one side.
     """
-    if all(abs(each) <= tolerance for each in differences):
+    if all(abs(difference) <= tolerance for difference in differences):
         verdict = Verdict.HELD
     else:
-        sides = [judge([side * each + tolerance for each in differences]) for side in (-1, 1)]
+        sides = [judge([side * difference + tolerance for difference in differences]) for side in (-1, 1)]
         verdict = Verdict.FAILED if Verdict.HELD in sides else Verdict.UNDECIDED
     return _part(name, differences, run_ids, "nats/token", verdict)
 
 
 def judge(differences: Sequence[float]) -> Verdict:
-    """``RULE`` for a claim that differences are negative; with one that is not finite, nothing is decided."""
+    """Apply ``RULE`` to the claim that differences are negative; undecided if one is not finite."""
     if len(differences) < 2 or not all(map(math.isfinite, differences)):
         return Verdict.UNDECIDED
     mean = statistics.fmean(differences)
     beyond = abs(mean) > 2 * statistics.stdev(differences) / math.sqrt(len(differences))
-    if beyond and all(each < 0 for each in differences):
+    if beyond and max(differences) < 0:
         return Verdict.HELD
-    return Verdict.FAILED if beyond and all(each > 0 for each in differences) else Verdict.UNDECIDED
+    return Verdict.FAILED if beyond and min(differences) > 0 else Verdict.UNDECIDED
 
 
 def together(verdicts: Sequence[Verdict]) -> Verdict:
-    """The verdict of a claim with parts of these."""
+    """Return the verdict of a claim from the verdicts of its parts."""
     if not verdicts:
         return Verdict.NO_RUNS
     if Verdict.FAILED in verdicts:

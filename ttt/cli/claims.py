@@ -1,40 +1,58 @@
-"""``ttt-claims``: whether the paper's claims hold in the runs at hand."""
+"""``ttt-claims``: judge the paper's claims from runs."""
 
-import argparse
+import sys
 from pathlib import Path
 
+from ttt.cli.arguments import Arguments, parse
 from ttt.cli.errors import exit_with_one_line
-from ttt.config.errors import bad_value
+from ttt.config.errors import UserError, bad_value
 
 KINDS = (".csv", ".json", ".md")
+
+HELP = """\
+ttt-claims judges the paper's claims from runs: held, did not hold, or not decided.
+
+usage: ttt-claims [runs=FOLDER] [out=FILE] [--strict]
+
+  runs=runs     folder of runs, at any depth
+  out=FILE      also write a table: FILE.csv, FILE.json or FILE.md
+  --strict      stop at the first unreadable file; otherwise name it and leave it out
+"""
 
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point of ``ttt-claims``; ``argv`` is the process's own by default."""
-    arguments = parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    if {"-h", "--help"} & set(words):
+        print(HELP)
+        return
     with exit_with_one_line():
-        if arguments.out and arguments.out.suffix not in KINDS:
-            raise bad_value("--out", arguments.out, f"must end in one of {', '.join(KINDS)}")
-        _judge(arguments.results, arguments.out)
+        arguments = arguments_of(words)
+        out = Path(arguments.values["out"]) if "out" in arguments.values else None
+        if out and out.suffix not in KINDS:
+            raise bad_value("out", out, f"must end in one of {', '.join(KINDS)}")
+        _judge(Path(arguments.values.get("runs", "runs")), out, "--strict" in arguments.flags)
 
 
-def parser() -> argparse.ArgumentParser:
-    """What ``ttt-claims`` takes."""
-    takes = argparse.ArgumentParser(
-        prog="ttt-claims", description="Judge the paper's claims from runs: held, did not hold, or not decided."
-    )
-    takes.add_argument("--results", type=Path, default=Path("runs"), metavar="DIR", help="where runs are (%(default)s)")
-    takes.add_argument("--out", type=Path, metavar="FILE", help="also write a table: FILE.csv, FILE.json or FILE.md")
-    return takes
+def arguments_of(words: list[str]) -> Arguments:
+    """Parse the command line.
+
+    Raises:
+        UserError: an unknown key or flag, a former spelling, or a word that is neither.
+    """
+    arguments = parse(words, {"runs": "FOLDER", "out": "FILE"}, ("--strict",))
+    if arguments.names:
+        raise UserError(f"{arguments.names[0]}: not of the form key=value; ttt-claims judges all claims")
+    return arguments
 
 
-def _judge(folder: Path, out: Path | None) -> None:
-    # Seconds of imports, which help and usage errors need not wait for.
+def _judge(folder: Path, out: Path | None, strict: bool) -> None:
+    # Imported here: the imports take seconds, and help and usage errors do not need them.
     from ttt.claims.table import as_csv, as_json, as_markdown, as_text, judge_all
+    from ttt.cli.results import read_results
     from ttt.results.atomic import write_text
-    from ttt.results.store import load_results
 
-    judged = judge_all(load_results(folder))
+    judged = judge_all(read_results(folder, strict))
     print(as_text(judged))
     if out:
         writers = dict(zip(KINDS, (as_csv, as_json, as_markdown), strict=True))

@@ -1,51 +1,64 @@
-"""``ttt-plot``: draw the paper's figures from the folders of runs."""
+"""``ttt-plot``: draw the paper's figures from folders of runs."""
 
-import argparse
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ttt.cli.arguments import Arguments, parse
 from ttt.cli.errors import exit_with_one_line
 from ttt.config.errors import UserError, bad_value
 from ttt.plots.registry import Figure, figures
 
 if TYPE_CHECKING:
-    from ttt.results.store import Results
-
+    from ttt.analysis.store import Results
 
 REPORT = "report"
-"""Stands for one HTML page with everything, in the place of a figure's name."""
+"""Name of the HTML page with everything, used like the name of a figure."""
 
+HELP = """\
+ttt-plot draws figures from runs as PNG, PDF and CSV. Without arguments it lists the figures.
+
+usage: ttt-plot FIGURE ... [runs=FOLDER] [out=FOLDER] [--strict]
+       ttt-plot --all [runs=FOLDER] [out=FOLDER] [--strict]
+       ttt-plot report [runs=FOLDER] [out=FILE.html] [--strict]
+
+  --all         draw every figure that the runs allow, and name the others
+  runs=runs     folder of runs, at any depth
+  out=figures   folder for the files; for report a file (figures/report.html)
+  --strict      stop at the first unreadable file; otherwise name it and leave it out
+"""
 
 LISTING_END = """\
-Draw one with `ttt-plot FIGURE`, all that your runs allow with `ttt-plot --all`.
-`ttt-plot report --out FILE.html` writes a page with all figures, the claims and the runs."""
+Draw one with `ttt-plot FIGURE`, or every figure that your runs allow with `ttt-plot --all`.
+`ttt-plot report out=FILE.html` writes a page with all figures, the claims and the runs."""
 
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point of ``ttt-plot``; ``argv`` is the process's own by default."""
-    arguments = parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    if {"-h", "--help"} & set(words):
+        print(HELP)
+        return
     with exit_with_one_line():
-        if arguments.figures == [REPORT]:
-            _report(arguments.results, arguments.out or Path("figures/report.html"))
-        elif arguments.all or arguments.figures:
-            _draw(_chosen(arguments), arguments.results, arguments.out or Path("figures"), partly=arguments.all)
+        arguments = arguments_of(words)
+        everything = "--all" in arguments.flags
+        runs, strict = Path(arguments.values.get("runs", "runs")), "--strict" in arguments.flags
+        if arguments.names == [REPORT]:
+            _report(runs, Path(arguments.values.get("out", "figures/report.html")), strict)
+        elif everything or arguments.names:
+            chosen = _chosen([] if everything else arguments.names)
+            _draw(chosen, runs, Path(arguments.values.get("out", "figures")), partly=everything, strict=strict)
         else:
             print(_listing())
 
 
-def parser() -> argparse.ArgumentParser:
-    """What ``ttt-plot`` takes."""
-    takes = argparse.ArgumentParser(
-        prog="ttt-plot", description="Draw figures from runs as PNG, PDF and CSV. Without arguments: list the figures."
-    )
-    takes.add_argument(
-        "figures", nargs="*", metavar="FIGURE", help="figures to draw, by the names of the list, or report alone"
-    )
-    takes.add_argument("--all", action="store_true", help="draw every figure that the runs allow, name the others")
-    takes.add_argument("--results", type=Path, default=Path("runs"), metavar="DIR", help="where runs are (%(default)s)")
-    takes.add_argument("--out", type=Path, metavar="DIR", help="where to write (figures); for report FILE.html")
-    return takes
+def arguments_of(words: list[str]) -> Arguments:
+    """Parse the command line.
+
+    Raises:
+        UserError: an unknown key or flag, or a former spelling.
+    """
+    return parse(words, {"runs": "FOLDER", "out": "FOLDER"}, ("--all", "--strict"))
 
 
 def _listing() -> str:
@@ -56,25 +69,26 @@ def _listing() -> str:
     return "\n".join([*entries, LISTING_END])
 
 
-def _chosen(arguments: argparse.Namespace) -> list[Figure]:
+def _chosen(names: list[str]) -> list[Figure]:
+    """Return the named figures, or all without names."""
     known = figures()
-    for name in arguments.figures:
+    for name in names:
         if name not in known:
             raise UserError(f"{name}: no such figure; choose from {', '.join(known)}")
-    return [known[name] for name in (known if arguments.all else arguments.figures)]
+    return [known[name] for name in names or known]
 
 
-def _draw(chosen: list[Figure], folder: Path, out: Path, partly: bool) -> None:
-    """Write the chosen figures; ``partly``: those that the runs below ``folder`` allow, if there are any."""
-    results = _load(folder, chosen)
-    # Seconds of imports, which listing and usage errors need not wait for.
+def _draw(chosen: list[Figure], folder: Path, out: Path, partly: bool, strict: bool) -> None:
+    """Write the chosen figures; with ``partly``, only those for which ``folder`` has runs, at least one."""
+    results = _load(folder, chosen, strict)
+    # Imported here: the imports take seconds, and the list and usage errors do not need them.
     from ttt.plots.files import save
 
     tables = {figure: figure.table(results) for figure in chosen}
     lacking = [figure for figure in chosen if tables[figure].empty]
     if lacking and (not partly or lacking == chosen):
-        found = f"none of its {len(results.runs)} runs will do" if len(results.runs) else "no runs in it"
-        raise UserError(f"--results {folder}: {found}; {_how_to_get(lacking)}")
+        found = f"none of its {len(results.runs)} runs is suitable" if len(results.runs) else "no runs in it"
+        raise UserError(f"runs={folder}: {found}; {_how_to_get(lacking)}")
     for figure in chosen:
         if figure not in lacking:
             print("\n".join(str(path) for path in save(figure, tables[figure], out)))
@@ -82,13 +96,13 @@ def _draw(chosen: list[Figure], folder: Path, out: Path, partly: bool) -> None:
         print(f"not drawn: {_how_to_get([figure])}")
 
 
-def _report(folder: Path, out: Path) -> None:
+def _report(folder: Path, out: Path, strict: bool) -> None:
     if out.suffix != ".html":
-        raise bad_value("--out", out, "must end in .html for the report")
+        raise bad_value("out", out, "must end in .html for the report")
     chosen = list(figures().values())
-    results = _load(folder, chosen)
+    results = _load(folder, chosen, strict)
     if results.runs.empty and results.benchmarks.empty:
-        raise UserError(f"--results {folder}: no runs in it; {_how_to_get(chosen[:1])}")
+        raise UserError(f"runs={folder}: no runs in it; {_how_to_get(chosen[:1])}")
     from ttt.plots.report import report
     from ttt.results.atomic import write_text
 
@@ -96,15 +110,12 @@ def _report(folder: Path, out: Path) -> None:
     print(out)
 
 
-def _load(folder: Path, chosen: list[Figure]) -> "Results":
+def _load(folder: Path, chosen: list[Figure], strict: bool) -> "Results":
     if not folder.is_dir():
-        raise UserError(f"--results {folder}: no such folder; {_how_to_get(chosen)}")
-    from ttt.results.store import load_results
+        raise UserError(f"runs={folder}: no such folder; {_how_to_get(chosen)}")
+    from ttt.cli.results import read_results
 
-    results = load_results(folder)
-    for left_out, counted in results.left_out.items():
-        print(f"left out: {left_out} is the same run as {counted}, which has at least as many steps", file=sys.stderr)
-    return results
+    return read_results(folder, strict)
 
 
 def _how_to_get(lacking: list[Figure]) -> str:

@@ -3,6 +3,7 @@
 import sys
 
 from ttt.cli.command import Command
+from ttt.cli.label import label_of
 from ttt.cli.parent import like_its_parent
 from ttt.config.schema import TrainConfig
 from ttt.train.start import train
@@ -22,10 +23,15 @@ usage: ttt-train [GROUP=OPTION ...] [KEY=VALUE ...]
   ttt-train model=mamba --help                 keys and values of another model
 """
 
+
+def _train(config: TrainConfig, overrides: list[str]) -> None:
+    train(config, overrides, label=label_of(config).to_plain())
+
+
 COMMAND = Command(
     "train",
     TrainConfig,
-    train,
+    _train,
     HELP,
     more_groups=("+ablation",),
     aliases={"from": "parent.run"},

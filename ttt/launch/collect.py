@@ -24,7 +24,7 @@ def copy_results(statuses: list[RunStatus], out: Path) -> None:
 
     Args:
         statuses: status of the sweep's runs.
-        out: the folder to write, for ``ttt-plot --results``.
+        out: the folder to write, for ``ttt-plot runs=``.
 
     Raises:
         UserError: no run has a record, or ``out`` cannot be written.

@@ -1,1 +1,1 @@
-"""The files that a run writes: its record, metrics, checkpoints and lock; and all runs of a folder as tables."""
+"""The files of a run and of a benchmark: record, metrics, checkpoints, provenance."""

@@ -104,7 +104,7 @@ def collect(request: Request) -> None:
     """Copy records and metrics of the sweep's runs into a folder, with a table of all runs."""
     out = Path(request.required("out"))
     # Importing pandas takes a second, and the other commands do not need it.
-    from ttt.results.store import load_results
+    from ttt.analysis.store import load_results
 
     statuses, table = sweep_status(SweepFolder(request.folder)), out / "runs.csv"
     copy_results(statuses, out)
@@ -113,7 +113,7 @@ def collect(request: Request) -> None:
         if status.state != "finished":
             print(f"not finished: {status.run.run_id} ({status.state})", file=sys.stderr)
     finished = sum(status.state == "finished" for status in statuses)
-    print(f"{table}: {finished} of {len(statuses)} runs are finished; draw them with ttt-plot --all --results {out}")
+    print(f"{table}: {finished} of {len(statuses)} runs are finished; draw them with ttt-plot --all runs={out}")
     deleted = [status.run.folder for status in statuses if status.state == "deleted"]
     if deleted:
         raise UserError(f"{', '.join(deleted)}: deleted after training had finished; ttt-sweep retry trains it again")

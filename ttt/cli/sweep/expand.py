@@ -11,6 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ttt.cli.compose import as_object, quote_option, register_schemas, spelled_out
 from ttt.cli.errors import describe
+from ttt.cli.label import label_of
 from ttt.cli.parent import inherited
 from ttt.cli.sweep.files import cluster_file, read_yaml, sweep_file
 from ttt.config.assets import assets
@@ -131,4 +132,5 @@ def _planned_run(run: SweepRun, config: TrainConfig, runs_folder: Path) -> Plann
         nodes=config.trainer.nodes,
         devices=config.trainer.devices,
         resources=run.resources,
+        label=label_of(config).to_plain(),
     )

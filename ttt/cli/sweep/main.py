@@ -20,7 +20,7 @@ usage: ttt-sweep plan    sweep=NAME [KEY=VALUE ...]                  list the ru
        ttt-sweep retry   sweep=NAME [RUN ...] [slurm.mem_gb=128]     resubmit runs that failed, died or timed out
        ttt-sweep cancel  sweep=NAME [RUN ...]                        cancel runs that wait or run
        ttt-sweep logs    sweep=NAME RUN                              print the output of a run's last job
-       ttt-sweep collect sweep=NAME out=FOLDER                       copy results, for ttt-plot --results FOLDER
+       ttt-sweep collect sweep=NAME out=FOLDER                       copy results, for ttt-plot runs=FOLDER
 
   ttt-sweep plan sweep=books_scaling
   ttt-sweep submit sweep=training slurm=local                processes on this machine, slurm.parallel=2 at a time

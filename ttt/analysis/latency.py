@@ -1,24 +1,29 @@
-"""Time per token of whole models, from the benchmarks of their latency."""
+"""Time per token of whole models, from latency benchmarks."""
 
-import pandas as pd
+from __future__ import annotations
 
-from ttt.results.store import Results
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from ttt.analysis.store import Results
 
 SAME = ["cpu", "gpu", "threads", "width", "heads", "dtype", "batch"]
-"""Columns in which benchmarks agree that may stand in one figure."""
+"""Columns in which benchmarks must agree to appear in one figure."""
 
 COLUMNS = [
     *("benchmark_id", "started", *SAME, "rounds", "model", "backbone", "form", "tokens", "measure"),
     *("seconds_per_token", "low", "high"),
 ]
-"""Of every measurement; seconds a token, ``low`` and ``high`` being quartiles."""
+"""Columns of the table of latencies; ``low`` and ``high`` are the quartiles of ``seconds_per_token``."""
 
 
-def latencies(results: Results, measure: str) -> pd.DataFrame:
-    """One row a model and context: what was measured last on the machine and at the sizes of the newest benchmark.
+def latencies(results: Results, measure: str) -> DataFrame:
+    """Return one row per model and context: the latest time on the machine and at the sizes of the newest benchmark.
 
-    A token is one of one sequence: ``batch`` sequences at once share the time of a pass. Of several forms of the inner
-    loop the fastest at each context counts. Each row has the backbone of its model.
+    The time of a pass is divided by the tokens of all ``batch`` sequences in it. If several kernels of the inner loop
+    were timed, the fastest at each context is used. Each row has the backbone of its model.
 
     Args:
         results: all benchmarks.
@@ -31,7 +36,7 @@ def latencies(results: Results, measure: str) -> pd.DataFrame:
     rows = rows.merge(newest, on=SAME)
     line = ["model", "backbone", "tokens"]
     rows = rows[rows["started"] == rows.groupby(line, dropna=False)["started"].transform("max")]
-    # Decoding reads one token of every sequence, the other measures all of the context.
+    # Decoding reads one token of every sequence; the other measures read the whole context.
     tokens = (rows["batch"] * (1 if measure == "decode" else rows["tokens"])).astype(float)
     rows = rows.assign(seconds_per_token=rows["value"] / tokens, low=rows["low"] / tokens, high=rows["high"] / tokens)
     rows = rows.sort_values([*line, "seconds_per_token"]).drop_duplicates(line)

@@ -1,15 +1,18 @@
+import json
 import shutil
 from pathlib import Path
 from runpy import run_path
 
 import pytest
 
+from ttt.analysis.store import RUN_COLUMNS, load_results
+from ttt.cli.label import label_of_plain
 from ttt.config.errors import UserError
 from ttt.results.metrics import SCHEMA
 from ttt.results.record import RunFolder
-from ttt.results.store import RUN_COLUMNS, load_results
 
-make_run = run_path(str(Path(__file__).parents[1] / "plots" / "synthetic.py"))["make_run"]
+synthetic = run_path(str(Path(__file__).parents[1] / "plots" / "synthetic.py"))
+make_run, make_probe = synthetic["make_run"], synthetic["make_probe"]
 
 
 def test_runs_are_found_at_any_depth_and_flattened(tmp_path: Path) -> None:
@@ -60,13 +63,13 @@ def test_a_missing_folder_is_the_users_error(tmp_path: Path) -> None:
         load_results(tmp_path / "runs")
 
 
-def test_variants_are_told_apart_by_what_differs_but_the_seed(tmp_path: Path) -> None:
+def test_changed_settings_are_told_apart_except_the_seed(tmp_path: Path) -> None:
     for b in (1, 16):
         for seed in (0, 1):
             make_run(tmp_path, seed=seed, steps=2, mini_batch_size=b)
     make_run(tmp_path, "ttt_mlp", steps=2)
     runs = load_results(tmp_path).runs
-    sizes = runs.groupby(["model", "variant"])["seed"].agg(list).to_dict()
+    sizes = runs.groupby(["model", "changed"])["seed"].agg(list).to_dict()
     assert sizes == {
         ("ttt_linear", "model.mini_batch_size=1"): [0, 1],
         ("ttt_linear", "model.mini_batch_size=16"): [0, 1],
@@ -83,3 +86,50 @@ def test_of_two_folders_of_the_same_run_the_longer_counts(tmp_path: Path) -> Non
     assert results.runs["run_dir"].tolist() == [str(run.path)]
     assert results.left_out == {short.path: run.path}
     assert len(results.select("train", "loss")) == 3
+
+
+@pytest.mark.parametrize("file", ["record.json", "metrics.parquet", "inner_loss.parquet"])
+def test_a_broken_file_of_a_run_is_an_error_or_named_and_left_out(file: str, tmp_path: Path) -> None:
+    sound, broken = make_run(tmp_path, steps=2, ctx=8), make_run(tmp_path, seed=1, steps=2, ctx=8)
+    for run in (sound, broken):
+        make_probe(run, T=8)
+    (broken.path / file).write_text("{")
+    with pytest.raises(UserError, match=file):
+        load_results(tmp_path)
+    results = load_results(tmp_path, strict=False)
+    assert len(results.unreadable) == 1
+    assert str(broken.path / file) in results.unreadable[0]
+    tables = {"record.json": results.runs, "metrics.parquet": results.metrics, "inner_loss.parquet": results.inner_loss}
+    assert set(tables[file]["run_id"]) == {sound.path.name}
+    assert len(results.runs) == (1 if file == "record.json" else 2)
+
+
+def test_a_record_without_a_configuration_is_named(tmp_path: Path) -> None:
+    sound, broken = make_run(tmp_path, steps=2), make_run(tmp_path, seed=1, steps=2)
+    record = json.loads(broken.record.read_text())
+    broken.record.write_text(json.dumps(record | {"config": {}}))
+    results = load_results(tmp_path, strict=False)
+    assert results.runs["run_id"].tolist() == [sound.path.name]
+    assert "restore or remove the run's folder" in results.unreadable[0]
+
+
+def test_a_broken_benchmark_is_named(tmp_path: Path) -> None:
+    make_run(tmp_path, steps=2)
+    folder = tmp_path / "bench-x"
+    folder.mkdir()
+    (folder / "benchmark.json").write_text("[]")
+    with pytest.raises(UserError, match="bench-x"):
+        load_results(tmp_path)
+    results = load_results(tmp_path, strict=False)
+    assert (len(results.runs), len(results.benchmarks), len(results.unreadable)) == (1, 0, 1)
+
+
+def test_a_record_of_version_1_has_its_label_and_outcome_when_read(tmp_path: Path) -> None:
+    run = make_run(tmp_path, steps=2, status="diverged", mini_batch_size=4)
+    record = json.loads(run.record.read_text())
+    del record["label"]
+    record |= {"schema_version": 1, "status": "failed", "warnings": ["train, layer 1: loss grows"], "of a newer": 1}
+    run.record.write_text(json.dumps(record))
+    results = load_results(tmp_path, label_of_plain)
+    assert results.runs["status"].tolist() == ["diverged"]
+    assert results.labels[run.path.name].departures == {"model.mini_batch_size": 4}

@@ -1,4 +1,4 @@
-"""Which runs may be averaged as seeds of one another: those whose settings agree in all that shapes what is learned."""
+"""Which runs may be averaged over seeds: runs that agree in every setting that affects what is learned."""
 
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
@@ -6,31 +6,25 @@ from collections.abc import Hashable, Sequence
 from ttt.config.schema import Resolved
 from ttt.results.record import Record, identity_of
 
-SETTING = ["data", "size", "ctx"]
-"""Columns of ``Results.runs`` that runs share when a figure compares them."""
-
-METHOD = ["model", "backbone"]
-"""Columns that name what is compared."""
-
 
 def settings_of(record: Record) -> dict[str, str]:
-    """All that shapes what a run learns, but for the seed: dotted key -> value as text."""
+    """Return every setting that affects what a run learns, except the seed: dotted key -> value as text."""
     settings = _flatten(identity_of(record))
     del settings["seed"]
-    # Children of runs that are seeds of one another are so too: what counts of a parent is its ``parent.settings``.
+    # Finetuned runs whose parents differ only in seed count as seeds too: ``parent.settings`` describes the parent.
     settings.pop("parent.run_id", None)
-    # A data set's content may follow installed versions: its digest tells whether two runs learned from the same text.
+    # The content of a data set can depend on installed versions; equal digests mean equal text.
     return settings | {"data.digest": record["data"]["digest"][:12], "steps_planned": str(record["steps_planned"])}
 
 
-def variants(groups: Sequence[Hashable], settings: Sequence[dict[str, str]]) -> list[str]:
-    """For each run, the settings in which the runs of its group differ, as ``key=value, key=value``.
+def changed_settings(groups: Sequence[Hashable], settings: Sequence[dict[str, str]]) -> list[str]:
+    """Return for each run the settings in which the runs of its group differ, as ``key=value, key=value``.
 
-    Empty where all runs of the group agree. Runs of one group and one variant are seeds of one another.
+    The text is empty where all runs of a group agree. Runs of one group and one text differ only in seed.
 
     Args:
-        groups: for each run, the group it belongs to.
-        settings: for each run, its ``settings_of``.
+        groups: the group of each run.
+        settings: ``settings_of`` each run.
     """
     members = defaultdict(list)
     for group, setting in zip(groups, settings, strict=True):

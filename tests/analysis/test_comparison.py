@@ -4,12 +4,13 @@ from runpy import run_path
 import pytest
 from hydra import compose
 
+from ttt.analysis.comparison import RunRole, methods
+from ttt.analysis.store import load_results
+from ttt.analysis.table_1 import TABLE_1, table_1_runs
 from ttt.cli.compose import as_object
+from ttt.cli.label import label_of
 from ttt.config.plain import to_plain
 from ttt.config.schema import TrainConfig
-from ttt.results.ablation import TABLE_1, ladder
-from ttt.results.comparison import Role, departures, methods
-from ttt.results.store import load_results
 
 make_run = run_path(str(Path(__file__).parents[1] / "plots" / "synthetic.py"))["make_run"]
 
@@ -22,13 +23,13 @@ def roles(folder: Path) -> dict[str, str]:
 def test_other_settings_of_a_layer_are_no_standard_method(tmp_path: Path) -> None:
     run = make_run(tmp_path, steps=1, perplexity=40, evaluated=False)
     make_run(tmp_path, steps=1, perplexity=30, evaluated=False, momentum=0.5)
-    assert roles(tmp_path) == {run.path.name: Role.DRAWN}
+    assert roles(tmp_path) == {run.path.name: RunRole.DRAWN}
 
 
 def test_a_rope_base_is_tried_and_not_another_method(tmp_path: Path) -> None:
     usual = make_run(tmp_path, "transformer", "transformer", steps=1, perplexity=40, evaluated=False)
     better = make_run(tmp_path, "transformer", "transformer", steps=1, perplexity=39, evaluated=False, rope_base=5e5)
-    assert roles(tmp_path) == {usual.path.name: Role.OTHER_SETTING, better.path.name: Role.DRAWN}
+    assert roles(tmp_path) == {usual.path.name: RunRole.OTHER_SETTING, better.path.name: RunRole.DRAWN}
 
 
 def test_settings_are_compared_on_the_seeds_that_all_have(tmp_path: Path) -> None:
@@ -37,15 +38,15 @@ def test_settings_are_compared_on_the_seeds_that_all_have(tmp_path: Path) -> Non
         make_run(tmp_path, seed=seed, steps=1, perplexity=perplexity, evaluated=False)
     for seed, perplexity in ((0, 45), (2, 41)):
         make_run(tmp_path, seed=seed, steps=1, perplexity=perplexity, evaluated=False, learning_rate=1e-2)
-    assert list(roles(tmp_path).values()).count(Role.DRAWN) == 2
-    assert {role for name, role in roles(tmp_path).items() if "lr0.01" in name} == {Role.OTHER_SETTING}
+    assert list(roles(tmp_path).values()).count(RunRole.DRAWN) == 2
+    assert {role for name, role in roles(tmp_path).items() if "lr0.01" in name} == {RunRole.OTHER_SETTING}
 
 
 def test_a_search_on_one_seed_does_not_displace_what_was_run_with_several(tmp_path: Path) -> None:
     for seed in (0, 1):
         make_run(tmp_path, seed=seed, steps=1, perplexity=40, evaluated=False)
     searched = make_run(tmp_path, steps=1, perplexity=39, evaluated=False, learning_rate=1e-2)
-    assert roles(tmp_path)[searched.path.name] == Role.OTHER_SETTING
+    assert roles(tmp_path)[searched.path.name] == RunRole.OTHER_SETTING
 
 
 def test_a_setting_of_which_a_seed_diverged_comes_last(tmp_path: Path) -> None:
@@ -53,9 +54,9 @@ def test_a_setting_of_which_a_seed_diverged_comes_last(tmp_path: Path) -> None:
     fast = make_run(tmp_path, steps=1, perplexity=40, evaluated=False, learning_rate=1e-2)
     lost = make_run(tmp_path, seed=1, steps=1, status="diverged", evaluated=False, learning_rate=1e-2)
     assert roles(tmp_path) == {
-        safe.path.name: Role.DRAWN,
-        fast.path.name: Role.OTHER_SETTING,
-        lost.path.name: Role.DIVERGED,
+        safe.path.name: RunRole.DRAWN,
+        fast.path.name: RunRole.OTHER_SETTING,
+        lost.path.name: RunRole.DIVERGED,
     }
 
 
@@ -63,13 +64,13 @@ def test_runs_planned_for_another_number_of_tokens_do_not_compare(tmp_path: Path
     for model in ("ttt_linear", "ttt_mlp"):
         make_run(tmp_path, model, steps=2, perplexity=40, evaluated=False)
     longer = make_run(tmp_path, steps=5, perplexity=30, evaluated=False, learning_rate=1e-2)
-    assert roles(tmp_path)[longer.path.name] == Role.OTHER_LENGTH
+    assert roles(tmp_path)[longer.path.name] == RunRole.OTHER_LENGTH
 
 
 def test_a_child_without_its_parents_run_has_no_place_on_the_axis(tmp_path: Path) -> None:
     parent = make_run(tmp_path / "elsewhere", "transformer", "transformer", steps=1, perplexity=40)
     child = make_run(tmp_path / "runs", "transformer", "transformer", steps=1, perplexity=39, parent=parent)
-    assert roles(tmp_path / "runs") == {child.path.name: Role.NO_PARENT}
+    assert roles(tmp_path / "runs") == {child.path.name: RunRole.NO_PARENT}
 
 
 @pytest.mark.usefixtures("configure")
@@ -78,19 +79,16 @@ def test_the_rows_of_table_1_are_those_of_the_configurations(row: int, tmp_path:
     config = to_plain(as_object(compose("train", [f"+ablation=row{row}", "size=s2"]), TrainConfig))
     model, backbone = config["model"].pop("name"), config["backbone"]["name"]
     make_run(tmp_path, model, backbone, steps=1, perplexity=40, evaluated=False, **config["model"])
-    assert ladder(load_results(tmp_path))["row"].tolist() == [row]
+    assert table_1_runs(load_results(tmp_path))["row"].tolist() == [row]
 
 
 @pytest.mark.usefixtures("configure")
 @pytest.mark.parametrize("size", ["s1", "s3", "125m", "1.3b"])
 @pytest.mark.parametrize("model", ["ttt_linear", "ttt_mlp", "transformer", "mamba", "linear_attention"])
 def test_what_a_configuration_gives_is_standard_and_what_changes_it_is_not(model: str, size: str) -> None:
-    def departing(*overrides: str) -> dict[str, set[str]]:
+    def departures(*overrides: str) -> dict[str, object]:
         options = [f"model={model}", f"size={size}", "ctx=32k", *overrides]
-        config = to_plain(as_object(compose("train", options), TrainConfig))
-        settings = {f"{group}.{key}": str(config[group][key]) for group in ("model", "size") for key in config[group]}
-        names = {"model": model, "size": size}
-        return {group: departures(settings, group, name) for group, name in names.items()}
+        return label_of(as_object(compose("train", options), TrainConfig)).departures
 
-    assert departing() == {"model": set(), "size": set()}
-    assert departing("size.mlp_hidden=99")["size"] == {"size.mlp_hidden"}
+    assert departures() == {}
+    assert departures("size.mlp_hidden=99") == {"size.mlp_hidden": 99}

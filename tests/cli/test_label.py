@@ -1,0 +1,52 @@
+"""The label of a run: what departs from ``conf/``, and its row of Table 1."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+
+import pytest
+
+from ttt.analysis.table_1 import TABLE_1
+from ttt.cli.label import label_of, label_of_plain
+from ttt.cli.sweep.expand import expand, load_sweep
+from ttt.config.label import Label, TableForm
+from ttt.config.schema import TrainConfig
+
+Configure = Callable[..., TrainConfig]
+
+
+@pytest.mark.parametrize("row", TABLE_1)
+def test_a_row_of_table_1_is_recognised_at_any_context(row: int, configure: Configure) -> None:
+    label = label_of(configure(f"+ablation=row{row}", "ctx.length=192"))
+    assert (label.row, label.form) == (row, TableForm.PAPER)
+
+
+def test_one_setting_more_is_no_row_but_a_rope_base_may_differ(configure: Configure) -> None:
+    assert label_of(configure("+ablation=row6", "model.momentum=0.5")).row is None
+    assert label_of(configure("+ablation=row6", "model.rope_base=500")).row == 6
+    assert label_of(configure("model=ttt_mlp")).row is None
+
+
+def test_a_sweep_stores_its_labels_and_the_released_form_is_a_form_of_the_rows(tmp_path) -> None:
+    plan = expand(load_sweep("ablation_released", "laptop"), tmp_path)
+    labels = [Label.from_plain(run.label) for run in plan.runs if run.label]
+    assert [(label.row, label.form) for label in labels[::3]] == [(row, TableForm.RELEASED) for row in (5, 6, 7, 8)]
+
+
+def test_departures_have_their_types_and_survive_a_record(configure: Configure) -> None:
+    config = configure("model.hidden=[4,4]", "model.inner_model=mlp", "model.norm=false", "model.learnable_norm=false")
+    label = label_of(config)
+    assert label.departures_of("model") == {
+        "model.hidden",
+        "model.inner_model",
+        "model.learnable_norm",
+        "model.norm",
+    }
+    assert label.departures["model.hidden"] == [4, 4]
+    assert label.departures["size.width"] == 16
+    assert Label.from_plain(label.to_plain() | {"of a newer version": 1}) == label
+
+
+def test_what_conf_does_not_have_departs_from_nothing(configure: Configure) -> None:
+    plain = asdict(configure())
+    plain["model"], plain["size"] = {"name": "<gla>", "gate": 1}, {"name": "mine", "width": 3}
+    assert label_of_plain(plain) == Label("<gla>", "mamba", "mine", 64)

@@ -1,0 +1,46 @@
+"""The columns that identify a method, and the names of methods in figures and claims."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+COMPARED_AT = ["data", "size", "ctx"]
+"""Columns of ``Results.runs`` that are equal for runs that a figure compares."""
+
+METHOD = ["model", "backbone", "start"]
+"""Columns of ``Results.runs`` that identify a method."""
+
+FINETUNED = "finetuned"
+"""``start`` of a run that starts from another run's weights; otherwise ``start`` is empty."""
+
+LAYERS = {
+    "ttt_linear": "TTT-Linear",
+    "ttt_mlp": "TTT-MLP",
+    "linear_attention": "Linear attention",
+    "transformer": "Transformer",
+    "mamba": "Mamba",
+}
+OWN_BACKBONES = {"transformer": "transformer", "mamba": "own"}
+"""Layer -> the backbone that its name does not mention."""
+
+LETTERS = {"mamba": " (M)", "transformer": " (T)"}
+"""Backbone -> the paper's letter for it."""
+
+
+def method_label(model: str, backbone: str) -> str:
+    """Return the paper's name of a method: ``TTT-Linear (M)``."""
+    letter = "" if OWN_BACKBONES.get(model) == backbone else LETTERS.get(backbone, "")
+    return f"{LAYERS.get(model, model)}{letter}"
+
+
+def describe_place(rows: DataFrame) -> str:
+    """Describe the data, sizes and contexts of rows: ``pycode s1 at 512, 2048; s2 at 512``."""
+    cases = rows[COMPARED_AT].drop_duplicates().sort_values(COMPARED_AT)
+    texts = []
+    for data, of_data in cases.groupby("data"):
+        sizes = of_data.groupby("size")["ctx"].agg(lambda contexts: ", ".join(map(str, contexts)))
+        texts.append(f"{data} " + "; ".join(f"{size} at {contexts}" for size, contexts in sizes.items()))
+    return ", ".join(texts)

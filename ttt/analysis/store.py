@@ -1,0 +1,266 @@
+"""All runs and benchmarks below a folder, as tables. Figures and claims read nothing else."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from ttt.analysis.labels import COMPARED_AT, FINETUNED, METHOD
+from ttt.analysis.seeds import changed_settings, settings_of
+from ttt.config.errors import UserError
+from ttt.config.label import Label, names_only
+from ttt.config.schema import Resolved
+from ttt.results.benchmarks import BENCHMARK_FILE, Benchmark, read_benchmark
+from ttt.results.inner_loss import SCHEMA as INNER_LOSS_SCHEMA
+from ttt.results.inner_loss import TEXT_COLUMNS as INNER_LOSS_TEXT
+from ttt.results.inner_loss import read_inner_loss
+from ttt.results.metrics import SCHEMA, TEXT_COLUMNS, Split, read_metrics
+from ttt.results.record import RECORD_FILE, Record, RunFolder, read_record
+
+T = TypeVar("T")
+
+RUN_COLUMNS: dict[str, tuple[str, str]] = {
+    "run_id": ("run_id", "string"),
+    "name": ("name", "string"),
+    "status": ("status", "string"),
+    "error": ("error", "string"),
+    "sweep": ("sweep", "string"),
+    "parent": ("config.parent.run_id", "string"),
+    "model": ("config.model.name", "string"),
+    "backbone": ("config.backbone.name", "string"),
+    "size": ("config.size.name", "string"),
+    "ctx": ("config.ctx.length", "Int64"),
+    "data": ("data.name", "string"),
+    "seed": ("seed", "Int64"),
+    "mini_batch_size": ("config.model.mini_batch_size", "Int64"),
+    "learning_rate": ("config.recipe.learning_rate", "Float64"),
+    "kernel": ("config.kernel.name", "string"),
+    "parameters": ("parameters.total", "Int64"),
+    "embedding_parameters": ("parameters.embedding", "Int64"),
+    "training_flops": ("training_flops", "Float64"),
+    "tokens_per_step": ("tokens_per_step", "Int64"),
+    "steps": ("steps", "Int64"),
+    "steps_planned": ("steps_planned", "Int64"),
+    "tokens": ("tokens", "Int64"),
+    "validation_loss": ("results.validation.loss", "Float64"),
+    "validation_perplexity": ("results.validation.perplexity", "Float64"),
+    "validation_sequences": ("results.validation.sequences", "Int64"),
+    "device": ("device.name", "string"),
+    "precision": ("device.precision", "string"),
+    "seconds": ("timing.seconds", "Float64"),
+    "tokens_per_second": ("timing.tokens_per_second", "Float64"),
+    "commit": ("git.commit", "string"),
+    "data_digest": ("data.digest", "string"),
+}
+"""Column of ``Results.runs`` -> its key in the record, and its dtype; missing where the record lacks the key."""
+
+BENCHMARK_COLUMNS: dict[str, tuple[str, str]] = {
+    "benchmark_id": ("benchmark_id", "string"),
+    "kind": ("kind", "string"),
+    "started": ("started", "string"),
+    "cpu": ("machine.cpu", "string"),
+    "cores": ("machine.cores", "Int64"),
+    "threads": ("machine.threads", "Int64"),
+    "gpu": ("machine.gpu", "string"),
+    "backbone": ("settings.backbone.name", "string"),
+    "width": ("settings.width", "Int64"),
+    "heads": ("settings.heads", "Int64"),
+    "dtype": ("settings.dtype", "string"),
+    "rounds": ("settings.rounds", "Int64"),
+}
+"""Column of ``Results.benchmarks`` -> its key in the benchmark's file, and its dtype."""
+
+MEASUREMENT_COLUMNS = {
+    "model": "string",
+    "form": "string",
+    "checkpoint_group": "Int64",
+    "tokens": "Int64",
+    "mini_batch_size": "Int64",
+    "batch": "Int64",
+    "measure": "string",
+    "value": "float64",
+    "low": "float64",
+    "high": "float64",
+    "unit": "string",
+    "kernel": "string",
+    "target": "string",
+    "head_dim": "Int64",
+    "warps": "Int64",
+    "stages": "Int64",
+}
+"""Further columns of ``Results.benchmarks``, the keys of ``ttt.results.benchmarks.Row``, and their dtypes."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """Every run and every benchmark below a folder.
+
+    Attributes:
+        runs: one row per run, indexed from 0: ``RUN_COLUMNS``; ``run_dir``, the run's folder; ``start``, empty or
+            ``FINETUNED``; and ``changed``, the settings, as text, in which runs of one ``METHOD`` at the same data,
+            size and context differ. Runs that agree in all of these differ only in seed.
+        metrics: the rows of all ``metrics.parquet`` (columns of ``ttt.results.metrics``); text is categorical,
+            ``position`` nullable.
+        inner_loss: the rows of all ``inner_loss.parquet`` (columns of ``ttt.results.inner_loss``); text is categorical.
+        left_out: folder of a duplicate run that is not in the tables -> folder of the same run that is.
+        benchmarks: one row per measurement: ``BENCHMARK_COLUMNS`` and ``MEASUREMENT_COLUMNS``.
+        settings: run_id -> every setting that affects what the run learns, see ``ttt.analysis.seeds.settings_of``.
+        labels: run_id -> label.
+        unreadable: one line for each file that could not be read and was left out.
+    """
+
+    runs: pd.DataFrame
+    metrics: pd.DataFrame
+    inner_loss: pd.DataFrame
+    left_out: dict[Path, Path]
+    benchmarks: pd.DataFrame
+    settings: dict[str, dict[str, str]]
+    labels: dict[str, Label]
+    unreadable: list[str]
+
+    def select(self, split: Split, metric: str, by_position: bool = False) -> pd.DataFrame:
+        """Return the finite values of one metric, in their order: run_id, step, position, value.
+
+        Args:
+            split: the split.
+            metric: the metric's name.
+            by_position: take the rows with a token index instead of the rows without one.
+        """
+        rows = self.metrics
+        chosen = (rows["split"] == split) & (rows["metric"] == metric) & (rows["position"].notna() == by_position)
+        finite = np.isfinite(rows["value"])
+        return rows.loc[chosen & finite, ["run_id", "step", "position", "value"]].reset_index(drop=True)
+
+    def select_inner_loss(self) -> pd.DataFrame:
+        """Return the inner losses on validation, or on test for a run that was probed only there."""
+        rows = self.inner_loss
+        on_validation = rows["split"] == "validation"
+        validated = rows["run_id"].isin(rows.loc[on_validation, "run_id"].unique())
+        return rows[on_validation | ~validated]
+
+
+@dataclass(frozen=True)
+class _Run:
+    """The parts of a record that the tables are made of."""
+
+    record: Record
+    settings: dict[str, str]
+    label: Label
+
+
+@dataclass
+class _Reader:
+    """Reads files. In ``strict`` mode an unreadable file is an error; otherwise it is noted and left out."""
+
+    strict: bool
+    unreadable: list[str] = field(default_factory=list)
+
+    def read(self, read: Callable[[Path], T], paths: Iterable[Path]) -> dict[Path, T]:
+        """Read each path; return the contents of the readable ones."""
+        contents = {}
+        for path in paths:
+            try:
+                contents[path] = read(path)
+            except UserError as error:
+                if self.strict:
+                    raise
+                self.unreadable.append(str(error))
+        return contents
+
+
+def load_results(folder: Path, label: Callable[[Resolved], Label] = names_only, strict: bool = True) -> Results:
+    """Read every run and benchmark below ``folder``, at any depth, sorted by path.
+
+    A run without metrics yet has only its row in ``runs``. If several folders have the same run_id (the same
+    configuration), the folder with the most steps is used.
+
+    Args:
+        folder: the folder of runs.
+        label: labels a configuration whose record has no label.
+        strict: raise an error at the first unreadable file instead of leaving it out.
+
+    Raises:
+        UserError: no such folder; if ``strict``, a file in it that no run or benchmark wrote.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; give one that holds runs of ttt-train")
+    reader = _Reader(strict)
+    found = reader.read(lambda path: _read_run(path, label), sorted(folder.rglob(RECORD_FILE)))
+    longest: dict[str, Path] = {}
+    for path in sorted(found, key=lambda path: found[path].record["steps"]):
+        longest[found[path].record["run_id"]] = path
+    runs = {path.parent: run for path, run in found.items() if longest[run.record["run_id"]] == path}
+    left_out = {path.parent: longest[run.record["run_id"]].parent for path, run in found.items()}
+    folders = [RunFolder(path) for path in runs]
+    metrics = reader.read(read_metrics, (run.metrics for run in folders if run.metrics.exists()))
+    inner_loss = reader.read(read_inner_loss, (run.inner_loss for run in folders if run.inner_loss.exists()))
+    benchmarks = reader.read(read_benchmark, sorted(folder.rglob(BENCHMARK_FILE)))
+    return Results(
+        runs=_runs(runs),
+        metrics=_metrics(list(metrics.values())),
+        inner_loss=_inner_loss(list(inner_loss.values())),
+        left_out={path: kept for path, kept in left_out.items() if path != kept},
+        benchmarks=_benchmarks(benchmarks.values()),
+        settings={run.record["run_id"]: run.settings for run in runs.values()},
+        labels={run.record["run_id"]: run.label for run in runs.values()},
+        unreadable=reader.unreadable,
+    )
+
+
+def _read_run(path: Path, label: Callable[[Resolved], Label]) -> _Run:
+    record = read_record(path)
+    try:
+        plain = record.get("label")
+        return _Run(record, settings_of(record), Label.from_plain(plain) if plain else label(record["config"]))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: not a run's record ({error!r}); restore or remove the run's folder") from error
+
+
+def _runs(found: dict[Path, _Run]) -> pd.DataFrame:
+    runs = pd.DataFrame(
+        {
+            column: pd.array([_lookup(run.record, key) for run in found.values()], dtype=dtype)  # type: ignore[call-overload]
+            for column, (key, dtype) in RUN_COLUMNS.items()
+        }
+    )
+    runs["run_dir"] = pd.array([str(path) for path in found], dtype="string")
+    runs["start"] = runs["parent"].notna().map({True: FINETUNED, False: ""}).astype("string")
+    groups = list(runs[[*COMPARED_AT, *METHOD]].itertuples(index=False, name=None))
+    runs["changed"] = pd.array(changed_settings(groups, [run.settings for run in found.values()]), dtype="string")
+    return runs
+
+
+def _lookup(record: Record | Benchmark, key: str) -> Any:
+    value: Any = record
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+def _metrics(tables: list[pa.Table]) -> pd.DataFrame:
+    metrics = _concatenated(tables, SCHEMA).to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
+    return metrics.astype({"step": "int64"} | dict.fromkeys(TEXT_COLUMNS, "category"))
+
+
+def _inner_loss(tables: list[pa.Table]) -> pd.DataFrame:
+    return _concatenated(tables, INNER_LOSS_SCHEMA).to_pandas().astype(dict.fromkeys(INNER_LOSS_TEXT, "category"))
+
+
+def _concatenated(tables: list[pa.Table], schema: pa.Schema) -> pa.Table:
+    return pa.concat_tables(tables).unify_dictionaries() if tables else schema.empty_table()
+
+
+def _benchmarks(benchmarks: Iterable[Benchmark]) -> pd.DataFrame:
+    rows: list[dict[str, Any]] = []
+    for benchmark in benchmarks:
+        whole = {column: _lookup(benchmark, key) for column, (key, _) in BENCHMARK_COLUMNS.items()}
+        # A value of the row, such as the dtype of a kernel, overrides the value of the whole benchmark.
+        rows += [{**whole, **row} for row in benchmark["rows"]]
+    dtypes = {column: dtype for column, (_, dtype) in BENCHMARK_COLUMNS.items()} | MEASUREMENT_COLUMNS
+    return pd.DataFrame(
+        {column: pd.array([row.get(column) for row in rows], dtype=dtype) for column, dtype in dtypes.items()}  # type: ignore[call-overload]
+    )

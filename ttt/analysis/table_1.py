@@ -1,0 +1,53 @@
+"""The rows of the paper's Table 1: their texts, the perplexities that the paper states, and their runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ttt.analysis.comparison import compare
+from ttt.config.label import TableForm
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from ttt.analysis.store import Results
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """A row of Table 1; ``conf/ablation/`` has its settings.
+
+    Attributes:
+        text: the difference from the previous row, in words.
+        stated: the perplexity in the paper's Table 1, at 125M on the Pile with a context of 2048.
+    """
+
+    text: str
+    stated: float
+
+
+TABLE_1: dict[int, TableRow] = {
+    1: TableRow("linear attention, feature map, normaliser", 15.91),
+    2: TableRow("without feature map and normaliser", 15.23),
+    3: TableRow("= TTT layer of Theorem 1", 15.23),
+    4: TableRow("+ learnable W_0", 15.27),
+    5: TableRow("+ LN and residual in f", 14.05),
+    6: TableRow("+ mini-batch b = 16", 12.35),
+    7: TableRow("+ learnable eta", 11.99),
+    8: TableRow("+ Mamba backbone", 11.09),
+}
+"""Number -> row."""
+
+STATED = "Table 1 of the paper: 125M, the Pile, context of 2,048"
+"""The source of ``TableRow.stated``."""
+
+
+def table_1_runs(results: Results) -> DataFrame:
+    """Return the runs that are rows of Table 1 as in the paper, with ``row`` and the columns of ``compare``."""
+    labels = [results.labels[run_id] for run_id in results.runs["run_id"]]
+    numbers = [label.row if label.form == TableForm.PAPER else None for label in labels]
+    rows = results.runs.copy()
+    rows["row"] = numbers
+    rows = rows.astype({"row": "Int64"})
+    return compare(results, rows[rows["row"].notna() & (rows["start"] == "")], ["row"])

@@ -1,0 +1,122 @@
+"""Labels of runs: their settings compared with the configurations that Hydra composes from ``conf/``."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache
+from typing import Any, cast
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError
+
+from ttt.cli.compose import quote_option, register_schemas
+from ttt.config.assets import assets
+from ttt.config.label import TRIED, Label, TableForm, names_only
+from ttt.config.plain import to_plain
+from ttt.config.schema import Resolved, TrainConfig
+
+STANDARDS = "standards"
+"""Name of a primary configuration with only the groups that a label needs: it takes 0.1 s to compose."""
+
+NOT_COMPARED = {"name", "learning_rate"}
+"""Keys of ``model`` and ``size`` that are not settings of a layer or a shape."""
+
+LAYERS_OF_TABLE_1 = ("linear_attention", "ttt_linear")
+"""Runs of other layers are not compared with the rows, which saves their compositions."""
+
+
+def label_of(config: TrainConfig) -> Label:
+    """Return the label of a run with this configuration."""
+    return label_of_plain(to_plain(config))
+
+
+def label_of_plain(config: Resolved) -> Label:
+    """Return the label of a run with this configuration, as plain containers, such as the one in its record.
+
+    Nothing departs where ``conf/`` has no such model or size, or no such key.
+    """
+    label = names_only(config)
+    departures: dict[str, Any] = {}
+    for group, name in (("model", label.model), ("size", label.size)):
+        usual = standard(group, name, label.ctx)
+        changed = {key for key in usual.keys() & config[group].keys() if config[group][key] != usual[key]}
+        departures |= {f"{group}.{key}": config[group][key] for key in sorted(changed)}
+    row, form = _row_and_form(label, config["model"])
+    return replace(label, departures=departures, row=row, form=form)
+
+
+def standard(group: str, name: str, ctx: int = 512) -> Resolved:
+    """Return the settings of an option of ``model`` or ``size`` at a context.
+
+    There are none if there is no such option, or if it refers to groups that ``STANDARDS`` lacks.
+    """
+    composed = _composed(f"{group}={name}")
+    try:
+        return {} if composed is None else _settings(composed, group, ctx)
+    except InterpolationResolutionError:
+        return {}
+
+
+def table_1_row(number: int, ctx: int) -> tuple[str, str, Resolved]:
+    """Return the layer, the backbone and the layer's settings of a row of Table 1 at a context."""
+    composed = _composed(f"+ablation=row{number}")
+    assert composed is not None
+    return composed.model.name, composed.backbone.name, _settings(composed, "model", ctx)
+
+
+def _row_and_form(label: Label, model: Resolved) -> tuple[int | None, TableForm | None]:
+    if label.model not in LAYERS_OF_TABLE_1:
+        return None, None
+    # The last rows first: a standard TTT-Linear (M), the most frequent run, is the released form of the last row.
+    for number in reversed(range(1, _rows() + 1)):
+        layer, backbone, settings = table_1_row(number, label.ctx)
+        if (layer, backbone) == (label.model, label.backbone):
+            for form, changed in ((TableForm.PAPER, {}), (TableForm.RELEASED, _released_terms())):
+                wanted = (settings | changed).items()
+                if all(model.get(key, value) == value for key, value in wanted if f"model.{key}" not in TRIED):
+                    return number, form
+    return None, None
+
+
+@cache
+def _rows() -> int:
+    return len(list((assets() / "conf" / "ablation").glob("row*.yaml")))
+
+
+@cache
+def _released_terms() -> Resolved:
+    """Return the settings of the released code that differ from the paper's text, which is the last row."""
+    layer, _, text = table_1_row(_rows(), 512)
+    return {key: value for key, value in standard("model", layer).items() if value != text[key]}
+
+
+def _settings(composed: DictConfig, group: str, ctx: int) -> Resolved:
+    composed.ctx.length = ctx
+    values = cast(Resolved, OmegaConf.to_container(composed[group], resolve=True))
+    return {key: value for key, value in values.items() if key not in NOT_COMPARED}
+
+
+@cache
+def _composed(override: str) -> DictConfig | None:
+    with hydra_ready():
+        defaults = [{"size": "s1"}, {"ctx": "512"}, {"backbone": "mamba"}, {"model": "ttt_linear"}, "_self_"]
+        ConfigStore.instance().store(name=STANDARDS, node={"defaults": defaults})
+        try:
+            return hydra.compose(STANDARDS, [quote_option(override)])
+        except HydraException:
+            return None
+
+
+@contextmanager
+def hydra_ready() -> Iterator[None]:
+    """Initialise Hydra, unless it is already. Around many labels it saves the time of doing so for each."""
+    if GlobalHydra.instance().is_initialized():
+        yield
+        return
+    register_schemas()
+    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(assets() / "conf")):
+        yield

@@ -1,0 +1,22 @@
+"""Reading a folder of runs for a command: labels through Hydra, and messages about what was left out."""
+
+import sys
+from pathlib import Path
+
+from ttt.analysis.store import Results, load_results
+from ttt.cli.label import hydra_ready, label_of_plain
+
+
+def read_results(folder: Path, strict: bool) -> Results:
+    """Read all runs and name on standard error what was left out.
+
+    Raises:
+        UserError: no such folder; if ``strict``, a file in it that cannot be read.
+    """
+    with hydra_ready():
+        results = load_results(folder, label_of_plain, strict)
+    for line in results.unreadable:
+        print(f"left out: {line}", file=sys.stderr)
+    for left_out, kept in results.left_out.items():
+        print(f"left out: {left_out} is the same run as {kept}, which has at least as many steps", file=sys.stderr)
+    return results

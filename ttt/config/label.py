@@ -1,0 +1,63 @@
+"""The label of a run: its method, size and context, and what departs from the configurations in ``conf/``."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from enum import StrEnum
+from typing import Any
+
+from ttt.config.schema import Resolved
+
+TRIED = {"model.rope_base"}
+"""Settings of a layer for which the paper reports the best of several values."""
+
+
+class TableForm(StrEnum):
+    """The two forms of a row of Table 1."""
+
+    PAPER = "paper"
+    RELEASED = "released"
+
+
+@dataclass(frozen=True)
+class Label:
+    """What a run is.
+
+    Attributes:
+        model: the layer.
+        backbone: the backbone around it.
+        size: name of the size.
+        ctx: context length in tokens.
+        departures: dotted key of ``model`` or ``size`` -> value of the run, where it differs from ``conf/``.
+        row: the row of Table 1, if the run is one.
+        form: of the row: ``PAPER`` as in ``conf/ablation/``, ``RELEASED`` with the terms that the released code adds.
+    """
+
+    model: str
+    backbone: str
+    size: str
+    ctx: int
+    departures: dict[str, Any] = field(default_factory=dict)
+    row: int | None = None
+    form: TableForm | None = None
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> "Label":
+        """Return the label in a record; unknown keys are ignored."""
+        known = {key: value for key, value in plain.items() if key in {entry.name for entry in fields(cls)}}
+        form = known.get("form")
+        return cls(**known | {"form": TableForm(form) if form else None})
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return the label as a JSON object."""
+        return asdict(self)
+
+    def departures_of(self, group: str) -> set[str]:
+        """Return the dotted keys of ``model`` or ``size`` that differ from ``conf/``."""
+        return {key for key in self.departures if key.startswith(f"{group}.")}
+
+
+def names_only(config: Resolved) -> Label:
+    """Return a label with the names in a configuration, which is compared with nothing."""
+    return Label(
+        config["model"]["name"], config["backbone"]["name"], config["size"]["name"], int(config["ctx"]["length"])
+    )
