@@ -7,6 +7,7 @@ import pytest
 from synthetic import METHODS, TOKENS_PER_STEP, make_benchmark, make_ladder, make_latency, make_probe, make_run
 
 import ttt.plots
+from ttt.analysis.store import Results, load_results
 from ttt.plots import files
 from ttt.plots.files import save
 from ttt.plots.registry import Figure, figures

@@ -7,7 +7,7 @@ from functools import partial
 import torch
 
 from ttt.bench.timing import MATMUL_SIZE
-from ttt.config.bench import BenchConfig, FormsBenchConfig
+from ttt.config.bench import BenchConfig, CPUBenchConfig
 from ttt.config.errors import bad_value
 from ttt.config.schema import KernelConfig
 from ttt.kernels.dispatch import KERNELS
@@ -48,7 +48,7 @@ def implementations(config: BenchConfig) -> list[Implementation]:
     Raises:
         UserError: no such kernel.
     """
-    baseline = [PLAIN] if isinstance(config, FormsBenchConfig) else []
+    baseline = [PLAIN] if isinstance(config, CPUBenchConfig) else []
     allowed = (*(implementation.kernel for implementation in baseline), *KERNELS)
     for kernel in config.kernels:
         if kernel not in allowed:

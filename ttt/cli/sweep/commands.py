@@ -104,11 +104,11 @@ def collect(request: Request) -> None:
     """Copy records and metrics of the sweep's runs into a folder, with a table of all runs."""
     out = Path(request.required("out"))
     # Importing pandas takes a second, and the other commands do not need it.
-    from ttt.analysis.store import load_results
+    from ttt.cli.results import read_results
 
     statuses, table = sweep_status(SweepFolder(request.folder)), out / "runs.csv"
     copy_results(statuses, out)
-    write_text(table, load_results(out).runs.drop(columns="run_dir").to_csv(index=False))
+    write_text(table, read_results(out, strict=True).runs.drop(columns="run_dir").to_csv(index=False))
     for status in statuses:
         if status.state != "finished":
             print(f"not finished: {status.run.run_id} ({status.state})", file=sys.stderr)
