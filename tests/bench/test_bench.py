@@ -283,7 +283,10 @@ def test_repetitions_lie_side_by_side_and_the_store_reads_them(bench: Command, t
     [
         (lambda text: text[:-20], "not a benchmark"),
         (lambda text: text[:0] + "[]", "no schema_version"),
-        (lambda text: text.replace('"schema_version": 1', '"schema_version": 2'), "schema_version=2 is newer"),
+        (
+            lambda text: text.replace('"schema_version": 1', '"schema_version": 2').replace('"kind"', '"sort"'),
+            "schema_version=2 is newer",
+        ),
         (lambda text: text.replace('"kind"', '"sort"'), "lacks kind"),
         (lambda text: text.replace('"measure"', '"what"'), "lacks measure"),
     ],
