@@ -35,6 +35,7 @@ def plan(scale: str, name: str) -> Plan:
     return expand(load_sweep(name, scale), Path("runs"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("scale", "name"), FILES)
 def test_every_sweep_composes(scale: str, name: str) -> None:
     found = plan(scale, name)

@@ -152,6 +152,7 @@ def test_before_its_time_limit_a_job_saves_and_goes_on(submit: Submit, tmp_path:
         assert all(torch.equal(value, whole[name]) for name, value in state.items())
 
 
+@pytest.mark.slow
 def test_a_job_is_queued_again_so_often_and_no_more(submit: Submit) -> None:
     job = submit(requeues=0)
     ((code, errors),) = job.start("step 5", "SIGUSR2")

@@ -35,6 +35,7 @@ def damage(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_costs_only_the_steps_after_the_one_before(
     configure: Configure, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -66,6 +67,7 @@ def test_a_run_without_a_whole_checkpoint_is_refused_and_left_alone(configure: C
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == before
 
 
+@pytest.mark.slow
 def test_nothing_goes_on_from_what_diverged(
     configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
