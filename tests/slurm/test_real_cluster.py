@@ -180,12 +180,12 @@ def assert_queued_again(sweep: Any) -> None:
     assert [end["status"] for end in sweep.ends(run)].count("finished") == 1
 
 
-def test_a_run_that_raises_has_failed_with_its_message(sweeps: Sweeps) -> None:
+def test_a_run_that_diverges_ends_with_its_message(sweeps: Sweeps) -> None:
     """The run that starts from it does not wait forever."""
     broken = sweeps["broken"]
     parent, child = broken.planned()
     broken.wait_for(lambda: broken.ends(parent), "the run ends")
-    broken.wait_for(lambda: broken.states() == {parent["run_id"]: "failed", child["run_id"]: "orphaned"}, "seen")
+    broken.wait_for(lambda: broken.states() == {parent["run_id"]: "diverged", child["run_id"]: "orphaned"}, "seen")
     assert "the loss became" in broken.runs()[parent["run_id"]]["detail"]
     assert "the loss became" in broken.command("status")
     assert state(broken.cluster, broken.jobs()[0]["job_id"]) == "FAILED"
