@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 
 # A tensor [B, S, E, N] of a segment has at most this many entries, and rarely less than a quarter. Measured on two
 # CPU cores (E = 96 ... 512, N = 16, batch 1 ... 16): a quarter of it loses up to a third of the speed to the dispatch
-# of small operations, four times as many about a half, because the tensors no longer fit the caches.
+# of small operations, four times as many lose about half, because the tensors no longer fit in the caches.
 SEGMENT_ENTRIES = 2**20
 SHORTEST_CHUNK, LONGEST_CHUNK = 4, 32
 

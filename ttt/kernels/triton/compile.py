@@ -51,7 +51,7 @@ class Resources:
 
     Attributes:
         registers: registers per thread; on AMD vector registers.
-        spilled: bytes of registers that a thread stores to memory for lack of room, each place in the code once.
+        spilled: bytes that a thread spills from registers to memory, each instruction counted once.
         spilled_in_loops: of these, bytes within the innermost loops that contain matrix products; None on AMD.
         shared: bytes of shared memory per program.
     """
@@ -109,12 +109,12 @@ def compile_resources(configuration: Configuration, target: str) -> Resources:
 
 def _source(configuration: Configuration) -> ASTSource:
     names = configuration.fn.arg_names
-    pointers = [place for place, name in enumerate(names) if configuration.signature.get(name, "").startswith("*")]
+    pointers = [index for index, name in enumerate(names) if configuration.signature.get(name, "").startswith("*")]
     return ASTSource(
         fn=configuration.fn,
         signature={name: configuration.signature.get(name, "constexpr") for name in names},
         constexprs=configuration.constexprs,
-        attrs={(place,): POINTER_ALIGNMENT for place in pointers},
+        attrs={(index,): POINTER_ALIGNMENT for index in pointers},
     )
 
 
