@@ -1,4 +1,4 @@
-"""The tables that ``ttt-bench`` prints: a line per time, under headings with units."""
+"""The tables that ``ttt-bench`` prints: one line per time, under headings with units."""
 
 from collections.abc import Callable, Iterable
 from typing import NamedTuple

@@ -13,7 +13,7 @@ LEARNERS = ("ttt_linear", "ttt_mlp", "transformer")
 """Layers for which the paper claims that later tokens keep getting easier."""
 
 CASE = ["model", "backbone", "mini_batch_size", "start"]
-"""Columns of the cases that are judged separately."""
+"""Columns that identify the cases that are judged separately."""
 
 
 def later_tokens(results: Results) -> list[Part]:
@@ -87,7 +87,7 @@ def _probed(results: Results) -> pd.DataFrame:
 
 
 def _with_case(results: Results) -> pd.DataFrame:
-    """Return run_id, ``COMPARED_AT`` and ``CASE`` of the runs of standard methods with any mini-batch size."""
+    """Return run_id, ``COMPARED_AT`` and ``CASE`` of the runs of standard methods for all mini-batch sizes."""
     return results.runs.loc[is_standard(results, "model", {"model.mini_batch_size"}), ["run_id", *COMPARED_AT, *CASE]]
 
 

@@ -60,7 +60,7 @@ def paired(
 def equal(name: str, differences: Sequence[float], run_ids: Iterable[str], tolerance: float) -> Part:
     """Judge the claim that ``differences`` (nats/token) are zero within ``tolerance``.
 
-    It held if none is larger, and did not hold if ``judge`` finds them beyond the tolerance on one side.
+    It held if none is larger. It did not hold if by ``judge`` they exceed the tolerance with one sign.
     """
     if all(abs(difference) <= tolerance for difference in differences):
         verdict = Verdict.HELD

@@ -34,8 +34,8 @@ class DualLayer {
         multiply(W.outputs, N, b, rows(G, N), mixed, N, z_bar, N, {z_bar});
     }
 
-    // Writes the gradients dG and dx, given dz_bar and dW, the gradient of the layer's W_last; adds to dx_bar and to the
-    // gradients of eta and tau. Call it after `z_bar` with the same arguments.
+    // Writes the gradients dG and dx, given dz_bar and dW, the gradient of the layer's W_last; adds to dx_bar and to
+    // the gradients of eta and tau. Call it after `z_bar` with the same arguments.
     void backward(const Layer<T>& W, const Layer<T>& dW, const T* x, const T* G, const T* x_bar, const T* dz_bar, T* dG,
                   T* dx, T* dx_bar) {
         // The weights' step is the outer product of x and -last * G; the bias's step is -last * G.

@@ -42,7 +42,7 @@ class Scan {
         model.train(W, norm, target, record);
     }
 
-    // Computes the test view: writes LN's standardised input to z_bar and its reciprocal standard deviation to rstd. The
+    // Computes the test view: writes LN's standardised input to z_bar, its reciprocal standard deviation to rstd. The
     // next call is for token t + step.
     void test(long t, long step, const State<T>& W, const typename Model::Record& record) {
         q.enter(in.q.of(batch, head), t, step, positions);
