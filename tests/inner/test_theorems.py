@@ -1,4 +1,4 @@
-"""The paper's theorems: inner loops equal to attention, and the delta rule. No LN, residual, bias, tau or 1 / D.
+"""The paper's theorems: inner loops that equal attention or the delta rule. No LN, residual, bias, tau or 1 / D.
 
 Shapes: B batch, H heads, T tokens, D head width.
 """

@@ -1,4 +1,4 @@
-"""The contract of every registered layer, in each of its backbones. New layers are covered without an edit."""
+"""Every registered layer, in each of its backbones, keeps the contract. New layers are tested without an edit."""
 
 from itertools import pairwise
 
@@ -20,7 +20,7 @@ from ttt.layers.state import State
 
 WIDTH, HEADS, T = 24, 2, 37
 STREAMED = 70
-"""Tokens of a sequence that is read in parts: more than a mini-batch or a chunk."""
+"""Length of a sequence that is read in parts: more than a mini-batch or a chunk."""
 
 OWN_VALUES = {
     "ttt_linear": {"inner_model": "linear"},
