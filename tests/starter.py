@@ -125,7 +125,7 @@ class Started:
 
 
 def _serve() -> dict[str, Any] | None:
-    """Answer requests until there are no more; in a forked process, return the request it is for."""
+    """Answer requests until there are no more; in a forked process, return its request."""
     for line in sys.stdin:
         request: dict[str, Any] = json.loads(line)
         if "poll" in request:

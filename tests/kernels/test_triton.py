@@ -217,10 +217,10 @@ def test_any_subset_of_gradients(case: Case) -> None:
     given = of(case)
     for i, name in enumerate(["q", "k"]):
         constant = given.map(Tensor.detach)
-        wanted = constant[3 + i].requires_grad_()
-        (alone,) = torch.autograd.grad(triton(constant)[0].sum(), wanted)
-        (among,) = torch.autograd.grad(triton(given)[0].sum(), given[3 + i])
-        assert torch.equal(alone, among), name
+        leaf = constant[3 + i].requires_grad_()
+        (single,) = torch.autograd.grad(triton(constant)[0].sum(), leaf)
+        (one_of_all,) = torch.autograd.grad(triton(given)[0].sum(), given[3 + i])
+        assert torch.equal(single, one_of_all), name
     (only_state,) = torch.autograd.grad(triton(given)[1][0].sum(), given.v)
     assert only_state.abs().max() > 0
 

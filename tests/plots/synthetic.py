@@ -250,7 +250,7 @@ LADDER_LOSSES = (4.5, 4.195, 4.195, 4.19, 4.126, 4.05, 4.0, 3.65)
 
 
 def make_suite(folder: Path, seeds: tuple[int, ...] = (0, 1, 2), steps: int = 8, noise: float = 0.03) -> None:
-    """Write the runs that the figures need at laptop scale, with realistic numbers; a few diverged or are incomplete."""
+    """Write the runs that the figures need at laptop scale, with realistic numbers; a few diverged or stopped."""
     for size, base in {"s1": 4.5, "s2": 3.6, "s3": 2.95}.items():
         for ctx in (256, 512, 1024, 2048):
             both = ctx in (512, 2048)

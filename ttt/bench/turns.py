@@ -20,7 +20,7 @@ OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
 """Substrings of out-of-memory errors that are raised as a plain RuntimeError (torch on CPU, CUDA, cuBLAS)."""
 
 MEASURED_MEMORY = ("train", "prefill", "forward_backward")
-"""Measures whose peak memory is measured."""
+"""Measures for which peak memory is recorded."""
 
 V = TypeVar("V")
 

@@ -34,7 +34,7 @@ class Part:
         verdict: of this part.
         mean: of the paired differences, in ``unit``; negative as claimed unless ``name`` states otherwise.
         spread: their standard deviation; NaN for a single pair.
-        pairs: the number of pairs, or of whatever ``counted`` names.
+        pairs: the number of pairs, or of the things that ``counted`` names.
         unit: nats/token, 1, ...
         run_ids: the runs or benchmarks that were compared.
         counted: singular noun for ``pairs``.

@@ -94,7 +94,7 @@ def compile_resources(configuration: Configuration, target: str) -> Resources:
             knobs.compilation.always_compile = True
             knobs.nvidia.dump_ptxas_log = True
             compiled: Any = triton.compile(_source(configuration), target=gpu, options=configuration.options)
-    except Exception as error:  # whatever a compiler's passes raise
+    except Exception as error:  # compiler passes raise errors of any type
         reason = str(error).strip().splitlines()
         line = f"{type(error).__name__}: {reason[-1] if reason else 'no reason given'}"
         raise RunError(f"{configuration.kernel}: triton cannot compile it for {target} ({line})") from error

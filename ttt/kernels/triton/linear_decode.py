@@ -1,6 +1,6 @@
 """TTT-Linear, one token: z, and the state after it.
 
-The state is that of ``ttt.inner.loop.InnerState``: W at the start of the mini-batch and the sum of eta_j grad loss_j
+The state is as in ``ttt.inner.loop.InnerState``: W at the start of the mini-batch and the sum of eta_j grad loss_j
 since then. So any other kernel can continue the sequence.
 
 Shapes: B batch, H heads, D head width, b mini-batch size; P is D padded to a power of two.

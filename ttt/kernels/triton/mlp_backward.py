@@ -234,7 +234,7 @@ def mlp_backward(
     D: tl.constexpr, P: tl.constexpr, F: tl.constexpr, BLOCK: tl.constexpr, b: tl.constexpr, R: tl.constexpr,
     BIAS: tl.constexpr
 ):  # fmt: skip
-    """Compute the gradients of all inputs from those of z and of W after the last mini-batch.
+    """Compute the gradients of all inputs from the gradients of z and of W after the last mini-batch.
 
     The arguments of ``mlp_forward``, and:
         W1_kept: W1 before each group, [groups, B, H, D, F] float32, as b1_kept, W2_kept, b2_kept.

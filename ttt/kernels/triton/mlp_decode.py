@@ -1,7 +1,7 @@
 """TTT-MLP, one token: z, and the state after it, in blocks of the hidden width.
 
 W is read twice, the second time from a cache: all gradients depend on Z2, a sum over the whole hidden width. The state
-is that of ``linear_decode``.
+is as in ``linear_decode``.
 
 Shapes: B batch, H heads, D head width, F hidden width, b mini-batch size; P is D padded to a power of two.
 """
