@@ -108,15 +108,15 @@ def legend(canvas: Canvas) -> None:
     for axes in canvas.axes:
         handles, names = axes.get_legend_handles_labels()
         entries |= zip(names, handles, strict=True)
-    names = sorted(entries, key=lambda name: _place_in_legend(name, entries[name]))
+    names = sorted(entries, key=lambda name: _rank_in_legend(name, entries[name]))
     width = LEGEND_LINE + LEGEND_CHARACTER * max(map(len, entries))
     columns = min(len(entries), max(1, int(canvas.get_figwidth() / width)))
     canvas.legend([entries[name] for name in names], names, loc="outside upper center", ncols=columns)
     canvas.set_figheight(canvas.get_figheight() + LEGEND_ROW * math.ceil(len(entries) / columns))
 
 
-def _place_in_legend(name: str, artist: Artist) -> int:
-    """Sort the paper's methods first, then other methods, then marks of diverged runs and stated numbers."""
+def _rank_in_legend(name: str, artist: Artist) -> int:
+    """Return a sort key: the paper's methods, then other methods, then marks of diverged runs and stated numbers."""
     # The container of a line with error bars is not an artist and has no group id.
     if getattr(artist, "get_gid", lambda: None)() == MARK:
         return len(LABELS) + 1

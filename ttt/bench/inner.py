@@ -32,7 +32,7 @@ INIT_STD = 0.02
 
 
 class Inputs(NamedTuple):
-    """All inputs of an inner loop; the gradient of each is computed."""
+    """All inputs of an inner loop; gradients are computed for each."""
 
     tokens: InnerInputs
     loop: InnerLoop

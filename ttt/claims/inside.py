@@ -5,7 +5,7 @@ from typing import cast
 import pandas as pd
 
 from ttt.analysis.comparison import is_standard
-from ttt.analysis.labels import COMPARED_AT, describe_place, method_label
+from ttt.analysis.labels import COMPARED_AT, describe_scope, method_label
 from ttt.analysis.store import Results
 from ttt.claims.verdict import Part, paired
 
@@ -24,7 +24,7 @@ def later_tokens(results: Results) -> list[Part]:
         gains = [_gains(run) for _, run in group.groupby("run_id", observed=True)]
         name, ids = _describe(cast(tuple, case), group), list(group["run_id"].unique())
         helps = f"context from before a reset lowers the loss, {name}"
-        parts.append(paired(helps, [whole for whole, _ in gains], ids))
+        parts.append(paired(helps, [gain for gain, _ in gains], ids))
         late = [later for _, later in gains if later is not None]
         if late:
             grows = f"and more so in the last stretch between resets than in the second, {name}"
@@ -63,7 +63,7 @@ def _growth(layer: pd.DataFrame) -> float:
 
 
 def _gains(run: pd.DataFrame) -> tuple[float, float | None]:
-    """Return the loss minus the loss with resets (nats/token): after the first reset, and last chunk minus second."""
+    """Return loss minus loss with resets (nats/token): mean after the first reset, and last chunk minus second."""
     every, length = run["reset_every"].iloc[0], run["position"].max()
     gain = (run["loss"] - run["loss_reset"]).astype(float)
     last, second = gain[run["position"] > length - every], gain[(run["position"] - 1) // every == 1]
@@ -93,5 +93,5 @@ def _with_case(results: Results) -> pd.DataFrame:
 
 def _describe(case: tuple, rows: pd.DataFrame) -> str:
     model, backbone, b, start = case
-    texts = [method_label(model, backbone), "" if pd.isna(b) else f"b = {b}", start, describe_place(rows)]
+    texts = [method_label(model, backbone), "" if pd.isna(b) else f"b = {b}", start, describe_scope(rows)]
     return ", ".join(filter(None, texts))
