@@ -88,16 +88,16 @@ def _draw_measured(axes: Axes, table: DataFrame) -> None:
 def _write(axes: Axes, table: DataFrame) -> None:
     axes.set_axis_off()
     heading: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "fontsize": 7.5, "va": "center"}
-    for (name, place), side in zip(COLUMNS.items(), ("left", "left", "center", "right"), strict=True):
-        axes.text(place, 0.35, name, ha=side, fontweight="bold", **heading)
+    for (name, x), side in zip(COLUMNS.items(), ("left", "left", "center", "right"), strict=True):
+        axes.text(x, 0.35, name, ha=side, fontweight="bold", **heading)
     shown, steps = drawn(table), paired_steps(table)
     for number, row in TABLE_1.items():
         perplexities = shown.loc[shown["row"] == number, "perplexity"].astype(float)
         measured = _mean_and_spread(perplexities.mean(), perplexities.std(), ".2f") if len(perplexities) else "not run"
         step = _mean_and_spread(*steps[number], "+.3f") if number in steps else ""
         cells = (str(number), _mathematical(row.text), measured, step)
-        for place, cell, side in zip(COLUMNS.values(), cells, ("left", "left", "center", "right"), strict=True):
-            axes.text(place, number, cell, ha=side, **heading)
+        for x, cell, side in zip(COLUMNS.values(), cells, ("left", "left", "center", "right"), strict=True):
+            axes.text(x, number, cell, ha=side, **heading)
 
 
 def paired_steps(table: DataFrame) -> dict[int, tuple[float, float]]:
@@ -107,8 +107,9 @@ def paired_steps(table: DataFrame) -> dict[int, tuple[float, float]]:
     return {int(row): (step.mean(), step.std()) for row, step in steps.items() if len(step)}
 
 
-def _mean_and_spread(mean: float, spread: float, form: str) -> str:
-    return f"{mean:{form}}" if math.isnan(spread) else f"{mean:{form}} ± {spread:{form.lstrip('+')}}"
+def _mean_and_spread(mean: float, spread: float, number_format: str) -> str:
+    text = f"{mean:{number_format}}"
+    return text if math.isnan(spread) else f"{text} ± {spread:{number_format.lstrip('+')}}"
 
 
 def _mathematical(text: str) -> str:

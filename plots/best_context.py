@@ -26,7 +26,7 @@ WIDTH, HEIGHT = 4.6, 3.2
 
 
 def table(results: Results) -> DataFrame:
-    """Return one row per run: ``points.POINT_COLUMNS``, and ``best``: its context is the best of method and size."""
+    """Return one row per run: ``points.POINT_COLUMNS``, and ``best``: at the best context of method and size."""
     rows = of_data(points(results), "books")
     if drawn(rows)["ctx"].nunique() < 2:
         return rows.assign(best=False).iloc[:0]

@@ -126,12 +126,12 @@ def _title(seeds: DataFrame) -> str:
 
 def _changed(results: Results) -> list[str]:
     """Return for each run the settings of its layer that differ from the standard, except b, which has a column."""
-    found = []
+    texts = []
     for run_id in results.runs["run_id"]:
         label = results.labels[run_id]
         keys = sorted(label.departures_of("model") - TRIED - {"model.mini_batch_size"})
-        found.append(", ".join(f"{key.removeprefix('model.')}={label.departures[key]}" for key in keys))
-    return found
+        texts.append(", ".join(f"{key.removeprefix('model.')}={label.departures[key]}" for key in keys))
+    return texts
 
 
 def _smoothed(layer: DataFrame) -> DataFrame:

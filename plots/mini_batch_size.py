@@ -138,7 +138,7 @@ def _with_shared_seeds(rows: DataFrame) -> DataFrame:
 def _times(benchmarks: DataFrame) -> DataFrame:
     """Return the rows of the newest suitable benchmark, at the length with the most mini-batch sizes."""
     rows = benchmarks[(benchmarks["model"] == "linear") & benchmarks["measure"].isin(list(TIMES))]
-    # Only the plain kernel times W and z, so the whole pass must be of the plain kernel too.
+    # Only the plain kernel times W and z separately, so the time of the whole pass must be the plain kernel's too.
     rows = rows[rows["form"] == "plain"]
     sizes = rows[rows["measure"] == "W"].groupby(["started", "benchmark_id", "tokens"])["mini_batch_size"].nunique()
     several = sizes[sizes > 1].reset_index().sort_values(["started", "mini_batch_size", "tokens"])

@@ -32,10 +32,10 @@ PANEL_WIDTH, LEAST_WIDTH, PANEL_HEIGHT, CAPTION_HEIGHT = 2.7, 3.4, 2.1, 0.6
 """Inches."""
 
 LEGEND_LINE, LEGEND_CHARACTER, LEGEND_ROW = 0.5, 0.06, 0.17
-"""Inches of an entry of the legend: its line, a character, and its height."""
+"""Inches of an entry of the legend: length of its line, width of a character, and height."""
 
 CAPTION_SIZE, CHARACTERS_PER_INCH = 6.5, 19
-"""Points, and a number of characters of that size that surely fit in an inch."""
+"""Font size in points, and the number of characters of that size that fit in an inch at least."""
 
 NARROW = 1.1
 """An axis whose ends differ by less than this factor is widened."""
@@ -86,9 +86,9 @@ def grid(number: int, columns: int, height: float, sharey: bool = True) -> tuple
 
 def lines(part: DataFrame) -> Iterator[tuple[LineStyle, DataFrame]]:
     """Yield the style and the rows, of all seeds, of each method in a panel, in the order of the legend."""
-    found = {cast(tuple[str, str, str, str], key): rows for key, rows in part.groupby(LINE, observed=True)}
-    for key in sorted(found, key=lambda key: legend_order(*key)):
-        yield line_style(*key), found[key]
+    by_line = {cast(tuple[str, str, str, str], key): rows for key, rows in part.groupby(LINE, observed=True)}
+    for key in sorted(by_line, key=lambda key: legend_order(*key)):
+        yield line_style(*key), by_line[key]
 
 
 def over_seeds(rows: DataFrame, x: str, y: str) -> DataFrame:
@@ -108,16 +108,16 @@ def legend(canvas: Canvas) -> None:
     for axes in canvas.axes:
         handles, names = axes.get_legend_handles_labels()
         entries |= zip(names, handles, strict=True)
-    names = sorted(entries, key=lambda name: _place_in_legend(name, entries[name]))
+    names = sorted(entries, key=lambda name: _rank_in_legend(name, entries[name]))
     width = LEGEND_LINE + LEGEND_CHARACTER * max(map(len, entries))
     columns = min(len(entries), max(1, int(canvas.get_figwidth() / width)))
     canvas.legend([entries[name] for name in names], names, loc="outside upper center", ncols=columns)
     canvas.set_figheight(canvas.get_figheight() + LEGEND_ROW * math.ceil(len(entries) / columns))
 
 
-def _place_in_legend(name: str, artist: Artist) -> int:
-    """Sort the paper's methods first, then other methods, then marks of diverged runs and stated numbers."""
-    # The container of a line with error bars is no artist and has no group id.
+def _rank_in_legend(name: str, artist: Artist) -> int:
+    """Return a sort key: the paper's methods, then other methods, then marks of diverged runs and stated numbers."""
+    # The container of a line with error bars is not an artist and has no group id.
     if getattr(artist, "get_gid", lambda: None)() == MARK:
         return len(LABELS) + 1
     return LABELS.index(name) if name in LABELS else len(LABELS)
@@ -141,10 +141,10 @@ def give_room(axes: Axes) -> None:
 
 def labels(canvas: Canvas, x: str, y: str) -> None:
     """Label the x axis of the lowest panel of each column and the y axis of the first panel of each row."""
-    shown = [axes for axes in canvas.axes if axes.axison]
-    columns = shown[0].get_subplotspec().get_gridspec().ncols  # type: ignore[union-attr]
-    for number, axes in enumerate(shown):
-        axes.set_xlabel(x if number + columns >= len(shown) else "")
+    visible = [axes for axes in canvas.axes if axes.axison]
+    columns = visible[0].get_subplotspec().get_gridspec().ncols  # type: ignore[union-attr]
+    for number, axes in enumerate(visible):
+        axes.set_xlabel(x if number + columns >= len(visible) else "")
         axes.set_ylabel(y if number % columns == 0 else "")
 
 
@@ -156,7 +156,7 @@ def caption(canvas: Canvas, *sentences: str) -> None:
 
 
 def seeds_sentence(table: DataFrame, line: Sequence[str] = (*COMPARED_AT, *LINE)) -> str:
-    """Describe line and band; empty if no line has several seeds. ``line``: the columns that identify a line."""
+    """Describe lines and bands; empty if no line has several seeds. ``line``: the columns that identify a line."""
     seeds = table.groupby([*line], observed=True, dropna=False)["run_id"].nunique()
     if seeds.max() == 1:
         return ""
@@ -205,8 +205,8 @@ def _log_ticks(axis: Axis, most: int) -> list[float]:
     few = [choice for choice in choices if len(choice) <= most] or choices[-1:]
 
     def widest_gap(choice: list[float]) -> float:
-        places = [math.log(place / low) / math.log(high / low) for place in (low, *choice, high)]
-        return max(after - before for before, after in pairwise(places))
+        positions = [math.log(tick / low) / math.log(high / low) for tick in (low, *choice, high)]
+        return max(after - before for before, after in pairwise(positions))
 
     return next((choice for choice in few if widest_gap(choice) < 0.5), few[0])
 

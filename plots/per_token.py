@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from .style import LineStyle
 
 FIRST_INDEX = 8
-"""First token index of the curves: before it perplexity falls so steeply that it would hide the rest."""
+"""First token index of the curves. Before it perplexity falls so steeply that the rest would look flat."""
 
 POINTS_PER_OCTAVE = 4
 
@@ -128,7 +128,7 @@ def _last_evaluation(results: Results) -> DataFrame:
     rows = rows.merge(every[["run_id", "step", "reset_every"]], "left", on=["run_id", "step"])
     columns = [*ID_COLUMNS, "flops", "steps_planned"]
     rows = rows.merge(_shown(results, losses["run_id"].unique())[columns], on="run_id")
-    # A seed that stopped earlier than the others of its line would lift their mean.
+    # A seed that stopped earlier than the others of its line would raise the mean.
     line = rows.groupby([*COMPARED_AT, *METHOD], observed=True, dropna=False)
     return rows[rows["step"] == line["step"].transform("max")].copy()
 

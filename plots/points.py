@@ -40,7 +40,7 @@ PERPLEXITY_LABEL = "Validation perplexity (per token)"
 
 
 class Stated(NamedTuple):
-    """A number that the paper states, and its place on the x axis."""
+    """A number that the paper states, and its x coordinate."""
 
     x: float
     perplexity: float
@@ -66,10 +66,10 @@ def drawn(table: DataFrame) -> DataFrame:
     return table[table["role"] == RunRole.DRAWN]
 
 
-def of_data(table: DataFrame, wanted: str) -> DataFrame:
-    """Return the runs on the data named ``wanted``, or if there are none, on the stand-in with the most runs."""
-    if (table["data"] == wanted).any():
-        return table[table["data"] == wanted]
+def of_data(table: DataFrame, name: str) -> DataFrame:
+    """Return the runs on the data set ``name``, or if there are none, on the stand-in with the most runs."""
+    if (table["data"] == name).any():
+        return table[table["data"] == name]
     others = table[~table["data"].isin(STAND_INS)]
     names = others["data"].value_counts()
     return others[others["data"] == (names.index[0] if len(names) else "")]

@@ -41,5 +41,5 @@ class Figure:
 def figures() -> dict[str, Figure]:
     """Return all figures by id: every ``Figure`` that a module of this folder defines."""
     values = [value for module in modules_of(__package__) for value in vars(module).values()]
-    found = {value.id: value for value in values if isinstance(value, Figure)}
-    return dict(sorted(found.items()))
+    by_id = {value.id: value for value in values if isinstance(value, Figure)}
+    return dict(sorted(by_id.items()))

@@ -63,13 +63,13 @@ def report(results: Results, figures: Sequence[Figure]) -> str:
     from ttt.claims.table import judge_all
 
     tables = {figure: figure.table(results) for figure in figures}
-    there = [figure for figure in figures if len(tables[figure])]
-    missing = [figure for figure in figures if figure not in there]
+    available = [figure for figure in figures if len(tables[figure])]
+    missing = [figure for figure in figures if figure not in available]
     sections = [
-        f"<h1>TTT: figures, claims and runs</h1>\n<p>{_summary(results)}</p>\n{_contents(there)}",
+        f"<h1>TTT: figures, claims and runs</h1>\n<p>{_summary(results)}</p>\n{_contents(available)}",
         f'<h2 id="claims">Claims</h2>\n{_claims(judge_all(results))}',
         '<h2 id="figures">Figures</h2>',
-        *(_figure(figure, drawn(figure, tables[figure], ["png"])) for figure in there),
+        *(_figure(figure, drawn(figure, tables[figure], ["png"])) for figure in available),
         _missing(missing),
         f'<h2 id="runs">Runs</h2>\n{_provenance(results)}',
     ]
@@ -107,7 +107,7 @@ def _claims(judged: Iterable[Judged]) -> str:
     from ttt.claims import speed
     from ttt.claims.verdict import RULE
 
-    rows = [row for one in judged for row in _claim(one)]
+    rows = [row for claim in judged for row in _claim(claim)]
     head = "<tr><th>claim</th><th>verdict</th><th>measured: mean ± standard deviation, pairs</th></tr>"
     return f"<table>{head}{''.join(rows)}</table>\n<p class='small'>{escape(RULE)} Claim 6: {escape(speed.RULE)}</p>"
 

@@ -75,12 +75,12 @@ def _stated(part: DataFrame) -> list[Stated]:
     return [Stated(rows["flops"].mean(), TABLE_1[8].stated)] if len(rows) else []
 
 
-def _contexts(table: DataFrame, wanted: tuple[int, ...], most: int) -> list[int]:
-    """Return the contexts of ``wanted`` that were run, or if there are none, the contexts with the most points."""
+def _contexts(table: DataFrame, preferred: tuple[int, ...], most: int) -> list[int]:
+    """Return the contexts of ``preferred`` that were run, or if there are none, the contexts with the most points."""
     cases = drawn(table).drop_duplicates(["ctx", "size", *METHOD])
     counts = cases["ctx"].value_counts()
     by_points = sorted(counts.index, key=lambda ctx: (-counts[ctx], ctx))
-    return [ctx for ctx in wanted if ctx in counts.index] or by_points[:most]
+    return [ctx for ctx in preferred if ctx in counts.index] or by_points[:most]
 
 
 def _sizes(table: DataFrame) -> str:

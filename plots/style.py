@@ -1,6 +1,6 @@
 """Labels, colours, line styles and markers of methods, and matplotlib's settings.
 
-Colours are Okabe and Ito's with a grey, which colour-blind readers can distinguish; line styles and markers distinguish
+Colours are Okabe and Ito's and a grey, which colour-blind readers can distinguish. Line styles and markers distinguish
 the methods without colour. The backbone is in parentheses as in the paper: (M) Mamba, (T) Transformer.
 """
 
@@ -50,7 +50,7 @@ PAPER_STYLES: dict[tuple[str, str], tuple[str, Dashes, str, bool]] = {
 """(model, backbone) -> colour, dashes, marker, filled."""
 
 PAPER = {method: LineStyle(method_label(*method), *style) for method, style in PAPER_STYLES.items()}
-"""(model, backbone) -> style, in the order of the legend."""
+"""(model, backbone) -> style of the paper's methods, in the order of the legend."""
 
 FINETUNED_STYLES: dict[tuple[str, str], LineStyle] = {
     ("transformer", "transformer"): LineStyle("TF finetune", "#882255", (2.5, 1), "^", filled=False),
@@ -110,14 +110,14 @@ def line_style(model: str, backbone: str, start: str = "", changed: str = "") ->
 def legend_order(model: str, backbone: str, start: str, changed: str) -> tuple[Any, ...]:
     """Return a sort key: the paper's methods first, in the order of ``PAPER``; changed settings by their numbers."""
     keys = list(PAPER)
-    place = keys.index((model, backbone)) if (model, backbone) in PAPER else len(keys)
+    rank = keys.index((model, backbone)) if (model, backbone) in PAPER else len(keys)
     numbers = [float(number) for number in re.findall(r"\d+\.?\d*(?:e-?\d+)?", changed)]
-    return place, model, backbone, start, numbers, changed
+    return rank, model, backbone, start, numbers, changed
 
 
 @contextmanager
 def paper_style() -> Iterator[None]:
-    """Give matplotlib its defaults and ``RC`` inside the block, whatever the user's own settings."""
+    """Use matplotlib's defaults with ``RC`` inside the block, ignoring the user's settings."""
     import matplotlib.style
 
     with matplotlib.style.context(RC, after_reset=True):

@@ -1,4 +1,4 @@
-"""Fixtures for all tests: a small corpus, a configuration that trains in a second, programs that start fast."""
+"""Fixtures for all tests: a small corpus, a configuration that trains in a second, and programs that start fast."""
 
 import os
 from collections import Counter
@@ -16,14 +16,14 @@ from ttt.cli.compose import as_object, quote_option, register_schemas
 from ttt.config.assets import assets
 from ttt.config.schema import TrainConfig
 
-# More threads make tensors this small no faster, and much slower on a busy machine.
+# With tensors this small more threads gain nothing, and cost much on a busy machine.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
-# Read when the kernels are imported. With a GPU, Triton compiles them.
+# Triton reads this variable when the kernels are imported. With a GPU, it compiles them.
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
-# On a busy machine an example takes any time.
+# On a busy machine an example may take arbitrarily long.
 settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
 
@@ -51,13 +51,13 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny(cache: Path) -> list[str]:
-    """Return overrides with which a run of ``ttt-train`` takes a second."""
+    """Return overrides that make a run of ``ttt-train`` take a second."""
     return [*TINY, f"data.cache_dir={cache}"]
 
 
 @pytest.fixture(scope="session")
 def starter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Starter]:
-    """Start programs in processes of their own, without the time for imports."""
+    """Start programs in separate processes without waiting for imports."""
     starter = Starter(tmp_path_factory.mktemp("output"))
     yield starter
     starter.close()
@@ -83,7 +83,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Deselect the tests marked ``gpu`` on a machine without one.
 
     Raises:
-        pytest.UsageError: ``-m gpu`` selects nothing else.
+        pytest.UsageError: ``-m gpu`` was given, and no test remains.
     """
     if hasattr(config, "workerinput"):
         _slowest_files_first(items)

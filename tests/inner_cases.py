@@ -1,4 +1,4 @@
-"""Random inner loops in float64, and all their results: for comparing one kernel with another."""
+"""Random inner loops in float64 and all their results, to compare kernels."""
 
 from dataclasses import dataclass, field
 
@@ -15,7 +15,7 @@ B, H, D = 2, 2, 4
 
 @dataclass
 class Case:
-    """An inner loop with random inputs; each is a leaf, and every token has its own eta."""
+    """An inner loop with random inputs, which are leaves for autograd; every token has its own eta."""
 
     spec: InnerSpec
     b: int
@@ -68,7 +68,7 @@ class Case:
         results = self.outputs(kernel, cuts)
         generator = torch.Generator().manual_seed(1)
         functional = sum((torch.randn(r.shape, generator=generator, dtype=r.dtype) * r).sum() for r in results.values())
-        # Without LN its scale and shift are not used.
+        # Without LN, scale and shift have no gradient.
         gradients = torch.autograd.grad(
             functional, list(self.leaves.values()), materialize_grads=True, allow_unused=True
         )  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Compare a compiled kernel with the definition, token by token in float64: random arguments, results, comparison."""
+"""Random arguments and results of the compiled kernels, to compare with the definition: token by token in float64."""
 
 from itertools import pairwise
 from typing import NamedTuple
@@ -82,7 +82,7 @@ def f(W: tuple[Tensor, ...], scale: Tensor, shift: Tensor, u: Tensor) -> Tensor:
 
 
 def primal(given: Arguments) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Compute the definition: every token's gradient by autograd, at W of the mini-batch's start."""
+    """Compute the definition: every token's gradient by autograd, at W before the mini-batch."""
     W, scale, shift, q, k, v, eta, tau = given
     b, outputs = tau.numel(), []
     for start in range(0, q.shape[2], b):

@@ -37,7 +37,7 @@ class Seen:
         return sum(self.loaded.values()) + sum(self.stored.values())
 
     def crossed(self, scratch: set[str]) -> int:
-        """Return the bytes at different addresses that were loaded or stored, except those of ``scratch``."""
+        """Return the bytes at different addresses that were loaded or stored, except in ``scratch``."""
         touched = [*self.read.items(), *self.written.items()]
         return sum(size for name, size in touched if name not in scratch)
 

@@ -1,7 +1,7 @@
-"""Programs in processes of their own, without the seconds that importing torch and Lightning takes.
+"""Programs in separate processes that do not wait seconds for torch and Lightning to be imported.
 
-A server process imports everything once and forks for each program. The process that runs the program has its own
-session, environment, working folder and output, as if it had been started by a shell.
+A server process imports everything once and forks for each program. The forked process has its own session,
+environment, working folder and output, as if a shell had started it.
 """
 
 import gc
@@ -23,7 +23,7 @@ PRELOADED = ("ttt.cli.train", "ttt.cli.eval", "ttt.evaluate.run", "ttt.train.run
 
 
 class Starter:
-    """Starts programs whose imports have been done before.
+    """Starts programs in forks of a process that has imported everything already.
 
     Args:
         folder: for the files that hold the output of the programs.
@@ -125,7 +125,7 @@ class Started:
 
 
 def _serve() -> dict[str, Any] | None:
-    """Answer requests until there are no more; in a forked process, return the request it is for."""
+    """Answer requests until there are no more; in a forked process, return its request."""
     for line in sys.stdin:
         request: dict[str, Any] = json.loads(line)
         if "poll" in request:

@@ -1,4 +1,4 @@
-"""The rows of Table 1: each differs from the row before only in what the table lists."""
+"""Each row of Table 1 differs from the previous row only in the settings that the table lists."""
 
 from collections.abc import Callable
 from dataclasses import asdict
@@ -20,12 +20,12 @@ STEPS: dict[str, list[str]] = {
     "row7": ["model.learnable_eta=True, not False"],
     "row8": ["backbone.name=mamba, not transformer"],
 }
-"""Row -> differences between its resolved configuration and the one of the row before."""
+"""Row -> differences between its resolved configuration and the previous row's."""
 
 
 @pytest.fixture
 def row(configure: Configure) -> Callable[[str], Resolved]:
-    """Compose an ablation and resolve it; one learning rate for all, because each backbone has its own."""
+    """Return a function that composes and resolves an ablation, with one learning rate for all backbones."""
 
     def resolved(name: str) -> Resolved:
         plain = asdict(configure(f"+ablation={name}", "recipe.learning_rate=0.01"))
@@ -45,7 +45,7 @@ def test_only_the_model_changes_from_row_2_to_row_3(row: Callable[[str], Resolve
 
 
 def test_the_last_row_is_the_papers_text(row: Callable[[str], Resolved]) -> None:
-    """It is TTT-Linear (M) without the additions of the released code."""
+    """Row 8 is TTT-Linear (M) without the additions of the released code."""
     assert differences(row("row8"), row("paper_text")) == []
 
 

@@ -1,4 +1,4 @@
-"""Rules for imports and for the length of files: which package may import which other package and third party."""
+"""Rules for imports between packages and of third parties, and for the length of files and functions."""
 
 import ast
 import subprocess
@@ -151,7 +151,7 @@ for arguments in (["--help"], ["--cfg", "job"], ["trainer.max_stps=1"], ["size.h
 
 
 def test_answers_before_a_run_import_nothing_heavy(tmp_path: Path) -> None:
-    """Answer at once: importing torch and Lightning takes longer than all the rest."""
+    """Importing torch and Lightning would take longer than everything else in these commands."""
     command = [sys.executable, "-c", f"HEAVY = {HEAVY}\n{ANSWERS}"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     answers = [line for line in done.stderr.splitlines() if not line.startswith("error: ")]

@@ -1,4 +1,4 @@
-"""The commands in documents, help texts, figures and claims: each must be valid as it is written."""
+"""The commands in documents, help texts, figures and claims are valid as written."""
 
 import re
 import shlex
@@ -30,7 +30,7 @@ from ttt.plots.registry import figures
 DOCUMENTS = ("README.md", "REPRODUCE.md", "CONTRIBUTING.md", "slurm/README.md", "sweeps/README.md", "docs/kernels.md")
 
 PLACES = re.compile(r"`(ttt-[^`\n]+)`|^ +(ttt-.+)$|\| xargs -I\{\} (ttt-[^`\n]+)", re.MULTILINE)
-"""Where commands are written: in backquotes, on a line of their own, or after a pipe."""
+"""Positions of commands: in backquotes, on a separate line, or after a pipe."""
 
 END = re.compile(r"[ ]{2}|[ ]*(?:\||;|#|, then)")
 """The end of a command; after two blanks, an explanation follows."""
@@ -53,7 +53,7 @@ def texts() -> Iterator[str]:
 def commands() -> list[str]:
     """Return all commands, each once, without explanations and without commands that have no arguments."""
     found = ["".join(match.groups(default="")) for text in texts() for match in PLACES.finditer(text)]
-    # Keys are aligned in columns: blanks before a key do not begin an explanation.
+    # Keys may be aligned in columns: two blanks before a key do not begin an explanation.
     ends = [END.split(re.sub(r" +(?=[\w.]+=)", " ", command))[0].rstrip(".,:") for command in found]
     return sorted({end for end in ends if " " in end and not TEMPLATE.search(end) and not EXAMPLES.search(end)})
 

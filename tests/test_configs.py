@@ -36,7 +36,7 @@ def composed(*overrides: str) -> TrainConfig:
 
 
 def devices(option: Path) -> list[str]:
-    """Return a size whose batch the trainer's devices can share: 8 devices need one of the paper's sizes."""
+    """Return a size whose batch can be split over the trainer's devices: 8 devices need one of the paper's sizes."""
     return ["size=125m"] if option.parts[0] == "trainer" else []
 
 
@@ -45,7 +45,7 @@ def test_every_option_composes(option: Path) -> None:
     group, name = option.parts
     added = "+" if group == "ablation" else ""
     config = composed(f"{added}{group}={name}", *devices(option))
-    # The steps of that recipe come from the parent run: tests/train/test_parent.py.
+    # The number of steps of this recipe comes from the parent run: tests/train/test_parent.py.
     if name != "finetune":
         check(config)
     if group not in ("ctx", "ablation"):

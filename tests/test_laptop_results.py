@@ -25,7 +25,7 @@ FIGURES = ROOT / "docs" / "figures"
 REPRODUCE = (ROOT / "REPRODUCE.md").read_text(encoding="utf-8")
 
 MOST_BYTES = 16e6
-"""Largest size of the whole folder: it holds records and metrics, no weights."""
+"""Largest size of the whole folder, which holds records and metrics but no weights."""
 
 
 @cache

@@ -33,7 +33,7 @@ def test_a_rope_base_is_tried_and_not_another_method(tmp_path: Path) -> None:
 
 
 def test_settings_are_compared_on_the_seeds_that_all_have(tmp_path: Path) -> None:
-    """On seed 0 the usual rate is better; seed 1, which is harder, has only it."""
+    """The usual rate is better on seed 0, and the only rate on seed 1, which has a higher perplexity."""
     for seed, perplexity in ((0, 40), (1, 60)):
         make_run(tmp_path, seed=seed, steps=1, perplexity=perplexity, evaluated=False)
     for seed, perplexity in ((0, 45), (2, 41)):

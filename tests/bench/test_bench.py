@@ -1,4 +1,4 @@
-"""``ttt-bench``: complete rows, honest baselines, mistakes in one line, and a file that survives a kill."""
+"""``ttt-bench``: complete rows, fair baselines, errors of one line, and a file that stays complete after a kill."""
 
 import json
 import os
@@ -36,7 +36,7 @@ Command = Callable[..., str]
 
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
-    """Runs ``ttt-bench`` in this process and returns what it printed."""
+    """Return a function that runs ``ttt-bench`` in this process and returns its output."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("ttt.bench.timing.LEAST_SECONDS", 0.0)
 
@@ -158,7 +158,7 @@ def test_spread_is_median_and_quartiles() -> None:
 
 @pytest.mark.slow
 def test_memory_is_measured_in_a_process_of_its_own(bench: Command, tmp_path: Path) -> None:
-    """Two heads of 256 have a W of 512 KiB, and plain keeps that of each of the 128 mini-batches."""
+    """Two heads of width 256 have a W of 512 KiB, and plain keeps W of each of the 128 mini-batches."""
     bench("inner", *INNER, "memory=true", "inner_model=linear", "width=512", "tokens=512", "checkpoint_group=8")
     plain, grouped = selected(only_benchmark(tmp_path / "runs"), "peak_memory")
     assert (plain["unit"], plain["form"], grouped["checkpoint_group"]) == ("B", "plain", 8)
@@ -240,7 +240,7 @@ def test_help_names_the_keys_and_imports_no_torch(arguments: list[str]) -> None:
 def test_what_was_measured_survives_a_kill(tmp_path: Path) -> None:
     sizes = ",".join(map(str, range(1, 200)))
     arguments = [*INNER, "inner_model=linear", "kernels=plain", "rounds=1", f"runs={tmp_path}"]
-    # So many sizes take minutes, so that it is sure to be in the middle.
+    # So many sizes take minutes, so the benchmark is certainly still running.
     arguments += [f"mini_batch_size={sizes}"]
     process = subprocess.Popen(
         [sys.executable, "-m", "ttt.cli.bench", "inner", *arguments],

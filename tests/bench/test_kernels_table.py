@@ -1,4 +1,4 @@
-"""``ttt-bench kernels``: figures read from compiled code, rows and table, and the limits that the kernels must meet."""
+"""``ttt-bench kernels``: numbers read from compiled code, rows and table, and the limits for the kernels."""
 
 import json
 import re
@@ -28,7 +28,7 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture(scope="module")
 def compiling(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Starter]:
-    """Start programs in which kernels are compiled; in this process they may be interpreted."""
+    """Start processes in which kernels are compiled; in this one they may be interpreted."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("TRITON_INTERPRET", raising=False)
         starter = Starter(tmp_path_factory.mktemp("output"))
@@ -53,7 +53,7 @@ def rows_below(folder: Path) -> list[Row]:
 
 
 def table_of(text: str) -> list[dict[str, str]]:
-    """Return the lines of the document's table, each by heading."""
+    """Return the lines of the document's table as heading -> cell."""
     lines = [line for line in text.split(BEGIN)[1].split(END)[0].splitlines() if line.startswith("|")]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     return [dict(zip(cells[0], line, strict=True)) for line in cells[2:]]
@@ -85,7 +85,7 @@ def test_one_kernel_is_compiled_counted_and_recorded(kernels: Command, tmp_path:
     assert text.startswith(f"before\n{BEGIN}\n")
     assert text.endswith(f"{END}\nafter\n")
     assert [line["target"] for line in table_of(text)] == ["sm_90", "gfx942"]
-    # The document has the same lines, and a column for another version.
+    # The document has the same lines, and a column for another version of Triton.
     headings = [column.heading for column in COLUMNS]
     committed = [{name: line[name] for name in headings} for line in table_of(DOCUMENT.read_text())]
     assert all(line in committed for line in table_of(text)), "docs/kernels.md describes how to make its table"
@@ -164,7 +164,7 @@ def test_the_document_has_every_kernel_on_every_target() -> None:
 
 
 def test_every_kernel_fits_the_smallest_shared_memory() -> None:
-    """99 KB, on sm_86 and sm_89; the table marks larger sizes with a star."""
+    """The smallest is 99 KB, on sm_86 and sm_89; the table marks larger sizes with a star."""
     fitting = {line["kernel"] for line in table_of(DOCUMENT.read_text()) if not line["shared"].endswith("*")}
     assert fitting == set(KERNELS)
 

@@ -1,4 +1,4 @@
-"""``ttt-bench latency`` as far as a CPU goes: what is timed, by whose clock, and what follows from the times."""
+"""``ttt-bench latency`` on a CPU: the measurements, the clock, and the numbers derived from the times."""
 
 import json
 import sys
@@ -60,7 +60,7 @@ def test_every_model_is_timed_in_training_prefill_and_decoding(latency: Callable
     assert seen == {(*name, T, measure) for name in named for T in (12, 20) for measure in measures}
     assert len(seen) == len(rows)
     by = {(row["form"], row["tokens"], row["measure"]): row for row in rows}
-    # 40 tokens a step are three sequences of 12 and two of 20; a prompt has two, decoding three.
+    # 40 tokens per step are three sequences of 12 or two of 20; prefill reads two sequences, decoding three.
     for tokens, measure, batch, read in ((12, "train", 3, 36), (20, "train", 2, 40), (20, "prefill", 2, 40)):
         assert by["auto", tokens, measure]["batch"] == batch
         rate = by["auto", tokens, f"{measure}_tokens_per_second"]["value"]
@@ -86,7 +86,7 @@ def test_one_backbone_can_be_asked_for(latency: Callable[..., str], tmp_path: Pa
 
 @pytest.mark.slow
 def test_the_memory_of_training_and_prefill_is_measured(latency: Callable[..., str], tmp_path: Path) -> None:
-    """Attention keeps q, k, v and z for the backward pass, 8 MiB of 1024 tokens of width 512."""
+    """Attention keeps q, k, v and z for the backward pass: 8 MiB for 1024 tokens of width 512."""
     sizes = ["model=transformer", "width=512", "tokens=1024", "train_tokens=1", "batch=1", "decode_batch=1"]
     printed = latency(*TINY, *sizes, "memory=true")
     rows = {row["measure"]: row for row in rows_below(tmp_path)}
@@ -99,7 +99,7 @@ def test_the_memory_of_training_and_prefill_is_measured(latency: Callable[..., s
 
 @pytest.mark.slow
 def test_what_does_not_fit_is_named_and_the_rest_goes_on(latency: Callable[..., str], tmp_path: Path) -> None:
-    """A petabyte of tokens."""
+    """The token ids would take a petabyte."""
     printed = latency(*TINY, "model=mamba,transformer", "tokens=8", f"decode_batch={10**14}")
     assert printed.count(f"mamba, decode, tokens=8, B={10**14}: does not fit in memory; left out") == 1
     seen = {(row["model"], row["measure"]) for row in rows_below(tmp_path) if row["unit"] == "s"}
@@ -111,7 +111,7 @@ def measurement(function: Callable[[], object], measure: str = "train") -> Measu
 
 
 def test_lack_of_memory_at_any_time_skips_a_measurement(capsys: pytest.CaptureFixture[str]) -> None:
-    """While its memory is measured, in the process of its own that dies of it, and in a later round."""
+    """It may run out while its peak is measured in a separate process, which is killed, or in a later round."""
     runs: list[None] = []
 
     def third_time() -> None:
@@ -162,7 +162,7 @@ def test_a_prompt_that_was_read_once_is_continued_by_every_sequence(name: str) -
     its, dual = method(name, 21), Implementation("dual", None)
     state = for_batch(prompt_state(config, its, dual, 21), 3, CPU)
     model = random_model(config, its, dual)
-    # The same draws as the prompt's own.
+    # The same random ids as the prompt's.
     prompt, more = torch.randint(16, (1, 21)), torch.randint(16, (3, 1))
     after, _ = model(more, state=state)
     whole = model(torch.cat((prompt.expand(3, -1), more), dim=1))
@@ -196,7 +196,7 @@ def test_the_papers_scale_has_the_papers_models() -> None:
         }
     billions = {name: sum(p.numel() for p in model.parameters()) / 1e9 for name, model in models.items()}
     assert {name: len(model.blocks) for name, model in models.items()} == dict.fromkeys(models, 24) | {"mamba": 48}
-    # The paper's 1.4B of Mamba has a vocabulary of 50k.
+    # The paper's Mamba of 1.4B has a vocabulary of 50k.
     assert all(1.25 < billions[name] < 1.45 for name in models), billions
 
 
@@ -287,7 +287,7 @@ def test_devices_are_found_by_their_names() -> None:
 
 
 def test_bandwidth_and_share_of_the_bound() -> None:
-    """67 GFLOP in float32 take an H100 1 ms, and 6.7 GB 2 ms."""
+    """An H100 needs 1 ms for 67 GFLOP in float32, and 2 ms for 6.7 GB."""
     workload, triton = Workload("linear", 100, 16, 4), Implementation("triton", 16)
     measured = Measurement(workload, triton, "inner_forward", lambda _: {}, 400, moved=6.7e9, flops=67e9)
     samples = {measured: Samples({"inner_forward": [0.008, 0.008]})}
@@ -310,7 +310,7 @@ def test_the_kernels_alone_can_be_run(name: str) -> None:
     for each in measurements:
         each.function(32)()
     train, forward, decode = measurements
-    # D 16, float16: q, k, v and z have 32 bytes a token and head, and W of 272 numbers moves for every token.
+    # D = 16, float16: q, k, v and z have 32 bytes per token and head, and W of 272 numbers moves for every token.
     assert (forward.read, decode.read) == (32, 1)
     assert train.moved > forward.moved > 2 * 32 * 4 * 32
     assert decode.moved > 2 * 3 * 4 * 272

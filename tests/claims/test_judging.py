@@ -1,4 +1,4 @@
-"""Each claim on planted data: as the paper says, the other way round, and too noisy to tell."""
+"""Each claim on made-up data: as in the paper, the opposite, and too noisy to decide."""
 
 import csv
 import io
@@ -24,9 +24,9 @@ make_reset = synthetic["make_reset"]
 PAPER_ORDER = (4.5, 4.2, 4.2, 4.21, 4.1, 4.0, 3.9, 3.6)
 SEEDS = (0, 1, 2)
 JITTER = (0.0, 0.004, -0.003)
-"""Of the paired differences, by seed."""
+"""Relative noise of the paired differences, by seed."""
 WIDE = (0.0, 3.0, -3.0)
-"""Of the paired differences, as multiples of what is claimed."""
+"""Relative noise that hides the claimed differences, by seed."""
 
 
 def ladder(folder: Path, direction: int) -> None:
@@ -128,7 +128,7 @@ def test_no_runs_are_said_with_the_command_that_gives_them(tmp_path: Path) -> No
 
 
 def test_seeds_are_paired_and_so_cancel(tmp_path: Path) -> None:
-    """Seeds differ by far more than the steps between mini-batch sizes do."""
+    """The seeds differ by far more than the mini-batch sizes."""
     mini_batches(tmp_path, 1)
     part = judged(tmp_path)[2].parts[0]
     assert part.pairs == 3

@@ -1,6 +1,6 @@
 """The Triton kernels compiled and run on a CUDA device, compared with the definition.
 
-Without a device none of these tests is collected. They have not been run on a device yet.
+Without a device these tests are deselected. They have not been run on a device yet.
 """
 
 import math

@@ -108,7 +108,7 @@ def test_without_gradients_the_result_is_the_same_and_holds_no_graph(kernel: Inn
 
 @pytest.mark.parametrize(("module", "same"), [(torch.nn.Linear, LINEAR), (Gated, None)], ids=["linear", "gated"])
 def test_any_module_is_an_inner_model(module: type[torch.nn.Module], same: InnerModel | None) -> None:
-    """Check the token-by-token definition, written out for one head with the module itself."""
+    """Compare with the token-by-token definition, written out for one head with the module itself."""
     model = InnerModule(module if same is None else lambda head_dim: module(head_dim, head_dim))
     case = Case(InnerSpec(model), 3, T=7)
     assert_agree(case.outputs(primal()), _by_hand(case))
@@ -155,7 +155,7 @@ def test_one_token_by_hand() -> None:
     loop = InnerLoop(InnerSpec(LINEAR), LayerNormParams(one[0], 0.5 * one[0]), one[0, 0, 0])
     start = loop.spec.start((2 * one[0], one[0]), batch=1)
     z, state = primal_mini_batch(loop, start, InnerInputs(3 * one, one, one, one[..., 0]))
-    # The standardised single number is 0 whatever the weights are, so no gradient reaches them.
+    # A standardised single number is always 0, so no gradient reaches the weights.
     assert z.item() == 3.5
     assert [w.item() for w in state.W] == [2, 1]
 

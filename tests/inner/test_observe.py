@@ -1,4 +1,4 @@
-"""Observations of W, compared with the primal form stopped after every token."""
+"""Observations of W equal the results of the primal form stopped after every token."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The paper's theorems: inner loops equal to attention, and the delta rule. No LN, residual, bias, tau or 1 / D.
+"""The paper's theorems: inner loops that equal attention or the delta rule. No LN, residual, bias, tau or 1 / D.
 
 Shapes: B batch, H heads, T tokens, D head width.
 """
@@ -44,7 +44,7 @@ def test_theorem_1_batch_gradient_descent_is_linear_attention(kernel: InnerKerne
 def nadaraya_watson(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Compute f(q; x_1 ... x_t) = sum_s kappa(k_s, q) v_s / sum_s kappa(k_s, q) with kappa(k, q) = exp(k . q).
 
-    Training stores (k_s, v_s), prediction averages over what is stored.
+    Training stores (k_s, v_s), and prediction averages over the stored pairs.
     """
     outputs = []
     for t in range(q.shape[2]):

@@ -9,7 +9,7 @@ from triton.runtime.interpreter import InterpretedFunction
 
 @pytest.fixture(autouse=True, scope="session")
 def prepare_once_per_launch() -> Iterator[None]:
-    """Prepare ``triton.language`` once per launch instead of at every call of a function within a kernel."""
+    """Prepare ``triton.language`` once per launch instead of at each function call within a kernel."""
     prepared: set[InterpretedFunction] = set()
     run, prepare_and_call = InterpretedFunction.run, InterpretedFunction.__call__
 

@@ -33,7 +33,7 @@ SCRATCH = {
     "linear_backward": WEIGHTS | SUMS,
     "mlp_backward": WORK | SUMS | ROOM,
 }
-"""Arguments that are written and read again, by the same launch or the next."""
+"""Arguments that the same launch or the next one reads after they are written."""
 
 
 def inputs(D: int, F: int, b: int, dtype: torch.dtype) -> Arguments:
@@ -76,7 +76,7 @@ def run_everything(given: Arguments) -> dict[str, Seen]:
 def test_counts_equal_the_work_of_the_kernels(
     F: int, D: int, b: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """FLOPs are equal; bytes differ by tau and by masked padding, a few percent. Scratch is identified by name."""
+    """Counted FLOPs are exact; counted bytes omit tau and masked padding, a few percent. Scratch is known by name."""
     monkeypatch.setattr("ttt.kernels.triton.counts.L2_BYTES", 10**12)
     sizes = Sizes(D, F, b, dtype.itemsize, b * MINI_BATCHES, GROUP)
     seen = run_everything(inputs(D, F, b, dtype))
@@ -99,16 +99,16 @@ def test_counts_equal_the_work_of_the_kernels(
             # W_last also holds W between mini-batches: each of its bytes that is loaded was stored before.
             crossed -= sum(done.read.get(argument, 0) for argument in WORK)
         if use == "backward":
-            # dW goes from group to group in one buffer, which each launch counts again.
+            # All groups share the buffer of dW, which is counted at each launch.
             crossed += 2 * B * H * (mlp_state(sizes) if F else linear_state(sizes))
         if name == "mlp_backward":
-            # Read twice: to recompute a group, and to go back through it.
+            # Read twice: to recompute a group, and for its backward pass.
             crossed += done.read["k"] + done.read["v"] + done.read["eta"]
         assert crossed == pytest.approx(counted.device_bytes * tokens, rel=0.03), name
 
 
 def test_counts_by_hand() -> None:
-    """TTT-Linear with D = b = 16 and two mini-batches, with the first W kept; float32 views."""
+    """Check TTT-Linear with D = b = 16, float32 views and two mini-batches, of which the first W is kept."""
     sizes = Sizes(D=16, F=64, b=16, element=4, tokens=32, group=2)
     forward = count("linear_forward", sizes)
     product = 2 * 16 * 16 * 16
@@ -145,7 +145,7 @@ STEPS, WORK_OF_MLP = 32 * 16 * 320 * 2, 2 * 132_352 + 6 * 16 * 256 * 2
 def test_scratch_larger_than_l2_is_counted_as_device_memory(
     name: str, scratch: int, programs: int, per_group: int, per_mini_batch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Scratch: W and b of 32 mini-batches of TTT-Linear; TTT-MLP's for a group and for a mini-batch."""
+    """TTT-Linear's scratch is W and b of 32 mini-batches; TTT-MLP's is for a group and for one mini-batch."""
     sizes = Sizes(64, 256, 16, 2, 2048, 32)
     assert count(name, sizes).scratch >= scratch
     monkeypatch.setattr("ttt.kernels.triton.counts.L2_BYTES", scratch * programs)
@@ -156,7 +156,7 @@ def test_scratch_larger_than_l2_is_counted_as_device_memory(
 
 @pytest.mark.parametrize("F", [0, 128])
 def test_a_kernel_computes_at_least_what_the_dual_form_does(F: int) -> None:
-    """It computes at most half as much again in the forward pass: Z1 twice, and the query's bias folded otherwise."""
+    """At most 1.5 times in the forward pass: Z1 is computed twice, and the bias of the query in another product."""
     D, b, T = 32, 16, 64
     given = inputs(D, F, b, torch.float32)
     spec = InnerSpec(InnerMLP((F // D,)) if F else InnerMLP())
@@ -165,19 +165,19 @@ def test_a_kernel_computes_at_least_what_the_dual_form_does(F: int) -> None:
         start = spec.start(tuple(w[0] for w in given.W), B)
         scan(dual_mini_batch, loop, start, InnerInputs(given.q, given.k, given.v, given.eta))
     plain = counter.get_total_flops() / (B * H * T)
-    own = count("mlp_forward" if F else "linear_forward", Sizes(D, F, b, 4, T, GROUP)).flops
-    assert plain <= own <= 1.5 * plain
+    counted = count("mlp_forward" if F else "linear_forward", Sizes(D, F, b, 4, T, GROUP)).flops
+    assert plain <= counted <= 1.5 * plain
 
 
 @pytest.mark.parametrize(("name", "layers"), [("linear", 1), ("mlp", 2)])
 def test_the_forward_kernel_moves_little_more_than_it_must(name: str, layers: int) -> None:
-    """Half precision, b = 16, 2048 tokens, and the default group."""
+    """In half precision with b = 16, 2048 tokens and the default group."""
     counted = count(f"{name}_forward", Sizes(64, 256, 16, 2, 2048, op.DEFAULT_GROUP[layers]))
     assert counted.device_bytes <= 1.25 * counted.least_bytes
 
 
 @pytest.mark.parametrize(("name", "layers", "times"), [("linear", 1, 1.5), ("mlp", 2, 2.7)])
 def test_the_backward_kernel_moves_little_more_than_it_must(name: str, layers: int, times: float) -> None:
-    """TTT-MLP also moves G1 and G2 out and in, 1.2 times the least."""
+    """TTT-MLP also writes and reads G1 and G2, 1.2 times the least bytes."""
     counted = count(f"{name}_backward", Sizes(64, 256, 16, 2, 2048, op.DEFAULT_GROUP[layers]))
     assert counted.device_bytes <= times * counted.least_bytes

@@ -59,14 +59,14 @@ def test_any_group_gives_the_same_bytes(case: Case, group: int) -> None:
 @pytest.mark.parametrize("case", SMALL, ids=str)
 def test_the_number_of_threads_changes_no_byte(case: Case) -> None:
     given = arguments(case, torch.float32)
-    alone = results(compiled, given)
+    one_thread = results(compiled, given)
     torch.set_num_threads(2)
     try:
-        together = results(compiled, given)
+        two_threads = results(compiled, given)
     finally:
         torch.set_num_threads(1)
-    for name, x in alone.items():
-        assert torch.equal(x, together[name]), name
+    for name, x in one_thread.items():
+        assert torch.equal(x, two_threads[name]), name
 
 
 @pytest.mark.parametrize("case", SMALL, ids=str)
@@ -113,11 +113,11 @@ def test_any_subset_of_gradients(case: Case) -> None:
     expected = results(compiled, given)
     for i, name in enumerate(["q", "k"]):
         constant = given.map(Tensor.detach)
-        wanted = constant[3 + i].requires_grad_()
+        leaf = constant[3 + i].requires_grad_()
         z, _ = compiled(constant)
-        (alone,) = torch.autograd.grad(z.sum(), wanted)
-        (among,) = torch.autograd.grad(compiled(given)[0].sum(), given[3 + i])
-        assert torch.equal(alone, among), name
+        (single,) = torch.autograd.grad(z.sum(), leaf)
+        (one_of_all,) = torch.autograd.grad(compiled(given)[0].sum(), given[3 + i])
+        assert torch.equal(single, one_of_all), name
     (only_state,) = torch.autograd.grad(compiled(given)[1][0].sum(), given.v)
     assert only_state.shape == expected["dv"].shape
 

@@ -1,4 +1,4 @@
-"""The compiled kernel as a layer calls it: at any offset of a mini-batch, and refused by name where it cannot run."""
+"""The compiled kernel as a layer calls it: at any offset of a mini-batch, with an error where it cannot run."""
 
 import logging
 from itertools import pairwise

@@ -40,7 +40,7 @@ ALTERNATING = [
         for i, case in enumerate(MLP)
     ),
 ]
-"""Every size with one type: every head width and, for TTT-Linear, every mini-batch size has both."""
+"""Every size with one type; every head width and, for TTT-Linear, every mini-batch size is tested with both types."""
 if DEVICE == "cuda":
     ALTERNATING = [(case, dtype) for case in LINEAR + MLP for dtype in HALF_AND_SINGLE]
 
@@ -111,8 +111,8 @@ def test_sizes_whose_state_is_on_chip() -> None:
 @given(data=st.data())
 def test_any_sizes(poisoned: None, data: st.DataObject) -> None:  # noqa: ARG001
     dtype, group = data.draw(st.sampled_from(HALF_AND_SINGLE), "type"), data.draw(st.integers(0, 5), "group")
-    # LN over few coordinates leaves little more than their signs. Its derivatives are sums that cancel, as may sums
-    # over few tokens.
+    # LN over few coordinates yields little more than their signs. In its derivatives, and in sums over few tokens,
+    # terms cancel.
     D = data.draw(st.integers(16, 36), "D")
     F = 16 * data.draw(st.integers(0, 3), "F / 16")
     b, mini_batches = data.draw(st.integers(4, 20), "b"), data.draw(st.integers(1, 3), "mini-batches")
@@ -132,7 +132,7 @@ def test_any_group_gives_the_same_bytes(group: int) -> None:
 @pytest.mark.usefixtures("poisoned")
 @pytest.mark.parametrize("dtype", HALF_AND_SINGLE, ids=str)
 def test_undoing_the_steps_of_a_long_group_restores_its_first_state(dtype: torch.dtype) -> None:
-    """TTT-MLP's backward pass computes W before a mini-batch from W after it, here 64 times in a row."""
+    """TTT-MLP's backward pass computes W before each mini-batch from W after it, here 64 times in a row."""
     given = of(Case(16, 32, 8, 512), dtype, heads=1)
     assert_close(results(lambda a: triton(a, 64), given), results(primal, exact(given)), TOLERANCE[dtype])
 
@@ -181,8 +181,8 @@ def test_one_initial_state_for_all_sequences(case: Case) -> None:
     given = of(case, batch=2)
     shared = given._replace(W=tuple(w[0].detach().requires_grad_() for w in given.W))
 
-    def of_all(form, given: Arguments) -> tuple[Tensor, tuple[Tensor, ...]]:  # type: ignore[no-untyped-def]
-        return form(given._replace(W=tuple(w.expand(2, *w.shape) for w in given.W)))
+    def of_all(kernel, given: Arguments) -> tuple[Tensor, tuple[Tensor, ...]]:  # type: ignore[no-untyped-def]
+        return kernel(given._replace(W=tuple(w.expand(2, *w.shape) for w in given.W)))
 
     found = results(lambda a: of_all(triton, a), shared)
     assert_close(found, results(lambda a: of_all(primal, a), exact(shared)), TOLERANCE[torch.float32])
@@ -193,10 +193,10 @@ def test_without_biases(case: Case) -> None:
     given = of(case)
     bare = given._replace(W=given.W[::2])
 
-    def with_zeros(form, given: Arguments) -> tuple[Tensor, tuple[Tensor, ...]]:  # type: ignore[no-untyped-def]
-        # A zero bias starts equal to no bias, but learns.
+    def with_zeros(kernel, given: Arguments) -> tuple[Tensor, tuple[Tensor, ...]]:  # type: ignore[no-untyped-def]
+        # At first a zero bias equals no bias, but it is updated.
         zeros = [torch.zeros_like(w[:, :, :1]) for w in given.W]
-        return form(given._replace(W=tuple(x for pair in zip(given.W, zeros, strict=True) for x in pair)))
+        return kernel(given._replace(W=tuple(x for pair in zip(given.W, zeros, strict=True) for x in pair)))
 
     double = exact(bare)
     found, expected = results_without_biases(triton, bare), results_without_biases(primal, double)
@@ -205,8 +205,8 @@ def test_without_biases(case: Case) -> None:
     assert not torch.equal(biased, triton(bare)[0]), "biases would learn"
 
 
-def results_without_biases(form, given: Arguments) -> dict[str, Tensor]:  # type: ignore[no-untyped-def]
-    z, W_last = form(given)
+def results_without_biases(kernel, given: Arguments) -> dict[str, Tensor]:  # type: ignore[no-untyped-def]
+    z, W_last = kernel(given)
     leaves = given.tensors()
     functional = z.double().sin().sum() + sum(w.double().sin().sum() for w in W_last)
     gradients = torch.autograd.grad(functional, leaves)
@@ -219,10 +219,10 @@ def test_any_subset_of_gradients(case: Case) -> None:
     given = of(case)
     for i, name in enumerate(["q", "k"]):
         constant = given.map(Tensor.detach)
-        wanted = constant[3 + i].requires_grad_()
-        (alone,) = torch.autograd.grad(triton(constant)[0].sum(), wanted)
-        (among,) = torch.autograd.grad(triton(given)[0].sum(), given[3 + i])
-        assert torch.equal(alone, among), name
+        leaf = constant[3 + i].requires_grad_()
+        (single,) = torch.autograd.grad(triton(constant)[0].sum(), leaf)
+        (one_of_all,) = torch.autograd.grad(triton(given)[0].sum(), given[3 + i])
+        assert torch.equal(single, one_of_all), name
     (only_state,) = torch.autograd.grad(triton(given)[1][0].sum(), given.v)
     assert only_state.abs().max() > 0
 

@@ -37,7 +37,7 @@ V = 50
 IDS = torch.randint(V, (2, 41), generator=torch.Generator().manual_seed(0)).to(DEVICE)
 
 
-def narrowed(form: InnerKernel, views: torch.dtype, rest: torch.dtype) -> InnerKernel:
+def narrowed(kernel: InnerKernel, views: torch.dtype, rest: torch.dtype) -> InnerKernel:
     """Return the kernel applied to float64 tensors that are rounded: views to ``views``, all others to ``rest``."""
 
     def narrow(loop: InnerLoop, state: InnerState, inputs: InnerInputs) -> tuple[Tensor, InnerState]:
@@ -45,7 +45,7 @@ def narrowed(form: InnerKernel, views: torch.dtype, rest: torch.dtype) -> InnerK
         narrow_inputs = InnerInputs(q, k, v, inputs.eta.to(DEVICE, rest))
         narrow_norm = LayerNormParams(*(x.to(DEVICE, rest) for x in loop.norm))
         narrow_loop = InnerLoop(loop.spec, narrow_norm, loop.tau.to(DEVICE, rest))
-        z, after = form(narrow_loop, moved(state, DEVICE, rest), narrow_inputs)
+        z, after = kernel(narrow_loop, moved(state, DEVICE, rest), narrow_inputs)
         assert z.dtype == views
         return z.cpu().double(), moved(after, "cpu", torch.float64)
 
@@ -62,11 +62,11 @@ def rounded_definition(views: torch.dtype) -> InnerKernel:
     """Return the primal form in float64, on views rounded to ``views``."""
     primal = choose_kernel(KernelConfig("primal", 0), LOOPS["linear"])
 
-    def form(loop: InnerLoop, state: InnerState, inputs: InnerInputs) -> tuple[Tensor, InnerState]:
+    def kernel(loop: InnerLoop, state: InnerState, inputs: InnerInputs) -> tuple[Tensor, InnerState]:
         q, k, v = (x.to(views).double() for x in inputs[:3])
         return primal(loop, state, inputs._replace(q=q, k=k, v=v))
 
-    return form
+    return kernel
 
 
 CUTS = [(16, [16]), (19, [19]), (15, [15]), (9, [1, 8]), (21, [3, 18]), (24, [8, 1, 15]), (26, [5, 2, 12, 1, 6])]
@@ -74,7 +74,7 @@ TYPES = (torch.float16, torch.float32)
 IN_CHUNKS = [(name, *CUTS[-1], dtype) for name in LOOPS for dtype in TYPES]
 IN_CHUNKS += [("linear", *cut, TYPES[i % 2]) for i, cut in enumerate(CUTS[:-1])]
 IN_CHUNKS += [("mlp", *cut, TYPES[1 - i % 2]) for i, cut in enumerate(CUTS[:-1])]
-"""The last cut with every loop in both types; the others with each kernel, in one type or the other."""
+"""The last cut is tested with every loop in both types, every other cut with both inner models in one type each."""
 
 
 @pytest.mark.slow
@@ -82,8 +82,8 @@ IN_CHUNKS += [("mlp", *cut, TYPES[1 - i % 2]) for i, cut in enumerate(CUTS[:-1])
 def test_any_length_in_any_chunks_is_the_primal_form(name: str, T: int, cuts: list[int], dtype: torch.dtype) -> None:
     case = Case(LOOPS[name], 8, T=T, D=16)
     expected = case.run(rounded_definition(dtype))
-    form = choose_kernel(KernelConfig("triton", 2), case.spec)
-    assert_agree(case.run(narrowed(form, dtype, torch.float32), cuts), expected, TOLERANCE[dtype])
+    kernel = choose_kernel(KernelConfig("triton", 2), case.spec)
+    assert_agree(case.run(narrowed(kernel, dtype, torch.float32), cuts), expected, TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("name", LOOPS)
@@ -93,9 +93,9 @@ def test_token_by_token_is_the_primal_form_and_calls_the_decode_kernel(
     case, calls = Case(LOOPS[name], 4, T=11, D=16), []
     decode = op.decode_token
     monkeypatch.setattr(op, "decode_token", lambda *given: calls.append(given[-1]) or decode(*given))
-    form = narrowed(choose_kernel(KernelConfig("triton"), case.spec), torch.float32, torch.float32)
+    kernel = narrowed(choose_kernel(KernelConfig("triton"), case.spec), torch.float32, torch.float32)
     with torch.no_grad():
-        found = case.outputs(form, [1] * 11)
+        found = case.outputs(kernel, [1] * 11)
     assert_agree(found, case.outputs(rounded_definition(torch.float32)), TOLERANCE[torch.float32])
     assert calls == [0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2]
 
@@ -123,7 +123,7 @@ def test_a_model_trains_as_with_the_dual_form(build: Callable[[str], nn.Module])
         loss.backward()
         gradients = {f"gradient of {name}": p.grad for name, p in model.named_parameters() if p.grad is not None}
         found.append({"logits": logits, "loss": loss} | gradients)
-    # Two layers of float32, one after the other.
+    # The errors of two float32 layers add up.
     assert_agree(found[1], found[0], 10 * TOLERANCE[torch.float32])
 
 
@@ -140,22 +140,22 @@ def test_a_model_generates_as_with_the_dual_form(build: Callable[[str], nn.Modul
 
 
 def test_a_layer_keeps_half_precision_only_for_the_triton_kernels(configure: Callable[..., TrainConfig]) -> None:
-    for kernel, expected in (("triton", torch.float16), ("dual", torch.float32)):
-        config = configure("model=ttt_linear", f"kernel={kernel}")
+    for name, expected in (("triton", torch.float16), ("dual", torch.float32)):
+        config = configure("model=ttt_linear", f"kernel={name}")
         model = build_model(config.model, config.size, config.backbone, config.kernel, V).to(DEVICE)
         (layer,) = [module for module in model.modules() if isinstance(module, TTT)]
-        read, form = [], layer.kernel
+        read, kernel = [], layer.kernel
 
-        def spy(*given, read=read, form=form):  # type: ignore[no-untyped-def]
+        def spy(*given, read=read, kernel=kernel):  # type: ignore[no-untyped-def]
             read.append((given[2].q.dtype, given[2].v.dtype, given[2].eta.dtype, given[1].W[0].dtype))
-            return form(*given)
+            return kernel(*given)
 
-        dtype = view_type(form, torch.empty(0, dtype=torch.float16, device=DEVICE))
+        dtype = view_type(kernel, torch.empty(0, dtype=torch.float16, device=DEVICE))
         assert dtype == expected
         layer.kernel = spy  # a kernel that is not a CompiledKernel gets float32
         model(IDS)
         assert read == [(torch.float32,) * 4]
-        layer.kernel = form
+        layer.kernel = kernel
         with torch.autocast(DEVICE, dtype=torch.bfloat16):
             assert model(IDS).isfinite().all()
     expected = torch.float32 if INTERPRETED else torch.bfloat16
@@ -195,14 +195,14 @@ def test_other_loops_are_refused_by_name(loop: InnerSpec, reason: str) -> None:
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_unsupported_tokens_are_refused_by_name(case: Case, views: torch.dtype, reason: str) -> None:
-    form = choose_kernel(KernelConfig("triton"), case.spec)
+    kernel = choose_kernel(KernelConfig("triton"), case.spec)
     with pytest.raises(UserError, match=f"kernel.name=triton: .*{reason}.*; choose auto"):
-        case.outputs(form if case.forgets else narrowed(form, views, torch.float32))
+        case.outputs(kernel if case.forgets else narrowed(kernel, views, torch.float32))
 
 
 @pytest.fixture
 def forgotten() -> Iterator[None]:
-    """Clear what is cached about this machine, so that it is found and logged again."""
+    """Clear the cached properties of this machine, so that they are found and logged again."""
     caches = (dispatch._why_no_triton, dispatch._log_gpu_kernel)
     for found in caches:
         found.cache_clear()
@@ -237,7 +237,7 @@ def test_without_gpu_and_interpreter_it_is_refused() -> None:
 
 
 class OnGPU(CompiledKernel):
-    """``kernel=auto`` as if the tokens were on a GPU."""
+    """``kernel=auto`` that treats all tokens as on a GPU."""
 
     def _is_triton(self, x: Tensor) -> bool:  # noqa: ARG002
         return True
@@ -247,13 +247,13 @@ class OnGPU(CompiledKernel):
 def test_auto_on_a_gpu_logs_once_which_kernel_runs(caplog: pytest.LogCaptureFixture) -> None:
     case = Case(LOOPS["linear"], 4, T=8, D=16)
     plain = choose_kernel(KernelConfig("dual"), case.spec)
-    form = OnGPU(KernelConfig("auto", 2), plain)
+    kernel = OnGPU(KernelConfig("auto", 2), plain)
     expected = case.run(plain)
     with caplog.at_level(logging.INFO):
         for _ in range(2):
-            assert_agree(case.run(narrowed(form, torch.float64, torch.float64)), expected)
+            assert_agree(case.run(narrowed(kernel, torch.float64, torch.float64)), expected)
         for _ in range(2):
-            found = case.run(narrowed(form, torch.float32, torch.float32))
+            found = case.run(narrowed(kernel, torch.float32, torch.float32))
     assert_agree(found, expected, TOLERANCE[torch.float32])
     device = IDS.device
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
@@ -266,19 +266,19 @@ def test_auto_on_a_gpu_logs_once_which_kernel_runs(caplog: pytest.LogCaptureFixt
     ]
 
 
-@pytest.mark.parametrize("kernel", [KernelConfig("triton"), KernelConfig("auto"), KernelConfig("auto", 3)], ids=str)
-@pytest.mark.parametrize(("name", "own"), [("linear", 16), ("mlp", 64)])
-def test_the_default_group_depends_on_the_layer(name: str, own: int, kernel: KernelConfig) -> None:
+@pytest.mark.parametrize("config", [KernelConfig("triton"), KernelConfig("auto"), KernelConfig("auto", 3)], ids=str)
+@pytest.mark.parametrize(("name", "default"), [("linear", 16), ("mlp", 64)])
+def test_the_default_group_depends_on_the_layer(name: str, default: int, config: KernelConfig) -> None:
     spec, b, mini_batches = LOOPS[name], 2, 65
-    form = OnGPU(kernel, choose_kernel(KernelConfig("dual"), spec))
-    group = own if kernel.checkpoint_group is None else kernel.checkpoint_group
+    kernel = OnGPU(config, choose_kernel(KernelConfig("dual"), spec))
+    group = default if config.checkpoint_group is None else config.checkpoint_group
     with FakeTensorMode():
         W = [torch.empty(1, 16, 64 if name == "mlp" else 16), torch.empty(1, 1, 64 if name == "mlp" else 16)]
         W += [torch.empty(1, 64, 16), torch.empty(1, 1, 16)] if name == "mlp" else []
         norm = LayerNormParams(torch.ones(1, 1, 16), torch.zeros(1, 1, 16))
         inputs = InnerInputs(*torch.empty(3, 1, 1, b * mini_batches, 16), torch.empty(1, 1, b * mini_batches))
         inputs = inputs._replace(q=inputs.q.requires_grad_())
-        z, _ = form(InnerLoop(spec, norm, torch.empty(b)), spec.start(W, 1), inputs)
+        z, _ = kernel(InnerLoop(spec, norm, torch.empty(b)), spec.start(W, 1), inputs)
         W1_kept, *_ = z.grad_fn.saved_tensors
     assert W1_kept.shape == (-(-mini_batches // group), 1, *W[0].shape)
 

@@ -1,6 +1,6 @@
 """Processor time per token, forward and backward, is the same at two context lengths.
 
-Measured on one thread, and the least of several rounds, so that a busy machine does not matter.
+The least of several rounds on one thread, so that other work on the machine does not matter.
 """
 
 import time

@@ -1,4 +1,4 @@
-"""The Mamba mixer agrees with that of transformers; its initial values and the choice of the scan."""
+"""The Mamba mixer agrees with transformers' mixer; its initial values and the choice of the scan."""
 
 import sys
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Recording inner loops leaves a model unchanged, and diagnosis names the inner loop that diverged."""
+"""Recording inner loops does not change a model, and diagnosis names the inner loop that diverged."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The contract of every registered layer, in each of its backbones. New layers are covered without an edit."""
+"""Every registered layer, in each of its backbones, keeps the contract. New layers are tested without an edit."""
 
 from itertools import pairwise
 
@@ -20,7 +20,7 @@ from ttt.layers.state import State
 
 WIDTH, HEADS, T = 24, 2, 37
 STREAMED = 70
-"""Tokens of a sequence that is read in parts: more than a mini-batch or a chunk."""
+"""Length of a sequence that is read in parts: more than a mini-batch or a chunk."""
 
 OWN_VALUES = {
     "ttt_linear": {"inner_model": "linear"},
@@ -78,8 +78,8 @@ def test_names_without_weight_decay_are_parameters(name: str) -> None:
 def test_sequences_of_a_batch_do_not_interact(name: str, backbone: str) -> None:
     layer = randomised(make_layer(name, backbone)).double()
     x = torch.randn(3, T, WIDTH, dtype=torch.float64)
-    alone = torch.cat([layer(sequence[None])[0] for sequence in x])
-    torch.testing.assert_close(layer(x)[0], alone, rtol=0, atol=1e-12)
+    one_by_one = torch.cat([layer(sequence[None])[0] for sequence in x])
+    torch.testing.assert_close(layer(x)[0], one_by_one, rtol=0, atol=1e-12)
 
 
 def in_chunks(layer: nn.Module, x: Tensor, cuts: set[int]) -> tuple[Tensor, State]:

@@ -127,6 +127,6 @@ def peak_bytes(tokens: int) -> int:
 
 @pytest.mark.slow
 def test_no_state_sequence_is_kept() -> None:
-    """Memory grows by inputs, outputs and their gradients: fewer floats per token than one state has."""
+    """Memory grows only with inputs, outputs and their gradients: by fewer floats per token than one state has."""
     short, long = 4096, 16384
     assert peak_bytes(long) - peak_bytes(short) < (long - short) * 64 * 16 * 4

@@ -72,7 +72,7 @@ def test_a_layer_is_what_the_primal_kernel_computes(values: dict[str, object]) -
 
 
 def test_a_constant_eta_is_where_a_learnable_one_starts() -> None:
-    """Check sigmoid(0) = 1/2: row 7 of Table 1 starts where row 6 is."""
+    """Row 7 of Table 1 starts with the eta of row 6, because sigmoid(0) = 1/2."""
     constant, learnable = make(learnable_eta=False), make()
     assert learnable.eta_weight is not None
     nn.init.zeros_(learnable.eta_weight)

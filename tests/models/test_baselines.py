@@ -1,4 +1,4 @@
-"""The Transformer and Mamba models agree with those of transformers on the same weights."""
+"""The Transformer and Mamba models agree with transformers' models on the same weights."""
 
 from collections.abc import Callable
 

@@ -29,7 +29,7 @@ from ttt.models.language_model import LanguageModel
 LLAMA_2_VOCABULARY = 32000
 
 T = 256
-"""Sixteen mini-batches: the last update, which is not used, has no backward pass and must not matter."""
+"""Sixteen mini-batches, so that the last update, which is unused and has no backward pass, does not matter."""
 SMALL = ["size.width=48", "size.heads=2", "size.mlp_hidden=96", "kernel=dual", "kernel.checkpoint_group=0"]
 
 
@@ -90,7 +90,7 @@ def test_the_inner_loop_by_hand(b: int) -> None:
 
 @pytest.mark.usefixtures("configure")
 def test_attention_and_head_by_hand() -> None:
-    """Check the T x T pairs that twice the context adds, and the head's FLOPs."""
+    """Check the T x T pairs that doubling the context adds, and the head's FLOPs."""
     built, C, blocks = small("model=transformer"), 48, 2
     assert built.flops(2 * T) - 2 * built.flops(T) == blocks * 4 * C * (4 - 2) * T**2
     only_blocks = sum(count_flops(block, T) for block in built.blocks)

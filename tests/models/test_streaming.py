@@ -1,4 +1,4 @@
-"""Every layer, in each of its backbones, reads a sequence in chunks as it reads the whole."""
+"""Every layer, in each of its backbones, gives the same results for a sequence in chunks and as a whole."""
 
 import random
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Run folders with made-up but lifelike numbers."""
+"""Run folders with made-up but realistic numbers."""
 
 import math
 import zlib
@@ -20,7 +20,7 @@ METHODS = {
     ("transformer", "transformer"): (3.15, 0.40),
     ("mamba", "own"): (3.2, 0.55),
 }
-"""(model, backbone) -> loss in nats per token that a long run tends to, and how fast it falls with context."""
+"""(model, backbone) -> final loss of a long run in nats per token, and the exponent of its decrease with context."""
 
 
 def make_run(
@@ -40,9 +40,9 @@ def make_run(
     parent: RunFolder | None = None,
     **settings: object,
 ) -> RunFolder:
-    """A run in its folder below ``folder``; ``settings`` are further keys of ``config.model``.
+    """Write a run's folder below ``folder``; ``settings`` are further keys of ``config.model``.
 
-    ``perplexity`` is that of the validation in its record.
+    ``perplexity`` is the validation perplexity in its record.
     """
     parts = [model, backbone, size, str(ctx), str(seed), *map(str, settings.values())]
     parts += [f"lr{learning_rate:g}"] * (learning_rate != 5e-3) + [data] * (data != "pycode") + ["child"] * bool(parent)
@@ -65,7 +65,7 @@ def make_run(
     record["label"] = label_of_plain(record["config"]).to_plain()
     write_record(run.record, record)
     log = MetricLog(name, run.metrics)
-    # Runs of one seed share the order of their data, so they share the noise of a step's text.
+    # Runs of one seed read the same data in the same order, so they share the noise of each step's text.
     text, own = np.random.default_rng(seed), np.random.default_rng(zlib.crc32(name.encode()))
     floor, slope = METHODS.get((model, backbone), (3.2, 0.4))
     floor += {"s1": 0.6, "s2": 0.3}.get(size, 0.0) + own.normal(0, 0.02)
@@ -86,14 +86,14 @@ def make_run(
 
 
 def flops(model: str, size: str, ctx: int) -> float:
-    """Training FLOPs a token of a lifelike magnitude: attention's grow with the context."""
+    """Return training FLOPs per token of a realistic magnitude, which grow with the context for attention."""
     return {"s1": 1.2e6, "s2": 3e6, "s3": 8e6}.get(size, 1e9) * (1 + (ctx / 4096 if model == "transformer" else 0.1))
 
 
 def make_reset(run: RunFolder, every: int, gain: float, ctx: int, steps: int, growth: float = 0.0) -> None:
-    """What ``probe=reset`` adds: the loss of every token with the state reset; after a reset it is ``gain`` higher.
+    """Add the results of ``probe=reset``: the loss of every token, which is ``gain`` higher after the first reset.
 
-    ``growth``: by how much more for every further token.
+    ``growth``: additional rise per token of position.
     """
     log = MetricLog.resume(run.metrics, run.path.name, steps)
     rows = [(key.position, value) for key, (value, _) in log._values.items() if key.metric == "loss" and key.position]
@@ -112,7 +112,7 @@ def make_reset(run: RunFolder, every: int, gain: float, ctx: int, steps: int, gr
 
 
 def make_probe(run: RunFolder, layers: int = 2, T: int = 64, split: Split = "validation", steps: int = 30) -> RunFolder:
-    """What a probe of the run saw: losses that fall with the position, deeper layers' above the others'."""
+    """Write the inner losses of a probed run, which fall with the position and rise with the layer."""
     positions = np.arange(1, T + 1)
     learned = 4 + 12 / positions
     values = {"loss_initial": np.full(T, 20.0), "loss_before": 1 + learned, "loss_after": learned}
@@ -123,7 +123,7 @@ def make_probe(run: RunFolder, layers: int = 2, T: int = 64, split: Split = "val
 
 
 def standard_model(model: str) -> dict[str, object]:
-    """``config.model`` of a shipped layer, and of any other its name."""
+    """Return ``config.model``: the standard settings of a known layer, otherwise only its name."""
     return {"name": model} | standard("model", model)
 
 
@@ -182,7 +182,7 @@ def make_record(
 
 
 def make_benchmark(folder: Path, sizes: tuple[int, ...] = (1, 4, 16, 64), tokens: int = 2048, **more: object) -> Path:
-    """A benchmark of the inner loop with W and z apart; ``more`` replaces columns of its rows."""
+    """Write a benchmark of the inner loop that times W and z separately; ``more`` replaces columns of its rows."""
     settings = {"width": 256, "heads": 4, "dtype": "float32", "rounds": 7}
     log = BenchmarkLog(folder, "inner", settings, threads=1)
     for b in sizes:
@@ -207,7 +207,7 @@ def make_benchmark(folder: Path, sizes: tuple[int, ...] = (1, 4, 16, 64), tokens
 
 
 LATENCY = {"ttt_linear": (2e-4, 0.0), "ttt_mlp": (4e-4, 0.0), "transformer": (1e-4, 4e-8), "mamba": (3e-4, 0.0)}
-"""Model -> seconds a token, and seconds more for each token of context."""
+"""Model -> seconds per token, and additional seconds per token of context."""
 
 
 def make_latency(
@@ -216,14 +216,18 @@ def make_latency(
     contexts: tuple[int, ...] = (512, 2048, 8192, 16384),
     spread: float = 0.03,
 ) -> Path:
-    """A benchmark of latency: training, prefill and decoding of each model of ``latency``, in the paper's backbone."""
+    """Write a benchmark of latency: training, prefill and decoding of each model, in the paper's backbone."""
     settings = {"width": 256, "heads": 4, "dtype": "float32", "rounds": 7, "batch": 1, "backbone": None}
     backbones = {"transformer": "transformer", "mamba": "own"}
     log = BenchmarkLog(folder, cast(Any, "latency"), settings, threads=1)
     for model, (flat, more) in latency.items():
         for tokens in contexts:
-            each = flat + more * tokens
-            for measure, value in {"train": 3 * tokens * each, "prefill": tokens * each, "decode": 2 * each}.items():
+            per_token = flat + more * tokens
+            for measure, value in {
+                "train": 3 * tokens * per_token,
+                "prefill": tokens * per_token,
+                "decode": 2 * per_token,
+            }.items():
                 row = {"model": model, "form": None, "checkpoint_group": None, "tokens": tokens, "batch": 1}
                 row["backbone"] = backbones.get(model, "mamba")
                 row |= {"mini_batch_size": None, "measure": measure, "value": value, "unit": "s"}
@@ -240,13 +244,13 @@ LAPTOP_METHODS = {
     ("transformer", "transformer"): 0.2,
     ("mamba", "own"): 0.05,
 }
-"""(model, backbone) -> loss above the best method's."""
+"""(model, backbone) -> difference of its loss from the best method's."""
 
 LADDER_LOSSES = (4.5, 4.195, 4.195, 4.19, 4.126, 4.05, 4.0, 3.65)
 
 
 def make_suite(folder: Path, seeds: tuple[int, ...] = (0, 1, 2), steps: int = 8, noise: float = 0.03) -> None:
-    """All runs that the figures need at laptop scale, with numbers like real ones; a few diverged or not done."""
+    """Write the runs that the figures need at laptop scale, with realistic numbers; a few diverged or stopped."""
     for size, base in {"s1": 4.5, "s2": 3.6, "s3": 2.95}.items():
         for ctx in (256, 512, 1024, 2048):
             both = ctx in (512, 2048)
@@ -295,7 +299,7 @@ def make_ladder(
     own_noise: float = 0.004,
     size: str = "s2",
 ) -> None:
-    """Runs of Table 1's rows with these losses; ``noise`` is a seed's, ``own_noise`` a run's own."""
+    """Write runs of Table 1's rows with these losses, plus noise per seed (``noise``) and per run (``own_noise``)."""
     for number, loss in enumerate(losses, 1):
         model, backbone, row = table_1_row(number, 512)
         usual = standard("model", model)

@@ -253,7 +253,7 @@ def test_inner_loss_of_several_seeds_is_a_mean_with_a_band(tmp_path: Path) -> No
 def test_inner_loss_of_many_layers_and_long_sequences_stays_readable(tmp_path: Path) -> None:
     make_probe(make_run(tmp_path, steps=2, evaluated=False), layers=6, T=3000)
     results = load_results(tmp_path)
-    # An inner loop that diverges: its numbers grow a hundredfold, and end.
+    # An inner loop that diverges: its losses grow a hundredfold and then end.
     values = results.inner_loss["loss_before"]
     last = results.inner_loss["layer"] == 6
     results.inner_loss["loss_before"] = values.mask(last & (results.inner_loss["position"] > 2000), 1e5)

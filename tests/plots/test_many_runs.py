@@ -43,7 +43,7 @@ def _draw_all(folder: Path) -> tuple[int, dict[str, int], float]:
 def test_the_time_to_draw_grows_no_faster_than_the_number_of_runs(tmp_path: Path) -> None:
     _make_runs(tmp_path / "few", FEW_SEEDS)
     _make_runs(tmp_path / "many", MANY_SEEDS)
-    _draw_all(tmp_path / "few")  # imports and font caches are not part of the comparison
+    _draw_all(tmp_path / "few")  # exclude imports and font caches from the comparison
     few_runs, few_artists, few_seconds = _draw_all(tmp_path / "few")
     many_runs, many_artists, many_seconds = _draw_all(tmp_path / "many")
     assert {"pile_scaling", "books_complete", "context", "best_context", "training", "per_token"} < many_artists.keys()

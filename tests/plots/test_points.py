@@ -24,7 +24,7 @@ def drawn(name: str, folder: Path) -> Any:
 
 
 def lines_of(axes: Any) -> dict[str, tuple[list[float], list[float]]]:
-    """Label -> x and y of its line."""
+    """Return the x and y of each line by label."""
     handles, labels = axes.get_legend_handles_labels()
     lines = [handle[0] if isinstance(handle, tuple) else handle for handle in handles]
     return {label: (list(line.get_xdata()), list(line.get_ydata())) for label, line in zip(labels, lines, strict=True)}

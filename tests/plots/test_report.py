@@ -13,7 +13,7 @@ VOID = {"meta", "img", "br"}
 
 
 class Tags(HTMLParser):
-    """Collects open tags, and attributes of all."""
+    """Collects the tags that are open and the attributes of all tags."""
 
     def __init__(self) -> None:
         super().__init__()

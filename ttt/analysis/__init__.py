@@ -1,1 +1,1 @@
-"""What figures and claims make of all runs: tables, the choice of runs to compare, Table 1, names of methods."""
+"""Tables of all runs for figures and claims: the choice of runs to compare, Table 1, names of methods."""

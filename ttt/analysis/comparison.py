@@ -1,12 +1,12 @@
-"""Which runs figures and claims compare, and which setting represents a method that was trained with several.
+"""The choice of the runs that figures and claims compare, and of the setting that represents a method.
 
 All figures and claims use the same rules:
 
 - A method is a layer in a backbone with the settings of ``conf/model/`` and ``conf/size/``; settings in ``TRIED`` may
   differ. A run with other settings appears only in figures about these settings (Table 1, the mini-batch size).
 - Runs that start from another run's weights are a separate method.
-- Runs of one size are compared if they planned the same number of tokens: the number that most methods and contexts of
-  the size have.
+- Runs of one size are compared if they planned the same number of tokens: the number that is most common among the
+  methods and contexts of that size.
 - If a method was trained with several settings, such as learning rates, one represents it: among the settings run with
   the most seeds, the one with the lowest mean validation loss over the seeds they share. A one-seed search therefore
   never replaces the setting it selected. A setting with a diverged seed comes last.
@@ -60,7 +60,7 @@ def mini_batch_sizes(results: Results) -> DataFrame:
 
 
 def is_standard(results: Results, group: str, aside: Set[str] = frozenset()) -> np.ndarray:
-    """Mark the runs whose ``model`` or ``size`` has the settings of ``conf/``, except for the settings ``aside``.
+    """Mark the runs whose ``model`` or ``size`` has the settings of ``conf/``, ignoring the settings ``aside``.
 
     Returns:
         bool [runs].
@@ -78,15 +78,15 @@ def compare(
     """Add to rows of ``results.runs`` their role in a figure.
 
     Args:
-        results: where the rows come from.
-        rows: some of its runs.
+        results: all runs.
+        rows: some rows of ``results.runs``.
         method: columns that identify a method among runs with the same data, size and context.
         length: chooses, from runs of one size, the number of planned tokens at which runs are compared;
             ``usual_length`` by default.
 
     Returns:
-        The rows with ``changed``: empty; ``tokens_planned``; ``flops``: of training, including those of the run that
-        it starts from; ``setting``: a text that is equal for runs that differ only in seed; and ``role``: a
+        The rows with ``changed``: empty; ``tokens_planned``; ``flops``: of training, including the training of the
+        run that it starts from; ``setting``: a text that is equal for runs that differ only in seed; and ``role``: a
         ``RunRole``.
     """
     rows = rows.assign(

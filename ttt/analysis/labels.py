@@ -36,7 +36,7 @@ def method_label(model: str, backbone: str) -> str:
     return f"{LAYERS.get(model, model)}{letter}"
 
 
-def describe_place(rows: DataFrame) -> str:
+def describe_scope(rows: DataFrame) -> str:
     """Describe the data, sizes and contexts of rows: ``pycode s1 at 512, 2048; s2 at 512``."""
     cases = rows[COMPARED_AT].drop_duplicates().sort_values(COMPARED_AT)
     texts = []

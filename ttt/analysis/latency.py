@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from ttt.analysis.store import Results
 
 SAME = ["cpu", "gpu", "threads", "width", "heads", "dtype", "batch"]
-"""Columns in which benchmarks must agree to appear in one figure."""
+"""Columns that must be equal for benchmarks to appear in one figure."""
 
 COLUMNS = [
     *("benchmark_id", "started", *SAME, "rounds", "model", "backbone", "form", "tokens", "measure"),

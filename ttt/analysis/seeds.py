@@ -1,4 +1,4 @@
-"""Which runs may be averaged over seeds: runs that agree in every setting that affects what is learned."""
+"""Groups of runs to average over seeds: they agree in every setting that affects what is learned."""
 
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
@@ -13,7 +13,7 @@ def settings_of(record: Record) -> dict[str, str]:
     del settings["seed"]
     # Finetuned runs whose parents differ only in seed count as seeds too: ``parent.settings`` describes the parent.
     settings.pop("parent.run_id", None)
-    # The content of a data set can depend on installed versions; equal digests mean equal text.
+    # The text of a data set can depend on installed packages; equal digests mean equal text.
     return settings | {"data.digest": record["data"]["digest"][:12], "steps_planned": str(record["steps_planned"])}
 
 
@@ -29,7 +29,7 @@ def changed_settings(groups: Sequence[Hashable], settings: Sequence[dict[str, st
     members = defaultdict(list)
     for group, setting in zip(groups, settings, strict=True):
         members[group].append(setting)
-    differing = {group: _differing(found) for group, found in members.items()}
+    differing = {group: _differing(several) for group, several in members.items()}
     return [
         ", ".join(f"{key}={setting.get(key, 'absent')}" for key in differing[group])
         for group, setting in zip(groups, settings, strict=True)

@@ -56,7 +56,7 @@ RUN_COLUMNS: dict[str, tuple[str, str]] = {
     "commit": ("git.commit", "string"),
     "data_digest": ("data.digest", "string"),
 }
-"""Column of ``Results.runs`` -> its key in the record, and its dtype; missing where the record lacks the key."""
+"""Column of ``Results.runs`` -> its key in the record, and its dtype. Values are missing where a record lacks it."""
 
 BENCHMARK_COLUMNS: dict[str, tuple[str, str]] = {
     "benchmark_id": ("benchmark_id", "string"),
@@ -106,11 +106,11 @@ class Results:
         metrics: the rows of all ``metrics.parquet`` (columns of ``ttt.results.metrics``); text is categorical,
             ``position`` nullable.
         inner_loss: the rows of all ``inner_loss.parquet`` (columns of ``ttt.results.inner_loss``); text is categorical.
-        left_out: folder of a duplicate run that is not in the tables -> folder of the same run that is.
+        left_out: folder of a run that is left out as a duplicate -> folder of the same run in the tables.
         benchmarks: one row per measurement: ``BENCHMARK_COLUMNS`` and ``MEASUREMENT_COLUMNS``.
         settings: run_id -> every setting that affects what the run learns, see ``ttt.analysis.seeds.settings_of``.
         labels: run_id -> label.
-        unreadable: one line for each file that could not be read and was left out.
+        unreadable: one line for each file that was left out because it could not be read.
     """
 
     runs: pd.DataFrame
@@ -145,7 +145,7 @@ class Results:
 
 @dataclass(frozen=True)
 class _Run:
-    """The parts of a record that the tables are made of."""
+    """The parts of a run's record that are used in the tables."""
 
     record: Record
     settings: dict[str, str]
@@ -154,7 +154,7 @@ class _Run:
 
 @dataclass
 class _Reader:
-    """Reads files. In ``strict`` mode an unreadable file is an error; otherwise it is noted and left out."""
+    """Reads files. In ``strict`` mode an unreadable file raises an error; otherwise it is listed and left out."""
 
     strict: bool
     unreadable: list[str] = field(default_factory=list)
@@ -189,12 +189,12 @@ def load_results(folder: Path, label: Callable[[Resolved], Label] = names_only, 
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give one that holds runs of ttt-train")
     reader = _Reader(strict)
-    found = reader.read(lambda path: _read_run(path, label), sorted(folder.rglob(RECORD_FILE)))
+    by_path = reader.read(lambda path: _read_run(path, label), sorted(folder.rglob(RECORD_FILE)))
     longest: dict[str, Path] = {}
-    for path in sorted(found, key=lambda path: found[path].record["steps"]):
-        longest[found[path].record["run_id"]] = path
-    runs = {path.parent: run for path, run in found.items() if longest[run.record["run_id"]] == path}
-    left_out = {path.parent: longest[run.record["run_id"]].parent for path, run in found.items()}
+    for path in sorted(by_path, key=lambda path: by_path[path].record["steps"]):
+        longest[by_path[path].record["run_id"]] = path
+    runs = {path.parent: run for path, run in by_path.items() if longest[run.record["run_id"]] == path}
+    left_out = {path.parent: longest[run.record["run_id"]].parent for path, run in by_path.items()}
     folders = [RunFolder(path) for path in runs]
     metrics = reader.read(read_metrics, (run.metrics for run in folders if run.metrics.exists()))
     inner_loss = reader.read(read_inner_loss, (run.inner_loss for run in folders if run.inner_loss.exists()))
@@ -203,7 +203,7 @@ def load_results(folder: Path, label: Callable[[Resolved], Label] = names_only, 
         runs=_runs(runs),
         metrics=_metrics(list(metrics.values())),
         inner_loss=_inner_loss(list(inner_loss.values())),
-        left_out={path: kept for path, kept in left_out.items() if path != kept},
+        left_out={path: used for path, used in left_out.items() if path != used},
         benchmarks=_benchmarks(benchmarks.values()),
         settings={run.record["run_id"]: run.settings for run in runs.values()},
         labels={run.record["run_id"]: run.label for run in runs.values()},

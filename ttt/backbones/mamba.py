@@ -1,4 +1,4 @@
-"""The paper's Mamba backbone: a temporal convolution before the block; convolutions and a gate inside its layer.
+"""The paper's Mamba backbone: a convolution before the Transformer block, and convolutions and a gate in its layer.
 
 Shapes: B batch, T tokens, C model width.
 """

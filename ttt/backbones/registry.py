@@ -17,9 +17,9 @@ class Backbone:
 
     Attributes:
         block: ``block(layer, size)`` returns an ``nn.Module`` with the contract of a ``SequenceLayer``
-            (``ttt.layers.state``), as ``layer`` has: (h [B, T, C], state) -> (h [B, T, C], state).
+            (``ttt.layers.state``): (h [B, T, C], state) -> (h [B, T, C], state).
         conv_gate: whether its layers have Mamba's convolutions on queries and keys, and its output gate.
-        layers_per_block: number of sequence layers per block of the table of sizes.
+        layers_per_block: number of sequence layers per block of ``size.blocks``.
     """
 
     block: Callable[[SequenceLayer, SizeConfig], nn.Module]

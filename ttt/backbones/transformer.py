@@ -23,7 +23,7 @@ class TransformerBlock(nn.Module):
         self.mlp = SwiGLU(size.width, size.mlp_hidden, size.init_std)
 
     def forward(self, h_BTC: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """Return h + layer(norm(h)), then h + mlp(norm(h)) of that."""
+        """Compute h <- h + layer(norm(h)), then h <- h + mlp(norm(h))."""
         y_BTC, layer_state = self.layer(self.layer_norm(h_BTC), part(state, "layer"))
         h_BTC = h_BTC + y_BTC
         return h_BTC + self.mlp(self.mlp_norm(h_BTC)), named("layer", layer_state)

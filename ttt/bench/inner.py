@@ -32,7 +32,7 @@ INIT_STD = 0.02
 
 
 class Inputs(NamedTuple):
-    """All inputs of an inner loop; the gradient of each is computed."""
+    """All inputs of an inner loop; gradients are computed for each."""
 
     tokens: InnerInputs
     loop: InnerLoop
@@ -72,7 +72,7 @@ def inner_groups(config: InnerBenchConfig) -> Iterator[list[Measurement]]:
 def inner_functions(
     config: InnerBenchConfig, name: str, b: int, implementation: Implementation, tokens: int
 ) -> dict[str, Callable[[], object]]:
-    """Return the passes of one layer's inner loop over ``tokens`` tokens; all kernels get the same inputs.
+    """Return functions for the passes of one layer's inner loop over ``tokens`` tokens; all kernels get equal inputs.
 
     Raises:
         UserError: the kernel cannot compute this inner model.
@@ -101,7 +101,7 @@ def inner_model(name: str, head_dim: int) -> InnerModel:
 
 
 def random_inputs(config: InnerBenchConfig, spec: InnerSpec, b: int, tokens: int) -> Inputs:
-    """Return views as of an untrained layer: normal, eta up to 1 / D for every token, tau 1 / i, small W_0."""
+    """Return inputs like an untrained layer's: normal views, eta up to 1 / D, tau_i = 1 / i, and a small W_0."""
     torch.manual_seed(config.seed)
     head_dim, dtype = config.width // config.heads, DTYPES[config.dtype]
     q, k, v = torch.randn(3, config.batch, config.heads, tokens, head_dim, dtype=dtype)

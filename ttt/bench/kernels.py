@@ -1,4 +1,4 @@
-"""The Triton kernels compiled ahead of time: the resources that each needs and the work that it does, without a GPU.
+"""The resources and the work of the Triton kernels, compiled ahead of time without a GPU.
 
 Letters: T tokens, D head width, b mini-batch size.
 """
@@ -181,8 +181,8 @@ def _jobs(config: KernelBenchConfig) -> Iterator[Job]:
     for dtype, D, b in sizes:
         by_target = {target: configurations(DTYPES[dtype], D, b, target=target) for target in config.targets}
         for kernel in config.kernels or KERNELS:
-            for target, found in by_target.items():
-                yield from (Job(each, target, dtype, D, b) for each in found if each.kernel == kernel)
+            for target, compiled in by_target.items():
+                yield from (Job(one, target, dtype, D, b) for one in compiled if one.kernel == kernel)
 
 
 def _compiled(config: KernelBenchConfig, job: Job) -> CompiledKernel:
@@ -222,7 +222,7 @@ def _write_markdown(path: Path, columns: Columns, lines: list[CompiledKernel], t
 
 
 def beside(path: Path) -> Columns:
-    """Return a column with the spilled bytes of an earlier benchmark, of another version of Triton.
+    """Return a column with the spilled bytes from an earlier benchmark, with another version of Triton.
 
     Raises:
         UserError: the file is not a benchmark of kernels.

@@ -46,9 +46,9 @@ def kernel_measurements(config: LatencyBenchConfig, name: str, tokens: int) -> I
     if config.train:
         moved, flops = forward.device_bytes + backward.device_bytes, forward.flops + backward.flops
         yield measurement("inner_train", tokens, moved, read * flops)
-    # Without a backward pass no W is kept, and only inputs and outputs move.
+    # Without a backward pass no W is kept: only inputs and outputs cross device memory.
     yield measurement("inner_forward", tokens, forward.least_bytes, read * forward.flops)
-    # For one token only memory is the bound.
+    # One token is limited by memory only.
     yield measurement("inner_decode", 1, decoding.device_bytes, 0.0)
 
 

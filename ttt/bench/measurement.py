@@ -13,7 +13,7 @@ from ttt.config.schema import KernelConfig
 from ttt.kernels.dispatch import KERNELS
 
 BASELINE = "plain"
-"""The kernel that others are compared with: one mini-batch after another by ordinary operators and autograd."""
+"""The kernel that others are compared with: mini-batch after mini-batch, in ordinary operators with autograd."""
 
 DTYPES = {
     "float64": torch.float64,
@@ -23,7 +23,7 @@ DTYPES = {
 }
 
 Build = Callable[[int], Mapping[str, Callable[[], object]]]
-"""Return the functions to run on sequences of so many tokens, by measure. It can be pickled for another process."""
+"""Maps a number of tokens to the functions to run, by measure. It can be pickled for another process."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ def implementations(config: BenchConfig) -> list[Implementation]:
         if kernel not in allowed:
             raise bad_value("kernels", kernel, f"choose from {', '.join(allowed)}")
     kernels = [kernel for kernel in config.kernels if kernel != BASELINE]
-    others = [Implementation(kernel, group) for kernel in kernels for group in config.checkpoint_group]
-    return list(dict.fromkeys([*baseline, *others]))
+    compared = [Implementation(kernel, group) for kernel in kernels for group in config.checkpoint_group]
+    return list(dict.fromkeys([*baseline, *compared]))
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,8 @@ class Measurement:
         measure: name of the time: train, prefill, decode, inner_train, inner_forward, inner_decode, forward,
             forward_backward, split or matmul.
         build: returns the functions to run, ``measure`` among them, on torch's default device.
-        read: tokens read in the time, of all sequences; 0 if a rate makes no sense.
-        repeats: repetitions within one run: a token of ``decode`` is one of many.
+        read: tokens of all sequences read in that time; 0 if a rate has no meaning.
+        repeats: repetitions within one run of the function, such as the tokens of ``decode``.
         moved: bytes from and to device memory; None where they are not counted.
         flops: FLOPs of matrix products; 0 where they are not counted.
         times_itself: the function returns the seconds of its parts by name.
@@ -119,13 +119,13 @@ def passes(
 ) -> list[Measurement]:
     """Return the measurements of a forward pass of ``flops`` FLOPs, and of both passes if ``backward``.
 
-    Each matrix product has two in the backward pass; recomputation does not count.
+    The backward pass has two matrix products for each one of the forward pass; recomputation is not counted.
     """
     read = workload.batch * workload.tokens
-    found = [Measurement(workload, implementation, "forward", build, read, flops=flops)]
+    measurements = [Measurement(workload, implementation, "forward", build, read, flops=flops)]
     if backward:
-        found.append(Measurement(workload, implementation, "forward_backward", build, read, flops=3 * flops))
-    return found
+        measurements.append(Measurement(workload, implementation, "forward_backward", build, read, flops=3 * flops))
+    return measurements
 
 
 def matmul(workload: Workload, dtype: str) -> Measurement:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 WARM_UP_TOKENS = 64
-"""A short sequence is run first, so that one-time allocations of kernels and threads do not count."""
+"""Length of a sequence that runs first, so that one-time allocations of kernels and threads do not count."""
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 CLEAR_PEAK = "5"
@@ -40,7 +40,7 @@ def _measure(function_of: Callable[[int], Callable[[], object]], tokens: int, th
 
 
 def _forget_peak() -> None:
-    """Reset the peak to what the process holds now, where the system allows it (Linux)."""
+    """Reset the peak to the memory that the process uses now, if the system allows it (Linux)."""
     if CLEAR.exists():
         CLEAR.write_text(CLEAR_PEAK)
 
@@ -48,7 +48,7 @@ def _forget_peak() -> None:
 def _peak() -> int:
     """Return the maximum resident memory so far in bytes.
 
-    Linux's ``ru_maxrss`` includes the process that started this one, so VmHWM is read there.
+    On Linux VmHWM is read, because ``ru_maxrss`` includes the process that started this one.
     """
     if STATUS.exists():
         line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM:"))

@@ -115,15 +115,15 @@ def _workload(name: str, tokens: int, method: Method, batch: int) -> Workload:
 
 
 def _implementations(config: ModelsConfig, method: Method) -> list[Implementation]:
-    """Return all implementations; only the first for a layer without an inner loop, where all are the same."""
-    found = implementations(config)
-    return found if isinstance(method.layer, TTTConfig) else found[:1]
+    """Return all implementations, or only the first for a layer without an inner loop, for which all are the same."""
+    chosen = implementations(config)
+    return chosen if isinstance(method.layer, TTTConfig) else chosen[:1]
 
 
 def loss_functions(
     config: ModelsConfig, method: Method, implementation: Implementation, batch: int, tokens: int
 ) -> Functions:
-    """Return the mean cross entropy of random tokens and its gradients; equal weights for all kernels.
+    """Return functions for the mean cross entropy of random tokens and its gradients; all kernels get equal weights.
 
     Raises:
         UserError: the model cannot be built.
@@ -145,7 +145,7 @@ def loss_functions(
 def prefill_functions(
     config: LatencyBenchConfig, method: Method, implementation: Implementation, tokens: int
 ) -> Functions:
-    """Return the reading of a prompt [B, T] of random tokens, up to the logits of the next token."""
+    """Return the function that reads a prompt [B, T] of random tokens, up to the logits of the next token."""
     model = random_model(config, method, implementation)
     ids_BT = torch.randint(config.vocab, (config.batch, tokens))
 
@@ -174,9 +174,9 @@ def decode_functions(
     batch: int,
     tokens: int,
 ) -> Functions:
-    """Return the reading of ``config.decode`` tokens [B, 1] one by one, after the same prompt of T tokens.
+    """Return the function that reads ``config.decode`` tokens [B, 1] one by one after a prompt of T tokens.
 
-    Equal prompts cost as much as different ones, and are read once instead of B times.
+    All sequences have the same prompt, which is read once instead of B times.
     """
     model = random_model(config, method, implementation)
     next_ids = torch.randint(config.vocab, (config.decode, batch, 1))
@@ -193,7 +193,7 @@ def decode_functions(
 
 
 def for_batch(state: State, batch: int, device: torch.device) -> State:
-    """Return the state of one sequence repeated ``batch`` times; a shared value without axes stays where it is."""
+    """Return the state of one sequence repeated ``batch`` times; a scalar is shared and stays on its device."""
     return {
         name: value.to(device).expand(batch, *value.shape[1:]).contiguous() if value.dim() else value
         for name, value in state.items()
@@ -201,7 +201,7 @@ def for_batch(state: State, batch: int, device: torch.device) -> State:
 
 
 def random_model(config: ModelsConfig, method: Method, implementation: Implementation) -> LanguageModel:
-    """Return the model of a method with its initial weights; the process keeps freed memory as in training.
+    """Return the model of a method with its initial weights. The process keeps freed memory, as in training.
 
     Raises:
         UserError: the model cannot be built.

@@ -1,4 +1,4 @@
-"""From samples to the rows of a benchmark's file: times, and the quantities derived from them."""
+"""The rows of a benchmark's file, computed from samples: times, and quantities derived from them."""
 
 from collections.abc import Iterator, Sequence
 
@@ -11,7 +11,7 @@ SHORT = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 
 
 def rows_of_group(samples: dict[Measurement, Samples], dtype: str, gpu: str | None) -> Iterator[list[Row]]:
-    """Yield the rows of each measurement of one round of turns, the time first.
+    """Yield the rows of each measurement of one group, the time first.
 
     Args:
         samples: results by measurement. If they include ``PLAIN``, all times are compared with its times; if they
@@ -20,18 +20,18 @@ def rows_of_group(samples: dict[Measurement, Samples], dtype: str, gpu: str | No
         gpu: name of the GPU; None on a CPU.
     """
     plain = {
-        m.measure: found.seconds[m.measure] for m, found in samples.items() if m.implementation == PLAIN and m.read
+        m.measure: sample.seconds[m.measure] for m, sample in samples.items() if m.implementation == PLAIN and m.read
     }
-    rate = next((_matmul_rate(found).median for m, found in samples.items() if m.measure == "matmul"), None)
-    for measurement, found in samples.items():
+    rate = next((_matmul_rate(sample).median for m, sample in samples.items() if m.measure == "matmul"), None)
+    for measurement, sample in samples.items():
         if measurement.measure == "matmul":
-            yield [_row(measurement, "matmul", _matmul_rate(found), "FLOP/s")]
+            yield [_row(measurement, "matmul", _matmul_rate(sample), "FLOP/s")]
             continue
-        rows = [_row(measurement, name, spread(seconds), "s") for name, seconds in found.seconds.items()]
+        rows = [_row(measurement, name, spread(seconds), "s") for name, seconds in sample.seconds.items()]
         if measurement.read:
-            seconds = found.seconds[measurement.measure]
+            seconds = sample.seconds[measurement.measure]
             rows += _derived(measurement, seconds, plain.get(measurement.measure), rate)
-            rows += _device_rows(measurement, found, dtype, gpu)
+            rows += _device_rows(measurement, sample, dtype, gpu)
         yield rows
 
 
@@ -41,7 +41,7 @@ def _derived(
     """Yield rate, speedup over plain, and the time of the matrix products at ``torch.mm``'s rate as a share."""
     name = measurement.measure
     if plain:
-        speedup = spread([baseline / own for baseline, own in zip(plain, seconds, strict=True)])
+        speedup = spread([baseline / compared for baseline, compared in zip(plain, seconds, strict=True)])
         yield _row(measurement, f"{name}_speedup", speedup, "1")
     yield _row(measurement, f"{name}_tokens_per_second", _over(measurement.read, seconds), "tokens/s")
     if rate and measurement.flops:
@@ -81,7 +81,7 @@ def _row(measurement: Measurement, measure: str, values: Spread, unit: str) -> R
 
 
 def _over(amount: float, seconds: Sequence[float]) -> Spread:
-    return spread([amount / own for own in seconds])
+    return spread([amount / time for time in seconds])
 
 
 def _matmul_rate(samples: Samples) -> Spread:

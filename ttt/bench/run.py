@@ -64,11 +64,11 @@ def bench_latency(config: LatencyBenchConfig, methods: Methods) -> Path:
 def _run(kind: Kind, config: BenchConfig, groups: Groups, table: Table, device: torch.device = CPU) -> Path:
     torch.set_num_threads(config.threads)
     for _ in groups():
-        # Mistakes are refused here, before anything is measured or written.
+        # Invalid settings raise an error here, before anything is measured or written.
         pass
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     log = BenchmarkLog(Path(config.runs), kind, asdict(config), config.threads, gpu)
-    print(f"{_place(log.machine)}, torch {torch.__version__}, {_described(config)}\n")
+    print(f"{_hardware(log.machine)}, torch {torch.__version__}, {_described(config)}\n")
     print_headings(table.columns)
     rates = []
     for group in groups():
@@ -87,7 +87,7 @@ def _peak(config: BenchConfig, device: torch.device, measurement: Measurement) -
     return peak_bytes(measurement, config.threads, device) if getattr(config, "memory", False) else None
 
 
-def _place(machine: Machine) -> str:
+def _hardware(machine: Machine) -> str:
     """Return the GPU, or the processor with its threads."""
     threads = "1 thread" if machine["threads"] == 1 else f"{machine['threads']} threads"
     return machine["gpu"] or f"{machine['cpu']}, {machine['cores']} cores, {threads}"

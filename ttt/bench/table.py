@@ -1,4 +1,4 @@
-"""The tables that ``ttt-bench`` prints: a line per time, under headings with units."""
+"""The tables that ``ttt-bench`` prints: one line per time, under headings with units."""
 
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -82,7 +82,7 @@ def _peak(line: Line) -> str:
     return f"{row['value'] / 2**20:,.0f}" if row else ""
 
 
-def _identity(backbone: bool, what: int) -> Columns:
+def _identity(backbone: bool, width: int) -> Columns:
     """Return the columns that identify a line: model, sizes, kernel, and the name of the time."""
     return (
         Column("model", 12, _shared("model"), left=True),
@@ -92,13 +92,13 @@ def _identity(backbone: bool, what: int) -> Columns:
         Column("b", 4, _shared("mini_batch_size")),
         Column("kernel", 6, _shared("form"), left=True),
         Column("group", 5, _shared("checkpoint_group")),
-        Column("what", what, lambda line: LINES[line.measure], left=True),
+        Column("what", width, lambda line: LINES[line.measure], left=True),
     )
 
 
 KERNELS = Table(
     (
-        *_identity(backbone=False, what=18),
+        *_identity(backbone=False, width=18),
         Column("ms", 9, lambda line: f"{1e3 * line.time['value']:.2f}"),
         Column("quartiles", 17, lambda line: _quartiles(line.time, 1e3, 2)),
         Column("ms/1k tokens", 12, _per_thousand),
@@ -110,7 +110,7 @@ KERNELS = Table(
     ),
     f"""\
 ms, x plain: medians over rounds, and quartiles; in every round all kernels take turns,
-  and a run shorter than {LEAST_SECONDS} s is repeated, of which the least time counts
+  and a run shorter than {LEAST_SECONDS} s is repeated and its least time used
 x plain: speedup over the plain kernel, taken within each round
 of mm %: the dual form's matrix products at the speed of torch.mm ({MATMUL_SIZE} x {MATMUL_SIZE}), as a share of ms
 peak: the most memory of a forward and backward pass beyond its inputs and parameters
@@ -119,7 +119,7 @@ one more token: decoded after a prompt of as many tokens as the column tokens sh
 
 LATENCY = Table(
     (
-        *_identity(backbone=True, what=20),
+        *_identity(backbone=True, width=20),
         Column("ms", 11, lambda line: f"{1e3 * line.time['value']:.3f}"),
         Column("quartiles", 21, lambda line: _quartiles(line.time, 1e3, 3)),
         Column("ms/token", 8, _derived("_tokens_per_second", lambda row: f"{1e3 / row['value']:.4f}")),
@@ -129,7 +129,7 @@ LATENCY = Table(
         Column("of bound %", 10, _derived("_of_bound", lambda row: f"{100 * row['value']:.1f}")),
     ),
     """\
-backbone: mamba is (M), transformer is (T), own is Mamba's; B: sequences at once
+backbone: mamba is (M), transformer is (T), own is Mamba's; B: sequences in a batch
 ms: median over rounds after a warm-up, and quartiles; in every round all models and kernels take turns
 one more token: decoded after a prompt of as many tokens as the column tokens shows; ms per token of each sequence
 ms/token: ms divided by the tokens of all sequences that are read

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 
 Timer = Callable[[], dict[str, float]]
-"""Runs something once and returns seconds by name."""
+"""Runs a function once and returns seconds by name."""
 
 Clock = Callable[[str, Callable[[], object]], Timer]
 """``clock(name, function)`` times ``function`` under ``name``."""
@@ -74,7 +74,7 @@ def repeated(measure: Timer) -> dict[str, float]:
 
     A single time of milliseconds depends on what ran before it and on other users of the machine.
     """
-    started, seen = time.perf_counter(), [measure()]
+    started, times = time.perf_counter(), [measure()]
     while time.perf_counter() - started < LEAST_SECONDS:
-        seen.append(measure())
-    return {name: min(seconds[name] for seconds in seen) for name in seen[0]}
+        times.append(measure())
+    return {name: min(seconds[name] for seconds in times) for name in times[0]}

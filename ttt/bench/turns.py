@@ -1,7 +1,7 @@
 """Measurements in turn, round after round, one at a time on the device; those that do not fit in memory are skipped.
 
-A shared machine is faster in one minute than in the next. What is compared is therefore timed in the same rounds, and
-ratios are taken within a round.
+The speed of a shared machine changes from minute to minute. Measurements to compare are therefore timed in the same
+rounds, and ratios are taken within a round.
 """
 
 import gc
@@ -20,7 +20,7 @@ OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
 """Substrings of out-of-memory errors that are raised as a plain RuntimeError (torch on CPU, CUDA, cuBLAS)."""
 
 MEASURED_MEMORY = ("train", "prefill", "forward_backward")
-"""Measures whose peak memory is measured."""
+"""Measures for which peak memory is recorded."""
 
 V = TypeVar("V")
 
@@ -31,8 +31,8 @@ def take_turns(
     """Measure peak memory, then ``rounds`` rounds of all times after a warm-up round.
 
     The warm-up builds kernels and starts threads. Inputs and parameters of a measurement are created for its turn and
-    freed after it, so that it has the memory for itself. A measurement that does not fit is named on standard output
-    and skipped from then on.
+    freed after it, so that only one measurement is in memory at a time. A measurement that does not fit is named on
+    standard output and skipped from then on.
 
     Args:
         measurements: what to measure.
@@ -70,7 +70,7 @@ def _attempt(measurement: Measurement, function: Callable[[Measurement], V]) -> 
         reason = _out_of_memory(error)
         if reason is None:
             raise
-    # Only outside the handler are the tensors of the failed attempt no longer referenced.
+    # Outside the handler, because the exception there still references the tensors of the failed attempt.
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -99,7 +99,7 @@ def _turn(measurement: Measurement, device: torch.device) -> dict[str, float]:
     if measurement.times_itself:
         return repeated(function)  # type: ignore[arg-type]
     if device.type == "cuda":
-        # The allocator's first requests of these sizes stop the GPU and must not be timed.
+        # The first allocation of each size stops the GPU and must not be timed.
         function()
     seconds = repeated(clock_of(device)(measurement.measure, function))
     return {name: value / measurement.repeats for name, value in seconds.items()}

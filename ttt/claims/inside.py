@@ -5,7 +5,7 @@ from typing import cast
 import pandas as pd
 
 from ttt.analysis.comparison import is_standard
-from ttt.analysis.labels import COMPARED_AT, describe_place, method_label
+from ttt.analysis.labels import COMPARED_AT, describe_scope, method_label
 from ttt.analysis.store import Results
 from ttt.claims.verdict import Part, paired
 
@@ -13,7 +13,7 @@ LEARNERS = ("ttt_linear", "ttt_mlp", "transformer")
 """Layers for which the paper claims that later tokens keep getting easier."""
 
 CASE = ["model", "backbone", "mini_batch_size", "start"]
-"""Columns of the cases that are judged separately."""
+"""Columns that identify the cases that are judged separately."""
 
 
 def later_tokens(results: Results) -> list[Part]:
@@ -24,7 +24,7 @@ def later_tokens(results: Results) -> list[Part]:
         gains = [_gains(run) for _, run in group.groupby("run_id", observed=True)]
         name, ids = _describe(cast(tuple, case), group), list(group["run_id"].unique())
         helps = f"context from before a reset lowers the loss, {name}"
-        parts.append(paired(helps, [whole for whole, _ in gains], ids))
+        parts.append(paired(helps, [gain for gain, _ in gains], ids))
         late = [later for _, later in gains if later is not None]
         if late:
             grows = f"and more so in the last stretch between resets than in the second, {name}"
@@ -63,7 +63,7 @@ def _growth(layer: pd.DataFrame) -> float:
 
 
 def _gains(run: pd.DataFrame) -> tuple[float, float | None]:
-    """Return the loss minus the loss with resets (nats/token): after the first reset, and last chunk minus second."""
+    """Return loss minus loss with resets (nats/token): mean after the first reset, and last chunk minus second."""
     every, length = run["reset_every"].iloc[0], run["position"].max()
     gain = (run["loss"] - run["loss_reset"]).astype(float)
     last, second = gain[run["position"] > length - every], gain[(run["position"] - 1) // every == 1]
@@ -87,11 +87,11 @@ def _probed(results: Results) -> pd.DataFrame:
 
 
 def _with_case(results: Results) -> pd.DataFrame:
-    """Return run_id, ``COMPARED_AT`` and ``CASE`` of the runs of standard methods with any mini-batch size."""
+    """Return run_id, ``COMPARED_AT`` and ``CASE`` of the runs of standard methods for all mini-batch sizes."""
     return results.runs.loc[is_standard(results, "model", {"model.mini_batch_size"}), ["run_id", *COMPARED_AT, *CASE]]
 
 
 def _describe(case: tuple, rows: pd.DataFrame) -> str:
     model, backbone, b, start = case
-    texts = [method_label(model, backbone), "" if pd.isna(b) else f"b = {b}", start, describe_place(rows)]
+    texts = [method_label(model, backbone), "" if pd.isna(b) else f"b = {b}", start, describe_scope(rows)]
     return ", ".join(filter(None, texts))

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from ttt.analysis.comparison import RunRole, methods, mini_batch_sizes
-from ttt.analysis.labels import describe_place
+from ttt.analysis.labels import describe_scope
 from ttt.analysis.store import Results
 from ttt.analysis.table_1 import TABLE_1, table_1_runs
 from ttt.claims.verdict import Part, equal, paired
@@ -37,10 +37,10 @@ def table_1(results: Results) -> list[Part]:
         run_ids = ids.loc[steps.index, [row - 1, row]].to_numpy().ravel()
         stated = TABLE_1[row].stated - TABLE_1[row - 1].stated
         if stated == 0:
-            parts.append(equal(f"row {row} equals row {row - 1}, {_place(steps)}", list(steps), run_ids, ROUNDING))
+            parts.append(equal(f"row {row} equals row {row - 1}, {_scope(steps)}", list(steps), run_ids, ROUNDING))
         else:
             side = "below" if stated < 0 else "above"
-            name = f"row {row} ({TABLE_1[row].text}) {side} row {row - 1}, {_place(steps)}"
+            name = f"row {row} ({TABLE_1[row].text}) {side} row {row - 1}, {_scope(steps)}"
             parts.append(paired(name, list(steps), run_ids, sign=-1 if stated < 0 else 1))
     return parts
 
@@ -54,7 +54,7 @@ def smaller_mini_batches(results: Results) -> list[Part]:
         steps = _differences(losses, small, large)
         if len(steps):
             run_ids = ids.loc[steps.index, [small, large]].to_numpy().ravel()
-            parts.append(paired(f"b = {small} below b = {large}, {_place(steps)}", list(steps), run_ids))
+            parts.append(paired(f"b = {small} below b = {large}, {_scope(steps)}", list(steps), run_ids))
     return parts
 
 
@@ -72,7 +72,7 @@ def backbones(results: Results) -> list[Part]:
         ),
     }
     return [
-        paired(f"{name}, {_place(steps)}", list(steps), ids.loc[steps.index, cases].to_numpy().ravel())
+        paired(f"{name}, {_scope(steps)}", list(steps), ids.loc[steps.index, cases].to_numpy().ravel())
         for name, (cases, steps) in compared.items()
         if len(steps)
     ]
@@ -82,10 +82,10 @@ def _by_case(rows: pd.DataFrame, case: str) -> tuple[pd.DataFrame, pd.DataFrame]
     """Return loss and run_id of the drawn runs, by ``PAIR`` (index) and case (columns); infinite if diverged."""
     diverged = rows["role"] == RunRole.DIVERGED
     losses = rows["validation_loss"].astype(float).mask(diverged, math.inf)
-    shown = rows.assign(validation_loss=losses)[diverged | (rows["role"] == RunRole.DRAWN)]
-    shown = shown.sort_values("validation_loss").drop_duplicates([*PAIR, case])
-    wide = [shown.pivot(index=PAIR, columns=case, values=name) for name in ("validation_loss", "run_id")]
-    return wide[0], wide[1]
+    best = rows.assign(validation_loss=losses)[diverged | (rows["role"] == RunRole.DRAWN)]
+    best = best.sort_values("validation_loss").drop_duplicates([*PAIR, case])
+    tables = [best.pivot(index=PAIR, columns=case, values=name) for name in ("validation_loss", "run_id")]
+    return tables[0], tables[1]
 
 
 def _differences(losses: pd.DataFrame, lower: Any, higher: Any) -> pd.Series:
@@ -95,5 +95,5 @@ def _differences(losses: pd.DataFrame, lower: Any, higher: Any) -> pd.Series:
     return (losses[lower] - losses[higher]).dropna()
 
 
-def _place(differences: pd.Series) -> str:
-    return describe_place(differences.index.to_frame(index=False))
+def _scope(differences: pd.Series) -> str:
+    return describe_scope(differences.index.to_frame(index=False))

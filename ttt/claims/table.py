@@ -20,9 +20,9 @@ class Claim:
     """A claim of the paper.
 
     Attributes:
-        number: its place in ``CLAIMS``, from 1.
+        number: its position in ``CLAIMS``, from 1.
         text: the claim in words.
-        give: the command that produces the runs it needs.
+        give: the command that produces the runs that it needs.
         parts: returns the comparisons for which the results have runs.
     """
 
@@ -85,17 +85,17 @@ CLAIMS = (
 
 def judge_all(results: Results) -> list[Judged]:
     """Judge every claim."""
-    found = [(claim, claim.parts(results)) for claim in CLAIMS]
-    return [Judged(claim, together([part.verdict for part in parts]), parts) for claim, parts in found]
+    by_claim = [(claim, claim.parts(results)) for claim in CLAIMS]
+    return [Judged(claim, together([part.verdict for part in parts]), parts) for claim, parts in by_claim]
 
 
 def as_text(judged: list[Judged]) -> str:
     """Format for the terminal: one paragraph per claim, one line per part."""
     paragraphs = []
-    for one in judged:
-        lines = [f"{one.claim.number}. {one.claim.text}", f"   {one.verdict.upper()}{_counts(one.parts)}"]
-        lines += [f"   - {part.name}: {numbers(part)}: {part.verdict}" for part in one.parts]
-        lines += [f"   the runs: {one.claim.give}"] * (not one.parts)
+    for item in judged:
+        lines = [f"{item.claim.number}. {item.claim.text}", f"   {item.verdict.upper()}{_counts(item.parts)}"]
+        lines += [f"   - {part.name}: {numbers(part)}: {part.verdict}" for part in item.parts]
+        lines += [f"   the runs: {item.claim.give}"] * (not item.parts)
         paragraphs.append("\n".join(lines))
     return "\n\n".join([*paragraphs, f"Rule: {verdict.RULE}", f"Claim 6: {speed.RULE}"])
 
@@ -113,10 +113,10 @@ def numbers(part: Part) -> str:
 def as_markdown(judged: list[Judged]) -> str:
     """Format as a Markdown table: one bold row per claim, below it one row per part."""
     lines = ["| claim, and what it is judged by | verdict | measured |", "|---|---|---|"]
-    for one in judged:
-        give = "" if one.parts else f"`{one.claim.give}`"
-        lines.append(f"| **{one.claim.number}. {one.claim.text}** | **{one.verdict}** | {give} |")
-        lines += [f"| {part.name} | {part.verdict} | {numbers(part)} |" for part in one.parts]
+    for item in judged:
+        give = "" if item.parts else f"`{item.claim.give}`"
+        lines.append(f"| **{item.claim.number}. {item.claim.text}** | **{item.verdict}** | {give} |")
+        lines += [f"| {part.name} | {part.verdict} | {numbers(part)} |" for part in item.parts]
     return "\n".join(lines) + "\n"
 
 
@@ -125,16 +125,16 @@ def as_csv(judged: list[Judged]) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(COLUMNS)
-    for one in judged:
-        whole = one.claim.number, one.verdict.value
-        for part in one.parts:
+    for item in judged:
+        whole = item.claim.number, item.verdict.value
+        for part in item.parts:
             ids = " ".join(part.run_ids)
             values = ["" if math.isnan(number) else f"{number:.6g}" for number in (part.mean, part.spread)]
             writer.writerow(
-                [*whole, part.name, part.verdict.value, *values, part.pairs, part.unit, ids, one.claim.give]
+                [*whole, part.name, part.verdict.value, *values, part.pairs, part.unit, ids, item.claim.give]
             )
-        if not one.parts:
-            writer.writerow([*whole, "", "", "", "", 0, "", "", one.claim.give])
+        if not item.parts:
+            writer.writerow([*whole, "", "", "", "", 0, "", "", item.claim.give])
     return out.getvalue()
 
 
@@ -142,13 +142,13 @@ def as_json(judged: list[Judged]) -> str:
     """Format everything with the rules as JSON; a number that is not finite becomes null."""
     claims = [
         {
-            "number": one.claim.number,
-            "text": one.claim.text,
-            "verdict": one.verdict,
-            "give": one.claim.give,
-            "parts": [_finite(asdict(part)) for part in one.parts],
+            "number": item.claim.number,
+            "text": item.claim.text,
+            "verdict": item.verdict,
+            "give": item.claim.give,
+            "parts": [_finite(asdict(part)) for part in item.parts],
         }
-        for one in judged
+        for item in judged
     ]
     rules = {"rule": verdict.RULE, "rule_of_claim_6": speed.RULE}
     return json.dumps(rules | {"claims": claims}, indent=2, ensure_ascii=False) + "\n"

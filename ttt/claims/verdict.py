@@ -34,7 +34,7 @@ class Part:
         verdict: of this part.
         mean: of the paired differences, in ``unit``; negative as claimed unless ``name`` states otherwise.
         spread: their standard deviation; NaN for a single pair.
-        pairs: the number of pairs, or of whatever ``counted`` names.
+        pairs: the number of pairs, or of the things that ``counted`` names.
         unit: nats/token, 1, ...
         run_ids: the runs or benchmarks that were compared.
         counted: singular noun for ``pairs``.
@@ -60,7 +60,7 @@ def paired(
 def equal(name: str, differences: Sequence[float], run_ids: Iterable[str], tolerance: float) -> Part:
     """Judge the claim that ``differences`` (nats/token) are zero within ``tolerance``.
 
-    It held if none is larger, and did not hold if ``judge`` finds them beyond the tolerance on one side.
+    It held if none is larger. It did not hold if by ``judge`` they exceed the tolerance with one sign.
     """
     if all(abs(difference) <= tolerance for difference in differences):
         verdict = Verdict.HELD

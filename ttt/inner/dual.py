@@ -15,7 +15,7 @@ from ttt.inner.rule import UpdateRule, update_rule
 
 
 def dual_mini_batch(loop: InnerLoop, state: InnerState, inputs: InnerInputs) -> tuple[Tensor, InnerState]:
-    """Compute the same as ``primal_mini_batch``, with the same arguments, for an ``InnerMLP`` as ``loop.model``.
+    """Compute ``primal_mini_batch`` with matrix products; ``loop.model`` must be an ``InnerMLP``.
 
     Every gradient of a mini-batch is taken at the same W, so token j changes layer l's weights by an outer product
     of its input X_j and output gradient G_j. The product of a query with all changed weights is then
@@ -27,7 +27,7 @@ def dual_mini_batch(loop: InnerLoop, state: InnerState, inputs: InnerInputs) -> 
 
 
 class TokenGradients:
-    """The gradients of a chunk's tokens, all at W, as factors: token j's for a weight is the outer product X_j^T G_j.
+    """The gradients of a chunk's tokens at W, as factors: token j's gradient of a weight matrix is X_j^T G_j.
 
     Attributes:
         layers: X [B, H, n, I], the input of each affine map, and G [B, H, n, O], the gradient of the tokens' losses
@@ -49,7 +49,7 @@ class TokenGradients:
         self.layers = list(zip(inputs, gradients, strict=True))
 
     def sum(self, weight: Tensor) -> Params:
-        """Return the sum over tokens of weight [B, H, n] times gradient, for every parameter [B, H, ...]."""
+        """Return for every parameter [B, H, ...] the sum over tokens of weight [B, H, n] times gradient."""
         total: list[Tensor] = []
         for x, gradient in self.layers:
             weighted = weight[..., None] * gradient
@@ -62,7 +62,7 @@ class TokenGradients:
 def dual_outputs(
     loop: InnerLoop, state: InnerState, inputs: InnerInputs, gradients: TokenGradients, rule: UpdateRule
 ) -> Tensor:
-    """Return z [B, H, n, D] of a chunk, each token's under its own W_i, which is never formed."""
+    """Return z [B, H, n, D] of a chunk: token i's output under W_i, without forming W_i."""
     model, tau_n = gradients.model, loop.tau[state.offset : state.offset + inputs.length]
     mask = tau_n[:, None] * inputs.eta[:, :, None, :]
     mask = mask.tril() if rule.mix is None else mask * rule.mix

@@ -10,7 +10,7 @@ from ttt.inner.scan import chunk_lengths
 def inner_flops(model: InnerModel, head_dim: int, tokens: int, mini_batch_size: int) -> int:
     """Return the FLOPs of one head's forward pass over one sequence, in the dual form if the model has one.
 
-    In the primal form a token takes f_res and its gradient at the train view, and f_res at the test view.
+    In the primal form each token evaluates f_res and its gradient at the train view, and f_res at the test view.
     """
     if isinstance(model, InnerMLP):
         return _dual_flops(model, head_dim, tokens, mini_batch_size)
@@ -20,7 +20,7 @@ def inner_flops(model: InnerModel, head_dim: int, tokens: int, mini_batch_size: 
 def _dual_flops(model: InnerMLP, head_dim: int, tokens: int, mini_batch_size: int) -> int:
     """Count the dual form (Section 2.5), layer by layer of the inner model.
 
-    A mini-batch longer than the longest chunk is split: queries after the first chunk are also multiplied with the sum
+    A mini-batch longer than the longest chunk is split: queries after the first chunk are also multiplied by the sum
     of the earlier gradients, and only tokens of the same chunk interact in pairs.
     """
     lengths = chunk_lengths(tokens, mini_batch_size)

@@ -70,7 +70,7 @@ class InnerState(NamedTuple):
         return (*self.W, *(self.grad_sum or ()), *(self.momentum or ()), *decay)
 
     def with_tensors(self, tensors: tuple[Tensor, ...], offset: int) -> "InnerState":
-        """Return the state of the same inner loop at ``offset`` whose ``tensors`` are given."""
+        """Return the state at ``offset`` with these tensors, in the order of ``self.tensors``."""
         rest = iter(tensors)
 
         def parameters() -> Params:

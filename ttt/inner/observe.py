@@ -1,4 +1,6 @@
-"""The inner loop with every W_i formed: the losses before and after each update, for any inner model and update rule.
+"""The inner loop with every W_i in memory, to record the losses before and after each update.
+
+It supports every inner model and update rule.
 
 Shapes: B batch, H heads, n tokens of a chunk, D head width, b mini-batch size.
 """
@@ -17,7 +19,7 @@ from ttt.inner.rule import update_rule
 from ttt.inner.scan import chunk_lengths
 
 MAX_CHUNK = 16
-"""Tokens. Each has its own W in memory: 2 MB a head for TTT-MLP at D = 64 and 16 tokens."""
+"""Tokens per chunk. Each token's W is in memory: 2 MB per head for TTT-MLP at D = 64 and 16 tokens."""
 
 
 class Observation(NamedTuple):
@@ -42,11 +44,11 @@ class Observation(NamedTuple):
 def observe(
     loop: InnerLoop, state: InnerState, inputs: InnerInputs, W_init: Params
 ) -> tuple[Tensor, InnerState, Observation]:
-    """Compute what ``scan(primal_mini_batch, ...)`` does, and observe W at every token; without gradients.
+    """Compute ``scan(primal_mini_batch, ...)`` without gradients, and observe W at every token.
 
     Args:
         loop: model, loss and update rule.
-        state: the state after the tokens before.
+        state: the state before these tokens.
         inputs: any number of tokens.
         W_init: W_0, each [H, ...], for ``Observation.loss_initial``.
 

@@ -18,7 +18,7 @@ def primal_mini_batch(loop: InnerLoop, state: InnerState, inputs: InnerInputs) -
 
     Args:
         loop: model, loss and update rule.
-        state: the state after the tokens before.
+        state: the state before these tokens.
         inputs: n tokens that stay within the current mini-batch.
 
     Returns:

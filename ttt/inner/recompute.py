@@ -1,7 +1,7 @@
 """Gradient checkpointing: compute intermediate results again in the backward pass instead of keeping them.
 
 ``torch.utils.checkpoint`` installs a hook for every tensor that autograd would save. The inner loop has hundreds of
-small ones for each mini-batch, and with those hooks it takes twice the time; this version takes a quarter more.
+small ones for each mini-batch, and with these hooks it takes twice the time; this version takes a quarter more.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ def recompute(function: TensorFunction, *inputs: Tensor) -> tuple[Tensor, ...]:
     Args:
         function: maps tensors to a tuple of tensors, deterministically. Only ``inputs`` receive gradients, not tensors
             that ``function`` captures.
-        inputs: its arguments.
+        inputs: the arguments of ``function``.
     """
     return _Recompute.apply(function, *inputs)
 

@@ -41,6 +41,6 @@ def update_rule(momentum: float, inputs: InnerInputs) -> UpdateRule:
         # Without forgetting, mix_ij sums the repetitions of gradient j up to token i.
         return UpdateRule(repeated.cumsum(0).tril(), None, None if velocity is None else velocity.cumsum(0))
     log_decay = inputs.log_decay.cumsum(-1)
-    # From j to i, j <= i. The upper half would overflow, so it is set to zero before the exponential.
+    # Decay from token j to token i, j <= i. The upper half would overflow, so it is zeroed before the exponential.
     decay = (log_decay[..., :, None] - log_decay[..., None, :]).tril().exp().tril()
     return UpdateRule(decay @ repeated, log_decay.exp(), None if velocity is None else decay @ velocity)

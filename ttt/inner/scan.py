@@ -21,7 +21,7 @@ kernel any number of tokens.
 """
 
 MAX_CHUNK = 64
-"""Tokens. The dual form's cost grows with the square of a chunk, so longer mini-batches are split."""
+"""Tokens per chunk. The dual form's cost grows with its square, so longer mini-batches are split."""
 
 
 def scan(
@@ -32,10 +32,10 @@ def scan(
     Args:
         kernel: computes a chunk of a mini-batch.
         loop: model, loss and update rule.
-        state: the state after the tokens before; ``InnerSpec.start`` gives the first.
+        state: the state before these tokens; ``InnerSpec.start`` returns the initial one.
         inputs: T tokens; the first may be at any offset of a mini-batch.
-        recompute_group: number of chunks whose inner states are computed again in the backward pass instead of kept
-            (checkpointing through time); 0 keeps all.
+        recompute_group: number of chunks whose inner states are recomputed together in the backward pass (checkpointing
+            through time); 0 keeps all states.
 
     Returns:
         z [B, H, T, D] and the state after the last token.

@@ -18,7 +18,7 @@ WholeKernel = Callable[[InnerLoop, Params, InnerInputs], tuple[Tensor, Params]]
 
 
 def with_biases(W: Params) -> tuple[Params, bool]:
-    """Return W with biases, zero where it has none, and whether it has its own.
+    """Return W with biases, zeros if it has none, and whether it has biases.
 
     Args:
         W: (W1, b1), (W1, b1, W2, b2), (W1,) or (W1, W2); [B, H, I, O], biases [B, H, 1, O].
@@ -30,7 +30,7 @@ def with_biases(W: Params) -> tuple[Params, bool]:
 
 
 def why_unsupported(spec: InnerSpec) -> str | None:
-    """Return why the compiled kernels cannot compute this inner loop, or None; they know the released code's layers."""
+    """Return why the compiled kernels, which support the released code's layers, cannot compute this loop, or None."""
     model = spec.model
     if not isinstance(model, InnerMLP) or model.depth > 2 or model.activation != "gelu":
         return "it supports only linear inner models and MLPs of one hidden layer with GELU"
@@ -40,7 +40,7 @@ def why_unsupported(spec: InnerSpec) -> str | None:
 
 
 def for_any_length(kernel: WholeKernel, rest: InnerKernel) -> InnerKernel:
-    """Return a kernel for any tokens: ``kernel`` for whole mini-batches, ``rest`` for the tokens before and after."""
+    """Return a kernel for any number of tokens: ``kernel`` for whole mini-batches, ``rest`` for all other tokens."""
 
     def adapted(loop: InnerLoop, state: InnerState, inputs: InnerInputs) -> tuple[Tensor, InnerState]:
         b = loop.mini_batch_size
@@ -65,5 +65,5 @@ def for_any_length(kernel: WholeKernel, rest: InnerKernel) -> InnerKernel:
 
 
 def with_halved_loss(loop: InnerLoop, inputs: InnerInputs) -> InnerInputs:
-    """Return inputs that give the same updates with the halved loss: its factor multiplies gradients as eta does."""
+    """Return inputs that give the same updates with the halved loss: eta includes the ratio of the loss factors."""
     return inputs._replace(eta=2 * loop.spec.loss_factor * inputs.eta)

@@ -33,8 +33,8 @@ def choose_kernel(config: KernelConfig, spec: InnerSpec) -> InnerKernel:
     """Return the sequence kernel that ``config`` names; ``auto`` is the fastest one for the tokens' device.
 
     Raises:
-        UserError: no such kernel, one that cannot compute this inner loop, or ``triton`` where it cannot run. The
-            returned kernel raises it for inputs that it does not support, and ``cpu`` where it cannot be compiled.
+        UserError: no such kernel, a kernel that cannot compute this inner loop, or ``triton`` if it cannot run. The
+            returned kernel raises it for unsupported inputs, and ``cpu`` if it cannot be compiled.
     """
     if config.name not in KERNELS:
         raise bad_value("kernel.name", config.name, f"choose one of {', '.join(KERNELS)}")
@@ -54,7 +54,7 @@ def choose_kernel(config: KernelConfig, spec: InnerSpec) -> InnerKernel:
 
 
 def view_type(kernel: InnerKernel, views: Tensor) -> torch.dtype:
-    """Return the dtype in which ``kernel`` reads q, k and v: that of the layer's ``views``, or at least float32."""
+    """Return the dtype in which ``kernel`` reads q, k and v: the dtype of ``views``, or at least float32."""
     at_least_float32 = torch.promote_types(views.dtype, torch.float32)
     return kernel.view_type(views, at_least_float32) if isinstance(kernel, CompiledKernel) else at_least_float32
 
@@ -63,7 +63,7 @@ def view_type(kernel: InnerKernel, views: Tensor) -> torch.dtype:
 class CompiledKernel:
     """The compiled kernel for the tokens' device: C++ on CPUs, Triton on GPUs, or on both with ``kernel=triton``.
 
-    For inputs that it does not support, ``kernel=auto`` takes ``fallback``; other names raise an error.
+    For unsupported inputs ``kernel=auto`` uses ``fallback``; any other ``kernel`` raises an error.
     """
 
     config: KernelConfig
@@ -133,7 +133,7 @@ def _why_no_compiler() -> str | None:
 
 
 def _triton_op() -> ModuleType:
-    """Return the operator's module. Imported on first use, because not every platform has Triton."""
+    """Import the operator's module on first use, because not every platform has Triton."""
     from ttt.kernels.triton import op
 
     return op
@@ -161,7 +161,7 @@ def _why_not_triton(loop: InnerLoop, inputs: InnerInputs) -> str | None:
     views = inputs.q
     if not views.is_cuda and not _triton_op().INTERPRETED:
         return f"it runs on GPUs, and with TRITON_INTERPRET=1 on CPUs, not on {views.device.type}"
-    # Dynamo cannot ask Triton's driver for the device's memory; the operator asks when it runs.
+    # Dynamo cannot trace the call that reads the device's shared memory; the operator checks it when it runs.
     device = None if torch.compiler.is_compiling() else views.device
     hidden = _hidden(loop, inputs)
     return _triton_op().unsupported(views.shape[-1], hidden, loop.mini_batch_size, views.dtype, device)
@@ -183,7 +183,7 @@ def _triton_kernel(group: int, loop: InnerLoop, W: Params, inputs: InnerInputs) 
 def _triton_rest(
     fallback: InnerKernel, loop: InnerLoop, state: InnerState, inputs: InnerInputs
 ) -> tuple[Tensor, InnerState]:
-    """Compute a part of a mini-batch: a single token without gradients by the decode kernel, else by ``fallback``."""
+    """Compute part of a mini-batch: a single token without gradients with the decode kernel, else with ``fallback``."""
     tensors = (*inputs[:4], *loop.norm, *state.tensors, loop.tau)
     if inputs.length != 1 or (torch.is_grad_enabled() and any(x.requires_grad for x in tensors)):
         return _in_float32(fallback)(loop, state, inputs)
@@ -194,7 +194,7 @@ def _triton_rest(
 
 
 def _in_float32(fallback: InnerKernel) -> InnerKernel:
-    """Return ``fallback`` with views in at least float32: it would multiply half-precision views in half precision."""
+    """Return ``fallback`` on views in at least float32; it would otherwise multiply them in half precision."""
 
     def kernel(loop: InnerLoop, state: InnerState, inputs: InnerInputs) -> tuple[Tensor, InnerState]:
         dtype = torch.promote_types(inputs.q.dtype, torch.float32)

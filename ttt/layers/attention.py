@@ -32,7 +32,7 @@ class Attention(nn.Module):
     def flops(self, tokens: int) -> int:
         """Return the FLOPs of the matrix products of a forward pass over one sequence of ``tokens`` tokens.
 
-        All T x T pairs count, a convention that the paper's inference FLOPs imply: ``ttt/models/FLOPS.md``.
+        All T x T pairs count, a convention that the paper's inference FLOPs imply; see ``ttt/models/FLOPS.md``.
         """
         pairs = 4 * tokens * tokens * self.width
         return pairs + sum(count_flops(module, tokens) for module in (self.views, self.output))
@@ -55,6 +55,6 @@ class Attention(nn.Module):
 def _attend(q_BHTD: Tensor, k_BHSD: Tensor, v_BHSD: Tensor) -> Tensor:
     """Attend from the last T of S tokens to all tokens up to themselves."""
     T, S = q_BHTD.shape[2], k_BHSD.shape[2]
-    # A mask takes memory [T, S] and rules out torch's fastest kernels. Only several tokens after others need it.
+    # A mask takes memory [T, S] and rules out torch's fastest kernels. Only a chunk after earlier tokens needs one.
     mask = torch.ones(T, S, dtype=torch.bool, device=q_BHTD.device).tril(S - T) if 1 < T < S else None
     return F.scaled_dot_product_attention(q_BHTD, k_BHSD, v_BHSD, attn_mask=mask, is_causal=T == S)

@@ -27,5 +27,5 @@ class CausalConv(nn.Module):
         before = state["inputs"] if state else x_BTC.new_zeros(B, self.weight.shape[-1] - 1, C)
         inputs = torch.cat((before, x_BTC), dim=1)
         y_BCT = F.conv1d(inputs.transpose(1, 2), self.weight, self.bias, groups=C)
-        # A copy: a view would keep all inputs in memory, and write them to files.
+        # A copy: a view would keep all inputs in memory and in saved files.
         return y_BCT.transpose(1, 2), {"inputs": inputs[:, T:].clone()}

@@ -1,4 +1,4 @@
-"""Find the inner loop that made a model's numbers infinite or NaN, if one did.
+"""Find the inner loop that made a model's numbers infinite or NaN.
 
 Shapes: B batch, H heads, T tokens.
 """
@@ -21,8 +21,8 @@ class Divergence:
         layer: the TTT layer, from 1.
         head: the first head with such results, from 0.
         mini_batch: the first mini-batch with such results, from 1.
-        first: its first token, from 1.
-        last: the last of its tokens that was read.
+        first: the first token of the mini-batch, from 1.
+        last: the last token of the mini-batch that was read.
     """
 
     layer: int
@@ -32,13 +32,13 @@ class Divergence:
     last: int
 
     def __str__(self) -> str:
-        place = f"layer {self.layer}, head {self.head} diverged in mini-batch {self.mini_batch}"
+        location = f"layer {self.layer}, head {self.head} diverged in mini-batch {self.mini_batch}"
         tokens = f"token {self.first}" if self.first == self.last else f"tokens {self.first} to {self.last}"
-        return f"the inner loop of {place} ({tokens})"
+        return f"the inner loop of {location} ({tokens})"
 
 
 def with_diagnosis(message: str, model: nn.Module, ids_BT: Tensor) -> str:
-    """Return ``message`` about numbers that are not finite, with the inner loop that caused them, if one did."""
+    """Return an error ``message`` about non-finite numbers, followed by the inner loop that diverged, if any."""
     divergence = find_divergence(model, ids_BT)
     return message if divergence is None else f"{message}: {divergence}"
 
@@ -61,7 +61,7 @@ def find_divergence(model: nn.Module, ids_BT: Tensor) -> Divergence | None:
 
 
 class _CheckedKernel:
-    """``kernel``, which also appends to ``found`` the first mini-batch with finite inputs whose results are not."""
+    """``kernel``, which also appends to ``found`` the first mini-batch that turns finite inputs into others."""
 
     def __init__(self, kernel: InnerKernel, layer: int, found: list[Divergence]) -> None:
         self.kernel, self.layer, self.found, self.read = kernel, layer, found, 0
@@ -76,15 +76,15 @@ class _CheckedKernel:
     def _locate(self, loop: InnerLoop, state: InnerState, inputs: InnerInputs) -> None:
         b, end = loop.mini_batch_size, self.read
         for chunk in inputs.split(chunk_lengths(inputs.length, b, state.offset, longest=b)):
-            given = [x for x in (*chunk, *loop.norm, *state.tensors) if x is not None]
-            if not all(map(_finite, given)):
+            arguments = [x for x in (*chunk, *loop.norm, *state.tensors) if x is not None]
+            if not all(map(_finite, arguments)):
                 return
             z, state = self.kernel(loop, state, chunk)
             end += chunk.length
-            lost = [head for head in range(z.shape[1]) if not _usable(*(x[:, head] for x in (z, *state.tensors)))]
-            if lost:
-                before = (end - 1) // b
-                self.found.append(Divergence(self.layer, lost[0], before + 1, before * b + 1, end))
+            bad_heads = [head for head in range(z.shape[1]) if not _usable(*(x[:, head] for x in (z, *state.tensors)))]
+            if bad_heads:
+                earlier = (end - 1) // b
+                self.found.append(Divergence(self.layer, bad_heads[0], earlier + 1, earlier * b + 1, end))
                 return
 
 

@@ -6,7 +6,7 @@ from ttt.layers.convolution import CausalConv
 
 
 def count_flops(module: nn.Module, tokens: int) -> int:
-    """Return the FLOPs for one sequence of ``tokens`` tokens: the module's own ``flops``, or the sum over its parts.
+    """Return the FLOPs for one sequence of ``tokens`` tokens: the module's ``flops``, or the sum over its submodules.
 
     Linear maps and causal convolutions multiply every token by every weight once.
     """

@@ -1,4 +1,4 @@
-"""The inner loop's state as part of a sequence's ``State``: equal keys and shapes wherever a sequence was cut."""
+"""The inner loop's state within a sequence's ``State``: the same keys and shapes wherever the sequence is cut."""
 
 import torch
 
@@ -22,7 +22,7 @@ def pack(names: list[str], state: InnerState) -> State:
 
 
 def unpack(names: list[str], packed: State, momentum: bool) -> InnerState:
-    """Return the state that ``pack`` was given."""
+    """Return the inner loop's state: the inverse of ``pack``."""
     offset = int(packed["offset"])
     W, grad_sum = _params("W", names, packed), _params("grad_sum", names, packed)
     velocity = _params("momentum", names, packed) if momentum else None
@@ -34,5 +34,5 @@ def _named_params(group: str, names: list[str], P: Params) -> State:
 
 
 def _params(group: str, names: list[str], packed: State) -> Params:
-    found = part(packed, group)
-    return tuple(found[name] for name in names)
+    by_name = part(packed, group)
+    return tuple(by_name[name] for name in names)

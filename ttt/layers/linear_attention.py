@@ -70,7 +70,7 @@ class LinearAttention(nn.Module):
 def causal_sum(q: Tensor, k: Tensor, v: Tensor, S_BHDD: Tensor) -> tuple[Tensor, Tensor]:
     """Compute z_t = S_t^T q_t with S_t = S_{t-1} + k_t v_t^T for q, k and v [B, H, T, D], in time linear in T.
 
-    Uses pairs of tokens within a chunk, and the sums of whole chunks before it.
+    Tokens interact in pairs within a chunk, and through sums with all earlier chunks.
 
     Returns:
         z [B, H, T, D] and the last S.

@@ -1,4 +1,4 @@
-"""Record what the inner loops of a model do, by patching their kernels for a while.
+"""Record the inner loops of a model by patching their kernels temporarily.
 
 Shapes: B batch, H heads, T tokens of one call, V vocabulary.
 """
@@ -36,22 +36,22 @@ def patched_kernels(layers: Sequence[TTT], patch: Callable[[TTT, int], InnerKern
 
 @contextmanager
 def record_inner_loops(model: nn.Module) -> Iterator[list[Observation]]:
-    """Within the context, each call of ``model`` appends one observation per TTT layer to the list, [B, H, T] each.
+    """Append one observation [B, H, T] per TTT layer to the list at each call of ``model`` within the context.
 
-    The calls return the results of the primal form, without gradients. Clear the list after each call: it grows.
+    The calls return the results of the primal form, without gradients. Nothing clears the list between calls.
     """
-    seen: list[Observation] = []
+    observations: list[Observation] = []
 
     def recorder(layer: TTT, _: int) -> InnerKernel:
         def kernel(loop: InnerLoop, state: InnerState, inputs: InnerInputs) -> tuple[Tensor, InnerState]:
             z, state, observation = observe(loop, state, inputs, layer.initial_weights(loop.tau.dtype))
-            seen.append(observation)
+            observations.append(observation)
             return z, state
 
         return kernel
 
     with patched_kernels(ttt_layers(model), recorder):
-        yield seen
+        yield observations
 
 
 def read_in_chunks(model: nn.Module, ids_BT: Tensor) -> Iterator[Tensor]:

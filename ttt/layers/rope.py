@@ -12,8 +12,8 @@ from torch import Tensor
 def rotations(positions: Tensor, head_dim: int, base: float, dtype: torch.dtype) -> Tensor:
     """Return complex numbers exp(i * angle) [T, D / 2] with the angle ``position * base ** (-2 j / D)`` for pair j.
 
-    Computed in float64 and rounded once to parts of ``dtype``, because an angle of 32k radians has few digits left in
-    float32; Apple's GPUs do not support float64.
+    Computed in float64 and rounded once to parts of ``dtype``, because float32 leaves few digits for the fraction of an
+    angle of 32k radians. Apple's GPUs do not support float64 and use float32.
     """
     exact = torch.float32 if positions.device.type == "mps" else torch.float64
     pair = torch.arange(0, head_dim, 2, device=positions.device, dtype=exact)
@@ -40,7 +40,7 @@ def rotated(q_BHTD: Tensor, k_BHTD: Tensor, positions: Tensor, base: float) -> t
 def rotate(x_BHTD: Tensor, rotations: Tensor) -> Tensor:
     """Rotate the pairs (2 j, 2 j + 1) of the last axis, float32 or float64, by ``rotations`` [T, D / 2].
 
-    A complex product rotates a pair; in real numbers it takes four times as long.
+    Each pair is rotated by one complex product; real arithmetic takes four times as long.
     """
     # After a convolution, tokens are adjacent in memory instead of the pairs of a head.
     x_BHTD = x_BHTD if x_BHTD.stride(-1) == 1 else x_BHTD.contiguous()

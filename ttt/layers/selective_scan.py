@@ -1,7 +1,7 @@
 """Mamba's selective scan in plain PyTorch, in time linear in T and without storing a state per token.
 
 Shapes: B batch, T tokens, E inner width, N state size; S tokens of a segment, K chunks of a segment, L tokens of a
-chunk. The names u, delta, A, B, C, D, h are the Mamba paper's (arXiv 2312.00752); d stands for a gradient.
+chunk. The names u, delta, A, B, C, D, h are the Mamba paper's (arXiv 2312.00752); the prefix d means the gradient.
 
 The states of all tokens, [B, T, E, N], are N times larger than any other tensor. Therefore the sequence is split into
 segments: each starts from the last state of the one before, keeps only that state, and is recomputed in the backward
@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 
 # A tensor [B, S, E, N] of a segment has at most this many entries, and rarely less than a quarter. Measured on two
 # CPU cores (E = 96 ... 512, N = 16, batch 1 ... 16): a quarter of it loses up to a third of the speed to the dispatch
-# of small operations, four times as many about a half, because the tensors no longer fit the caches.
+# of small operations, four times as many lose about half, because the tensors no longer fit in the caches.
 SEGMENT_ENTRIES = 2**20
 SHORTEST_CHUNK, LONGEST_CHUNK = 4, 32
 

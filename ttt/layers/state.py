@@ -9,21 +9,21 @@ State = dict[str, Tensor]
 between devices tensor by tensor. Before the first token it is empty."""
 
 READ_CHUNK = 512
-"""Tokens that a model reads at once where a long sequence must not take more memory than a short one."""
+"""Tokens that a model reads at a time, so that a long sequence takes no more memory than a short one."""
 
 
 class SequenceLayer(Protocol):
     """Contract of a sequence layer, and of a backbone's block: an ``nn.Module`` that is called as below.
 
     Shapes: B batch, T tokens, C model width. The map is causal: output t depends on the tokens up to t. A sequence may
-    be cut anywhere: if each chunk is called with the state of the chunk before, the outputs are those of the whole.
+    be cut anywhere: called on each chunk with the state after the previous one, it gives the outputs for the whole.
 
     Optional hooks, found by name on every module of a model:
 
     - ``flops(tokens: int) -> int``: FLOPs of the forward pass over one sequence of ``tokens`` tokens. Without it, the
       FLOPs of linear maps and causal convolutions inside are summed (``ttt.layers.flops``).
     - ``elementwise_flops(tokens: int) -> int``: the part of ``flops`` that torch does not count; for the tests.
-    - ``no_weight_decay: tuple[str, ...]``: names of the module's own parameters that must not decay. Vectors never do.
+    - ``no_weight_decay: tuple[str, ...]``: the module's own parameters without weight decay. Vectors have none.
     - ``set_warmup(progress: float) -> None``: called before every training step with the progress of the learning
       rate's warm-up, 0 at the start and at least 1 after it.
     """
@@ -33,7 +33,7 @@ class SequenceLayer(Protocol):
 
         Args:
             x_BTC: the tokens of this chunk; of any floating dtype.
-            state: the state after the tokens before; None or empty at the start of a sequence.
+            state: the state before this chunk; None or empty at the start of a sequence.
 
         Returns:
             y [B, T, C] and the state after the last token.

@@ -128,7 +128,7 @@ class TTT(nn.Module):
         return rotate(q, turn), rotate(k, turn)
 
     def _rates(self, x_BTC: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return eta [B, H, T], and the log of the share that the forget gate keeps [B, H, T]."""
+        """Return eta [B, H, T], and the logarithm of the share of W that the forget gate keeps [B, H, T]."""
         eta_base = self.config.eta_base * self.eta_warmup.to(x_BTC.dtype)
         if self.config.eta_over_dim:
             eta_base = eta_base / self.head_dim

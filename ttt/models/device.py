@@ -1,4 +1,4 @@
-"""The torch device of a configuration's name."""
+"""The choice of the torch device."""
 
 import torch
 

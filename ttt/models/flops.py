@@ -6,7 +6,7 @@
 from ttt.models.language_model import LanguageModel
 
 BACKWARD = 2
-"""Each matrix product of the forward pass leads to two in the backward pass, one per factor's gradient."""
+"""Matrix products in the backward pass per product in the forward pass: one for the gradient of each factor."""
 
 
 def training_flops(model: LanguageModel, ctx: int, tokens: int) -> float:

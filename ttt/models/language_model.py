@@ -15,13 +15,13 @@ from ttt.models.cross_entropy import cross_entropy
 class LanguageModel(nn.Module):
     """Embedding, blocks, norm, and an output head tied to the embedding. Token ids [B, T] -> logits [B, T, V].
 
-    A sequence can be read in chunks, down to single tokens, with the state between them::
+    A sequence can be read in chunks, down to single tokens, by passing on the state::
 
         logits, state = model(ids_BT, state={})  # from the start of a sequence
         logits, state = model(more_ids_BT, state=state)
 
-    It is a flat dictionary of tensors, whose size does not depend on the sequence's length except for attention: save
-    it with ``torch.save(state, path)`` or ``safetensors.torch.save_file(state, path)``, load it with
+    The state is a flat dictionary of tensors. Its size does not depend on the sequence's length, except for attention.
+    Save it with ``torch.save(state, path)`` or ``safetensors.torch.save_file(state, path)``, load it with
     ``torch.load(path, weights_only=True)`` or ``safetensors.torch.load_file(path)``, and move it with
     ``{name: value.to(device) for name, value in state.items()}``.
 
@@ -50,7 +50,7 @@ class LanguageModel(nn.Module):
         return logits_BTV if state is None else (logits_BTV, after)
 
     def read_prompt(self, ids_BT: Tensor) -> tuple[Tensor, State]:
-        """Return only the logits [B, V] after the last token, as a prompt needs, and the state there."""
+        """Return the logits [B, V] and the state after the last token of a prompt."""
         h_BTC, after = self._run_blocks(ids_BT, {})
         return self._logits(h_BTC[:, -1]), after
 

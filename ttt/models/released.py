@@ -46,7 +46,7 @@ BLOCK_NAMES = {
     "layer.post_norm.weight": "seq_modeling_block.post_norm.weight",
     "layer.post_norm.bias": "seq_modeling_block.post_norm.bias",
 }
-"""Parameter of a block here -> in the released model, where those of the learnable eta have one more axis of size 1."""
+"""Parameter of our block -> of the released model, which has one more axis of size 1 for the learnable eta."""
 
 
 def from_released(state: Mapping[str, Tensor], meta: Mapping[str, Any], kernel: str = "auto") -> LanguageModel:
@@ -63,21 +63,21 @@ def from_released(state: Mapping[str, Tensor], meta: Mapping[str, Any], kernel: 
     """
     dtype = next(iter(state.values())).dtype
     model = _empty_model(meta, kernel).to(dtype)
-    left = dict(state)
-    left.pop("lm_head.weight", None)
+    remaining = dict(state)
+    remaining.pop("lm_head.weight", None)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             released = released_name(name)
-            if released not in left:
+            if released not in remaining:
                 raise UserError(f"released weights: {released} is missing")
-            value = left.pop(released)
+            value = remaining.pop(released)
             if value.numel() != parameter.numel():
                 raise bad_value(
                     released, tuple(value.shape), f"the model that meta describes has {tuple(parameter.shape)}"
                 )
             parameter.copy_(value.reshape(parameter.shape))
-    if left:
-        raise UserError(f"released weights: {min(left)} does not belong to the model that meta describes")
+    if remaining:
+        raise UserError(f"released weights: {min(remaining)} does not belong to the model that meta describes")
     return model
 
 
@@ -115,7 +115,7 @@ def released_meta(config: TrainConfig, model: LanguageModel) -> dict[str, Any]:
 
     Args:
         config: the configuration of the model.
-        model: the model; an unfinished warm-up of eta_base counts with its current value.
+        model: the model; during the warm-up of eta_base, its current value is exported.
 
     Raises:
         UserError: the released code has no such model; the message names the settings that differ.

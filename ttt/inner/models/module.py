@@ -15,7 +15,7 @@ from ttt.inner.models.base import Params
 
 
 class InnerModule:
-    """The module ``build(head_dim)`` as a function of its parameters. It has only the primal form.
+    """The module ``build(head_dim)`` as a function of its parameters, for the primal form only.
 
     The module maps [tokens, D] to [tokens, D], treats every token separately, and has no buffers. Every head starts
     from its own initial values, drawn by the module.
@@ -30,11 +30,11 @@ class InnerModule:
         named = self._empty(head_dim).named_parameters()
         return {name.replace(".", "_"): tuple(parameter.shape) for name, parameter in named}
 
-    def initial(self, heads: int, head_dim: int, std: float) -> dict[str, Tensor]:  # noqa: ARG002 - the module's own
+    def initial(self, heads: int, head_dim: int, std: float) -> dict[str, Tensor]:  # noqa: ARG002 - the module initialises itself
         """Return the initial values of ``heads`` new modules."""
         drawn = [[parameter.detach() for parameter in self.build(head_dim).parameters()] for _ in range(heads)]
-        heads_of_each = zip(*drawn, strict=True)
-        return dict(zip(self.shapes(head_dim), map(torch.stack, heads_of_each), strict=True))
+        by_parameter = zip(*drawn, strict=True)
+        return dict(zip(self.shapes(head_dim), map(torch.stack, by_parameter), strict=True))
 
     def flops(self, head_dim: int) -> int:
         """Count the matrix products of one token with torch's counter."""
@@ -46,13 +46,13 @@ class InnerModule:
         """Compute f_res(u; W): [..., tokens, D] -> [..., tokens, D]."""
         head_dim, lead = u.shape[-1], u.shape[:-2]
         module, shapes = self._empty(head_dim), self.shapes(head_dim).values()
-        each = [w.expand(*lead, *shape).reshape(-1, *shape) for w, shape in zip(W, shapes, strict=True)]
+        weights = [w.expand(*lead, *shape).reshape(-1, *shape) for w, shape in zip(W, shapes, strict=True)]
         names = [name for name, _ in module.named_parameters()]
 
-        def one(W: list[Tensor], u: Tensor) -> Tensor:
+        def apply(W: list[Tensor], u: Tensor) -> Tensor:
             return functional_call(module, dict(zip(names, W, strict=True)), (u,))
 
-        return vmap(one)(each, u.reshape(-1, *u.shape[-2:])).unflatten(0, lead)
+        return vmap(apply)(weights, u.reshape(-1, *u.shape[-2:])).unflatten(0, lead)
 
     def _without_values(self, head_dim: int) -> nn.Module:
         with torch.device("meta"):

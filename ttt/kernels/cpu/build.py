@@ -18,8 +18,8 @@ NAME = "ttt_cpu"
 SOURCES = ("operator.cpp", "kernel_float.cpp", "kernel_double.cpp")
 
 ARM = platform.machine().lower() in ("arm64", "aarch64")
-# No part of -ffast-math that ignores NaN and infinity: a loop that diverged must be detected. torch's parallel_for
-# needs OpenMP; Apple's compiler lacks it, and the kernel uses one thread there.
+# The parts of -ffast-math that keep NaN and infinity, because a diverged loop must be detected. torch's parallel_for
+# needs OpenMP; with Apple's compiler, which lacks it, the kernel uses one thread.
 FLAGS = (
     "-O3",
     "-mcpu=native" if ARM else "-march=native",
@@ -37,11 +37,11 @@ class CompilerError(Exception):
 def load() -> None:
     """Load the operators ``ttt_cpu::forward`` and ``ttt_cpu::backward``, and compile them on first use.
 
-    The library is stored in the user's cache (``XDG_CACHE_HOME``), in one folder per sources, flags, torch and CPU.
-    Processes that start together compile once. A line on standard error reports the compilation.
+    The library is stored in the user's cache (``XDG_CACHE_HOME``), in one folder for each combination of sources,
+    flags, torch version and CPU. Processes that start together compile once. A line on standard error reports it.
 
     Raises:
-        CompilerError: no compiler, no ninja, or the build or load failed. A process tries once.
+        CompilerError: no compiler, no ninja, or the build or load failed. A process tries only once.
     """
     failure = _load_once()
     if failure:
@@ -50,7 +50,7 @@ def load() -> None:
 
 @functools.cache
 def _load_once() -> str:
-    """Return why it failed, or an empty string."""
+    """Return the reason of a failure, or an empty string."""
     try:
         torch.ops.load_library(_library())
     except CompilerError as error:
@@ -87,7 +87,7 @@ def _build(sources: Path, scratch: Path, library: Path) -> None:
     # The programs of a virtual environment, such as ninja, may be missing from PATH.
     scripts = [str(Path(sys.executable).parent), sysconfig.get_path("scripts")]
     os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", os.defpath), *scripts])
-    os.environ["TORCH_DONT_CHECK_COMPILER_ABI"] = "1"  # otherwise a page of warnings if $CXX is not g++
+    os.environ["TORCH_DONT_CHECK_COMPILER_ABI"] = "1"  # avoids a page of warnings if $CXX is not g++
     try:
         from torch.utils import cpp_extension
 

@@ -34,8 +34,8 @@ class DualLayer {
         multiply(W.outputs, N, b, rows(G, N), mixed, N, z_bar, N, {z_bar});
     }
 
-    // From dz_bar and dW, the gradient of the layer's W_last: writes the gradients dG and dx, and adds to dx_bar and to
-    // the gradients of eta and tau. Call `z_bar` with the same arguments before.
+    // Writes the gradients dG and dx, given dz_bar and dW, the gradient of the layer's W_last; adds to dx_bar and to
+    // the gradients of eta and tau. Call it after `z_bar` with the same arguments.
     void backward(const Layer<T>& W, const Layer<T>& dW, const T* x, const T* G, const T* x_bar, const T* dz_bar, T* dG,
                   T* dx, T* dx_bar) {
         // The weights' step is the outer product of x and -last * G; the bias's step is -last * G.
@@ -43,7 +43,7 @@ class DualLayer {
         positions.step_backward(W.outputs, G, dG);
         pull_back<T>(N, dW, G, dx, nullptr);
         positions.minus_last(W.inputs, dx);
-        // Through the sum of all G, weighted by the scores.
+        // Goes back through the sum of all G, weighted by the scores.
         transpose(mixed, N, N, N, N, turned, N);
         multiply(W.outputs, N, b, rows(dz_bar, N), turned, N, dG, N, {dG});
         T* dscores = mixed;

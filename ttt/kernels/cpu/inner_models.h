@@ -65,7 +65,7 @@ class Linear {
         loss_gradient(D, N, norm.scale, norm.shift, target, record.loss);
     }
 
-    // z_bar [D, N] = f_res(q_i; W_i).
+    // Computes z_bar [D, N] = f_res(q_i; W_i).
     void test(const State<T>& W, const Record& record, const View<T>& q, T* z_bar) {
         layer_1.z_bar(W.first(), record.k.lanes, record.loss.g, q.lanes, z_bar);
     }
@@ -77,7 +77,7 @@ class Linear {
         positions.step_bias(D, record.loss.g, W.b1, W_last.b1);
     }
 
-    // After `test`, from dz_bar and dW, the gradient of W_last: dW becomes the gradient of W; adds to that of q.
+    // Call it after `test`. dW is the gradient of W_last on entry and of W on return; adds to the gradients in `to`.
     void backward(const State<T>& W, const State<T>& dW, const Norm<T>& norm, const Record& record, const View<T>& q,
                   const T* dz_bar, const InputGradients<T>& to) {
         const View<T>& k = record.k;
@@ -104,7 +104,7 @@ class MLP {
     struct Record {
         View<T> k;
         LossGradient<T> loss;         // loss.g is G_2
-        T *x_2, *slope, *G_1, *bend;  // [F, N]: gelu and gelu' at z_1, G_1 = (W2 G_2) * slope, (W2 G_2) * gelu''
+        T *x_2, *slope, *G_1, *bend;  // [F, N]: gelu(z_1), gelu'(z_1), G_1 = (W2 G_2) * slope, (W2 G_2) * gelu''(z_1)
 
         Record(const Sizes& sizes, Arena<T>& arena) {
             const int N = padded(sizes.b);
@@ -169,7 +169,7 @@ class MLP {
         for (int n = 0; n < F * N; n += LANES<T>) store<T>(dz_1_bar + n, load(dx_2_bar + n) * load(slope_bar + n));
         layer_1.backward(W.first(), dW.first(), k.lanes, record.G_1, q.lanes, dz_1_bar, dG_1, to.k, to.q);
 
-        // Through G_1 = (W2 G_2) * gelu'(z_1) and G_2 to z_2 and z_1 of the train view.
+        // Goes back through G_1 = (W2 G_2) * gelu'(z_1) and G_2 to z_2 and z_1 of the train view.
         T *dpulled = dG_1, *dz_1 = dx_2;
         for (int n = 0; n < F * N; n += LANES<T>) {
             const Vector<T> to_G = load(dG_1 + n);

@@ -9,7 +9,7 @@ struct Sizes {
     int D, F, b, H;
     long mini_batches;  // T / b
     long group;         // mini-batches per kept W
-    bool bias;          // whether biases are learned; if not, they are zeros and stay so
+    bool bias;          // whether biases are learned; if not, they stay zero
 
     long groups() const { return (mini_batches + group - 1) / group; }
     int layers() const { return F ? 2 : 1; }
@@ -57,7 +57,7 @@ struct Backward {
     Parameters<const T> dW_last;
     Sequences<T> dq, dk, dv, deta;
     Parameters<T> dW;
-    T *dtau, *dscale, *dshift;  // each pair's share: [B, H, b], [B, H, D], [B, H, D]
+    T *dtau, *dscale, *dshift;  // per pair: [B, H, b], [B, H, D], [B, H, D]
 };
 
 // Computes the pairs begin to end of B * H, numbered b * H + h.

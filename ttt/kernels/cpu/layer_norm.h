@@ -70,8 +70,8 @@ void loss_gradient(int D, int N, const T* scale, const T* shift, const T* target
     }
 }
 
-// From the gradient u of g: u becomes the gradient of z, `to_target` [D, N] the gradient of the target; adds to the
-// gradients of scale and shift, kept per lane [D, N].
+// u is the gradient of g on entry and of z on return. Writes the gradient of the target to `to_target` [D, N]; adds to
+// the gradients of scale and shift, kept per lane [D, N].
 template <class T>
 void loss_gradient_backward(
     int D, int N, const T* scale, LossGradient<T> at, T* u_DN, T* to_target_DN, T* dscale_DN, T* dshift_DN
@@ -90,7 +90,7 @@ void loss_gradient_backward(
         }
         u_mean /= T(D), u_unit /= T(D), u_g /= T(D), upstream_unit /= T(D);
         for (int d = 0; d < D; d++) {
-            // Through upstream = scale * error, and through unit in the projection itself.
+            // Goes back through upstream = scale * error, and through unit in the projection itself.
             const Vector<T> to_upstream = rstd * (u[d] - u_mean - unit[d] * u_unit), to_error = scale[d] * to_upstream;
             dscale.set(d, dscale[d] + to_upstream * error[d] + to_error * unit[d]);
             dshift.set(d, dshift[d] + to_error);
@@ -98,12 +98,12 @@ void loss_gradient_backward(
             u.set(d, scale[d] * to_error - rstd * (u[d] * upstream_unit + scale[d] * error[d] * u_unit));
         }
         project<T>(D, u, unit, rstd);
-        // Through the factor rstd, whose derivative is along unit.
+        // Goes back through the factor rstd, whose derivative is along unit.
         for (int d = 0; d < D; d++) u.set(d, u[d] - rstd * unit[d] * u_g);
     }
 }
 
-// From the gradient dz of scale * unit + shift: dz becomes the gradient of LN's input; adds to those of scale and
+// dz is the gradient of scale * unit + shift on entry and of LN's input on return; adds to the gradients of scale and
 // shift.
 template <class T>
 void layer_norm_backward(

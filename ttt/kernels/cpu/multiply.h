@@ -46,8 +46,8 @@ struct Product {
     long B_stride;
 };
 
-// Computes ROWS x VECTORS vectors of out, at row m and column n. STRIDE: distance of A's rows in memory if known, so
-// that it becomes part of the instructions; with a variable one, sixteen row pointers would not fit the registers.
+// Computes ROWS x VECTORS vectors of out, at row m and column n. STRIDE: distance of A's rows in memory if known at
+// compile time, which makes it part of the instructions; otherwise sixteen row pointers would not fit the registers.
 template <class T, int ROWS, int VECTORS, int STRIDE>
 INLINE void tile(int m, int n, int K, const Product<T>* products, int count, T* out, long out_stride, Base<T> base) {
     constexpr int L = LANES<T>;
@@ -78,7 +78,7 @@ INLINE void tile(int m, int n, int K, const Product<T>* products, int count, T* 
     }
 }
 
-// Computes all tiles of out from column n on: with VECTORS vectors as long as they fit, the rest with fewer. Half of
+// Computes all tiles of out from column n on, with VECTORS vectors while they fit and with fewer for the rest. Half of
 // the machine's registers hold sums.
 template <class T, int VECTORS, int STRIDE>
 __attribute__((noinline)) void tiles(

@@ -15,8 +15,8 @@ Params = tuple[Tensor, ...]
 
 DEFAULT_GROUP = 16
 """Mini-batches per kept W. All values from 4 to 32 take the same time. With 16, a head of TTT-MLP of width 64 keeps 512
-bytes per token, as much as two of its views; the states and activations computed again at a time are 4 MB, the size of
-the last cache."""
+bytes per token, as much as two of its views; the states and activations recomputed at a time take 4 MB, the size of
+the last-level cache."""
 
 _INPUTS = (
     "Tensor[] W, Tensor scale, Tensor shift, Tensor q, Tensor k, Tensor v, Tensor eta, Tensor tau, int group, bool bias"

@@ -1,4 +1,4 @@
-// The two functions of kernel.h, for both inner models.
+// The definitions of kernel.h's two functions, for both inner models.
 #pragma once
 
 #include "scan.h"

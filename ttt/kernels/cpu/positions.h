@@ -64,7 +64,7 @@ class Positions {
         }
     }
 
-    // Turns the gradient of mixed into that of scores; adds to the gradients of eta and tau.
+    // Turns the gradient of mixed into the gradient of scores; adds to the gradients of eta and tau.
     void mix_backward(const T* scores, T* gradient) {
         for (int j = 0; j < N; j++) {
             Vector<T> to_eta{};
@@ -80,7 +80,7 @@ class Positions {
         }
     }
 
-    // Turns the gradient [width, N] of a layer's step -last * G into that of G; adds to the gradient of last.
+    // Turns the gradient [width, N] of a layer's step -last * G into the gradient of G; adds to the gradient of last.
     void step_backward(int width, const T* G, T* gradient) {
         for (int lane = 0; lane < N; lane += LANES<T>) {
             Vector<T> to_last = load(dlast + lane);
@@ -101,7 +101,7 @@ class Positions {
         }
     }
 
-    // Adds the complete gradient of last to those of its factors tau_b and eta.
+    // Adds the complete gradient of last to the gradients of its factors tau_b and eta.
     void finish_gradients() {
         for (int j = 0; j < b; j++) {
             deta[j] += tau[b - 1] * dlast[j];
@@ -119,7 +119,7 @@ class Positions {
         for (int o = 0; o < width; o++) sums[o] += weighted_sum(N, x + o * N, ones);
     }
 
-    // Adds the gradient of a layer's outputs to that of its biases.
+    // Adds the gradient of a layer's outputs to the gradient of its biases.
     void add_to_bias(int width, const T* dz, T* dbias) const {
         if (bias_input != 0) add_tokens(width, dz, dbias);
     }

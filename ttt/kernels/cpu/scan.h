@@ -42,8 +42,8 @@ class Scan {
         model.train(W, norm, target, record);
     }
 
-    // Computes the test view: LN's standardised input into z_bar, its reciprocal standard deviation into rstd. The next
-    // call is for token t + step.
+    // Computes the test view: writes LN's standardised input to z_bar, its reciprocal standard deviation to rstd. The
+    // next call is for token t + step.
     void test(long t, long step, const State<T>& W, const typename Model::Record& record) {
         q.enter(in.q.of(batch, head), t, step, positions);
         model.test(W, record, q, z_bar);
@@ -179,7 +179,7 @@ class BackwardScan : Scan<T, Model> {
         for (int j = 0; j < b; j++) *deta[t + j] = this->positions.deta[j];
     }
 
-    // Writes the pair's shares of the gradients that heads or sequences share.
+    // Writes the pair's contributions to gradients that are summed over sequences or heads.
     void write_shares(long pair) const {
         const int D = this->sizes.D, b = this->sizes.b;
         std::memcpy(call.dtau + pair * b, this->positions.dtau, sizeof(T) * b);

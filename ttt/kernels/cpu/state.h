@@ -28,7 +28,7 @@ class Arena {
     std::vector<std::unique_ptr<void, void (*)(void*)>> arrays;
 };
 
-// One layer's weights in their two uses, each a left factor of matrices with one token per lane.
+// One layer's weights as the left factor of products, forward and back, with matrices of one token per lane.
 template <class T>
 struct Layer {
     int inputs, outputs;

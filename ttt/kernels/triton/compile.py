@@ -51,7 +51,7 @@ class Resources:
 
     Attributes:
         registers: registers per thread; on AMD vector registers.
-        spilled: bytes of registers that a thread stores to memory for lack of room, each place in the code once.
+        spilled: bytes that a thread spills from registers to memory, each instruction counted once.
         spilled_in_loops: of these, bytes within the innermost loops that contain matrix products; None on AMD.
         shared: bytes of shared memory per program.
     """
@@ -94,7 +94,7 @@ def compile_resources(configuration: Configuration, target: str) -> Resources:
             knobs.compilation.always_compile = True
             knobs.nvidia.dump_ptxas_log = True
             compiled: Any = triton.compile(_source(configuration), target=gpu, options=configuration.options)
-    except Exception as error:  # whatever a compiler's passes raise
+    except Exception as error:  # compiler passes raise errors of any type
         reason = str(error).strip().splitlines()
         line = f"{type(error).__name__}: {reason[-1] if reason else 'no reason given'}"
         raise RunError(f"{configuration.kernel}: triton cannot compile it for {target} ({line})") from error
@@ -109,12 +109,12 @@ def compile_resources(configuration: Configuration, target: str) -> Resources:
 
 def _source(configuration: Configuration) -> ASTSource:
     names = configuration.fn.arg_names
-    pointers = [place for place, name in enumerate(names) if configuration.signature.get(name, "").startswith("*")]
+    pointers = [index for index, name in enumerate(names) if configuration.signature.get(name, "").startswith("*")]
     return ASTSource(
         fn=configuration.fn,
         signature={name: configuration.signature.get(name, "constexpr") for name in names},
         constexprs=configuration.constexprs,
-        attrs={(place,): POINTER_ALIGNMENT for place in pointers},
+        attrs={(index,): POINTER_ALIGNMENT for index in pointers},
     )
 
 

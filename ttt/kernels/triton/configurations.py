@@ -22,7 +22,7 @@ TYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 """Types of the views; the state and all sums are float32."""
 
 INTERPRETED = not isinstance(linear_forward, JITFunction)
-"""Whether Triton's interpreter runs the kernels, on CPUs: TRITON_INTERPRET was 1 when they were imported."""
+"""True if Triton's interpreter runs the kernels, on CPUs: TRITON_INTERPRET was 1 when they were imported."""
 
 VIEW, FLOAT, NUMBER = "view", "float", "number"
 """Types of arguments: pointer to the views' type, pointer to float32, int32."""
@@ -37,14 +37,14 @@ ARGUMENTS: dict[str, str] = {
         (FLOAT, "b1 b1_last b1_kept b1_sum b1_next db1"),
         (FLOAT, "W2 W2_last W2_kept W2_sum W2_next dW2"),
         (FLOAT, "b2 b2_last b2_kept b2_sum b2_next db2"),
-        (NUMBER, "first count mini_batches tokens heads shared group place"),
+        (NUMBER, "first count mini_batches tokens heads shared group offset"),
     )
     for name in names.split()
 }
 """Type of every argument of the kernels that is not a constant."""
 
 VIEW_WEIGHTS = {"W1_kept": VIEW}
-"""Exception for TTT-Linear's backward pass: ``recompute`` leaves W1 rounded to the views' type, as products need it."""
+"""Exception for TTT-Linear's backward pass: ``recompute`` stores W1 in the views' type, which products need."""
 
 SHARED = {
     ("linear", 2, 128, 64): 112 * KB,
@@ -56,9 +56,9 @@ SHARED = {
     ("mlp", 4, 128, 32): 130 * KB,
     ("mlp", 4, 128, 64): 240 * KB,
 }
-"""Layer, bytes per number of the views, P and R -> bytes of shared memory of the backward kernel, the largest, on sm_80
-to sm_89, where that is more than ``SMALL_SHARED``; a test compiles some of them. On sm_90 float32 takes the same, and
-half precision more, at most 154 KB of the 227 there."""
+"""(Layer, bytes per number of the views, P, R) -> bytes of shared memory of the backward kernel, which needs the most,
+on sm_80 to sm_89, if more than ``SMALL_SHARED``. A test compiles some of them. On sm_90 float32 needs the same, and
+half precision more: at most 154 KB of 227 KB."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Configuration:
 
 @dataclass(frozen=True)
 class Layer:
-    """A TTT layer, as far as the code of its kernels depends on it.
+    """The properties of a TTT layer that determine the code of its kernels.
 
     Attributes:
         dtype: of the views: float32, float16 or bfloat16.
@@ -119,7 +119,7 @@ class Layer:
 
     @property
     def on_chip(self) -> bool:
-        """Whether W of TTT-MLP fits in the registers of one program; with float32 views the factors do not."""
+        """True if W of TTT-MLP fits in the registers of one program; with float32 views the factors do not."""
         return (self.D, self.F, self.b) == (64, 256, 16) and self.dtype.itemsize == 2 and not self.amd
 
     @property
@@ -165,7 +165,7 @@ class Layer:
     ) -> Configuration:
         """Return ``fn`` with its types and constants; ``exceptions`` replace types of ``ARGUMENTS``."""
         P, R = padded(self.D), padded(self.b)
-        # Beside large tiles of K and Q shared memory has little room, and least in float32.
+        # Large tiles of K and Q leave little shared memory, least of all in float32.
         large = P * R >= (2048 if self.dtype.itemsize == 4 else 8192)
         constants = {"D": self.D, "P": P, "b": self.b, "R": R, "F": self.F, "BIAS": int(self.bias)} | flags
         constants["BLOCK"] = 16 if large or self.F % 32 else 32
@@ -180,10 +180,10 @@ def configurations(
     dtype: torch.dtype, D: int, b: int, F: int | None = None, target: str = "sm_80"
 ) -> list[Configuration]:
     """Return the kernels of both layers that run for these sizes; F None is 4 D; ``target`` is sm_80 or gfx942."""
-    found = []
+    kernels = []
     for hidden in (0, 4 * D if F is None else F):
         layer = Layer(dtype, D, b, hidden, amd=target.startswith("gfx"))
-        found += [layer.forward(keeps=True)] if layer.on_chip else []
-        found += [layer.forward_portable(keeps=True), *([] if hidden else [layer.recompute()]), layer.backward()]
-        found.append(layer.decode(begun=True, ends=False))
-    return found
+        kernels += [layer.forward(keeps=True)] if layer.on_chip else []
+        kernels += [layer.forward_portable(keeps=True), *([] if hidden else [layer.recompute()]), layer.backward()]
+        kernels.append(layer.decode(begun=True, ends=False))
+    return kernels

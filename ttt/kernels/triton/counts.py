@@ -4,9 +4,9 @@ Shapes: D head width, F hidden width of TTT-MLP, b mini-batch size, T tokens; P 
 two of at least 16; W all parameters of the inner model, float32. A product of [m, k] and [k, n] has 2 m k n FLOPs,
 including padding, which is computed too. Elementwise operations are not counted.
 
-Device memory or L2: an input or an output of a kernel crosses device memory once, however often it is loaded. Scratch
-is written and read again. It stays in the L2 cache if the scratch of all programs that run at a time fits in
-``L2_BYTES``; if not, it crosses device memory once out and once in.
+Device memory or L2: an input or an output of a kernel crosses device memory once, even if it is loaded more often.
+Scratch is written and read again. It stays in the L2 cache if the scratch of all programs that run at a time fits in
+``L2_BYTES``; otherwise it crosses device memory once out and once in.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ MULTIPROCESSORS = 132
 """Of an H100. An A100 has 108, a B200 148."""
 
 PROGRAMS = 2 * MULTIPROCESSORS
-"""Sequences times heads: for each multiprocessor two programs, of four warps at a time, of eight warps one by one."""
+"""Sequences times heads: two programs per multiprocessor, at the same time if of four warps, in turn if of eight."""
 
 L2_BYTES = 50_000_000
 """The L2 cache of an H100. An A100 has 40 MB, a B200 126 MB."""
@@ -83,7 +83,7 @@ class Moved(NamedTuple):
         loads: number of times each byte is loaded.
         stores: number of times each byte is stored.
         device: number of times each byte crosses device memory.
-        least: number of times it must.
+        least: number of times each byte must cross it.
     """
 
     size: float
@@ -127,7 +127,7 @@ class Counts:
 
 
 def count(kernel: str, sizes: Sizes) -> Counts:
-    """Return the counts of a kernel; those of a backward kernel include its recomputation.
+    """Return the counts of a kernel; for a backward kernel they include its recomputation.
 
     Raises:
         KeyError: no kernel has this name.
@@ -143,7 +143,7 @@ def count(kernel: str, sizes: Sizes) -> Counts:
 
 
 RECOMPUTED_BY = {"linear_backward": "linear_recompute"}
-"""Backward kernel -> kernel that recomputes the states of a group before it; that of TTT-MLP recomputes them itself."""
+"""Backward kernel -> kernel that recomputes the states of a group for it; TTT-MLP's recomputes them itself."""
 
 
 def linear_state(s: Sizes) -> int:
@@ -221,8 +221,8 @@ def mlp_forward_on_chip(s: Sizes) -> Work:
 def mlp_backward(s: Sizes) -> Work:
     """Products with W or dW: six to recompute the group, and six, eight and seven in the three passes back.
 
-    Between tokens two and four of the hidden width, and six of the head width. Scratch of a mini-batch: W, dW, and Z1,
-    Z1_bar, X2, X2_bar, a part of dZ1 and dH in the views' type; of a group: G1 and G2 in the views' type.
+    Products between tokens: two and four of the hidden width, and six of the head width. Scratch of a mini-batch: W,
+    dW, and in the views' type Z1, Z1_bar, X2, X2_bar, a part of dZ1 and dH; of a group: G1 and G2 in the views' type.
     """
     state = mlp_state(s)
     work, steps = 2 * state + 6 * s.b * s.F * s.element, s.group_tokens * (s.F + s.D) * s.element
@@ -270,7 +270,7 @@ KERNELS: dict[str, Callable[[Sizes], Work]] = {
 
 
 def _leaves_l2(scratch: int, programs: int = PROGRAMS) -> bool:
-    """Return whether scratch of ``programs`` programs exceeds the L2 cache; by default all, as between launches."""
+    """Return whether scratch of ``programs`` programs exceeds the L2 cache; by default of all, as between launches."""
     return scratch * programs > L2_BYTES
 
 

@@ -68,7 +68,7 @@ def standardise(x, m, D: tl.constexpr, PADDED: tl.constexpr):
 
 @triton.jit
 def standardise_backward(d_unit, unit, reciprocal_std, m, D: tl.constexpr, PADDED: tl.constexpr):
-    """Return the gradient of the input of ``standardise`` from that of its first result; equation (2) of README."""
+    """Return the gradient of the input of ``standardise`` from the gradient of its first result; equation (2)."""
     centred = d_unit - mean(d_unit, D) - unit * mean(d_unit * unit, D)
     return keep(centred, m, PADDED) * reciprocal_std
 

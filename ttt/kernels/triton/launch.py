@@ -91,9 +91,9 @@ class Gradients(NamedTuple):
 
 
 def backward(views: Views, dz: Tensor, dW: list[Tensor], kept: list[Tensor], group: int, bias: bool) -> Gradients:
-    """Return the gradients, given those of z [B, T, H, D] and W_last; ``dW``, that of W_last, becomes that of W."""
+    """Return the gradients from ``dz`` [B, T, H, D] and ``dW``: on entry the gradient of W_last, on return of W."""
     B, _, H, D = views.sizes
-    found = Gradients(
+    gradients = Gradients(
         torch.empty_like(views.q),
         torch.empty_like(views.k),
         torch.empty_like(views.v),
@@ -103,16 +103,16 @@ def backward(views: Views, dz: Tensor, dW: list[Tensor], kept: list[Tensor], gro
         views.scale.new_zeros(B, H, D),
     )
     if not views.mini_batches:
-        return found
+        return gradients
     layer = views.layer(dW, bias)
-    arguments = views._asdict() | found._asdict() | _named("d{}", dW) | {"dz": dz}
+    arguments = views._asdict() | gradients._asdict() | _named("d{}", dW) | {"dz": dz}
     with torch.cuda.device_of(dz):
         (_mlp_backward if layer.F else _linear_backward)(layer, views, arguments, kept, min(group, views.mini_batches))
-    return found
+    return gradients
 
 
 def _linear_backward(layer: Layer, views: Views, arguments: dict[str, Tensor], kept: list[Tensor], group: int) -> None:
-    """Launch two kernels per group, last group first: W before each of its mini-batches into scratch, and gradients."""
+    """Launch two kernels per group, last group first: one stores W before each mini-batch, one computes gradients."""
     B, T, H, _ = views.sizes
     recompute, gradients = layer.recompute(), layer.backward()
     W_last = [torch.empty_like(w[0]) for w in kept]
@@ -129,7 +129,7 @@ def _linear_backward(layer: Layer, views: Views, arguments: dict[str, Tensor], k
 
 
 def _mlp_backward(layer: Layer, views: Views, arguments: dict[str, Tensor], kept: list[Tensor], group: int) -> None:
-    """Launch one kernel, with scratch for W on its way back, G1 and G2 of a group, activations of a mini-batch."""
+    """Launch one kernel, with scratch for W, for G1 and G2 of a group, and for the activations of a mini-batch."""
     B, T, H, D = views.sizes
     b, scratch = views.mini_batch_size, views.q.new_empty
     arguments = arguments | _named("{}_kept", kept) | _named("{}_last", [torch.empty_like(w[0]) for w in kept])
@@ -139,7 +139,7 @@ def _mlp_backward(layer: Layer, views: Views, arguments: dict[str, Tensor], kept
     layer.backward().launch(B * H, **arguments, **numbers)
 
 
-def decode(views: Views, W: list[Tensor], step: list[Tensor], place: int, bias: bool) -> tuple[Tensor, list[Tensor]]:
+def decode(views: Views, W: list[Tensor], step: list[Tensor], offset: int, bias: bool) -> tuple[Tensor, list[Tensor]]:
     """Return Z [B, 1, H, D] of one token, and ``step`` including it, or the next W if the mini-batch ends.
 
     ``step`` is empty at the start of a mini-batch.
@@ -150,9 +150,9 @@ def decode(views: Views, W: list[Tensor], step: list[Tensor], place: int, bias: 
     # At the start of a mini-batch the kernel reads no sum; Triton needs a tensor for every pointer.
     summed = [x.contiguous() for x in step] or after
     arguments = views._asdict() | _named("{}", W) | _named("{}_sum", summed) | _named("{}_next", after) | {"z": z}
-    kernel = views.layer(W, bias).decode(bool(step), place + 1 == views.mini_batch_size)
+    kernel = views.layer(W, bias).decode(bool(step), offset + 1 == views.mini_batch_size)
     with torch.cuda.device_of(z):
-        kernel.launch(B * H, **arguments, place=place, heads=H, shared=shared)
+        kernel.launch(B * H, **arguments, offset=offset, heads=H, shared=shared)
     return z, after
 
 

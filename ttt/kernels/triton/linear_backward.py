@@ -106,7 +106,7 @@ def linear_backward(
         store(dv + o_view, -b_d_residual, m_td, PADDED)
         b_dZ_half = b_dZ.to(dtype)
         # Z = K W + b
-        # Load these tiles again: kept since the start of the iteration, they would take registers all the way.
+        # Load these tiles again: keeping them since the start of the iteration would take registers all the time.
         tl.debug_barrier()
         b_K, b_Q = load(k + o_view, m_td, PADDED), load(q + o_view, m_td, PADDED)
         b_W1 = load(W1_kept + i_kept * D * D + o_W1, m_W1, PADDED)

@@ -1,6 +1,6 @@
-"""TTT-MLP, backward: one program recomputes the groups of mini-batches of one head, last group first, and goes back.
+"""TTT-MLP, backward: one program per head; it recomputes each group of mini-batches, last first, and goes back.
 
-For each mini-batch of a group only G1 and G2 are kept, a thirteenth of W; from them and W after the mini-batch follows
+Of each mini-batch in a group only G1 and G2 are kept, a thirteenth of W's size; with W after the mini-batch they give
 W before it. W, dW and the activations of one mini-batch are in memory, in the L2 cache. On the way back each mini-batch
 takes three passes over the hidden width, in blocks: the first restores W and the activations, the second computes the
 sums that the gradient of G2 needs, and the third, with dZ2 known, computes dW1, dW2 and the rest of dK.
@@ -64,7 +64,7 @@ def restore(
         store(p_X2 + o_block, b_X2, m_tf, PADDED)
         store(p_X2_bar + o_block, b_X2_bar, m_tf, PADDED)
         b_S2 = dot(b_X2_bar, tl.trans(b_X2), b_S2)
-        # After the products, which no warp begins before all have read the bias.
+        # Stored after the products, which no warp begins before all warps have read the bias.
         tl.store(p_b1_last + i_f + o_f, b_b1)
         b_Z2 = dot(b_X2, b_W2_half, b_Z2)
         b_Z2_bar = dot(b_X2_bar, b_W2_half, b_Z2_bar)
@@ -83,7 +83,7 @@ def backward_group(
 ):  # fmt: skip
     """Compute the gradients for mini-batches ``first + count - 1`` down to ``first``. Arguments as in ``mlp_backward``.
 
-    Those with the prefix p_ point to the part of this program. W1_last, b1_last and W2_last hold W after the
+    Arguments with the prefix p_ point to the part of this program. W1_last, b1_last and W2_last hold W after the
     mini-batches on entry and before them on return; b2_last is not changed.
     """
     i_program = tl.program_id(0)
@@ -234,7 +234,7 @@ def mlp_backward(
     D: tl.constexpr, P: tl.constexpr, F: tl.constexpr, BLOCK: tl.constexpr, b: tl.constexpr, R: tl.constexpr,
     BIAS: tl.constexpr
 ):  # fmt: skip
-    """Compute the gradients of all inputs from those of z and of W after the last mini-batch.
+    """Compute the gradients of all inputs from the gradients of z and of W after the last mini-batch.
 
     The arguments of ``mlp_forward``, and:
         W1_kept: W1 before each group, [groups, B, H, D, F] float32, as b1_kept, W2_kept, b2_kept.

@@ -1,7 +1,7 @@
 """TTT-MLP, one token: z, and the state after it, in blocks of the hidden width.
 
 W is read twice, the second time from a cache: all gradients depend on Z2, a sum over the whole hidden width. The state
-is that of ``linear_decode``.
+is as in ``linear_decode``.
 
 Shapes: B batch, H heads, D head width, F hidden width, b mini-batch size; P is D padded to a power of two.
 """
@@ -12,12 +12,12 @@ import triton.language as tl
 from ttt.kernels.triton.functions import gelu, gelu_and_slope, load, loss_gradient, standardise, store
 
 
-@triton.jit(do_not_specialize=["place", "heads", "shared"])
+@triton.jit(do_not_specialize=["offset", "heads", "shared"])
 def mlp_decode(
     q, k, v, eta, tau, scale, shift,
     W1, b1, W2, b2, W1_sum, b1_sum, W2_sum, b2_sum,
     z, W1_next, b1_next, W2_next, b2_next,
-    place, heads, shared,
+    offset, heads, shared,
     D: tl.constexpr, P: tl.constexpr, F: tl.constexpr, BLOCK: tl.constexpr,
     BIAS: tl.constexpr, BEGUN: tl.constexpr, ENDS: tl.constexpr
 ):  # fmt: skip
@@ -49,7 +49,7 @@ def mlp_decode(
         b_Z2 += tl.sum(b_X2[:, None] * b_W2, 0)
     b_G2 = loss_gradient(b_Z2[None, :], b_target[None, :], b_scale[None, :], b_shift[None, :], m_td, D, PADDED)
     b_G2 = tl.load(eta + i_own) * tl.sum(b_G2, 0)
-    b_tau_i = tl.load(tau + place)
+    b_tau_i = tl.load(tau + offset)
     b_b2_sum = BIAS * b_G2
     if BEGUN:
         b_b2_sum += load(b2_sum + i_own * D + o_d, m_d, PADDED)

@@ -1,8 +1,9 @@
 """TTT-MLP, forward, with W1 and W2 in registers: for D = 64, F = 256 and b = 16.
 
 They are 2 x 64 x 256 floats, half of a multiprocessor's registers, 128 for each of 256 threads. So no other value can
-live long: biases are in memory, and Z1 is computed twice, from tiles that are loaded twice, instead of kept while the
-gradient of Z2 is computed. In return W does not pass through the L2 cache between the first and the last mini-batch.
+stay there for long: biases are in memory, and Z1 is computed twice, from tiles that are loaded twice, instead of kept
+while the gradient of Z2 is computed. In return W does not pass through the L2 cache between the first and the last
+mini-batch.
 
 Shapes: B batch, H heads, T tokens, D head width, F hidden width, b mini-batch size.
 """

@@ -32,7 +32,7 @@ _LIBRARY.define(
 )
 _LIBRARY.define(
     "decode(Tensor[] W, Tensor[] step, Tensor scale, Tensor shift, Tensor q, Tensor k, Tensor v, Tensor eta, "
-    "Tensor tau, int place, bool bias) -> (Tensor, Tensor[])"
+    "Tensor tau, int offset, bool bias) -> (Tensor, Tensor[])"
 )
 
 
@@ -131,31 +131,31 @@ def decode_token(
     v: Tensor,
     eta: Tensor,
     tau: Tensor,
-    place: int,
+    offset: int,
 ) -> tuple[Tensor, Params]:
     """Compute one token anywhere in a mini-batch, without derivatives.
 
     The arguments of ``inner_loop`` with T = 1, and:
         step: sum of eta_j grad loss_j(W) over the earlier tokens of the mini-batch, shaped as W; empty if there are
             none.
-        place: number of earlier tokens in the mini-batch, 0 ... b - 1.
+        offset: number of earlier tokens in the mini-batch, 0 ... b - 1.
 
     Returns:
-        z [B, H, 1, D], and the sum including this token, or, if ``place`` is b - 1, W of the next mini-batch.
+        z [B, H, 1, D], and the sum including this token, or, if ``offset`` is b - 1, W of the next mini-batch.
 
     Raises:
         RuntimeError: as ``inner_loop``, or an argument that requires a gradient.
     """
     W, bias = with_biases(W)
     step = with_biases(step)[0]
-    z, after = torch.ops.ttt_triton.decode(list(W), list(step), scale, shift, q, k, v, eta, tau, place, bias)
+    z, after = torch.ops.ttt_triton.decode(list(W), list(step), scale, shift, q, k, v, eta, tau, offset, bias)
     return z, tuple(after if bias else after[::2])
 
 
 def _check(
     W: list[Tensor], scale: Tensor, shift: Tensor, q: Tensor, k: Tensor, v: Tensor, eta: Tensor, tau: Tensor, unit: int
 ) -> None:
-    """Check sizes and types: a kernel would read past the end of a tensor that is too small."""
+    """Check sizes and types, because a kernel would read past the end of a tensor that is too small."""
     B, H, T, D = q.shape
     hidden = (W[0].shape[-1],) if len(W) == 4 else ()
     reason = unsupported(D, hidden, tau.numel(), q.dtype, q.device)
@@ -163,15 +163,15 @@ def _check(
     torch._check(T % unit == 0, lambda: f"T = {T} is not a multiple of {unit}")
     widths = [D, *hidden, D]
     shapes = [s for i, o in pairwise(widths) for s in ((B, H, i, o), (B, H, 1, o))]
-    given = [*W, scale, shift, eta, tau]
+    arguments = [*W, scale, shift, eta, tau]
     expected = [*shapes, (H, 1, D), (H, 1, D), (B, H, T), (tau.numel(),)]
-    torch._check(len(given) == len(expected), lambda: f"W has {len(W)} tensors")
-    for x, shape in zip(given, expected, strict=True):
+    torch._check(len(arguments) == len(expected), lambda: f"W has {len(W)} tensors")
+    for x, shape in zip(arguments, expected, strict=True):
         torch._check(tuple(x.shape) == shape, lambda x=x, shape=shape: f"expected shape {shape}, got {tuple(x.shape)}")
         torch._check(x.dtype == torch.float32, lambda x=x: f"expected float32, got {x.dtype}")
     for x in (k, v):
         torch._check(x.shape == q.shape and x.dtype == q.dtype, lambda: "q, k and v differ in shape or type")
-    torch._check(all(x.device == q.device for x in (*given, k, v)), lambda: "tensors on different devices")
+    torch._check(all(x.device == q.device for x in (*arguments, k, v)), lambda: "tensors on different devices")
 
 
 def _views(scale: Tensor, shift: Tensor, *others: Tensor) -> launch.Views:
@@ -231,10 +231,10 @@ def _backward(
 ) -> tuple[list[Tensor], Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     dW = [d.clone(memory_format=torch.contiguous_format) for d in dW_last]
     views = _views(scale, shift, q, k, v, eta, tau)
-    found = launch.backward(views, dz.to(q.dtype).transpose(1, 2).contiguous(), dW, kept, group, bias)
-    dq, dk, dv = (x.transpose(1, 2) for x in (found.dq, found.dk, found.dv))
-    dscale, dshift = found.dscale.sum(0)[:, None], found.dshift.sum(0)[:, None]
-    return dW, dscale, dshift, dq, dk, dv, found.deta, found.dtau.sum((0, 1))
+    gradients = launch.backward(views, dz.to(q.dtype).transpose(1, 2).contiguous(), dW, kept, group, bias)
+    dq, dk, dv = (x.transpose(1, 2) for x in (gradients.dq, gradients.dk, gradients.dv))
+    dscale, dshift = gradients.dscale.sum(0)[:, None], gradients.dshift.sum(0)[:, None]
+    return dW, dscale, dshift, dq, dk, dv, gradients.deta, gradients.dtau.sum((0, 1))
 
 
 def _backward_fake(
@@ -267,15 +267,15 @@ def _decode(
     v: Tensor,
     eta: Tensor,
     tau: Tensor,
-    place: int,
+    offset: int,
     bias: bool,
 ) -> tuple[Tensor, list[Tensor]]:
     _check(W, scale, shift, q, k, v, eta, tau, 1)
     torch._check(
-        q.shape[2] == 1 and 0 <= place < tau.numel(), lambda: "expected one token and a place within its mini-batch"
+        q.shape[2] == 1 and 0 <= offset < tau.numel(), lambda: "expected one token and an offset within its mini-batch"
     )
     torch._check(not step or [x.shape for x in step] == [w.shape for w in W], lambda: "step and W differ in shape")
-    z, after = launch.decode(_views(scale, shift, q, k, v, eta, tau), W, step, place, bias)
+    z, after = launch.decode(_views(scale, shift, q, k, v, eta, tau), W, step, offset, bias)
     return z.transpose(1, 2), after
 
 
@@ -289,7 +289,7 @@ def _decode_fake(
     v: Tensor,
     eta: Tensor,
     tau: Tensor,
-    place: int,  # noqa: ARG001
+    offset: int,  # noqa: ARG001
     bias: bool,  # noqa: ARG001
 ) -> tuple[Tensor, list[Tensor]]:
     _check(W, scale, shift, q, k, v, eta, tau, 1)

@@ -1,4 +1,4 @@
-"""Sizes that decide a kernel's code and that the counts of its work depend on too; needs no Triton."""
+"""Sizes that determine a kernel's code and the counts of its work. This module does not import Triton."""
 
 KB = 1024
 
