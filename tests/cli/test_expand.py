@@ -199,7 +199,7 @@ def test_a_frozen_plan_is_found_again_and_another_is_refused(tmp_path: Path) -> 
         ("a100", ["partitoin=x"], "slurm.partitoin: no such key; did you mean partition?"),
         ("a100", ["timeout_min=soon"], "slurm.timeout_min=soon: "),
         ("a100", ["executor=pbs"], "slurm.executor=pbs: choose one of slurm, local"),
-        ("a100", ["timeout_min=2"], "slurm.timeout_min=2: must leave 45 s before slurm.signal_delay_s=120"),
+        ("a100", ["timeout_min=2"], "slurm.timeout_min=2: must exceed slurm.signal_delay_s=120 by 45 s"),
         ("a100", ["mem_gb=0"], "slurm.mem_gb=0.0: must be positive, or null"),
     ],
 )

@@ -30,7 +30,7 @@ def exit_with_one_line() -> Iterator[None]:
     except KeyboardInterrupt:
         stop("interrupted", 130)
     except BrokenPipeError:
-        # The reader closed the pipe, as ``head`` does. Python's last flush must not raise again.
+        # The reader closed the pipe, as ``head`` does. Python's last flush must not raise the error again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(141) from None
 
