@@ -186,7 +186,7 @@ def test_a_frozen_plan_is_found_again_and_another_is_refused(tmp_path: Path) -> 
         (Plan(plan.sweep, plan.runs[:-1], plan.configs), "0 runs are new, 1 gone"),
         (expand(few.with_overrides(["trainer.max_steps=3"]), tmp_path), "steps=3, not 512"),
     ):
-        with pytest.raises(UserError, match="holds another plan") as error:
+        with pytest.raises(UserError, match="contains another plan") as error:
             freeze(another, folder)
         assert line in str(error.value)
     assert folder.plan.read_bytes() == before

@@ -100,7 +100,7 @@ def test_the_same_batches_can_be_shared_otherwise(windows: Windows, world_size: 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"windows": 11}, {"position": 2}], ids=str)
 def test_a_place_in_another_order_is_refused(windows: Windows, change: dict[str, int]) -> None:
     loader = TrainLoader(windows, 3, 8, seed=0)
-    with pytest.raises(UserError, match="the checkpoint's place in the data"):
+    with pytest.raises(UserError, match="the checkpoint's position in the data"):
         loader.load_state_dict({"epoch": 0, "position": 3, "seed": 0, "windows": 10} | change)
     with pytest.raises(UserError, match="lacks epoch"):
         loader.load_state_dict({"batches": 3})

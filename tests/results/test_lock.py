@@ -102,7 +102,7 @@ def test_a_killed_holder_is_replaced_at_once(tmp_path: Path, capsys: pytest.Capt
     errors = capsys.readouterr().err
     assert f"taken over from process {process.pid}" in errors
     assert "that process has ended" in errors
-    assert "no sign of it" not in errors
+    assert "no heartbeat" not in errors
     process.communicate()
 
 
@@ -124,13 +124,13 @@ def test_a_holder_elsewhere_lives_as_long_as_it_renews(
     monkeypatch.setattr(lock, "SECONDS_UNTIL_STALE", DEADLINE)
     with pytest.raises(UserError, match=f"is being written by process {process.pid}"):
         locked(tmp_path).__enter__()
-    assert "to see whether it is still there" in capsys.readouterr().err
+    assert "for its heartbeat" in capsys.readouterr().err
     process.kill()
     process.communicate()
     monkeypatch.setattr(lock, "SECONDS_UNTIL_STALE", 1.0)
     with locked(tmp_path):
         pass
-    assert "no sign of it for 1 s" in capsys.readouterr().err
+    assert "no heartbeat for 1 s" in capsys.readouterr().err
 
 
 def test_a_job_that_starts_again_takes_its_folder_back(

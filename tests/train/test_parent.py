@@ -126,7 +126,7 @@ def test_a_child_is_planned_before_its_parent_is_trained(configure: Configure, p
     later = plan_run(configure(*finetune, "recipe.clip=2", f"parent.run={tmp_path}/child"), []).config
     assert run_id(planned) == run_id(later)
     wide = configure("model=transformer", "size.width=32")
-    with pytest.raises(UserError, match=r"from=.*: holds another model than requested: size.width=16, not 32"):
+    with pytest.raises(UserError, match=r"from=.*: contains another model than requested: size.width=16, not 32"):
         with_parent(configure(*finetune), planned_parent(wide, tmp_path / "wide"))
 
 
@@ -134,7 +134,7 @@ def test_a_parent_that_is_not_as_planned_is_refused(configure: Configure, parent
     asked = ["model=transformer", "recipe=finetune", f"parent.run={parent}"]
     longest = configure("model=transformer", "recipe.steps=20")
     longer = with_parent(configure(*asked), planned_parent(longest, parent))
-    with pytest.raises(UserError, match=r"from=.*: holds transformer-.*, not transformer-.* as planned; plan again"):
+    with pytest.raises(UserError, match=r"from=.*: contains transformer-.*, not transformer-.* as planned; plan again"):
         plan_run(longer, [])
     whole = configure("model=transformer", "recipe.steps=10")
     further = with_parent(configure(*asked), planned_parent(whole, parent))

@@ -75,10 +75,20 @@ def test_the_rendezvous_is_slurms_unless_something_else_is_said(monkeypatch: pyt
     ("variables", "devices", "nodes", "line"),
     [
         ({}, 2, 2, "trainer.nodes=2: needs 2 process.es. on each node: ttt-sweep submit, srun or torchrun starts them"),
-        (SRUN_TASK, 1, 1, "trainer.devices=1: asks for 1 on each of trainer.nodes=1 nodes, srun has started 4"),
+        (
+            SRUN_TASK,
+            1,
+            1,
+            "trainer.devices=1: needs 1 process(es) on each of trainer.nodes=1 nodes, srun has started 4",
+        ),
         (SRUN_TASK, 4, 1, "trainer.devices=4: .* start it with srun --nodes=1 --ntasks-per-node=4"),
         ({**SRUN_TASK, "SLURM_NTASKS_PER_NODE": "4"}, 2, 2, "start it with srun --nodes=2 --ntasks-per-node=2"),
-        (TORCHRUN_TASK, 2, 1, "trainer.devices=2: asks for 2 on each of trainer.nodes=1 nodes, torchrun has started 4"),
+        (
+            TORCHRUN_TASK,
+            2,
+            1,
+            "trainer.devices=2: needs 2 process(es) on each of trainer.nodes=1 nodes, torchrun has started 4",
+        ),
     ],
 )
 def test_other_processes_than_the_run_needs_are_refused(
@@ -186,5 +196,5 @@ def test_what_is_refused_is_told_once(starter: Starter, tiny: list[str], tmp_pat
     (tmp_path / "run/thesis.tex").touch()
     (first, line), (second, quiet) = together(starter, PLAIN, [*tiny, *NODES, f"run={tmp_path}/run"])
     assert (first, second, quiet) == (2, 2, "")
-    assert line.splitlines() == [f"error: run={tmp_path}/run: holds other files and no run; choose another folder"]
+    assert line.splitlines() == [f"error: run={tmp_path}/run: contains other files and no run; choose another folder"]
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.tex"]

@@ -110,14 +110,14 @@ def test_a_finished_run_is_left_alone(configure: Configure, tmp_path: Path, caps
 
 def test_earlier_work_is_not_overwritten_unasked(configure: Configure, tmp_path: Path) -> None:
     train(configure(f"run={tmp_path}/run", "trainer.max_steps=2"), [])
-    with pytest.raises(UserError, match=r"holds 2 steps of this run .* ckpt=last resumes it"):
+    with pytest.raises(UserError, match=r"contains 2 steps of this run .* ckpt=last resumes it"):
         train(configure(f"run={tmp_path}/run", "trainer.max_steps=3"), [])
     with pytest.raises(UserError, match=r"belongs to another configuration \(seed=5, not 0\)"):
         train(configure(f"run={tmp_path}/run", "seed=5"), [])
     other = tmp_path / "other"
     other.mkdir()
     (other / "thesis.tex").write_text("mine")
-    with pytest.raises(UserError, match="holds other files and no run"):
+    with pytest.raises(UserError, match="contains other files and no run"):
         train(configure(f"run={other}", "overwrite=true"), [])
     assert (other / "thesis.tex").read_text() == "mine"
 
