@@ -75,7 +75,7 @@ def test_equal_runs_of_two_sweeps_are_one_folder(tmp_path: Path) -> None:
 
 
 def test_the_value_default_adds_no_override(tmp_path: Path) -> None:
-    """``default``, for a key that some points do not have."""
+    """The value is for a key that some points do not have."""
     axes = {"model": ["transformer", "mamba"], "model.rope_base": ["default", 5e5]}
     rule = {"when": {"model": "mamba", "model.rope_base": 5e5}, "skip": True}
     plan = expand(sweep({"axes": axes, "rules": [rule]}), tmp_path)
@@ -111,7 +111,7 @@ def test_one_name_has_two_scales(name: str, scale: str | None, found: str) -> No
         ("paper", None, "sweep=paper: choose one of ablation, ablation_released, "),
     ],
 )
-def test_a_scale_that_is_not_there_is_refused(name: str, scale: str | None, line: str) -> None:
+def test_an_unknown_scale_is_refused(name: str, scale: str | None, line: str) -> None:
     with pytest.raises(UserError) as error:
         sweep_file(name, scale)
     assert str(error.value).startswith(line)
@@ -166,7 +166,7 @@ def test_a_value_that_does_not_compose_is_named_with_its_point(
     assert "\n" not in str(error.value)
 
 
-def test_a_frozen_plan_is_found_again_and_another_is_refused(tmp_path: Path) -> None:
+def test_a_frozen_plan_is_accepted_again_and_another_is_refused(tmp_path: Path) -> None:
     folder, few = SweepFolder(tmp_path / "sweep"), sweep().with_overrides(["model=mamba"])
     plan = expand(few, tmp_path)
     freeze(plan, folder)

@@ -15,7 +15,7 @@ SHIPPED_SOURCES = {"hub", "local", "pycode"}
 
 
 def added_layers() -> dict[str, Any]:
-    """Return the registered layers (``ttt.layers.registry.LayerType``) that are not shipped, by name.
+    """Return name -> registered layer (``ttt.layers.registry.LayerType``) for layers that are not shipped.
 
     The layers and torch are imported only if there are any.
 
@@ -29,7 +29,7 @@ def added_layers() -> dict[str, Any]:
 
 
 def added_sources() -> dict[str, Any]:
-    """Return the registered sources (classes of ``ttt.data.sources.Source``) that are not shipped, by name.
+    """Return name -> registered source (class of ``ttt.data.sources.Source``) for sources that are not shipped.
 
     The sources and torch are imported only if there are any.
 

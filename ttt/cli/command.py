@@ -47,7 +47,7 @@ class Command(Generic[C]):
     recompose: Callable[[DictConfig, list[str]], DictConfig] = lambda composed, _: composed
 
     def main(self, arguments: list[str]) -> None:
-        """Print the help if ``arguments`` ask for it, otherwise compose the configuration and run each job.
+        """Print the help if it is requested, otherwise compose the configuration and run each job.
 
         Errors end the process: a user's mistake with one line and code 2, any other with a traceback.
         """
@@ -100,7 +100,7 @@ def subcommand(commands: Mapping[str, Command[Any]], help_text: str, kind: str, 
     """Run the command that the first argument names, or print ``help_text`` without arguments or for ``--help``.
 
     Args:
-        commands: by name.
+        commands: name -> command.
         help_text: help on all commands.
         kind: noun for a command in error messages.
         arguments: the command line.

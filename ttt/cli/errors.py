@@ -15,7 +15,7 @@ from ttt.config.errors import RunError, UserError
 
 @contextmanager
 def exit_with_one_line() -> Iterator[None]:
-    """Print a user's mistake as one line and exit with code 2; a failed run likewise with code 1.
+    """Print errors as one line; exit with code 2 after a user's mistake and with code 1 after a failed run.
 
     Programming errors pass unchanged, with their traceback.
     """

@@ -105,17 +105,17 @@ def _as_json(node: Any) -> Resolved:
 
 def without_bookkeeping(plain: Resolved) -> Resolved:
     """Return the keys of a plain configuration that can count; in old records, all of them do."""
-    kept = {key: value for key, value in plain.items() if key not in (*BOOKKEEPING, "parent")}
+    counted = {key: value for key, value in plain.items() if key not in (*BOOKKEEPING, "parent")}
     parent = plain.get("parent", {})
     if parent.get("run_id"):
-        kept["parent"] = {name: parent.get(name) for name in COUNTED_IN_PARENT}
+        counted["parent"] = {name: parent.get(name) for name in COUNTED_IN_PARENT}
     for group, key in WITHOUT_INFLUENCE:
-        if key in kept.get(group, {}):
-            kept[group] = {name: value for name, value in kept[group].items() if name != key}
+        if key in counted.get(group, {}):
+            counted[group] = {name: value for name, value in counted[group].items() if name != key}
     for (group, key), translate in HASHED_AS.items():
-        if key in kept.get(group, {}):
-            kept[group] = kept[group] | {key: translate(kept[group][key])}
-    return kept
+        if key in counted.get(group, {}):
+            counted[group] = counted[group] | {key: translate(counted[group][key])}
+    return counted
 
 
 def _frozen(group: str, values: Mapping[str, Any]) -> tuple[str, ...]:

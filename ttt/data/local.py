@@ -73,8 +73,8 @@ def files_of(config: DataConfig) -> tuple[Path, list[Path]]:
     if not config.path:
         raise bad_value("data.path", config.path, "give a folder, a file, or a pattern such as texts/*.txt")
     path = Path(config.path).expanduser()
-    found = [path] if path.is_file() else sorted(path.rglob("*") if path.is_dir() else _matches(path))
-    readable = [file for file in found if file.is_file() and reader_of(file)]
+    candidates = [path] if path.is_file() else sorted(path.rglob("*") if path.is_dir() else _matches(path))
+    readable = [file for file in candidates if file.is_file() and reader_of(file)]
     if not readable:
         endings = ", ".join(READERS)
         raise bad_value("data.path", config.path, f"no file there ends in {endings}, with or without .gz or .zst")

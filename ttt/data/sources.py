@@ -70,7 +70,7 @@ def register_source(name: str, schema: type[DataConfig] = DataConfig) -> Callabl
 
 
 def source_types() -> dict[str, type[Source[Any]]]:
-    """Return all registered sources by name; import every module of this folder once."""
+    """Return name -> registered source, after importing every module of this folder."""
     modules_of(__package__)
     return dict(sorted(_SOURCES.items()))
 

@@ -38,7 +38,7 @@ class Growth:
     tokens: int
 
     @property
-    def place(self) -> str:
+    def inner_loop(self) -> str:
         """Layer and head of the inner loop."""
         return f"layer {self.layer}, head {self.head}"
 

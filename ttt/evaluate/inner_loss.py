@@ -70,7 +70,7 @@ def probe_run(run: TrainedRun, split: Split) -> Probe:
     layers = [{name: value.mean(0).numpy() for name, value in layer._asdict().items()} for layer in losses.layers]
     write_inner_loss(folder.inner_loss, run.record.run_id, split, run.step, layers, losses.sequences)
     growths = unbounded_growth(losses.layers)
-    warnings = {f"{split}, {growth.place}": f"at step {run.step} {growth}" for growth in growths}
+    warnings = {f"{split}, {growth.inner_loop}": f"at step {run.step} {growth}" for growth in growths}
     run.record.warn(warnings)
     run.record.write()
     failure = None if losses.lost is None else with_diagnosis("the inner losses are not finite", run.model, losses.lost)

@@ -112,8 +112,8 @@ class Record(TypedDict):
     ``error`` is one line when ``status`` is "failed", "diverged" or "interrupted". ``steps`` and ``tokens`` are those
     done so far; the run ends after ``steps_planned``. ``training_flops`` is for the whole run. ``results`` has one
     evaluation per split. ``versions`` is from ``provenance.versions``. ``warnings`` maps a subject, such as "train,
-    layer 1, head 0", to the newest warning about it; most records have none. ``identity`` is the part of ``config`` from
-    which ``run_id`` is made, see ``ttt.config.identity``. ``label`` describes the run for figures.
+    layer 1, head 0", to the newest warning about it; most records have none. ``identity`` is the part of ``config``
+    from which ``run_id`` is made, see ``ttt.config.identity``. ``label`` describes the run for figures.
     """
 
     schema_version: int

@@ -49,4 +49,4 @@ class InnerWatch(OnOptimizerStep):
         tokens = min(len(self.ids_S) - 1, MOST_TOKENS, MOST_MINI_BATCHES * mini_batch_size)
         seen = observed(module.model, self.ids_S[None, :tokens].to(module.device))
         growths = unbounded_growth([Observation(*layer) for layer in seen])
-        return {f"train, {growth.place}": f"at step {step} {growth}" for growth in growths}
+        return {f"train, {growth.inner_loop}": f"at step {step} {growth}" for growth in growths}
