@@ -1,6 +1,7 @@
 """Every YAML file of the configuration composes and matches the schema."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from ttt.cli.compose import as_object, quote_option, register_schemas
 from ttt.config.assets import assets
 from ttt.config.errors import UserError
 from ttt.config.plan import check
-from ttt.config.schema import EvalConfig, TrainConfig
+from ttt.config.schema import ContextConfig, EvalConfig, TrainConfig
 
 CONF = assets() / "conf"
 OF_OTHERS = ("scale",)
@@ -60,11 +61,18 @@ def test_every_option_says_what_it_is(option: Path) -> None:
 
 @pytest.mark.parametrize("model", ["ttt_linear", "ttt_mlp", "linear_attention", "transformer", "mamba"])
 @pytest.mark.parametrize("size", PAPER_SIZES)
+def test_the_papers_steps_have_the_same_tokens_at_every_context(model: str, size: str) -> None:
+    config = composed(f"model={model}", f"size={size}", "ctx=1k")
+    for ctx in ("1k", "2k", "4k", "8k", "16k", "32k"):
+        length = 1024 * int(ctx.removesuffix("k"))
+        plan = check(replace(config, ctx=ContextConfig(length)))
+        assert plan.tokens_per_step == 524288
+        assert plan.schedule_steps == {"125m": 4800, "350m": 13500, "760m": 29000, "1.3b": 50000}[size]
+
+
 @pytest.mark.parametrize("ctx", ["1k", "2k", "4k", "8k", "16k", "32k"])
-def test_the_papers_steps_have_the_same_tokens_at_every_context(model: str, size: str, ctx: str) -> None:
-    plan = check(composed(f"model={model}", f"size={size}", f"ctx={ctx}"))
-    assert plan.tokens_per_step == 524288
-    assert plan.schedule_steps == {"125m": 4800, "350m": 13500, "760m": 29000, "1.3b": 50000}[size]
+def test_a_context_has_the_length_of_its_name(ctx: str) -> None:
+    assert composed(f"ctx={ctx}").ctx.length == 1024 * int(ctx.removesuffix("k"))
 
 
 @pytest.mark.parametrize(

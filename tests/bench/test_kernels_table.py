@@ -59,6 +59,7 @@ def table_of(text: str) -> list[dict[str, str]]:
     return [dict(zip(cells[0], line, strict=True)) for line in cells[2:]]
 
 
+@pytest.mark.slow
 def test_one_kernel_is_compiled_counted_and_recorded(kernels: Command, tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")

@@ -50,6 +50,7 @@ def rows_below(folder: Path) -> list[Row]:
     return json.loads(path.read_text())["rows"]
 
 
+@pytest.mark.slow
 def test_every_model_is_timed_in_training_prefill_and_decoding(latency: Callable[..., str], tmp_path: Path) -> None:
     printed = latency(*TINY, "model=ttt_linear,transformer", "kernels=auto,dual")
     rows = rows_below(tmp_path)
@@ -69,6 +70,7 @@ def test_every_model_is_timed_in_training_prefill_and_decoding(latency: Callable
     assert printed.count("one more token") == len(named) * 2 + 1
 
 
+@pytest.mark.slow
 def test_every_model_sits_in_the_backbone_that_it_trains_in(latency: Callable[..., str], tmp_path: Path) -> None:
     latency(*TINY, "tokens=8", "train=false", "decode=0")
     seen = {row["model"]: row["backbone"] for row in rows_below(tmp_path)}
@@ -95,6 +97,7 @@ def test_the_memory_of_training_and_prefill_is_measured(latency: Callable[..., s
     assert f"{rows['train_memory']['value'] / 2**20:,.0f}" in printed
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_named_and_the_rest_goes_on(latency: Callable[..., str], tmp_path: Path) -> None:
     """A petabyte of tokens."""
     printed = latency(*TINY, "model=mamba,transformer", "tokens=8", f"decode_batch={10**14}")

@@ -44,9 +44,9 @@ def test_texts_bypass_hydra() -> None:
 @pytest.mark.parametrize(
     ("command", "argument", "new"),
     [
-        (train.COMMAND, "run=a", "run=a"),
-        (train.COMMAND, "runs=a", "runs=a"),
-        (evaluate.COMMAND, "run=a", "run=a"),
+        (train.COMMAND, "run_dir=a", "run=a"),
+        (train.COMMAND, "runs_dir=a", "runs=a"),
+        (evaluate.COMMAND, "run_dir=a", "run=a"),
         (bench.COMMANDS["latency"], "results=a", "runs=a"),
         (bench.COMMANDS["kernels"], "results=a", "runs=a"),
         (bench.COMMANDS["inner"], "forms=dual", "kernels=dual"),

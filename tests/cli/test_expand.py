@@ -178,7 +178,8 @@ def test_a_frozen_plan_is_accepted_again_and_another_is_refused(tmp_path: Path) 
         del run["label"]
         run["newer"] = 1
     folder.plan.write_text(json.dumps(content))
-    assert read_runs(folder) == plan.runs, "a plan of an earlier version has no labels, one of a newer has more keys"
+    unlabelled = [replace(run, label=None) for run in plan.runs]
+    assert read_runs(folder) == unlabelled, "an earlier version writes no labels, a newer one more keys"
     folder.plan.write_bytes(before)
     assert sorted(path.stem for path in (folder.path / "configs").iterdir()) == sorted(plan.configs)
     for another, line in (

@@ -116,6 +116,7 @@ def test_progress_can_be_shown_or_not(config: DataConfig, capsys: pytest.Capture
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_prepare_one_corpus(config: DataConfig, site: Path) -> None:
     corpus = load_corpus(config, show_progress=False)
     folder = corpus.folder

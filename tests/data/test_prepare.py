@@ -120,6 +120,7 @@ def test_how_the_tokens_are_cut_does_not_change_the_digest(
     assert cut.digest == whole.digest
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cut_small")
 def test_any_number_of_workers_writes_the_same_bytes(config: DataConfig, tmp_path: Path) -> None:
     written = []

@@ -94,12 +94,17 @@ def test_the_command_adds_to_the_runs_table(run: Path, capsys: pytest.CaptureFix
     assert (run / "metrics.parquet").read_bytes() == written
 
 
-@pytest.mark.parametrize("every", [0, 48, 64])
+@pytest.mark.parametrize("every", [48, 64])
 def test_a_length_that_does_not_divide_the_context_is_refused(run: Path, every: int) -> None:
     with pytest.raises(
         UserError, match=rf"reset_every={every}: must divide the run's context of 64 tokens and be less"
     ):
         evaluate(run, probe="reset", reset_every=every)
+
+
+def test_a_length_of_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="reset_every=0: must be at least 1"):
+        evaluate(tmp_path, probe="reset", reset_every=0)
 
 
 @pytest.mark.parametrize(

@@ -162,6 +162,7 @@ def test_without_gradients_the_numbers_are_the_same_and_nothing_is_kept(case: Ca
     assert [x.shape for x in kept] == [(2, *w.shape) for w in given.W], "W once for each group"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", SMALL, ids=str)
 def test_layouts_do_not_matter(case: Case) -> None:
     given = of(case, batch=2)
@@ -212,6 +213,7 @@ def results_without_biases(form, given: Arguments) -> dict[str, Tensor]:  # type
     return {"z": z} | {str(i): x for i, x in enumerate((*W_last, *gradients))}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", SMALL, ids=str)
 def test_any_subset_of_gradients(case: Case) -> None:
     given = of(case)
@@ -258,6 +260,7 @@ def test_a_loop_that_diverged_is_seen(case: Case) -> None:
     assert z[0, 0].isfinite().all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", SMALL, ids=str)
 @pytest.mark.filterwarnings("ignore")
 def test_torch_finds_nothing_wrong_with_the_operators(case: Case) -> None:
@@ -272,6 +275,7 @@ def test_torch_finds_nothing_wrong_with_the_operators(case: Case) -> None:
     torch.library.opcheck(ops.decode.default, (list(W), list(W), scale, shift, *token, tau, 1, True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", SMALL, ids=str)
 def test_a_compiled_function_calls_it_without_a_break(case: Case) -> None:
     given = of(case)

@@ -77,6 +77,7 @@ IN_CHUNKS += [("mlp", *cut, TYPES[1 - i % 2]) for i, cut in enumerate(CUTS[:-1])
 """The last cut with every loop in both types; the others with each kernel, in one type or the other."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "T", "cuts", "dtype"), IN_CHUNKS, ids=str)
 def test_any_length_in_any_chunks_is_the_primal_form(name: str, T: int, cuts: list[int], dtype: torch.dtype) -> None:
     case = Case(LOOPS[name], 8, T=T, D=16)
@@ -126,6 +127,7 @@ def test_a_model_trains_as_with_the_dual_form(build: Callable[[str], nn.Module])
     assert_agree(found[1], found[0], 10 * TOLERANCE[torch.float32])
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_a_model_generates_as_with_the_dual_form(build: Callable[[str], nn.Module]) -> None:
     expected, model = build("dual")(IDS), build("triton")

@@ -152,6 +152,7 @@ def test_before_its_time_limit_a_job_saves_and_resumes(submit: Submit, tmp_path:
         assert all(torch.equal(value, whole[name]) for name, value in state.items())
 
 
+@pytest.mark.slow
 def test_the_number_of_requeues_is_limited(submit: Submit) -> None:
     job = submit(requeues=0)
     ((code, errors),) = job.start("step 5", "SIGUSR2")

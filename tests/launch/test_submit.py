@@ -130,6 +130,7 @@ def test_the_command_line_takes_precedence_over_the_rules_of_a_sweep(
     assert "--time=30" in (sbatch / "17").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("sbatch")
 def test_arrays_are_no_longer_than_slurm_allows(make_sweep: Make, tmp_path: Path) -> None:
     runs = [planned(number, tmp_path) for number in range(1003)]

@@ -27,6 +27,7 @@ def faults(keep: bool) -> int:
     return int(subprocess.run(program, capture_output=True, text=True, check=True).stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries keep memory in their own ways")
 def test_freed_memory_is_used_again() -> None:
     every_tensor = 10 * 2**26 // resource.getpagesize()

@@ -51,6 +51,7 @@ def test_a_figure_says_what_it_is(name: str) -> None:
         assert figure.give.startswith(("ttt-bench ", "ttt-eval "))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FIGURES)
 def test_equal_numbers_give_equal_files(name: str, results: Results, tmp_path: Path) -> None:
     figure = FIGURES[name]
@@ -83,6 +84,7 @@ def test_the_least_that_a_figure_needs_suffices(name: str, tmp_path: Path) -> No
     assert rendered(figure, figure.table(load_results(tmp_path / "runs")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FIGURES)
 def test_drawing_leaves_no_settings_behind_and_ignores_the_users(name: str, results: Results) -> None:
     figure, table = FIGURES[name], FIGURES[name].table(results)

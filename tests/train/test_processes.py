@@ -196,6 +196,7 @@ def test_a_loss_that_diverges_in_another_process(
     assert (tmp_path / "run/checkpoints/step-00000006.ckpt.diverged").exists()
 
 
+@pytest.mark.slow
 def test_an_error_is_printed_once(starter: Starter, tiny: list[str], tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run/thesis.tex").touch()

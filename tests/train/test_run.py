@@ -73,6 +73,7 @@ def test_another_seed_is_another_run(configure: Configure, tmp_path: Path) -> No
     assert (first / "metrics.parquet").read_bytes() != (second / "metrics.parquet").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["ttt_linear", "ttt_mlp", "linear_attention", "transformer", "mamba"])
 @pytest.mark.parametrize("device_batch", [4, 1], ids=["whole", "accumulated"])
 def test_resumed_is_uninterrupted(configure: Configure, tmp_path: Path, model: str, device_batch: int) -> None:
@@ -87,6 +88,7 @@ def test_resumed_is_uninterrupted(configure: Configure, tmp_path: Path, model: s
     assert (tmp_path / "parts/metrics.parquet").read_bytes() == (tmp_path / "whole/metrics.parquet").read_bytes()
 
 
+@pytest.mark.slow
 def test_accumulation_is_the_whole_batch(configure: Configure, tmp_path: Path) -> None:
     for device_batch in (4, 2, 1):
         train(configure(f"run={tmp_path}/{device_batch}", f"trainer.device_batch={device_batch}"), [])
