@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
-"""Starts a SLURM cluster of virtual nodes with accounting on this one machine, to try and to test sweeps.
+"""Start a SLURM cluster of virtual nodes with accounting on this machine, to try and to test sweeps.
 
     one_machine.py start FOLDER [--nodes 2] [--port 16900]
     one_machine.py stop FOLDER
     one_machine.py packages
 
-``start`` runs SLURM's daemons as root without systemd, keeps all of their files in FOLDER and prints the line to
-export. ``stop`` ends jobs and daemons and removes their files. Clusters with different ports can run side by side.
+``start`` runs SLURM's daemons as root without systemd, with all of their files in FOLDER, and prints the line to
+export. ``stop`` ends jobs and daemons and removes their files. Clusters with different ports can run at the same time.
 ``packages`` prints the Debian packages that are missing.
 
-The script needs only Python's standard library, so that it runs under sudo. A virtual node claims 4 processors and
-8 GB, whatever the machine has. The partition ``urgent`` preempts jobs of ``main``: they get a signal and 20 seconds,
+The script needs only Python's standard library, so that it runs under sudo. A virtual node has nominally 4
+processors and 8 GB. The partition ``urgent`` preempts jobs of ``main``: they get a signal and 20 seconds,
 and are requeued.
 """
 

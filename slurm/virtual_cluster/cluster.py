@@ -13,7 +13,7 @@ from virtual_cluster.configuration import FOLDERS, PORTS_BEFORE_NODES, node_name
 from virtual_cluster.processes import PATIENCE_S, end, find_process, job_processes
 
 DAEMONS = ("slurmd", "slurmctld", "slurmdbd", "mariadbd", "munged")
-"""In the order in which they are stopped."""
+"""Daemons in the order in which they are stopped."""
 
 PACKAGES = {
     "munged": "munge",
@@ -29,7 +29,7 @@ SQL = Path("/usr/share/mysql")
 SYSTEM_TABLES = ("mysql_system_tables", "mysql_system_tables_data", "mysql_performance_tables")
 
 JOBS_END_S = 12
-"""Seconds that jobs have to end when the cluster is stopped: a little more than KillWait."""
+"""Seconds for jobs to end when the cluster is stopped, slightly more than KillWait."""
 
 
 class ClusterError(Exception):
@@ -37,7 +37,7 @@ class ClusterError(Exception):
 
 
 class Cluster:
-    """The cluster in ``folder``. ``port`` is the controller's; the other daemons take the ports after it."""
+    """The cluster in ``folder``. ``port`` is the controller's port; other daemons use the following ports."""
 
     def __init__(self, folder: Path, nodes: int = 0, port: int = 0) -> None:
         self.folder, self.nodes, self.port = folder, nodes, port
@@ -45,7 +45,7 @@ class Cluster:
         self.environment = os.environ | {"SLURM_CONF": str(self.conf)}
 
     def start(self) -> None:
-        """Start all daemons and wait until every node is idle; on failure, end whatever was started.
+        """Start all daemons and wait until every node is idle; on failure, stop them.
 
         Raises:
             ClusterError: not root, a package is missing, a port is taken, or a daemon did not answer.
@@ -68,7 +68,7 @@ class Cluster:
             raise
 
     def stop(self) -> None:
-        """End all jobs and daemons of the folder that run."""
+        """End all running jobs and daemons of the folder."""
         self._cancel_jobs()
         for name in DAEMONS:
             for path in sorted((self.folder / "run").glob(f"{name}*.pid")):
@@ -77,7 +77,7 @@ class Cluster:
             end(process, signal.SIGKILL)
 
     def remove(self) -> None:
-        """Remove the files of ``start`` and the daemons, and the folder if nothing else is in it."""
+        """Remove the files of the cluster, and the folder if it is then empty."""
         for name in FOLDERS:
             shutil.rmtree(self.folder / name, ignore_errors=True)
         if self.folder.is_dir() and not any(self.folder.iterdir()):
@@ -135,11 +135,11 @@ class Cluster:
         """Add an account and its users: as on most clusters, ``sbatch`` refuses users without one."""
         users = ",".join(sorted({"root", os.environ.get("SUDO_USER", "root")}))
         for words in (["cluster", "one_machine"], ["account", "one_machine"], ["user", users, "account=one_machine"]):
-            # This fails in the folder of a cluster that was killed, which has them already.
+            # This fails if they exist, as in the folder of a cluster that was killed.
             self._call("sacctmgr", "-i", "add", *words)
 
     def _cancel_jobs(self) -> None:
-        """Cancel all jobs and give them time to end, if the controller runs."""
+        """Cancel all jobs and wait for them to end, if the controller runs."""
         if find_process(self.folder / "run/slurmctld.pid") is None:
             return
         deadline = time.monotonic() + JOBS_END_S

@@ -11,7 +11,7 @@ GRACE_S = 20
 """Seconds between the signal to a preempted job and its end."""
 
 PORTS_BEFORE_NODES = 3
-"""The controller, accounting and the database take the first ports, the nodes the next ones."""
+"""Number of ports of controller, accounting and database; the nodes use the following ports."""
 
 # Short times for short tests: with cred_expire a job can restart 7 s after it was requeued instead of 120 s, KillWait
 # is the time between SIGTERM and SIGKILL, and the scheduler runs every 2 s.
@@ -103,7 +103,7 @@ def write_configuration(folder: Path, nodes: int, port: int) -> None:
 
 
 def slurm_conf(folder: Path) -> Path:
-    """Return the file that SLURM_CONF names."""
+    """Return the path of slurm.conf, for the variable SLURM_CONF."""
     return folder / "etc/slurm.conf"
 
 

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PATIENCE_S = 30
-"""Seconds that a daemon has to answer or to end."""
+"""Seconds for a daemon to answer or to end."""
 
 
 def find_process(pid_file: Path) -> int | None:
-    """Return the process that the file names, or None if it does not run."""
+    """Return the process id in the file, or None if the process does not run."""
     try:
         process = int(pid_file.read_text())
     except (OSError, ValueError):
@@ -20,7 +20,7 @@ def find_process(pid_file: Path) -> int | None:
 
 
 def is_running(process: int) -> bool:
-    """Return whether the process runs; a zombie does not."""
+    """Return whether the process runs and is not a zombie."""
     try:
         return "\nState:\tZ" not in Path(f"/proc/{process}/status").read_text()
     except OSError:
@@ -43,7 +43,7 @@ def end(process: int | None, number: signal.Signals = signal.SIGTERM) -> None:
 
 
 def job_processes(slurm_conf: Path) -> Iterator[int]:
-    """Yield the processes of the cluster's jobs that are left because their daemon had been killed."""
+    """Yield the processes of the cluster's jobs that outlive a killed daemon."""
     for environ in Path("/proc").glob("[0-9]*/environ"):
         try:
             variables = environ.read_bytes().split(b"\0")

@@ -1,4 +1,4 @@
-"""Layers are found in every spelling of their registration, and a file that cannot be read is named."""
+"""Layers are found however their registration is written, and errors name the file."""
 
 from pathlib import Path
 
@@ -58,7 +58,7 @@ def test_other_files_register_nothing(tmp_path: Path, source: str) -> None:
         (f"{IMPORT}class EMA(\n", "ema.py:2: not Python"),
     ],
 )
-def test_a_file_that_cannot_be_understood_is_named(tmp_path: Path, source: str, line: str) -> None:
+def test_a_file_that_cannot_be_parsed_is_named(tmp_path: Path, source: str, line: str) -> None:
     with pytest.raises(UserError, match=line):
         names(file(tmp_path, source))
 

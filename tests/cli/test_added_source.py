@@ -1,4 +1,4 @@
-"""A source in one new file: its keys on the command line, in a record, and in a run that starts from another."""
+"""A source in one new file: its keys on the command line, in a record, and in a child run."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -47,7 +47,7 @@ class Repeated(Source[RepeatedConfig]):
 
 @pytest.fixture
 def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A source ``repeated`` as if its file were in ``ttt/data/``."""
+    """Register a source ``repeated`` as if its file were in ``ttt/data/``."""
     folder = tmp_path / "more"
     folder.mkdir()
     (folder / "repeated.py").write_text(REPEATED)
@@ -61,7 +61,7 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def composed(source: None, configure: Callable[..., TrainConfig], tmp_path: Path) -> TrainConfig:  # noqa: ARG001
-    """The configuration of ``ttt-train data=repeated data.word=moon``."""
+    """Return the configuration of ``ttt-train data=repeated data.word=moon``."""
     return configure("data=repeated", "data.word=moon", f"data.cache_dir={tmp_path}/cache")
 
 

@@ -1,4 +1,4 @@
-"""Arguments as Hydra reads them, and help from the schema."""
+"""Arguments translated for Hydra, and help from the schema."""
 
 from dataclasses import fields
 
@@ -37,7 +37,7 @@ def test_arguments_become_overrides(command: Command, arguments: list[str], over
     assert command.for_hydra(arguments) == (overrides, {})
 
 
-def test_texts_are_not_for_hydra() -> None:
+def test_texts_bypass_hydra() -> None:
     assert generate.COMMAND.for_hydra(["prompt={a,b}=1", "run=a"]) == (["run=a"], {"prompt": "{a,b}=1"})
 
 

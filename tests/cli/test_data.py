@@ -92,4 +92,4 @@ def test_help(data: Data) -> None:
     shown = data(ROOT, "prepare", "--help").stdout
     assert "ttt-data prepare data=NAME" in shown
     assert "monology" not in shown
-    assert "stand-in" in shown
+    assert "substitute" in shown

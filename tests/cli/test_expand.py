@@ -75,7 +75,7 @@ def test_equal_runs_of_two_sweeps_are_one_folder(tmp_path: Path) -> None:
 
 
 def test_the_value_default_adds_no_override(tmp_path: Path) -> None:
-    """``default``, for a key that some points do not have."""
+    """The value is for a key that some points do not have."""
     axes = {"model": ["transformer", "mamba"], "model.rope_base": ["default", 5e5]}
     rule = {"when": {"model": "mamba", "model.rope_base": 5e5}, "skip": True}
     plan = expand(sweep({"axes": axes, "rules": [rule]}), tmp_path)
@@ -111,7 +111,7 @@ def test_one_name_has_two_scales(name: str, scale: str | None, found: str) -> No
         ("paper", None, "sweep=paper: choose one of ablation, ablation_released, "),
     ],
 )
-def test_a_scale_that_is_not_there_is_refused(name: str, scale: str | None, line: str) -> None:
+def test_an_unknown_scale_is_refused(name: str, scale: str | None, line: str) -> None:
     with pytest.raises(UserError) as error:
         sweep_file(name, scale)
     assert str(error.value).startswith(line)
@@ -166,7 +166,7 @@ def test_a_value_that_does_not_compose_is_named_with_its_point(
     assert "\n" not in str(error.value)
 
 
-def test_a_frozen_plan_is_found_again_and_another_is_refused(tmp_path: Path) -> None:
+def test_a_frozen_plan_is_accepted_again_and_another_is_refused(tmp_path: Path) -> None:
     folder, few = SweepFolder(tmp_path / "sweep"), sweep().with_overrides(["model=mamba"])
     plan = expand(few, tmp_path)
     freeze(plan, folder)
@@ -187,7 +187,7 @@ def test_a_frozen_plan_is_found_again_and_another_is_refused(tmp_path: Path) -> 
         (Plan(plan.sweep, plan.runs[:-1], plan.configs), "0 runs are new, 1 gone"),
         (expand(few.with_overrides(["trainer.max_steps=3"]), tmp_path), "steps=3, not 512"),
     ):
-        with pytest.raises(UserError, match="holds another plan") as error:
+        with pytest.raises(UserError, match="contains another plan") as error:
             freeze(another, folder)
         assert line in str(error.value)
     assert folder.plan.read_bytes() == before
@@ -200,7 +200,7 @@ def test_a_frozen_plan_is_found_again_and_another_is_refused(tmp_path: Path) -> 
         ("a100", ["partitoin=x"], "slurm.partitoin: no such key; did you mean partition?"),
         ("a100", ["timeout_min=soon"], "slurm.timeout_min=soon: "),
         ("a100", ["executor=pbs"], "slurm.executor=pbs: choose one of slurm, local"),
-        ("a100", ["timeout_min=2"], "slurm.timeout_min=2: must leave 45 s before slurm.signal_delay_s=120"),
+        ("a100", ["timeout_min=2"], "slurm.timeout_min=2: must exceed slurm.signal_delay_s=120 by 45 s"),
         ("a100", ["mem_gb=0"], "slurm.mem_gb=0.0: must be positive, or null"),
     ],
 )

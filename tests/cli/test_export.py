@@ -92,14 +92,14 @@ def test_other_files_stay(configure: Configure, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / "thesis.tex").write_text("mine")
-    asked = ExportConfig(run=f"{tmp_path}/run", out=str(out))
-    with pytest.raises(UserError, match=r"out: holds other files; choose a new folder, or overwrite=true"):
-        export(asked, [])
+    config = ExportConfig(run=f"{tmp_path}/run", out=str(out))
+    with pytest.raises(UserError, match=r"out: contains other files; choose a new folder, or overwrite=true"):
+        export(config, [])
     assert [path.name for path in out.iterdir()] == ["thesis.tex"]
-    asked.overwrite = True
-    export(asked, [])
+    config.overwrite = True
+    export(config, [])
     assert (out / "thesis.tex").read_text() == "mine"
-    with pytest.raises(UserError, match=r"thesis.tex: holds other files"):
+    with pytest.raises(UserError, match=r"thesis.tex: contains other files"):
         export(ExportConfig(run=f"{tmp_path}/run", out=f"{out}/thesis.tex", overwrite=True), [])
     with pytest.raises(UserError, match=r"model.safetensors: cannot be written"):
         export(ExportConfig(run=f"{tmp_path}/run", out=f"{out}/thesis.tex/below"), [])

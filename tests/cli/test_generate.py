@@ -1,4 +1,4 @@
-"""``ttt-generate`` on a tiny run, as a user meets it."""
+"""The command ``ttt-generate`` on a tiny run."""
 
 import re
 import shutil
@@ -47,7 +47,7 @@ MISTAKES = [
 
 @pytest.fixture(scope="module")
 def run(starter: Starter, tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of a few steps."""
+    """Train a run of a few steps."""
     folder = tmp_path_factory.mktemp("runs") / "run"
     arguments = [*tiny, "trainer.max_steps=3", f"run={folder}"]
     done = starter.run("from ttt.cli.train import main; main()", arguments, cwd=folder.parent)
@@ -82,7 +82,7 @@ def test_equal_seeds_give_equal_text(generate: Generate) -> None:
     assert first != other
 
 
-def test_temperature_zero_does_not_draw(generate: Generate) -> None:
+def test_temperature_zero_takes_the_likeliest(generate: Generate) -> None:
     assert len({generate("prompt=import", "tokens=10", "temperature=0", f"seed={seed}")[0] for seed in (0, 1)}) == 1
 
 
@@ -116,7 +116,7 @@ def test_a_run_without_a_checkpoint_is_named(
     assert "bare: has no checkpoint" in capsys.readouterr().err
 
 
-def test_a_reader_that_has_seen_enough_ends_it_quietly(run: Path) -> None:
+def test_a_closed_pipe_ends_it_quietly(run: Path) -> None:
     arguments = [f"run={run}", "device=cpu", "tokens=100000", "prompt=import"]
     with subprocess.Popen(
         [sys.executable, "-m", "ttt.cli.generate", *arguments],

@@ -1,4 +1,4 @@
-"""The label of a run: what departs from ``conf/``, and its row of Table 1."""
+"""The label of a run: its departures from ``conf/``, and its row of Table 1."""
 
 from collections.abc import Callable
 from dataclasses import asdict

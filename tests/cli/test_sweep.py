@@ -1,4 +1,4 @@
-"""``ttt-sweep`` as users call it: a sweep on this machine from plan to table, and the messages for bad input."""
+"""The command ``ttt-sweep``: a sweep on this machine from plan to table, and errors in the input."""
 
 import json
 import subprocess
@@ -15,7 +15,7 @@ from ttt.cli.sweep.request import KEYS
 
 
 @pytest.fixture
-def say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Any:
+def ttt_sweep(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Any:
     """Run ``ttt-sweep`` in a temporary folder; return exit code, standard output and standard error."""
     monkeypatch.chdir(tmp_path)
 
@@ -32,20 +32,20 @@ def say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
     return run
 
 
-def wait_for_the_end(say: Any, *arguments: str) -> dict[str, dict[str, Any]]:
-    """Wait until no run waits or runs any more; return the runs by run_id."""
+def wait_for_the_end(ttt_sweep: Any, *arguments: str) -> dict[str, dict[str, Any]]:
+    """Wait until all runs have ended; return the runs by run_id."""
     deadline = time.monotonic() + 600
     while True:
-        _, out, _ = say("status", *arguments, "--json")
+        _, out, _ = ttt_sweep("status", *arguments, "--json")
         runs = json.loads(out)
         if not any(run["state"] in ("queued", "waiting", "running") for run in runs):
             return {run["run_id"]: run for run in runs}
-        assert time.monotonic() < deadline, say("status", *arguments)[1]
+        assert time.monotonic() < deadline, ttt_sweep("status", *arguments)[1]
         time.sleep(0.5)
 
 
 @pytest.mark.slow
-def test_a_sweep_on_this_machine(say: Any, tiny: list[str], tmp_path: Path) -> None:
+def test_a_sweep_on_this_machine(ttt_sweep: Any, tiny: list[str], tmp_path: Path) -> None:
     """A run with its child, and a run that fails and orphans its child."""
     sweep = {
         "base": [*tiny, "trainer.max_steps=3"],
@@ -54,30 +54,30 @@ def test_a_sweep_on_this_machine(say: Any, tiny: list[str], tmp_path: Path) -> N
     }
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(sweep))
     here = ["sweep=small.yaml"]
-    code, out, _ = say("plan", *here)
+    code, out, _ = ttt_sweep("plan", *here)
     assert (code, out.splitlines()[-1][:7]) == (0, "4 runs.")
     assert not (tmp_path / "runs").exists()
 
-    code, out, err = say("submit", *here, "slurm=local", "slurm.parallel=2")
+    code, out, err = ttt_sweep("submit", *here, "slurm=local", "slurm.parallel=2")
     assert (code, err) == (0, "")
     assert out.splitlines()[0] == "4 runs on this machine, 2 at a time"
-    again = say("submit", *here, "slurm=local")[1]
+    again = ttt_sweep("submit", *here, "slurm=local")[1]
     assert again.splitlines()[0].startswith("0 submitted, 4 were queued or running")
 
-    states = sorted((run["state"], run["detail"]) for run in wait_for_the_end(say, *here).values())
+    states = sorted((run["state"], run["detail"]) for run in wait_for_the_end(ttt_sweep, *here).values())
     assert [state for state, _ in states] == ["failed", "finished", "finished", "orphaned"]
     assert "ctx" in states[0][1] or "document" in states[0][1], states[0]
-    assert say("logs", *here, "finetune-that-is-not-there")[0] == 2
-    folders = say("status", *here, "--folders")[1].splitlines()
+    assert ttt_sweep("logs", *here, "finetune-that-is-not-there")[0] == 2
+    folders = ttt_sweep("status", *here, "--folders")[1].splitlines()
     assert sorted(Path(folder).name for folder in folders) == sorted(
-        run_id for run_id, run in wait_for_the_end(say, *here).items() if run["state"] == "finished"
+        run_id for run_id, run in wait_for_the_end(ttt_sweep, *here).items() if run["state"] == "finished"
     )
 
-    code, out, err = say("collect", *here, "out=table")
+    code, out, err = ttt_sweep("collect", *here, "out=table")
     assert code == 0
     assert "2 of 4 runs are finished" in out
     assert sorted(path.name for path in (tmp_path / "table").iterdir() if path.is_dir()) == sorted(
-        run["run_id"] for run in wait_for_the_end(say, *here).values() if run["state"] == "finished"
+        run["run_id"] for run in wait_for_the_end(ttt_sweep, *here).values() if run["state"] == "finished"
     )
     for path in tmp_path.glob("table/*/record.json"):
         config = json.loads(path.read_text())["config"]
@@ -91,18 +91,18 @@ def test_a_sweep_on_this_machine(say: Any, tiny: list[str], tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_cancelling_saves_and_submitting_goes_on(say: Any, tiny: list[str], tmp_path: Path) -> None:
+def test_cancelling_saves_and_submitting_resumes(ttt_sweep: Any, tiny: list[str], tmp_path: Path) -> None:
     sweep = {"base": [*tiny, "recipe.steps=3000", "trainer.checkpoint_every=0"], "axes": {"seed": [0, 1]}}
     (tmp_path / "long.yaml").write_text(yaml.safe_dump(sweep))
     here = ["sweep=long.yaml"]
-    say("submit", *here, "slurm=local")
+    ttt_sweep("submit", *here, "slurm=local")
     deadline = time.monotonic() + 600
     # Written after 100 steps.
     while not list(tmp_path.glob("runs/*/logs/csv/metrics.csv")):
         assert time.monotonic() < deadline
         time.sleep(0.2)
-    assert say("cancel", *here)[1].startswith("2 cancelled")
-    runs = wait_for_the_end(say, *here)
+    assert ttt_sweep("cancel", *here)[1].startswith("2 cancelled")
+    runs = wait_for_the_end(ttt_sweep, *here)
     assert {run["state"] for run in runs.values()} == {"cancelled"}
     deadline = time.monotonic() + 600
     while not any("interrupted" in path.read_text() for path in tmp_path.glob("runs/*/record.json")):
@@ -143,8 +143,8 @@ def test_cancelling_saves_and_submitting_goes_on(say: Any, tiny: list[str], tmp_
     ],
     ids=" ".join,
 )
-def test_a_mistake_gets_one_line(say: Any, arguments: list[str], line: str, tmp_path: Path) -> None:
-    code, out, err = say(*arguments)
+def test_a_mistake_gets_one_line(ttt_sweep: Any, arguments: list[str], line: str, tmp_path: Path) -> None:
+    code, out, err = ttt_sweep(*arguments)
     assert (code, out) == (2, "")
     assert err.startswith("error: ")
     assert line in err
@@ -152,8 +152,8 @@ def test_a_mistake_gets_one_line(say: Any, arguments: list[str], line: str, tmp_
     assert list(tmp_path.iterdir()) == []
 
 
-def test_help_names_every_command_sweep_and_cluster(say: Any) -> None:
-    code, out, _ = say("--help")
+def test_help_names_every_command_sweep_and_cluster(ttt_sweep: Any) -> None:
+    code, out, _ = ttt_sweep("--help")
     assert code == 0
     for name in (*KEYS, "training", "books_scaling", "a100", "local"):
         assert f" {name} " in out

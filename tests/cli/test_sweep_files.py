@@ -18,13 +18,13 @@ README = (assets() / "sweeps" / "README.md").read_text(encoding="utf-8")
 REPRODUCE = (assets() / "REPRODUCE.md").read_text(encoding="utf-8")
 
 OVERHEAD = 8
-"""Seconds that a run needs to start and to be evaluated."""
+"""Seconds to start and evaluate a run."""
 
 FULL = {"s1": 512 * 1024, "s2": 1536 * 1024, "s3": 3072 * 1024}
 """Training tokens of the timed runs."""
 
 CONTEXT_FACTOR = {256: 1.0, 512: 1.0, 1024: 1.25, 2048: 1.7}
-"""Time per token of the Transformer relative to context 512; that of the other methods does not depend on it."""
+"""Time per token of the Transformer relative to context 512; for other methods it does not depend on the context."""
 
 ONLINE_FACTOR, WHOLE_FACTOR = 2.0, 1.4
 """Time of b = 1 and of b = T relative to b = 16."""
@@ -116,7 +116,7 @@ def of_laptop(name: str) -> Plan:
 
 
 @pytest.mark.parametrize("name", sweep_names("laptop"))
-def test_a_laptop_sweep_costs_what_is_stated(name: str) -> None:
+def test_a_laptop_sweep_costs_the_stated_time(name: str) -> None:
     stated = re.search(rf"^\| `{name}` \| (\d+) \| (\d+) \|", README, re.MULTILINE)
     assert stated, name
     assert minutes(name) == (int(stated[1]), int(stated[2]))
@@ -145,8 +145,8 @@ def test_a_comparison_on_a_laptop_is_fair(name: str) -> None:
     assert {config.data.name for config in found.configs.values()} == {"pycode"}
 
 
-def test_the_search_for_rates_is_every_methods() -> None:
-    """At two sizes the same three rates for all; more where the best of these was the first or the last."""
+def test_every_method_has_the_same_search_for_rates() -> None:
+    """Three rates for all at two sizes; a fourth if the best was the lowest or the highest."""
     tried: dict[tuple[str, str, str], set[float]] = {}
     for config in of_laptop("rates").configs.values():
         method = config.size.name, config.model.name, config.backbone.name
@@ -157,13 +157,13 @@ def test_the_search_for_rates_is_every_methods() -> None:
         for name in sweep_names("laptop")
         for config in of_laptop(name).configs.values()
     }
-    # Linear attention is only a row of Table 1, whose rows have a search of their own.
+    # Linear attention is only a row of Table 1, which has a separate search.
     searched = {method for method in trained if method[0] in ("s1", "s2") and method[1] != "linear_attention"}
     assert tried.keys() == searched
 
 
 def test_every_row_of_table_1_has_the_same_search() -> None:
-    """Two rates for all, and one beyond the better of these."""
+    """Two rates for all, and one beyond the better one."""
     tried: dict[str, set[float]] = {}
     for run in of_laptop("ablation").runs:
         row = next(word for word in run.overrides if word.startswith("+ablation="))

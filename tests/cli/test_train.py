@@ -1,4 +1,4 @@
-"""``ttt-train`` as a user meets it: help, mistakes, and the two ways to run several configurations."""
+"""The command ``ttt-train``: help, mistakes, and the two ways to run several configurations."""
 
 import os
 import socket
@@ -117,10 +117,10 @@ def test_a_run_folder_that_cannot_be_written_is_named(
     assert "Traceback" not in errors
 
 
-def test_a_full_disk_leaves_whole_what_was_written(
+def test_a_full_disk_leaves_earlier_files_intact(
     configure: Configure, starter: Starter, tiny: list[str], tmp_path: Path
 ) -> None:
-    """A limit on the size of files stands in for the disk: metrics and records are below it, checkpoints above."""
+    """A limit on the size of files replaces the disk: metrics and records are below it, checkpoints above."""
     load_corpus(configure().data, False)
     limited = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
@@ -201,7 +201,7 @@ class Mean(nn.Linear):
 
 @pytest.mark.slow
 def test_a_new_layer_is_one_new_file(tiny: list[str], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """In a copy of the layers' folder, so that the checkout stays as it is."""
+    """In a copy of the layers' folder, so that the checkout does not change."""
     import shutil
 
     import ttt

@@ -76,7 +76,7 @@ GROUPS = ["model", "size", "ctx", "backbone", "kernel", "data", "recipe"]
 
 
 def records() -> list[Record]:
-    """The records of the laptop's runs, the first with each layer."""
+    """Return the first laptop record with each layer."""
     found: dict[str, Record] = {}
     for path in sorted((assets() / "results/laptop").glob("*/record.json")):
         record = read_record(path)
@@ -90,7 +90,7 @@ def config_of(record: Record) -> TrainConfig:
 
 
 def with_new_key(config: TrainConfig, group: str, value: Any) -> TrainConfig:
-    """The configuration as a schema has it that got ``new: str = "usual"`` in this group."""
+    """Return the configuration with a key ``new: str = "usual"`` added to the schema of this group."""
     node = getattr(config, group)
     grown = make_dataclass("Grown", [("new", str, field(default="usual"))], bases=(type(node),))
     return replace(config, **{group: grown(**vars(node), new=value)})

@@ -46,7 +46,7 @@ def test_a_value_that_is_not_allowed_is_named(changes: dict[str, Any], line: str
 
 
 def schemas() -> Iterator[type]:
-    """All classes of configurations, those of groups included."""
+    """Return all configuration classes, including groups."""
     todo: list[Any] = [*SCHEMAS.values(), *SHIPPED.values()]
     while todo:
         schema = todo.pop()

@@ -1,4 +1,4 @@
-"""Steps, batches and accumulation; tests/cli/test_train.py tests the values that are refused."""
+"""Steps, batches and accumulation; tests/cli/test_train.py tests refused values."""
 
 from collections.abc import Callable
 

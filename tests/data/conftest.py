@@ -21,7 +21,7 @@ def random_code(rng: random.Random) -> str:
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder on ``sys.path`` where ``tinycode`` 1.0 is installed: 60 modules, one of them twice."""
+    """Install ``tinycode`` 1.0, of 60 modules, one of them twice, in a folder on ``sys.path``; return the folder."""
     site = tmp_path / "site"
     package = site / "tinycode"
     (package / "inner").mkdir(parents=True)
@@ -57,7 +57,7 @@ def config(site: Path) -> DataConfig:
 
 @pytest.fixture(scope="session")
 def make_documents() -> Callable[[list[int]], Documents]:
-    """Documents of these lengths; every token is its own position among all tokens."""
+    """Return documents of these lengths; every token is its position among all tokens."""
 
     def make(lengths: list[int]) -> Documents:
         offsets = np.cumsum([0, *lengths])

@@ -118,8 +118,8 @@ def test_progress_can_be_shown_or_not(config: DataConfig, capsys: pytest.Capture
 
 @pytest.mark.slow
 def test_two_processes_at_once_prepare_one_corpus(config: DataConfig, site: Path) -> None:
-    alone = load_corpus(config, show_progress=False)
-    folder = alone.folder
+    corpus = load_corpus(config, show_progress=False)
+    folder = corpus.folder
     shutil.rmtree(folder)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(site)])}
     command = [sys.executable, "-c", LOAD, json.dumps(asdict(config))]
@@ -128,16 +128,16 @@ def test_two_processes_at_once_prepare_one_corpus(config: DataConfig, site: Path
             subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
             for _ in range(2)
         ]
-        # Both now want to prepare it: they are let go at the same time.
+        # Start the preparation in both at the same time.
         waiting = [process.stderr.readline() for process in processes if process.stderr]
     assert all(line.startswith(f"waiting for another process that prepares {folder}") for line in waiting)
     results = [process.communicate(timeout=600) for process in processes]
-    assert [out.strip() for out, _ in results] == [alone.digest, alone.digest]
+    assert [out.strip() for out, _ in results] == [corpus.digest, corpus.digest]
     assert sum("preparing data=tiny" in err for _, err in results) == 1
     assert [path.name for path in folder.parent.iterdir() if path.is_dir()] == [folder.name]
 
 
-def test_a_full_disk_leaves_no_corpus_and_the_next_attempt_goes_on(
+def test_a_full_disk_leaves_no_corpus_and_the_next_attempt_resumes(
     config: DataConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
@@ -223,7 +223,7 @@ def test_a_flipped_bit_is_found_by_verifying(config: DataConfig, name: str) -> N
     verify(corpus)
     path = corpus.folder / name
     content = bytearray(path.read_bytes())
-    # Not in the last offset, which opening looks at.
+    # Not in the last offset, which is checked on opening.
     content[-12] ^= 1
     path.write_bytes(content)
     with pytest.raises(UserError, match=rf"^{path}: damaged \(its SHA-256 .* is not .*\); delete its folder"):

@@ -1,4 +1,4 @@
-"""Which documents there are, and their splits."""
+"""The choice of documents, and their splits."""
 
 import hashlib
 import random

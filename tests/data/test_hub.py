@@ -1,4 +1,4 @@
-"""Data sets of the hub, where there is no hub."""
+"""Data sets of the hub, without a network."""
 
 import json
 import sys
@@ -66,7 +66,7 @@ def test_a_connection_that_breaks_off_loses_nothing(config: DataConfig, monkeypa
     monkeypatch.setattr(huggingface_hub, "HfApi", lambda: api)
     monkeypatch.setattr(datasets, "load_dataset", rows)
     monkeypatch.setattr(sys.modules["ttt.data.partial_shards"], "PARTIAL_SHARD_CHARS", 40)
-    # The sample for the tokenizer ends before the place where it breaks.
+    # The sample for the tokenizer ends before the row at which the connection breaks.
     monkeypatch.setattr(sys.modules["ttt.data.documents"], "READ_FOR_SAMPLE", 30)
     with pytest.raises(RunError, match=r"^data\.hub=owner/name: broke off after row 16 \(TimeoutError: timed out\)"):
         load_corpus(config, show_progress=False)

@@ -39,7 +39,7 @@ def test_every_epoch_reads_every_window_once_in_its_own_order(windows: Windows) 
     assert epochs[0] != epochs[1] != epochs[2]
 
 
-def test_order_depends_on_the_seed_alone(windows: Windows) -> None:
+def test_order_depends_only_on_the_seed(windows: Windows) -> None:
     orders = [names(TrainLoader(windows, 3, 10, seed)) for seed in (0, 0, 1)]
     assert orders[0] == orders[1] != orders[2]
 
@@ -85,8 +85,8 @@ def test_every_rank_has_the_same_state(windows: Windows) -> None:
 
 
 @pytest.mark.parametrize("world_size", [1, 3])
-def test_the_same_batches_can_be_shared_otherwise(windows: Windows, world_size: int) -> None:
-    """The place is one in the data, whoever reads it."""
+def test_the_number_of_ranks_may_change(windows: Windows, world_size: int) -> None:
+    """The position is in the data, whatever the number of ranks."""
     whole = [*chain(*names(TrainLoader(windows, 6, 8, seed=4)))]
     before = TrainLoader(windows, 6, 8, seed=4)
     read = [*chain(*(batch[:, 0].tolist() for batch in islice(before, 3)))]
@@ -98,15 +98,15 @@ def test_the_same_batches_can_be_shared_otherwise(windows: Windows, world_size: 
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"windows": 11}, {"position": 2}], ids=str)
-def test_a_place_in_another_order_is_refused(windows: Windows, change: dict[str, int]) -> None:
+def test_a_position_in_another_order_is_refused(windows: Windows, change: dict[str, int]) -> None:
     loader = TrainLoader(windows, 3, 8, seed=0)
-    with pytest.raises(UserError, match="the checkpoint's place in the data"):
+    with pytest.raises(UserError, match="the checkpoint's position in the data"):
         loader.load_state_dict({"epoch": 0, "position": 3, "seed": 0, "windows": 10} | change)
     with pytest.raises(UserError, match="lacks epoch"):
         loader.load_state_dict({"batches": 3})
 
 
-def test_a_pass_goes_on_where_the_last_one_stopped(windows: Windows) -> None:
+def test_an_iteration_continues_where_the_last_one_stopped(windows: Windows) -> None:
     loader = TrainLoader(windows, 3, 8, seed=0)
     first = [next(iter(loader))[:, 0].tolist() for _ in range(2)]
     assert first + names(loader) == names(TrainLoader(windows, 3, 8, seed=0))

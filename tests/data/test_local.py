@@ -1,4 +1,4 @@
-"""Files of one's own, good and bad."""
+"""Local files, valid and invalid."""
 
 import gzip
 import json
@@ -69,7 +69,7 @@ def test_versions_follow_the_files_and_not_the_folder(tmp_path: Path) -> None:
     assert source.versions(config) != first
 
 
-def test_size_is_known_of_plain_files_only(tmp_path: Path) -> None:
+def test_only_the_size_of_plain_files_is_known(tmp_path: Path) -> None:
     source, config = find_source("local"), DataConfig("local", "local", path=str(tmp_path))
     (tmp_path / "a.txt").write_text("abc")
     assert source.text_bytes(config) == 3

@@ -11,13 +11,13 @@ from ttt.data.permutation import LISTED, Feistel, permutation
 @given(n=st.integers(1, 600), seed=st.integers(0, 2**32))
 def test_everything_comes_once(n: int, seed: int) -> None:
     order = Feistel(n, np.random.default_rng(seed))
-    assert sorted(order[place] for place in range(n)) == list(range(n))
+    assert sorted(order[position] for position in range(n)) == list(range(n))
 
 
 def test_an_order_beyond_memory_looks_random_and_follows_seed_and_epoch() -> None:
     n = 10**12
     orders = [permutation(n, *which) for which in ((0, 0), (0, 0), (0, 1), (1, 0))]
-    same, again, epoch, seed = ([order[place] for place in range(2000)] for order in orders)
+    same, again, epoch, seed = ([order[position] for position in range(2000)] for order in orders)
     assert same == again
     assert len({*same, *epoch, *seed}) == 6000
     assert np.mean(same) == pytest.approx(n / 2, rel=0.05)

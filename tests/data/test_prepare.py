@@ -1,4 +1,4 @@
-"""From a source to shards: every document once, whatever the workers, the cuts and the kills."""
+"""From a source to shards: every document once, whatever the number of workers, the sizes and the kills."""
 
 import json
 import os
@@ -39,7 +39,7 @@ if __name__ == "__main__":
 
 
 class Given(Source):
-    """Documents that a test gives."""
+    """A source of given documents."""
 
     texts: tuple[str, ...] = ()
 
@@ -59,7 +59,7 @@ def given_source(monkeypatch: pytest.MonkeyPatch) -> type[Given]:
 
 @pytest.fixture
 def cut_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Partial shards and shards of a few documents."""
+    """Limit partial shards and shards to a few documents."""
     monkeypatch.setattr(partial_shards, "PARTIAL_SHARD_CHARS", 2000)
     monkeypatch.setattr(shards, "SHARD_TOKENS", 300)
 
@@ -86,7 +86,7 @@ def test_packing_gives_every_token_back_once_in_order(
     monkeypatch.setattr(partial_shards, "PARTIAL_SHARD_CHARS", cuts[0])
     monkeypatch.setattr(shards, "SHARD_TOKENS", cuts[1])
     given_source.texts = (*texts, "one for training")
-    # Hypothesis repeats examples, and a corpus that is there would not be prepared again.
+    # Hypothesis repeats examples, and an existing corpus would not be prepared again.
     with tempfile.TemporaryDirectory(dir=tmp_path) as cache:
         config = DataConfig("made", "given", min_chars=1, max_chars=100, vocab_size=270, cache_dir=cache)
         corpus = load_corpus(config, show_progress=False)
@@ -178,7 +178,7 @@ def test_finished_partial_shards_and_shards_are_not_repeated(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
-def test_killed_at_any_moment_it_goes_on_and_ends_the_same(tmp_path: Path, seed: int) -> None:
+def test_killed_at_any_moment_it_resumes_and_ends_the_same(tmp_path: Path, seed: int) -> None:
     script = tmp_path / "prepare.py"
     script.write_text(PREPARE)
     rng = random.Random(seed)
@@ -200,7 +200,7 @@ def test_killed_at_any_moment_it_goes_on_and_ends_the_same(tmp_path: Path, seed:
             process.wait(rng.uniform(0.3, 1.0) * whole)
             break
         except subprocess.TimeoutExpired:
-            # Alone: the workers must notice by themselves.
+            # Kill only the main process: the workers must notice it.
             os.kill(process.pid, signal.SIGKILL)
             process.wait()
             kills += 1

@@ -28,7 +28,7 @@ def test_texts_are_the_files(config: DataConfig, site: Path) -> None:
     assert texts["tinycode/line_ends.py"].encode() == b"\xef\xbb\xbfa = 1\r\n"
 
 
-def test_stdlib_is_the_interpreters_own_library_alone(config: DataConfig) -> None:
+def test_stdlib_is_only_the_interpreters_library(config: DataConfig) -> None:
     config.packages = ["stdlib"]
     source = find_source("pycode")
     names = {document.name for document in source.documents(config)}
@@ -37,7 +37,7 @@ def test_stdlib_is_the_interpreters_own_library_alone(config: DataConfig) -> Non
     assert source.versions(config) == {"stdlib": platform.python_version()}
 
 
-def test_a_package_may_be_named_otherwise_than_its_distribution(config: DataConfig) -> None:
+def test_a_package_may_have_another_name_than_its_distribution(config: DataConfig) -> None:
     config.packages = ["yaml", "typing_extensions"]
     source = find_source("pycode")
     assert set(source.versions(config)) == {"yaml", "typing_extensions"}

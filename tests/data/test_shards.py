@@ -1,4 +1,4 @@
-"""Tokens in several files, read as one sequence, in flat memory."""
+"""Tokens in several files, read as one sequence, with bounded memory."""
 
 import gc
 import os
@@ -23,7 +23,7 @@ CONTEXTS = [256, 512, 1024, 2048, 4096, 8192, 16384, 32768]
 
 @pytest.fixture(scope="module")
 def pieces(tmp_path_factory: pytest.TempPathFactory) -> TokenShards:
-    """0 to 99 in shards of 10, 1, 60 and 29 tokens."""
+    """Return the numbers 0 to 99 in shards of 10, 1, 60 and 29 tokens."""
     folder = tmp_path_factory.mktemp("shards")
     parts = np.split(np.arange(100, dtype=np.uint16), [10, 11, 71])
     for number, part in enumerate(parts):
@@ -58,7 +58,7 @@ def test_shards_are_whole_documents_of_bounded_size(tokens: list[int], size: int
 
 
 def sparse_shards(folder: Path, count: int, tokens: int) -> TokenShards:
-    """Files of zeros that take no room on the disk."""
+    """Create sparse files of zeros, which take no disk space."""
     for number in range(count):
         path = folder / f"{number}.npy"
         with path.open("wb") as file:
@@ -69,7 +69,7 @@ def sparse_shards(folder: Path, count: int, tokens: int) -> TokenShards:
 
 
 def resident() -> int:
-    """Bytes of memory of this process, mapped files included."""
+    """Return the bytes of memory of this process, including mapped files."""
     gc.collect()
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
@@ -92,7 +92,7 @@ def test_memory_stays_flat_in_100_gb(tmp_path: Path, monkeypatch: pytest.MonkeyP
         if number % 5 == 0:
             most = max(most, resident() - before)
     print(f"ctx={ctx}: {batches * 2**19 / 1e6:.0f}M tokens read, memory grew by at most {most / 1e6:.0f} MB")
-    # Pages that the maps hold, the index of 770,000 documents, and a batch; far more than this has been read.
+    # Mapped pages, the index of 770,000 documents, and a batch; far more than this has been read.
     assert most < 100e6
 
 
@@ -104,7 +104,7 @@ def processor_seconds(work: Callable[[], object]) -> float:
 
 @pytest.mark.parametrize("ctx", CONTEXTS)
 def test_reading_takes_little_longer_than_copying(tmp_path: Path, ctx: int) -> None:
-    """Measured: 9 times as long at 256 tokens, 4 times at 4,096, as long at 32,768."""
+    """Measured: 9 times as long at 256 tokens, 4 times at 4,096, equally long at 32,768."""
     rng = np.random.default_rng(0)
     lengths = rng.integers(ctx + 1, 3 * ctx, size=2**22 // (2 * ctx))
     offsets = np.cumsum([0, *lengths])

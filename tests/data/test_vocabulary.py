@@ -29,7 +29,7 @@ PIECES = [" ", "  ", "\n", "\t", "\r\n", "\x1c", "\x85", "\xa0", "\u3000", "'s",
 @given(
     st.text() | st.lists(st.sampled_from([*PIECES, "word", "X", ".", "(", "'ll", "\0", "<|endoftext|>"])).map("".join)
 )
-def test_by_words_the_tokens_are_those_of_the_library(text: str) -> None:
+def test_encoding_by_words_gives_the_librarys_tokens(text: str) -> None:
     assert WORDS.encode(text) == TOKENIZER.encode(text, add_special_tokens=False).ids
 
 
@@ -43,7 +43,7 @@ def test_words_are_forgotten_before_they_fill_memory(monkeypatch: pytest.MonkeyP
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """A tiny sentencepiece model of Llama-2's kind."""
+    """Train a tiny sentencepiece model of Llama-2's kind."""
     written = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(["the quick brown fox jumps over the lazy dog"] * 100),
@@ -98,7 +98,7 @@ def test_a_corpus_with_the_users_json(local_config: DataConfig, tmp_path: Path) 
     assert second.vocab_size == 300
 
 
-def test_a_json_that_does_not_cut_as_gpt2(tmp_path: Path) -> None:
+def test_a_json_that_does_not_split_as_gpt2(tmp_path: Path) -> None:
     tokenizer = Tokenizer(models.WordLevel({"</s>": 0, "a": 1, "b": 2, "?": 3}, unk_token="?"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.save(str(tmp_path / "tokenizer.json"))
@@ -120,7 +120,7 @@ def test_a_json_that_does_not_cut_as_gpt2(tmp_path: Path) -> None:
         ("missing.json", None, "no such file"),
     ],
 )
-def test_what_is_no_tokenizer(
+def test_a_file_that_is_no_tokenizer(
     local_config: DataConfig, tmp_path: Path, name: str, content: str | None, line: str
 ) -> None:
     path = tmp_path / name

@@ -27,7 +27,7 @@ def test_windows_give_every_token_back_in_order_and_once(make_documents: Make, l
     for start, length in zip(documents.offsets, documents.lengths, strict=False):
         predicted = [next(rows)[1:].tolist() for _ in range((length - 1) // ctx)]
         tokens = [token for row in predicted for token in row]
-        # Only the rest that is too short for a window, fewer than ctx tokens, is missing.
+        # Only the remainder of fewer than ctx tokens is missing.
         assert tokens == list(range(start + 1, start + 1 + len(tokens)))
         assert length - 1 - len(tokens) < ctx
     assert next(rows, None) is None
@@ -75,7 +75,7 @@ def test_no_document_is_long_enough(make_documents: Make, make_windows: Callable
 
 
 @given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=300), ctx=st.integers(1, 12))
-def test_starts_are_computed_as_they_would_be_listed(lengths: list[int], ctx: int) -> None:
+def test_computed_starts_equal_listed_ones(lengths: list[int], ctx: int) -> None:
     lengths = [*lengths, ctx + 1]
     offsets = np.cumsum([0, *lengths])
     listed = [

@@ -1,4 +1,4 @@
-"""Generation: which tokens follow, and how their bytes become text."""
+"""Generation: the choice of tokens, and their text."""
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
@@ -40,13 +40,13 @@ def test_greedy_tokens_are_the_likeliest_of_a_whole_forward_pass(model: Language
     assert ids[len(PROMPT) :] == likeliest[len(PROMPT) - 1 : -1]
 
 
-def test_a_prompt_in_pieces_is_the_prompt(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_prompt_in_chunks_gives_the_same_tokens(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = written(model, GREEDY)
     monkeypatch.setattr(module, "READ_CHUNK", 2)
     assert written(model, GREEDY) == expected
 
 
-def test_a_seed_decides_what_is_drawn(model: LanguageModel) -> None:
+def test_a_seed_determines_the_samples(model: LanguageModel) -> None:
     first, again, other = (written(model, Sampling(1.0, top_k=None, seed=seed)) for seed in (0, 0, 1))
     assert first == again
     assert first != other
@@ -71,7 +71,7 @@ def test_tokens_are_drawn_as_often_as_they_are_likely(temperature: float, top_k:
 
 @pytest.fixture
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
-    """Shown pieces, the prompt's tokens and the speed, for a model that writes what it is told to."""
+    """Return the shown texts, the prompt's tokens and the speed, for a model that generates given tokens."""
     tokenizer = train_tokenizer(["def forward(self):\n"] * 20, 280)
     save_tokenizer(tokenizer, tmp_path / JSON)
     run: Any = SimpleNamespace(corpus=SimpleNamespace(folder=tmp_path), model=None)
@@ -80,13 +80,13 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
         shown: list[str] = []
         read: list[int] = []
 
-        def told(_: object, ids: Sequence[int], __: object) -> Iterator[int]:
+        def given_tokens(_: object, ids: Sequence[int], __: object) -> Iterator[int]:
             read.extend(ids)
             yield from tokenizer.encode(text).ids
             yield tokenizer.token_to_id(END_OF_DOCUMENT)
-            raise AssertionError("nothing is asked for after the end of the document")
+            raise AssertionError("no token is requested after the end of the document")
 
-        monkeypatch.setattr(module, "continuation", told)
+        monkeypatch.setattr(module, "continuation", given_tokens)
         speed = generate_text(run, prompt, tokens, GREEDY, shown.append)
         return shown, read, speed
 
@@ -97,7 +97,7 @@ def test_characters_come_out_whole(write: Write) -> None:
     shown, _, speed = write("def", "né 漢字 \N{GRINNING FACE} def")
     assert "".join(shown) == "né 漢字 \N{GRINNING FACE} def"
     assert {"é", "漢", "\N{GRINNING FACE}"} <= set(shown)
-    assert speed.written == len(shown)  # the end of the document is written, and what is left after it shown
+    assert speed.written == len(shown)  # the end-of-document token counts, and the rest of the text is shown after it
 
 
 def test_a_character_that_is_cut_off_is_shown_as_such(
@@ -113,12 +113,12 @@ def test_an_empty_prompt_is_the_start_of_a_document(
     assert write("def", "x")[1] != write("", "x")[1]
 
 
-def test_no_more_is_written_than_asked_for(write: Write) -> None:
+def test_the_number_of_tokens_is_limited(write: Write) -> None:
     shown, _, speed = write("", "a" * 50, tokens=3)
     assert "".join(shown) == "aaa"
     assert speed.written == 3
 
 
-def test_speeds_are_tokens_a_second() -> None:
+def test_speeds_are_tokens_per_second() -> None:
     assert str(Speed(10, 0.5, 101, 2.0)) == "prefill: 10 tokens, 20 tokens/s; decode: 101 tokens, 50 tokens/s"
     assert str(Speed(10, 0.5, 1, 0.0)) == "prefill: 10 tokens, 20 tokens/s"

@@ -1,4 +1,4 @@
-"""The probe against the observations that it gathers, and as ``ttt-eval probe=inner_loss`` shows it."""
+"""The probe compared with its observations, and the output of ``ttt-eval probe=inner_loss``."""
 
 import hashlib
 import json
@@ -35,7 +35,7 @@ Configure = Callable[..., TrainConfig]
 
 @pytest.mark.parametrize("device_tokens", [1, 2 * READ_CHUNK, 100 * READ_CHUNK])
 @torch.no_grad()
-def test_pieces_and_batches_give_the_mean_over_whole_sequences(device_tokens: int) -> None:
+def test_chunks_and_batches_give_the_mean_over_whole_sequences(device_tokens: int) -> None:
     torch.manual_seed(0)
     size = SizeConfig(name="tiny", width=8, blocks=2, heads=2, mlp_hidden=8, init_std=0.3)
     layer = TTTConfig(name="ttt_linear", inner_model="linear", mini_batch_size=48)
@@ -53,38 +53,38 @@ def test_pieces_and_batches_give_the_mean_over_whole_sequences(device_tokens: in
 
 
 def observation(before: list[list[float]], initial: float = 1.0) -> Observation:
-    """One whose losses before the update are given, heads by tokens."""
+    """Return an observation with these losses before the update, heads by tokens."""
     loss = torch.tensor(before, dtype=torch.float64)
     return Observation(torch.full_like(loss, initial), loss, loss, loss, loss)
 
 
-def test_growth_is_tenfold_and_above_what_no_learning_gives() -> None:
+def test_growth_is_tenfold_and_above_the_loss_without_learning() -> None:
     steady, grown = [1.0] * 8, [1.0, 1.0, 1.0, 5.0, 5.0, 5.0, 30.0, 10.0]
     assert unbounded_growth([observation([steady, [*steady[:6], 9.0, 9.0]])]) == []
     assert unbounded_growth([observation([grown], initial=25.0)]) == []
     (growth,) = unbounded_growth([observation([steady]), observation([steady, grown])])
-    assert growth.place == "layer 2, head 1"
+    assert growth.inner_loop == "layer 2, head 1"
     assert str(growth) == (
         "the inner loss grew from 1 (tokens 1 to 2) to 20 (tokens 7 to 8, where W_0 has 1); lower model.eta_base"
     )
 
 
-def test_growth_without_numbers_is_named_where_it_begins() -> None:
+def test_non_finite_growth_is_named_where_it_begins() -> None:
     steady, lost = [1.0] * 4, [1.0, 1.0, 1.0, float("nan")]
     layers = [observation([steady, steady]), observation([steady, lost]), observation([lost, lost])]
-    assert [growth.place for growth in unbounded_growth(layers)] == ["layer 2, head 1"]
+    assert [growth.inner_loop for growth in unbounded_growth(layers)] == ["layer 2, head 1"]
     assert unbounded_growth([observation([[1.0]])]) == []
 
 
 @pytest.fixture
 def run(configure: Configure, tmp_path: Path) -> Path:
-    """A run of two layers and two steps."""
+    """Train a run of two layers for two steps."""
     train(configure(f"run={tmp_path}/run", "size.blocks=2", "trainer.max_steps=2"), [])
     return tmp_path / "run"
 
 
 def evaluate(run: Path, **settings: Any) -> int:
-    """Runs ``ttt-eval`` and gives its exit code."""
+    """Run ``ttt-eval`` and return its exit code."""
     try:
         with exit_with_one_line():
             command.evaluate(EvalConfig(run=str(run), device="cpu", **settings), [])
@@ -97,7 +97,7 @@ def record(run: Path) -> dict[str, Any]:
     return json.loads((run / "record.json").read_text())
 
 
-def test_the_command_writes_its_own_table_alone(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_writes_only_its_own_table(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {name: (run / name).read_bytes() for name in ("metrics.parquet", "record.json", "config.yaml")}
     capsys.readouterr()
     assert evaluate(run, probe="inner_loss", eval_tokens=256) == 0
@@ -152,12 +152,12 @@ def test_a_run_without_inner_loops_is_refused(
     train(configure(f"run={tmp_path}/run", "model=transformer", "trainer.max_steps=1"), [])
     capsys.readouterr()
     assert evaluate(tmp_path / "run", probe="inner_loss") == 2
-    said = f"error: probe=inner_loss: {tmp_path}/run has no inner loop: its model is transformer"
-    assert capsys.readouterr().err.splitlines()[-1] == said
+    expected = f"error: probe=inner_loss: {tmp_path}/run has no inner loop: its model is transformer"
+    assert capsys.readouterr().err.splitlines()[-1] == expected
     assert not (tmp_path / "run/inner_loss.parquet").exists()
 
 
-def test_a_diverged_model_ends_with_the_inner_loop_to_blame(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_diverged_model_names_the_inner_loop(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = run / "checkpoints/step-00000002.ckpt"
     checkpoint = torch.load(path, weights_only=True)
     (name,) = (name for name in checkpoint["state_dict"] if "blocks.1" in name and name.endswith("W_init.W1"))

@@ -1,4 +1,4 @@
-"""Evaluation against sums by hand, with a model whose losses are known."""
+"""Evaluation compared with sums by hand, for a model with known losses."""
 
 import math
 from collections.abc import Callable
@@ -50,7 +50,7 @@ def test_loss_by_index_and_perplexity(evaluate: Callable[..., SplitEvaluation]) 
     assert result.perplexity == pytest.approx(math.exp(result.loss))
 
 
-def test_no_more_is_read_than_asked(evaluate: Callable[..., SplitEvaluation]) -> None:
+def test_the_number_of_tokens_is_limited(evaluate: Callable[..., SplitEvaluation]) -> None:
     result = evaluate(100, 100, eval_tokens=12)
     assert (result.sequences, result.documents) == (2, 2)
     assert evaluate(100, eval_tokens=1).sequences == 1

@@ -1,4 +1,4 @@
-"""The reset control against sums by hand, and as ``ttt-eval probe=reset`` shows it."""
+"""The reset control compared with sums by hand, and the output of ``ttt-eval probe=reset``."""
 
 import math
 from collections.abc import Callable
@@ -32,7 +32,7 @@ class Counting(nn.Module):
 
 
 def loss_at(index: int) -> float:
-    """The loss of ``Counting``."""
+    """Return the loss of ``Counting``."""
     return math.log(math.exp(index) + V - 1) - index
 
 
@@ -60,7 +60,7 @@ def test_the_error_is_the_spread_between_documents() -> None:
 
 @pytest.fixture
 def run(configure: Configure, tmp_path: Path) -> Path:
-    """A Transformer after two steps at context 64."""
+    """Train a Transformer for two steps at context 64."""
     train(configure(f"run={tmp_path}/run", "model=transformer", "trainer.max_steps=2"), [])
     return tmp_path / "run"
 
@@ -73,7 +73,7 @@ def test_the_command_adds_to_the_runs_table(run: Path, capsys: pytest.CaptureFix
     before = read_metrics(run / "metrics.parquet").to_pandas()
     capsys.readouterr()
     evaluate(run, probe="reset", reset_every=16)
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     rows = read_metrics(run / "metrics.parquet").to_pandas()
     added = rows[rows["metric"].isin(["loss_reset", "context_gain", "context_gain_error", "reset_every"])]
     assert len(rows) == len(before) + len(added) == len(before) + 2 * 64 + 3
@@ -88,7 +88,7 @@ def test_the_command_adds_to_the_runs_table(run: Path, capsys: pytest.CaptureFix
     scalars = added[added["position"].isna()].set_index("metric")["value"]
     assert scalars["reset_every"] == 16
     assert scalars["context_gain"] == pytest.approx(by_position["context_gain"][16:].mean())
-    assert f"gains {scalars['context_gain']:+.4f} nats/token" in said
+    assert f"gains {scalars['context_gain']:+.4f} nats/token" in output
     written = (run / "metrics.parquet").read_bytes()
     evaluate(run, probe="reset", reset_every=16)
     assert (run / "metrics.parquet").read_bytes() == written
@@ -111,5 +111,5 @@ def test_a_length_of_nothing_is_refused(tmp_path: Path) -> None:
     "settings", [{"probe": "reset"}, {"reset_every": 8}, {"probe": "inner_loss", "reset_every": 8}]
 )
 def test_a_length_goes_with_the_probe(settings: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"reset_every=(None|8): goes with probe=reset, which needs a number of tokens"):
+    with pytest.raises(UserError, match=r"reset_every=(None|8): probe=reset requires a number of tokens"):
         evaluate(tmp_path, **settings)

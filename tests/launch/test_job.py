@@ -77,7 +77,7 @@ class Submitted:
         self.job = Job(folder / "config.yaml", folder / "ends/a.jsonl", "a_sweep", ("seed=0",))
         self.job.config.write_text(yaml.safe_dump(to_plain(config)))
         delayed = DelayedSubmission(self.job)
-        # With so short a time submitit counts every signal as a time limit.
+        # With such a short time submitit treats every signal as a time limit.
         delayed.set_timeout(5, requeues)
         (folder / "submitit").mkdir()
         delayed.dump(folder / "submitit/17_submitted.pkl")
@@ -119,7 +119,7 @@ def submit(configure: Configure, starter: Starter, tmp_path: Path) -> Callable[.
 
 @pytest.fixture
 def in_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the test's process the job."""
+    """Make the test process look like the job."""
     for name, value in ALONE.items():
         monkeypatch.setenv(name, value)
 
@@ -129,7 +129,7 @@ Submit = Callable[..., Submitted]
 
 @pytest.mark.slow
 @pytest.mark.parametrize("when", ["step 5", "evaluation"])
-def test_before_its_time_limit_a_job_saves_and_goes_on(submit: Submit, tmp_path: Path, when: str) -> None:
+def test_before_its_time_limit_a_job_saves_and_resumes(submit: Submit, tmp_path: Path, when: str) -> None:
     job = submit()
     ((code, errors),) = job.start(when, "SIGUSR2")
     assert code == REQUEUED, errors
@@ -153,7 +153,7 @@ def test_before_its_time_limit_a_job_saves_and_goes_on(submit: Submit, tmp_path:
 
 
 @pytest.mark.slow
-def test_a_job_is_queued_again_so_often_and_no_more(submit: Submit) -> None:
+def test_the_number_of_requeues_is_limited(submit: Submit) -> None:
     job = submit(requeues=0)
     ((code, errors),) = job.start("step 5", "SIGUSR2")
     assert code == 1, errors
@@ -161,7 +161,7 @@ def test_a_job_is_queued_again_so_often_and_no_more(submit: Submit) -> None:
     assert job.ends()[-1] == ("failed", f"timed out more often than slurm.requeues allows; {RESUMES}")
 
 
-def test_before_training_the_job_is_queued_again_at_once(submit: Submit) -> None:
+def test_before_training_the_job_is_requeued_at_once(submit: Submit) -> None:
     job = submit()
     ((code, errors),) = job.start("set up", "SIGUSR2")
     assert (code, job.ends()) == (REQUEUED, [("requeued", None)]), errors
@@ -170,20 +170,20 @@ def test_before_training_the_job_is_queued_again_at_once(submit: Submit) -> None
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("says", "code", "status"),
+    ("shown", "code", "status"),
     [
         ("JobState=RUNNING Reason=None PreemptTime=2026-11-22T10:12:00", REQUEUED, "requeued"),
         ("JobState=COMPLETING Reason=None PreemptTime=None", 1, "interrupted"),
     ],
     ids=["preempted", "cancelled"],
 )
-def test_a_preempted_job_goes_on_and_a_cancelled_one_does_not(
-    submit: Submit, tmp_path: Path, says: str, code: int, status: str
+def test_a_preempted_job_resumes_and_a_cancelled_one_does_not(
+    submit: Submit, tmp_path: Path, shown: str, code: int, status: str
 ) -> None:
     """Both get SIGTERM."""
     job, scontrol = submit(), tmp_path / "bin/scontrol"
     scontrol.parent.mkdir()
-    scontrol.write_text(f'#!/bin/sh\n[ "$*" = "show job 99" ] && echo "{says}"\n')
+    scontrol.write_text(f'#!/bin/sh\n[ "$*" = "show job 99" ] && echo "{shown}"\n')
     scontrol.chmod(0o755)
     path = f"{scontrol.parent}:{os.environ['PATH']}"
     ((ended, errors),) = job.start("step 5", "SIGTERM", PATH=path, SLURM_JOB_ID="99")
@@ -199,7 +199,7 @@ def test_a_preempted_job_goes_on_and_a_cancelled_one_does_not(
         ("delete", "run: was deleted while the run wrote there; start it again"),
     ],
 )
-def test_a_job_that_fails_says_why(submit: Submit, what: str, line: str) -> None:
+def test_a_failed_job_records_the_reason(submit: Submit, what: str, line: str) -> None:
     job = submit()
     ((code, errors),) = job.start("step 5", what)
     assert code == 1, errors
@@ -212,7 +212,7 @@ def test_a_job_that_fails_says_why(submit: Submit, what: str, line: str) -> None
 
 
 @pytest.mark.usefixtures("in_a_job")
-def test_what_cannot_be_is_told_in_one_line(submit: Submit, tmp_path: Path) -> None:
+def test_a_mistake_gets_one_line(submit: Submit, tmp_path: Path) -> None:
     def refused(line: str) -> None:
         with pytest.raises(UserError, match=line):
             job.job()
@@ -249,7 +249,7 @@ def test_all_processes_of_a_job_end_together(submit: Submit) -> None:
 
 
 def test_the_signal_is_submitits() -> None:
-    """What is noted while training is what submitit has SLURM send."""
+    """SLURM sends, as submitit requests, the signal that training handles."""
     import submitit
 
     assert submitit.JobEnvironment._usr_sig() == signal.SIGUSR2

@@ -75,7 +75,7 @@ def test_a_run_that_has_no_job(make_sweep: Make, tmp_path: Path) -> None:
     assert only(make_sweep([planned(0, tmp_path)])).state == "not submitted"
 
 
-def test_how_far_a_run_is(make_sweep: Make, program: Program, tmp_path: Path) -> None:
+def test_progress_is_read_from_the_record(make_sweep: Make, program: Program, tmp_path: Path) -> None:
     run = planned(0, tmp_path)
     folder = make_sweep([run])
     submitted(folder, run, "17_3")
@@ -102,7 +102,7 @@ def test_a_run_that_was_stopped_early_on_purpose_is_not_finished(make_sweep: Mak
 
 
 @pytest.mark.parametrize("status", ["failed", "diverged"])
-def test_a_failed_run_says_why(status: str, make_sweep: Make, program: Program, tmp_path: Path) -> None:
+def test_a_failed_run_shows_the_reason(status: str, make_sweep: Make, program: Program, tmp_path: Path) -> None:
     run = planned(0, tmp_path)
     folder = make_sweep([run])
     submitted(folder, run, "17_3")
@@ -140,7 +140,7 @@ def test_a_finished_run_whose_folder_is_gone(make_sweep: Make, program: Program,
     assert only(folder).state == "deleted"
 
 
-def test_a_job_that_accounting_has_not_heard_of(make_sweep: Make, program: Program, tmp_path: Path) -> None:
+def test_a_job_that_accounting_does_not_know(make_sweep: Make, program: Program, tmp_path: Path) -> None:
     run = planned(0, tmp_path)
     folder = make_sweep([run])
     sacct(program, {})
@@ -150,7 +150,7 @@ def test_a_job_that_accounting_has_not_heard_of(make_sweep: Make, program: Progr
     assert only(folder).state == "queued"
 
 
-def test_a_job_that_slurm_is_putting_back_into_its_queue(make_sweep: Make, program: Program, tmp_path: Path) -> None:
+def test_a_job_that_slurm_is_requeueing(make_sweep: Make, program: Program, tmp_path: Path) -> None:
     run = planned(0, tmp_path)
     folder = make_sweep([run])
     submitted(folder, run, "17")
@@ -202,7 +202,7 @@ def test_three_equal_failures_are_enough(
 
 
 def calls_for_status(runs: int, make_sweep: Make, program: Program, folder: Path) -> int:
-    """Return the number of function calls that the status and its table of ``runs`` runs take."""
+    """Return the number of function calls for the status of ``runs`` runs and its table."""
     planned_runs = [planned(number, folder) for number in range(runs)]
     sweep = make_sweep(planned_runs)
     started = runs * 9 // 10
@@ -272,7 +272,7 @@ def test_no_sweep_in_the_folder(tmp_path: Path) -> None:
         sweep_status(SweepFolder(tmp_path))
 
 
-def test_lines_are_added_whole_even_after_one_that_was_cut_off(tmp_path: Path) -> None:
+def test_lines_are_added_whole_even_after_an_incomplete_one(tmp_path: Path) -> None:
     path = tmp_path / "folder" / "lines.jsonl"
     append_lines(path, [{"a": 1}])
     with path.open("a") as file:
@@ -314,7 +314,7 @@ def test_runs_in_other_folders_are_other_runs(make_sweep: Make, program: Program
     assert only(second).state == "not submitted"
 
 
-def test_runs_are_told_apart_by_what_their_ids_do_not_say(tmp_path: Path) -> None:
+def test_runs_are_distinguished_by_overrides_that_are_not_in_their_ids(tmp_path: Path) -> None:
     rates = ("1e-3", "1e-2")
     runs = [
         planned(i, tmp_path, overrides=("size=s1", f"seed={i}", f"recipe.learning_rate={rate}"))

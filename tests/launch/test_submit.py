@@ -1,4 +1,4 @@
-"""What is submitted to SLURM, with a stand-in for sbatch."""
+"""Submissions to SLURM, with a stand-in for sbatch."""
 
 import re
 from collections.abc import Callable
@@ -70,7 +70,7 @@ def normalised(text: str, folder: SweepFolder) -> str:
 
 
 def test_the_script_is_the_golden_one(make_sweep: Make, sbatch: Path, tmp_path: Path) -> None:
-    """Fails on any change of the script that users' clusters get; if the change is intended, update the golden file."""
+    """If a change of the script is intended, update the golden file."""
     runs = [planned(number, tmp_path, nodes=2, devices=4) for number in range(3)]
     folder = make_sweep(runs)
     assert send(folder, runs) == ["job 17: 3 runs"]

@@ -1,4 +1,4 @@
-"""Which checkpoint counts as the newest, and which as none."""
+"""The choice of the newest undamaged checkpoint."""
 
 import hashlib
 from pathlib import Path
@@ -52,7 +52,7 @@ def test_the_newest_counts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [torn, flipped, unfinished, emptied], ids=lambda damage: damage.__name__)
-def test_a_damaged_one_is_reported_and_the_one_before_counts(
+def test_a_damaged_one_is_reported_and_the_previous_one_counts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: object
 ) -> None:
     before, path = put(tmp_path, 2), put(tmp_path, 10)
@@ -67,7 +67,7 @@ def test_a_damaged_one_is_reported_and_the_one_before_counts(
         newest_whole(tmp_path)
 
 
-def test_what_is_set_aside_is_kept_and_counts_no_more(tmp_path: Path) -> None:
+def test_a_checkpoint_that_is_set_aside_is_kept_but_does_not_count(tmp_path: Path) -> None:
     before, path = put(tmp_path, 2), put(tmp_path, 10)
     set_aside(path, "diverged")
     assert checkpoints(tmp_path) == [before]

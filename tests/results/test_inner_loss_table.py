@@ -20,7 +20,7 @@ def layers(number: int = 2, T: int = 3, start: float = 0.0) -> Layers:
     return [{name: start + layer + np.arange(T) / 8 for name in VALUES} for layer in range(number)]
 
 
-def test_what_is_written_is_read(tmp_path: Path) -> None:
+def test_rows_are_read_back(tmp_path: Path) -> None:
     path = tmp_path / "inner_loss.parquet"
     write_inner_loss(path, "a", "validation", 7, layers(), sequences=5)
     rows = read_inner_loss(path).to_pandas()
@@ -54,7 +54,7 @@ def test_another_file_in_its_place_is_refused_by_name(tmp_path: Path) -> None:
     assert path.read_text() == "not a table"
 
 
-def test_all_runs_that_were_looked_into_are_one_table(tmp_path: Path) -> None:
+def test_all_probed_runs_are_one_table(tmp_path: Path) -> None:
     runs = [synthetic["make_run"](tmp_path, seed=seed, steps=2, ctx=8, evaluated=False) for seed in range(3)]
     assert load_results(tmp_path).inner_loss.empty
     assert list(load_results(tmp_path).inner_loss.columns) == SCHEMA.names

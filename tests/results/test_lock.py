@@ -1,4 +1,4 @@
-"""One process writes a folder, whatever becomes of the others."""
+"""Only one process at a time writes a folder, even if processes die."""
 
 import json
 import os
@@ -30,7 +30,7 @@ with lock.locked(folder):
         time.sleep(0.01)
     print("let go")
 """
-"""Holds a folder until a file asks it to let go; on another machine, as far as the lock can tell, if one is named."""
+"""Holds the lock of a folder until a file appears; as if on another machine, if one is named."""
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +48,7 @@ def wait_for(condition: Callable[[], bool], process: "subprocess.Popen[str] | No
 
 
 def start(folder: Path, machine: str = "", **environment: str) -> "subprocess.Popen[str]":
-    """A process that holds the folder."""
+    """Start a process that holds the lock of the folder."""
     command = [sys.executable, "-c", HOLD, str(folder), machine]
     pipe = subprocess.PIPE
     process = subprocess.Popen(command, env=os.environ | environment, stdout=pipe, stderr=pipe, text=True)
@@ -78,7 +78,7 @@ def test_the_holder_is_named_and_leaves_nothing(tmp_path: Path, monkeypatch: pyt
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_failure_lets_go_too(tmp_path: Path) -> None:
+def test_a_failure_also_releases_the_lock(tmp_path: Path) -> None:
     def fail() -> None:
         with locked(tmp_path):
             (tmp_path / "work").touch()
@@ -95,18 +95,18 @@ def test_a_killed_holder_is_replaced_at_once(tmp_path: Path, capsys: pytest.Capt
     with pytest.raises(UserError, match=rf"is being written by process {process.pid} .*\(kill {process.pid} there\)"):
         locked(tmp_path).__enter__()
     process.kill()
-    # Not waited for: a process that has ended and that nobody has asked about is still in the table.
+    # Not waited for, so that the ended process is still in the process table.
     wait_for(lambda: lock._started(process.pid) is None)
     with locked(tmp_path):
         assert holder(tmp_path)["pid"] == os.getpid()
     errors = capsys.readouterr().err
     assert f"taken over from process {process.pid}" in errors
     assert "that process has ended" in errors
-    assert "no sign of it" not in errors
+    assert "no heartbeat" not in errors
     process.communicate()
 
 
-def test_another_process_with_the_same_number_is_another(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_process_with_the_same_id_is_recognised(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with locked(tmp_path):
         state = json.loads((tmp_path / LOCK_FILE).read_text())
     state["holder"]["started"] += 1
@@ -116,21 +116,21 @@ def test_another_process_with_the_same_number_is_another(tmp_path: Path, capsys:
     assert "that process has ended" in capsys.readouterr().err
 
 
-def test_a_holder_elsewhere_lives_as_long_as_it_renews(
+def test_a_holder_on_another_machine_is_alive_while_it_has_a_heartbeat(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     process = start(tmp_path, "another machine")
-    # Long enough for a beat on any machine.
+    # Long enough for a heartbeat on any machine.
     monkeypatch.setattr(lock, "SECONDS_UNTIL_STALE", DEADLINE)
     with pytest.raises(UserError, match=f"is being written by process {process.pid}"):
         locked(tmp_path).__enter__()
-    assert "to see whether it is still there" in capsys.readouterr().err
+    assert "for its heartbeat" in capsys.readouterr().err
     process.kill()
     process.communicate()
     monkeypatch.setattr(lock, "SECONDS_UNTIL_STALE", 1.0)
     with locked(tmp_path):
         pass
-    assert "no sign of it for 1 s" in capsys.readouterr().err
+    assert "no heartbeat for 1 s" in capsys.readouterr().err
 
 
 def test_a_job_that_starts_again_takes_its_folder_back(
@@ -147,8 +147,8 @@ def test_a_job_that_starts_again_takes_its_folder_back(
     assert "its job was started again" in capsys.readouterr().err
 
 
-def test_who_was_taken_over_writes_nothing_more(tmp_path: Path) -> None:
-    """A process that stood still for a minute, on a machine that cannot be asked."""
+def test_a_process_that_lost_its_lock_writes_nothing_more(tmp_path: Path) -> None:
+    """The process was suspended for a minute on another machine."""
     process = start(tmp_path, "another machine")
     process.send_signal(signal.SIGSTOP)
     with locked(tmp_path):
@@ -160,7 +160,7 @@ def test_who_was_taken_over_writes_nothing_more(tmp_path: Path) -> None:
     assert f"was taken over by process {os.getpid()}" in errors
 
 
-def test_of_many_that_take_over_one_wins(tmp_path: Path) -> None:
+def test_only_one_of_several_processes_takes_a_stale_lock(tmp_path: Path) -> None:
     dead = start(tmp_path)
     dead.kill()
     dead.communicate()
@@ -169,13 +169,13 @@ def test_of_many_that_take_over_one_wins(tmp_path: Path) -> None:
     takers = [subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) for _ in range(6)]
     wait_for(lambda: sum(taker.poll() is None for taker in takers) == 1)
     (tmp_path / "let go").touch()
-    told = [taker.communicate(timeout=DEADLINE) for taker in takers]
-    assert [output for output, _ in told if output] == ["let go\n"]
-    assert sum("taken over from" in errors for _, errors in told) == 1
-    assert sum("is being written by" in errors for _, errors in told) == 5
+    outputs = [taker.communicate(timeout=DEADLINE) for taker in takers]
+    assert [output for output, _ in outputs if output] == ["let go\n"]
+    assert sum("taken over from" in errors for _, errors in outputs) == 1
+    assert sum("is being written by" in errors for _, errors in outputs) == 5
 
 
-def test_a_deleted_folder_is_not_made_again(tmp_path: Path) -> None:
+def test_a_deleted_folder_is_not_created_again(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     with locked(folder):
         for file in folder.iterdir():
@@ -186,7 +186,7 @@ def test_a_deleted_folder_is_not_made_again(tmp_path: Path) -> None:
     assert not folder.exists()
 
 
-def test_a_folder_that_cannot_be_is_named(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"file/run: cannot be written \(Not a directory\)"):
         locked(tmp_path / "file/run").__enter__()

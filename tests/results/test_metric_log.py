@@ -61,7 +61,7 @@ def test_a_repeated_evaluation_replaces_the_former(tmp_path: Path) -> None:
     assert pq.read_table(log.path).column("value").to_pylist() == [1.0]
 
 
-def test_positions_and_values_must_be_as_many(tmp_path: Path) -> None:
+def test_positions_and_values_must_have_equal_lengths(tmp_path: Path) -> None:
     log = MetricLog("run", tmp_path / "metrics.parquet")
     with pytest.raises(ValueError, match="shorter"):
         log.add_many("validation", 1, "loss", [1.0, 2.0], "nats/token", positions=[1])

@@ -42,7 +42,7 @@ def test_no_commit_is_no_state(checkout: Path) -> None:
     assert git_state(checkout / "package") is None
 
 
-def test_a_package_that_lies_untracked_in_another_checkout_has_no_state(checkout: Path) -> None:
+def test_an_untracked_package_in_another_checkout_has_no_state(checkout: Path) -> None:
     git(checkout, "commit", "--allow-empty", "-m", "another project")
     assert git_state(checkout / "package") is None
 

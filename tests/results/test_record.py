@@ -37,7 +37,7 @@ def test_every_key_of_the_schema_is_in_the_file(tmp_path: Path, record: Record) 
     ],
 )
 def test_other_schemas_are_refused(tmp_path: Path, record: Record, change: dict[str, object], message: str) -> None:
-    """``...`` takes a key away."""
+    """``...`` removes a key."""
     path = tmp_path / "record.json"
     changed = {key: value for key, value in (record | change).items() if value is not ...}
     path.write_text(json.dumps(changed))
@@ -76,7 +76,7 @@ def test_a_failing_write_leaves_the_old_record(tmp_path: Path, record: Record, m
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_file_in_the_place_of_a_folder_is_the_users_error(tmp_path: Path, record: Record) -> None:
+def test_a_file_instead_of_a_folder_is_a_user_error(tmp_path: Path, record: Record) -> None:
     (tmp_path / "run").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         write_record(tmp_path / "run" / "record.json", record)

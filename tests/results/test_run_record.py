@@ -1,4 +1,4 @@
-"""The owner of a record: what it notes, and when it writes."""
+"""``RunRecord``: its updates, and when it writes the file."""
 
 import json
 import time
@@ -72,7 +72,7 @@ def test_a_resumed_run_has_no_former_results(folder: RunFolder, content: Record)
     assert (found["overrides"], found["label"]) == (["seed=0"], {"method": "TTT-MLP"})
 
 
-def test_another_process_than_the_first_writes_nothing(folder: RunFolder, content: Record) -> None:
+def test_only_the_first_process_writes(folder: RunFolder, content: Record) -> None:
     record = RunRecord(folder, content, writes=False)
     record.step(1)
     record.saved("step-00000001.ckpt")
@@ -80,7 +80,7 @@ def test_another_process_than_the_first_writes_nothing(folder: RunFolder, conten
     assert not folder.record.exists()
 
 
-def test_a_deleted_folder_is_not_made_again(folder: RunFolder, content: Record) -> None:
+def test_a_deleted_folder_is_not_created_again(folder: RunFolder, content: Record) -> None:
     record = RunRecord(RunFolder(folder.path / "gone"), content)
     with pytest.raises(UserError, match="gone: was deleted while the run wrote there; start it again"):
         record.saved("step-00000001.ckpt")

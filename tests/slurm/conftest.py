@@ -39,7 +39,7 @@ class Cluster:
     def environment(self) -> dict[str, str]:
         return os.environ | {"SLURM_CONF": str(self.folder / "etc/slurm.conf")}
 
-    def ask(self, *command: str) -> str:
+    def call(self, *command: str) -> str:
         """Run one of SLURM's commands and return its output."""
         done = subprocess.run(command, env=self.environment, capture_output=True, text=True)
         assert done.returncode == 0, f"{command}: {done.stderr}"
@@ -50,7 +50,7 @@ class Cluster:
         return int((self.folder / f"run/{name}.pid").read_text())
 
     def lives(self, process: int) -> bool:
-        """Return whether a daemon runs; in a container an ended one stays as a zombie."""
+        """Return whether a daemon runs; in a container an ended daemon remains as a zombie."""
         try:
             return "\nState:\tZ" not in Path(f"/proc/{process}/status").read_text()
         except OSError:
@@ -169,7 +169,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    # Not in pytest's temporary folder, which only its owner may enter: munge requires a path that is open to all.
+    # Not in pytest's temporary folder, which only its owner may enter: munge requires a path open to all users.
     work = Path(tempfile.mkdtemp(prefix="ttt-slurm-"))
     work.chmod(0o755)
     folder = work / "cluster"
@@ -194,7 +194,7 @@ def start(folder: Path) -> None:
 
 @pytest.fixture(scope="session")
 def sweep(cluster: Cluster, starter: Starter, tiny: list[str]) -> Callable[..., Sweep]:
-    """Return a function that makes a sweep of tiny runs, with a runs folder of its own."""
+    """Return a function that makes a sweep of tiny runs with a separate runs folder."""
 
     def make(name: str, *base: str, runs: str = "", rules: list[Any] | None = None, **axes: list[Any]) -> Sweep:
         file = cluster.work / f"{name}.yaml"

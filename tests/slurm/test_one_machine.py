@@ -95,7 +95,7 @@ def test_nothing_to_stop(
     assert tmp_path.exists()
 
 
-def test_removing_leaves_what_is_not_its_own(script: ModuleType, tmp_path: Path) -> None:
+def test_removing_leaves_other_files(script: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "state").mkdir()
     (tmp_path / "notes.txt").write_text("mine")
     script.Cluster(tmp_path, nodes=0, port=0).remove()

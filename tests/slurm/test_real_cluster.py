@@ -53,7 +53,7 @@ def six(sweep: Callable[..., Any]) -> Any:
 
 @pytest.fixture(scope="module")
 def sweeps(sweep: Callable[..., Any]) -> Sweeps:
-    """All other sweeps, among them one run in six folders: undisturbed on this machine, and disturbed in five ways."""
+    """All other sweeps, with one run in six folders: undisturbed on this machine, and disturbed in five ways."""
     same = ("whole", "limited", "preempted", "lost", "killed", "cancelled")
     made = {name: sweep("run", *DISTURBED, runs=name, seed=[7]) for name in same}
     made["child"] = sweep("child", recipe=["paper", "finetune"], rules=[PRETRAINED])
@@ -66,7 +66,7 @@ def sweeps(sweep: Callable[..., Any]) -> Sweeps:
         "broken": ([], 0),
         "killed": ([], SLOW),
         "cancelled": ([], SLOW),
-        # Each gets a whole node, so that disturbing the node harms no other run.
+        # Each run gets a whole node, so that disturbing the node harms no other run.
         "preempted": (["slurm.cpus_per_task=4"], SLOW),
         "lost": (["slurm.cpus_per_task=4"], SLOW),
     }
@@ -79,7 +79,7 @@ def sweeps(sweep: Callable[..., Any]) -> Sweeps:
 
 def state(cluster: Any, job: str) -> str:
     """Return SLURM's state of a job."""
-    return cluster.ask("sacct", "--allocations", "--noheader", "--parsable2", f"--jobs={job}", "--format=State")
+    return cluster.call("sacct", "--allocations", "--noheader", "--parsable2", f"--jobs={job}", "--format=State")
 
 
 def assert_ends_as_the_whole_run(disturbed: Any, whole: Any) -> None:
@@ -110,7 +110,7 @@ def test_the_controller_is_restarted(six: Any) -> None:
     six.wait_for(lambda: not cluster.lives(old), "the controller ends")
     assert set(six.states().values()) <= {"queued", "running", "finished"}, "accounting answers for it"
     subprocess.run(["slurmctld"], env=cluster.environment, check=True)
-    six.wait_for(lambda: "idle" in cluster.ask("sinfo", "--noheader", "--format=%T,%n"), "the controller is back")
+    six.wait_for(lambda: "idle" in cluster.call("sinfo", "--noheader", "--format=%T,%n"), "the controller is back")
 
 
 @pytest.fixture(scope="module")
@@ -120,17 +120,17 @@ def disturbed(sweeps: Sweeps) -> str:
     for name in ("preempted", "lost"):
         (run,) = sweeps[name].planned()
         sweeps[name].wait_for_step(run, 20)
-        node[name] = cluster.ask("squeue", "--noheader", f"--job={sweeps[name].jobs()[0]['job_id']}", "--format=%N")
+        node[name] = cluster.call("squeue", "--noheader", f"--job={sweeps[name].jobs()[0]['job_id']}", "--format=%N")
         assert node[name], "it runs"
     job = ["--partition=urgent", f"--nodelist={node['preempted']}", "--output=/dev/null", "--wrap=true"]
-    urgent = cluster.ask("sbatch", "--parsable", *job)
-    cluster.ask("scontrol", "update", f"nodename={node['lost']}", "state=down", "reason=test")
+    urgent = cluster.call("sbatch", "--parsable", *job)
+    cluster.call("scontrol", "update", f"nodename={node['lost']}", "state=down", "reason=test")
     for name in ("killed", "cancelled"):
         (run,) = sweeps[name].planned()
         sweeps[name].wait_for_step(run, 20)
     sweeps["killed"].kill(sweeps["killed"].jobs()[0]["job_id"])
     assert "1 cancelled" in sweeps["cancelled"].command("cancel")
-    cluster.ask("scontrol", "update", f"nodename={node['lost']}", "state=resume")
+    cluster.call("scontrol", "update", f"nodename={node['lost']}", "state=resume")
     return urgent
 
 
@@ -139,7 +139,7 @@ def test_a_killed_run_is_seen_and_retried_to_the_same_end(sweeps: Sweeps) -> Non
     killed = sweeps["killed"]
     (run,) = killed.planned()
     killed.wait_for(lambda: killed.only()["state"] == "killed", "accounting reports it")
-    assert killed.record(run)["status"] == "running", "it had no time to say anything"
+    assert killed.record(run)["status"] == "running", "it had no time to write its record"
     assert "1 submitted" in killed.command("retry")
     assert len(killed.jobs()) == 2
     assert_ends_as_the_whole_run(killed, sweeps["whole"])
@@ -158,7 +158,7 @@ def test_a_cancelled_run_stays_so_until_it_is_submitted_again(sweeps: Sweeps) ->
     assert_ends_as_the_whole_run(cancelled, sweeps["whole"])
 
 
-def test_a_preempted_run_goes_on(sweeps: Sweeps, disturbed: str) -> None:
+def test_a_preempted_run_resumes(sweeps: Sweeps, disturbed: str) -> None:
     preempted = sweeps["preempted"]
     assert_ends_as_the_whole_run(preempted, sweeps["whole"])
     assert_queued_again(preempted)
@@ -166,7 +166,7 @@ def test_a_preempted_run_goes_on(sweeps: Sweeps, disturbed: str) -> None:
 
 
 @pytest.mark.usefixtures("disturbed")
-def test_a_run_goes_on_after_its_node_failed(sweeps: Sweeps) -> None:
+def test_a_run_resumes_after_its_node_failed(sweeps: Sweeps) -> None:
     assert_ends_as_the_whole_run(sweeps["lost"], sweeps["whole"])
     assert_queued_again(sweeps["lost"])
 
@@ -199,7 +199,7 @@ def test_a_run_that_diverges_ends_with_its_message(sweeps: Sweeps) -> None:
         ("account", "Invalid account or account/partition combination"),
     ],
 )
-def test_what_the_cluster_refuses_is_said_in_its_words(sweep: Callable[..., Any], key: str, message: str) -> None:
+def test_an_error_of_the_cluster_is_passed_on(sweep: Callable[..., Any], key: str, message: str) -> None:
     refused = sweep("refused", runs=f"refused_{key}", seed=[0])
     done = refused.run("submit", "slurm=one_machine", f"slurm.{key}=nowhere")
     assert done.returncode == 2
@@ -217,11 +217,11 @@ def test_a_run_on_two_nodes(sweeps: Sweeps, six: Any) -> None:
     assert record["device"]["count"] == 2
     (job,) = [submitted["job_id"] for submitted in nodes.jobs()]
     nodes.wait_for(lambda: state(nodes.cluster, job) == "COMPLETED", "its job ends")
-    assert nodes.cluster.ask("sacct", "-X", "-n", "-P", f"--jobs={job}", "--format=NNodes") == "2"
+    assert nodes.cluster.call("sacct", "-X", "-n", "-P", f"--jobs={job}", "--format=NNodes") == "2"
     six.wait_until_finished()
-    alone = next(six.record(run) for run in six.planned() if {"model=transformer", "seed=0"} <= set(run["overrides"]))
-    assert record["steps"] == alone["steps"]
-    assert record["results"]["validation"]["loss"] == pytest.approx(alone["results"]["validation"]["loss"], rel=1e-3)
+    single = next(six.record(run) for run in six.planned() if {"model=transformer", "seed=0"} <= set(run["overrides"]))
+    assert record["steps"] == single["steps"]
+    assert record["results"]["validation"]["loss"] == pytest.approx(single["results"]["validation"]["loss"], rel=1e-3)
 
 
 def test_a_child_waits_for_its_parent(sweeps: Sweeps) -> None:
@@ -236,7 +236,7 @@ def test_a_child_waits_for_its_parent(sweeps: Sweeps) -> None:
     assert set(family.states().values()) == {"finished"}
 
 
-def test_a_run_goes_on_after_its_time_limit(sweeps: Sweeps) -> None:
+def test_a_run_resumes_after_its_time_limit(sweeps: Sweeps) -> None:
     limited = sweeps["limited"]
     (run,) = limited.planned()
     assert_ends_as_the_whole_run(limited, sweeps["whole"])

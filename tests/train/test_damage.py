@@ -36,7 +36,7 @@ def damage(path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_damaged_checkpoint_costs_only_the_steps_after_the_one_before(
+def test_a_damaged_checkpoint_costs_only_the_steps_after_the_previous_one(
     configure: Configure, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     common = ["trainer.checkpoint_every=3", "ckpt=last"]
@@ -58,7 +58,7 @@ def test_a_damaged_checkpoint_costs_only_the_steps_after_the_one_before(
     assert not list((tmp_path / "run").rglob("*.partial"))
 
 
-def test_a_run_without_a_whole_checkpoint_is_refused_and_left_alone(configure: Configure, tmp_path: Path) -> None:
+def test_a_run_without_an_undamaged_checkpoint_is_refused_and_unchanged(configure: Configure, tmp_path: Path) -> None:
     train(configure(f"run={tmp_path}/run", "trainer.max_steps=2"), [])
     damage(tmp_path / "run/checkpoints/step-00000002.ckpt")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
@@ -68,10 +68,10 @@ def test_a_run_without_a_whole_checkpoint_is_refused_and_left_alone(configure: C
 
 
 @pytest.mark.slow
-def test_nothing_goes_on_from_what_diverged(
+def test_nothing_resumes_from_a_diverged_checkpoint(
     configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not even where there is no good checkpoint: the run starts over."""
+    """Without a good checkpoint the run starts over."""
     step = TrainingModule.training_step
 
     def poisoned(self: TrainingModule, windows: torch.Tensor, batch_idx: int) -> torch.Tensor:
@@ -125,7 +125,7 @@ def test_a_disk_that_fills_up_leaves_earlier_checkpoints(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk with room for two checkpoints of a tiny run and not for three."""
+    """Mount a disk with room for two checkpoints of a tiny run but not for three."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=440k", "tmpfs", str(disk)], capture_output=True)
@@ -142,7 +142,7 @@ def test_a_real_disk_that_fills_up(
 ) -> None:
     load_corpus(configure().data, False)
     more = [f"run={small_disk}/run", "trainer.checkpoint_every=1", "size.blocks=2", *shape]
-    # A file, from which Lightning starts the second process.
+    # Lightning starts the second process from a file.
     (program := small_disk.with_name("train.py")).write_text(TRAIN)
     done = starter.run(TRAIN, [*tiny, *more], name=str(program))
     print(f"\n{done.stderr}")

@@ -1,4 +1,4 @@
-"""Which device and precision a configuration means, on machines with and without a GPU."""
+"""Device and precision of a configuration, on machines with and without a GPU."""
 
 import pytest
 import torch
@@ -20,14 +20,12 @@ def machine(monkeypatch: pytest.MonkeyPatch, cuda: bool, mps: bool, bf16: bool =
     ("cuda", "mps", "chosen"),
     [(True, False, "cuda"), (False, True, "mps"), (False, False, "cpu"), (True, True, "cuda")],
 )
-def test_auto_takes_a_gpu_where_there_is_one(
-    monkeypatch: pytest.MonkeyPatch, cuda: bool, mps: bool, chosen: str
-) -> None:
+def test_auto_takes_a_gpu_if_there_is_one(monkeypatch: pytest.MonkeyPatch, cuda: bool, mps: bool, chosen: str) -> None:
     machine(monkeypatch, cuda, mps)
     assert choose_device("auto", "trainer.device").type == chosen
 
 
-def test_a_device_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unavailable_device_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     machine(monkeypatch, cuda=False, mps=False)
     with pytest.raises(UserError, match=r"trainer.device=cuda: torch finds no such device here; cpu always runs"):
         choose_device("cuda", "trainer.device")

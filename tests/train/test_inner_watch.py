@@ -1,4 +1,4 @@
-"""Inner loops that grow or diverge while a model trains: who says so, where, and that looking changes nothing."""
+"""Inner loops that grow or diverge during training: they are reported, and probing changes nothing."""
 
 import json
 from collections.abc import Callable
@@ -26,7 +26,7 @@ def as_lines(warnings: dict[str, str]) -> list[str]:
     return [f"{subject}: {text}" for subject, text in warnings.items()]
 
 
-def test_growth_is_told_once_in_each_place(
+def test_growth_is_reported_once_for_each_inner_loop(
     configure: Configure, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     common = [f"run={tmp_path}/run", *UNSTABLE, "model.eta_base=20", "recipe.learning_rate=7e-3"]
@@ -52,7 +52,7 @@ def test_a_run_that_learns_has_no_warnings(
     assert "warnings" not in record(tmp_path / "run")
 
 
-def test_looking_changes_nothing(configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_probing_changes_nothing(configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     common = ["trainer.checkpoint_every=2", "model=ttt_mlp"]
     looks: list[int] = []
     found = InnerWatch._found
@@ -60,8 +60,8 @@ def test_looking_changes_nothing(configure: Configure, tmp_path: Path, monkeypat
     train(configure(f"run={tmp_path}/watched", *common), [])
     assert looks == [2, 4, 6, 8, 10, 12]
     monkeypatch.setattr(InnerWatch, "_found", lambda *_: {})
-    train(configure(f"run={tmp_path}/alone", *common), [])
-    runs = [tmp_path / name for name in ("watched", "alone")]
+    train(configure(f"run={tmp_path}/unwatched", *common), [])
+    runs = [tmp_path / name for name in ("watched", "unwatched")]
     assert len({(run / "metrics.parquet").read_bytes() for run in runs}) == 1
     mine, theirs = (torch.load(run / "checkpoints/step-00000012.ckpt", weights_only=True)["state_dict"] for run in runs)
     assert all(torch.equal(value, theirs[name]) for name, value in mine.items())

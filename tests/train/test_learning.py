@@ -1,4 +1,4 @@
-"""Training really learns: the loss on real text falls below what any model without context can reach."""
+"""Training learns: the loss on real text falls below that of any model without context."""
 
 import json
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from ttt.data.corpus import load_corpus
 
 
 def unigram_loss(config: TrainConfig) -> float:
-    """Cross entropy in nats on validation of the tokens' frequencies in training, the best that ignores context."""
+    """Return the validation loss in nats of token frequencies in training, the best model without context."""
     corpus = load_corpus(config.data, show_progress=False)
     counts = np.bincount(corpus.splits["train"].tokens[:], minlength=corpus.vocab_size) + 1.0
     return float(-np.log(counts / counts.sum())[corpus.splits["validation"].tokens[:]].mean())
@@ -25,7 +25,7 @@ def unigram_loss(config: TrainConfig) -> float:
     [
         ["model=ttt_linear"],
         ["model=ttt_mlp"],
-        # In the Transformer backbone with its normaliser it averages over all tokens before, and learns slowly.
+        # With its normaliser in the Transformer backbone, it averages over all previous tokens and learns slowly.
         ["model=linear_attention", "backbone=mamba"],
         ["model=transformer"],
         ["model=mamba"],

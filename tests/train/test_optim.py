@@ -47,7 +47,7 @@ def test_only_matrices_decay(configure: Configure, model: str) -> None:
     assert "embedding.weight" in decayed_names
 
 
-def test_clipping_returns_the_norm_before(configure: Configure) -> None:
+def test_clipping_returns_the_norm_before_clipping(configure: Configure) -> None:
     model = model_of(configure())
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
@@ -58,7 +58,7 @@ def test_clipping_returns_the_norm_before(configure: Configure) -> None:
 
 
 def test_decay_is_the_same_once_parameters_are_flat_shards(configure: Configure) -> None:
-    """What FSDP does to names and shapes, without FSDP, which wants a GPU."""
+    """Change names and shapes as FSDP does, because FSDP needs a GPU."""
     config = configure()
     built = model_of(config)
     decayed = decayed_parameters(built)

@@ -1,4 +1,4 @@
-"""Runs that start from the weights of another one, and what they refuse."""
+"""Runs that start from the weights of another run, and refused parents."""
 
 import hashlib
 import json
@@ -34,14 +34,14 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def parent(tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Transformer after 10 steps of 256 tokens at a context of 64."""
+    """Train a Transformer for 10 steps of 256 tokens at a context of 64."""
     folder = tmp_path_factory.mktemp("parents") / "transformer"
     run_command(["model=transformer", f"run={folder}", "recipe.steps=10"], tiny)
     return folder
 
 
 def run_command(arguments: list[str], tiny: list[str]) -> int | str | None:
-    """``ttt-train`` in this process; its exit code."""
+    """Run ``ttt-train`` in this process; return its exit code."""
     GlobalHydra.instance().clear()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["ttt-train", *tiny, *arguments])
@@ -53,16 +53,16 @@ def run_command(arguments: list[str], tiny: list[str]) -> int | str | None:
 
 
 def machine(tiny: list[str]) -> list[str]:
-    """The tiny overrides that a child does not have from its parent."""
+    """Return the overrides of a tiny run that a child does not inherit from its parent."""
     return [override for override in tiny if override.startswith(("trainer.", "data.cache_dir"))]
 
 
 def test_finetuning_at_another_context(parent: Path, tiny: list[str], tmp_path: Path) -> None:
-    """Model, size and data are the parent's unasked; the tokens are a fifth of its, in steps of their own length."""
-    asked = ["recipe=finetune", f"from={parent}", "ctx.length=128", "recipe.tokens_per_step=128"]
+    """Model, size and data are inherited; the tokens are a fifth of the parent's, in steps of another size."""
+    overrides = ["recipe=finetune", f"from={parent}", "ctx.length=128", "recipe.tokens_per_step=128"]
     more = ["model.rope_base=50000", "recipe.learning_rate=1e-30", "recipe.final_learning_rate=0"]
     still = ["recipe.weight_decay=0"]
-    assert run_command([*asked, *more, *still, f"run={tmp_path}/child"], machine(tiny)) == 0
+    assert run_command([*overrides, *more, *still, f"run={tmp_path}/child"], machine(tiny)) == 0
     written = read_record(tmp_path / "child/record.json")
     ours, theirs = written["config"], read_record(parent / "record.json")["config"]
     assert (ours["size"], ours["backbone"]) == (theirs["size"], theirs["backbone"])
@@ -77,19 +77,19 @@ def test_finetuning_at_another_context(parent: Path, tiny: list[str], tmp_path: 
         torch.testing.assert_close(value, before[name], rtol=0, atol=1e-12, msg=f"{name}: the weights are the parent's")
 
 
-def test_plain_continuation_goes_on_learning(parent: Path, tiny: list[str], tmp_path: Path) -> None:
-    asked = ["recipe=finetune", f"from={parent}", "recipe.steps=10", "recipe.learning_rate=3e-3"]
-    assert run_command([*asked, "recipe.tokens_per_step=256", f"run={tmp_path}/child"], machine(tiny)) == 0
+def test_continued_training_keeps_learning(parent: Path, tiny: list[str], tmp_path: Path) -> None:
+    overrides = ["recipe=finetune", f"from={parent}", "recipe.steps=10", "recipe.learning_rate=3e-3"]
+    assert run_command([*overrides, "recipe.tokens_per_step=256", f"run={tmp_path}/child"], machine(tiny)) == 0
     before, after = (read_record(path / "record.json") for path in (parent, tmp_path / "child"))
     assert after["config"]["ctx"] == before["config"]["ctx"]
     assert after["results"]["validation"]["loss"] < before["results"]["validation"]["loss"]
 
 
 def test_another_parent_is_another_run(configure: Configure, parent: Path) -> None:
-    asked = ["model=transformer", "recipe=finetune", f"parent.run={parent}", "recipe.steps=0"]
+    overrides = ["model=transformer", "recipe=finetune", f"parent.run={parent}", "recipe.steps=0"]
     ids = []
     for change in [[], ["trainer.max_steps=1"], ["recipe.learning_rate=1e-3"]]:
-        config = plan_run(configure(*asked, *change), []).config
+        config = plan_run(configure(*overrides, *change), []).config
         assert check(config).schedule_steps == 2
         ids.append(run_id(config))
     assert ids[0] == ids[1] != ids[2]
@@ -104,7 +104,7 @@ def test_another_parent_is_another_run(configure: Configure, parent: Path) -> No
 
 
 def test_a_child_is_planned_before_its_parent_is_trained(configure: Configure, parent: Path, tmp_path: Path) -> None:
-    """As the run it will be: same id, same steps, same order of the data."""
+    """With the same id, steps and order of the data as after the parent's training."""
     finetune = ["model=transformer", "recipe=finetune", "recipe.steps=0", "ctx.length=32"]
     whole = configure("model=transformer", "recipe.steps=10")
     child = with_parent(configure(*finetune), planned_parent(whole, tmp_path / "not yet there"))
@@ -126,28 +126,28 @@ def test_a_child_is_planned_before_its_parent_is_trained(configure: Configure, p
     later = plan_run(configure(*finetune, "recipe.clip=2", f"parent.run={tmp_path}/child"), []).config
     assert run_id(planned) == run_id(later)
     wide = configure("model=transformer", "size.width=32")
-    with pytest.raises(UserError, match=r"from=.*: holds another model than requested: size.width=16, not 32"):
+    with pytest.raises(UserError, match=r"from=.*: contains another model than requested: size.width=16, not 32"):
         with_parent(configure(*finetune), planned_parent(wide, tmp_path / "wide"))
 
 
 def test_a_parent_that_is_not_as_planned_is_refused(configure: Configure, parent: Path) -> None:
-    asked = ["model=transformer", "recipe=finetune", f"parent.run={parent}"]
+    overrides = ["model=transformer", "recipe=finetune", f"parent.run={parent}"]
     longest = configure("model=transformer", "recipe.steps=20")
-    longer = with_parent(configure(*asked), planned_parent(longest, parent))
-    with pytest.raises(UserError, match=r"from=.*: holds transformer-.*, not transformer-.* as planned; plan again"):
+    longer = with_parent(configure(*overrides), planned_parent(longest, parent))
+    with pytest.raises(UserError, match=r"from=.*: contains transformer-.*, not transformer-.* as planned; plan again"):
         plan_run(longer, [])
     whole = configure("model=transformer", "recipe.steps=10")
-    further = with_parent(configure(*asked), planned_parent(whole, parent))
+    further = with_parent(configure(*overrides), planned_parent(whole, parent))
     further.parent.steps = 20
     with pytest.raises(UserError, match=r"from=.*: has done 10 steps, not 20 as planned; train it to there"):
         plan_run(further, [])
 
 
-def test_a_child_goes_on_whatever_becomes_of_its_parents_weights(configure: Configure, tmp_path: Path) -> None:
-    """It has its own by then; the record keeps which ones it began with."""
+def test_a_child_resumes_after_its_parents_weights_have_changed(configure: Configure, tmp_path: Path) -> None:
+    """By then it has its own weights; the record has the digest of the initial ones."""
     train(configure("model=transformer", f"run={tmp_path}/parent", "trainer.max_steps=10"), [])
-    asked = ["model=transformer", "recipe=finetune", f"parent.run={tmp_path}/parent", f"run={tmp_path}/child"]
-    train(configure(*asked, "trainer.max_steps=1"), [])
+    overrides = ["model=transformer", "recipe=finetune", f"parent.run={tmp_path}/parent", f"run={tmp_path}/child"]
+    train(configure(*overrides, "trainer.max_steps=1"), [])
     began = read_record(tmp_path / "child/record.json")["config"]["parent"]["weights"]
     (checkpoint,) = checkpoints(tmp_path / "parent/checkpoints")
     state = torch.load(checkpoint, weights_only=True)
@@ -155,7 +155,7 @@ def test_a_child_goes_on_whatever_becomes_of_its_parents_weights(configure: Conf
     torch.save(state, checkpoint)
     digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
     write_digest(checkpoint, digest)
-    train(configure(*asked, "ckpt=last"), [])
+    train(configure(*overrides, "ckpt=last"), [])
     written = read_record(tmp_path / "child/record.json")
     assert (written["status"], written["steps"]) == ("finished", 12)
     assert written["config"]["parent"]["weights"] == began != digest
@@ -175,7 +175,7 @@ def test_children_of_seeds_are_seeds(configure: Configure, parent: Path, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("asked", "differences"),
+    ("overrides", "differences"),
     [
         (["model=ttt_linear"], ["model.name=ttt_linear, not transformer", "model.mini_batch_size=16, not None"]),
         (["size=s2"], ["size.width=", "size.blocks=", "not 16"]),
@@ -190,10 +190,10 @@ def test_another_model_is_refused_with_its_differences(
     tiny: list[str],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-    asked: list[str],
+    overrides: list[str],
     differences: list[str],
 ) -> None:
-    arguments = ["recipe=finetune", f"from={parent}", f"run={tmp_path}/child", *asked]
+    arguments = ["recipe=finetune", f"from={parent}", f"run={tmp_path}/child", *overrides]
     assert run_command(arguments, machine(tiny)) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: from={parent}: ")
@@ -201,7 +201,7 @@ def test_another_model_is_refused_with_its_differences(
     assert not (tmp_path / "child").exists()
 
 
-def test_a_parent_that_is_none_is_named(
+def test_an_invalid_parent_is_named(
     configure: Configure, parent: Path, tiny: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "bare").mkdir()
@@ -220,7 +220,7 @@ def test_a_parent_that_is_none_is_named(
 
 @pytest.mark.usefixtures("configure")
 @pytest.mark.parametrize("value", ["a'b", "1,2", "null", "12", "", "a=b", "{c}", "back\\slash"])
-def test_inherited_values_come_through_as_they_are(parent: Path, value: str) -> None:
+def test_inherited_values_are_unchanged(parent: Path, value: str) -> None:
     config: dict[str, Any] = json.loads((parent / "record.json").read_text())["config"]
     config["data"] |= {"packages": [value, "networkx"], "column": value}
     back = compose("train", inherited(config, {"model"}))

@@ -1,4 +1,4 @@
-"""Runs whose processes a launcher has started, as SLURM and torchrun do it."""
+"""Runs whose processes a launcher such as SLURM or torchrun has started."""
 
 import json
 import socket
@@ -25,9 +25,9 @@ TORCHRUN_TASK = {"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4"}
 
 
 @pytest.fixture(autouse=True)
-def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in {*SRUN, *TORCHRUN, *SRUN_TASK, "MASTER_ADDR", "MASTER_PORT"}:
-        # Set first, so that what the code under test sets is undone too.
+        # Set first, so that pytest also undoes changes by the code under test.
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
 
@@ -42,7 +42,7 @@ def shape(devices: int, nodes: int) -> TrainerConfig:
 
 
 @pytest.mark.parametrize(
-    ("variables", "found", "place", "environment"),
+    ("variables", "found", "expected_rank", "environment"),
     [
         ({}, None, 0, LightningEnvironment),
         ({"LOCAL_RANK": "1", "WORLD_SIZE": "2", "NODE_RANK": "0"}, None, 1, LightningEnvironment),
@@ -52,19 +52,19 @@ def shape(devices: int, nodes: int) -> TrainerConfig:
         (TORCHRUN_TASK, "torchrun", 3, TorchElasticEnvironment),
         ({**SRUN_TASK, **TORCHRUN_TASK, "RANK": "2"}, "torchrun", 2, TorchElasticEnvironment),
     ],
-    ids=["alone", "started by the first", "srun", "one task", "batch script", "torchrun", "torchrun below srun"],
+    ids=["no launcher", "started by the first", "srun", "one task", "batch script", "torchrun", "torchrun below srun"],
 )
-def test_who_started_this_process(
-    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], found: str | None, place: int, environment: type
+def test_the_launcher_is_recognised(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], found: str | None, expected_rank: int, environment: type
 ) -> None:
     put(monkeypatch, variables)
-    assert (launcher(), rank()) == (found, place)
+    assert (launcher(), rank()) == (found, expected_rank)
     chosen = cluster_environment()
     assert type(chosen) is environment
     assert not getattr(chosen, "auto_requeue", False), "one owner of the requeue, and that is not Lightning"
 
 
-def test_the_rendezvous_is_slurms_unless_something_else_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_rendezvous_is_slurms_unless_the_environment_names_another(monkeypatch: pytest.MonkeyPatch) -> None:
     put(monkeypatch, {**SRUN_TASK, "SLURM_JOB_ID": "1234"})
     assert (cluster_environment().main_address, cluster_environment().main_port) == ("node1", 16234)
     put(monkeypatch, {"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500"})
@@ -75,13 +75,18 @@ def test_the_rendezvous_is_slurms_unless_something_else_is_said(monkeypatch: pyt
     ("variables", "devices", "nodes", "line"),
     [
         ({}, 2, 2, "trainer.nodes=2: needs 2 process.es. on each node: ttt-sweep submit, srun or torchrun starts them"),
-        (SRUN_TASK, 1, 1, "trainer.devices=1: asks for 1 on each of trainer.nodes=1 nodes, srun has started 4"),
+        (SRUN_TASK, 1, 1, "trainer.devices=1: the world size with trainer.nodes=1 is 1, but srun has started 4"),
         (SRUN_TASK, 4, 1, "trainer.devices=4: .* start it with srun --nodes=1 --ntasks-per-node=4"),
         ({**SRUN_TASK, "SLURM_NTASKS_PER_NODE": "4"}, 2, 2, "start it with srun --nodes=2 --ntasks-per-node=2"),
-        (TORCHRUN_TASK, 2, 1, "trainer.devices=2: asks for 2 on each of trainer.nodes=1 nodes, torchrun has started 4"),
+        (
+            TORCHRUN_TASK,
+            2,
+            1,
+            "trainer.devices=2: the world size with trainer.nodes=1 is 2, but torchrun has started 4",
+        ),
     ],
 )
-def test_other_processes_than_the_run_needs_are_refused(
+def test_another_number_of_processes_is_refused(
     monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], devices: int, nodes: int, line: str
 ) -> None:
     put(monkeypatch, variables)
@@ -90,7 +95,7 @@ def test_other_processes_than_the_run_needs_are_refused(
 
 
 @pytest.mark.parametrize("variables", [{}, SRUN_TASK, TORCHRUN_TASK])
-def test_the_processes_the_run_needs_are_taken(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> None:
+def test_the_right_number_of_processes_is_accepted(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> None:
     put(monkeypatch, variables)
     check_processes(shape(2, 2 if variables else 1))
 
@@ -102,15 +107,25 @@ def free_port() -> int:
 
 
 def together(starter: Starter, program: str, arguments: list[str], slurm: bool = False) -> list[tuple[int, str]]:
-    """Two processes, each on a node of its own as far as they know; exit code and standard error of each."""
+    """Run two processes, as if on two nodes; return exit code and standard error of each."""
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
     processes = []
-    for place in map(str, range(2)):
-        told = {"RANK": place, "LOCAL_RANK": "0", "WORLD_SIZE": "2", "GROUP_RANK": place}
+    for rank_text in map(str, range(2)):
+        variables = {"RANK": rank_text, "LOCAL_RANK": "0", "WORLD_SIZE": "2", "GROUP_RANK": rank_text}
         if slurm:
-            told = {"SLURM_STEP_ID": "0", "SLURM_PROCID": place, "SLURM_STEP_NUM_TASKS": "2", "SLURM_NTASKS": "2"}
-            told |= {"SLURM_LOCALID": "0", "SLURM_NODEID": place, "SLURM_NTASKS_PER_NODE": "1", "SLURM_NNODES": "2"}
-        processes.append(starter.start(program, arguments, environment=address | told))
+            variables = {
+                "SLURM_STEP_ID": "0",
+                "SLURM_PROCID": rank_text,
+                "SLURM_STEP_NUM_TASKS": "2",
+                "SLURM_NTASKS": "2",
+            }
+            variables |= {
+                "SLURM_LOCALID": "0",
+                "SLURM_NODEID": rank_text,
+                "SLURM_NTASKS_PER_NODE": "1",
+                "SLURM_NNODES": "2",
+            }
+        processes.append(starter.start(program, arguments, environment=address | variables))
     return [(process.wait(), process.communicate()[1]) for process in processes]
 
 
@@ -146,15 +161,15 @@ def record(folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_two_nodes_start_and_go_on_together(
+def test_two_nodes_start_and_resume_together(
     configure: Configure, starter: Starter, tiny: list[str], tmp_path: Path
 ) -> None:
     load_corpus(configure().data, False)
-    asked = [*tiny, *NODES, f"run={tmp_path}/run", "ckpt=last"]
+    overrides = [*tiny, *NODES, f"run={tmp_path}/run", "ckpt=last"]
     for steps in (3, 12):
-        ended = together(starter, LATE, [*asked, f"trainer.max_steps={steps}"], slurm=True)
+        ended = together(starter, LATE, [*overrides, f"trainer.max_steps={steps}"], slurm=True)
         assert [code for code, _ in ended] == [0, 0], ended
-        assert ended[1][1] == "", "the first process tells for both"
+        assert ended[1][1] == "", "the first process reports for both"
         assert record(tmp_path / "run")["steps"] == steps
     assert "resuming" in ended[0][1]
     train(configure(f"run={tmp_path}/one"), [])
@@ -171,8 +186,8 @@ def test_a_loss_that_diverges_in_another_process(
     configure: Configure, starter: Starter, tiny: list[str], tmp_path: Path
 ) -> None:
     load_corpus(configure().data, False)
-    asked = [*tiny, *NODES, f"run={tmp_path}/run", "trainer.checkpoint_every=2"]
-    (first, line), (second, quiet) = together(starter, DIVERGES, asked)
+    overrides = [*tiny, *NODES, f"run={tmp_path}/run", "trainer.checkpoint_every=2"]
+    (first, line), (second, quiet) = together(starter, DIVERGES, overrides)
     assert (first, second, quiet) == (1, 0, ""), (line, quiet)
     assert "error: the loss became nan at step 6" in line
     assert "the last good checkpoint is" in line
@@ -182,10 +197,10 @@ def test_a_loss_that_diverges_in_another_process(
 
 
 @pytest.mark.slow
-def test_what_is_refused_is_told_once(starter: Starter, tiny: list[str], tmp_path: Path) -> None:
+def test_an_error_is_printed_once(starter: Starter, tiny: list[str], tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run/thesis.tex").touch()
     (first, line), (second, quiet) = together(starter, PLAIN, [*tiny, *NODES, f"run={tmp_path}/run"])
     assert (first, second, quiet) == (2, 2, "")
-    assert line.splitlines() == [f"error: run={tmp_path}/run: holds other files and no run; choose another folder"]
+    assert line.splitlines() == [f"error: run={tmp_path}/run: contains other files and no run; choose another folder"]
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.tex"]

@@ -1,4 +1,4 @@
-"""Runs that are killed, and what they end as: the same bytes as a run that nobody touched."""
+"""Killed and resumed runs end with the same bytes as an undisturbed run."""
 
 import hashlib
 import json
@@ -35,7 +35,7 @@ TrainingModule.training_step = slowly
 from ttt.cli.train import main
 main()
 """
-"""``ttt-train`` with steps long enough to be hit by a signal. It tells how many were done, and if it hangs, where."""
+"""``ttt-train`` with steps long enough to be hit by a signal. It prints the step and, if it hangs, a traceback."""
 
 SHAPES = {
     "one process": [],
@@ -45,11 +45,11 @@ SHAPES = {
 
 
 class Runner:
-    """Starts tiny runs in processes of their own, and kills them."""
+    """Starts tiny runs in separate processes, and kills them."""
 
     def __init__(self, starter: Starter, program: Path, overrides: list[str]) -> None:
         self.starter, self.program, self.overrides = starter, program, overrides
-        # A file, from which Lightning starts the second process.
+        # Lightning starts the second process from a file.
         program.write_text(SLOWLY)
 
     def start(self, folder: Path, *more: str) -> Started:
@@ -66,9 +66,9 @@ class Runner:
         return errors
 
     def kill(self, folder: Path, number: signal.Signals, step: int, delay: float) -> int:
-        """Sends a signal ``delay`` seconds after step ``step`` was done; returns the exit code.
+        """Send a signal ``delay`` seconds after step ``step``; return the exit code.
 
-        SIGKILL goes to all processes of the run, as when a machine goes down; the others to the one that was started.
+        SIGKILL goes to all processes of the run, as when a machine fails; other signals only to the first process.
         """
         (folder / "steps").unlink(missing_ok=True)
         process = self.start(folder)
@@ -80,20 +80,24 @@ class Runner:
             process.send_signal(number)
         _, errors = process.communicate(timeout=600)
         assert "Traceback" not in errors, errors
-        print(f"  {number.name} {delay:.2f} s after step {step}: exit code {process.returncode}; {told(errors)}")
+        print(
+            f"  {number.name} {delay:.2f} s after step {step}: exit code {process.returncode}; {last_message(errors)}"
+        )
         return process.returncode
 
 
-def told(errors: str) -> str:
-    """What a run said of itself last, without the folders of the test."""
-    own = [line for line in errors.splitlines() if line.startswith(("error: ", "warning: ", "training ", "resuming "))]
-    return re.sub(r"\S+/", "", own[-1]) if own else "nothing said"
+def last_message(errors: str) -> str:
+    """Return the run's last message, without the folders of the test."""
+    messages = [
+        line for line in errors.splitlines() if line.startswith(("error: ", "warning: ", "training ", "resuming "))
+    ]
+    return re.sub(r"\S+/", "", messages[-1]) if messages else "no message"
 
 
 def wait_for_step(folder: Path, step: int, process: Started) -> None:
-    """Returns when the run in ``folder`` has done ``step`` steps and is in the next."""
-    told, deadline = folder / "steps", time.monotonic() + 600
-    while not told.exists() or int(told.read_text() or 0) < step:
+    """Wait until the run in ``folder`` has done ``step`` steps and is in the next one."""
+    steps, deadline = folder / "steps", time.monotonic() + 600
+    while not steps.exists() or int(steps.read_text() or 0) < step:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -107,28 +111,28 @@ def last_state(folder: Path) -> dict[str, Any]:
     return torch.load(folder / f"checkpoints/step-{STEPS:08d}.ckpt", weights_only=True)
 
 
-def assert_equal(ours: Any, theirs: Any, place: str = "") -> None:
-    """Bit for bit, through containers."""
-    assert type(ours) is type(theirs), place
+def assert_equal(ours: Any, theirs: Any, path: str = "") -> None:
+    """Assert bitwise equality of nested containers."""
+    assert type(ours) is type(theirs), path
     if isinstance(ours, torch.Tensor):
-        assert torch.equal(ours, theirs), place
+        assert torch.equal(ours, theirs), path
     elif isinstance(ours, dict):
-        assert ours.keys() == theirs.keys(), place
+        assert ours.keys() == theirs.keys(), path
         for key, value in ours.items():
-            assert_equal(value, theirs[key], f"{place}.{key}")
+            assert_equal(value, theirs[key], f"{path}.{key}")
     elif isinstance(ours, list | tuple):
-        assert len(ours) == len(theirs), place
+        assert len(ours) == len(theirs), path
         for number, (mine, other) in enumerate(zip(ours, theirs, strict=True)):
-            assert_equal(mine, other, f"{place}[{number}]")
+            assert_equal(mine, other, f"{path}[{number}]")
     else:
-        assert ours == theirs, place
+        assert ours == theirs, path
 
 
 @pytest.fixture(scope="module")
 def runner(
     request: pytest.FixtureRequest, starter: Starter, tiny: list[str], tmp_path_factory: pytest.TempPathFactory
 ) -> Runner:
-    """Runs of one shape, and beside them one that nobody touches."""
+    """Return a runner of runs with this configuration, after an undisturbed run."""
     folder = tmp_path_factory.mktemp("runs")
     shape = [f"trainer.checkpoint_every={EVERY}", *SHAPES[request.param]]
     runner = Runner(starter, folder / "slow_train.py", [*tiny, *shape])
@@ -137,7 +141,7 @@ def runner(
 
 
 def assert_ends_as_the_whole_run(runner: Runner, folder: Path) -> None:
-    """Finishes the run, and compares all it leaves with what the undisturbed one left."""
+    """Finish the run, and compare all its files with those of the undisturbed run."""
     resumed_from = newest_whole(folder / "checkpoints")
     errors = runner.finish(folder)
     whole = runner.program.with_name("whole")
@@ -153,7 +157,7 @@ def assert_ends_as_the_whole_run(runner: Runner, folder: Path) -> None:
     assert not list(folder.rglob("*.partial"))
     digest = hashlib.sha256(metrics[0]).hexdigest()[:12]
     where = resumed_from.path.name if resumed_from else "the beginning"
-    print(f"  resumed from {where}: {told(errors)}")
+    print(f"  resumed from {where}: {last_message(errors)}")
     print(f"  weights, optimizer and loop state equal; metrics.parquet {digest} in both")
 
 
@@ -165,7 +169,7 @@ def test_killed_at_any_moment(runner: Runner, tmp_path: Path, seed: int) -> None
     random = np.random.default_rng(seed)
     print()
     runner.kill(tmp_path / "run", signal.SIGKILL, int(random.integers(1, STEPS)), random.uniform(0, 0.15))
-    assert record(tmp_path / "run")["status"] == "running", "it had no time to say anything"
+    assert record(tmp_path / "run")["status"] == "running", "it had no time to write its record"
     assert_ends_as_the_whole_run(runner, tmp_path / "run")
 
 
@@ -180,8 +184,8 @@ def test_killed_at_any_moment(runner: Runner, tmp_path: Path, seed: int) -> None
     ],
     indirect=["runner"],
 )
-def test_asked_to_stop(runner: Runner, tmp_path: Path, number: signal.Signals) -> None:
-    """What was done is saved, between two checkpoints too."""
+def test_stopped_by_a_signal(runner: Runner, tmp_path: Path, number: signal.Signals) -> None:
+    """All steps are saved, also between two checkpoints."""
     random = np.random.default_rng(number)
     step = int(random.integers(1, STEPS // EVERY)) * EVERY
     print()

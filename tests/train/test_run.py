@@ -1,4 +1,4 @@
-"""Runs from configuration to record: what they leave, how they end, how they go on."""
+"""Runs from configuration to record: their files, how they end, and how they resume."""
 
 import hashlib
 import json
@@ -35,7 +35,7 @@ def weights(folder: Path, step: int) -> dict[str, torch.Tensor]:
     return torch.load(folder / "checkpoints" / f"step-{step:08d}.ckpt", weights_only=True)["state_dict"]
 
 
-def test_a_run_leaves_a_whole_folder(configure: Configure, tmp_path: Path) -> None:
+def test_a_run_writes_all_files(configure: Configure, tmp_path: Path) -> None:
     train(configure(f"run={tmp_path}/run", "trainer.checkpoint_every=5"), ["seed=0"])
     run = tmp_path / "run"
     written = record(run)
@@ -97,7 +97,7 @@ def test_accumulation_is_the_whole_batch(configure: Configure, tmp_path: Path) -
             torch.testing.assert_close(weights(tmp_path / str(device_batch), 12)[name], value, rtol=1e-3, atol=1e-4)
 
 
-def test_a_finished_run_is_left_alone(configure: Configure, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_finished_run_is_unchanged(configure: Configure, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = configure(f"run={tmp_path}/run", "trainer.max_steps=2")
     train(config, [])
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
@@ -112,14 +112,14 @@ def test_a_finished_run_is_left_alone(configure: Configure, tmp_path: Path, caps
 
 def test_earlier_work_is_not_overwritten_unasked(configure: Configure, tmp_path: Path) -> None:
     train(configure(f"run={tmp_path}/run", "trainer.max_steps=2"), [])
-    with pytest.raises(UserError, match=r"holds 2 steps of this run .* ckpt=last resumes it"):
+    with pytest.raises(UserError, match=r"contains 2 steps of this run .* ckpt=last resumes it"):
         train(configure(f"run={tmp_path}/run", "trainer.max_steps=3"), [])
     with pytest.raises(UserError, match=r"belongs to another configuration \(seed=5, not 0\)"):
         train(configure(f"run={tmp_path}/run", "seed=5"), [])
     other = tmp_path / "other"
     other.mkdir()
     (other / "thesis.tex").write_text("mine")
-    with pytest.raises(UserError, match="holds other files and no run"):
+    with pytest.raises(UserError, match="contains other files and no run"):
         train(configure(f"run={other}", "overwrite=true"), [])
     assert (other / "thesis.tex").read_text() == "mine"
 
@@ -145,11 +145,11 @@ def test_a_loss_that_diverges_stops_the_run(
     assert losses.step.max() == 6
     monkeypatch.undo()
     train(configure(f"run={tmp_path}/run", "trainer.checkpoint_every=2", "ckpt=last"), [])
-    assert record(tmp_path / "run")["status"] == "finished", "it goes on from the last good checkpoint"
+    assert record(tmp_path / "run")["status"] == "finished", "it resumes from the last good checkpoint"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2])
-def test_an_interrupted_run_says_so_and_goes_on(
+def test_an_interrupted_run_records_it_and_resumes(
     configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
     common = [f"run={tmp_path}/run", "trainer.checkpoint_every=4"]
@@ -172,10 +172,10 @@ def test_an_interrupted_run_says_so_and_goes_on(
     assert (record(tmp_path / "run")["status"], record(tmp_path / "run")["error"]) == ("finished", None)
 
 
-def test_lightnings_own_checkpoint_of_a_job_is_not_gone_on_from(
+def test_lightnings_own_checkpoint_of_a_job_is_not_used(
     configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In a job, Lightning takes any that lies in its folder, without a word."""
+    """In a job, Lightning silently resumes from any such checkpoint in its folder."""
     common = [f"run={tmp_path}/run", "trainer.max_steps=2"]
     train(configure(*common), [])
     metrics = (tmp_path / "run/metrics.parquet").read_bytes()
@@ -188,29 +188,29 @@ def test_lightnings_own_checkpoint_of_a_job_is_not_gone_on_from(
     assert (tmp_path / "run/metrics.parquet").read_bytes() == metrics
 
 
-def test_the_record_tells_how_far_a_run_is(
+def test_the_record_has_the_progress_of_a_run(
     configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between two checkpoints too; and it never names one that is not there."""
+    """Also between two checkpoints; and it never names a missing checkpoint."""
     monkeypatch.setattr("ttt.results.run_record.SECONDS_BETWEEN_RECORDS", 0.0)
-    step, told = TrainingModule.training_step, []
+    step, records = TrainingModule.training_step, []
 
     def telling(self: TrainingModule, windows: torch.Tensor, batch_idx: int) -> torch.Tensor:
-        told.append(record(tmp_path / "run"))
+        records.append(record(tmp_path / "run"))
         return step(self, windows, batch_idx)
 
     monkeypatch.setattr(TrainingModule, "training_step", telling)
     train(configure(f"run={tmp_path}/run", "trainer.checkpoint_every=8"), [])
-    assert [(now["status"], now["steps"], now["tokens"]) for now in told] == [
+    assert [(now["status"], now["steps"], now["tokens"]) for now in records] == [
         ("running", done, done * 256) for done in range(12)
     ]
-    assert all(now["timing"]["tokens_per_second"] > 0 for now in told[1:])
-    assert {now["last_checkpoint"] for now in told[:8]} == {None}
-    assert {now["last_checkpoint"] for now in told[8:]} == {"step-00000008.ckpt"}
+    assert all(now["timing"]["tokens_per_second"] > 0 for now in records[1:])
+    assert {now["last_checkpoint"] for now in records[:8]} == {None}
+    assert {now["last_checkpoint"] for now in records[8:]} == {"step-00000008.ckpt"}
 
 
 def test_a_folder_is_written_by_one_process(configure: Configure, tmp_path: Path) -> None:
-    """Whoever comes second is told, and changes nothing; looking is allowed."""
+    """A second process is refused and changes nothing; reading is allowed."""
     train(configure(f"run={tmp_path}/run", "trainer.max_steps=1"), [])
     with locked(tmp_path / "run"):
         before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
@@ -223,12 +223,12 @@ def test_a_folder_is_written_by_one_process(configure: Configure, tmp_path: Path
     evaluate(EvalConfig(run=f"{tmp_path}/run"), [])
 
 
-def test_ckpt_last_starts_where_there_is_none(configure: Configure, tmp_path: Path) -> None:
+def test_ckpt_last_starts_if_there_is_no_checkpoint(configure: Configure, tmp_path: Path) -> None:
     train(configure(f"run={tmp_path}/run", "ckpt=last", "trainer.max_steps=1"), [])
     assert record(tmp_path / "run")["status"] == "finished"
 
 
-def test_a_run_goes_on_with_the_batches_it_began_with(configure: Configure, tmp_path: Path) -> None:
+def test_a_run_resumes_only_with_the_same_batches(configure: Configure, tmp_path: Path) -> None:
     train(configure(f"run={tmp_path}/run", "trainer.max_steps=2"), [])
     with pytest.raises(UserError, match=r"trainer.device_batch=1: the run began with 4 \(1 times a step"):
         train(configure(f"run={tmp_path}/run", "trainer.device_batch=1", "ckpt=last"), [])
@@ -255,7 +255,7 @@ def test_evaluation_can_be_repeated(configure: Configure, tmp_path: Path, capsys
     assert record(tmp_path / "run")["results"]["test"]["tokens"] == 64
 
 
-def test_evaluating_what_is_no_run_is_refused(configure: Configure, tmp_path: Path) -> None:
+def test_evaluating_a_folder_without_a_run_is_refused(configure: Configure, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"record\.json: cannot be read"):
         evaluate(EvalConfig(run=str(tmp_path)), [])
     with pytest.raises(UserError, match="split=train: choose one of validation, test"):
@@ -281,7 +281,7 @@ def test_other_data_than_the_runs_is_refused(configure: Configure, tmp_path: Pat
         train(configure(f"run={tmp_path}/run", "ckpt=last"), [])
 
 
-def test_tensorboard_can_be_had(configure: Configure, tmp_path: Path) -> None:
+def test_tensorboard_can_be_chosen(configure: Configure, tmp_path: Path) -> None:
     train(configure(f"run={tmp_path}/run", "trainer.max_steps=1", "trainer.logger=tensorboard"), [])
     assert list((tmp_path / "run/logs/tensorboard").glob("events.*"))
 

@@ -15,7 +15,7 @@ SHIPPED_SOURCES = {"hub", "local", "pycode"}
 
 
 def added_layers() -> dict[str, Any]:
-    """Return the registered layers (``ttt.layers.registry.LayerType``) that are not shipped, by name.
+    """Return name -> registered layer (``ttt.layers.registry.LayerType``) for layers that are not shipped.
 
     The layers and torch are imported only if there are any.
 
@@ -29,7 +29,7 @@ def added_layers() -> dict[str, Any]:
 
 
 def added_sources() -> dict[str, Any]:
-    """Return the registered sources (classes of ``ttt.data.sources.Source``) that are not shipped, by name.
+    """Return name -> registered source (class of ``ttt.data.sources.Source``) for sources that are not shipped.
 
     The sources and torch are imported only if there are any.
 
@@ -52,8 +52,8 @@ def registered_names(file: Path, decorator: str) -> list[str]:
     """Return the names that a Python file registers with ``@decorator(name, ...)``.
 
     Raises:
-        UserError: the file is not Python, a name is not a string literal, or the decorator is imported and no call of
-            it was found.
+        UserError: the file is not Python, a name is not a string literal, or the decorator is imported but never
+            called.
     """
     source = file.read_text(encoding="utf-8")
     if decorator not in source:
@@ -75,7 +75,7 @@ def _last_name(node: ast.expr) -> str | None:
 
 
 def _name(call: ast.Call, where: str) -> str:
-    """Return the first argument, or the one called ``name``."""
+    """Return the first argument, or the argument ``name=``."""
     named = [keyword.value for keyword in call.keywords if keyword.arg == "name"]
     argument = next(iter([*call.args, *named]), None)
     if isinstance(argument, ast.Constant) and isinstance(argument.value, str):

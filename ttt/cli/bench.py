@@ -19,8 +19,8 @@ HELP = """\
 ttt-bench measures time and memory, kernel against kernel, and reports the resources that the GPU kernels need.
 
 usage: ttt-bench inner [KEY=VALUE ...]    the inner loop of one TTT layer, on this machine's processor
-       ttt-bench model [KEY=VALUE ...]    a whole language model there: training and decoding
-       ttt-bench latency [KEY=VALUE ...]  training, prefill and decoding of whole models against the context, here
+       ttt-bench model [KEY=VALUE ...]    training and decoding of a whole language model, on the processor
+       ttt-bench latency [KEY=VALUE ...]  training, prefill and decoding of whole models at several context lengths
        ttt-bench kernels [KEY=VALUE ...]  registers, memory and operations of the Triton kernels; needs no GPU
 
   ttt-bench inner inner_model=linear                 TTT-Linear only
@@ -29,19 +29,19 @@ usage: ttt-bench inner [KEY=VALUE ...]    the inner loop of one TTT layer, on th
   ttt-bench model model=ttt_mlp tokens=2048,32768    is time per token constant?
   ttt-bench latency                                  a laptop size at contexts 512 to 16k: which curves are flat?
   ttt-bench latency scale=paper device=cuda          the paper's 1.3B on a GPU, contexts 1k to 32k, and the kernels
-  ttt-bench kernels targets=sm_90,gfx942             compiled for two architectures; --targets sm_90,gfx942 too
+  ttt-bench kernels targets=sm_90,gfx942             compile for two architectures (or --targets sm_90,gfx942)
 
-The numbers are printed and kept in runs/, where ttt-plot finds them. The kernel plain, with which the others are
-compared, is the dual form by ordinary operators with every state kept. dual with checkpoint_group=0 is the same again:
-it shows the noise of this machine. Nothing of latency and kernels has been run on a GPU yet.
+Results are printed and saved in runs/ for ttt-plot. Every kernel is compared with plain: the dual form in ordinary
+operators, with every inner state stored. dual with checkpoint_group=0 is the same computation, so that its difference
+from plain is the noise of this machine. Nothing of latency and kernels has been run on a GPU yet.
 
-`ttt-bench inner --help` lists the keys of inner, and likewise for the others."""
+`ttt-bench inner --help` lists the keys of inner, and so on."""
 
 USAGE = "usage: ttt-bench {} [KEY=VALUE ...]"
 
 
 def inner(config: InnerBenchConfig, overrides: list[str]) -> None:  # noqa: ARG001 - as every command
-    """Measure the inner loop, and print the table and its file.
+    """Measure the inner loop; print a table and the path of its file.
 
     Raises:
         UserError: a value out of its range.
@@ -54,7 +54,7 @@ def inner(config: InnerBenchConfig, overrides: list[str]) -> None:  # noqa: ARG0
 
 
 def model(config: ModelBenchConfig, overrides: list[str]) -> None:  # noqa: ARG001 - as every command
-    """Measure language models, and print the table and its file.
+    """Measure language models; print a table and the path of its file.
 
     Raises:
         UserError: a value out of its range.
@@ -66,10 +66,10 @@ def model(config: ModelBenchConfig, overrides: list[str]) -> None:  # noqa: ARG0
 
 
 def latency(config: LatencyBenchConfig, overrides: list[str]) -> None:  # noqa: ARG001 - as every command
-    """Measure the latency of models and kernels, and print the table and its file.
+    """Measure the latency of models and kernels; print a table and the path of its file.
 
     Raises:
-        UserError: a value out of its range, or a device that is not there.
+        UserError: a value out of its range, or an unavailable device.
     """
     config.check()
     from ttt.bench.run import bench_latency
@@ -78,7 +78,7 @@ def latency(config: LatencyBenchConfig, overrides: list[str]) -> None:  # noqa: 
 
 
 def kernels(config: KernelBenchConfig, overrides: list[str]) -> None:  # noqa: ARG001 - as every command
-    """Compile the Triton kernels, count their operations, and print the table and its file.
+    """Compile the Triton kernels and count their operations; print a table and the path of its file.
 
     Raises:
         UserError: a value out of its range, or no Triton.
@@ -91,11 +91,11 @@ def kernels(config: KernelBenchConfig, overrides: list[str]) -> None:  # noqa: A
 
 
 def _methods(config: ModelsConfig) -> Methods:
-    found = {(name, tokens): method(name, tokens) for name in config.models for tokens in config.tokens}
-    return {key: Method(one.layer, config.backbone or one.backbone) for key, one in found.items()}
+    defaults = {(name, tokens): method(name, tokens) for name in config.models for tokens in config.tokens}
+    return {key: Method(default.layer, config.backbone or default.backbone) for key, default in defaults.items()}
 
 
-# To Hydra ``model`` is a group, of which it accepts one option only.
+# ``model=`` sets the key ``models``, because Hydra accepts only one option of its group ``model``.
 MODELS = {"model": "models"}
 
 COMMANDS: dict[str, Command[Any]] = {

@@ -16,12 +16,12 @@ usage: ttt-claims [runs=FOLDER] [out=FILE] [--strict]
 
   runs=runs     folder of runs, at any depth
   out=FILE      also write a table: FILE.csv, FILE.json or FILE.md
-  --strict      stop at the first unreadable file; otherwise name it and leave it out
+  --strict      stop at the first unreadable file (default: report it and skip it)
 """
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Entry point of ``ttt-claims``; ``argv`` is the process's own by default."""
+    """Run ``ttt-claims``; ``argv`` is ``sys.argv[1:]`` by default."""
     words = sys.argv[1:] if argv is None else argv
     if {"-h", "--help"} & set(words):
         print(HELP)

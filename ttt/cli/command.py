@@ -1,4 +1,4 @@
-"""The start of a command that Hydra configures: its help, its arguments, its configuration and its errors."""
+"""Commands that Hydra configures: help, arguments, configuration and errors."""
 
 import os
 import sys
@@ -31,10 +31,10 @@ class Command(Generic[C]):
         schema: the class of its configuration.
         run: called with the configuration and the overrides of each job.
         help: the first part of ``--help``; groups and keys follow.
-        more_groups: groups that are not keys of the schema, as they are written: ``+ablation``.
-        aliases: another name of a key on the command line, and the key's own.
-        texts: keys whose values are not read by Hydra, so that commas, quotes and braces have no meaning.
-        recompose: given the composed configuration and its overrides, returns the one to use instead.
+        more_groups: groups that are not keys of the schema, as on the command line: ``+ablation``.
+        aliases: name on the command line -> key.
+        texts: keys whose values bypass Hydra's parser, so that commas, quotes and braces have no meaning.
+        recompose: function of the composed configuration and its overrides that returns the configuration to use.
     """
 
     config_name: str
@@ -47,7 +47,7 @@ class Command(Generic[C]):
     recompose: Callable[[DictConfig, list[str]], DictConfig] = lambda composed, _: composed
 
     def main(self, arguments: list[str]) -> None:
-        """Print the help if ``arguments`` ask for it, otherwise compose the configuration and run each job.
+        """Print the help if it is requested, otherwise compose the configuration and run each job.
 
         Errors end the process: a user's mistake with one line and code 2, any other with a traceback.
         """
@@ -68,7 +68,7 @@ class Command(Generic[C]):
         """Return the arguments in Hydra's notation, and the values of ``texts``.
 
         Raises:
-            UserError: an argument without a key, or a key's name in an earlier version.
+            UserError: an argument without a key, or the former name of a key.
         """
         known = [item.name for item in fields(cast(Any, self.schema))]
         overrides, texts = [], {}
@@ -78,8 +78,8 @@ class Command(Generic[C]):
             if equals and key in self.texts:
                 texts[key] = value
             else:
-                own_name = f"{self.aliases.get(key, key)}{equals}{value}"
-                overrides.append(quote_option(as_list(own_name, self.schema)))
+                override = f"{self.aliases.get(key, key)}{equals}{value}"
+                overrides.append(quote_option(as_list(override, self.schema)))
         return overrides, texts
 
     def _job(self, texts: dict[str, str]) -> Callable[[DictConfig], None]:
@@ -97,13 +97,13 @@ class Command(Generic[C]):
 
 
 def subcommand(commands: Mapping[str, Command[Any]], help_text: str, kind: str, arguments: list[str]) -> None:
-    """Run the command that the first argument names, or print ``help_text`` if there is none or it asks for help.
+    """Run the command that the first argument names, or print ``help_text`` without arguments or for ``--help``.
 
     Args:
-        commands: by name.
-        help_text: of all commands together.
-        kind: the word for a name in the error of an unknown one.
-        arguments: of the command line.
+        commands: name -> command.
+        help_text: help on all commands.
+        kind: noun for a command in error messages.
+        arguments: the command line.
     """
     name, *rest = arguments or ["--help"]
     if name in ("-h", "--help"):
@@ -115,7 +115,7 @@ def subcommand(commands: Mapping[str, Command[Any]], help_text: str, kind: str, 
 
 
 def as_pairs(arguments: list[str], schema: type[Any]) -> list[str]:
-    """Return the arguments with every key of the schema as ``key=value``, also where it was written with dashes.
+    """Return the arguments with every key of the schema as ``key=value``, including keys given with dashes.
 
     ``--key value`` and ``--key=value`` become ``key=value``, and ``--key`` of a switch becomes ``key=true``.
     """
@@ -133,7 +133,7 @@ def as_pairs(arguments: list[str], schema: type[Any]) -> list[str]:
 
 
 def as_list(pair: str, schema: type[Any]) -> str:
-    """Return ``tokens=512,2048`` as ``tokens=[512,2048]`` if the key holds a list."""
+    """Return ``tokens=512,2048`` as ``tokens=[512,2048]`` if the key is a list."""
     key, equals, value = pair.partition("=")
     is_list = get_origin(get_type_hints(schema).get(key)) is list
     return f"{key}=[{value}]" if equals and is_list and not value.startswith("[") else pair

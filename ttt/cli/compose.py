@@ -49,7 +49,7 @@ def register_schemas() -> None:
         store.store(group="model", name=name, node={"defaults": defaults}, package="_global_")
     for name, source in added_sources().items():
         store.store(group="schema/data", name=name, node=source.schema(name=name, source=name))
-        # Keys that every source has are as for texts of one's own; conf/data/NAME.yaml may give others.
+        # Keys common to all sources have the values of conf/data/local.yaml, unless conf/data/NAME.yaml sets them.
         base = [{"/schema/data@_here_": name}, "local", "_self_"]
         store.store(group="data", name=name, node={"defaults": base, "name": name, "source": name})
 
@@ -104,7 +104,7 @@ def as_object(composed: DictConfig, schema: type[C]) -> C:
 
     Raises:
         UserError: a key that was added to the schema with ``+``.
-        OmegaConfBaseException: a value that is missing or of another type, or an interpolation that leads nowhere.
+        OmegaConfBaseException: a value that is missing or of another type, or an interpolation that cannot be resolved.
     """
     resolved = OmegaConf.to_object(composed)
     assert isinstance(resolved, schema)
@@ -113,7 +113,7 @@ def as_object(composed: DictConfig, schema: type[C]) -> C:
 
 
 def _refuse_added_keys(node: object, prefix: str) -> None:
-    """Refuse attributes that no schema has: OmegaConf accepts ``+key=value``, and nothing would read it."""
+    """Refuse attributes that no schema has: OmegaConf accepts any ``+key=value``, even if no code reads it."""
     if not is_dataclass(node):
         return
     known = [field.name for field in fields(node)]

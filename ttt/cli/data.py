@@ -1,4 +1,4 @@
-"""``ttt-data``: prepares the data of a run and shows its content."""
+"""``ttt-data``: prepare the data of a run and show its content."""
 
 import sys
 import time
@@ -10,7 +10,7 @@ from ttt.config.keys import check_keys
 from ttt.config.schema import InspectConfig, PrepareConfig
 
 HELP = """\
-ttt-data prepares data, as ttt-train does if there is none, and shows its content.
+ttt-data prepares data ahead of ttt-train, which otherwise does it itself, and shows its content.
 
 usage: ttt-data prepare data=NAME [KEY=VALUE ...]    tokenise a source once, into shards in a cache
        ttt-data inspect data=NAME [KEY=VALUE ...]    sizes, lengths, a sample, a picture
@@ -27,7 +27,7 @@ A preparation that was killed resumes with the same command. `ttt-data inspect -
 
 
 def prepare(config: PrepareConfig, overrides: list[str]) -> None:  # noqa: ARG001 - as every command
-    """Prepare data unless it is prepared, and compare all its files with its manifest.
+    """Prepare data if necessary, and compare all its files with its manifest.
 
     Raises:
         UserError: a source, tokenizer or cache that cannot be used, or damaged data.

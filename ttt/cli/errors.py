@@ -15,7 +15,7 @@ from ttt.config.errors import RunError, UserError
 
 @contextmanager
 def exit_with_one_line() -> Iterator[None]:
-    """Print a user's mistake as one line and exit with code 2; a failed run likewise with code 1.
+    """Print errors as one line; exit with code 2 after a user's mistake and with code 1 after a failed run.
 
     Programming errors pass unchanged, with their traceback.
     """
@@ -30,7 +30,7 @@ def exit_with_one_line() -> Iterator[None]:
     except KeyboardInterrupt:
         stop("interrupted", 130)
     except BrokenPipeError:
-        # The reader closed the pipe, as ``head`` does. Python's last flush must not raise again.
+        # The reader closed the pipe, as ``head`` does. Python's last flush must not raise the error again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(141) from None
 

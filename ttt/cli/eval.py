@@ -1,4 +1,4 @@
-"""``ttt-eval``: evaluates a trained run again, on another split or on more text, or probes its inner loops."""
+"""``ttt-eval``: evaluate a trained run on another split or on more text, or probe its inner loops."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def evaluate(config: EvalConfig, overrides: list[str]) -> None:  # noqa: ARG001 
     """
     check_keys(config)
     if (config.probe == "reset") != (config.reset_every is not None):
-        raise bad_value("reset_every", config.reset_every, "goes with probe=reset, which needs a number of tokens")
+        raise bad_value("reset_every", config.reset_every, "probe=reset requires a number of tokens, other probes none")
     from ttt.evaluate.inner_loss import probe_run
     from ttt.evaluate.reset import probe_resets
     from ttt.evaluate.run import evaluate_run, load_run
@@ -48,7 +48,7 @@ def evaluate(config: EvalConfig, overrides: list[str]) -> None:  # noqa: ARG001 
     from ttt.results.record import RunFolder, read_record
 
     folder = RunFolder(Path(config.run))
-    # A folder without a run is refused before anything is written there.
+    # Refuse a folder without a run before writing the lock there.
     read_record(folder.record)
     split, device = cast(Split, config.split), choose_device(config.device, "device")
     with locked(folder.path):

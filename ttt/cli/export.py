@@ -1,4 +1,4 @@
-"""``ttt-export``: writes the model of a trained run as files for other programs."""
+"""``ttt-export``: write the model of a trained run as files for other programs."""
 
 import sys
 from pathlib import Path
@@ -20,7 +20,7 @@ def export(config: ExportConfig, overrides: list[str]) -> None:  # noqa: ARG001 
 
     Raises:
         UserError: no such run, no intact checkpoint, a model that the released code does not have, or a folder
-            that holds other files or cannot be written.
+            that contains other files or cannot be written.
     """
     from ttt.evaluate.export import export_run, refuse_other_files
     from ttt.results.record import RunFolder

@@ -1,4 +1,4 @@
-"""``ttt-generate``: continues a prompt with the model of a trained run."""
+"""``ttt-generate``: continue a prompt with the model of a trained run."""
 
 import sys
 from functools import partial

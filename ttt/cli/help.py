@@ -26,9 +26,9 @@ def describe_command(
     Args:
         head: the first lines.
         config_name: a file of ``conf/``.
-        overrides: of the command line; the values are those that they lead to.
-        more_groups: groups that are not keys of the schema, as they are written: ``+ablation``.
-        aliases: another name of a key on the command line, and the key's own.
+        overrides: overrides on the command line; the values are shown after applying them.
+        more_groups: groups that are not keys of the schema, as on the command line: ``+ablation``.
+        aliases: name on the command line -> key.
 
     Raises:
         HydraException, OmegaConfBaseException: an override that does not compose.
@@ -49,12 +49,12 @@ def describe_command(
 
 
 def describe_keys(config: DictConfig, prefix: str = "", names: dict[str, str] | None = None) -> str:
-    """Return a line for each key of a structured configuration but its groups: value and meaning.
+    """Return one line per key of a structured configuration, without its groups: value and meaning.
 
     Args:
         config: such as ``OmegaConf.structured(EvalConfig)``.
-        prefix: of each key, such as ``model.``.
-        names: key -> another name for it on the command line.
+        prefix: prefix of the keys, such as ``model.``.
+        names: key -> its name on the command line, where that differs.
     """
     lines = {}
     for field in _keys(config):
@@ -67,23 +67,23 @@ def describe_keys(config: DictConfig, prefix: str = "", names: dict[str, str] | 
 
 
 def columns(lines: dict[str, str], indent: str = "  ") -> str:
-    """Return lines of a name and its explanation, which is wrapped and begins in the same column."""
+    """Return lines of names and explanations; the explanations are wrapped and aligned."""
     width = min(max(map(len, lines), default=0), WIDEST_NAME)
     below = " " * (len(indent) + width + 2)
-    found = []
+    rows = []
     for name, text in lines.items():
         first = f"{indent}{name:<{width}}  "
         wrapped = textwrap.wrap(text, LINE, initial_indent=first, subsequent_indent=below, break_on_hyphens=False)
-        found += wrapped or [first.rstrip()]
-    return "\n".join(found)
+        rows += wrapped or [first.rstrip()]
+    return "\n".join(rows)
 
 
 def describe_group(name: str, chosen: str | None = None) -> str:
-    """Return the options of a group, each with the comment that its file begins with.
+    """Return the options of a group, each with the first comment of its file.
 
     Args:
-        name: of the group; ``+name`` if it is not part of every configuration.
-        chosen: the option that is used.
+        name: name of the group; ``+name`` if it is not part of every configuration.
+        chosen: the selected option.
     """
     folder = assets() / "conf" / name.lstrip("+")
     options = {file.stem: comment(file) for file in sorted(folder.glob("*.yaml"), key=_by_number)}
@@ -121,7 +121,7 @@ def _is_group(config: DictConfig, name: str) -> bool:
 
 
 def _value(config: DictConfig, name: str) -> str:
-    """Return a value as the command line takes it; ``...`` if it must be given."""
+    """Return a value as on the command line; ``...`` if it must be given."""
     return "..." if OmegaConf.is_missing(config, name) else _text(config[name])
 
 
@@ -129,14 +129,14 @@ def _text(value: Any) -> str:
     if OmegaConf.is_list(value):
         return f"[{','.join(map(_text, value))}]"
     if OmegaConf.is_dict(value):
-        return f"{{{','.join(f'{key}:{_text(each)}' for key, each in value.items())}}}"
+        return f"{{{','.join(f'{key}:{_text(element)}' for key, element in value.items())}}}"
     if value is None or isinstance(value, bool):
         return {True: "true", False: "false", None: "null"}[value]
     return str(value)
 
 
 def _meaning(metadata: Mapping[str, Any]) -> str:
-    """Return what a key means, and its choices unless the meaning names them."""
+    """Return the meaning of a key, and its choices unless the meaning names them."""
     meaning, choices = metadata.get("help", ""), [str(choice) for choice in metadata.get("choices", ())]
     return meaning if all(choice in meaning for choice in choices) else f"{meaning}: {', '.join(choices)}"
 

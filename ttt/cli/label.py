@@ -20,13 +20,13 @@ from ttt.config.plain import to_plain
 from ttt.config.schema import Resolved, TrainConfig
 
 STANDARDS = "standards"
-"""Name of a primary configuration with only the groups that a label needs: it takes 0.1 s to compose."""
+"""Name of a primary configuration with only the groups that a label needs; it composes in 0.1 s."""
 
 NOT_COMPARED = {"name", "learning_rate"}
 """Keys of ``model`` and ``size`` that are not settings of a layer or a shape."""
 
 LAYERS_OF_TABLE_1 = ("linear_attention", "ttt_linear")
-"""Runs of other layers are not compared with the rows, which saves their compositions."""
+"""Layers of the rows of Table 1; other runs are not compared with the rows, to save time."""
 
 
 def label_of(config: TrainConfig) -> Label:
@@ -35,15 +35,15 @@ def label_of(config: TrainConfig) -> Label:
 
 
 def label_of_plain(config: Resolved) -> Label:
-    """Return the label of a run with this configuration, as plain containers, such as the one in its record.
+    """Return the label of a run from its configuration as plain containers, such as in its record.
 
-    Nothing departs where ``conf/`` has no such model or size, or no such key.
+    A model, size or key that ``conf/`` does not have counts as no departure.
     """
     label = names_only(config)
     departures: dict[str, Any] = {}
     for group, name in (("model", label.model), ("size", label.size)):
-        usual = standard(group, name, label.ctx)
-        changed = {key for key in usual.keys() & config[group].keys() if config[group][key] != usual[key]}
+        default = standard(group, name, label.ctx)
+        changed = {key for key in default.keys() & config[group].keys() if config[group][key] != default[key]}
         departures |= {f"{group}.{key}": config[group][key] for key in sorted(changed)}
     row, form = _row_and_form(label, config["model"])
     return replace(label, departures=departures, row=row, form=form)
@@ -52,7 +52,7 @@ def label_of_plain(config: Resolved) -> Label:
 def standard(group: str, name: str, ctx: int = 512) -> Resolved:
     """Return the settings of an option of ``model`` or ``size`` at a context.
 
-    There are none if there is no such option, or if it refers to groups that ``STANDARDS`` lacks.
+    The result is empty for an unknown option, or for one that refers to groups that ``STANDARDS`` lacks.
     """
     composed = _composed(f"{group}={name}")
     try:
@@ -71,13 +71,13 @@ def table_1_row(number: int, ctx: int) -> tuple[str, str, Resolved]:
 def _row_and_form(label: Label, model: Resolved) -> tuple[int | None, TableForm | None]:
     if label.model not in LAYERS_OF_TABLE_1:
         return None, None
-    # The last rows first: a standard TTT-Linear (M), the most frequent run, is the released form of the last row.
+    # Last rows first: a standard TTT-Linear (M), the most frequent run, is the released form of the last row.
     for number in reversed(range(1, _rows() + 1)):
         layer, backbone, settings = table_1_row(number, label.ctx)
         if (layer, backbone) == (label.model, label.backbone):
             for form, changed in ((TableForm.PAPER, {}), (TableForm.RELEASED, _released_terms())):
-                wanted = (settings | changed).items()
-                if all(model.get(key, value) == value for key, value in wanted if f"model.{key}" not in TRIED):
+                expected = (settings | changed).items()
+                if all(model.get(key, value) == value for key, value in expected if f"model.{key}" not in TRIED):
                     return number, form
     return None, None
 
@@ -89,7 +89,7 @@ def _rows() -> int:
 
 @cache
 def _released_terms() -> Resolved:
-    """Return the settings of the released code that differ from the paper's text, which is the last row."""
+    """Return the settings of the released code that differ from the last row, the paper's text."""
     layer, _, text = table_1_row(_rows(), 512)
     return {key: value for key, value in standard("model", layer).items() if value != text[key]}
 
@@ -113,7 +113,7 @@ def _composed(override: str) -> DictConfig | None:
 
 @contextmanager
 def hydra_ready() -> Iterator[None]:
-    """Initialise Hydra, unless it is already. Around many labels it saves the time of doing so for each."""
+    """Initialise Hydra unless it is initialised already. One block around many labels initialises it once for all."""
     if GlobalHydra.instance().is_initialized():
         yield
         return

@@ -18,10 +18,10 @@ INHERITED = ("model", "size", "backbone", "data", "ctx")
 
 
 def like_its_parent(composed: DictConfig, overrides: list[str]) -> DictConfig:
-    """Return the configuration, composed again on top of its parent's if it has one.
+    """Return the configuration, composed again on top of that of its parent, if any.
 
     Raises:
-        UserError: the parent's folder holds no run.
+        UserError: the parent's folder contains no run.
     """
     if composed.parent.run is None:
         return composed
@@ -33,7 +33,7 @@ def like_its_parent(composed: DictConfig, overrides: list[str]) -> DictConfig:
 def inherited(parent: Resolved, chosen: Collection[str]) -> list[str]:
     """Return overrides with the parent's values of every group of ``INHERITED`` that is not ``chosen``."""
     groups = [group for group in INHERITED if group not in chosen]
-    # The schema of a model depends on its name, that of data on an added source; other groups have only one.
+    # The schema of ``model`` depends on its name and that of ``data`` on an added source; other groups have only one.
     options = [quote_option(f"model={parent['model']['name']}")] if "model" in groups else []
     if "data" in groups and parent["data"]["source"] in added_sources():
         options.append(quote_option(f"data={parent['data']['source']}"))

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ttt.analysis.store import Results
 
 REPORT = "report"
-"""Name of the HTML page with everything, used like the name of a figure."""
+"""Name of the HTML page with all figures, given in place of a figure's name."""
 
 HELP = """\
 ttt-plot draws figures from runs as PNG, PDF and CSV. Without arguments it lists the figures.
@@ -22,19 +22,19 @@ usage: ttt-plot FIGURE ... [runs=FOLDER] [out=FOLDER] [--strict]
        ttt-plot --all [runs=FOLDER] [out=FOLDER] [--strict]
        ttt-plot report [runs=FOLDER] [out=FILE.html] [--strict]
 
-  --all         draw every figure that the runs allow, and name the others
+  --all         draw every figure for which there are runs, and list the others
   runs=runs     folder of runs, at any depth
   out=figures   folder for the files; for report a file (figures/report.html)
-  --strict      stop at the first unreadable file; otherwise name it and leave it out
+  --strict      stop at the first unreadable file (default: report it and skip it)
 """
 
 LISTING_END = """\
-Draw one with `ttt-plot FIGURE`, or every figure that your runs allow with `ttt-plot --all`.
+Draw one with `ttt-plot FIGURE`, or every figure for which you have runs with `ttt-plot --all`.
 `ttt-plot report out=FILE.html` writes a page with all figures, the claims and the runs."""
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Entry point of ``ttt-plot``; ``argv`` is the process's own by default."""
+    """Run ``ttt-plot``; ``argv`` is ``sys.argv[1:]`` by default."""
     words = sys.argv[1:] if argv is None else argv
     if {"-h", "--help"} & set(words):
         print(HELP)
@@ -70,7 +70,7 @@ def _listing() -> str:
 
 
 def _chosen(names: list[str]) -> list[Figure]:
-    """Return the named figures, or all without names."""
+    """Return the named figures, or all figures if ``names`` is empty."""
     known = figures()
     for name in names:
         if name not in known:
@@ -79,7 +79,7 @@ def _chosen(names: list[str]) -> list[Figure]:
 
 
 def _draw(chosen: list[Figure], folder: Path, out: Path, partly: bool, strict: bool) -> None:
-    """Write the chosen figures; with ``partly``, only those for which ``folder`` has runs, at least one."""
+    """Write the chosen figures; with ``partly``, skip figures without runs, unless that leaves none."""
     results = _load(folder, chosen, strict)
     # Imported here: the imports take seconds, and the list and usage errors do not need them.
     from ttt.plots.files import save

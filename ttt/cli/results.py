@@ -1,4 +1,4 @@
-"""Reading a folder of runs for a command: labels through Hydra, and messages about what was left out."""
+"""Reading a folder of runs for a command: labels through Hydra, and messages about runs that were left out."""
 
 import sys
 from pathlib import Path
@@ -8,7 +8,7 @@ from ttt.cli.label import hydra_ready, label_of_plain
 
 
 def read_results(folder: Path, strict: bool) -> Results:
-    """Read all runs and name on standard error what was left out.
+    """Read all runs and report on standard error which files and runs were left out.
 
     Raises:
         UserError: no such folder; if ``strict``, a file in it that cannot be read.

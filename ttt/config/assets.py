@@ -6,7 +6,7 @@ from pathlib import Path
 
 @cache
 def assets() -> Path:
-    """Return the folder that holds ``conf/``, ``sweeps/`` and ``slurm/``: the package, or the checkout around it.
+    """Return the folder of ``conf/``, ``sweeps/`` and ``slurm/``: the package, or the checkout around it.
 
     Raises:
         FileNotFoundError: the installation is incomplete.
@@ -15,4 +15,4 @@ def assets() -> Path:
     for folder in (package, package.parent):
         if (folder / "conf" / "train.yaml").is_file():
             return folder
-    raise FileNotFoundError(f"conf/train.yaml is neither in {package} nor beside it: install ttt-suite again")
+    raise FileNotFoundError(f"conf/train.yaml is neither in {package} nor beside it: reinstall ttt-suite")

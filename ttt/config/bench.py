@@ -21,7 +21,7 @@ Methods = dict[tuple[str, int], Method]
 
 @dataclass
 class BenchConfig:
-    """Keys of all benchmarks of times."""
+    """Keys of every timing benchmark."""
 
     kernels: list[str] = key(list, "kernels of the inner loop: options of ttt-train's group kernel, or plain")
     width: int = key(0, "model width", at_least=1)
@@ -29,22 +29,22 @@ class BenchConfig:
     tokens: list[int] = key(list, "lengths of the sequences", at_least=1, not_empty=True)
     batch: int = key(0, "sequences in a batch", at_least=1)
     threads: int = key(0, "CPU threads", at_least=1)
-    rounds: int = key(0, "measurements of everything, after one that does not count", at_least=1)
+    rounds: int = key(0, "timed repetitions, after an untimed one", at_least=1)
     checkpoint_group: list[int | None] = key(
         list,
-        "mini-batches recomputed together in the backward pass; null: the kernel's own number; 0: none (plain: always)",
+        "mini-batches recomputed together in the backward pass; null: the kernel's default; 0: none (always for plain)",
         at_least=0,
         not_empty=True,
     )
     dtype: str = key("float32", "of inputs and parameters", choices=("float32", "float64"))
     seed: int = key(0, "seed of inputs and parameters", at_least=0)
-    runs: str = key("runs", "folder in which the benchmark makes its own")
+    runs: str = key("runs", "folder in which the benchmark creates its run folder")
 
     def check(self) -> None:
-        """Check that the values are in range and consistent. Code that knows them checks names of kernels and models.
+        """Check that the values are in range and consistent. Names of kernels and models are checked later.
 
         Raises:
-            UserError: a value out of its range, or values that do not fit together.
+            UserError: a value out of its range, or values that contradict each other.
         """
         check_keys(self)
         if self.width % self.heads or (self.width // self.heads) % 2:
@@ -55,8 +55,10 @@ class BenchConfig:
 class CPUBenchConfig(BenchConfig):
     """Kernels on this machine's processor, each compared with ``plain``, which is always measured."""
 
-    backward: bool = key(True, "time forward and backward pass together too")
-    memory: bool = key(True, "peak memory of both passes, each kernel in a process of its own; not with backward=false")
+    backward: bool = key(True, "also time the forward and backward pass together")
+    memory: bool = key(
+        True, "measure the peak memory of both passes, each kernel in a separate process; needs backward=true"
+    )
 
 
 @dataclass
@@ -73,7 +75,9 @@ class ModelsConfig(BenchConfig):
     """Keys of benchmarks of whole language models."""
 
     models: list[str] = key(list, "models to measure: options of ttt-train's group model")
-    backbone: BackboneConfig | None = key(None, "block around all layers; null: for each as in ttt-train", hidden=True)
+    backbone: BackboneConfig | None = key(
+        None, "backbone of all models; null: each model's default in ttt-train", hidden=True
+    )
     blocks: int = key(0, "number of blocks", at_least=1)
     mlp_hidden: int = key(0, "hidden width of a block's SwiGLU", at_least=1)
     vocab: int = key(0, "tokens of the vocabulary", at_least=1)
@@ -96,8 +100,8 @@ class LatencyBenchConfig(ModelsConfig):
     inner_batch: int = key(0, "sequences in a batch of the Triton kernels", at_least=1)
     device: str = key("auto", "where to compute", choices=("auto", "cpu", "cuda"))
     train: bool = key(True, "time training steps: forward and backward pass")
-    inner: bool = key(True, "time the Triton kernels too, beside the counts of ttt-bench kernels; on a GPU")
-    memory: bool = key(True, "peak memory of training and of prefill; on a CPU each in a process of its own")
+    inner: bool = key(True, "on a GPU: also time the Triton kernels, next to the counts of ttt-bench kernels")
+    memory: bool = key(True, "measure the peak memory of training and prefill; on a CPU each in a separate process")
     # bfloat16 and float16 are autocast over float32 parameters, as in training.
     dtype: str = key("float32", "precision; 16 bits by autocast", choices=("bfloat16", "float16", "float32"))
 
@@ -115,16 +119,16 @@ class KernelBenchConfig:
     dtype: list[str] = key(list, "dtypes of the views", choices=("bf16", "fp16", "fp32"), not_empty=True)
     head_dim: list[int] = key(list, "head widths", choices=(32, 64, 96, 128), not_empty=True)
     mini_batch_size: list[int] = key(list, "the paper's b", choices=(8, 16, 32, 64), not_empty=True)
-    tokens: int = key(2048, "length of the sequences over which reading W_0 and writing W are spread", at_least=1)
+    tokens: int = key(2048, "sequence length, over which the cost of reading W_0 and writing W is spread", at_least=1)
     checkpoint_group: int = key(
-        0, "mini-batches for each W that the forward pass keeps; 0: 16 for linear, 64 for mlp", at_least=0
+        0, "mini-batches per W that the forward pass stores; 0: 16 for linear, 64 for mlp", at_least=0
     )
-    markdown: str | None = key(None, "a file into which the table is written, between its markers")
-    beside: str | None = key(None, "a benchmark.json of another version of Triton, whose spilled bytes get a column")
-    runs: str = key("runs", "folder in which the benchmark makes its own")
+    markdown: str | None = key(None, "file to write the table into, between its markers")
+    beside: str | None = key(None, "benchmark.json of another Triton version, whose spilled bytes become a column")
+    runs: str = key("runs", "folder in which the benchmark creates its run folder")
 
     def check(self) -> None:
-        """Check that the values are in range. Code that knows them checks names of targets and kernels.
+        """Check that the values are in range. Names of targets and kernels are checked later.
 
         Raises:
             UserError: a value that no kernel supports, or an empty list.

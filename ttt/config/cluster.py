@@ -18,16 +18,16 @@ class ClusterConfig:
     name: str = key(REQUIRED, "name of the cluster; default: name of its file")
     executor: str = key("slurm", "slurm, or local for processes on this machine", choices=("slurm", "local"))
     partition: str | None = key(None, "SLURM partition; null: SLURM's default, also for the next three keys")
-    account: str | None = key(None, "account that is charged")
+    account: str | None = key(None, "account to charge")
     qos: str | None = key(None, "quality of service")
     constraint: str | None = key(None, "features that nodes must have")
     gpus_per_task: int = key(0, "GPUs for each of a run's trainer.devices processes", at_least=0)
     cpus_per_task: int = key(1, "CPU cores for each process", at_least=1)
     mem_gb: float | None = key(None, "memory per node, GB; null: SLURM's default", above=0)
     timeout_min: int = key(60, "time limit, minutes; a run that needs longer is saved and requeued", at_least=1)
-    requeues: int = key(100, "how often a run that reaches the time limit is requeued", at_least=0)
+    requeues: int = key(100, "how many times a run that reaches its time limit is requeued", at_least=0)
     signal_delay_s: int = key(90, "seconds before the time limit at which a run is signalled to save", at_least=0)
-    array_parallelism: int = key(8, "runs of an array at the same time", at_least=1)
+    array_parallelism: int = key(8, "runs of a job array at the same time", at_least=1)
     parallel: int = key(1, "runs at the same time with executor: local", at_least=1)
     setup: list[str] = key(list, "shell lines before the run, such as module load cuda")
     container: list[str] = key(list, "arguments of srun, such as --container-image=pytorch.sqsh")
@@ -42,8 +42,8 @@ class ClusterConfig:
         """
         check_keys(self, "slurm.")
         if self.executor == "slurm" and self.timeout_min * 60 < self.signal_delay_s + LATEST_START_S:
-            least = f"must leave {LATEST_START_S} s before slurm.signal_delay_s={self.signal_delay_s}"
-            raise bad_value("slurm.timeout_min", self.timeout_min, f"{least}, for a run to start in")
+            allowed = f"must exceed slurm.signal_delay_s={self.signal_delay_s} by {LATEST_START_S} s to start a run"
+            raise bad_value("slurm.timeout_min", self.timeout_min, allowed)
 
 
 RESOURCES = ("cpus_per_task", "mem_gb", "timeout_min", "partition", "qos", "constraint")

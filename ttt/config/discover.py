@@ -1,4 +1,4 @@
-"""Discovery of the modules of a package, so that a new layer or figure is one new file and no entry in a list."""
+"""Discovery of the modules of a package, so that a new layer or figure needs only its file and no entry in a list."""
 
 import importlib
 import pkgutil

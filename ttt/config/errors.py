@@ -17,7 +17,7 @@ class RunError(Exception):
 
 
 class DivergedError(RunError):
-    """A loss or another number of the model that is infinite or not a number."""
+    """A loss or another value of the model that is infinite or NaN."""
 
 
 class InterruptedRunError(RunError):

@@ -1,4 +1,4 @@
-"""Peak rates of GPUs by their makers' data sheets, for costs, modelled times and achieved bandwidth."""
+"""Peak rates of GPUs from their data sheets, for cost estimates, modelled times and achieved bandwidth."""
 
 from dataclasses import dataclass
 
@@ -7,13 +7,13 @@ TERA = 1e12
 
 @dataclass(frozen=True)
 class GPU:
-    """A GPU by its data sheet.
+    """The data sheet of a GPU.
 
     Attributes:
         name: its name in tables, and part of what ``torch.cuda.get_device_name`` returns.
         memory_bandwidth: B/s of device memory.
-        half_flops: FLOP/s of dense matrix products of bf16 or fp16 with float32 accumulation.
-        float_flops: FLOP/s of float32 without tensor cores, whose TF32 is not float32.
+        half_flops: FLOP/s of dense bf16 or fp16 matrix products with float32 accumulation.
+        float_flops: FLOP/s of float32 outside the tensor cores, which compute TF32.
     """
 
     name: str
@@ -27,14 +27,14 @@ class GPU:
         Args:
             flops: FLOPs of matrix products.
             device_bytes: bytes from and to device memory.
-            dtype: bf16, fp16 or fp32, of the products' operands.
+            dtype: of the operands: bf16, fp16 or fp32.
         """
         peak = self.float_flops if dtype == "fp32" else self.half_flops
         return max(flops / peak, device_bytes / self.memory_bandwidth)
 
 
 V100 = GPU("V100", 0.9 * TERA, 125 * TERA, 15.7 * TERA)
-"""SXM2; ``half_flops`` is of fp16."""
+"""SXM2; ``half_flops`` is for fp16."""
 
 A100 = GPU("A100", 2.039 * TERA, 312 * TERA, 19.5 * TERA)
 """SXM, 80 GB."""

@@ -1,8 +1,8 @@
 """The identity of a run: the part of its configuration that decides what is learned, and a name made of it.
 
 The keys of ``FROZEN`` always count. A key that was added later counts only where its value differs from its default, so
-that adding a key renames no run and finished sweeps stay finished. The default is the schema's: it must give what runs
-did before the key existed, and it must never change, for it is part of the names of existing runs. So is ``FROZEN``.
+that adding a key renames no run and finished sweeps stay finished. The default in the schema must reproduce the
+behaviour before the key existed. Never change such a default or ``FROZEN``: the names of existing runs depend on them.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from typing import Any, cast
 from ttt.config.schema import Resolved, TrainConfig
 
 BOOKKEEPING = ("trainer", "runs", "run", "runs_dir", "run_dir", "ckpt", "overwrite")
-"""Keys of a configuration that specify where and how to run, with the names that old records have for them."""
+"""Keys of a configuration that specify where and how to run, and their names in old records."""
 
 WITHOUT_INFLUENCE = (
     ("data", "cache_dir"),
@@ -22,7 +22,7 @@ WITHOUT_INFLUENCE = (
     ("kernel", "checkpoint_group"),
     ("recipe", "parent_share"),
 )
-"""Keys (group, key) without influence on what is learned, in groups that otherwise count."""
+"""Group and key of settings that do not affect what is learned, in groups that otherwise count."""
 
 COUNTED_IN_PARENT = ("run_id", "steps", "settings")
 
@@ -82,7 +82,7 @@ CONTEXT_UNIT = 1024
 
 
 def identity(config: TrainConfig) -> Resolved:
-    """Return the part of a configuration that makes two runs the same run, as JSON holds it.
+    """Return the part of a configuration that identifies a run, as JSON values.
 
     A parent counts by its run id, its steps and its settings; the path of its folder and the digest of its weights,
     which depends on rounding, do not count. ``recipe.parent_share`` counts through the steps that follow from it.
@@ -105,17 +105,17 @@ def _as_json(node: Any) -> Resolved:
 
 def without_bookkeeping(plain: Resolved) -> Resolved:
     """Return the keys of a plain configuration that can count; in old records, all of them do."""
-    kept = {key: value for key, value in plain.items() if key not in (*BOOKKEEPING, "parent")}
+    counted = {key: value for key, value in plain.items() if key not in (*BOOKKEEPING, "parent")}
     parent = plain.get("parent", {})
     if parent.get("run_id"):
-        kept["parent"] = {name: parent.get(name) for name in COUNTED_IN_PARENT}
+        counted["parent"] = {name: parent.get(name) for name in COUNTED_IN_PARENT}
     for group, key in WITHOUT_INFLUENCE:
-        if key in kept.get(group, {}):
-            kept[group] = {name: value for name, value in kept[group].items() if name != key}
+        if key in counted.get(group, {}):
+            counted[group] = {name: value for name, value in counted[group].items() if name != key}
     for (group, key), translate in HASHED_AS.items():
-        if key in kept.get(group, {}):
-            kept[group] = kept[group] | {key: translate(kept[group][key])}
-    return kept
+        if key in counted.get(group, {}):
+            counted[group] = counted[group] | {key: translate(counted[group][key])}
+    return counted
 
 
 def _frozen(group: str, values: Mapping[str, Any]) -> tuple[str, ...]:
@@ -145,7 +145,7 @@ def settings_digest(identity: Resolved) -> str:
 
 
 def model_shape(identity: Resolved) -> Resolved:
-    """Return what parent and child must share. RoPE's base may change: a longer context needs another."""
+    """Return the settings that parent and child must share; not RoPE's base, which a longer context needs to change."""
     return {
         "model": {key: value for key, value in identity["model"].items() if key != "rope_base"},
         "size": {key: identity["size"][key] for key in SHAPE},
@@ -160,11 +160,11 @@ def context_name(length: int) -> str:
 
 def differences(ours: Resolved, theirs: Resolved, prefix: str = "") -> list[str]:
     """Return ``key=ours, not theirs`` for every leaf in which two nested containers differ."""
-    found: list[str] = []
+    lines: list[str] = []
     for key in sorted(ours.keys() | theirs.keys()):
         mine, other = ours.get(key), theirs.get(key)
         if isinstance(mine, dict) and isinstance(other, dict):
-            found += differences(mine, other, f"{prefix}{key}.")
+            lines += differences(mine, other, f"{prefix}{key}.")
         elif mine != other:
-            found.append(f"{prefix}{key}={mine}, not {other}")
-    return found
+            lines.append(f"{prefix}{key}={mine}, not {other}")
+    return lines

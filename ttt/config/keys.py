@@ -1,4 +1,4 @@
-"""Keys of a configuration: the default, the meaning and the allowed values of a key are in its dataclass field."""
+"""Keys of a configuration: a dataclass field with the key's default, meaning and allowed values."""
 
 import operator
 from collections.abc import Collection, Iterator, Mapping
@@ -13,18 +13,18 @@ REQUIRED = "???"
 BOUNDS = {"at_least": operator.ge, "above": operator.gt, "below": operator.lt}
 
 RENAMED = {"run_dir": "run", "runs_dir": "runs", "results": "runs", "forms": "kernels"}
-"""Key of an earlier version -> its name today."""
+"""Former name of a key -> present name."""
 
 
 def key(default: Any, meaning: str, **rules: Any) -> Any:
     """Return the dataclass field of a key.
 
     Args:
-        default: its value, or a class such as ``list`` or ``SizeConfig`` that makes one.
-        meaning: what ``--help`` prints beside the key.
-        rules: what ``check_keys`` checks, for a list of each of its values: the bounds ``at_least``, ``above`` and
-            ``below``; ``choices``, a tuple of all allowed values; ``not_empty=True`` for a list. ``hidden=True`` omits
-            the key, or the keys of a group, from ``--help``.
+        default: the default value, or a class such as ``list`` or ``SizeConfig`` that creates it.
+        meaning: the text of ``--help``.
+        rules: checked by ``check_keys``, in a list for each value: the bounds ``at_least``, ``above`` and ``below``;
+            ``choices``, a tuple of all allowed values; ``not_empty=True`` for a list. ``hidden=True`` omits the key,
+            or the keys of a group, from ``--help``.
     """
     if unknown := rules.keys() - BOUNDS.keys() - {"choices", "not_empty", "hidden"}:
         raise TypeError(f"no such rule: {', '.join(sorted(unknown))}")
@@ -47,9 +47,9 @@ def check_keys(config: object, prefix: str = "") -> None:
         if item.metadata.get("not_empty") and not value:
             raise bad_value(name, "[]", "give at least one value")
         choose = "choose from" if isinstance(value, list) else "choose one of"
-        for each in _values(value):
-            if each is not None and (allowed := _allowed_instead_of(each, item.metadata, choose)):
-                raise bad_value(name, each, allowed + (", or null" if type(None) in get_args(item.type) else ""))
+        for element in _values(value):
+            if element is not None and (allowed := _allowed_instead_of(element, item.metadata, choose)):
+                raise bad_value(name, element, allowed + (", or null" if type(None) in get_args(item.type) else ""))
 
 
 def refuse_renamed(argument: str, known: Collection[str]) -> None:
@@ -78,7 +78,7 @@ def _values(value: object) -> Iterator[Any]:
 
 
 def _allowed_instead_of(value: Any, rules: Mapping[str, Any], choose: str) -> str | None:
-    """Return what a key allows if it does not allow ``value``, as the end of an error message."""
+    """Return the end of an error message, with the allowed values, or None if ``value`` is allowed."""
     choices = rules.get("choices")
     if choices is not None and value not in choices:
         return f"{choose} {', '.join(map(str, choices))}"

@@ -1,4 +1,4 @@
-"""The label of a run: its method, size and context, and what departs from the configurations in ``conf/``."""
+"""The label of a run: its method, size and context, and its departures from the configurations in ``conf/``."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -20,16 +20,16 @@ class TableForm(StrEnum):
 
 @dataclass(frozen=True)
 class Label:
-    """What a run is.
+    """Names and departures that figures group runs by.
 
     Attributes:
         model: the layer.
         backbone: the backbone around it.
         size: name of the size.
         ctx: context length in tokens.
-        departures: dotted key of ``model`` or ``size`` -> value of the run, where it differs from ``conf/``.
-        row: the row of Table 1, if the run is one.
-        form: of the row: ``PAPER`` as in ``conf/ablation/``, ``RELEASED`` with the terms that the released code adds.
+        departures: dotted key of ``model`` or ``size`` -> the run's value, where it differs from ``conf/``.
+        row: number of the row of Table 1, if the run is one.
+        form: ``PAPER`` for a row as in ``conf/ablation/``, ``RELEASED`` with the terms that the released code adds.
     """
 
     model: str
@@ -57,7 +57,7 @@ class Label:
 
 
 def names_only(config: Resolved) -> Label:
-    """Return a label with the names in a configuration, which is compared with nothing."""
+    """Return a label with the names in a configuration and no departures."""
     return Label(
         config["model"]["name"], config["backbone"]["name"], config["size"]["name"], int(config["ctx"]["length"])
     )

@@ -1,7 +1,7 @@
 """Keys of the shipped layer types.
 
-They are here, and not beside the layers, so that composing a configuration does not import torch. A layer in a file
-of its own in ``ttt/layers/`` may define its keys there; composing it then imports that file.
+They are defined here, not in ``ttt/layers/``, so that composing a configuration does not import torch. An added layer
+may define its keys in its own file there, which is then imported to compose a configuration.
 """
 
 from dataclasses import dataclass
@@ -44,12 +44,12 @@ class TTTConfig(LayerConfig):
         """
         super().check()
         if self.inner_model == "mlp" and not self.hidden:
-            raise bad_value("model.hidden", self.hidden, "an MLP needs one positive width or more, such as [4]")
+            raise bad_value("model.hidden", self.hidden, "an MLP needs at least one width, such as [4]")
         if self.inner_model == "linear" and self.hidden:
             raise bad_value("model.hidden", self.hidden, "must be [] for inner_model=linear; mlp has hidden layers")
         if self.W_init == "zero" and self.inner_model != "linear":
-            must = f"leaves inner_model={self.inner_model} without gradients; choose learnable"
-            raise bad_value("model.W_init", "zero", must)
+            reason = f"leaves inner_model={self.inner_model} without gradients; choose learnable"
+            raise bad_value("model.W_init", "zero", reason)
         if self.learnable_norm and not self.norm:
             raise bad_value("model.learnable_norm", True, "model.norm=false leaves no LN to learn; set both to false")
 

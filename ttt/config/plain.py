@@ -11,7 +11,7 @@ C = TypeVar("C")
 def from_plain(
     plain: Resolved, layer_schema: type[LayerConfig], data_schema: type[DataConfig] = DataConfig
 ) -> TrainConfig:
-    """Return the configuration of plain containers, with these classes of model and data. Ignore unknown keys."""
+    """Return a configuration from plain containers, with these schemas of model and data. Ignore unknown keys."""
     config = _build(TrainConfig, plain)
     config.model = _build(layer_schema, plain["model"])
     config.data = _build(data_schema, plain["data"])
@@ -29,7 +29,7 @@ def _build(schema: type[C], plain: Resolved) -> C:
 
 
 def to_plain(config: TrainConfig) -> Resolved:
-    """Return plain containers that are equal when read back from YAML and from JSON: tuples become lists."""
+    """Return plain containers that YAML and JSON restore unchanged: tuples become lists."""
     plain = asdict(config)
     plain["recipe"]["betas"] = list(plain["recipe"]["betas"])
     return plain

@@ -12,9 +12,9 @@ class StepPlan:
     """The steps of a run.
 
     Attributes:
-        sequences: sequences of the context's length in an optimizer step, over all devices.
+        sequences: sequences in an optimizer step, over all devices.
         device_batch: sequences in a device's batch.
-        accumulate: batches of each device in a step.
+        accumulate: batches that each device accumulates in a step.
         schedule_steps: steps of the whole recipe, which the schedule spans.
         steps: steps of this run.
         tokens_per_step: ``sequences`` times the context length.
@@ -35,7 +35,7 @@ def plan_steps(config: TrainConfig) -> StepPlan:
     and device, and proportionally fewer steps.
 
     Raises:
-        UserError: tokens, context, devices and device batch do not divide.
+        UserError: the tokens of a step do not divide evenly into sequences, devices and batches.
     """
     length, recipe, trainer = config.ctx.length, config.recipe, config.trainer
     workers = trainer.devices * trainer.nodes
@@ -72,7 +72,7 @@ def check(config: TrainConfig) -> StepPlan:
     """Check everything that can be checked before anything is loaded or written; return the plan of the run.
 
     Raises:
-        UserError: a value out of its range, or values that do not fit together.
+        UserError: a value out of its range, or values that contradict each other.
     """
     check_keys(config)
     config.model.check()

@@ -1,7 +1,7 @@
 """Keys of all commands but ``ttt-bench`` and ``ttt-sweep``: type, default, meaning and allowed values of each.
 
-A key that depends on the option of a group has its value in ``conf/GROUP/OPTION.yaml``. Keys that are not defined
-here are refused by name. This module imports nothing heavy, so that ``--help`` and errors are printed at once.
+Values that depend on a group's option are in ``conf/GROUP/OPTION.yaml``. Keys that are not defined here are errors.
+This module imports nothing heavy, so that ``--help`` and errors are printed at once.
 """
 
 from dataclasses import dataclass
@@ -69,8 +69,8 @@ class KernelConfig:
     # cannot keep every state: they treat 0 as null.
     checkpoint_group: int | None = key(
         None,
-        "mini-batches whose inner states are recomputed together in the backward pass; null: the kernel's own number, "
-        "mostly 16 (triton for TTT-MLP: 64); 0: keep every state (primal, dual)",
+        "mini-batches whose inner states are recomputed together in the backward pass; null: the kernel's default, "
+        "usually 16 (triton for TTT-MLP: 64); 0: keep every state (primal, dual)",
         at_least=0,
     )
 
@@ -93,8 +93,8 @@ class DataConfig:
     validation_fraction: float = key(
         0.0, "share of documents for validation, chosen by a hash of their text", at_least=0, below=1
     )
-    test_fraction: float = key(0.0, "share of documents for the test split, likewise", at_least=0, below=1)
-    eval_tokens: int = key(131072, "most tokens that an evaluation reads", at_least=1)
+    test_fraction: float = key(0.0, "the same for the test split", at_least=0, below=1)
+    eval_tokens: int = key(131072, "maximum number of tokens that an evaluation reads", at_least=1)
     cache_dir: str | None = key(None, "folder of prepared data; null: the user's cache")
     workers: int = key(1, "processes that prepare the data, with the same result; 0: one per core", at_least=0)
 
@@ -111,8 +111,8 @@ class RecipeConfig:
     warmup: float = key(0.0, "share of the steps in which the learning rate rises", at_least=0, below=1)
     betas: tuple[float, float] = key((0.9, 0.95), "AdamW's betas", at_least=0, below=1)
     weight_decay: float = key(0.0, "AdamW's weight decay", at_least=0)
-    clip: float = key(0.0, "largest norm of the gradient; 0: no clipping", at_least=0)
-    parent_share: float = key(0.0, "tokens as a share of those that the parent was trained on", at_least=0)
+    clip: float = key(0.0, "maximum gradient norm; 0: no clipping", at_least=0)
+    parent_share: float = key(0.0, "training tokens as a share of the parent's", at_least=0)
 
 
 @dataclass
@@ -137,7 +137,7 @@ class ParentConfig:
 
 @dataclass
 class TrainerConfig:
-    """Hardware and bookkeeping. These keys change nothing that is learned, except for rounding."""
+    """Hardware and bookkeeping. These keys affect what is learned only by rounding."""
 
     name: str = key(REQUIRED, "the trainer's name")
     device: str = key("auto", "where to compute", choices=DEVICES)
@@ -149,11 +149,13 @@ class TrainerConfig:
     device_batch: int | None = key(
         None, "sequences in a device's batch; null: as many as fit device_tokens", at_least=1
     )
-    device_tokens: int = key(32768, "most tokens in a device's batch; the rest of a step is accumulated", at_least=1)
-    max_steps: int | None = key(None, "stop after so many steps, with the schedule of the whole recipe", at_least=1)
+    device_tokens: int = key(
+        32768, "maximum number of tokens in a device's batch; a step accumulates several batches", at_least=1
+    )
+    max_steps: int | None = key(None, "stop after this many steps of the recipe's schedule", at_least=1)
     checkpoint_every: int = key(250, "steps between checkpoints; 0: only at the end", at_least=0)
     log_every: int = key(1, "steps between logged values", at_least=1)
-    logger: str = key("csv", "logger beside the run's own metrics", choices=("csv", "tensorboard", "wandb"))
+    logger: str = key("csv", "logger in addition to the run's metrics", choices=("csv", "tensorboard", "wandb"))
     progress: bool = key(True, "show progress")
 
 
@@ -184,7 +186,7 @@ class EvalConfig:
     """A run of ``ttt-eval``."""
 
     run: str = key(REQUIRED, "folder of a trained run; the results go into its record and its table")
-    split: str = key("validation", "which text to read", choices=("validation", "test"))
+    split: str = key("validation", "split to read", choices=("validation", "test"))
     probe: str | None = key(
         None,
         "null: the perplexity; inner_loss: the inner loss of every token before and after its update; reset: the loss "
@@ -192,7 +194,9 @@ class EvalConfig:
         choices=("inner_loss", "reset"),
     )
     reset_every: int | None = key(None, "tokens after which probe=reset forgets the context", at_least=1)
-    eval_tokens: int | None = key(None, "most tokens to read for each measure; null: as in training", at_least=1)
+    eval_tokens: int | None = key(
+        None, "maximum number of tokens to read for each measure; null: as in training", at_least=1
+    )
     device: str = key("auto", "where to compute", choices=DEVICES)
 
 
@@ -206,7 +210,7 @@ class ExportConfig:
         False,
         "parameter names of the authors' released code, and released.json with its settings (TTT-Linear, TTT-MLP)",
     )
-    overwrite: bool = key(False, "write into a folder that is not empty; files of other names stay")
+    overwrite: bool = key(False, "write into a folder that is not empty; other files in it stay")
 
 
 @dataclass
@@ -215,9 +219,9 @@ class GenerateConfig:
 
     run: str = key(REQUIRED, "folder of a trained run")
     prompt: str = key("", "text to continue; empty: the start of a document")
-    tokens: int = key(200, "most tokens to write; the document may end before", at_least=1)
+    tokens: int = key(200, "maximum number of tokens to generate; the document may end earlier", at_least=1)
     temperature: float = key(0.8, "below 1 prefers likely tokens; 0: always the likeliest", at_least=0)
-    top_k: int | None = key(40, "sample from so many of the likeliest tokens; null: from all", at_least=1)
+    top_k: int | None = key(40, "sample from this many of the likeliest tokens; null: from all", at_least=1)
     seed: int = key(0, "seed of the samples", at_least=0)
     device: str = key("auto", "where to compute", choices=DEVICES)
 
@@ -242,4 +246,4 @@ class InspectConfig(PrepareConfig):
 
 
 Resolved = dict[str, Any]
-"""A configuration as plain containers, as records and files hold it."""
+"""A configuration as plain containers, as in records and files."""

@@ -25,7 +25,7 @@ class SweepRule:
     Attributes:
         when: axis -> values; a grid point must match every axis named. Empty: every grid point matches.
         add: overrides added to these runs.
-        skip: the sweep has no such runs.
+        skip: leave these runs out of the sweep.
         start_from: axis -> value: the run starts from the weights of the run that differs from it only in these axes.
             ``from`` in the file.
         resources: cluster keys for these runs.
@@ -86,7 +86,7 @@ class Sweep:
         return list(runs.values())
 
     def _add(self, point: GridPoint, runs: dict[tuple[str, ...], SweepRun], children: tuple[GridPoint, ...]) -> None:
-        """Add the run of a grid point, after its parent; ``children`` are the runs that wait for it to be added."""
+        """Add the run of a grid point, after its parent; ``children`` are the runs that led to it, to detect cycles."""
         key = tuple(point.values())
         if key in runs:
             return

@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def available_cores() -> int:
-    """Return the number of cores that this process may use: in a container often fewer than the machine has."""
+    """Return the number of cores that this process may use, often fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -22,7 +22,7 @@ def file_sha256(path: Path) -> str:
 def renamed_at_the_end(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` and rename it to ``path`` if the block succeeds.
 
-    Only one process may write ``path`` at a time: what a killed one left is overwritten.
+    Only one process may write ``path`` at a time. The leftovers of a killed process are overwritten.
     """
     partial = path.with_name(f"{path.name}.partial")
     yield partial

@@ -7,7 +7,7 @@ T = TypeVar("T")
 
 
 class Column(NamedTuple, Generic[T]):
-    """A heading, its width, and the text of a line's cell. Cells are aligned right unless ``left``."""
+    """Heading, width and cell text of a column. Cells are aligned right unless ``left``."""
 
     heading: str
     width: int
@@ -21,7 +21,7 @@ def print_headings(columns: Sequence[Column[T]]) -> None:
 
 
 def print_line(columns: Sequence[Column[T]], line: T) -> None:
-    """Print one more line at once."""
+    """Print the next line of a table."""
     _print(columns, (column.cell(line) for column in columns))
 
 
@@ -41,8 +41,8 @@ def text_table(rows: Sequence[Sequence[str]], left: Iterable[int] = ()) -> str:
     """Return rows of cells, headings first, in columns as wide as their cells.
 
     Args:
-        rows: as many cells in each.
-        left: indices of the columns that are aligned left.
+        rows: of equal length.
+        left: indices of columns to align left.
     """
     widths, left = [max(map(len, column)) for column in zip(*rows, strict=True)], set(left)
     cells = ((_padded(cell, widths[number], number in left) for number, cell in enumerate(row)) for row in rows)

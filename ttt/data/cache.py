@@ -18,12 +18,12 @@ from ttt.data.vocabulary import check_tokenizer
 
 
 def prepared_folder(config: DataConfig, show_progress: bool) -> Path:
-    """Return the cache folder of the corpus that ``config`` describes; prepare it first if it is missing.
+    """Return the cache folder of the corpus that ``config`` describes, prepared first if it is missing.
 
     Raises:
         UserError: the source is unknown or cannot be read, the tokenizer cannot be used, or the cache cannot be
             written.
-        RunError: the preparation was interrupted from outside.
+        RunError: the preparation was interrupted.
     """
     source = find_source(config.source)
     description = describe(config, source.versions(config) | _tokenizer_version(config))
@@ -34,9 +34,9 @@ def prepared_folder(config: DataConfig, show_progress: bool) -> Path:
     try:
         root.mkdir(parents=True, exist_ok=True)
         with _lock(folder, show_progress):
-            # Another process may have prepared it while this one waited.
+            # Another process may have prepared it in the meantime.
             if not folder.exists():
-                _say(f"preparing data={config.name} in {folder}, only this time", show_progress)
+                _report(f"preparing data={config.name} in {folder}, only this time", show_progress)
                 prepare(config, source, description, folder, show_progress)
     except OSError as error:
         allowed = f"cannot be written ({error.strerror or error}); make room or choose another folder"
@@ -57,7 +57,7 @@ def _lock(folder: Path, show_progress: bool) -> Iterator[None]:
     try:
         lock.acquire(blocking=False)
     except filelock.Timeout:
-        _say(f"waiting for another process that prepares {folder}", show_progress)
+        _report(f"waiting for another process that prepares {folder}", show_progress)
         lock.acquire()
     try:
         yield
@@ -65,6 +65,6 @@ def _lock(folder: Path, show_progress: bool) -> Iterator[None]:
         lock.release()
 
 
-def _say(line: str, show: bool) -> None:
+def _report(line: str, show: bool) -> None:
     if show:
         print(line, file=sys.stderr, flush=True)

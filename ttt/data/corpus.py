@@ -50,11 +50,11 @@ class Corpus:
 
     Attributes:
         splits: documents of ``train``, ``validation`` and ``test``; each document is in exactly one of them.
-        vocab_size: number of tokens of the tokenizer. A tokenizer trained here has fewer than ``data.vocab_size`` only
-            if the texts yield no more.
-        digest: SHA-256 over tokens, offsets and tokenizer: two corpora with the same digest are equal.
+        vocab_size: size of the tokenizer. A trained one is smaller than ``data.vocab_size`` if the texts yield no more
+            tokens.
+        digest: SHA-256 over tokens, offsets and tokenizer; corpora with the same digest are equal.
         folder: its folder in the cache.
-        manifest: what it was made from, see ``ttt.data.manifest``.
+        manifest: its settings, sources and files, see ``ttt.data.manifest``.
     """
 
     splits: dict[str, Documents]
@@ -65,10 +65,10 @@ class Corpus:
 
 
 def load_corpus(config: DataConfig, show_progress: bool = True) -> Corpus:
-    """Return the corpus that ``config`` describes, from the cache or prepared into it.
+    """Return the corpus that ``config`` describes; prepare it first if it is not in the cache.
 
-    If several processes call this at once, one prepares the corpus and the others wait. Opening checks file sizes, not
-    every token.
+    If several processes call this at once, one prepares the corpus and the others wait. Only file sizes are checked,
+    not every token; see ``verify``.
 
     Raises:
         UserError: a value of ``config`` is not allowed, its source cannot be read, or the cache cannot be written or is
@@ -88,7 +88,7 @@ def verify(corpus: Corpus) -> None:
     """Read every file of a corpus and compare it with the manifest.
 
     Raises:
-        UserError: a file differs from what was written.
+        UserError: a file has changed since it was written.
     """
     for name, written in corpus.manifest["files"].items():
         path = corpus.folder / name
@@ -117,8 +117,8 @@ def _open(name: str, folder: Path) -> Corpus:
         if size != written["bytes"]:
             raise ValueError(f"{file} has {size} bytes, not the {written['bytes']} of its manifest")
     if file_sha256(folder / manifest["tokenizer"]) != manifest["tokenizer_sha256"]:
-        theirs, ours = open_vocabulary(folder).size, manifest["vocab_size"]
-        raise ValueError(f"{manifest['tokenizer']} of {theirs} tokens is not the one of the shards, of {ours}")
+        found, expected = open_vocabulary(folder).size, manifest["vocab_size"]
+        raise ValueError(f"{manifest['tokenizer']} of {found} tokens is not the one of the shards, of {expected}")
     splits = {split: _documents(name, split, folder, manifest) for split in SPLITS}
     return Corpus(splits, manifest["vocab_size"], manifest["digest"], folder, manifest)
 

@@ -1,4 +1,4 @@
-"""The choice of documents for a corpus and for its splits, determined only by their text."""
+"""The choice of documents for a corpus and its splits, which depends only on their text."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
@@ -10,7 +10,7 @@ from ttt.data.sources import Document
 SPLITS = ("train", "validation", "test")
 
 READ_FOR_SAMPLE = 2**28
-"""Characters from the beginning of a source among which the tokenizer's training sample is chosen."""
+"""Characters at the beginning of a source from which the tokenizer's training sample is chosen."""
 
 
 def is_admitted(document: Document, config: DataConfig) -> bool:
@@ -24,7 +24,7 @@ def sha256_of(text: str) -> bytes:
 
 
 def split_of(sha256: bytes, validation_fraction: float, test_fraction: float) -> str:
-    """Return the split of a document from its hash: lowest hashes validation, then test, the rest train."""
+    """Return the split of a document from its hash: the lowest hashes are validation, the next test, the rest train."""
     share = int.from_bytes(sha256[:8], "big") / 2**64
     if share < validation_fraction:
         return "validation"
@@ -34,21 +34,21 @@ def split_of(sha256: bytes, validation_fraction: float, test_fraction: float) ->
 
 
 def training_sample(documents: Iterable[Document], config: DataConfig, chars: int) -> list[str]:
-    """Return the training documents with the lowest hashes: at least ``chars`` characters, if there are as many.
+    """Return the training documents with the lowest hashes: at least ``chars`` characters, or all if there are fewer.
 
-    Reads the first ``READ_FOR_SAMPLE`` characters and holds a few times ``chars`` in memory.
+    Only the first ``READ_FOR_SAMPLE`` characters are read, and a few times ``chars`` kept in memory.
     """
     chosen: dict[bytes, str] = {}
-    held = 0
+    chosen_chars = 0
     for document in _beginning(documents):
         sha256 = sha256_of(document.text)
         train = split_of(sha256, config.validation_fraction, config.test_fraction) == "train"
         if train and is_admitted(document, config) and sha256 not in chosen:
             chosen[sha256] = document.text
-            held += len(document.text)
-        if held > 4 * chars:
+            chosen_chars += len(document.text)
+        if chosen_chars > 4 * chars:
             chosen = _lowest(chosen, chars)
-            held = sum(map(len, chosen.values()))
+            chosen_chars = sum(map(len, chosen.values()))
     return list(_lowest(chosen, chars).values())
 
 
@@ -68,11 +68,11 @@ def _beginning(documents: Iterable[Document]) -> Iterator[Document]:
 
 
 def _lowest(texts: dict[bytes, str], chars: int) -> dict[bytes, str]:
-    kept: dict[bytes, str] = {}
-    held = 0
+    lowest: dict[bytes, str] = {}
+    lowest_chars = 0
     for sha256 in sorted(texts):
-        if held >= chars:
+        if lowest_chars >= chars:
             break
-        kept[sha256] = texts[sha256]
-        held += len(texts[sha256])
-    return kept
+        lowest[sha256] = texts[sha256]
+        lowest_chars += len(texts[sha256])
+    return lowest

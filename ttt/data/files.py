@@ -18,7 +18,7 @@ from ttt.data.vocabulary import tokenizer_file
 
 DOCUMENTS = "documents.jsonl"
 BLOCK = 2**22
-"""Elements of an array, or bytes of a file, held in memory at once."""
+"""Elements of an array in memory at once."""
 
 
 def shard_name(split: str, number: int) -> str:
@@ -44,7 +44,7 @@ def read_offsets(folder: Path, split: str) -> np.ndarray:
 def content_digest(folder: Path, shards: dict[str, list[str]], dtype: np.dtype) -> str:
     """Return the SHA-256 over everything that a model sees: the tokenizer, and tokens and offsets of all splits.
 
-    ``shards`` names the shards of each split; how the tokens are divided into shards does not affect the digest.
+    ``shards`` names the shards of each split; their sizes do not affect the digest.
     """
     digest = hashlib.sha256(tokenizer_file(folder).read_bytes())
     for split, names in shards.items():

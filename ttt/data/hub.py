@@ -33,7 +33,7 @@ class Hub(Source[DataConfig]):
 
         Raises:
             UserError: the hub cannot be reached, has no such data set, or its rows have no such column.
-            RunError: the connection was lost on the way.
+            RunError: the connection was lost after some rows.
         """
         if config.path:
             yield from Local().documents(config)
@@ -50,11 +50,11 @@ def _rows(config: DataConfig) -> Iterator[dict[str, Any]]:
     from datasets import load_dataset
     from huggingface_hub import HfApi
 
-    # It logs every attempt to standard error, where the user should see one line.
+    # The client logs every attempt to standard error, where the user should see one line.
     logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
     number = 0
     try:
-        # First, because it fails at once; datasets retries for half a minute.
+        # Called first because it fails at once; datasets retries for half a minute.
         HfApi().dataset_info(str(config.hub), revision=config.revision, timeout=SECONDS_TO_ANSWER)
         rows = load_dataset(config.hub, revision=config.revision, split="train", streaming=True)
         for row in rows:
@@ -63,7 +63,7 @@ def _rows(config: DataConfig) -> Iterator[dict[str, Any]]:
     except GeneratorExit:
         raise
     except Exception as error:
-        # The hub's clients pass on the exceptions of the libraries below them.
+        # The clients of the hub also raise exceptions of the libraries that they use.
         why = f"{type(error).__name__}: {first_line(error)}"
         if number:
             line = f"data.hub={config.hub}: broke off after row {number} ({why}); the same command resumes"

@@ -1,4 +1,4 @@
-"""A description of a prepared corpus for people."""
+"""Description of a prepared corpus."""
 
 import numpy as np
 
@@ -38,7 +38,7 @@ def sample_text(corpus: Corpus, split: str, document: int, tokens: int) -> str:
     if not 0 <= document < len(documents):
         raise bad_value("document", document, f"{split} has {len(documents)}, the first is 0")
     start, end = map(int, documents.offsets[document : document + 2])
-    # The last token only closes the document.
+    # The last token is the end-of-document token.
     return decode(open_vocabulary(corpus.folder), documents.tokens[start : min(start + tokens, end - 1)])
 
 

@@ -1,4 +1,4 @@
-"""Batches for a whole training run, in an order that depends only on the seed and can be resumed anywhere."""
+"""Batches for a whole training run, in an order that depends only on the seed and can be resumed at any step."""
 
 from collections.abc import Iterator
 
@@ -12,9 +12,9 @@ from ttt.data.windows import Windows
 class TrainLoader:
     """The batches of one rank over a whole run, int64 [batch_size, ctx + 1] each.
 
-    The windows are read epoch after epoch, each epoch in its own order; a batch at the end of an epoch is filled from
-    the next one. A global batch is ``world_size`` consecutive batches, one per rank. One iteration is the whole run:
-    iterating again continues where the last iteration stopped.
+    Every epoch reads all windows in another order; a batch at the end of an epoch is filled from the next one. A global
+    batch is ``world_size`` consecutive batches, one per rank. One iteration is the whole run: iterating again continues
+    where the last iteration stopped.
 
     Args:
         windows: the data.
@@ -44,12 +44,12 @@ class TrainLoader:
     def __iter__(self) -> Iterator[Tensor]:
         while self._yielded < self._batches:
             batch = self._batch(self._yielded)
-            # Counted before it is used: a checkpoint is taken while the last batch is in use, not after it.
+            # Counted before it is used, because checkpoints are saved while the last batch is in use.
             self._yielded += 1
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """Return the position of the next unread sequence and what determines the order; equal on every rank."""
+        """Return the position of the next unread sequence, and what determines the order; equal on all ranks."""
         epoch, position = divmod(self._yielded * self._global_batch, len(self._windows))
         return {"epoch": epoch, "position": position, "seed": self._seed, "windows": len(self._windows)}
 
@@ -57,17 +57,19 @@ class TrainLoader:
         """Continue at the position of ``state``.
 
         Raises:
-            UserError: the state belongs to another order, or to batches that this loader does not read.
+            UserError: the state belongs to another order or other batches.
         """
         try:
             read = state["epoch"] * state["windows"] + state["position"]
             same_order = (state["seed"], state["windows"]) == (self._seed, len(self._windows))
         except KeyError as error:
-            raise UserError(f"the checkpoint's place in the data lacks {error.args[0]}; start the run again") from None
-        if not same_order or read % self._global_batch:
-            here = f"seed={self._seed} windows={len(self._windows)} sequences={self._global_batch}"
             raise UserError(
-                f"the checkpoint's place in the data, {state}, does not fit {here}; resume with the run's own values"
+                f"the checkpoint's position in the data lacks {error.args[0]}; start the run again"
+            ) from None
+        if not same_order or read % self._global_batch:
+            ours = f"seed={self._seed} windows={len(self._windows)} sequences={self._global_batch}"
+            raise UserError(
+                f"the checkpoint's position in the data, {state}, does not fit {ours}; resume with the run's own values"
             )
         self._yielded = read // self._global_batch
 
@@ -81,8 +83,8 @@ class TrainLoader:
 
     def _window(self, position: int) -> int:
         """Return the window at a position in the endless sequence of epochs."""
-        epoch, place = divmod(position, len(self._windows))
+        epoch, index = divmod(position, len(self._windows))
         if epoch != self._epoch:
             self._epoch = epoch
             self._order = permutation(len(self._windows), self._seed, epoch)
-        return int(self._order[place])
+        return int(self._order[index])

@@ -20,22 +20,22 @@ READERS = {"txt": "text", "jsonl": "json", "json": "json", "parquet": "parquet"}
 COMPRESSED = ("gz", "zst")
 
 LINE_BYTES = 2**28
-"""A longer line is refused as a mistake: ``datasets`` holds a line in memory several times."""
+"""Longest line that is accepted; ``datasets`` keeps several copies of a line in memory."""
 
 SCANNED = 2**24
-"""Bytes searched for line ends at once."""
+"""Bytes read at once to search for line ends."""
 
 
 @register_source("local")
 class Local(Source[DataConfig]):
-    """The files that ``data.path`` names: a folder with all below it, one file, or a pattern such as ``texts/*.txt``.
+    """The files of ``data.path``: a folder, at any depth, a file, or a pattern such as ``texts/*.txt``.
 
-    A txt file is one document, with Unix line ends. A line of a JSON file, or a row of a Parquet file, is one document,
-    whose text is in ``data.column``.
+    A txt file is one document, with Unix line ends. Each line of a JSON file or row of a Parquet file is one document,
+    with its text in ``data.column``.
     """
 
     def versions(self, config: DataConfig) -> dict[str, str]:
-        """Return a hash of names, sizes and modification times of the files.
+        """Return a hash of the files' names, sizes and modification times.
 
         Raises:
             UserError: there are no such files.
@@ -65,7 +65,7 @@ class Local(Source[DataConfig]):
 
 
 def files_of(config: DataConfig) -> tuple[Path, list[Path]]:
-    """Return the folder that names are relative to, and the files of ``data.path`` in order.
+    """Return the folder to which file names are relative, and the files of ``data.path`` in order.
 
     Raises:
         UserError: there are no readable files.
@@ -73,8 +73,8 @@ def files_of(config: DataConfig) -> tuple[Path, list[Path]]:
     if not config.path:
         raise bad_value("data.path", config.path, "give a folder, a file, or a pattern such as texts/*.txt")
     path = Path(config.path).expanduser()
-    found = [path] if path.is_file() else sorted(path.rglob("*") if path.is_dir() else _matches(path))
-    readable = [file for file in found if file.is_file() and reader_of(file)]
+    candidates = [path] if path.is_file() else sorted(path.rglob("*") if path.is_dir() else _matches(path))
+    readable = [file for file in candidates if file.is_file() and reader_of(file)]
     if not readable:
         endings = ", ".join(READERS)
         raise bad_value("data.path", config.path, f"no file there ends in {endings}, with or without .gz or .zst")
@@ -124,12 +124,12 @@ def _read(path: Path, name: str, column: str) -> Iterator[Document]:
 
 
 def _rows(path: Path, reader: str) -> Iterator[dict[str, Any]]:
-    # Takes a second to import.
+    # Imported here: the import takes a second.
     from datasets import config, load_dataset
 
     # Otherwise datasets reports every opened file to a server, and waits seconds for the answer without a network.
     config.HF_UPDATE_DOWNLOAD_COUNTS = False
-    # It logs errors itself; the user should see only one line.
+    # datasets logs errors itself; the user should see only one line.
     logging.getLogger("datasets").setLevel(logging.CRITICAL)
     if not path.stat().st_size:
         raise _unreadable(path, "it is empty")
@@ -145,7 +145,7 @@ def _rows(path: Path, reader: str) -> Iterator[dict[str, Any]]:
     except (UserError, GeneratorExit):
         raise
     except Exception as error:
-        # The parsers and decompressors behind datasets all have their own exceptions.
+        # datasets also raises exceptions of its parsers and decompressors.
         raise _unreadable(path, first_line(error)) from error
 
 

@@ -11,16 +11,16 @@ from ttt.config.schema import DataConfig
 from ttt.config.system import renamed_at_the_end
 
 FORMAT_VERSION = 2
-"""Raise it when the same configuration and source produce other files."""
+"""Raise it when a change of the code changes the files of the same configuration and source."""
 
 MANIFEST = "manifest.json"
 FIELDS_WITHOUT_INFLUENCE = {"name", "path", "tokenizer", "eval_tokens", "cache_dir", "workers"}
-"""A path counts by its content: through ``versions`` of a source, and the hash of a tokenizer."""
+"""Paths count only by their content: the ``versions`` of a source, and the hash of a tokenizer."""
 
 Manifest = dict[str, Any]
 """The entries of ``describe``, then ``tokenizer`` (its file), ``tokenizer_sha256``, ``vocab_size``, ``dtype``,
 ``splits`` (documents, tokens and bytes of text of each, and name and tokens of each shard), ``files`` (bytes and sha256
-of each) and ``digest``. It contains no dates and no folders, so that two preparations of the same texts agree."""
+of each) and ``digest``. Without dates and folders, so that preparations of the same texts give equal manifests."""
 
 
 class NewerManifestError(Exception):

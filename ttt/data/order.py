@@ -1,7 +1,7 @@
 """The order of a corpus: all documents of all partial shards sorted by the hash of their text, without duplicates.
 
-The order depends only on the texts, not on where they were found or which process tokenised them. It spreads texts from
-one place over the whole corpus, and each split is one range of it. Memory holds 64 bytes per document of the source.
+The order depends only on the texts, not on their file names or the process that tokenised them. It mixes texts of
+different origin, and each split is one range of it. It takes 64 bytes of memory per document of the source.
 """
 
 from bisect import bisect_left
@@ -41,7 +41,7 @@ class Places:
 
 
 def order_documents(partial_shards: Sequence[Path], config: DataConfig) -> dict[str, Places]:
-    """Return the documents of each split; of several with the same text, the first in the source is kept."""
+    """Return the documents of each split; of several documents with the same text, only the first in the source."""
     read = [read_entries(folder) for folder in partial_shards]
     counts = [len(entries) for entries in read]
     entries = np.concatenate([np.zeros(0, ENTRY), *read])
@@ -50,12 +50,12 @@ def order_documents(partial_shards: Sequence[Path], config: DataConfig) -> dict[
     position = np.concatenate([np.zeros(0, np.int32), *(np.arange(count, dtype=np.int32) for count in counts)])
     places = Places(partial_shard[order], position[order], entries[order])
 
-    def rank(place: int) -> int:
-        sha256 = places.entries["sha256"][place].tobytes()
+    def rank(index: int) -> int:
+        sha256 = places.entries["sha256"][index].tobytes()
         return BY_HASH.index(split_of(sha256, config.validation_fraction, config.test_fraction))
 
-    bounds = [bisect_left(range(len(places)), which, key=rank) for which in range(len(BY_HASH) + 1)]
-    return {split: places[slice(*bounds[which : which + 2])] for which, split in enumerate(BY_HASH)}
+    bounds = [bisect_left(range(len(places)), number, key=rank) for number in range(len(BY_HASH) + 1)]
+    return {split: places[slice(*bounds[number : number + 2])] for number, split in enumerate(BY_HASH)}
 
 
 def _distinct_by_hash(sha256: np.ndarray) -> np.ndarray:

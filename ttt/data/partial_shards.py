@@ -1,6 +1,6 @@
-"""Partial shards: consecutive documents of a source, tokenised, before they are sorted into shards.
+"""Partial shards: consecutive documents of a source, tokenised but not yet sorted into shards.
 
-A partial shard is a folder that appears by a single rename, so that a killed preparation leaves only complete ones:
+A partial shard is a folder that is renamed when it is complete, so that a killed preparation leaves only complete ones:
 
 =================  =====================================================================================
 ``tokens.npy``     uint16 or uint32 [tokens]: the admitted documents in order
@@ -23,7 +23,7 @@ from ttt.data.sources import Document
 from ttt.data.vocabulary import dtype_of, open_vocabulary
 
 PARTIAL_SHARD_CHARS = 2**23
-"""A partial shard ends with the document in which it reaches this many characters."""
+"""A partial shard ends with the document that brings it to this many characters."""
 
 ENTRY = np.dtype([("sha256", "V32"), ("tokens", "<i8"), ("bytes", "<i8"), ("name", "<i8")])
 """A document: hash of its text, its tokens, bytes of its text, bytes of its name."""

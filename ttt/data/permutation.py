@@ -5,7 +5,7 @@ from typing import Protocol
 import numpy as np
 
 LISTED = 2**22
-"""An order of up to this many numbers is an array; a longer one is computed, so that memory does not grow."""
+"""Largest order that is stored as an array; longer orders are computed, so that memory does not grow."""
 
 ROUNDS = 6
 
@@ -13,7 +13,7 @@ ROUNDS = 6
 class Order(Protocol):
     """A permutation: ``order[position]`` is the index read at ``position``."""
 
-    def __getitem__(self, place: int, /) -> int: ...
+    def __getitem__(self, position: int, /) -> int: ...
 
 
 def permutation(n: int, seed: int, epoch: int) -> Order:
@@ -25,13 +25,12 @@ def permutation(n: int, seed: int, epoch: int) -> Order:
 class Feistel:
     """A permutation of 0 to n - 1 that needs no memory.
 
-    A Feistel network permutes the numbers of an even number of bits (Luby and Rackoff, 1988). A number outside the
-    range goes through the network again until it is inside, which takes on average less than four rounds (Black and
-    Rogaway, 2002).
+    A Feistel network permutes the numbers of an even number of bits (Luby and Rackoff, 1988). It is applied again while
+    the result is out of range, on average less than four times (Black and Rogaway, 2002).
 
     Args:
-        n: how many numbers.
-        generator: gives the keys of the rounds.
+        n: size of the permutation.
+        generator: source of the keys of the rounds.
     """
 
     def __init__(self, n: int, generator: np.random.Generator) -> None:
@@ -40,11 +39,11 @@ class Feistel:
         self._mask = 2**self._half - 1
         self._keys = [int(key) for key in generator.integers(2**64, size=ROUNDS, dtype=np.uint64)]
 
-    def __getitem__(self, place: int) -> int:
-        place = self._once(place)
-        while place >= self._n:
-            place = self._once(place)
-        return place
+    def __getitem__(self, position: int) -> int:
+        index = self._once(position)
+        while index >= self._n:
+            index = self._once(index)
+        return index
 
     def _once(self, number: int) -> int:
         left, right = number >> self._half, number & self._mask

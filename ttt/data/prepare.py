@@ -1,9 +1,8 @@
 """Preparation of a corpus: all or nothing, resumed where a killed preparation stopped.
 
-A source is read once, in batches that several processes tokenise into partial shards. When all of them exist, the order
-of the documents is known and the final shards are gathered from them. Partial shards and shards are built in a folder
-beside the corpus's and each appears by a single rename; so neither the number of processes nor a kill changes their
-content.
+A source is read once, in batches that several processes tokenise into partial shards. From all partial shards follows
+the order of the documents, and the final shards are gathered from them. Both are built in a temporary folder and
+renamed when they are complete, so that their content depends neither on the number of processes nor on a kill.
 """
 
 import json
@@ -34,22 +33,22 @@ from ttt.data.workers import parallel_map
 
 @dataclass(frozen=True)
 class BuildDir:
-    """The folder beside the corpus's in which it is built: the corpus itself, and partial shards.
+    """The temporary folder in which a corpus is built: its files, and partial shards.
 
     Attributes:
-        folder: is renamed to the corpus's folder at the end.
+        folder: the path; renamed to the corpus's folder at the end.
     """
 
     folder: Path
 
     @property
     def partial_shards(self) -> Path:
-        """The folder of temporary files, deleted at the end."""
+        """The folder of partial shards, deleted at the end."""
         return self.folder / "partial_shards"
 
     @property
     def counted(self) -> Path:
-        """A file with the number of partial shards, written when the source has been read to its end."""
+        """A file with the number of partial shards, written when the whole source has been read."""
         return self.partial_shards / "all.json"
 
     def partial_shard(self, number: int) -> Path:
@@ -60,10 +59,10 @@ class BuildDir:
 def prepare(
     config: DataConfig, source: Source[DataConfig], description: Manifest, folder: Path, show_progress: bool
 ) -> None:
-    """Read, tokenise and write a corpus to ``folder``, which appears when everything is written.
+    """Read, tokenise and write a corpus; ``folder`` is created only when everything is written.
 
-    Only one process may prepare a folder at a time. After a kill, or an error that is not the user's, finished work
-    stays beside ``folder`` and the same call resumes from it.
+    Only one process may prepare a folder at a time. After a kill, or an error other than ``UserError``, finished work
+    remains beside ``folder`` and the same call resumes from it.
 
     Raises:
         UserError: the source has no documents for training or cannot be read, or the tokenizer cannot be used.
@@ -72,7 +71,7 @@ def prepare(
     """
     build = BuildDir(folder.with_name(f"{folder.name}.partial"))
     try:
-        # The manifest is written last: if it exists, a killed preparation had only to clean up.
+        # The manifest is written last: if it exists, only the clean-up is missing.
         if not (build.folder / MANIFEST).exists():
             build.partial_shards.mkdir(parents=True, exist_ok=True)
             _provide_tokenizer(config, source, build.folder, show_progress)
@@ -82,7 +81,7 @@ def prepare(
         _clear_up(build)
         build.folder.replace(folder)
     except UserError as error:
-        # After a change of texts or settings it will be another corpus.
+        # The user must change texts or settings, which makes it another corpus; an unreachable source can be retried.
         if not isinstance(error, UnreachableError) or not any(build.partial_shards.iterdir()):
             shutil.rmtree(build.folder, ignore_errors=True)
         raise
@@ -91,14 +90,14 @@ def prepare(
 def _provide_tokenizer(config: DataConfig, source: Source[DataConfig], folder: Path, show_progress: bool) -> None:
     """Put the user's tokenizer, or one trained on the source, into ``folder``."""
     if config.tokenizer is not None:
-        users = Path(config.tokenizer).expanduser()
-        name = check_tokenizer(users)
+        path = Path(config.tokenizer).expanduser()
+        name = check_tokenizer(path)
         with renamed_at_the_end(folder / name) as partial:
-            shutil.copyfile(users, partial)
-        open_users(users, folder)
+            shutil.copyfile(path, partial)
+        open_users(path, folder)
     elif not tokenizer_file(folder).exists():
-        found = tqdm(source.documents(config), "reading", unit=" documents", disable=not show_progress)
-        sample = training_sample(found, config, SAMPLE_CHARS)
+        documents = tqdm(source.documents(config), "reading", unit=" documents", disable=not show_progress)
+        sample = training_sample(documents, config, SAMPLE_CHARS)
         if not sample:
             raise no_training_document(config)
         texts = tqdm(sample, "training tokenizer", unit=" documents", disable=not show_progress)
@@ -129,7 +128,7 @@ def _tokenise(config: DataConfig, source: Source[DataConfig], build: BuildDir, s
 
 
 def _counted(documents: Iterable[Document], progress: tqdm) -> Iterator[Document]:
-    """Yield the documents and show how many documents and bytes of text have been read."""
+    """Yield the documents and show the number of documents and bytes of text read so far."""
     for number, document in enumerate(documents, start=1):
         yield document
         elapsed = progress.format_dict["elapsed"] or 1
@@ -159,7 +158,7 @@ def _shards(config: DataConfig, build: BuildDir, show_progress: bool) -> dict[st
 
 
 def _describe(build: BuildDir, description: Manifest, splits: dict[str, Places], show_progress: bool) -> None:
-    """Write offsets, list of documents and manifest."""
+    """Write the offsets, the list of documents and the manifest."""
     vocabulary = open_vocabulary(build.folder)
     sizes = {split: _split_sizes(build.folder, split, splits[split]) for split in SPLITS}
     shards = {split: [shard["file"] for shard in sizes[split]["shards"]] for split in SPLITS}

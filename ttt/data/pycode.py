@@ -32,7 +32,7 @@ class PyCode(Source[DataConfig]):
         return {package: _version(package) for package in config.packages}
 
     def documents(self, config: DataConfig) -> Iterator[Document]:
-        """Yield every file of every package, named by its package and its path in it.
+        """Yield every file of every package, named by package and path.
 
         Raises:
             UserError: a package is not installed, or one of its files cannot be read.
@@ -48,7 +48,7 @@ def _version(package: str) -> str:
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
-        # The slower search through all distributions is needed only if the distribution has another name.
+        # Search all distributions, which is slower, only for packages whose distribution has another name.
         distributions = metadata.packages_distributions().get(package)
     if not distributions:
         raise _not_installed(package)

@@ -15,14 +15,13 @@ from ttt.data.order import Places
 from ttt.data.partial_shards import read_documents
 
 SHARD_TOKENS = 2**28
-"""A shard begins at the first document after each multiple of this: 512 or 1024 MiB plus the rest of its last document.
-"""
+"""A shard begins at the first document after each multiple of this number of tokens: 512 or 1024 MiB, or a bit more."""
 
 OPEN = 256
-"""Shards mapped at once, 128 GB and more; a usual system lets a process hold 1024 files."""
+"""Shards mapped at once, 128 GB or more; a process can usually open 1024 files."""
 
 MAPPED_BYTES = 2**28
-"""Bytes read through memory maps before all are closed: a page that was read counts as memory while it is mapped."""
+"""Bytes read through memory maps before all maps are closed, because pages count as memory while they are mapped."""
 
 
 class TokenSequence(Protocol):
@@ -36,8 +35,7 @@ class TokenSequence(Protocol):
 class TokenShards:
     """The shards of a split as one sequence of tokens, read in slices.
 
-    Memory use is bounded: files are mapped on demand, and all are closed from time to time. Copy or use a slice before
-    reading the next one.
+    Memory use is bounded: files are mapped on demand and closed again. Copy or use a slice before reading the next one.
 
     Args:
         paths: the files in order, each a one-dimensional ``.npy``.
@@ -65,7 +63,7 @@ class TokenShards:
         last = int(np.searchsorted(self._starts, stop, "left"))
         edges = [start, *self._starts[shard + 1 : last], stop]
         shards = range(shard, last)
-        return np.concatenate([self._read(*where) for where in zip(shards, edges, edges[1:], strict=False)])
+        return np.concatenate([self._read(*part) for part in zip(shards, edges, edges[1:], strict=False)])
 
     def _read(self, shard: int, start: int, stop: int) -> np.ndarray:
         self._mapped += (stop - start) * self.dtype.itemsize + 4096
@@ -78,21 +76,21 @@ class TokenShards:
 def _map(path: Path) -> np.ndarray:
     tokens = np.load(path, mmap_mode="r", allow_pickle=False)
     if hasattr(mmap, "MADV_RANDOM"):
-        # Windows are read in random order: without this the system reads 128 KiB for each window of 512 bytes.
+        # Windows are read in random order; without this, the system reads 128 KiB for each window of 512 bytes.
         tokens.base.madvise(mmap.MADV_RANDOM)
     return tokens
 
 
 @dataclass(frozen=True, eq=False)
 class ShardPlan:
-    """A shard to write: ``path``, a ``.npy``, and beside it the list of its documents.
+    """A shard to write, and its list of documents beside it.
 
     Attributes:
-        path: the file of its tokens.
-        split: its split.
-        places: its documents, in order.
+        path: the ``.npy`` file of the tokens.
+        split: the split.
+        places: the documents, in order.
         partial_shards: the folder of each partial shard.
-        dtype: of its tokens.
+        dtype: dtype of the tokens.
     """
 
     path: Path
@@ -103,7 +101,7 @@ class ShardPlan:
 
 
 def shard_bounds(tokens: np.ndarray) -> list[int]:
-    """Return the first document of every shard, then the number of documents.
+    """Return the index of the first document of every shard, then the number of documents.
 
     Args:
         tokens: number of tokens of each document.
@@ -126,13 +124,13 @@ def write_shard(plan: ShardPlan) -> None:
     places, lengths = plan.places, plan.places.entries["tokens"]
     starts = np.cumsum(lengths) - lengths
     names = [""] * len(places)
-    # Renamed last: if the shard exists, its list is complete.
+    # The shard is renamed last: if it exists, its list is complete.
     with renamed_at_the_end(plan.path) as partial:
         tokens = np.lib.format.open_memmap(partial, "w+", plan.dtype, (int(lengths.sum()),))
         for number in np.unique(places.partial_shard):
-            here = np.flatnonzero(places.partial_shard == number)
-            documents = read_documents(plan.partial_shards[number], places.position[here])
-            for document, (encoded, name) in zip(here, documents, strict=True):
+            indices = np.flatnonzero(places.partial_shard == number)
+            documents = read_documents(plan.partial_shards[number], places.position[indices])
+            for document, (encoded, name) in zip(indices, documents, strict=True):
                 tokens[starts[document] : starts[document] + len(encoded)] = encoded
                 names[document] = name
         lines = [

@@ -1,4 +1,4 @@
-"""Sources of text by name. A new source is one new file in this folder that calls ``register_source``."""
+"""Registry of text sources. A new source needs one new file in this folder that calls ``register_source``."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from ttt.config.schema import DataConfig, Resolved
 
 
 class UnreachableError(UserError):
-    """A source that may be reachable later: what has been prepared of it is kept."""
+    """A source that may be reachable later; the data prepared so far is kept."""
 
 
 @dataclass(frozen=True)
 class Document:
-    """A whole text and its name inside the source, such as ``torch/nn/modules/linear.py``."""
+    """A text and its name inside the source, such as ``torch/nn/modules/linear.py``."""
 
     name: str
     text: str
@@ -25,10 +25,10 @@ C_contra = TypeVar("C_contra", bound=DataConfig, contravariant=True)
 
 
 class Source(Protocol[C_contra]):
-    """The interface of a source; classes derive from it and are built without arguments.
+    """The interface of a source; subclasses are constructed without arguments.
 
     Attributes:
-        schema: the class of the ``data`` group's configuration, set by ``register_source``.
+        schema: the schema of the ``data`` group, set by ``register_source``.
     """
 
     schema: ClassVar[type[DataConfig]] = DataConfig
@@ -70,7 +70,7 @@ def register_source(name: str, schema: type[DataConfig] = DataConfig) -> Callabl
 
 
 def source_types() -> dict[str, type[Source[Any]]]:
-    """Return all registered sources by name; imports every module of this folder once."""
+    """Return name -> registered source, after importing every module of this folder."""
     modules_of(__package__)
     return dict(sorted(_SOURCES.items()))
 
@@ -88,9 +88,9 @@ def find_source(name: str) -> Source[Any]:
 
 
 def data_schema(plain: Resolved) -> type[DataConfig]:
-    """Return the class of the ``data`` group in a run's configuration of plain containers.
+    """Return the schema of the ``data`` group for a run's configuration in plain containers.
 
     Raises:
-        UserError: no source has the name that it contains.
+        UserError: the configuration names an unknown source.
     """
     return find_source(plain["data"]["source"]).schema

@@ -1,4 +1,4 @@
-"""Encoding and decoding of text: the BPE trained here, a ``tokenizer.json``, or a ``tokenizer.model``."""
+"""Encoding and decoding of text with the trained BPE, a ``tokenizer.json``, or a ``tokenizer.model``."""
 
 import json
 import re
@@ -19,7 +19,7 @@ END_TOKENS = (END_OF_DOCUMENT, "</s>", "<|end_of_text|>", "<eos>")
 
 BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 BLANK = "▁"
-"""The blank in sentencepiece."""
+"""Sentencepiece's character for a space."""
 
 
 class Vocabulary(Protocol):
@@ -43,7 +43,7 @@ class Vocabulary(Protocol):
 
 
 class JSONVocabulary:
-    """A ``tokenizer.json`` of the library ``tokenizers``; special tokens in a text are plain text."""
+    """A ``tokenizer.json`` of the library ``tokenizers``; special tokens in a text are encoded as plain text."""
 
     def __init__(self, path: Path) -> None:
         self._tokenizer = load_tokenizer(path)
@@ -116,7 +116,7 @@ def check_tokenizer(path: Path) -> str:
     """Return the file name of a user's tokenizer in a prepared corpus.
 
     Raises:
-        UserError: there is no such file, or it is of another kind.
+        UserError: the file is missing or of another kind.
     """
     if path.suffix not in (".json", ".model"):
         raise bad_value("data.tokenizer", path, "give a tokenizer.json, or a tokenizer.model of sentencepiece")
@@ -126,7 +126,7 @@ def check_tokenizer(path: Path) -> str:
 
 
 def open_users(path: Path, folder: Path) -> Vocabulary:
-    """Return the vocabulary of ``folder``, which is a copy of the user's ``path``.
+    """Return the vocabulary of ``folder``, whose tokenizer is a copy of the user's file ``path``.
 
     Raises:
         UserError: it is not a tokenizer.

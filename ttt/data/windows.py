@@ -13,7 +13,7 @@ from ttt.data.corpus import Documents
 from ttt.data.shards import TokenSequence
 
 GROUP = 64
-"""Documents per number held in memory."""
+"""Documents per number kept in memory."""
 
 BLOCK = 2**14 * GROUP
 """Documents processed at once when windows are counted."""
@@ -29,7 +29,7 @@ class Starts(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Windows:
-    """Sequences of ``ctx`` input tokens and the token after them.
+    """Sequences of ``ctx`` input tokens and the next token.
 
     Attributes:
         tokens: uint16 or uint32 [tokens] of all documents.
@@ -48,7 +48,7 @@ class Windows:
         return self.batch([index])[0]
 
     def batch(self, indices: Sequence[int] | np.ndarray) -> Tensor:
-        """Return the windows of these indices: int64 [B, ctx + 1]."""
+        """Return the windows with these indices: int64 [B, ctx + 1]."""
         starts = self.starts[np.asarray(indices)]
         ids_BS = np.empty((len(starts), self.ctx + 1), np.int64)
         for row, start in zip(ids_BS, starts, strict=True):
@@ -56,16 +56,16 @@ class Windows:
         return torch.from_numpy(ids_BS)
 
     def subset(self, n: int) -> "Windows":
-        """Return at most ``n`` windows, evenly spaced so that they come from many documents; always the same ones."""
+        """Return at most ``n`` windows, always the same, evenly spaced so that they come from many documents."""
         n = min(n, len(self))
         return replace(self, starts=self.starts[np.arange(n) * len(self) // n])
 
 
 def windows_within(documents: Documents, ctx: int) -> Windows:
-    """Divide every document into windows from its start; the remainder at its end is dropped.
+    """Divide every document into windows from its start and drop the remainder at its end.
 
-    Window j of a document holds its tokens ``j * ctx`` to ``j * ctx + ctx``, both included: neighbours share a token,
-    so that each token except a document's first is predicted once.
+    Window j of a document consists of tokens ``j * ctx`` to ``j * ctx + ctx``, inclusive: neighbours share a token, so
+    that each token except a document's first is predicted once.
 
     Raises:
         UserError: no document has ``ctx + 1`` tokens.
@@ -87,7 +87,7 @@ def windows_at_start(documents: Documents, ctx: int) -> Windows:
 
 
 class StartsWithin:
-    """The starts of all windows of all documents. Memory holds one number per ``GROUP`` documents.
+    """The starts of all windows of all documents, with one number in memory per ``GROUP`` documents.
 
     Args:
         offsets: int64 [documents + 1] of the documents.

@@ -1,9 +1,9 @@
 """Byte-level BPE by distinct words: the same tokens as from whole texts, several times as fast.
 
-The library spends its time on splitting texts by GPT-2's pattern and on encoding the same words again and again.
-Python's ``re`` can apply the pattern to ASCII, so ASCII texts are split here and the library encodes every distinct
-word once. Other texts are first divided into runs with and without characters beyond ASCII: the pattern always splits
-before a blank or line end that is followed by a visible character.
+The library spends its time on splitting texts by GPT-2's pattern and on encoding the same words repeatedly. For ASCII,
+Python's ``re`` can apply the pattern, so ASCII texts are split here and the library encodes every distinct word once.
+Other texts are first divided into ASCII and non-ASCII runs: the pattern always splits before a space or line end that
+is followed by a visible character.
 """
 
 import re
@@ -13,7 +13,7 @@ from itertools import chain
 from tokenizers import Tokenizer
 
 BEFORE_A_RUN = re.compile(r"(?=[ \n][!-~])")
-"""Visible ASCII only: Python and the library may disagree about white space and letters beyond ASCII."""
+"""Visible ASCII only: Python and the library may disagree about other white space and letters."""
 
 PART = re.compile(
     r"'(?:s|t|re|ve|m|ll|d)| ?[A-Za-z]+| ?[0-9]+| ?[^\sA-Za-z0-9]+|\s+(?!\S)|\s+",
@@ -26,7 +26,7 @@ REMEMBERED = 2**18
 
 
 class WordEncoder:
-    """Encodes with a tokenizer that splits texts by GPT-2's pattern.
+    """Encoder for a tokenizer that splits texts by GPT-2's pattern.
 
     Args:
         tokenizer: a byte-level BPE without normalisation and without special tokens in texts.

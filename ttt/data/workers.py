@@ -1,4 +1,4 @@
-"""Work for several processes, with the results in order."""
+"""Parallel processing in several processes, with results in order."""
 
 import multiprocessing
 import os
@@ -20,7 +20,7 @@ R = TypeVar("R")
 def parallel_map(function: Callable[[T], R], tasks: Iterable[T], workers: int) -> Iterator[R]:
     """Yield ``function(task)`` for every task, in order; ``workers`` 0 means one process per core.
 
-    With one worker or a single task no process is started. At most two tasks per worker wait at any time.
+    With one worker or a single task no process is started. At most two tasks per worker are queued.
 
     Raises:
         RunError: a process was killed.
@@ -31,7 +31,7 @@ def parallel_map(function: Callable[[T], R], tasks: Iterable[T], workers: int) -
     if workers == 1 or len(first) < 2:
         yield from map(function, chain(first, remaining))
         return
-    # Forked processes could inherit a lock that a library's thread holds.
+    # Spawn, because forked processes could inherit a lock that a library's thread holds.
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin)
     try:
         waiting: deque[Future[R]] = deque()
@@ -55,7 +55,7 @@ def _begin() -> None:
 
 
 def _end_with_parent() -> None:
-    """End this process with its parent: it would otherwise wait for work forever."""
+    """End this process when its parent ends; it would otherwise wait for work forever."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

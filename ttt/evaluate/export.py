@@ -1,4 +1,4 @@
-"""The model of a trained run as files that other programs read."""
+"""Export of a trained model to files for other programs."""
 
 import json
 from pathlib import Path
@@ -24,11 +24,13 @@ def refuse_other_files(out: Path, overwrite: bool) -> None:
         UserError: it is a file, or without ``overwrite`` a folder that is not empty.
     """
     try:
-        taken = out.exists() and (not out.is_dir() or any(out.iterdir()))
+        occupied = out.exists() and (not out.is_dir() or any(out.iterdir()))
     except OSError as error:
         raise bad_value("out", out, f"cannot be read ({error.strerror}); choose another folder") from error
-    if taken and not (overwrite and out.is_dir()):
-        raise bad_value("out", out, "holds other files; choose a new folder, or overwrite=true to write into this one")
+    if occupied and not (overwrite and out.is_dir()):
+        raise bad_value(
+            "out", out, "contains other files; choose a new folder, or overwrite=true to write into this one"
+        )
 
 
 def export_run(folder: RunFolder, out: Path, released: bool) -> list[Path]:
@@ -36,7 +38,7 @@ def export_run(folder: RunFolder, out: Path, released: bool) -> list[Path]:
 
     Args:
         folder: a run with a checkpoint.
-        out: the folder to write, made if it is missing.
+        out: the folder to write, created if it is missing.
         released: use the released code's names, and add ``released.json``, the ``meta`` of ``from_released``.
 
     Raises:
@@ -46,7 +48,7 @@ def export_run(folder: RunFolder, out: Path, released: bool) -> list[Path]:
     run = load_run(folder, torch.device("cpu"))
     meta = released_meta(restore_config(run.record.content), run.model) if released else None
     state = to_released(run.model) if released else run.model.state_dict()
-    # The largest first: it is the one that a disk may have no room for.
+    # The largest file first, so that a full disk is noticed before others are written.
     files = {
         WEIGHTS: save({name: value.contiguous() for name, value in state.items()}, metadata={"format": "pt"}),
         CONFIG: yaml.safe_dump(run.record.content["config"], sort_keys=False).encode(),
@@ -55,7 +57,7 @@ def export_run(folder: RunFolder, out: Path, released: bool) -> list[Path]:
         files[RELEASED] = (json.dumps(meta, indent=2) + "\n").encode()
     tokenizer = tokenizer_file(run.corpus.folder)
     files[tokenizer.name] = tokenizer.read_bytes()
-    # Nothing can be refused any more, so the folder gets all of its files.
+    # All checks are done before the first file is written.
     for name, content in files.items():
         write_bytes(out / name, content)
     return [out / name for name in sorted(files)]

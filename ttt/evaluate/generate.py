@@ -1,4 +1,4 @@
-"""Text from a trained run: the prompt is read at once, then tokens are drawn one by one from the state after it.
+"""Text generation: the prompt is read at once, then tokens are sampled one by one.
 
 Shapes: B = 1 sequence, T tokens, V vocabulary.
 """
@@ -21,12 +21,12 @@ from ttt.models.language_model import LanguageModel
 
 @dataclass(frozen=True)
 class Sampling:
-    """The choice of the next token.
+    """Settings of the choice of the next token.
 
     Attributes:
-        temperature: divides the logits; 0 takes the likeliest token.
-        top_k: only the ``top_k`` likeliest tokens can be drawn; None: all.
-        seed: of the random draws.
+        temperature: divisor of the logits; 0: always the likeliest token.
+        top_k: sample only from the ``top_k`` likeliest tokens; None: from all.
+        seed: seed of the samples.
     """
 
     temperature: float
@@ -36,13 +36,13 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Speed:
-    """The time of reading and writing.
+    """Numbers of tokens and times of reading and writing.
 
     Attributes:
         read: tokens of the prompt.
-        read_seconds: from the prompt to the first token.
-        written: tokens.
-        write_seconds: from the first token to the last.
+        read_seconds: time to the first token.
+        written: tokens generated.
+        write_seconds: time from the first token to the last.
     """
 
     read: int
@@ -58,20 +58,20 @@ class Speed:
 
 
 def generate_text(run: TrainedRun, prompt: str, tokens: int, sampling: Sampling, show: Callable[[str], None]) -> Speed:
-    """Show the model's continuation of ``prompt`` as it comes: ``tokens`` tokens, or up to the end of the document.
+    """Generate ``tokens`` tokens after ``prompt``, or up to the end of the document, and show the text as it comes.
 
     Args:
-        run: the run whose model writes.
+        run: the run with the model.
         prompt: the text to continue; empty: the start of a document.
-        tokens: most tokens to write.
+        tokens: maximum number of tokens to generate.
         sampling: the choice of each token.
-        show: receives the text bit by bit, in whole characters.
+        show: called with each new part of the text, in whole characters.
 
     Raises:
         DivergedError: the model's logits are not finite.
     """
     vocabulary = open_vocabulary(run.corpus.folder)
-    # In training, the end token of one document comes before the next.
+    # As in training, where every document follows the end token of another one.
     ids = vocabulary.encode([prompt])[0][:-1].tolist() or [vocabulary.end]
     characters = codecs.getincrementaldecoder("utf-8")(errors="replace")
     times = [time.perf_counter()]
@@ -86,7 +86,7 @@ def generate_text(run: TrainedRun, prompt: str, tokens: int, sampling: Sampling,
 
 @torch.no_grad()
 def continuation(model: LanguageModel, ids: Sequence[int], sampling: Sampling) -> Iterator[int]:
-    """Yield tokens after ``ids`` without end, each drawn by the model's logits after all tokens before it.
+    """Yield tokens after ``ids`` without end, each sampled from the model's logits after all previous tokens.
 
     Raises:
         DivergedError: the logits are not finite.
@@ -113,6 +113,6 @@ def choose(logits_V: Tensor, sampling: Sampling, generator: torch.Generator) -> 
     if sampling.temperature == 0:
         return int(logits_V.argmax())
     logits, ids = logits_V.cpu().double().topk(min(sampling.top_k or len(logits_V), len(logits_V)))
-    # The largest is subtracted so that dividing by a low temperature cannot overflow.
+    # Subtract the largest logit, so that dividing by a low temperature cannot overflow.
     weights = ((logits - logits[0]) / sampling.temperature).exp()
     return int(ids[torch.multinomial(weights, 1, generator=generator)])

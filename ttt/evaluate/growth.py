@@ -12,19 +12,19 @@ from torch import Tensor
 from ttt.layers.observing import Observation
 
 FACTOR = 10
-"""A rise of the mean loss by more than this, from the first to the last quarter, is more than tokens differ by."""
+"""Growth of the mean loss, from the first to the last quarter, beyond the usual variation between tokens."""
 
 
 @dataclass(frozen=True)
 class Growth:
-    """The loss of an inner loop before the update, in the first and in the last quarter of the sequence.
+    """The growth of an inner loop's loss before the update, from the first to the last quarter of the sequence.
 
     Attributes:
         layer: the TTT layer, from 1.
         head: from 0.
         first: mean over the first ``quarter`` tokens.
         last: mean over the last ``quarter`` tokens.
-        initial: mean over the last ``quarter`` tokens of the loss under W_0.
+        initial: mean loss under W_0 over the last ``quarter`` tokens.
         quarter: a quarter of ``tokens``, at least 1.
         tokens: T.
     """
@@ -38,13 +38,13 @@ class Growth:
     tokens: int
 
     @property
-    def place(self) -> str:
-        """The inner loop, as layer and head."""
+    def inner_loop(self) -> str:
+        """Layer and head of the inner loop."""
         return f"layer {self.layer}, head {self.head}"
 
     @property
     def unbounded(self) -> bool:
-        """True if the loss is not finite, or became much larger, and larger than without learning."""
+        """True if the loss is not finite, or has become much larger than at first and larger than under W_0."""
         if not math.isfinite(self.first) or not math.isfinite(self.last):
             return True
         return self.last > FACTOR * self.first and self.last > self.initial
@@ -56,9 +56,9 @@ class Growth:
 
 
 def unbounded_growth(layers: Sequence[Observation]) -> list[Growth]:
-    """Return the inner loops whose loss grows without bound, given each TTT layer's losses [H, T].
+    """Return the inner loops whose loss grows without bound, from the losses [H, T] of every TTT layer.
 
-    Layers after one whose losses are not finite are skipped: their inputs are not finite either.
+    Layers after the first with losses that are not finite are skipped: their inputs are not finite either.
     """
     found: list[Growth] = []
     for layer, seen in enumerate(layers, 1):

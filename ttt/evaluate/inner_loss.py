@@ -1,4 +1,4 @@
-"""The losses of a model's inner loops at every token: Figure 7 of the submission.
+"""Losses of a model's inner loops at every token: Figure 7 of the submission.
 
 Shapes: B sequences at once, H heads, T context length.
 """
@@ -25,9 +25,9 @@ class InnerLosses:
     """The inner losses of each TTT layer.
 
     Attributes:
-        layers: from the first TTT layer to the last, [H, T] float64 on the CPU, the mean over sequences.
-        sequences: their number.
-        lost: input ids [B, T] of the first sequences with a number that is not finite; None: all are finite.
+        layers: TTT layers in order, [H, T] float64 on the CPU, averaged over sequences.
+        sequences: number of sequences.
+        lost: input ids [B, T] of the first batch with a number that is not finite; None: all numbers are finite.
     """
 
     layers: list[Observation]
@@ -41,9 +41,9 @@ class Probe:
 
     Attributes:
         losses: of each TTT layer.
-        step: optimizer steps that the weights have seen.
+        step: optimizer steps of the weights.
         warnings: subject -> text, for every inner loop that grows without bound.
-        failure: the inner loop in which a number stopped being finite; None: all numbers are finite.
+        failure: the first inner loop with a number that is not finite, as a message; None: all numbers are finite.
     """
 
     losses: InnerLosses
@@ -55,8 +55,8 @@ class Probe:
 def probe_run(run: TrainedRun, split: Split) -> Probe:
     """Measure the inner losses of a run's model and write them into its ``inner_loss.parquet``.
 
-    Warnings go into the run's record. Only documents longer than the context are read, at least one, each from its
-    start, so that position t always means t tokens of one document.
+    Warnings go into the run's record. Only documents longer than the context are read, each from its start, so that
+    position t always means t tokens of one document; at least one document is read.
 
     Raises:
         UserError: there is no such split, or the model has no TTT layer.
@@ -70,7 +70,7 @@ def probe_run(run: TrainedRun, split: Split) -> Probe:
     layers = [{name: value.mean(0).numpy() for name, value in layer._asdict().items()} for layer in losses.layers]
     write_inner_loss(folder.inner_loss, run.record.run_id, split, run.step, layers, losses.sequences)
     growths = unbounded_growth(losses.layers)
-    warnings = {f"{split}, {growth.place}": f"at step {run.step} {growth}" for growth in growths}
+    warnings = {f"{split}, {growth.inner_loop}": f"at step {run.step} {growth}" for growth in growths}
     run.record.warn(warnings)
     run.record.write()
     failure = None if losses.lost is None else with_diagnosis("the inner losses are not finite", run.model, losses.lost)
@@ -87,7 +87,7 @@ def measure_inner_losses(
         windows: the windows to read, each from the start of a document.
         device: where to compute.
         device_tokens: tokens on the device at once.
-        show_progress: whether to show a progress bar.
+        show_progress: show a progress bar.
     """
     batch = max(1, device_tokens // windows.ctx)
     total, lost = torch.zeros(()), None
@@ -116,7 +116,7 @@ def observed(model: nn.Module, ids_BT: Tensor) -> Tensor:
 
 
 def describe(losses: InnerLosses) -> str:
-    """Return a table of each layer's mean losses; gain: W_0's less W_{t-1}'s, over a quarter of the positions."""
+    """Return a table of each layer's mean losses; gain: loss under W_0 minus loss under W_{t-1}, over a quarter."""
     T = losses.layers[0].loss_before.shape[-1]
     quarter = max(1, T // 4)
     rows = [["layer", "W_0", "W_{t-1}", "W_t", f"gain 1-{quarter}", f"gain {T - quarter + 1}-{T}"]]

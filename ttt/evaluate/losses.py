@@ -1,4 +1,4 @@
-"""Losses of a model on windows of text, token by token.
+"""Losses of a model on windows of text, by token.
 
 Shapes: B windows at once, T context length, S = T + 1.
 """
@@ -26,8 +26,8 @@ def window_losses(
         windows: the windows to read.
         device: where to compute.
         device_tokens: tokens on the device at once.
-        show_progress: whether to show a progress bar.
-        what: the progress bar's name.
+        show_progress: show a progress bar.
+        what: name of the measure, for progress bar and errors.
 
     Raises:
         DivergedError: a loss is not finite.

@@ -21,10 +21,10 @@ class SplitEvaluation:
 
     Attributes:
         loss: mean in nats per token over windows from anywhere in the documents.
-        tokens: tokens predicted for ``loss``.
-        sequences: windows with these tokens.
+        tokens: number of tokens in ``loss``.
+        sequences: number of windows in ``loss``.
         loss_by_index: [T], mean loss at token index 1 ... T over documents read from their start.
-        documents: documents averaged in every value of ``loss_by_index``.
+        documents: number of documents in ``loss_by_index``.
     """
 
     loss: float

@@ -1,7 +1,7 @@
 """A control for the loss by token index: the same tokens, with the context forgotten every N tokens.
 
-Positions of a document differ in difficulty, so a curve by token index does not show what context is worth. The paired
-difference does: a token's loss without the context before the last reset, less its loss with that context.
+Positions of a document differ in difficulty, so a curve by token index does not show the value of context. The paired
+difference does: a token's loss without the context before the last reset, minus its loss with that context.
 
 Shapes: D documents, T context length, N tokens from reset to reset.
 """
@@ -26,7 +26,7 @@ class ResetLosses:
 
     Attributes:
         whole: [D, T] nats, each document read from its start.
-        reset: [D, T] nats, read anew from token 1, N + 1, 2 N + 1, ...
+        reset: [D, T] nats, each document read from a new state at tokens 1, N + 1, 2 N + 1, ...
         every: N.
     """
 
@@ -36,12 +36,12 @@ class ResetLosses:
 
     @property
     def gain(self) -> float:
-        """The gain by the context before the last reset, nats per token: mean over all tokens after a reset."""
+        """The gain in nats per token from context before the last reset: mean over tokens N + 1 to T."""
         return float(self._gain_of_documents.mean())
 
     @property
     def gain_error(self) -> float:
-        """The standard error of ``gain`` from the spread between documents; nan for a single document."""
+        """The standard error of ``gain`` over documents; nan for a single document."""
         gains = self._gain_of_documents
         return float(gains.std()) / math.sqrt(len(gains)) if len(gains) > 1 else math.nan
 
@@ -53,13 +53,13 @@ class ResetLosses:
 def probe_resets(run: TrainedRun, split: Split, every: int) -> ResetLosses:
     """Read the documents of the loss by token index with and without resets, and write both into the run's metrics.
 
-    Rows by position: ``loss_reset``, and ``context_gain``, the paired difference. Rows without a
-    position: ``reset_every`` (tokens), ``context_gain`` and its ``context_gain_error`` over all tokens after a reset.
+    Rows by position: ``loss_reset``, and ``context_gain``, the paired difference. Rows without a position:
+    ``reset_every`` (tokens), ``context_gain`` and its ``context_gain_error`` over all tokens after a reset.
 
     Args:
         run: the run; at least one document is read.
         split: the documents to read.
-        every: tokens from reset to reset, a divisor of the context.
+        every: tokens between resets, a divisor of the context.
 
     Raises:
         UserError: there is no such split, or ``every`` does not divide the context.
@@ -67,10 +67,9 @@ def probe_resets(run: TrainedRun, split: Split, every: int) -> ResetLosses:
     """
     reading, ctx = run.reading, run.reading.ctx
     if not 1 <= every < ctx or ctx % every:
-        raise bad_value("reset_every", every, f"must divide the run's context of {ctx} tokens and be less")
+        raise bad_value("reset_every", every, f"must divide the run's context of {ctx} tokens and be less than it")
     windows = windows_at_start(run.documents(split), ctx).subset(max(1, reading.eval_tokens // ctx))
-    on = (reading.device, reading.device_tokens, reading.show_progress)
-    losses = measure_resets(run.model, windows, every, *on)
+    losses = measure_resets(run.model, windows, every, reading.device, reading.device_tokens, reading.show_progress)
     _write(run.metric_log(), split, run.step, losses)
     return losses
 
@@ -78,12 +77,12 @@ def probe_resets(run: TrainedRun, split: Split, every: int) -> ResetLosses:
 def measure_resets(
     model: nn.Module, windows: Windows, every: int, device: torch.device, device_tokens: int, show_progress: bool
 ) -> ResetLosses:
-    """Read ``windows`` whole and in chunks of ``every`` tokens, a divisor of their length."""
+    """Measure losses on whole ``windows`` and on their chunks of ``every`` tokens, a divisor of the length."""
     starts_D = windows.starts[np.arange(len(windows))]
     chunks = (starts_D[:, None] + np.arange(0, windows.ctx, every)).ravel()
-    read = (device, device_tokens, show_progress)
-    whole = torch.cat(list(window_losses(model, windows, *read, "whole context")))
-    reset = torch.cat(list(window_losses(model, Windows(windows.tokens, chunks, every), *read, "with resets")))
+    options = (device, device_tokens, show_progress)
+    whole = torch.cat(list(window_losses(model, windows, *options, "whole context")))
+    reset = torch.cat(list(window_losses(model, Windows(windows.tokens, chunks, every), *options, "with resets")))
     return ResetLosses(whole, reset.reshape(whole.shape), every)
 
 

@@ -1,4 +1,4 @@
-"""A trained run, opened from its folder or at the end of its training, and the evaluation of its model."""
+"""A trained run, from its folder or at the end of its training, and the evaluation of its model."""
 
 from dataclasses import dataclass
 
@@ -23,14 +23,14 @@ from ttt.results.run_record import RunRecord
 
 @dataclass(frozen=True)
 class Reading:
-    """How text is read for an evaluation.
+    """Settings of an evaluation.
 
     Attributes:
         ctx: tokens of a window.
-        eval_tokens: most tokens to read for each measure.
+        eval_tokens: maximum number of tokens to read for each measure.
         device: where to compute.
         device_tokens: tokens on the device at once.
-        show_progress: whether to show progress bars.
+        show_progress: show progress bars.
     """
 
     ctx: int
@@ -48,9 +48,9 @@ class TrainedRun:
         record: its record.
         corpus: the data it was trained on.
         model: in float32, on the device of ``reading``.
-        step: optimizer steps that the weights have seen.
-        reading: how its evaluations read text.
-        metrics: its metrics, where they are in memory; None: they are read from its folder.
+        step: optimizer steps of the weights.
+        reading: settings of its evaluations.
+        metrics: its metrics, if they are in memory; None: read them from its folder.
     """
 
     record: RunRecord
@@ -71,10 +71,10 @@ class TrainedRun:
         return self.corpus.splits[split]
 
     def metric_log(self) -> MetricLog:
-        """Return the metrics, to add to.
+        """Return the metrics, to which new values can be added.
 
         Raises:
-            UserError: the folder has no table of metrics, or a broken one.
+            UserError: the table of metrics is missing or broken.
         """
         return self.metrics or MetricLog.resume(self.record.folder.metrics, self.record.run_id, self.step)
 
@@ -87,11 +87,11 @@ def load_run(
     Args:
         folder: a run with at least one checkpoint.
         device: where to compute, in float32.
-        show_progress: whether to show progress bars.
-        eval_tokens: most tokens to read for each measure; None: as the run was configured.
+        show_progress: show progress bars.
+        eval_tokens: maximum number of tokens to read for each measure; None: as in the run's configuration.
 
     Raises:
-        UserError: there is no such run, no undamaged checkpoint, or other data than the run was trained on.
+        UserError: there is no such run or no undamaged checkpoint, or the data has changed since the training.
     """
     record = RunRecord.read(folder)
     config = restore_config(record.content)
@@ -110,10 +110,10 @@ def load_run(
 
 
 def restore_config(record: Record) -> TrainConfig:
-    """Return the configuration of a record, as instances of the schema's classes.
+    """Return the configuration of a record.
 
     Raises:
-        UserError: it names a layer or source that is not registered.
+        UserError: it names an unknown layer or source.
     """
     plain = record["config"]
     return from_plain(plain, layer_type(plain["model"]["name"]).schema, data_schema(plain))

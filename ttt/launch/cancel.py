@@ -16,7 +16,7 @@ def cancel_runs(folder: SweepFolder, run_ids: list[str]) -> None:
     """
     last_job = {line["run_id"]: line for line in read_lines(folder.jobs)}
     jobs: list[Any] = [last_job[run_id] for run_id in run_ids]
-    # Recorded before the jobs end, so that nobody sees them as killed in between.
+    # Recorded before the jobs end, so that their status is never "killed" in between.
     append_lines(folder.jobs, [{**job, "ended": "cancelled"} for job in jobs])
     in_slurm = [job["job_id"] for job in jobs if job["executor"] == "slurm"]
     if in_slurm:

@@ -13,14 +13,14 @@ from ttt.results.atomic import replacing, write_text
 from ttt.results.record import RunFolder, read_record, write_record
 
 PATH_KEYS = (("runs",), ("run",), ("runs_dir",), ("run_dir",), ("data", "cache_dir"), ("parent", "run"))
-"""Configuration keys, today's and earlier ones, that hold a path of the machine on which the run was trained."""
+"""Present and former configuration keys whose value is a path on the training machine."""
 
 
 def copy_results(statuses: list[RunStatus], out: Path) -> None:
     """Copy the files that figures need from every run that has a record.
 
-    A run that is collected again replaces its earlier copy. The run folders themselves do not change. In the copies,
-    paths of the training machine are shortened to their last part.
+    A run that is collected again replaces its earlier copy. The run folders do not change. In the copies, paths on the
+    training machine are shortened to their last part.
 
     Args:
         statuses: status of the sweep's runs.

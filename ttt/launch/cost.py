@@ -59,7 +59,7 @@ def run_costs(plan: Plan, device: str, utilisation: float) -> list[RunCost]:
     costs = []
     for run in plan.runs:
         config, tokens = plan.configs[run.run_id], run.steps * run.tokens_per_step
-        # Seed and learning rate change no count; building a model takes time even on the meta device.
+        # Count once for all seeds and learning rates: building a model takes time even on the meta device.
         key = repr((config.model, config.size, config.backbone, config.ctx, config.data.vocab_size, tokens))
         if key not in counts:
             counts[key] = count(config, tokens)

@@ -21,8 +21,8 @@ from ttt.train.start import read_config, train
 class Job:
     """The training of one run; submitit calls it on the node, in every process of the run.
 
-    It reads the configuration that was frozen when the job was submitted and composes nothing again. The run starts,
-    or resumes from its newest checkpoint. Errors are raised, so that the scheduler reports a failure too.
+    It reads the configuration that was frozen when the job was submitted. The run starts, or resumes from its newest
+    checkpoint. Errors are raised, so that the scheduler reports a failure too.
 
     Args:
         config: file of the resolved configuration, YAML.
@@ -43,7 +43,7 @@ class Job:
 
         Raises:
             UserError: the configuration file is missing or invalid.
-            RunError: the run failed, or was interrupted and not queued again.
+            RunError: the run failed, or was interrupted and not requeued.
         """
         _set_up_processes()
         try:
@@ -54,7 +54,7 @@ class Job:
         self._record_end("finished", None)
 
     def checkpoint(self) -> DelayedSubmission:
-        """Return the job that submitit queues after a time limit or a preemption: the same one."""
+        """Return the job that submitit queues after a time limit or a preemption: this job again."""
         self._record_end("requeued", None)
         return DelayedSubmission(self)
 

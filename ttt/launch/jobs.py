@@ -1,4 +1,4 @@
-"""The jobs of a sweep's runs. Sweeps in neighbouring folders may share runs; each sees the jobs of the others."""
+"""The jobs of a sweep's runs, including jobs of sweeps in neighbouring folders, which may share runs."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from ttt.launch.plan import PLAN_FILE, PlannedRun, SweepFolder, read_runs
 from ttt.launch.slurm import job_states
 
 JobKey = tuple[Path, str]
-"""Folder of the sweep and job id; the id is not enough, because local jobs that wait have none yet."""
+"""Folder of the sweep and job id. Local jobs that wait have no id yet."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def states_by_job(jobs: list[RunJob]) -> dict[JobKey, str]:
 
 
 def ends_of_run(run: PlannedRun, jobs: list[RunJob]) -> list[JobEnd]:
-    """Return how the run's jobs ended, as far as they recorded it.
+    """Return the recorded ends of the run's jobs.
 
     Raises:
         UserError: a file is broken.
@@ -76,7 +76,7 @@ def _neighbours(folder: SweepFolder) -> list[SweepFolder]:
 
 
 def _shared_runs(sweep: SweepFolder, run_folders: dict[str, str]) -> set[str]:
-    """Return the runs that the other sweep has too, in the same folders; a broken plan counts as having none."""
+    """Return the runs that the other sweep shares, in the same folders; a broken plan counts as empty."""
     try:
         return {run.run_id for run in read_runs(sweep) if run_folders.get(run.run_id) == run.folder}
     except UserError:

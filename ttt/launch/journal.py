@@ -30,7 +30,7 @@ class JobLine(TypedDict):
 
 
 class JobEnd(TypedDict):
-    """A line of ``ends/RUN.jsonl``; ``restart`` counts how often the job had been requeued before."""
+    """A line of ``ends/RUN.jsonl``; ``restart`` is the number of earlier requeues of the job."""
 
     job_id: str
     restart: int
@@ -45,7 +45,7 @@ def job_line(run: PlannedRun, job_id: str, executor: Executor) -> JobLine:
 
 
 def append_lines(path: Path, lines: Iterable[Any]) -> None:
-    """Append lines in a single write, so that other processes never see half of them.
+    """Append lines in a single write, so that other processes see all or none of them.
 
     Raises:
         UserError: the file cannot be written.
@@ -65,7 +65,7 @@ def append_lines(path: Path, lines: Iterable[Any]) -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Return all complete lines; an absent file has none. An incomplete last line (full disk, crash) is ignored.
+    """Return all complete lines, none if the file is missing. Ignore an incomplete last line (full disk, crash).
 
     Raises:
         UserError: the file cannot be read, or a line is not JSON.
@@ -84,6 +84,6 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def _ends_within_a_line(file: int) -> bool:
-    """Return whether a full disk or a crash has cut off the last line."""
+    """Return whether the last line is incomplete, after a full disk or a crash."""
     size = os.fstat(file).st_size
     return size > 0 and os.pread(file, 1, size - 1) != b"\n"

@@ -14,7 +14,7 @@ START_TOLERANCE_S = 5.0
 
 
 def queue_lock(folder: SweepFolder) -> FileLock:
-    """Return the lock that the sweep's queue process holds as long as it runs."""
+    """Return the lock that the sweep's queue process holds while it runs."""
     return FileLock(folder.path / ".queue.lock", timeout=0)
 
 
@@ -30,9 +30,9 @@ def queue_runs(folder: SweepFolder) -> bool:
 
 
 def process_states(folder: SweepFolder, jobs: Iterable[JobLine]) -> dict[str, str]:
-    """Return the state of each local job, named as by SLURM.
+    """Return the state of each local job, with SLURM's names.
 
-    PENDING, or KILLED where no queue process would start it; RUNNING; COMPLETED, however the job ended.
+    PENDING, or KILLED if no queue process is there to start it; RUNNING; COMPLETED, however the job ended.
     """
     local_jobs = [job for job in jobs if job["executor"] == "local"]
     states = {job["job_id"]: "RUNNING" if find_process(job) else "COMPLETED" for job in local_jobs if job["job_id"]}
@@ -42,7 +42,7 @@ def process_states(folder: SweepFolder, jobs: Iterable[JobLine]) -> dict[str, st
 
 
 def find_process(job: JobLine) -> psutil.Process | None:
-    """Return the process of a local job, or None when it has ended (its id may belong to another process by now)."""
+    """Return the process of a local job, or None if it has ended (its id may then belong to another process)."""
     try:
         process = psutil.Process(int(job["job_id"]))
         ended = process.status() == psutil.STATUS_ZOMBIE

@@ -31,7 +31,7 @@ class PlannedRun:
         overrides: overrides of ``ttt-train``.
         parent: run_id of the run whose weights it starts from, or None.
         steps: optimizer steps in total.
-        tokens_per_step: tokens of one step, all devices together.
+        tokens_per_step: tokens of one step, over all devices.
         nodes: number of machines.
         devices: processes per machine.
         resources: cluster keys that the sweep sets for this run, see ``ttt.config.cluster.RESOURCES``.
@@ -99,7 +99,7 @@ def freeze(plan: Plan, folder: SweepFolder) -> None:
     """Write the plan into the folder, unless the folder has the same plan already.
 
     Raises:
-        UserError: the folder holds another plan or cannot be written.
+        UserError: the folder contains another plan or cannot be written.
     """
     if folder.plan.exists():
         check_same_plan(plan, folder)
@@ -118,10 +118,10 @@ def freeze(plan: Plan, folder: SweepFolder) -> None:
 
 
 def check_same_plan(plan: Plan, folder: SweepFolder) -> None:
-    """Check that the folder holds this plan: the same runs, steps, folders, parents and resources.
+    """Check that the folder contains this plan: the same runs, steps, folders, parents and resources.
 
     Raises:
-        UserError: it holds another plan.
+        UserError: it contains another plan.
     """
     before = {run.run_id: run for run in read_runs(folder)}
     now = {run.run_id: run for run in plan.runs}
@@ -136,7 +136,7 @@ def check_same_plan(plan: Plan, folder: SweepFolder) -> None:
                 difference = f"{run_id}: {'; '.join(changed)}"
                 break
     if difference:
-        raise UserError(f"{folder.path}: holds another plan ({difference}); choose another with folder=FOLDER")
+        raise UserError(f"{folder.path}: contains another plan ({difference}); choose another with folder=FOLDER")
 
 
 def read_runs(folder: SweepFolder) -> list[PlannedRun]:

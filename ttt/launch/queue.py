@@ -1,4 +1,4 @@
-"""The queue process of a sweep on this machine: it starts the runs in order, ``parallel`` at a time.
+"""The queue process of a sweep on this machine: starts the runs in order, ``parallel`` at a time.
 
 It runs detached from the terminal (``python -m ttt.launch.queue FOLDER``). Each run is a job of submitit's local
 executor.
@@ -43,7 +43,7 @@ def start_queue(folder: SweepFolder, cluster: ClusterConfig) -> None:
 
 
 def main() -> None:
-    """Start waiting runs until none waits or runs any more."""
+    """Start runs as slots become free, until all runs have ended."""
     folder, slots = SweepFolder(Path(sys.argv[1])), dict[int, submitit.Job[None]]()
     lock = queue_lock(folder)
     try:
@@ -53,13 +53,13 @@ def main() -> None:
     while lock.is_locked:
         with submit_lock(folder):
             if not _start_runs(folder, slots):
-                # Released while submit_lock is held: whoever submits runs afterwards starts a new queue process.
+                # Released while submit_lock is held, so that later submissions start a new queue process.
                 lock.release()
         time.sleep(POLL_S)
 
 
 def _start_runs(folder: SweepFolder, slots: Slots) -> bool:
-    """Start the runs for which a slot is free; return whether any run waits or runs."""
+    """Start queued runs in free slots; return whether any run is still waiting or running."""
     resources, name = read_resources(folder), read_name(folder)
     for slot in [slot for slot, job in slots.items() if job.done()]:
         del slots[slot]
@@ -75,7 +75,7 @@ def _start_runs(folder: SweepFolder, slots: Slots) -> bool:
 
 
 def _executor(folder: SweepFolder, cluster: ClusterConfig, slot: int, devices: int) -> submitit.LocalExecutor:
-    """Return the executor of a slot, which runs one job at a time on the slot's own GPUs."""
+    """Return the executor of a slot, which runs one job at a time on the slot's GPUs."""
     gpus = cluster.gpus_per_task * devices
     executor = submitit.LocalExecutor(folder.submitit, max_num_timeout=cluster.requeues)
     executor.update_parameters(

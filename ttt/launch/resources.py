@@ -16,7 +16,7 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True)
 class Resources:
-    """A cluster, and the keys of it that the command line set; those take precedence over the sweep's rules."""
+    """A cluster, and its keys that the command line set; these take precedence over the sweep's rules."""
 
     cluster: ClusterConfig
     changed: tuple[str, ...] = ()

@@ -13,7 +13,6 @@ from ttt.config.errors import UserError
 TIMEOUT_S = 60
 """Time limit of a command; a busy or restarting controller answers late."""
 
-
 REQUEUED = ("PREEMPTED", "NODE_FAIL")
 """States that accounting reports for some seconds after SLURM has requeued a job."""
 
@@ -34,7 +33,7 @@ def require_slurm(command: str, name: str) -> None:
 
 
 def job_states(job_ids: Collection[str]) -> dict[str, str]:
-    """Return SLURM's state of each job, from one call of sacct; jobs that accounting does not know yet are missing.
+    """Return SLURM's state of each job from one call of sacct, without jobs that accounting does not know yet.
 
     Args:
         job_ids: such as 17 or, in an array, 17_3.

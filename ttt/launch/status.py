@@ -18,7 +18,6 @@ RunState = Literal[
     "waiting",
     "running",
     "finished",
-    "diverged",
     "failed",
     "diverged",
     "killed",
@@ -28,7 +27,7 @@ RunState = Literal[
     "orphaned",
     "deleted",
 ]
-"""``waiting``: for its parent run; ``orphaned``: its parent did not finish; ``deleted``: its folder is gone."""
+"""``waiting``: for the parent run; ``orphaned``: the parent did not finish; ``deleted``: the run folder is gone."""
 
 Outcome = tuple[RunState, str]
 """State and detail of a run."""
@@ -48,7 +47,7 @@ SLURM_ENDED: dict[str, Outcome] = {
     "BOOT_FAIL": ("killed", "its node did not start"),
     "CANCELLED": ("cancelled", ""),
 }
-"""SLURM's state of a job that was ended from outside -> outcome of its run."""
+"""SLURM's state of a job that SLURM or the user ended -> outcome of its run."""
 
 ACCOUNTING_DELAY = timedelta(minutes=2)
 """Time after which accounting should know a job."""
@@ -68,11 +67,11 @@ class RunStatus:
         state: its state.
         detail: reason or result; may be empty.
         job_id: id of its last job.
-        given_up: it failed the same way ``SAME_FAILURES`` times and is not retried.
+        given_up: the run failed ``SAME_FAILURES`` times in the same way and is not retried.
         steps: optimizer steps done, of ``run.steps``.
-        tokens_per_second: training speed, now or when last training.
+        tokens_per_second: latest training speed.
         seconds_left: training time left at that speed.
-        elsewhere: folder of the sweep that submitted its last job, if it is not this one.
+        elsewhere: folder of the sweep that submitted its last job, if it is another sweep.
     """
 
     run: PlannedRun
@@ -132,7 +131,7 @@ def _is_finished(run: PlannedRun, record: Record | UserError | None) -> bool:
 
 
 def _progress(run: PlannedRun, record: Record | UserError | None) -> RunStatus:
-    """Return a status with the progress that the run's record reports."""
+    """Return a status with the progress in the run's record."""
     if not isinstance(record, dict):
         return RunStatus(run)
     steps, rate = record["steps"], record["timing"]["tokens_per_second"]
@@ -148,7 +147,7 @@ def _result(record: Record) -> str:
 def _outcome(
     job: JobLine, slurm_state: str | None, ends: Iterable[JobEnd], record: Record | UserError | None
 ) -> Outcome:
-    """Return the outcome that one job gives its unfinished run."""
+    """Return the outcome of one job of an unfinished run."""
     if job.get("ended") == "orphaned":
         return ORPHANED
     if job.get("ended") == "cancelled":
@@ -176,7 +175,7 @@ def _outcome(
 def _with_outcomes(
     status: RunStatus, outcomes: list[Outcome], cancelled_by_user: bool, parent_finished: bool
 ) -> RunStatus:
-    """Return the status of an unfinished run after the outcomes of its jobs, the last job last."""
+    """Return the status of an unfinished run from the outcomes of its jobs, in order of submission."""
     state, detail = outcomes[-1]
     if not parent_finished and state == "queued":
         state, detail = "waiting", f"for {status.run.parent}"

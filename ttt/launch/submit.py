@@ -39,7 +39,7 @@ def submit(
         report: called with one line per array.
 
     Raises:
-        UserError: the cluster refuses; jobs submitted before that remain.
+        UserError: the cluster refuses a job; jobs submitted before it remain.
     """
     clusters = {run.run_id: resources.of(run) for run in runs}
     if resources.cluster.executor == "local":

@@ -1,4 +1,4 @@
-"""Files that are complete or absent: they are written under a temporary name and then renamed."""
+"""Writing files so that they are complete or absent: under a temporary name, then renamed."""
 
 import os
 from collections.abc import Iterator
@@ -13,31 +13,33 @@ PARTIAL = ".partial"
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Yield a temporary file that replaces ``path`` at the end; its folder is made if it is missing.
+    """Yield a temporary file that replaces ``path`` at the end; its folder is created if it is missing.
 
-    A reader sees the old file or the new one, never a part; if writing fails, the old file stays.
+    A reader sees the whole old file or the whole new one. If writing fails, the old file remains.
 
     Raises:
         UserError: the folder or the file cannot be written.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with beside.open("wb") as file:
+            with temporary.open("wb") as file:
                 yield file
                 file.flush()
-                # Without it a power cut after the rename can leave an empty file under the final name.
+                # Without fsync, a power cut after the rename can leave an empty file under the final name.
                 os.fsync(file.fileno())
-            beside.replace(path)
+            temporary.replace(path)
         finally:
-            beside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); free the place or choose another") from error
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror}); free disk space or choose another path"
+        ) from error
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Replace ``path`` by ``data``, completely or not at all.
+    """Replace the file ``path`` with ``data``, completely or not at all.
 
     Raises:
         UserError: the folder or the file cannot be written.
@@ -52,6 +54,6 @@ def write_text(path: Path, text: str) -> None:
 
 
 def remove_partials(folder: Path) -> None:
-    """Remove the temporary files of a process that was killed while it wrote into ``folder``."""
+    """Remove temporary files that a killed process has left in ``folder``."""
     for file in folder.glob(f".*{PARTIAL}"):
         file.unlink(missing_ok=True)

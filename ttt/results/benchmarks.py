@@ -1,6 +1,6 @@
-"""A benchmark's file, ``benchmark.json``: the measurements, the machine and the version of the code.
+"""A benchmark's file, ``benchmark.json``: measurements, machine and version of the code.
 
-Each benchmark has its own folder in the folder of results; ``load_results`` reads them together with the runs.
+Each benchmark has a folder in the folder of runs; ``load_results`` reads it together with the runs.
 """
 
 import hashlib
@@ -28,30 +28,30 @@ class Row(TypedDict):
 
     Attributes:
         model: the inner model, or the language model's layer.
-        form: the kernel that computed the inner loop; None where it does not matter. The key keeps this name in files
-            because ``kernel`` names a compiled GPU kernel.
-        checkpoint_group: of that kernel; None where it does not matter, or where it is the kernel's default.
+        form: the kernel that computed the inner loop; None if there is none. It is not called ``kernel``, which is the
+            name of a compiled GPU kernel.
+        checkpoint_group: of that kernel; None if there is none, or for the kernel's default.
         tokens: length of the sequences; for ``decode``, of the prompt.
         mini_batch_size: None for a layer without mini-batches.
-        batch: sequences at once.
+        batch: number of sequences.
         measure: forward, forward_backward, decode (s), each with _speedup (1), _tokens_per_second (tokens/s) and _share
             (1); W, z (s); peak_memory (B); matmul (FLOP/s). ``ttt-bench latency``: train, prefill, decode and
             inner_forward, inner_train, inner_decode (s), each with _tokens_per_second; train and prefill also with
             _memory (B), the last three with _bandwidth (B/s) and _of_bound (1). ``ttt-bench kernels``: registers (1),
             spilled, spilled_in_loops, shared, scratch (B); and, per token and head, flops (FLOP), device_bytes,
-            least_bytes, l2_bytes (B) and model_<device> (s), a modelled time, not a measured one.
+            least_bytes, l2_bytes (B) and model_<device> (s), a modelled, not a measured time.
         value: the median over rounds, in ``unit``.
         low: the lower quartile.
         high: the upper quartile.
         unit: s, 1, tokens/s, B, B/s, FLOP or FLOP/s.
-        backbone: of the language model; None for the inner loop only. Older files have one value for all rows,
-            ``settings.backbone``.
-        kernel: only for compiled kernels, as all of the following: the name of the GPU kernel.
+        backbone: of the language model; None for the inner loop only. In older files, ``settings.backbone`` holds for
+            all rows.
+        kernel: name of the compiled GPU kernel; other rows have neither this nor the following keys.
         target: the architecture that it was compiled for.
-        dtype: of its views; bf16, fp16 or fp32.
+        dtype: dtype of the views; bf16, fp16 or fp32.
         head_dim: D.
-        warps: of a program.
-        stages: of its software pipeline.
+        warps: warps per program.
+        stages: stages of the software pipeline.
     """
 
     model: str
@@ -93,10 +93,10 @@ class Benchmark(TypedDict):
 
 
 class BenchmarkLog:
-    """A benchmark that is being measured. Its file is complete after every ``add``, so a kill loses only later rows.
+    """A benchmark in progress. Its file is written after every ``add``, so that a kill loses only later rows.
 
     Args:
-        folder: the folder of results, in which the benchmark creates its own.
+        folder: the folder of runs, in which the benchmark creates its folder.
         kind: the kind of benchmark.
         settings: the configuration.
         threads: CPU threads in use.
@@ -128,11 +128,11 @@ class BenchmarkLog:
 
     @property
     def machine(self) -> Machine:
-        """The machine that is measured on."""
+        """The machine of the benchmark."""
         return self._benchmark["machine"]
 
     def add(self, rows: list[Row]) -> None:
-        """Write measurements to the file at once.
+        """Add measurements and write the file.
 
         Raises:
             UserError: the file cannot be written.

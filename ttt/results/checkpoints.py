@@ -1,8 +1,8 @@
 """A run's checkpoint files: their names and their digests.
 
 The digest of ``step-00000250.ckpt`` is in ``step-00000250.ckpt.sha256``, in the format of ``sha256sum``. It is written
-last: a checkpoint without one is incomplete. A checkpoint from which no run must resume is set aside under another
-name, such as ``step-00000250.ckpt.diverged``.
+last: a checkpoint without a digest is incomplete. A checkpoint from which no run may resume is renamed, such as to
+``step-00000250.ckpt.diverged``.
 """
 
 import sys
@@ -44,24 +44,24 @@ def checkpoints(folder: Path) -> list[Path]:
 def newest_whole(folder: Path) -> Checkpoint | None:
     """Return the newest checkpoint that matches its digest, or None if there are no checkpoints.
 
-    Each damaged one is reported on standard error.
+    Damaged checkpoints are reported on standard error.
 
     Raises:
-        UserError: there are checkpoints, and every one is damaged.
+        UserError: all checkpoints are damaged.
     """
-    found = checkpoints(folder)
-    for path in reversed(found):
+    paths = checkpoints(folder)
+    for path in reversed(paths):
         try:
             return _verified(path)
         except ValueError as error:
-            print(f"warning: {path}: {error}; looking for the one before", file=sys.stderr)
-    if found:
+            print(f"warning: {path}: {error}; trying the previous one", file=sys.stderr)
+    if paths:
         raise UserError(f"{folder}: every checkpoint is damaged; restore one, or train again with overwrite=true")
     return None
 
 
 def write_digest(path: Path, sha256: str) -> None:
-    """Write the SHA-256 of the checkpoint ``path``, which completes it.
+    """Write the digest of the checkpoint ``path``, which completes the checkpoint.
 
     Raises:
         UserError: the file cannot be written.
@@ -76,23 +76,23 @@ def remove_checkpoint(path: Path) -> None:
 
 
 def set_aside(path: Path, why: str) -> None:
-    """Rename a checkpoint to ``<its name>.<why>``: it is kept for inspection, and no run resumes from it."""
+    """Rename a checkpoint to ``NAME.why``: it is kept for inspection, but no run resumes from it."""
     _digest_path(path).unlink(missing_ok=True)
     path.replace(path.with_name(f"{path.name}.{why}"))
 
 
 def _verified(path: Path) -> Checkpoint:
     """Return the checkpoint, or raise ValueError with the reason if it is damaged."""
-    beside = _digest_path(path)
+    digest = _digest_path(path)
     try:
-        expected = beside.read_text(encoding="ascii").partition(" ")[0]
+        expected = digest.read_text(encoding="ascii").partition(" ")[0]
         found = file_sha256(path)
     except FileNotFoundError:
-        raise ValueError(f"was not written to its end (no {beside.name})") from None
+        raise ValueError(f"was not written to its end (no {digest.name})") from None
     except OSError as error:
         raise ValueError(f"cannot be read ({error.strerror})") from None
     if found != expected:
-        raise ValueError(f"is damaged (its SHA-256 is not the one in {beside.name})")
+        raise ValueError(f"is damaged (its SHA-256 is not the one in {digest.name})")
     return Checkpoint(path, checkpoint_step(path), found)
 
 

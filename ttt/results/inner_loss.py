@@ -1,4 +1,4 @@
-"""The inner losses of a run at every token of a sequence, kept in ``inner_loss.parquet``.
+"""The table ``inner_loss.parquet``: inner losses of a run at every token of a sequence.
 
 | column       | type   | meaning                                                           |
 |--------------|--------|-------------------------------------------------------------------|
@@ -14,8 +14,8 @@
 | weight_norm  | double | norm of W_t                                                       |
 | sequences    | int64  | number of sequences, with all their heads, that were averaged     |
 
-The inner loss has no unit. A split's rows are those of its last probe. The file holds no times, so that equal runs
-write equal bytes.
+The inner loss has no unit. A new probe of a split replaces the split's rows. The file contains no times, so that equal
+runs write equal bytes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -47,18 +47,18 @@ TEXT_COLUMNS = ["run_id", "split"]
 def write_inner_loss(
     path: Path, run_id: str, split: Split, step: int, layers: Sequence[Mapping[str, np.ndarray]], sequences: int
 ) -> None:
-    """Write the result of a probe in place of the split's former one.
+    """Write the result of a probe, which replaces the split's former result.
 
     Args:
         path: the file.
-        run_id: is in every row.
+        run_id: the run, for every row.
         split: the split that was read.
-        step: optimiser steps that the weights have seen.
-        layers: for each layer every name of ``VALUES``, [T] from position 1, the mean over sequences and heads.
-        sequences: their number.
+        step: optimiser steps of the weights.
+        layers: for each layer the values of every name in ``VALUES``, [T], averaged over sequences and heads.
+        sequences: number of sequences.
 
     Raises:
-        UserError: the file cannot be written, or the existing one is no such table.
+        UserError: the file cannot be written, or the existing file is another table.
     """
     tables = [_rows(run_id, split, step, number, values, sequences) for number, values in enumerate(layers, 1)]
     if path.exists():
@@ -72,7 +72,7 @@ def read_inner_loss(path: Path) -> pa.Table:
     """Return the table in ``path``, text columns dictionary-encoded.
 
     Raises:
-        UserError: the file is missing or is no table of inner losses.
+        UserError: the file is missing or is not a table of inner losses.
     """
     return read_table(path, SCHEMA, TEXT_COLUMNS, "inner losses")
 

@@ -1,9 +1,9 @@
-"""The lock of a run's folder: one process writes there at a time, also where several machines share the disk.
+"""The lock of a run's folder: only one process writes there at a time, even if several machines share the disk.
 
-``lock.json`` describes the holder, which renews it every few seconds: its heartbeat. The lock of a dead holder is
+``lock.json`` describes the holder, which renews the file every few seconds: its heartbeat. The lock of a dead holder is
 broken at once if it ran on this machine or in an earlier start of the same cluster job, otherwise after a minute
-without a heartbeat. Clocks of machines are not compared. The file is read and written under a file lock of the
-operating system, where the disk has working ones, so that only one of several waiting processes gets the folder.
+without a heartbeat. The clocks of machines are not compared. The file is read and written under a file lock of the
+operating system, if the disk supports it, so that only one of several waiting processes gets the folder.
 """
 
 import json
@@ -26,7 +26,7 @@ from ttt.results.atomic import write_text
 
 LOCK_FILE, GUARD_FILE = "lock.json", ".lock.guard"
 LOCK_FILES = (LOCK_FILE, GUARD_FILE)
-"""Files of the lock in a folder; neither is part of a run."""
+"""Files of a lock; they are not part of a run."""
 
 SECONDS_BETWEEN_HEARTBEATS = 5.0
 SECONDS_UNTIL_STALE = 60.0
@@ -39,13 +39,13 @@ State = dict[str, Any]
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Let only this process write ``folder``, which is made if it is missing and removed if it stays empty.
+    """Hold the lock of ``folder``, which is created if it is missing and removed if it remains empty.
 
-    If another machine breaks the lock, because this process had no heartbeat for a minute, the process exits at once:
-    it must not write any more.
+    If another machine breaks the lock, because this process had no heartbeat for a minute, this process exits at once,
+    because it must not write any more.
 
     Raises:
-        UserError: another process holds the folder, or it cannot be written.
+        UserError: another process holds the lock, or the folder cannot be written.
     """
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
@@ -66,12 +66,12 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def holds_other_files(folder: Path) -> bool:
-    """Return whether ``folder`` has files besides those of a lock."""
+    """Return whether ``folder`` contains files other than those of a lock."""
     return any(path.name not in LOCK_FILES for path in folder.iterdir())
 
 
 class Lock:
-    """The lock of ``folder``, which exists."""
+    """The lock of ``folder``, which must exist."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.holder, self._heartbeat = folder, _this_process(), 0
@@ -92,7 +92,7 @@ class Lock:
         self._thread.start()
 
     def release(self) -> None:
-        """Give the lock up."""
+        """Release the lock."""
         self._released.set()
         self._thread.join()
         # A folder that was deleted in the meantime has no lock to remove.
@@ -104,14 +104,14 @@ class Lock:
             (self.folder / GUARD_FILE).unlink()
 
     def _taken(self, first: State | None, since: float) -> bool:
-        """Take the lock if it is free or stale; ``first`` is the state seen at ``since``, None at the first look."""
+        """Take the lock if it is free or stale; ``first`` is the state at ``since``, None before the first read."""
         with self._guard():
             state = self._read()
             if state is not None:
                 reason = self._stale_reason(state, first, since)
                 if reason is None:
                     if first is None:
-                        wait = f"waiting up to {SECONDS_UNTIL_STALE:.0f} s to see whether it is still there"
+                        wait = f"waiting up to {SECONDS_UNTIL_STALE:.0f} s for its heartbeat"
                         _report(f"{self.folder}: held by {_name(state)}; {wait}")
                     return False
                 _report(f"{self.folder}: taken over from {_name(state)}: {reason}")
@@ -124,21 +124,21 @@ class Lock:
         Raises:
             UserError: the holder is alive.
         """
-        theirs, ours = state["holder"], self.holder
-        same_machine = theirs["machine"] and theirs["machine"] == ours["machine"]
-        if same_machine and _started(theirs["pid"]) != theirs["started"]:
+        holder, ours = state["holder"], self.holder
+        same_machine = holder["machine"] and holder["machine"] == ours["machine"]
+        if same_machine and _started(holder["pid"]) != holder["started"]:
             return "that process has ended"
-        if theirs["job"] and theirs["job"] == ours["job"] and theirs["restart"] < ours["restart"]:
+        if holder["job"] and holder["job"] == ours["job"] and holder["restart"] < ours["restart"]:
             return "its job was started again"
         if same_machine or (first and state != first):
-            stop = f"scancel {theirs['job'].partition(' ')[0]}" if theirs["job"] else f"kill {theirs['pid']} there"
+            stop = f"scancel {holder['job'].partition(' ')[0]}" if holder["job"] else f"kill {holder['pid']} there"
             raise UserError(f"{self.folder}: is being written by {_name(state)}; wait for its end, or stop it ({stop})")
         stale = first is not None and time.monotonic() - since >= SECONDS_UNTIL_STALE
-        return f"no sign of it for {SECONDS_UNTIL_STALE:.0f} s" if stale else None
+        return f"no heartbeat for {SECONDS_UNTIL_STALE:.0f} s" if stale else None
 
     def _renew(self) -> None:
         while not self._released.wait(SECONDS_BETWEEN_HEARTBEATS):
-            # A full disk or a deleted folder is reported by the run; the lock tries again.
+            # The run reports a full disk or a deleted folder; the lock tries again.
             with suppress(UserError), self._guard():
                 state = self._read()
                 if state is not None and state["holder"] != self.holder:
@@ -165,7 +165,7 @@ class Lock:
 
     @contextmanager
     def _guard(self) -> Iterator[None]:
-        # Writing would make a deleted folder again.
+        # Writing would create a deleted folder again.
         if not self.folder.is_dir():
             raise UserError(f"{self.folder}: was deleted; start again")
         try:
@@ -179,11 +179,11 @@ class Lock:
 def _this_process() -> Holder:
     pid, job, cluster = os.getpid(), os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_CLUSTER_NAME")
     return {
-        "token": uuid.uuid4().hex,  # another one each time that a lock is taken
+        "token": uuid.uuid4().hex,  # differs each time a lock is taken
         "host": socket.gethostname(),
         "machine": _machine(),
         "pid": pid,
-        "started": _started(pid),  # tells apart processes that had the same id
+        "started": _started(pid),  # distinguishes processes with the same id
         "job": f"{job} of {cluster}" if job and cluster else job,
         "restart": int(os.environ.get("SLURM_RESTART_COUNT", 0)),
         "since": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -191,7 +191,7 @@ def _this_process() -> Holder:
 
 
 def _machine() -> str:
-    """Return the machine's boot and the container, within which process ids are unique; empty if not known."""
+    """Return the ids of boot and container, within which process ids are unique; empty if unknown."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
@@ -200,9 +200,9 @@ def _machine() -> str:
 
 
 def _started(pid: int) -> int | None:
-    """Return the process's start in ticks of the machine's clock; None if it does not run or this is not known."""
+    """Return the process's start in clock ticks since boot; None if it does not run or this is unknown."""
     try:
-        # The second field is a name in parentheses, which may hold anything.
+        # The second field is a name in parentheses, which may contain any character.
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     except OSError:
         return None

@@ -11,7 +11,7 @@ CPU_INFO = Path("/proc/cpuinfo")
 
 
 class Machine(TypedDict):
-    """The processor's name, the cores that this process may use, the threads that it used, and the GPU's name."""
+    """Name of the processor, cores that the process may use, threads that it used, and name of the GPU."""
 
     cpu: str
     cores: int
@@ -20,7 +20,7 @@ class Machine(TypedDict):
 
 
 def describe_machine(threads: int, gpu: str | None = None) -> Machine:
-    """Return a description of this machine; the caller computes with ``threads`` threads and ``gpu``."""
+    """Return a description of this machine, used with ``threads`` threads and ``gpu``."""
     return {"cpu": cpu_name(), "cores": available_cores(), "threads": threads, "gpu": gpu}
 
 

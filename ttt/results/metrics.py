@@ -1,4 +1,4 @@
-"""Metrics of a run: one long table with one row per number, kept in ``metrics.parquet``.
+"""The table ``metrics.parquet``: metrics of a run, one row per number.
 
 | column   | type   | meaning                                                                       |
 |----------|--------|-------------------------------------------------------------------------------|
@@ -10,7 +10,7 @@
 | value    | double |                                                                               |
 | unit     | string | nats/token, 1, ...                                                            |
 
-The file holds no times, so that equal runs write equal bytes.
+The file contains no times, so that equal runs write equal bytes.
 """
 
 from collections.abc import Iterable
@@ -50,12 +50,11 @@ class _Key(NamedTuple):
 class MetricLog:
     """The metrics of one run, collected in memory and written as a whole.
 
-    Of two numbers for the same split, metric, step and position the last one counts: a repeated evaluation replaces the
-    former one.
+    A number replaces an earlier one for the same split, metric, step and position, as in a repeated evaluation.
 
     Args:
-        run_id: is in every row.
-        path: the parquet file that ``write`` replaces.
+        run_id: the run, for every row.
+        path: the file that ``write`` replaces.
     """
 
     def __init__(self, run_id: str, path: Path) -> None:
@@ -65,9 +64,9 @@ class MetricLog:
 
     @classmethod
     def resume(cls, path: Path, run_id: str, step: int, splits: tuple[Split, ...] = SPLITS) -> "MetricLog":
-        """Return the log as it was after ``step`` steps, without later rows of ``path`` and those of other splits.
+        """Return a log with the rows in ``path`` up to ``step`` steps, only of these splits.
 
-        To miss no row, write the log before each checkpoint.
+        Write the log before each checkpoint, so that no row is lost.
 
         Raises:
             UserError: ``path`` is missing or not a table of metrics.
@@ -91,7 +90,7 @@ class MetricLog:
             self.add(split, step, metric, value, unit, int(position))
 
     def write(self) -> None:
-        """Replace the file by all rows, sorted by split, metric, step and position.
+        """Write all rows to the file, sorted by split, metric, step and position.
 
         Raises:
             UserError: the file cannot be written.
@@ -116,6 +115,6 @@ def read_metrics(path: Path) -> pa.Table:
     """Return the table in ``path``, text columns dictionary-encoded.
 
     Raises:
-        UserError: the file is missing or is no table of metrics.
+        UserError: the file is missing or is not a table of metrics.
     """
     return read_table(path, SCHEMA, TEXT_COLUMNS, "metrics")

@@ -1,4 +1,4 @@
-"""Tables in parquet files: equal tables are equal bytes, and a file with another table is refused by name."""
+"""Tables in Parquet files: equal tables give equal bytes, and files with other columns are refused."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from ttt.results.atomic import write_bytes
 
 
 def write_table(path: Path, table: pa.Table) -> None:
-    """Replace the file ``path`` by ``table``, completely or not at all.
+    """Replace the file ``path`` with ``table``, completely or not at all.
 
     Raises:
         UserError: the file cannot be written.
@@ -26,8 +26,8 @@ def read_table(path: Path, schema: pa.Schema, text_columns: Sequence[str], what:
 
     Args:
         path: the file.
-        schema: the columns that it must have, in order.
-        text_columns: the columns with few distinct words.
+        schema: the required columns, in order.
+        text_columns: columns with few distinct texts.
         what: the content of the table, for the error message.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The code and the versions that a run was made with."""
+"""The version of the code and of the packages of a run."""
 
 import platform
 import subprocess
@@ -28,21 +28,21 @@ DISTRIBUTIONS = (
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of installed distributions that can change a result; nothing is imported."""
-    found = {"python": platform.python_version()}
+    """Return the versions of Python and of installed packages that can change a result, without importing them."""
+    installed = {"python": platform.python_version()}
     for name in DISTRIBUTIONS:
         try:
-            found[name] = metadata.version(name)
+            installed[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def git_state(folder: Path = PACKAGE_FOLDER) -> GitState | None:
-    """Return the commit of the checkout with ``folder``, and whether any file differs from it.
+    """Return the commit of the checkout that contains ``folder``, and whether any file differs from it.
 
-    None if git is missing or no repository tracks ``folder``, as with a package that is installed inside another
-    project's checkout.
+    None if git is missing or no repository tracks ``folder``, such as a package installed inside another project's
+    checkout.
     """
     if not _git(folder, "ls-files", "--", "."):
         return None
@@ -52,7 +52,7 @@ def git_state(folder: Path = PACKAGE_FOLDER) -> GitState | None:
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    # Runs of one sweep start together: without the option each would take the repository's lock to refresh its index.
+    # Without the option, runs that start together would compete for the repository's lock to refresh its index.
     command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

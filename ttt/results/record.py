@@ -1,4 +1,4 @@
-"""A run's folder and its record: everything about a run that is not a curve."""
+"""A run's folder, and its record: everything about a run except its curves."""
 
 import json
 import re
@@ -18,7 +18,7 @@ RECORD_FILE = "record.json"
 Status = Literal["running", "finished", "diverged", "failed", "interrupted"]
 
 DIVERGENCE_IN_VERSION_1 = re.compile(r"became (?:nan|-?inf)|not finite|diverged")
-"""The error of a diverged run in records of version 1, whose status is "failed"."""
+"""Errors of diverged runs in records of version 1, where their status is "failed"."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,12 @@ class RunFolder:
 
     @property
     def record(self) -> Path:
-        """A ``Record``, JSON."""
+        """The record, a ``Record`` as JSON."""
         return self.path / RECORD_FILE
 
     @property
     def metrics(self) -> Path:
-        """One long table, see ``ttt.results.metrics``."""
+        """The table of metrics, see ``ttt.results.metrics``."""
         return self.path / "metrics.parquet"
 
     @property
@@ -49,7 +49,7 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path:
-        """Folder of checkpoints."""
+        """The folder of checkpoints."""
         return self.path / "checkpoints"
 
 
@@ -76,9 +76,9 @@ class Parameters(TypedDict):
 
 
 class Data(TypedDict):
-    """The data set. ``digest`` identifies its content, which may differ between data sets of one name.
+    """The data set. ``digest`` identifies its content, which may differ between data sets of the same name.
 
-    ``tokenizer_sha256`` identifies its tokenizer, which other data sets may share.
+    ``tokenizer_sha256`` identifies the tokenizer, which other data sets may share.
     """
 
     name: str
@@ -88,7 +88,7 @@ class Data(TypedDict):
 
 
 class Evaluation(TypedDict):
-    """The result on one split: ``loss`` in nats per token; ``per_token_sequences`` gave the loss by token index."""
+    """The result on a split: ``loss`` in nats per token; ``per_token_sequences`` counts for the loss by token index."""
 
     loss: float
     perplexity: float
@@ -109,11 +109,11 @@ class Timing(TypedDict):
 class Record(TypedDict):
     """``record.json``.
 
-    ``error`` is one line when ``status`` is "failed", "diverged" or "interrupted". ``steps`` and ``tokens`` were done;
-    the run ends after ``steps_planned``. ``training_flops`` is the whole run's. ``results`` has one evaluation for each
-    split evaluated. ``versions`` comes from ``provenance.versions``. ``warnings`` maps a subject, such as
-    "train, layer 1, head 0", to the newest warning about it; most records have none. ``identity`` is the part of
-    ``config`` that ``run_id`` was made of, see ``ttt.config.identity``. ``label`` describes the run for figures.
+    ``error`` is one line when ``status`` is "failed", "diverged" or "interrupted". ``steps`` and ``tokens`` are those
+    done so far; the run ends after ``steps_planned``. ``training_flops`` is for the whole run. ``results`` has one
+    evaluation per split. ``versions`` is from ``provenance.versions``. ``warnings`` maps a subject, such as "train,
+    layer 1, head 0", to the newest warning about it; most records have none. ``identity`` is the part of ``config``
+    from which ``run_id`` is made, see ``ttt.config.identity``. ``label`` describes the run for figures.
     """
 
     schema_version: int
@@ -144,7 +144,7 @@ class Record(TypedDict):
 
 
 def write_record(path: Path, record: Record) -> None:
-    """Replace the file ``path`` by ``record``; other processes see the old record or the new one.
+    """Replace the file ``path`` with ``record``; other processes see the old record or the new one.
 
     Raises:
         UserError: the file cannot be written.
@@ -153,16 +153,16 @@ def write_record(path: Path, record: Record) -> None:
 
 
 def read_record(path: Path) -> Record:
-    """Return the record in the file ``path``, one of version 1 translated to today's.
+    """Return the record in the file ``path``; a record of version 1 is translated to the present version.
 
-    A record may have keys that this version does not know.
+    Unknown keys are kept.
 
     Raises:
-        UserError: the file is missing, is no record, or lacks a required key.
+        UserError: the file is missing, is not a record, or lacks a required key.
     """
-    hint, remedy = f"a run's folder holds {RECORD_FILE}", "restore or remove the run's folder"
-    found = read_versioned(path, SCHEMA_VERSION, Record.__required_keys__, "a run's record", hint, remedy)
-    return cast(Record, _translated(found) if found["schema_version"] == 1 else found)
+    hint, remedy = f"a run's folder contains {RECORD_FILE}", "restore or remove the run's folder"
+    record = read_versioned(path, SCHEMA_VERSION, Record.__required_keys__, "a run's record", hint, remedy)
+    return cast(Record, _translated(record) if record["schema_version"] == 1 else record)
 
 
 def _translated(record: dict[str, Any]) -> dict[str, Any]:
@@ -176,18 +176,18 @@ def _translated(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def identity_of(record: Record) -> Resolved:
-    """Return the part of the configuration that makes two runs the same run.
+    """Return the part of the configuration that identifies the run.
 
-    Records that do not hold it were written before any key was added, so that all their keys count.
+    Records without it were written before any key was added, so that all their keys count.
     """
     return record["identity"] if "identity" in record else without_bookkeeping(record["config"])
 
 
 def require_data(folder: RunFolder, record: Record, digest: str) -> None:
-    """Check that data is what the run was trained on: other versions of its packages have other text.
+    """Check that the data has not changed since the run was trained, such as with the version of a package.
 
     Raises:
-        UserError: the data's ``digest`` is another.
+        UserError: the data has another digest.
     """
     trained_on = record["data"]["digest"]
     if digest != trained_on:

@@ -1,4 +1,4 @@
-"""The record of a run while a process works on it: the only place that changes and writes ``record.json``."""
+"""The record of a run in progress. Only this module changes and writes ``record.json``."""
 
 import time
 from collections.abc import Mapping
@@ -16,17 +16,17 @@ Label = dict[str, Any] | None
 
 
 def now() -> str:
-    """Return the time in UTC, ISO 8601, to the second."""
+    """Return the current time in UTC, ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 class RunRecord:
-    """The record of the run in ``folder``, and when it is written.
+    """The record of the run in ``folder``; each method updates it, and some write the file.
 
     Args:
         folder: the run's folder.
         content: the record's content.
-        writes: whether this process writes the file; other processes of a distributed run only count their steps.
+        writes: whether this process writes the file; other processes of a distributed run only count steps.
     """
 
     def __init__(self, folder: RunFolder, content: Record, writes: bool = True) -> None:
@@ -36,16 +36,16 @@ class RunRecord:
 
     @classmethod
     def read(cls, folder: RunFolder) -> "RunRecord":
-        """Return the record of a run that exists.
+        """Return the record of an existing run.
 
         Raises:
-            UserError: there is no record, or a broken one.
+            UserError: the record is missing or broken.
         """
         return cls(folder, read_record(folder.record))
 
     @property
     def run_id(self) -> str:
-        """The run's name, which is in every row of its tables."""
+        """The run's name, used in every row of its tables."""
         return self.content["run_id"]
 
     @property
@@ -60,7 +60,7 @@ class RunRecord:
 
     @property
     def deleted(self) -> str:
-        """The error about a folder that was removed while the run wrote there."""
+        """The error message for a folder that was deleted during the run."""
         return f"{self.folder.path}: was deleted while the run wrote there; start it again"
 
     @property
@@ -71,7 +71,7 @@ class RunRecord:
     def resume(
         self, step: int, checkpoint: str, steps_planned: int, overrides: list[str], sweep: str | None, label: Label
     ) -> None:
-        """Note that the run resumes from a checkpoint after ``step`` steps. Its earlier results are out of date."""
+        """Record that the run resumes from a checkpoint after ``step`` steps, and drop its earlier results."""
         content = self.content
         content["status"], content["error"], content["results"] = "running", None, {}
         content["steps"], content["last_checkpoint"], content["steps_planned"] = step, checkpoint, steps_planned
@@ -80,21 +80,21 @@ class RunRecord:
             content["label"] = label
 
     def start_clock(self) -> None:
-        """Note that training starts now, after the steps that the record names."""
+        """Start to measure the time of training, from the current step."""
         self._started = self._measured = time.monotonic()
         self._first_step = self._measured_step = self.content["steps"]
 
     def step(self, step: int) -> None:
-        """Note that ``step`` optimizer steps are done; the file follows every ``SECONDS_BETWEEN_RECORDS``."""
+        """Record that ``step`` optimizer steps are done; write the file every ``SECONDS_BETWEEN_RECORDS``."""
         self.content["steps"], self.content["tokens"] = step, step * self.content["tokens_per_step"]
         if time.monotonic() - self._measured >= SECONDS_BETWEEN_RECORDS:
             self._measure()
-            # An old record does no harm; a full disk is reported by the next checkpoint.
+            # An old record does no harm; the next checkpoint reports a full disk.
             with suppress(UserError):
                 self.write()
 
     def saved(self, checkpoint: str) -> None:
-        """Note the newest checkpoint and write the file.
+        """Record the newest checkpoint and write the file.
 
         Raises:
             UserError: the file cannot be written.
@@ -104,17 +104,17 @@ class RunRecord:
         self.write()
 
     def rewound(self, checkpoint: str | None) -> None:
-        """Note the newest checkpoint after later ones were set aside; None: there is no other."""
+        """Record the newest checkpoint after later ones were set aside; None: there is none."""
         self.content["last_checkpoint"] = checkpoint
 
     def warn(self, warnings: Mapping[str, str]) -> None:
-        """Add warnings, subject -> text; each replaces an earlier one about its subject."""
+        """Add warnings, subject -> text; each replaces an earlier warning about the same subject."""
         if warnings:
             others = {subject: text for subject, text in self.warnings.items() if subject not in warnings}
             self.content["warnings"] = others | dict(warnings)
 
     def evaluated(self, split: str, evaluation: Evaluation) -> None:
-        """Note the result on a split and write the file.
+        """Record the result on a split and write the file.
 
         Raises:
             UserError: the file cannot be written.
@@ -123,12 +123,12 @@ class RunRecord:
         self.write()
 
     def trained(self) -> None:
-        """Note the tokens per second since ``start_clock``."""
+        """Record the tokens per second since ``start_clock``."""
         self._measured, self._measured_step = self._started, self._first_step
         self._measure()
 
     def end(self, status: Status, error: str | None) -> None:
-        """Note how the run ended and write the file.
+        """Record how the run ended and write the file.
 
         Raises:
             UserError: the file cannot be written.
@@ -139,20 +139,20 @@ class RunRecord:
         self.write()
 
     def write(self) -> None:
-        """Write the file, unless this is another process than the first.
+        """Write the file, only in the first process.
 
         Raises:
-            UserError: the file cannot be written, or the run's folder was deleted; it is not made again.
+            UserError: the file cannot be written, or the run's folder was deleted; it is not created again.
         """
         if self.writes:
             self.require_folder()
             write_record(self.folder.record, self.content)
 
     def require_folder(self) -> None:
-        """Check that nobody has deleted the folder.
+        """Check that the folder still exists.
 
         Raises:
-            UserError: it is gone.
+            UserError: it was deleted.
         """
         if not self.folder.path.exists():
             raise UserError(self.deleted)

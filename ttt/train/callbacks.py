@@ -1,4 +1,4 @@
-"""What a run reports while it trains: a progress bar, a log and a table of metrics."""
+"""Callbacks that report the progress of a training: progress bar, logs and the table of metrics."""
 
 import sys
 import time
@@ -15,18 +15,18 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 def checkpoint_due(step: int, last: int, every: int) -> bool:
-    """Return whether a checkpoint follows step ``step``: every ``every`` steps (0: never), and after the last one."""
+    """Return whether to save a checkpoint after ``step``: every ``every`` steps (0: never) and after the last one."""
     return step == last or (every > 0 and step % every == 0)
 
 
 class OnOptimizerStep(pl.Callback, ABC):
-    """Calls ``on_step`` once per optimizer step instead of once per device batch."""
+    """Base of callbacks with a method ``on_step``, which is called once per optimizer step, not per device batch."""
 
     def __init__(self) -> None:
         self._done = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:  # noqa: ARG002 - Lightning's signature
-        """Note the steps that a resumed run has done."""
+        """Store the number of steps that a resumed run has done."""
         self._done = trainer.global_step
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
@@ -41,7 +41,7 @@ class OnOptimizerStep(pl.Callback, ABC):
 
 
 class Metrics(OnOptimizerStep):
-    """Loss, learning rate and gradient norm of every step, to the run's table and to Lightning's loggers.
+    """Writes loss, learning rate and gradient norm to the run's table and to Lightning's loggers.
 
     Args:
         metrics: the run's table.
@@ -71,12 +71,12 @@ class Metrics(OnOptimizerStep):
 
 
 class Progress(OnOptimizerStep):
-    """A bar with steps, loss, tokens/s and time left; without a terminal it is drawn at most every 10 s."""
+    """Progress bar with steps, loss, tokens/s and time left; without a terminal it is drawn at most every 10 s."""
 
     _bar: tqdm | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        """Open the bar at the steps done; only the first of several processes shows it."""
+        """Open the bar at the current step; only the first of several processes shows it."""
         super().on_train_start(trainer, pl_module)
         if not trainer.is_global_zero:
             return
@@ -99,11 +99,11 @@ class Progress(OnOptimizerStep):
             self._bar.update()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:  # noqa: ARG002 - Lightning's signature
-        """Close the bar; it stays on the screen."""
+        """Close the bar."""
         self._close()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:  # noqa: ARG002
-        """Close the bar where it is."""
+        """Close the bar."""
         self._close()
 
     def _close(self) -> None:

@@ -1,4 +1,4 @@
-"""Writing checkpoints, so that a run loses at most the steps since the last one."""
+"""Saving checkpoints. A run that is killed loses at most the steps since the last one."""
 
 import hashlib
 from collections.abc import Iterator
@@ -23,24 +23,24 @@ KEPT = 2
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint to a temporary file and renames it: a reader sees all of it or nothing. Its digest follows.
+    """Writes a checkpoint to a temporary file, renames it, and then writes its digest.
 
     Attributes:
-        failure: the error of a file that could not be written; nothing is saved after that. It is not raised at once,
+        failure: the error of a file that could not be written; nothing is saved after it. It is not raised at once,
             because the other processes of a distributed run would wait for this one.
     """
 
     failure: UserError | None = None
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:  # noqa: ARG002
-        """Replace ``path``."""
+        """Write ``checkpoint`` to ``path``."""
         if self.failure is None:
             with self.deferring():
                 _save(checkpoint, Path(path))
 
     @contextmanager
     def deferring(self) -> Iterator[None]:
-        """Turn a ``UserError`` into ``failure``."""
+        """Store a ``UserError`` in ``failure`` instead of raising it."""
         try:
             yield
         except UserError as error:
@@ -59,7 +59,7 @@ def _save(checkpoint: dict[str, Any], path: Path) -> None:
 
 
 class HashingWriter:
-    """A file that is hashed while it is written, so that its digest does not depend on what the disk returns."""
+    """A file that is hashed while it is written, so that reading errors of the disk cannot change its digest."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file, self.sha256 = file, hashlib.sha256()
@@ -74,7 +74,7 @@ class HashingWriter:
         try:
             torch.save(checkpoint, cast(BinaryIO, self))
         except RuntimeError:
-            # After a failed write torch still closes its archive, and reports that failure instead.
+            # After a failed write, torch also fails to close its archive and reports that error instead.
             if self._failure is not None:
                 raise self._failure from None
             raise
@@ -94,19 +94,19 @@ class HashingWriter:
 
 
 class SaveCheckpoints(OnOptimizerStep):
-    """Saves every ``every`` optimizer steps (0: never), after the last one and when the run is asked to stop.
+    """Saves every ``every`` optimizer steps (0: never), after the last one and when the run must stop.
 
-    The newest two checkpoints are kept. Metrics are written before the checkpoint and the record after it: a run that
-    dies in between misses no row and never names a checkpoint that does not exist.
+    The newest two checkpoints are kept. Metrics are written before the checkpoint and the record after it, so that a
+    run killed in between lacks no row and its record never names a missing checkpoint.
 
     Args:
         record: the run's record.
         metrics: the run's metrics.
         every: optimizer steps between two checkpoints.
-        stop: whether to end the training after this step.
+        stop: requests to end the training after the current step.
 
     Attributes:
-        files: the plugin of the trainer that writes the checkpoints.
+        files: the trainer's plugin that writes the checkpoints.
     """
 
     def __init__(self, record: RunRecord, metrics: MetricLog, every: int, stop: StopRequest) -> None:
@@ -115,7 +115,7 @@ class SaveCheckpoints(OnOptimizerStep):
         self.files = AtomicCheckpointIO()
 
     def on_step(self, trainer: pl.Trainer, module: TrainingModule, step: int) -> None:
-        """Count the step, and save when it is time."""
+        """Record the step, and save if a checkpoint is due."""
         self.record.step(step)
         stop = self.stop.agreed(trainer)
         if stop or checkpoint_due(step, module.plan.steps, self.every):

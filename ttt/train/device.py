@@ -1,4 +1,4 @@
-"""The device, precision and strategy of a run, as torch and Lightning name them."""
+"""Device, precision and strategy of a run in the terms of torch and Lightning."""
 
 import platform
 from typing import Any
@@ -12,7 +12,7 @@ from ttt.results.record import Device
 
 
 def choose_precision(name: str, device: torch.device) -> str:
-    """Return Lightning's precision; ``auto``: mixed on a GPU, with bfloat16 if it has that, and float32 elsewhere."""
+    """Return Lightning's precision; ``auto``: mixed on a GPU, with bfloat16 if supported, and float32 elsewhere."""
     if name != "auto":
         return name
     if device.type != "cuda":
@@ -31,6 +31,6 @@ def choose_strategy(name: str) -> str | Strategy:
 
 
 def describe_device(config: TrainerConfig, device: torch.device, precision: str) -> Device:
-    """Return the device as the record describes it."""
+    """Return the record's description of the device."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {"name": f"{device.type}: {name}", "count": config.devices * config.nodes, "precision": precision}

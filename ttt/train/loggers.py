@@ -1,4 +1,4 @@
-"""Loggers that show the numbers of a run while it trains, besides its own table."""
+"""Lightning's loggers of a run, in addition to its table of metrics."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,7 +12,7 @@ def require_logger(kind: str) -> None:
     """Check that the package for ``trainer.logger`` is installed.
 
     Raises:
-        UserError: it is not.
+        UserError: it is not installed.
     """
     if kind != "csv" and find_spec(kind) is None:
         raise bad_value("trainer.logger", kind, f"is not installed; pip install {kind}, or take csv")

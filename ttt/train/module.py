@@ -1,4 +1,4 @@
-"""The language model as Lightning trains it.
+"""The language model as a Lightning module.
 
 Shapes: B sequences on a device at once, T context length, S = T + 1.
 """
@@ -36,40 +36,38 @@ class TrainingModule(pl.LightningModule):
         self.gradient_norm = float("nan")
         self._losses: list[Tensor] = []
         self._decayed = decayed_parameters(model)
-        found = (getattr(module, "set_warmup", None) for module in model.modules())
-        self._set_warmups: list[Callable[[float], None]] = [
-            set_warmup for set_warmup in found if set_warmup is not None
-        ]
+        hooks = (getattr(module, "set_warmup", None) for module in model.modules())
+        self._set_warmups: list[Callable[[float], None]] = [hook for hook in hooks if hook is not None]
 
     def training_step(self, ids_BS: Tensor, batch_idx: int) -> Tensor:  # noqa: ARG002 - Lightning's signature
         """Return the mean loss of the windows of a device batch.
 
         Raises:
-            DivergedError: the loss is infinite or not a number.
+            DivergedError: the loss is infinite or NaN.
         """
         loss = token_losses(self.model, ids_BS).mean()
         finite = bool(torch.isfinite(loss))
-        # All processes end together, and the first one, which writes the record, gets the reason.
+        # All processes stop together, and the first one, which writes the record, gets the message.
         if not self.trainer.strategy.reduce_boolean_decision(finite, all=True):
-            message = None if finite else self._explained(loss.item(), ids_BS)
+            message = None if finite else self._divergence(loss.item(), ids_BS)
             raise DivergedError(first_message(message))
         self._losses.append(loss.detach())
         return loss
 
-    def _explained(self, loss: float, ids_BS: Tensor) -> str:
+    def _divergence(self, loss: float, ids_BS: Tensor) -> str:
         message = f"the loss became {loss} at step {self.global_step}"
-        # All ranks read a sharded model together, and the others' loss may be finite.
+        # All ranks must read a sharded model together, but the loss of other ranks may be finite.
         sharded = isinstance(self.trainer.strategy, FSDPStrategy)
         return message if sharded else with_diagnosis(message, self.model, ids_BS[:, :-1])
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:  # noqa: ARG002 - Lightning's signature
-        """Advance the warm-up of layers that have their own, such as that of eta_base in TTT-MLP."""
+        """Advance the warm-up of layers that have one, such as that of eta_base in TTT-MLP."""
         warmup = warmup_steps(self.recipe, self.plan.schedule_steps)
         for set_warmup in self._set_warmups:
             set_warmup(self.global_step / warmup if warmup else 1.0)
 
     def configure_gradient_clipping(self, *_: Any, **__: Any) -> None:
-        """Clip by the total norm. Lightning calls it once per optimizer step, after the last device batch."""
+        """Clip by the total norm. Lightning calls this once per optimizer step, after the last device batch."""
         wrapped = self.trainer.strategy.model
         self.gradient_norm = float(clip_gradients(wrapped if wrapped is not None else self, self.recipe.clip))
         self.step_loss = torch.stack(self._losses).mean()

@@ -22,17 +22,18 @@ RunAction = Literal["start", "resume", "finished"]
 
 @dataclass(frozen=True)
 class Opening:
-    """What to do in a run's folder, and the record found there of a run that resumes or is finished."""
+    """The action for a run's folder, and the record of a run that is resumed or finished."""
 
     action: RunAction
     record: Record | None = None
 
 
 def open_run(plan: RunPlan) -> Opening:
-    """Return what to do in the run's folder; nothing is changed.
+    """Return the action for the run's folder; nothing is changed.
 
     Raises:
-        UserError: the folder belongs to something else, or holds steps of this run and resuming was not requested.
+        UserError: the folder belongs to another run or contains other files, or it contains steps of this run and
+            resuming was not requested.
     """
     folder, config = plan.folder, plan.config
     if not folder.path.exists():
@@ -41,7 +42,7 @@ def open_run(plan: RunPlan) -> Opening:
         raise bad_value("run", folder.path, "is the run to start from; choose another folder")
     if not folder.record.exists():
         if not folder.path.is_dir() or holds_other_files(folder.path):
-            raise UserError(f"run={folder.path}: holds other files and no run; choose another folder")
+            raise UserError(f"run={folder.path}: contains other files and no run; choose another folder")
         return Opening("start")
     record = read_record(folder.record)
     if config.overwrite:
@@ -53,13 +54,13 @@ def open_run(plan: RunPlan) -> Opening:
     if not checkpoints(folder.checkpoints):
         return Opening("start")
     if config.ckpt != "last":
-        raise UserError(f"{folder.path}: holds {record['steps']} steps of this run ({record['status']}); {REMEDY}")
+        raise UserError(f"{folder.path}: contains {record['steps']} steps of this run ({record['status']}); {REMEDY}")
     _check_same_batches(plan, plan_steps(former))
     return Opening("resume", record)
 
 
 def reset_folder(folder: RunFolder) -> None:
-    """Make the folder and remove the files of an earlier run in it, and only those.
+    """Create the folder and remove the files of an earlier run in it, but no other files.
 
     Raises:
         UserError: the folder cannot be written.
@@ -101,7 +102,7 @@ def _check_same_run(plan: RunPlan, former: Resolved) -> None:
 
 
 def _check_same_batches(plan: RunPlan, before: StepPlan) -> None:
-    """Check that a resumed run reads the same sequences: its position in the data is counted in device batches."""
+    """Check that a resumed run reads the same batches, in which its position in the data is counted."""
     now = plan.step_plan
     if before.tokens_per_step != now.tokens_per_step:
         began = f"the run began with {before.tokens_per_step:,} tokens per step, here they would be"

@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from ttt.config.schema import RecipeConfig
 
 FSDP_PREFIX = "_fsdp_wrapped_module."
-"""FSDP adds this to the names of the parameters that it wraps."""
+"""Prefix that FSDP adds to the names of parameters."""
 
 
 def decayed_parameters(model: nn.Module) -> frozenset[str]:
@@ -32,7 +32,7 @@ def adamw(model: nn.Module, decayed: frozenset[str], recipe: RecipeConfig) -> Ad
 
     Args:
         model: possibly sharded by FSDP.
-        decayed: the result of ``decayed_parameters`` before sharding, while every parameter had its own shape.
+        decayed: the result of ``decayed_parameters`` before sharding, which flattens parameters.
         recipe: rates, betas and weight decay.
     """
     groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
@@ -47,12 +47,12 @@ def adamw(model: nn.Module, decayed: frozenset[str], recipe: RecipeConfig) -> Ad
 
 
 def warmup_steps(recipe: RecipeConfig, steps: int) -> int:
-    """Return the warm-up steps of a recipe of ``steps`` steps."""
+    """Return the number of warm-up steps of a recipe of ``steps`` steps."""
     return round(recipe.warmup * steps)
 
 
 def learning_rate(step: int, recipe: RecipeConfig, steps: int) -> float:
-    """Return the rate of step 0 ... ``steps`` - 1: linear to the peak, then a cosine to the final rate."""
+    """Return the rate of step 0 ... ``steps`` - 1: linear to the peak, then cosine to the final rate."""
     warmup = warmup_steps(recipe, steps)
     peak, final = recipe.learning_rate, recipe.final_learning_rate
     if step < warmup:
@@ -62,12 +62,12 @@ def learning_rate(step: int, recipe: RecipeConfig, steps: int) -> float:
 
 
 def schedule(optimizer: Optimizer, recipe: RecipeConfig, steps: int) -> LambdaLR:
-    """Return ``learning_rate`` as a scheduler that is stepped once per optimizer step."""
+    """Return ``learning_rate`` as a scheduler, to be stepped once per optimizer step."""
     return LambdaLR(optimizer, lambda step: learning_rate(step, recipe, steps) / recipe.learning_rate)
 
 
 def clip_gradients(model: nn.Module, limit: float) -> torch.Tensor:
-    """Scale all gradients down to a total norm of ``limit`` (0: no limit) and return the norm before."""
+    """Scale all gradients down to a total norm of ``limit`` (0: no limit) and return the norm before scaling."""
     limit = limit or math.inf
     if isinstance(model, FullyShardedDataParallel):  # only the wrapper sees the shards of all ranks
         return model.clip_grad_norm_(limit)

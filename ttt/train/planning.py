@@ -1,4 +1,4 @@
-"""From a configuration to the plan of a run: checked, resolved with its parent, and named. Needs no torch."""
+"""From a configuration to the plan of a run: checked, combined with its parent, and named. Does not import torch."""
 
 import hashlib
 from dataclasses import dataclass, replace
@@ -20,9 +20,9 @@ class Parent:
     Attributes:
         run: its folder.
         run_id: its name.
-        identity: its identity, see ``ttt.config.identity``.
-        steps: optimizer steps that its weights have seen.
-        tokens_per_step: tokens in each of them.
+        identity: its identity; see ``ttt.config.identity``.
+        steps: optimizer steps of its weights.
+        tokens_per_step: tokens per step.
     """
 
     run: str
@@ -45,14 +45,14 @@ class RunPlan:
     """Everything about a run that is decided before torch is loaded.
 
     Attributes:
-        config: the configuration, with all that it takes from its parent.
-        step_plan: the arithmetic of its steps.
-        identity: what makes it the run it is, see ``ttt.config.identity``.
+        config: the configuration, including values taken from its parent.
+        step_plan: its steps and their batches.
+        identity: the settings that identify it; see ``ttt.config.identity``.
         run_id: its name.
-        folder: where it is written.
+        folder: its folder.
         order_seed: seed of the data's order.
         parent: the run whose weights it starts from.
-        overrides: the command line on top of the defaults, for the record.
+        overrides: overrides on the command line, for the record.
         sweep: the sweep that it belongs to, for the record.
         label: its description for figures, for the record.
     """
@@ -70,7 +70,7 @@ class RunPlan:
 
 
 def plan_run(config: TrainConfig, overrides: list[str], sweep: str | None = None, label: Label = None) -> RunPlan:
-    """Return the plan of a run; nothing is written, and ``config`` stays as it is.
+    """Return the plan of a run; nothing is written, and ``config`` is not changed.
 
     Raises:
         UserError: a value is out of range, values contradict each other, or the parent does not fit.
@@ -93,7 +93,7 @@ def trained_parent(run: str) -> TrainedParent:
     """Return the run in the folder ``run``.
 
     Raises:
-        UserError: there is no run, or none with an undamaged checkpoint.
+        UserError: there is no run, or it has no undamaged checkpoint.
     """
     folder = RunFolder(Path(run))
     record = read_record(folder.record)
@@ -107,28 +107,26 @@ def trained_parent(run: str) -> TrainedParent:
 
 
 def planned_parent(config: TrainConfig, folder: Path) -> Parent:
-    """Return the run that is still to be trained in ``folder``, as it will be."""
+    """Return a parent that has not been trained yet, as it will be in ``folder``."""
     plan = plan_steps(config)
     return Parent(str(folder), run_id(config), identity(config), plan.steps, plan.tokens_per_step)
 
 
 def with_parent(config: TrainConfig, parent: Parent) -> TrainConfig:
-    """Return ``config`` with all that it takes from its parent: the parent's identity and, by its recipe, its steps.
-
-    A parent that the configuration names already must be this one.
+    """Return ``config`` with the parent's identity and, for ``recipe.parent_share``, the steps that follow from it.
 
     Raises:
-        UserError: the parent is another model, or another run than was planned.
+        UserError: the parent has another model, or is another run than the configuration already names.
     """
     planned = config.parent
     if planned.run_id not in (None, parent.run_id):
-        raise bad_value("from", parent.run, f"holds {parent.run_id}, not {planned.run_id} as planned; plan again")
+        raise bad_value("from", parent.run, f"contains {parent.run_id}, not {planned.run_id} as planned; plan again")
     if planned.steps not in (None, parent.steps):
         done = f"has done {parent.steps} steps, not {planned.steps} as planned"
         raise bad_value("from", parent.run, f"{done}; train it to there, or plan again")
     different = differences(model_shape(identity(config)), model_shape(parent.identity))
     if different:
-        raise bad_value("from", parent.run, f"holds another model than requested: {'; '.join(different)}")
+        raise bad_value("from", parent.run, f"contains another model than requested: {'; '.join(different)}")
     weights = parent.checkpoint.sha256 if isinstance(parent, TrainedParent) else None
     adopted = ParentConfig(parent.run, parent.run_id, parent.steps, settings_digest(parent.identity), weights)
     recipe = config.recipe

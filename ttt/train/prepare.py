@@ -28,18 +28,18 @@ from ttt.train.processes import rank
 
 @dataclass(frozen=True)
 class PreparedRun:
-    """Everything that a run consists of, once nothing can be refused any more.
+    """Everything that training needs, after all checks.
 
     Attributes:
-        plan: what was decided before.
-        record: the run's record; nothing is written yet.
-        newest: the checkpoint to resume from; None: start.
-        device: where this process trains.
-        precision: Lightning's name for it.
+        plan: the plan of the run.
+        record: the run's record, not written yet.
+        newest: the checkpoint to resume from; None: start a new run.
+        device: the device of this process.
+        precision: Lightning's name of the precision.
         corpus: the data.
         windows: the training windows of ``corpus``.
         model: with its initial weights, or its parent's.
-        reading: how its evaluation reads text.
+        reading: settings of its evaluation.
     """
 
     plan: RunPlan
@@ -58,7 +58,7 @@ def prepare(plan: RunPlan, former: Record | None) -> PreparedRun:
 
     Args:
         plan: the plan of the run.
-        former: the record of the run to resume; None: start.
+        former: the record of the run to resume; None: start a new run.
 
     Raises:
         UserError: the data, the device or the model cannot be used, or no checkpoint to resume from is undamaged.
@@ -75,7 +75,7 @@ def prepare(plan: RunPlan, former: Record | None) -> PreparedRun:
     if former is not None:
         require_data(plan.folder, former, corpus.digest)
     windows = windows_within(corpus.splits["train"], config.ctx.length)
-    # A context that is too long for validation is refused now, not at the end of training.
+    # Refuse a context that is too long for validation now, not at the end of training.
     windows_at_start(corpus.splits["validation"], config.ctx.length)
     pl.seed_everything(config.seed, verbose=False)
     model = build_model(config.model, config.size, config.backbone, config.kernel, corpus.vocab_size)
@@ -93,21 +93,21 @@ def load_parent(parent: TrainedParent, corpus: Corpus, model: LanguageModel) -> 
     """Copy the weights of a parent into ``model``; the parent may have been trained on other text.
 
     Raises:
-        UserError: the parent was trained with another tokenizer, or has trained on since the run was planned.
+        UserError: the parent was trained with another tokenizer, or has written a checkpoint since the run was planned.
     """
-    ours, theirs = corpus.manifest["tokenizer_sha256"], parent.data.get("tokenizer_sha256")
-    if ours != theirs:
+    digest, parent_digest = corpus.manifest["tokenizer_sha256"], parent.data.get("tokenizer_sha256")
+    if digest != parent_digest:
         sizes = f"data.vocab_size={corpus.vocab_size}, not {parent.data['vocab_size']}"
-        digests = f"tokenizer {ours[:12]}, not {theirs[:12] if theirs else 'known'}"
+        digests = f"tokenizer {digest[:12]}, not {parent_digest[:12] if parent_digest else 'known'}"
         raise bad_value("from", parent.run, f"was trained with another tokenizer ({sizes}; {digests})")
     newest = newest_whole(parent.checkpoint.path.parent)
     if newest is None or newest.sha256 != parent.checkpoint.sha256:
-        raise bad_value("from", parent.run, "has just got another checkpoint; start again when it has ended")
+        raise bad_value("from", parent.run, "has just written another checkpoint; start again when it has ended")
     load_weights(model, parent.checkpoint.path)
 
 
 def new_record(plan: RunPlan, device: Device, corpus: Corpus, model: LanguageModel) -> Record:
-    """Return the record of a run that has done no step."""
+    """Return the record of a new run."""
     config, step_plan = plan.config, plan.step_plan
     record: Record = {
         "schema_version": SCHEMA_VERSION,

@@ -1,4 +1,4 @@
-"""The processes of a run: the launcher that started them, the rank of this one, and decisions they take together.
+"""The processes of a run: their launcher, the rank of this process, and joint decisions.
 
 A run on several devices has one process per device. On one machine the first process starts the others. A launcher,
 SLURM's ``srun`` or ``torchrun``, starts all of them at once, on any number of machines, and describes each in its
@@ -25,9 +25,9 @@ T = TypeVar("T")
 
 
 def launcher() -> Launcher | None:
-    """Return what started the run's processes; None: this process is the only one, or starts the others itself.
+    """Return the launcher of the run's processes; None: this process is the only one, or starts the others itself.
 
-    ``torchrun`` may run under ``srun``. A single task of ``srun`` counts as no launcher: it may be somebody's shell.
+    ``torchrun`` may run under ``srun``. A single task of ``srun`` does not count, because it may be a user's shell.
     """
     if os.environ.keys() >= set(TORCHRUN):
         return "torchrun"
@@ -37,59 +37,59 @@ def launcher() -> Launcher | None:
 
 
 def rank() -> int:
-    """Return the rank of this process among those of the run; 0 in a run of one process."""
-    # A process that another one of the run has started has only its rank on this machine.
+    """Return the rank of this process in the run; 0 in a run of one process."""
+    # Without a launcher, the first process starts the others and sets only their local rank.
     names = {"torchrun": "RANK", "srun": "SLURM_PROCID", None: "LOCAL_RANK"}
     return int(os.environ.get(names[launcher()], 0))
 
 
 def check_processes(config: TrainerConfig) -> None:
-    """Check that as many processes were started as the run needs.
+    """Check that the launcher has started as many processes as the run needs.
 
     Raises:
-        UserError: there are more or fewer, or several machines and no launcher.
+        UserError: it has started more or fewer, or a run on several machines has no launcher.
     """
-    needed, found = config.devices * config.nodes, launcher()
-    requested = f"{config.devices} on each of trainer.nodes={config.nodes}"
-    if found is None:
+    needed, launched_by = config.devices * config.nodes, launcher()
+    required = f"the world size with trainer.nodes={config.nodes} is {needed}"
+    if launched_by is None:
         if config.nodes > 1:
             how = "ttt-sweep submit, srun or torchrun starts them"
             raise bad_value("trainer.nodes", config.nodes, f"needs {config.devices} process(es) on each node: {how}")
         return
-    started = int(os.environ["WORLD_SIZE" if found == "torchrun" else "SLURM_STEP_NUM_TASKS"])
+    started = int(os.environ["WORLD_SIZE" if launched_by == "torchrun" else "SLURM_STEP_NUM_TASKS"])
     if started != needed:
-        raise bad_value("trainer.devices", config.devices, f"asks for {requested} nodes, {found} has started {started}")
-    if found == "torchrun":
+        raise bad_value("trainer.devices", config.devices, f"{required}, but {launched_by} has started {started}")
+    if launched_by == "torchrun":
         return
     per_node = os.environ.get("SLURM_NTASKS_PER_NODE")
     if per_node is None or int(per_node) != config.devices:
         how = f"start it with srun --nodes={config.nodes} --ntasks-per-node={config.devices}"
-        raise bad_value("trainer.devices", config.devices, f"asks for {requested} nodes; {how}")
+        raise bad_value("trainer.devices", config.devices, f"{required}; {how}")
 
 
 def cluster_environment() -> "ClusterEnvironment":
-    """Return where Lightning finds the other processes; it never handles signals or requeues a job."""
+    """Return Lightning's description of the processes; it does not handle signals or requeue jobs."""
     from lightning.fabric.plugins.environments import (
         LightningEnvironment,
         SLURMEnvironment,
         TorchElasticEnvironment,
     )
 
-    found = launcher()
-    if found == "srun":
+    launched_by = launcher()
+    if launched_by == "srun":
         return SLURMEnvironment(auto_requeue=False)
-    return TorchElasticEnvironment() if found == "torchrun" else LightningEnvironment()
+    return TorchElasticEnvironment() if launched_by == "torchrun" else LightningEnvironment()
 
 
 @contextmanager
 def process_group(device: str) -> Iterator[None]:
-    """Connect the processes that a launcher has started, so that they can decide together; Lightning uses it too.
+    """Connect the processes that a launcher has started, for joint decisions; Lightning uses the same group.
 
     Args:
         device: ``trainer.device``.
 
     Raises:
-        UserError: there is no such device.
+        UserError: the device is not available.
     """
     if launcher() is None:
         yield
@@ -111,7 +111,7 @@ def process_group(device: str) -> Iterator[None]:
 def destroy_group() -> None:
     """Disconnect from the run's other processes, if connected.
 
-    At the interpreter's exit the group's threads would end in any order, and sometimes never.
+    Left to the interpreter's exit, the group's threads sometimes never end.
     """
     from torch import distributed
 
@@ -120,22 +120,22 @@ def destroy_group() -> None:
 
 
 def first_message(text: str | None) -> str:
-    """Return the text of the lowest rank that has one; every process of the run calls it, and one at least has one."""
+    """Return the text of the lowest rank that has one. All ranks must call this, and at least one must have a text."""
     from torch import distributed
 
     texts = [text]
     if distributed.is_available() and distributed.is_initialized():
         texts *= distributed.get_world_size()
         distributed.all_gather_object(texts, text)
-    return next(found for found in texts if found is not None)
+    return next(message for message in texts if message is not None)
 
 
 def broadcast_from_rank0(decide: Callable[[], T]) -> T:
-    """Return what ``decide`` gives in the first process to all: the others might find another state of the disk.
+    """Call ``decide`` in the first process and return its result in all; others might see another state of the disk.
 
     Raises:
-        UserError: in the first process, what ``decide`` raises there.
-        SystemExit: in the others then; only the first one reports the error.
+        UserError: in the first process, raised by ``decide``.
+        SystemExit: in the other processes after such an error, which only the first one reports.
     """
     if launcher() is None:
         return decide()
@@ -159,11 +159,11 @@ def broadcast_from_rank0(decide: Callable[[], T]) -> T:
 
 
 def all_ranks_or_fail(act: Callable[[], T]) -> T:
-    """Return the result of ``act`` in this process, once it has succeeded in all that a launcher has started.
+    """Call ``act`` in every process and return its result, after it has succeeded in all of them.
 
     Raises:
-        UserError: in the first process, what ``act`` raises there or in another process.
-        SystemExit: in the others then.
+        UserError: in the first process, the error of ``act`` there or in another process.
+        SystemExit: in the other processes after such an error.
     """
     if launcher() is None:
         return act()
@@ -178,7 +178,7 @@ def all_ranks_or_fail(act: Callable[[], T]) -> T:
     distributed.all_gather_object(messages, None if error is None else str(error))
     if error is not None and rank() == 0:
         raise error
-    failed = next(((place, line) for place, line in enumerate(messages) if line is not None), None)
+    failed = next(((number, line) for number, line in enumerate(messages) if line is not None), None)
     if failed is not None and rank() == 0:
         raise UserError(f"process {failed[0]} of {len(messages)}: {failed[1]}")
     if failed is not None:

@@ -1,4 +1,4 @@
-"""The record of a run from its first step to its end, however it ends."""
+"""Recording the start and the end of a run, however it ends."""
 
 import errno
 from collections.abc import Iterator
@@ -17,9 +17,9 @@ def recording(record: RunRecord) -> Iterator[None]:
     """Write ``record`` as running and, at the end, as finished, diverged, failed or interrupted, with the reason.
 
     Raises:
-        UserError: the folder cannot be written at all.
-        RunError: the run failed or was interrupted; the record has the reason as ``error``. A file that can no longer
-            be written is such a failure: the configuration was right.
+        UserError: the folder cannot be written at the start.
+        RunError: the run failed or was interrupted; the reason is in the record as ``error``. A file that can no longer
+            be written is also a failure of the run, not a mistake in the configuration.
     """
     record.write()
     try:
@@ -29,7 +29,7 @@ def recording(record: RunRecord) -> Iterator[None]:
     except BaseException as error:
         deleted = not record.folder.path.exists() and isinstance(error, UserError | OSError)
         status, reason = _status(error), _reason(error, record)
-        # On a full disk the record cannot be written either; the first failure is the one to report.
+        # On a full disk the record cannot be written either; report the first failure.
         with suppress(UserError):
             record.end(status, reason)
         if deleted:

@@ -1,4 +1,4 @@
-"""A prepared run: training with Lightning, then the evaluation of the trained model."""
+"""Training of a prepared run with Lightning, then the evaluation of the trained model."""
 
 import logging
 import warnings
@@ -33,15 +33,15 @@ from ttt.train.stopping import Interrupted, StopRequest
 
 
 def run(prepared: PreparedRun) -> SplitEvaluation | None:
-    """Train, evaluate, and keep the record; processes of rank 1 and up only train, and return None.
+    """Train, evaluate and write the record; processes other than the first only train, and return None.
 
     Raises:
-        RunError: the loss diverged or a signal stopped the run; the record has the reason.
+        RunError: the loss diverged or a signal stopped the run; the reason is in the record.
         UserError: the folder cannot be written.
     """
     record = prepared.record
     if not record.writes:
-        # The first process reports what ended the run, and where it resumes.
+        # The first process reports the reason.
         with suppress(Interrupted, DivergedError):
             _train(prepared)
         return None
@@ -64,8 +64,8 @@ def _train(prepared: PreparedRun) -> MetricLog:
     """Train to the last step of the plan, from the newest checkpoint if the run is resumed.
 
     Raises:
-        DivergedError: the loss became infinite or not a number.
-        Interrupted: a signal requested the end; a checkpoint holds every step that was done.
+        DivergedError: the loss became infinite or NaN.
+        Interrupted: a signal stopped the training; a checkpoint has been saved after the last step.
     """
     plan, record, newest = prepared.plan, prepared.record, prepared.newest
     if newest is not None:
@@ -98,15 +98,15 @@ def _train(prepared: PreparedRun) -> MetricLog:
 
 
 def _with_last_good(error: DivergedError, record: RunRecord) -> DivergedError:
-    """Add to the message the newest checkpoint whose weights still gave a finite loss; later ones are set aside."""
+    """Set aside checkpoints whose weights gave no finite loss, and add the newest good checkpoint to the message."""
     folder = record.folder.checkpoints
     for path in checkpoints(folder):
         if checkpoint_step(path) >= record.steps:
             set_aside(path, "diverged")
     good = next(reversed(checkpoints(folder)), None)
     record.rewound(good.name if good else None)
-    where = f"the last good checkpoint is {good}" if good else "no checkpoint had been written"
-    return DivergedError(f"{error}; {where}")
+    remedy = f"the last good checkpoint is {good}" if good else "no checkpoint had been written"
+    return DivergedError(f"{error}; {remedy}")
 
 
 def _metrics(prepared: PreparedRun) -> MetricLog:
@@ -118,14 +118,14 @@ def _metrics(prepared: PreparedRun) -> MetricLog:
 
 
 def _trained(prepared: PreparedRun, metrics: MetricLog) -> TrainedRun:
-    """Return the run with the weights that training left, for its evaluation."""
+    """Return the trained run, for its evaluation."""
     record, strategy = prepared.record, prepared.plan.config.trainer.strategy
     model = _gathered_model(prepared) if strategy == "fsdp" else prepared.model
     return TrainedRun(record, prepared.corpus, model.to(prepared.device), record.steps, prepared.reading, metrics)
 
 
 def _gathered_model(prepared: PreparedRun) -> LanguageModel:
-    """Return the weights of all ranks in one model, from the last checkpoint: FSDP leaves each rank its shards."""
+    """Return a model with the weights of all ranks, from the last checkpoint: FSDP leaves each rank only its shards."""
     config = prepared.plan.config
     model = build_model(config.model, config.size, config.backbone, config.kernel, prepared.corpus.vocab_size)
     load_weights(model, checkpoint_path(prepared.record.folder.checkpoints, prepared.record.steps))
@@ -133,10 +133,10 @@ def _gathered_model(prepared: PreparedRun) -> LanguageModel:
 
 
 def _quiet_lightning() -> None:
-    """Silence messages of Lightning that the record already holds, and warnings about its own internals."""
+    """Silence messages of Lightning that repeat the record, and warnings about its own internals."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"lightning\.pytorch\.utilities\._pytree")
-    # A machine that has srun also runs things that are no jobs.
+    # srun is also installed on login nodes, where a run is not a job.
     warnings.filterwarnings("ignore", message="The `srun` command is available")
 
 
@@ -145,7 +145,7 @@ def _trainer(prepared: PreparedRun, metrics: MetricLog, stop: StopRequest) -> pl
     plan, record, newest = prepared.plan, prepared.record, prepared.newest
     trainer = plan.config.trainer
     callbacks: list[pl.Callback] = [stop, Metrics(metrics, trainer.log_every)]
-    # All ranks would have to probe a sharded model together, and each has its own text.
+    # All ranks would have to probe a sharded model together, but each reads other text.
     if ttt_layers(prepared.model) and trainer.strategy != "fsdp":
         callbacks.append(InnerWatch(record, prepared.windows[0], trainer.checkpoint_every))
     saving = SaveCheckpoints(record, metrics, trainer.checkpoint_every, stop)
@@ -164,7 +164,7 @@ def _trainer(prepared: PreparedRun, metrics: MetricLog, stop: StopRequest) -> pl
         logger=make_loggers(trainer.logger, plan.folder.path, plan.run_id, newest.step if newest else 0),
         log_every_n_steps=1,
         plugins=[saving.files, cluster_environment()],
-        # In a job of SLURM, Lightning resumes from any ``hpc_ckpt_*`` in this folder; a run that starts has emptied it.
+        # In a SLURM job, Lightning resumes from any ``hpc_ckpt_*`` in this folder, which a new run has emptied.
         default_root_dir=plan.folder.checkpoints,
         enable_checkpointing=False,
         enable_progress_bar=False,

@@ -1,4 +1,4 @@
-"""Starting a run from its configuration, from the command line or in a job of a cluster."""
+"""Starting a run from its configuration, on the command line or in a cluster job."""
 
 import sys
 from contextlib import ExitStack
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 
 def train(config: TrainConfig, overrides: list[str], sweep: str | None = None, label: Label = None) -> None:
-    """Train and evaluate one configuration, or report that this was done before.
+    """Train and evaluate one configuration, or report that the run is finished.
 
-    From before anything is read in the run's folder to the end of the evaluation no other process can write there.
+    The run's folder is locked from before it is read until the evaluation has ended.
 
     Args:
         config: the run.
-        overrides: the command line on top of the defaults, for the record.
+        overrides: overrides on the command line, for the record.
         sweep: the sweep that the run belongs to, for the record.
         label: the run's description for figures, for the record.
 
@@ -58,7 +58,7 @@ def train(config: TrainConfig, overrides: list[str], sweep: str | None = None, l
 
 
 def _open(plan: RunPlan, lock: ExitStack) -> Opening:
-    """Decide what to do in the run's folder, which the first process keeps locked until ``lock`` is closed."""
+    """Return the action for the run's folder, which the first process locks until ``lock`` is closed."""
     if rank() == 0:
         lock.enter_context(locked(plan.folder.path))
     return open_run(plan)
@@ -79,10 +79,10 @@ def _report_start(prepared: "PreparedRun") -> None:
 
 
 def read_config(path: Path) -> TrainConfig:
-    """Return the resolved configuration in a file of a run's folder or of a sweep.
+    """Return the resolved configuration in a file of a run or of a sweep.
 
     Raises:
-        UserError: the file is missing, or does not describe a run of this version.
+        UserError: the file is missing, or is not a configuration of this version.
     """
     from ttt.data.sources import data_schema
     from ttt.layers.registry import layer_type

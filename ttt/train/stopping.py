@@ -1,4 +1,4 @@
-"""Ending a run on a signal without losing steps, and requeueing the job of a cluster."""
+"""Ending a run on a signal without losing steps, and requeueing its cluster job."""
 
 import os
 import re
@@ -15,7 +15,7 @@ import torch
 from ttt.config.errors import InterruptedRunError
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
-"""submitit has SLURM send SIGUSR2 before a time limit. SIGUSR1 is not used because NCCL may use it."""
+"""SLURM sends SIGUSR2 before a time limit, as submitit requests. SIGUSR1 is not used because NCCL may use it."""
 
 
 class Interrupted(BaseException):
@@ -44,23 +44,24 @@ def signals_as_exceptions() -> Iterator[None]:
 
 @contextmanager
 def requeueing() -> Iterator[None]:
-    """Let the handler of SIGUSR2, if there is one, requeue the job after a signal has ended the run.
+    """Let submitit's handler of SIGUSR2, if there is one, requeue the job after a signal has ended the run.
 
-    In submitit's jobs that handler saves what the job needs to start again and ends the process. It is called when
-    everything is written and the folder is unlocked. A preempted job gets SIGTERM, as a cancelled one does; SLURM knows
-    which it was, and only a preempted job is requeued.
+    The handler saves the job to start again and ends the process. It is called after everything is written and the
+    folder is unlocked. Preempted and cancelled jobs both get SIGTERM; SLURM is queried, and only a preempted job is
+    requeued.
     """
-    owner = signal.getsignal(signal.SIGUSR2)
+    handler = signal.getsignal(signal.SIGUSR2)
     try:
         yield
     except InterruptedRunError as stopped:
-        if callable(owner) and (stopped.number == signal.SIGUSR2 or (stopped.number == signal.SIGTERM and preempted())):
-            owner(signal.SIGUSR2, None)
+        number = stopped.number
+        if callable(handler) and (number == signal.SIGUSR2 or (number == signal.SIGTERM and preempted())):
+            handler(signal.SIGUSR2, None)
         raise
 
 
 def preempted() -> bool:
-    """Return whether SLURM preempts this job and grants it a grace time, in which it counts as running."""
+    """Return whether SLURM is preempting this job; during the grace time, the job counts as running."""
     job = os.environ.get("SLURM_JOB_ID")
     if job is None:
         return False
@@ -72,13 +73,13 @@ def preempted() -> bool:
 
 
 class StopRequest(pl.Callback):
-    """Notes signals while a run trains, and ends it after the current step.
+    """Ends a training after the current step when a signal arrives.
 
-    A second SIGINT ends it at once, for a user at a terminal who does not want to wait. Any other further signal is
-    ignored, because SLURM sends several.
+    A second SIGINT, from an impatient user, ends it at once. Other further signals are ignored, because SLURM sends
+    several.
 
     Attributes:
-        number: the signal that any process of the run received, once all know of it; 0: none.
+        number: the signal on which all processes of the run have agreed; 0: none.
     """
 
     def __init__(self) -> None:
@@ -87,10 +88,10 @@ class StopRequest(pl.Callback):
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Note the signals.
+        """Store signals that arrive in the block.
 
         Raises:
-            Interrupted: a signal arrived. After the last step it has had no effect yet.
+            Interrupted: at the end of the block, if a signal arrived.
         """
         former = _handle(self._note)
         try:
@@ -102,11 +103,11 @@ class StopRequest(pl.Callback):
             raise by_signal(self.number or self._noted)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:  # noqa: ARG002 - Lightning's signature
-        """Replace Lightning's handler of SIGTERM, which would communicate with other processes at any moment."""
+        """Replace Lightning's handler of SIGTERM, which communicates with other processes at arbitrary times."""
         _handle(self._note)
 
     def agreed(self, trainer: pl.Trainer) -> bool:
-        """Return whether the run must end; all processes of a distributed run call it together and get one answer."""
+        """Return whether the run must end; all processes of a distributed run must call this together."""
         noted = torch.tensor(self._noted, device=trainer.strategy.root_device)
         self.number = int(trainer.strategy.reduce(noted, reduce_op="max"))
         return self.number > 0
@@ -122,5 +123,5 @@ def _interrupt(number: int, _: FrameType | None) -> None:
 
 
 def _handle(handler: Any) -> dict[int, Any]:
-    """Install ``handler`` and return the former ones."""
+    """Install ``handler`` and return the former handlers."""
     return {number: signal.signal(number, handler) for number in SIGNALS}

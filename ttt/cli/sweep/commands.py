@@ -45,7 +45,7 @@ def submit(request: Request) -> None:
 
 
 def status(request: Request) -> None:
-    """Print one line per run, or the folders of finished runs, once or until no run waits or runs any more."""
+    """Print one line per run, or the folders of finished runs; with ``--watch``, until all runs have ended."""
     folder, interval = SweepFolder(request.folder), request.number("interval", 10, 1)
     while True:
         statuses = sweep_status(folder)
@@ -62,7 +62,7 @@ def status(request: Request) -> None:
 
 
 def retry(request: Request) -> None:
-    """Submit again the runs that failed, were killed, timed out or lost the run that they start from."""
+    """Submit again the runs that failed, were killed, timed out or are orphaned."""
     folder = SweepFolder(request.folder)
     resources = read_resources(folder)
     if "slurm" in request.options:
@@ -161,7 +161,7 @@ def _submit(
 
 
 def _worth_retrying(statuses: list[RunStatus]) -> list[RunStatus]:
-    """Return the runs that are worth another try, and print which are left out."""
+    """Return the runs that are worth another try, and print the others."""
     for status in statuses:
         if status.given_up:
             why = f"failed three times in the same way ({status.detail or status.state})"

@@ -73,14 +73,14 @@ def cluster_names() -> list[str]:
 
 
 def read_yaml(path: Path, including: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """Return the content of a YAML file, on top of the file that its key ``defaults`` names.
+    """Return the content of a YAML file, merged over the file that its key ``defaults`` names.
 
     ``defaults: NAME`` is ``NAME.yaml`` in the same folder, else in ``slurm/`` or ``sweeps/``. The file's own values
     replace those of the defaults; ``axes`` and other mappings are merged key by key.
 
     Args:
         path: the file.
-        including: files of whose defaults this file is part.
+        including: files that led here through ``defaults``, to detect cycles.
 
     Raises:
         UserError: the file cannot be read or is not a mapping, or there is no such file of defaults.

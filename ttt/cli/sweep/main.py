@@ -1,4 +1,4 @@
-"""``ttt-sweep``: plan many runs, submit, watch, retry and collect them."""
+"""``ttt-sweep``: plan many runs; submit, watch, retry and collect them."""
 
 import sys
 from dataclasses import fields
@@ -29,8 +29,8 @@ usage: ttt-sweep plan    sweep=NAME [KEY=VALUE ...]                  list the ru
   ttt-sweep submit sweep=my.yaml slurm=my_cluster.yaml       your own files
   ttt-sweep status sweep=training --watch
 
-RUN is a run's id or any part of it that is unique. You can submit again at any time: runs that are finished, wait or
-run are skipped, whichever sweep trained them.
+RUN is a run's id or a unique part of it. You can submit again at any time: runs that are finished, queued or running
+are skipped, whichever sweep submitted them.
 
 Sweeps at the paper's scale (scale=paper, sweeps/paper/NAME.yaml), the default if both exist:
 

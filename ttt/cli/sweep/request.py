@@ -33,7 +33,7 @@ class Request:
         cluster_changes: ``KEY=VALUE`` of every ``slurm.KEY=VALUE``.
         overrides: overrides for all runs.
         run_names: run ids, or parts of them.
-        flags: flags, of ``FLAGS``.
+        flags: a subset of ``FLAGS``.
     """
 
     command: str

@@ -61,7 +61,7 @@ def _cells(tokens: float, flops: float, gpu_hours: float, disk: float) -> tuple[
 
 
 def _row_names(runs: list[PlannedRun]) -> dict[str, str]:
-    """Return each run's id, followed by those overrides that distinguish the run and are not part of its id."""
+    """Return each run's id, followed by the overrides that distinguish the run but are not part of its id."""
     shared = set.intersection(*(set(run.overrides) for run in runs)) if runs else set()
     names = {}
     for run in runs:
