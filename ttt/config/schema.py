@@ -43,7 +43,8 @@ class SizeConfig:
     init_std: float = key(0.02, "standard deviation of initial weights", above=0)
     steps: int = key(0, "steps of the full recipe", at_least=1)
     tokens_per_step: int = key(0, "tokens in a step of the full recipe", at_least=1)
-    learning_rate: dict[str, float] = key(dict, "peak learning rate for each backbone", above=0)
+    # Runs of earlier versions have a table here, backbone -> rate; their ids are made from it (ttt/config/identity.py).
+    learning_rate: float = key(0.0, "peak learning rate of the full recipe", above=0)
 
 
 @dataclass
