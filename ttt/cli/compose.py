@@ -8,7 +8,7 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from ttt.cli.added import added_layers, added_sources
+from ttt.cli.added import added_backbones, added_layers, added_sources
 from ttt.config.assets import assets
 from ttt.config.bench import InnerBenchConfig, KernelBenchConfig, LatencyBenchConfig, Method, ModelBenchConfig
 from ttt.config.errors import UserError, bad_value
@@ -33,10 +33,10 @@ SCHEMAS: dict[str, type[Any]] = {
 
 
 def register_schemas() -> None:
-    """Register every schema with Hydra, and every layer that has no file in ``conf/model/``.
+    """Register every schema with Hydra, and the options of layers, backbones and sources that are not shipped.
 
     Raises:
-        UserError: a file of ``ttt/layers/`` that cannot be read.
+        UserError: a file of ``ttt/layers/``, ``ttt/backbones/`` or ``ttt/data/`` that cannot be read.
     """
     store = ConfigStore.instance()
     for name, schema in SCHEMAS.items():
@@ -47,6 +47,8 @@ def register_schemas() -> None:
         store.store(group="schema/model", name=name, node=layer.schema(name=name))
         defaults = [{"/schema/model@model": name}, {"override /backbone": layer.backbones[0]}]
         store.store(group="model", name=name, node={"defaults": defaults}, package="_global_")
+    for name in added_backbones():
+        store.store(group="backbone", name=name, node={"name": name})
     for name, source in added_sources().items():
         store.store(group="schema/data", name=name, node=source.schema(name=name, source=name))
         # Keys that every source has are as for texts of one's own; conf/data/NAME.yaml may give others.

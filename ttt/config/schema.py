@@ -110,8 +110,9 @@ class RecipeConfig:
     learning_rate: float = key(0.0, "peak learning rate", above=0)
     final_learning_rate: float = key(0.0, "learning rate at the end of the cosine", at_least=0)
     warmup: float = key(0.0, "share of the steps in which the learning rate rises", at_least=0, below=1)
+    optimizer: str = key("adamw", "a name registered in ttt/train/optimizers/")
     betas: tuple[float, float] = key((0.9, 0.95), "AdamW's betas", at_least=0, below=1)
-    weight_decay: float = key(0.0, "AdamW's weight decay", at_least=0)
+    weight_decay: float = key(0.0, "weight decay of matrices", at_least=0)
     clip: float = key(0.0, "largest norm of the gradient; 0: no clipping", at_least=0)
     parent_share: float = key(0.0, "tokens as a share of those that the parent was trained on", at_least=0)
 
