@@ -46,14 +46,20 @@ def register_schemas() -> None:
     for name, layer in added_layers().items():
         store.store(group="schema/model", name=name, node=layer.schema(name=name))
         defaults = [{"/schema/model@model": name}, {"override /backbone": layer.backbones[0]}]
-        store.store(group="model", name=name, node={"defaults": defaults}, package="_global_")
+        _store_option("model", name, {"defaults": defaults}, package="_global_")
     for name in added_backbones():
-        store.store(group="backbone", name=name, node={"name": name})
+        _store_option("backbone", name, {"name": name})
     for name, source in added_sources().items():
         store.store(group="schema/data", name=name, node=source.schema(name=name, source=name))
         # Keys that every source has are as for texts of one's own; conf/data/NAME.yaml may give others.
         base = [{"/schema/data@_here_": name}, "local", "_self_"]
-        store.store(group="data", name=name, node={"defaults": base, "name": name, "source": name})
+        _store_option("data", name, {"defaults": base, "name": name, "source": name})
+
+
+def _store_option(group: str, name: str, node: dict[str, Any], package: str | None = None) -> None:
+    """Register an option of a group with Hydra, unless ``conf/`` has a file for it."""
+    if not (assets() / "conf" / group / f"{name}.yaml").is_file():
+        ConfigStore.instance().store(group=group, name=name, node=node, package=package)
 
 
 def method(name: str, ctx: int) -> Method:
