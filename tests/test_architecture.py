@@ -31,6 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     "cli": {
         "config",
         "layers",
+        "backbones",
         "models",
         "data",
         "results",
@@ -139,7 +140,7 @@ HEAVY = ("torch", "triton", "lightning", "pandas", "pyarrow", "matplotlib", "sci
 ANSWERS = """
 import os, sys
 from ttt.cli.train import main
-for arguments in (["--help"], ["--cfg", "job"], ["trainer.max_stps=1"], ["size.heads=5"]):
+for arguments in (["--help"], ["--cfg", "job"], ["trainer.max_stps=1"], ["size.heads=5"], ["recipe.optimizer=x"]):
     sys.argv = ["ttt-train", *arguments]
     try:
         main()
@@ -155,7 +156,7 @@ def test_answers_before_a_run_import_nothing_heavy(tmp_path: Path) -> None:
     command = [sys.executable, "-c", f"HEAVY = {HEAVY}\n{ANSWERS}"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     answers = [line for line in done.stderr.splitlines() if not line.startswith("error: ")]
-    assert answers == ["0", "0", "2", "2"], done.stderr
+    assert answers == ["0", "0", "2", "2", "2"], done.stderr
 
 
 @pytest.mark.parametrize(("package", "path"), list(source_files()), ids=lambda value: getattr(value, "stem", value))

@@ -96,10 +96,11 @@ def test_the_papers_inner_learning_rates() -> None:
     assert (mlp.eta_base, mlp.eta_base_start) == (0.1, 0.01)  # type: ignore[attr-defined]
 
 
-def test_the_learning_rate_is_the_sizes_for_the_backbone() -> None:
-    changed = ["size=s2", "size.learning_rate.transformer=5e-3"]
-    assert composed(*changed, "model=ttt_linear").recipe.learning_rate == 1e-2
-    assert composed(*changed, "model=ttt_linear", "backbone=transformer").recipe.learning_rate == 5e-3
+def test_the_learning_rate_is_the_sizes() -> None:
+    for backbone in ("mamba", "transformer"):
+        chosen = ["size=s2", "model=ttt_linear", f"backbone={backbone}"]
+        assert composed(*chosen).recipe.learning_rate == 1e-2
+        assert composed(*chosen, "size.learning_rate=5e-3").recipe.learning_rate == 5e-3
 
 
 def test_eval_composes() -> None:

@@ -58,6 +58,15 @@ def test_a_run_without_metrics_yet_is_a_run(tmp_path: Path) -> None:
     assert (len(results.runs), len(results.metrics)) == (1, 0)
 
 
+def test_measurements_are_columns(tmp_path: Path) -> None:
+    measured, _ = make_run(tmp_path, steps=2), make_run(tmp_path, seed=1, steps=2)
+    record = json.loads(measured.record.read_text())
+    measured.record.write_text(json.dumps(record | {"measurements": {"joules": 3, "seed": 9}}))
+    runs = load_results(tmp_path).runs.set_index("seed")
+    assert runs["joules"].dropna().to_dict() == {0: 3.0}
+    assert runs["joules"].isna().to_dict() == {0: False, 1: True}
+
+
 def test_a_missing_folder_is_the_users_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such folder"):
         load_results(tmp_path / "runs")

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from ttt.cli.added import added_layers, registered_names
+from ttt.cli.added import added_backbones, added_layers
+from ttt.config.discover import registered_names
 from ttt.config.errors import UserError
 
 IMPORT = "from ttt.layers.registry import register_layer\n"
@@ -65,3 +66,7 @@ def test_a_file_that_cannot_be_parsed_is_named(tmp_path: Path, source: str, line
 
 def test_the_shipped_layers_need_no_import() -> None:
     assert added_layers() == {}
+
+
+def test_the_shipped_backbones_need_no_import() -> None:
+    assert added_backbones() == {}

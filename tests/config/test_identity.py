@@ -1,5 +1,6 @@
 """Configurations that are the same run, and those that are not."""
 
+import copy
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, make_dataclass, replace
@@ -157,6 +158,17 @@ def test_frozen_keys_exist(configure: Configure) -> None:
         assert set(keys) <= plain[group].keys()
     for name, schema in SHIPPED.items():
         assert set(FROZEN_IN_LAYERS[name]) < asdict(schema()).keys()
+
+
+def test_a_size_with_one_learning_rate_is_the_size_that_had_a_table() -> None:
+    tables = [record for record in records() if len(set(record["config"]["size"]["learning_rate"].values())) == 1]
+    assert tables
+    for old in tables:
+        (rate,) = set(old["config"]["size"]["learning_rate"].values())
+        new = copy.deepcopy(old)
+        new["config"]["size"]["learning_rate"] = rate
+        assert run_id(config_of(new)) == old["run_id"]
+        assert settings_of({**new, "identity": identity(config_of(new))}) == settings_of(old)
 
 
 def test_one_learning_rate_counts_as_the_table_that_it_replaces() -> None:

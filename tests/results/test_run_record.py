@@ -61,13 +61,16 @@ def test_a_checkpoint_a_result_and_the_end_are_written_at_once(folder: RunFolder
 
 def test_a_resumed_run_has_no_former_results(folder: RunFolder, content: Record) -> None:
     record = RunRecord(folder, content)
+    record.measured("test_seconds", 1.5)
     record.evaluated("test", {"loss": 1.0, "perplexity": 2.7, "tokens": 8, "sequences": 1, "per_token_sequences": 1})
     record.end("interrupted", "stopped by SIGTERM at step 4")
     again = RunRecord.read(folder)
+    assert again.content["measurements"] == {"test_seconds": 1.5}
     again.resume(3, "step-00000003.ckpt", 9, ["seed=0"], None, {"method": "TTT-MLP"})
     again.write()
     found = read_record(folder.record)
     assert (found["status"], found["error"], found["results"]) == ("running", None, {})
+    assert "measurements" not in found
     assert (found["steps"], found["steps_planned"], found["last_checkpoint"]) == (3, 9, "step-00000003.ckpt")
     assert (found["overrides"], found["label"]) == (["seed=0"], {"method": "TTT-MLP"})
 

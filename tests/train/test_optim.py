@@ -6,10 +6,13 @@ from itertools import pairwise
 import pytest
 import torch
 
+from ttt.config.errors import UserError
+from ttt.config.identity import identity
 from ttt.config.schema import TrainConfig
 from ttt.models.build import build_model
 from ttt.models.language_model import LanguageModel
-from ttt.train.optim import FSDP_PREFIX, adamw, clip_gradients, decayed_parameters, learning_rate
+from ttt.train.optim import FSDP_PREFIX, clip_gradients, decayed_parameters, learning_rate, make_optimizer
+from ttt.train.planning import plan_run
 
 Configure = Callable[..., TrainConfig]
 STEPS = 100
@@ -36,7 +39,7 @@ def test_only_matrices_decay(configure: Configure, model: str) -> None:
     config = configure(f"model={model}")
     built = model_of(config)
     names = {id(parameter): name for name, parameter in built.named_parameters()}
-    decayed, kept = adamw(built, decayed_parameters(built), config.recipe).param_groups
+    decayed, kept = make_optimizer(built, decayed_parameters(built), config.recipe).param_groups
     assert (decayed["weight_decay"], kept["weight_decay"]) == (0.1, 0.0)
     decayed_names, kept_names = ({names[id(p)] for p in group["params"]} for group in (decayed, kept))
     assert decayed_names | kept_names == set(names.values())
@@ -45,6 +48,17 @@ def test_only_matrices_decay(configure: Configure, model: str) -> None:
     for name in kept_names:
         assert any(word in name for word in ("norm", "bias", "W_init.b", "token_delta", "A_log", ".D")), name
     assert "embedding.weight" in decayed_names
+
+
+def test_an_unknown_optimizer_is_refused_by_name(configure: Configure) -> None:
+    with pytest.raises(UserError, match=r"^recipe\.optimizer=adam: choose one of adamw$"):
+        plan_run(configure("recipe.optimizer=adam"), [])
+
+
+def test_an_optimizer_is_part_of_a_runs_identity_off_its_default(configure: Configure) -> None:
+    usual, other = identity(configure()), identity(configure("recipe.optimizer=sgd"))
+    assert "optimizer" not in usual["recipe"]
+    assert other["recipe"] == usual["recipe"] | {"optimizer": "sgd"}
 
 
 def test_clipping_returns_the_norm_before_clipping(configure: Configure) -> None:
@@ -72,5 +86,5 @@ def test_decay_is_the_same_once_parameters_are_flat_shards(configure: Configure)
                 getattr(place, part).add_module(FSDP_PREFIX.rstrip("."), torch.nn.Module())
             place = getattr(getattr(place, part), FSDP_PREFIX.rstrip("."))
         place.register_parameter(last, torch.nn.Parameter(parameter.detach().flatten()))
-    groups = [len(group["params"]) for group in adamw(sharded, decayed, config.recipe).param_groups]
+    groups = [len(group["params"]) for group in make_optimizer(sharded, decayed, config.recipe).param_groups]
     assert groups == [len(decayed), len(list(built.parameters())) - len(decayed)]

@@ -228,6 +228,14 @@ def test_inherited_values_are_unchanged(parent: Path, value: str) -> None:
     assert back.size.width == 16
 
 
+@pytest.mark.usefixtures("configure")
+def test_of_an_old_parents_learning_rates_the_one_for_its_backbone_is_inherited(parent: Path) -> None:
+    config: dict[str, Any] = json.loads((parent / "record.json").read_text())["config"]
+    config["size"]["learning_rate"] = {"transformer": 5e-3, "mamba": 1e-2, "own": 1e-2}
+    back = compose("train", inherited(config, {"model"}))
+    assert back.size.learning_rate == back.recipe.learning_rate == 5e-3
+
+
 def test_from_is_spelled_out() -> None:
     assert spelled_out("from=runs/a") == "parent.run=runs/a"
     assert spelled_out("fromage=1") == "fromage=1"

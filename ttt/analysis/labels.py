@@ -32,7 +32,7 @@ LETTERS = {"mamba": " (M)", "transformer": " (T)"}
 
 def method_label(model: str, backbone: str) -> str:
     """Return the paper's name of a method: ``TTT-Linear (M)``."""
-    letter = "" if OWN_BACKBONES.get(model) == backbone else LETTERS.get(backbone, "")
+    letter = "" if OWN_BACKBONES.get(model) == backbone else LETTERS.get(backbone, f" ({backbone})")
     return f"{LAYERS.get(model, model)}{letter}"
 
 

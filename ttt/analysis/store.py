@@ -100,9 +100,10 @@ class Results:
     """Every run and every benchmark below a folder.
 
     Attributes:
-        runs: one row per run, indexed from 0: ``RUN_COLUMNS``; ``run_dir``, the run's folder; ``start``, empty or
-            ``FINETUNED``; and ``changed``, the settings, as text, in which runs of one ``METHOD`` at the same data,
-            size and context differ. Runs that agree in all of these differ only in seed.
+        runs: one row per run, indexed from 0: ``RUN_COLUMNS``; the ``measurements`` of any record, missing in the
+            others; ``run_dir``, the run's folder; ``start``, empty or ``FINETUNED``; and ``changed``, the settings, as
+            text, in which runs of one ``METHOD`` at the same data, size and context differ. Runs that agree in all of
+            these differ only in seed.
         metrics: the rows of all ``metrics.parquet`` (columns of ``ttt.results.metrics``); text is categorical,
             ``position`` nullable.
         inner_loss: the rows of all ``inner_loss.parquet`` (columns of ``ttt.results.inner_loss``); text is categorical.
@@ -221,10 +222,12 @@ def _read_run(path: Path, label: Callable[[Resolved], Label]) -> _Run:
 
 
 def _runs(found: dict[Path, _Run]) -> pd.DataFrame:
+    measured = {name for run in found.values() for name in run.record.get("measurements", {})} - RUN_COLUMNS.keys()
+    columns = RUN_COLUMNS | {name: (f"measurements.{name}", "Float64") for name in sorted(measured)}
     runs = pd.DataFrame(
         {
             column: pd.array([_lookup(run.record, key) for run in found.values()], dtype=dtype)  # type: ignore[call-overload]
-            for column, (key, dtype) in RUN_COLUMNS.items()
+            for column, (key, dtype) in columns.items()
         }
     )
     runs["run_dir"] = pd.array([str(path) for path in found], dtype="string")

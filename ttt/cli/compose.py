@@ -8,7 +8,7 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from ttt.cli.added import added_layers, added_sources
+from ttt.cli.added import added_backbones, added_layers, added_sources
 from ttt.config.assets import assets
 from ttt.config.bench import InnerBenchConfig, KernelBenchConfig, LatencyBenchConfig, Method, ModelBenchConfig
 from ttt.config.errors import UserError, bad_value
@@ -33,10 +33,10 @@ SCHEMAS: dict[str, type[Any]] = {
 
 
 def register_schemas() -> None:
-    """Register every schema with Hydra, and every layer that has no file in ``conf/model/``.
+    """Register every schema with Hydra, and the options of layers, backbones and sources that are not shipped.
 
     Raises:
-        UserError: a file of ``ttt/layers/`` that cannot be read.
+        UserError: a file of ``ttt/layers/``, ``ttt/backbones/`` or ``ttt/data/`` that cannot be read.
     """
     store = ConfigStore.instance()
     for name, schema in SCHEMAS.items():
@@ -46,12 +46,20 @@ def register_schemas() -> None:
     for name, layer in added_layers().items():
         store.store(group="schema/model", name=name, node=layer.schema(name=name))
         defaults = [{"/schema/model@model": name}, {"override /backbone": layer.backbones[0]}]
-        store.store(group="model", name=name, node={"defaults": defaults}, package="_global_")
+        _store_option("model", name, {"defaults": defaults}, package="_global_")
+    for name in added_backbones():
+        _store_option("backbone", name, {"name": name})
     for name, source in added_sources().items():
         store.store(group="schema/data", name=name, node=source.schema(name=name, source=name))
         # Keys common to all sources have the values of conf/data/local.yaml, unless conf/data/NAME.yaml sets them.
         base = [{"/schema/data@_here_": name}, "local", "_self_"]
-        store.store(group="data", name=name, node={"defaults": base, "name": name, "source": name})
+        _store_option("data", name, {"defaults": base, "name": name, "source": name})
+
+
+def _store_option(group: str, name: str, node: dict[str, Any], package: str | None = None) -> None:
+    """Register an option of a group with Hydra, unless ``conf/`` has a file for it."""
+    if not (assets() / "conf" / group / f"{name}.yaml").is_file():
+        ConfigStore.instance().store(group=group, name=name, node=node, package=package)
 
 
 def method(name: str, ctx: int) -> Method:

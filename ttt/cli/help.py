@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from ttt.cli.added import added_layers, added_sources
+from ttt.cli.added import added_backbones, added_layers, added_sources
 from ttt.cli.compose import groups
 from ttt.config.assets import assets
 
@@ -87,11 +87,18 @@ def describe_group(name: str, chosen: str | None = None) -> str:
     """
     folder = assets() / "conf" / name.lstrip("+")
     options = {file.stem: comment(file) for file in sorted(folder.glob("*.yaml"), key=_by_number)}
-    if folder.name == "model":
-        options |= {name: (layer.build.__doc__ or name).splitlines()[0] for name, layer in added_layers().items()}
-    if folder.name == "data":
-        options |= {name: (source.__doc__ or name).splitlines()[0] for name, source in added_sources().items()}
+    added = {name: (kind.__doc__ or name).splitlines()[0] for name, kind in _added(folder.name).items()}
+    options |= {name: line for name, line in added.items() if name not in options}
     return f"  {name}={chosen or ''}\n{columns(options, '    ')}"
+
+
+def _added(group: str) -> dict[str, Any]:
+    """Return the classes that are options of a group without a file in ``conf/``, by name."""
+    if group == "model":
+        return {name: layer.build for name, layer in added_layers().items()}
+    if group == "backbone":
+        return {name: backbone.block for name, backbone in added_backbones().items()}
+    return added_sources() if group == "data" else {}
 
 
 def comment(file: Path) -> str:

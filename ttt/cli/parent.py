@@ -32,6 +32,9 @@ def like_its_parent(composed: DictConfig, overrides: list[str]) -> DictConfig:
 
 def inherited(parent: Resolved, chosen: Collection[str]) -> list[str]:
     """Return overrides with the parent's values of every group of ``INHERITED`` that is not ``chosen``."""
+    rates = parent["size"]["learning_rate"]
+    if isinstance(rates, dict):  # a run of an earlier version has a rate for each backbone
+        parent = parent | {"size": parent["size"] | {"learning_rate": rates[parent["backbone"]["name"]]}}
     groups = [group for group in INHERITED if group not in chosen]
     # The schema of ``model`` depends on its name and that of ``data`` on an added source; other groups have only one.
     options = [quote_option(f"model={parent['model']['name']}")] if "model" in groups else []

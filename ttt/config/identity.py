@@ -73,6 +73,8 @@ HASHED_AS: dict[tuple[str, str], Callable[[Any], Any]] = {("size", "learning_rat
 | key                | value since        | counts as                                        |
 |--------------------|--------------------|--------------------------------------------------|
 | size.learning_rate | one number x       | {transformer: x, mamba: x, own: x}, as it was    |
+
+A table in an old record stays as it is: 28 of the published runs have different rates for different backbones.
 """
 
 SHAPE = ("width", "blocks", "heads", "mlp_hidden")

@@ -43,7 +43,8 @@ class SizeConfig:
     init_std: float = key(0.02, "standard deviation of initial weights", above=0)
     steps: int = key(0, "steps of the full recipe", at_least=1)
     tokens_per_step: int = key(0, "tokens in a step of the full recipe", at_least=1)
-    learning_rate: dict[str, float] = key(dict, "peak learning rate for each backbone", above=0)
+    # Runs of earlier versions have a table here, backbone -> rate; their ids are made from it (ttt/config/identity.py).
+    learning_rate: float = key(0.0, "peak learning rate of the full recipe", above=0)
 
 
 @dataclass
@@ -109,8 +110,9 @@ class RecipeConfig:
     learning_rate: float = key(0.0, "peak learning rate", above=0)
     final_learning_rate: float = key(0.0, "learning rate at the end of the cosine", at_least=0)
     warmup: float = key(0.0, "share of the steps in which the learning rate rises", at_least=0, below=1)
+    optimizer: str = key("adamw", "a name registered in ttt/train/optimizers/")
     betas: tuple[float, float] = key((0.9, 0.95), "AdamW's betas", at_least=0, below=1)
-    weight_decay: float = key(0.0, "AdamW's weight decay", at_least=0)
+    weight_decay: float = key(0.0, "weight decay of matrices", at_least=0)
     clip: float = key(0.0, "maximum gradient norm; 0: no clipping", at_least=0)
     parent_share: float = key(0.0, "training tokens as a share of the parent's", at_least=0)
 

@@ -1,5 +1,6 @@
 """A trained run, from its folder or at the end of its training, and the evaluation of its model."""
 
+import time
 from dataclasses import dataclass
 
 import torch
@@ -126,7 +127,7 @@ def evaluate_run(run: TrainedRun, split: Split) -> SplitEvaluation:
         UserError: there is no such split, or a file cannot be written.
         DivergedError: the model's loss is not finite.
     """
-    reading = run.reading
+    reading, started = run.reading, time.perf_counter()
     evaluation = evaluate_split(
         run.model,
         run.documents(split),
@@ -136,6 +137,7 @@ def evaluate_run(run: TrainedRun, split: Split) -> SplitEvaluation:
         reading.device_tokens,
         reading.show_progress,
     )
+    run.record.measured(f"{split}_seconds", time.perf_counter() - started)
     log, step = run.metric_log(), run.step
     log.add(split, step, "loss", evaluation.loss, "nats/token")
     log.add(split, step, "perplexity", evaluation.perplexity, "1")

@@ -1,4 +1,4 @@
-"""Layer types by name. To add a layer, add a file to this folder that calls ``register_layer``."""
+"""Layer types by name. To add a layer, add a file to this folder that uses ``@register_layer``."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

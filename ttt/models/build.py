@@ -18,7 +18,9 @@ def build_model(
     known = backbones()
     if backbone.name not in known:
         raise bad_value("backbone.name", backbone.name, f"choose one of {', '.join(known)}")
-    _check_backbone(layer, backbone)
+    allowed = backbones_of(layer.name)
+    if backbone.name not in allowed:
+        raise bad_value("backbone", backbone.name, f"model={layer.name} sits in {' or '.join(allowed)}")
     chosen = known[backbone.name]
     depth = size.blocks * chosen.layers_per_block
     spec = LayerSpec(size.width, size.heads, size.init_std, chosen.conv_gate, depth, kernel)
@@ -26,7 +28,11 @@ def build_model(
     return LanguageModel(vocab_size, size.width, blocks, size.init_std)
 
 
-def _check_backbone(layer: LayerConfig, backbone: BackboneConfig) -> None:
-    allowed = layer_type(layer.name).backbones
-    if backbone.name not in allowed:
-        raise bad_value("backbone", backbone.name, f"model={layer.name} sits in {' or '.join(allowed)}")
+def backbones_of(layer: str) -> tuple[str, ...]:
+    """Return the backbones that can contain a layer, the paper's first.
+
+    Raises:
+        UserError: no layer has this name.
+    """
+    added = [name for name, backbone in backbones().items() if layer in backbone.layers]
+    return (*layer_type(layer).backbones, *added)

@@ -114,6 +114,7 @@ class Record(TypedDict):
     evaluation per split. ``versions`` is from ``provenance.versions``. ``warnings`` maps a subject, such as "train,
     layer 1, head 0", to the newest warning about it; most records have none. ``identity`` is the part of ``config``
     from which ``run_id`` is made, see ``ttt.config.identity``. ``label`` describes the run for figures.
+    ``measurements`` maps the name of a measured number to its value; each is a column of ``Results.runs``.
     """
 
     schema_version: int
@@ -141,6 +142,7 @@ class Record(TypedDict):
     warnings: NotRequired[dict[str, str]]
     identity: NotRequired[Resolved]
     label: NotRequired[dict[str, Any]]
+    measurements: NotRequired[dict[str, float]]
 
 
 def write_record(path: Path, record: Record) -> None:

@@ -74,6 +74,7 @@ class RunRecord:
         """Record that the run resumes from a checkpoint after ``step`` steps, and drop its earlier results."""
         content = self.content
         content["status"], content["error"], content["results"] = "running", None, {}
+        content.pop("measurements", None)
         content["steps"], content["last_checkpoint"], content["steps_planned"] = step, checkpoint, steps_planned
         content["overrides"], content["sweep"] = overrides, sweep or content["sweep"]
         if label is not None:
@@ -112,6 +113,10 @@ class RunRecord:
         if warnings:
             others = {subject: text for subject, text in self.warnings.items() if subject not in warnings}
             self.content["warnings"] = others | dict(warnings)
+
+    def measured(self, name: str, value: float) -> None:
+        """Note a number that the run measured once; figures find it in the column ``name`` of ``Results.runs``."""
+        self.content.setdefault("measurements", {})[name] = float(value)
 
     def evaluated(self, split: str, evaluation: Evaluation) -> None:
         """Record the result on a split and write the file.

@@ -17,7 +17,7 @@ from ttt.config.plan import StepPlan
 from ttt.config.schema import RecipeConfig
 from ttt.layers.diagnose import with_diagnosis
 from ttt.models.language_model import LanguageModel, token_losses
-from ttt.train.optim import adamw, clip_gradients, decayed_parameters, schedule, warmup_steps
+from ttt.train.optim import clip_gradients, decayed_parameters, make_optimizer, schedule, warmup_steps
 from ttt.train.processes import first_message
 
 
@@ -74,7 +74,7 @@ class TrainingModule(pl.LightningModule):
         self._losses.clear()
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """Return AdamW with warm-up and cosine, stepped once per optimizer step."""
-        optimizer = adamw(self.model, self._decayed, self.recipe)
+        """Return the optimizer and its schedule, which is stepped once per optimizer step."""
+        optimizer = make_optimizer(self.model, self._decayed, self.recipe)
         scheduler = schedule(optimizer, self.recipe, self.plan.schedule_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

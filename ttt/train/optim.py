@@ -1,14 +1,15 @@
-"""The paper's optimisation: AdamW, linear warm-up, cosine (Appendix C)."""
+"""Parameter groups of the optimizer, and the paper's schedule: linear warm-up, cosine (Appendix C)."""
 
 import math
 
 import torch
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
-from torch.optim import AdamW, Optimizer
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from ttt.config.schema import RecipeConfig
+from ttt.train.optimizers.registry import build_optimizer
 
 FSDP_PREFIX = "_fsdp_wrapped_module."
 """Prefix that FSDP adds to the names of parameters."""
@@ -27,23 +28,19 @@ def decayed_parameters(model: nn.Module) -> frozenset[str]:
     return frozenset(name for name, p in model.named_parameters() if p.ndim >= 2 and name not in exempt)
 
 
-def adamw(model: nn.Module, decayed: frozenset[str], recipe: RecipeConfig) -> AdamW:
-    """Return the optimizer, at the peak learning rate.
+def make_optimizer(model: nn.Module, decayed: frozenset[str], recipe: RecipeConfig) -> Optimizer:
+    """Return the recipe's optimizer, at the peak learning rate.
 
     Args:
         model: possibly sharded by FSDP.
         decayed: the result of ``decayed_parameters`` before sharding, which flattens parameters.
-        recipe: rates, betas and weight decay.
+        recipe: the optimizer's name, rates and weight decay.
     """
     groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
     for name, parameter in model.named_parameters():
         groups[name.replace(FSDP_PREFIX, "") in decayed].append(parameter)
-    beta1, beta2 = recipe.betas
-    return AdamW(
-        [{"params": groups[True], "weight_decay": recipe.weight_decay}, {"params": groups[False], "weight_decay": 0.0}],
-        lr=recipe.learning_rate,
-        betas=(beta1, beta2),
-    )
+    decay = {True: recipe.weight_decay, False: 0.0}
+    return build_optimizer([{"params": groups[kind], "weight_decay": decay[kind]} for kind in (True, False)], recipe)
 
 
 def warmup_steps(recipe: RecipeConfig, steps: int) -> int:

@@ -11,6 +11,7 @@ from ttt.config.schema import ParentConfig, Resolved, TrainConfig
 from ttt.results.checkpoints import Checkpoint, newest_whole
 from ttt.results.record import Data, RunFolder, identity_of, read_record
 from ttt.results.run_record import Label
+from ttt.train.optimizers.registry import check_optimizer
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ def plan_run(config: TrainConfig, overrides: list[str], sweep: str | None = None
     Raises:
         UserError: a value is out of range, values contradict each other, or the parent does not fit.
     """
+    check_optimizer(config.recipe)
     parent = None
     if config.parent.run is not None:
         parent = trained_parent(config.parent.run)

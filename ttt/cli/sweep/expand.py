@@ -23,6 +23,7 @@ from ttt.config.plan import check
 from ttt.config.schema import TrainConfig
 from ttt.config.sweep import Sweep, SweepRun, describe_point, read_sweep
 from ttt.launch.plan import Plan, PlannedRun
+from ttt.train.optimizers.registry import check_optimizer
 from ttt.train.planning import planned_parent, with_parent
 
 SET_BY_SWEEP = ("runs", "run", "ckpt", "overwrite", "parent.run", "from")
@@ -122,6 +123,7 @@ def compose_run(run: SweepRun, runs_folder: Path, parent: TrainConfig | None) ->
 
 def _planned_run(run: SweepRun, config: TrainConfig, runs_folder: Path) -> PlannedRun:
     plan, name = check(config), run_id(config)
+    check_optimizer(config.recipe)
     return PlannedRun(
         run_id=name,
         folder=str(runs_folder / name),

@@ -1,0 +1,15 @@
+"""AdamW, the paper's optimizer (Appendix C)."""
+
+from typing import Any
+
+from torch.optim import AdamW
+
+from ttt.config.schema import RecipeConfig
+from ttt.train.optimizers.registry import register_optimizer
+
+
+@register_optimizer("adamw")
+def adamw(groups: list[dict[str, Any]], recipe: RecipeConfig) -> AdamW:
+    """Return AdamW with the recipe's betas."""
+    beta1, beta2 = recipe.betas
+    return AdamW(groups, lr=recipe.learning_rate, betas=(beta1, beta2))
