@@ -20,7 +20,6 @@ RunState = Literal[
     "finished",
     "diverged",
     "failed",
-    "diverged",
     "killed",
     "timed out",
     "preempted",
