@@ -29,7 +29,7 @@ def test_claims_are_printed_and_written(tmp_path: Path, capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["runs=nowhere"], "nowhere: no such folder"),
+        (["runs=nowhere"], "runs=nowhere: no such folder"),
         (["out=claims.txt"], "out=claims.txt: must end in"),
         (["--results", "nowhere"], "--results: has been replaced; write runs=FOLDER"),
         (["--out=claims.csv"], "--out: has been replaced; write out=FILE"),

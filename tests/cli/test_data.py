@@ -68,7 +68,7 @@ def test_prepare_and_inspect(data: Data, tmp_path: Path, texts: Path) -> None:
     [
         (["prepare", "data=pile"], "error: data.hub=monology/pile-uncopyrighted: cannot be read"),
         (["prepare", "data=books"], "error: data.hub=emozilla/pg19: cannot be read"),
-        (["prepare", "data=local"], "error: data.path=None: give a folder"),
+        (["prepare", "data=local"], "error: data.path=null: give a folder"),
         (["prepare", "data=local", "data.path=texts", "data.workers=-1"], "error: data.workers=-1: must be at least"),
         (["inspect", "data=local", "data.path=texts", "split=tset"], "error: split=tset: choose one of train"),
         (["inspect", "data=local", "data.path=texts", "document=99"], "error: document=99: train has "),

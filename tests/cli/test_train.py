@@ -46,7 +46,7 @@ MISTAKES = [
     (["model=linear_attention", "model.feature_map=relu"], "model.feature_map=relu: choose one of elu, none"),
     (
         ["model=linear_attention", "model.feature_map=none"],
-        "model.normaliser=True: could be zero with model.feature_map",
+        "model.normaliser=true: could be zero with model.feature_map",
     ),
     (["model.eta_base=0"], "model.eta_base=0.0: must be positive"),
     (["kernel.name=fast"], "kernel.name=fast: choose one of auto, primal, dual"),

@@ -73,6 +73,13 @@ def test_plain_containers_come_back_as_the_configuration(configure: Configure) -
     assert from_plain(asdict(config), TTTConfig) == config
 
 
+def test_names_of_earlier_versions_are_translated(configure: Configure) -> None:
+    config = configure("runs=elsewhere", "run=elsewhere/a")
+    plain = asdict(config)
+    plain |= {"runs_dir": plain.pop("runs"), "run_dir": plain.pop("run"), "forgotten": 1}
+    assert from_plain(plain, TTTConfig) == config
+
+
 GROUPS = ["model", "size", "ctx", "backbone", "kernel", "data", "recipe"]
 
 

@@ -80,6 +80,6 @@ def test_a_connection_that_breaks_off_loses_nothing(config: DataConfig, monkeypa
 
 def test_a_source_that_needs_a_name(config: DataConfig) -> None:
     config.hub = None
-    with pytest.raises(UserError, match=r"^data\.hub=None: give OWNER/NAME"):
+    with pytest.raises(UserError, match=r"^data\.hub=null: give OWNER/NAME"):
         find_source("hub").versions(config)
     assert issubclass(UnreachableError, UserError)

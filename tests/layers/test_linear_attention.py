@@ -83,7 +83,7 @@ def test_flops_with_a_remainder(tokens: int) -> None:
     ("values", "message"),
     [
         ({"feature_map": "relu"}, r"model.feature_map=relu: choose one of elu, none"),
-        ({"feature_map": "none"}, r"model.normaliser=True: could be zero with model.feature_map=none; set it to false"),
+        ({"feature_map": "none"}, r"model.normaliser=true: could be zero with model.feature_map=none; set it to false"),
     ],
 )
 def test_invalid_values_are_refused_by_name(values: dict[str, str], message: str) -> None:

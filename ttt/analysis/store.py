@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from ttt.analysis.labels import COMPARED_AT, FINETUNED, METHOD
 from ttt.analysis.seeds import changed_settings, settings_of
-from ttt.config.errors import UserError
+from ttt.config.errors import UserError, bad_value
 from ttt.config.label import Label, names_only
 from ttt.config.schema import Resolved
 from ttt.results.benchmarks import BENCHMARK_FILE, Benchmark, read_benchmark
@@ -188,7 +188,7 @@ def load_results(folder: Path, label: Callable[[Resolved], Label] = names_only, 
         UserError: no such folder; if ``strict``, a file in it that no run or benchmark wrote.
     """
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; give one that holds runs of ttt-train")
+        raise bad_value("runs", folder, "no such folder; give one that holds runs of ttt-train")
     reader = _Reader(strict)
     by_path = reader.read(lambda path: _read_run(path, label), sorted(folder.rglob(RECORD_FILE)))
     longest: dict[str, Path] = {}

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ttt.config.errors import UserError
+from ttt.config.keys import refuse_renamed
 
 OLD_SPELLINGS = {"--results": "runs", "--out": "out"}
 """Former option -> key."""
@@ -35,6 +36,9 @@ def parse(words: Sequence[str], keys: Mapping[str, str], flags: Sequence[str] = 
         if name in OLD_SPELLINGS and OLD_SPELLINGS[name] in keys:
             key = OLD_SPELLINGS[name]
             raise UserError(f"{name}: has been replaced; write {key}={keys[key]}")
+        refuse_renamed(word, keys)
+        if word.startswith("--") and name[2:] in keys:
+            raise UserError(f"{word}: write {name[2:]}={value or keys[name[2:]]}")
         if word.startswith("-"):
             if word not in flags:
                 raise UserError(f"{word}: no such flag; choose one of {', '.join([*flags, '--help'])}")

@@ -5,9 +5,10 @@ import sys
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, fields
-from typing import Any, Generic, TypeVar, cast, get_origin, get_type_hints
+from typing import Any, Generic, NoReturn, TypeVar, cast, get_origin, get_type_hints
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -16,6 +17,7 @@ from ttt.cli.compose import as_object, quote_option, register_schemas
 from ttt.cli.errors import exit_with_one_line, stop
 from ttt.cli.help import describe_command
 from ttt.config.assets import assets
+from ttt.config.errors import UserError
 from ttt.config.keys import refuse_renamed
 
 C = TypeVar("C")
@@ -61,6 +63,7 @@ class Command(Generic[C]):
                 raise SystemExit(0)
             # Hydra does not accept -m between overrides.
             sys.argv[1:] = sorted(overrides, key=lambda argument: argument not in MULTIRUN)
+            refuse_unknown_flags(sys.argv[1:])
             job = self._job(texts)
             hydra.main(version_base="1.3", config_path=str(assets() / "conf"), config_name=self.config_name)(job)()
 
@@ -112,6 +115,21 @@ def subcommand(commands: Mapping[str, Command[Any]], help_text: str, kind: str, 
         commands[name].main(rest)
     else:
         stop(f"{name}: no such {kind}; choose one of {', '.join(commands)}", 2)
+
+
+def refuse_unknown_flags(arguments: list[str]) -> None:
+    """Check the flags with Hydra's own parser, which would print a page about its flags.
+
+    Raises:
+        UserError: a flag that Hydra does not have, or one with a wrong value.
+    """
+
+    def refuse(message: str) -> NoReturn:
+        raise UserError(f"{message}; write KEY=VALUE, as --help lists them")
+
+    parser = get_args_parser()
+    parser.error = refuse  # type: ignore[method-assign]
+    parser.parse_args(arguments)
 
 
 def as_pairs(arguments: list[str], schema: type[Any]) -> list[str]:

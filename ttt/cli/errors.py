@@ -8,7 +8,13 @@ from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, InterpolationResolutionError, OmegaConfBaseException
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    InterpolationResolutionError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
 
 from ttt.config.errors import RunError, UserError
 
@@ -48,6 +54,8 @@ def describe(error: Exception) -> str:
         return _no_such_option(error)
     if isinstance(error, OverrideParseException):
         return f"{error.override}: not of the form key=value"
+    if isinstance(cause, MissingMandatoryValue) and cause.full_key:
+        return _missing(cause)
     if isinstance(cause, ConfigKeyError | ConfigAttributeError) and cause.full_key:
         return _no_such_key(cause)
     if isinstance(cause, InterpolationResolutionError):
@@ -71,6 +79,14 @@ def _no_such_key(cause: OmegaConfBaseException) -> str:
     close = difflib.get_close_matches(str(cause.key), known, n=1)
     hint = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(map(str, known))}"
     return f"{cause.full_key}: no such key; {hint}"
+
+
+def _missing(cause: OmegaConfBaseException) -> str:
+    """Return a line with the meaning of the key."""
+    schema = cause.object_type
+    known = {field.name: field.metadata for field in fields(schema)} if is_dataclass(schema) else {}
+    meaning = known.get(str(cause.key), {}).get("help", "see --help").partition(";")[0]
+    return f"{cause.full_key}= is missing: {meaning}"
 
 
 def _assigned(error: Exception, cause: OmegaConfBaseException) -> str:

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from ttt.cli.added import added_backbones, added_layers, added_sources
 from ttt.cli.compose import groups
 from ttt.config.assets import assets
+from ttt.config.errors import spelled
 
 LINE = 120
 WIDEST_NAME = 36
@@ -137,9 +138,7 @@ def _text(value: Any) -> str:
         return f"[{','.join(map(_text, value))}]"
     if OmegaConf.is_dict(value):
         return f"{{{','.join(f'{key}:{_text(element)}' for key, element in value.items())}}}"
-    if value is None or isinstance(value, bool):
-        return {True: "true", False: "false", None: "null"}[value]
-    return str(value)
+    return spelled(value)
 
 
 def _meaning(metadata: Mapping[str, Any]) -> str:

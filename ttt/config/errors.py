@@ -30,7 +30,12 @@ class InterruptedRunError(RunError):
 
 def bad_value(key: str, value: object, allowed: str) -> UserError:
     """Return an error with the line ``key=value: allowed``."""
-    return UserError(f"{key}={value}: {allowed}")
+    return UserError(f"{key}={spelled(value)}: {allowed}")
+
+
+def spelled(value: object) -> str:
+    """Return a value as the command line takes it: null, true, false or its text."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def first_line(error: BaseException) -> str:

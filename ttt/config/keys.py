@@ -53,7 +53,7 @@ def check_keys(config: object, prefix: str = "") -> None:
 
 
 def refuse_renamed(argument: str, known: Collection[str]) -> None:
-    """Refuse ``key=value`` if the key had this name in an earlier version and has another one now.
+    """Refuse ``key=value``, ``--key=value`` and ``--key`` if the key has another name today.
 
     Args:
         argument: a word of the command line.
@@ -62,10 +62,11 @@ def refuse_renamed(argument: str, known: Collection[str]) -> None:
     Raises:
         UserError: the key was renamed.
     """
-    name, equals, value = argument.partition("=")
+    word, equals, value = argument.partition("=")
+    name = word.removeprefix("--")
     new = RENAMED.get(name)
-    if equals and new in known and name not in known:
-        raise UserError(f"{name}={value}: this key is now called {new}; write {new}={value}")
+    if (equals or word != name) and new in known and name not in known:
+        raise UserError(f"{argument}: this key is now called {new}; write {new}={value or 'VALUE'}")
 
 
 def _values(value: object) -> Iterator[Any]:

@@ -3,6 +3,7 @@
 from dataclasses import asdict, fields, is_dataclass
 from typing import Any, TypeVar, cast, get_type_hints
 
+from ttt.config.keys import RENAMED
 from ttt.config.schema import DataConfig, LayerConfig, Resolved, TrainConfig
 
 C = TypeVar("C")
@@ -11,8 +12,11 @@ C = TypeVar("C")
 def from_plain(
     plain: Resolved, layer_schema: type[LayerConfig], data_schema: type[DataConfig] = DataConfig
 ) -> TrainConfig:
-    """Return a configuration from plain containers, with these schemas of model and data. Ignore unknown keys."""
-    config = _build(TrainConfig, plain)
+    """Return a configuration from plain containers, with these schemas of model and data.
+
+    Keys with the names of an earlier version are translated, unknown keys are ignored.
+    """
+    config = _build(TrainConfig, {RENAMED.get(key, key): value for key, value in plain.items()})
     config.model = _build(layer_schema, plain["model"])
     config.data = _build(data_schema, plain["data"])
     return config

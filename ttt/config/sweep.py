@@ -10,7 +10,7 @@ from itertools import product
 from typing import Any, cast
 
 from ttt.config.cluster import RESOURCES
-from ttt.config.errors import UserError
+from ttt.config.errors import UserError, spelled
 
 GridPoint = dict[str, str]
 
@@ -131,7 +131,7 @@ def read_sweep(name: str, plain: object) -> Sweep:
     return Sweep(
         name,
         _overrides(content.get("base", []), name, "base"),
-        {axis: tuple(map(_to_text, values)) for axis, values in axes.items()},
+        {axis: tuple(map(spelled, values)) for axis, values in axes.items()},
         tuple(_rule(rule, name, f"rules[{number}]", list(axes)) for number, rule in enumerate(rules)),
     )
 
@@ -141,19 +141,12 @@ def _rule(plain: object, name: str, where: str, axes: list[str]) -> SweepRule:
     when = _mapping(content.get("when", {}), name, f"{where}.when", axes)
     start_from = _mapping(content.get("from", {}), name, f"{where}.from", axes)
     return SweepRule(
-        {axis: tuple(map(_to_text, values if isinstance(values, list) else [values])) for axis, values in when.items()},
+        {axis: tuple(map(spelled, values if isinstance(values, list) else [values])) for axis, values in when.items()},
         _overrides(content.get("add", []), name, f"{where}.add"),
         bool(content.get("skip", False)),
-        {axis: _to_text(value) for axis, value in start_from.items()},
+        {axis: spelled(value) for axis, value in start_from.items()},
         dict(_mapping(content.get("resources", {}), name, f"{where}.resources", RESOURCES)),
     )
-
-
-def _to_text(value: object) -> str:
-    """Return a value of the YAML file as it is written on the command line."""
-    if isinstance(value, bool) or value is None:
-        return {True: "true", False: "false", None: "null"}[value]
-    return str(value)
 
 
 def _mapping(plain: object, name: str, where: str, known: Any = None) -> Mapping[str, Any]:
@@ -168,4 +161,4 @@ def _mapping(plain: object, name: str, where: str, known: Any = None) -> Mapping
 def _overrides(plain: object, name: str, where: str) -> tuple[str, ...]:
     if not isinstance(plain, list):
         raise UserError(f"sweep={name}: {where}={plain}: must be a list of overrides such as size=125m")
-    return tuple(map(_to_text, plain))
+    return tuple(map(spelled, plain))

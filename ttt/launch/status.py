@@ -19,7 +19,6 @@ RunState = Literal[
     "running",
     "finished",
     "failed",
-    "diverged",
     "killed",
     "timed out",
     "preempted",

@@ -15,6 +15,8 @@ from ttt.layers.ttt import TTT
 from ttt.models.build import build_model
 from ttt.models.language_model import LanguageModel
 
+REMEDY = "export it without --released"
+
 MODEL_NAMES = {"embedding.weight": "model.embed_tokens.weight", "norm.weight": "model.norm.weight"}
 BLOCK_NAMES = {
     "conv_norm.weight": "conv.norm.weight",
@@ -122,7 +124,7 @@ def released_meta(config: TrainConfig, model: LanguageModel) -> dict[str, Any]:
     """
     layer, size = config.model, config.size
     if not isinstance(layer, TTTConfig) or layer.inner_model not in ("linear", "mlp"):
-        raise bad_value("model", layer.name, "the released code has TTT-Linear and TTT-MLP only; export it without")
+        raise bad_value("model", layer.name, f"the released code has TTT-Linear and TTT-MLP only; {REMEDY}")
     eta_base = layer.eta_base * float(next(module for module in model.modules() if isinstance(module, TTT)).eta_warmup)
     meta = {
         "layer": layer.inner_model,
@@ -139,7 +141,7 @@ def released_meta(config: TrainConfig, model: LanguageModel) -> dict[str, Any]:
     theirs = asdict(_released_layer(meta)) | {"eta_base": layer.eta_base, "eta_base_start": layer.eta_base_start}
     different = differences(asdict(layer), theirs, "model.")
     if different:
-        raise UserError(f"the released code has no such layer: {'; '.join(different)}; export it without its names")
+        raise UserError(f"the released code has no such layer: {'; '.join(different)}; {REMEDY}")
     return meta
 
 

@@ -18,6 +18,7 @@ from ttt.config.assets import assets
 from ttt.config.cluster import ClusterConfig
 from ttt.config.errors import UserError, bad_value
 from ttt.config.identity import run_id
+from ttt.config.keys import RENAMED
 from ttt.config.plain import to_plain
 from ttt.config.plan import check
 from ttt.config.schema import TrainConfig
@@ -79,6 +80,7 @@ def expand(sweep: Sweep, runs_folder: Path, report: Callable[[int, int], None] =
     """
     for override in sweep.base:
         key = override.lstrip("+").partition("=")[0]
+        key = RENAMED.get(key, key)
         if key in SET_BY_SWEEP:
             raise UserError(f"{override}: a sweep sets {key} itself; runs=FOLDER chooses the folder of its runs")
     register_schemas()

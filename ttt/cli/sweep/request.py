@@ -104,6 +104,9 @@ def _add(request: Request, argument: str) -> None:
     key, equals, value = argument.partition("=")
     refuse_renamed(argument, keys)
     if argument.startswith("--"):
+        if key.removeprefix("--") in keys:
+            name = key.removeprefix("--")
+            raise UserError(f"{argument}: write {name}={value or 'VALUE'}")
         if argument not in FLAGS or command != "status":
             raise UserError(f"{argument}: no such flag of ttt-sweep {command}; see ttt-sweep --help")
         request.flags.add(argument)
