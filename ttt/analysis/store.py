@@ -58,6 +58,12 @@ RUN_COLUMNS: dict[str, tuple[str, str]] = {
 }
 """Column of ``Results.runs`` -> its key in the record, and its dtype; missing where the record lacks the key."""
 
+KINDS: dict[str, tuple[type, ...]] = {"string": (str,), "Int64": (int,), "Float64": (int, float)}
+"""Dtype of a column -> types of its values in a record."""
+
+NEVER_MISSING = ("run_id", "status", "model", "backbone", "size", "ctx", "data", "seed", "steps")
+"""Columns that a run must have."""
+
 BENCHMARK_COLUMNS: dict[str, tuple[str, str]] = {
     "benchmark_id": ("benchmark_id", "string"),
     "kind": ("kind", "string"),
@@ -145,9 +151,10 @@ class Results:
 
 @dataclass(frozen=True)
 class _Run:
-    """The parts of a record that the tables are made of."""
+    """The parts of a record that the tables are made of; ``row`` has a value for each of ``RUN_COLUMNS``."""
 
     record: Record
+    row: dict[str, Any]
     settings: dict[str, str]
     label: Label
 
@@ -215,16 +222,33 @@ def _read_run(path: Path, label: Callable[[Resolved], Label]) -> _Run:
     record = read_record(path)
     try:
         plain = record.get("label")
-        return _Run(record, settings_of(record), Label.from_plain(plain) if plain else label(record["config"]))
+        of_run = Label.from_plain(plain) if plain else label(record["config"])
+        return _Run(record, _row(record), settings_of(record), of_run)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: not a run's record ({error!r}); restore or remove the run's folder") from error
+        raise UserError(
+            f"{path}: not a run's record ({type(error).__name__}: {error}); restore or remove the run's folder"
+        ) from error
+
+
+def _row(record: Record) -> dict[str, Any]:
+    """Return the run's row of ``RUN_COLUMNS``.
+
+    Raises:
+        TypeError: a value of another type than its column.
+    """
+    row = {column: _lookup(record, key) for column, (key, _) in RUN_COLUMNS.items()}
+    for column, (key, dtype) in RUN_COLUMNS.items():
+        value = row[column]
+        if not isinstance(value, KINDS[dtype]) and (value is not None or column in NEVER_MISSING):
+            raise TypeError(f"{key}={value!r} is not of type {dtype}")
+    return row
 
 
 def _runs(found: dict[Path, _Run]) -> pd.DataFrame:
     runs = pd.DataFrame(
         {
-            column: pd.array([_lookup(run.record, key) for run in found.values()], dtype=dtype)  # type: ignore[call-overload]
-            for column, (key, dtype) in RUN_COLUMNS.items()
+            column: pd.array([run.row[column] for run in found.values()], dtype=dtype)  # type: ignore[call-overload]
+            for column, (_, dtype) in RUN_COLUMNS.items()
         }
     )
     runs["run_dir"] = pd.array([str(path) for path in found], dtype="string")
