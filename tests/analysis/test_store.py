@@ -2,6 +2,7 @@ import json
 import shutil
 from pathlib import Path
 from runpy import run_path
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from ttt.results.metrics import SCHEMA
 from ttt.results.record import RunFolder
 
 synthetic = run_path(str(Path(__file__).parents[1] / "plots" / "synthetic.py"))
+LABEL = {"model": "ttt_linear", "backbone": "mamba", "size": "s1", "ctx": 512}
 make_run, make_probe = synthetic["make_run"], synthetic["make_probe"]
 
 
@@ -113,13 +115,46 @@ def test_a_broken_file_of_a_run_is_an_error_or_named_and_left_out(file: str, tmp
     assert len(results.runs) == (1 if file == "record.json" else 2)
 
 
-def test_a_record_without_a_configuration_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"config": {}}, "model"),
+        ({"config": None}, "config"),
+        ({"config": {"ctx": {"length": "long"}}}, ""),
+        ({"steps": "many"}, "steps='many' is not of type Int64"),
+        ({"steps": None}, "steps=None is not of type Int64"),
+        ({"run_id": None}, "run_id=None is not of type string"),
+        ({"results": {"validation": {"loss": "low"}}}, "results.validation.loss='low' is not of type Float64"),
+        ({"label": "a label"}, ""),
+        ({"label": {"model": "mamba"}}, ""),
+        ({"label": LABEL | {"departures": ["norm"]}}, ""),
+        ({"identity": "an identity"}, ""),
+    ],
+    ids=str,
+)
+def test_a_record_with_values_of_other_types_is_named(change: dict[str, Any], named: str, tmp_path: Path) -> None:
     sound, broken = make_run(tmp_path, steps=2), make_run(tmp_path, seed=1, steps=2)
     record = json.loads(broken.record.read_text())
-    broken.record.write_text(json.dumps(record | {"config": {}}))
+    broken.record.write_text(json.dumps(record | change))
     results = load_results(tmp_path, strict=False)
     assert results.runs["run_id"].tolist() == [sound.path.name]
-    assert "restore or remove the run's folder" in results.unreadable[0]
+    assert len(results.unreadable) == 1
+    assert results.unreadable[0].startswith(f"{broken.record}: not a run's record")
+    assert named in results.unreadable[0]
+    assert results.unreadable[0].endswith("restore or remove the run's folder")
+    with pytest.raises(UserError, match="not a run's record"):
+        load_results(tmp_path)
+
+
+def test_further_keys_of_a_newer_record_are_no_hindrance(tmp_path: Path) -> None:
+    run = make_run(tmp_path, steps=2)
+    record = json.loads(run.record.read_text())
+    record |= {"schema_version": 9, "status": "paused", "further": {"a": 1}}
+    record["config"] |= {"further": {"b": 2}}
+    run.record.write_text(json.dumps(record))
+    results = load_results(tmp_path)
+    assert results.runs["status"].tolist() == ["paused"]
+    assert len(results.select("train", "loss")) == 2
 
 
 def test_a_broken_benchmark_is_named(tmp_path: Path) -> None:

@@ -58,6 +58,12 @@ RUN_COLUMNS: dict[str, tuple[str, str]] = {
 }
 """Column of ``Results.runs`` -> its key in the record, and its dtype. Values are missing where a record lacks it."""
 
+KINDS: dict[str, tuple[type, ...]] = {"string": (str,), "Int64": (int,), "Float64": (int, float)}
+"""Dtype of a column -> types of its values in a record."""
+
+NEVER_MISSING = ("run_id", "status", "model", "backbone", "size", "ctx", "data", "seed", "steps")
+"""Columns that a run must have."""
+
 BENCHMARK_COLUMNS: dict[str, tuple[str, str]] = {
     "benchmark_id": ("benchmark_id", "string"),
     "kind": ("kind", "string"),
@@ -146,9 +152,10 @@ class Results:
 
 @dataclass(frozen=True)
 class _Run:
-    """The parts of a run's record that are used in the tables."""
+    """The parts of a record that the tables are made of; ``row`` has a value for each column."""
 
     record: Record
+    row: dict[str, Any]
     settings: dict[str, str]
     label: Label
 
@@ -216,18 +223,36 @@ def _read_run(path: Path, label: Callable[[Resolved], Label]) -> _Run:
     record = read_record(path)
     try:
         plain = record.get("label")
-        return _Run(record, settings_of(record), Label.from_plain(plain) if plain else label(record["config"]))
+        of_run = Label.from_plain(plain) if plain else label(record["config"])
+        return _Run(record, _row(record), settings_of(record), of_run)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: not a run's record ({error!r}); restore or remove the run's folder") from error
+        raise UserError(
+            f"{path}: not a run's record ({type(error).__name__}: {error}); restore or remove the run's folder"
+        ) from error
+
+
+def _row(record: Record) -> dict[str, Any]:
+    """Return the run's row: ``RUN_COLUMNS`` and the record's measurements.
+
+    Raises:
+        TypeError: a value of another type than its column.
+    """
+    measured = {name: (f"measurements.{name}", "Float64") for name in record.get("measurements", {})}
+    row: dict[str, Any] = {}
+    for column, (key, dtype) in (measured | RUN_COLUMNS).items():
+        row[column] = value = _lookup(record, key)
+        if not isinstance(value, KINDS[dtype]) and (value is not None or column in NEVER_MISSING):
+            raise TypeError(f"{key}={value!r} is not of type {dtype}")
+    return row
 
 
 def _runs(found: dict[Path, _Run]) -> pd.DataFrame:
-    measured = {name for run in found.values() for name in run.record.get("measurements", {})} - RUN_COLUMNS.keys()
-    columns = RUN_COLUMNS | {name: (f"measurements.{name}", "Float64") for name in sorted(measured)}
+    measured = {column for run in found.values() for column in run.row} - RUN_COLUMNS.keys()
+    columns = {column: dtype for column, (_, dtype) in RUN_COLUMNS.items()} | dict.fromkeys(sorted(measured), "Float64")
     runs = pd.DataFrame(
         {
-            column: pd.array([_lookup(run.record, key) for run in found.values()], dtype=dtype)  # type: ignore[call-overload]
-            for column, (key, dtype) in columns.items()
+            column: pd.array([run.row.get(column) for run in found.values()], dtype=dtype)  # type: ignore[call-overload]
+            for column, dtype in columns.items()
         }
     )
     runs["run_dir"] = pd.array([str(path) for path in found], dtype="string")

@@ -84,8 +84,9 @@ def _no_such_key(cause: OmegaConfBaseException) -> str:
 def _missing(cause: OmegaConfBaseException) -> str:
     """Return a line with the meaning of the key."""
     schema = cause.object_type
-    known = {field.name: field.metadata for field in fields(schema)} if is_dataclass(schema) else {}
-    meaning = known.get(str(cause.key), {}).get("help", "see --help").partition(";")[0]
+    keys = fields(schema) if is_dataclass(schema) else ()
+    meanings = [field.metadata.get("help", "see --help") for field in keys if field.name == cause.key]
+    meaning = "".join(meanings[:1] or ["see --help"]).partition(";")[0]
     return f"{cause.full_key}= is missing: {meaning}"
 
 

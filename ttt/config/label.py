@@ -44,8 +44,8 @@ class Label:
     def from_plain(cls, plain: Mapping[str, Any]) -> "Label":
         """Return the label in a record; unknown keys are ignored."""
         known = {key: value for key, value in plain.items() if key in {entry.name for entry in fields(cls)}}
-        form = known.get("form")
-        return cls(**known | {"form": TableForm(form) if form else None})
+        form, departures = known.get("form"), dict(known.get("departures", {}))
+        return cls(**known | {"departures": departures, "form": TableForm(form) if form else None})
 
     def to_plain(self) -> dict[str, Any]:
         """Return the label as a JSON object."""

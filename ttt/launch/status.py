@@ -19,6 +19,7 @@ RunState = Literal[
     "running",
     "finished",
     "failed",
+    "diverged",
     "killed",
     "timed out",
     "preempted",
