@@ -227,7 +227,9 @@ def test_a_metric_a_number_and_a_figure(copy: Copy, tmp_path: Path) -> None:
 def test_a_figure_is_published_with_three_files(copy: Copy) -> None:
     root = copy.site / "ttt"
     shutil.copytree(ROOT / "docs/figures", root / "docs/figures")
-    (root / "results/laptop").symlink_to(ROOT / "results/laptop")
+    # Some of the committed runs are enough, and are read in a tenth of the time.
+    for run in (ROOT / "results/laptop").glob("*-s1-512-*"):
+        shutil.copytree(run, root / "results/laptop" / run.name)
     shown = "\n![Final perplexity](docs/figures/final.png)\n\n`ttt-plot final`\n"
     (root / "REPRODUCE.md").write_text((ROOT / "REPRODUCE.md").read_text(encoding="utf-8") + shown, encoding="utf-8")
     copy.run("ttt.cli.plot", "final", f"runs={root}/results/laptop", f"out={root}/docs/figures")
