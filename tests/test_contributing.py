@@ -122,7 +122,7 @@ def test_help_lists_what_was_added(copy: Copy) -> None:
     assert "Every ``.txt`` file of ``data.folder``." in printed
     assert "Python source of two packages for numbers" in printed
     assert "The paper's recipe at a constant learning rate" in printed
-    assert re.search(r"recipe\.clip_value=0\.0 +largest element of the gradient", printed)
+    assert re.search(r"recipe\.clip_value=0\.0 +maximum gradient element", printed)
 
 
 @pytest.mark.slow
