@@ -102,7 +102,7 @@ def test_a_length_that_does_not_divide_the_context_is_refused(run: Path, every: 
         evaluate(run, probe="reset", reset_every=every)
 
 
-def test_a_length_of_nothing_is_refused(tmp_path: Path) -> None:
+def test_a_length_of_zero_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="reset_every=0: must be at least 1"):
         evaluate(tmp_path, probe="reset", reset_every=0)
 
