@@ -84,9 +84,9 @@ def _no_such_key(cause: OmegaConfBaseException) -> str:
 def _missing(cause: OmegaConfBaseException) -> str:
     """Return a line with the meaning of the key."""
     schema = cause.object_type
-    known = {field.name: field.metadata for field in fields(schema)} if is_dataclass(schema) else {}
-    meaning = known.get(str(cause.key), {}).get("help", "see --help").partition(";")[0]
-    return f"{cause.full_key}= is missing: {meaning}"
+    keys = fields(schema) if is_dataclass(schema) else ()
+    meanings = [key.metadata["help"].partition(";")[0] for key in keys if key.name == str(cause.key)]
+    return f"{cause.full_key}= is missing: {'; '.join(meanings) or 'see --help'}"
 
 
 def _assigned(error: Exception, cause: OmegaConfBaseException) -> str:

@@ -21,6 +21,20 @@ DIVERGENCE_IN_VERSION_1 = re.compile(r"became (?:nan|-?inf)|not finite|diverged"
 """The error of a diverged run in records of version 1, whose status is "failed"."""
 
 
+KINDS: dict[str, type] = {
+    "run_id": str,
+    "status": str,
+    "config": dict,
+    "seed": int,
+    "steps": int,
+    "tokens_per_step": int,
+    "data": dict,
+    "results": dict,
+    "timing": dict,
+}
+"""Key of a record -> type of its value, for keys that decide what is done with a run."""
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """The paths of a run's files below ``path``."""
@@ -158,10 +172,15 @@ def read_record(path: Path) -> Record:
     A record may have keys that this version does not know.
 
     Raises:
-        UserError: the file is missing, is no record, or lacks a required key.
+        UserError: the file is missing, is no record, lacks a required key, or has a value of another type.
     """
     hint, remedy = f"a run's folder holds {RECORD_FILE}", "restore or remove the run's folder"
     found = read_versioned(path, SCHEMA_VERSION, Record.__required_keys__, "a run's record", hint, remedy)
+    for key, kind in KINDS.items():
+        if not isinstance(found[key], kind):
+            raise UserError(
+                f"{path}: not a run's record ({key}={found[key]!r} is not of type {kind.__name__}); {remedy}"
+            )
     return cast(Record, _translated(found) if found["schema_version"] == 1 else found)
 
 
