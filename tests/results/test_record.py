@@ -34,6 +34,8 @@ def test_every_key_of_the_schema_is_in_the_file(tmp_path: Path, record: Record) 
         ({"schema_version": SCHEMA_VERSION + 1, "seed": ...}, "lacks seed; upgrade"),
         ({"seed": ...}, "lacks seed; restore or remove"),
         ({"schema_version": None}, "no schema_version"),
+        ({"steps": "many"}, "steps='many' is not of type int"),
+        ({"config": None}, "config=None is not of type dict"),
     ],
 )
 def test_other_schemas_are_refused(tmp_path: Path, record: Record, change: dict[str, object], message: str) -> None:

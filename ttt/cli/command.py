@@ -125,7 +125,8 @@ def refuse_unknown_flags(arguments: list[str]) -> None:
     """
 
     def refuse(message: str) -> NoReturn:
-        raise UserError(f"{message}; write KEY=VALUE, as --help lists them")
+        unknown = message.startswith("unrecognized")
+        raise UserError(f"{message}; write KEY=VALUE, as --help lists them" if unknown else message)
 
     parser = get_args_parser()
     parser.error = refuse  # type: ignore[method-assign]

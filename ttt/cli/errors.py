@@ -85,9 +85,8 @@ def _missing(cause: OmegaConfBaseException) -> str:
     """Return a line with the meaning of the key."""
     schema = cause.object_type
     keys = fields(schema) if is_dataclass(schema) else ()
-    meanings = [field.metadata.get("help", "see --help") for field in keys if field.name == cause.key]
-    meaning = "".join(meanings[:1] or ["see --help"]).partition(";")[0]
-    return f"{cause.full_key}= is missing: {meaning}"
+    meanings = [key.metadata["help"].partition(";")[0] for key in keys if key.name == str(cause.key)]
+    return f"{cause.full_key}= is missing: {'; '.join(meanings) or 'see --help'}"
 
 
 def _assigned(error: Exception, cause: OmegaConfBaseException) -> str:

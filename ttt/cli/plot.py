@@ -43,6 +43,8 @@ def main(argv: list[str] | None = None) -> None:
         arguments = arguments_of(words)
         everything = "--all" in arguments.flags
         runs, strict = Path(arguments.values.get("runs", "runs")), "--strict" in arguments.flags
+        if everything and arguments.names:
+            raise UserError(f"{arguments.names[0]}: name figures or write --all, not both")
         if arguments.names == [REPORT]:
             _report(runs, Path(arguments.values.get("out", "figures/report.html")), strict)
         elif everything or arguments.names:

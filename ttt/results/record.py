@@ -21,6 +21,20 @@ DIVERGENCE_IN_VERSION_1 = re.compile(r"became (?:nan|-?inf)|not finite|diverged"
 """Errors of diverged runs in records of version 1, where their status is "failed"."""
 
 
+KINDS: dict[str, type] = {
+    "run_id": str,
+    "status": str,
+    "config": dict,
+    "seed": int,
+    "steps": int,
+    "tokens_per_step": int,
+    "data": dict,
+    "results": dict,
+    "timing": dict,
+}
+"""Key of a record -> type of its value, for keys that decide what is done with a run."""
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """The paths of a run's files below ``path``."""
@@ -160,10 +174,14 @@ def read_record(path: Path) -> Record:
     Unknown keys are kept.
 
     Raises:
-        UserError: the file is missing, is not a record, or lacks a required key.
+        UserError: the file is missing, is not a record, lacks a required key, or has a value of another type.
     """
     hint, remedy = f"a run's folder contains {RECORD_FILE}", "restore or remove the run's folder"
     record = read_versioned(path, SCHEMA_VERSION, Record.__required_keys__, "a run's record", hint, remedy)
+    for key, kind in KINDS.items():
+        if not isinstance(record[key], kind):
+            reason = f"{key}={record[key]!r} is not of type {kind.__name__}"
+            raise UserError(f"{path}: not a run's record ({reason}); {remedy}")
     return cast(Record, _translated(record) if record["schema_version"] == 1 else record)
 
 
