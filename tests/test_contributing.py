@@ -106,7 +106,7 @@ def copy(tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder of text files."""
+    """Write text files and return their folder."""
     folder = tmp_path_factory.mktemp("texts")
     for number in range(40):
         (folder / f"{number}.txt").write_text(f"text {number} " * 400)
