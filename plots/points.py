@@ -155,7 +155,7 @@ def _tried(counted: dict[str, int]) -> str:
     other = counted.get(RunRole.OTHER_SETTING, 0)
     return (
         f"Where several learning rates or RoPE bases were tried, the best by validation is drawn, "
-        f"of those with the most seeds ({count(other, 'run')} not)."
+        f"of those with the most seeds ({count(other, 'run')} left out)."
         if other
         else ""
     )

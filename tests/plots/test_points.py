@@ -91,7 +91,7 @@ def test_of_several_learning_rates_the_best_is_drawn_and_the_caption_says_so(tmp
         make_run(tmp_path, steps=2, perplexity=perplexity, learning_rate=rate, evaluated=False)
     canvas = drawn("books_scaling", tmp_path)
     assert lines_of(canvas.axes[0])["TTT-Linear (M)"][1] == [pytest.approx(39)]
-    assert "the best by validation is drawn, of those with the most seeds (2 runs not)" in caption(canvas)
+    assert "the best by validation is drawn, of those with the most seeds (2 runs left out)" in caption(canvas)
 
 
 def test_a_number_that_the_paper_states_is_a_star_with_its_source(tmp_path: Path) -> None:
