@@ -12,7 +12,8 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 def machine(monkeypatch: pytest.MonkeyPatch, cuda: bool, mps: bool, bf16: bool = True) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: bf16)
+    # As torch: every GPU can at least emulate bfloat16.
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or bf16)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
 
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from ttt.cli.export import export
 from ttt.cli.train import train
 from ttt.config.errors import RunError, UserError
 from ttt.config.schema import EvalConfig, ExportConfig, TrainConfig
+from ttt.evaluate import run as evaluation
 from ttt.results.checkpoints import write_digest
 from ttt.results.lock import locked
 from ttt.train.module import TrainingModule
@@ -146,6 +148,28 @@ def test_a_loss_that_diverges_stops_the_run(
     monkeypatch.undo()
     train(configure(f"run={tmp_path}/run", "trainer.checkpoint_every=2", "ckpt=last"), [])
     assert record(tmp_path / "run")["status"] == "finished", "it resumes from the last good checkpoint"
+
+
+def test_a_perplexity_that_is_too_large_for_a_float_is_a_divergence(
+    configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate = evaluation.evaluate_split
+    monkeypatch.setattr(evaluation, "evaluate_split", lambda *given: replace(evaluate(*given), loss=1000.0))
+    with pytest.raises(RunError, match="the validation loss is 1000 nats/token, and its perplexity infinite"):
+        train(configure(f"run={tmp_path}/run", "trainer.max_steps=1"), [])
+    written = json.loads((tmp_path / "run/record.json").read_text(), parse_constant=pytest.fail)
+    assert written["status"] == "diverged"
+    assert (written["results"]["validation"]["loss"], written["results"]["validation"]["perplexity"]) == (1000.0, None)
+
+
+def test_a_step_is_logged_with_the_learning_rate_that_it_used(configure: Configure, tmp_path: Path) -> None:
+    config = configure(f"run={tmp_path}/run", "recipe.warmup=0.5")
+    train(config, [])
+    rates = pd.read_parquet(tmp_path / "run/metrics.parquet").query("metric == 'learning_rate'").set_index("step")
+    peak = config.recipe.learning_rate
+    assert rates["value"][1] == pytest.approx(peak / 6)
+    assert rates["value"][6] == pytest.approx(peak)
+    assert rates["value"][12] == pytest.approx(config.recipe.final_learning_rate)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2])

@@ -1,11 +1,12 @@
 """A trained run, from its folder or at the end of its training, and the evaluation of its model."""
 
+import math
 import time
 from dataclasses import dataclass
 
 import torch
 
-from ttt.config.errors import UserError, bad_value
+from ttt.config.errors import DivergedError, UserError, bad_value
 from ttt.config.plain import from_plain
 from ttt.config.schema import TrainConfig
 from ttt.data.corpus import Corpus, Documents, load_corpus
@@ -125,7 +126,7 @@ def evaluate_run(run: TrainedRun, split: Split) -> SplitEvaluation:
 
     Raises:
         UserError: there is no such split, or a file cannot be written.
-        DivergedError: the model's loss is not finite.
+        DivergedError: the model's loss is not finite, or its perplexity too large for a float.
     """
     reading, started = run.reading, time.perf_counter()
     evaluation = evaluate_split(
@@ -147,10 +148,14 @@ def evaluate_run(run: TrainedRun, split: Split) -> SplitEvaluation:
     log.write()
     result: Evaluation = {
         "loss": evaluation.loss,
-        "perplexity": evaluation.perplexity,
+        # JSON has no infinity.
+        "perplexity": evaluation.perplexity if math.isfinite(evaluation.perplexity) else None,
         "tokens": evaluation.tokens,
         "sequences": evaluation.sequences,
         "per_token_sequences": evaluation.documents,
     }
     run.record.evaluated(split, result)
+    if math.isinf(evaluation.perplexity):
+        loss = f"the {split} loss is {evaluation.loss:.4g} nats/token"
+        raise DivergedError(f"{loss}, and its perplexity infinite: the model diverged")
     return evaluation

@@ -102,10 +102,13 @@ class Data(TypedDict):
 
 
 class Evaluation(TypedDict):
-    """The result on a split: ``loss`` in nats per token; ``per_token_sequences`` counts for the loss by token index."""
+    """The result on a split: ``loss`` in nats per token; ``per_token_sequences`` counts for the loss by token index.
+
+    ``perplexity`` is None if it is infinite.
+    """
 
     loss: float
-    perplexity: float
+    perplexity: float | None
     tokens: int
     sequences: int
     per_token_sequences: int

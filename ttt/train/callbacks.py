@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from ttt.results.metrics import MetricLog
 from ttt.train.module import TrainingModule
+from ttt.train.optim import learning_rate
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -58,7 +59,8 @@ class Metrics(OnOptimizerStep):
         if step % self.every:
             return
         loss = float(trainer.strategy.reduce(module.step_loss, reduce_op="mean"))
-        rate = float(trainer.optimizers[0].param_groups[0]["lr"])
+        # The optimizer has the rate of the next step by now.
+        rate = learning_rate(step - 1, module.recipe, module.plan.schedule_steps)
         self.metrics.add("train", step, "loss", loss, "nats/token")
         self.metrics.add("train", step, "learning_rate", rate, "1")
         self.metrics.add("train", step, "gradient_norm", module.gradient_norm, "1")
