@@ -10,11 +10,10 @@ import platformdirs
 
 from ttt.config.errors import bad_value
 from ttt.config.schema import DataConfig
-from ttt.config.system import file_sha256
 from ttt.data.manifest import corpus_key, describe
 from ttt.data.prepare import prepare
 from ttt.data.sources import find_source
-from ttt.data.vocabulary import check_tokenizer
+from ttt.data.vocabulary import check_tokenizer, tokenizer_version
 
 
 def prepared_folder(config: DataConfig, show_progress: bool) -> Path:
@@ -48,7 +47,7 @@ def _tokenizer_version(config: DataConfig) -> dict[str, str]:
     if config.tokenizer is None:
         return {}
     path = Path(config.tokenizer).expanduser()
-    return {check_tokenizer(path): file_sha256(path)}
+    return {check_tokenizer(path): tokenizer_version(path)}
 
 
 @contextmanager
