@@ -1,29 +1,23 @@
-"""Local text files: txt, JSON lines and Parquet, streamed by Hugging Face ``datasets``."""
+"""Local text files: txt, JSON lines and Parquet, read as a stream."""
 
-import glob
 import hashlib
-import logging
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, cast
 
-import fsspec
+from tqdm import tqdm
 
-from ttt.config.errors import UserError, bad_value, first_line
+from ttt.config.errors import UserError, bad_value
 from ttt.config.schema import DataConfig
+from ttt.data.rows import rows_of, unreadable
 from ttt.data.sources import Document, Source, register_source
 
 READERS = {"txt": "text", "jsonl": "json", "json": "json", "parquet": "parquet"}
-"""File extension without compression -> builder of ``datasets``."""
+"""File extension without compression -> reader of ``ttt.data.rows``."""
 
 COMPRESSED = ("gz", "zst")
-
-LINE_BYTES = 2**28
-"""Longest line that is accepted; ``datasets`` keeps several copies of a line in memory."""
-
-SCANNED = 2**24
-"""Bytes read at once to search for line ends."""
 
 
 @register_source("local")
@@ -31,8 +25,11 @@ class Local(Source[DataConfig]):
     """The files of ``data.path``: a folder, at any depth, a file, or a pattern such as ``texts/*.txt``.
 
     A txt file is one document, with Unix line ends. Each line of a JSON file or row of a Parquet file is one document,
-    with its text in ``data.column``.
+    with its text in ``data.column``; rows without text are left out, and their number is reported once.
     """
+
+    def __init__(self) -> None:
+        self._reported = False
 
     def versions(self, config: DataConfig) -> dict[str, str]:
         """Return a hash of the files' names, sizes and modification times.
@@ -54,8 +51,13 @@ class Local(Source[DataConfig]):
             UserError: a file is empty, damaged, not UTF-8, lacks the column, or has a line that is too long.
         """
         root, paths = files_of(config)
+        rows = without = 0
         for path in paths:
-            yield from _read(path, path.relative_to(root).as_posix(), config.column)
+            texts = yield from _read(path, path.relative_to(root).as_posix(), config.column)
+            rows, without = rows + texts.rows, without + texts.without
+        if not self._reported:
+            report_rows_without_text(config, rows, without)
+            self._reported = True
 
     def text_bytes(self, config: DataConfig) -> int | None:
         """Return the size of the files if all are uncompressed text."""
@@ -82,24 +84,58 @@ def files_of(config: DataConfig) -> tuple[Path, list[Path]]:
 
 
 def reader_of(path: Path) -> str | None:
-    """Return the builder of ``datasets`` that reads a file; None if there is none."""
+    """Return the reader of a file; None if there is none."""
     name = path.stem if _is_compressed(path) else path.name
     return READERS.get(name.rpartition(".")[2])
 
 
-def check_text(row: dict[str, Any], column: str, where: str) -> str:
-    """Return the text of a row.
+class RowTexts:
+    """The texts in a column of rows, and the number of rows without one.
 
-    Raises:
-        UserError: this column has no text.
+    Attributes:
+        rows: rows read.
+        without: rows without the column, or with null in it.
     """
-    if column not in row:
-        raise UserError(f"data.column={column}: {where} has no such column; choose one of {', '.join(map(str, row))}")
-    text = row[column]
-    if not isinstance(text, str):
-        kind = "nothing" if text is None else type(text).__name__
-        raise UserError(f"data.column={column}: {where} has {kind} there, not text; fix it or choose another column")
-    return text
+
+    def __init__(self, column: str) -> None:
+        self._column = column
+        self.rows = self.without = 0
+
+    def text_of(self, row: dict[str, Any], where: str) -> str | None:
+        """Return the text of a row; None if it has none.
+
+        Raises:
+            UserError: the column has something else than text.
+        """
+        self.rows += 1
+        text = row.get(self._column)
+        if text is None:
+            self.without += 1
+        elif not isinstance(text, str):
+            kind = type(text).__name__
+            allowed = f"{where} has {kind} there, not text; fix it or choose another column"
+            raise UserError(f"data.column={self._column}: {allowed}")
+        return text
+
+    def require_some(self, first: dict[str, Any], where: str) -> None:
+        """Check that there was a text, after all rows of a file.
+
+        Raises:
+            UserError: no row has text.
+        """
+        if self.without < self.rows:
+            return
+        if self._column in first:
+            raise UserError(f"data.column={self._column}: none of the {self.rows} rows of {where} has text there")
+        columns = ", ".join(map(str, first))
+        raise UserError(f"data.column={self._column}: {where} row 1 has no such column; choose one of {columns}")
+
+
+def report_rows_without_text(config: DataConfig, rows: int, without: int) -> None:
+    """Print the number of rows that are left out, if there are any."""
+    if without:
+        line = f"data={config.name}: {without:,} of {rows:,} rows have no text in data.column={config.column}, left out"
+        tqdm.write(line, file=sys.stderr)
 
 
 def _matches(pattern: Path) -> Iterator[Path]:
@@ -110,59 +146,27 @@ def _is_compressed(path: Path) -> bool:
     return path.suffix.removeprefix(".") in COMPRESSED
 
 
-def _read(path: Path, name: str, column: str) -> Iterator[Document]:
+def _read(path: Path, name: str, column: str) -> Generator[Document, None, RowTexts]:
+    """Yield the documents of a file; return the count of its rows."""
     reader = cast(str, reader_of(path))
     whole_file = reader == "text"
-    number = 0
-    for number, row in enumerate(_rows(path, reader), start=1):
-        text = check_text(row, "text" if whole_file else column, f"{path} row {number}")
-        if "\0" in text:
-            raise UserError(f"{path}: row {number} has a zero byte, so it is not text; fix it or leave it out")
-        yield Document(name if whole_file else f"{name}:{number}", text)
-    if not number:
-        raise _unreadable(path, "it has no documents")
+    texts, first = RowTexts("text" if whole_file else column), {}
+    for number, row in enumerate(rows_of(path, reader, column), start=1):
+        first = first or row
+        text = texts.text_of(row, f"{path} row {number}")
+        if text is not None:
+            _check_characters(text, f"{path}: row {number}")
+            yield Document(name if whole_file else f"{name}:{number}", text)
+    if not texts.rows:
+        raise unreadable(path, "it has no documents")
+    texts.require_some(first, str(path))
+    return texts
 
 
-def _rows(path: Path, reader: str) -> Iterator[dict[str, Any]]:
-    # Imported here: the import takes a second.
-    from datasets import config, load_dataset
-
-    # Otherwise datasets reports every opened file to a server, and waits seconds for the answer without a network.
-    config.HF_UPDATE_DOWNLOAD_COUNTS = False
-    # datasets logs errors itself; the user should see only one line.
-    logging.getLogger("datasets").setLevel(logging.CRITICAL)
-    if not path.stat().st_size:
-        raise _unreadable(path, "it is empty")
-    options = {"sample_by": "document"} if reader == "text" else {}
+def _check_characters(text: str, where: str) -> None:
+    if "\0" in text:
+        raise UserError(f"{where} has a zero byte, so it is not text; fix it or leave it out")
     try:
-        if reader != "parquet":
-            _refuse_long_lines(path)
-        rows = load_dataset(reader, data_files=glob.escape(str(path)), split="train", streaming=True, **options)
-        yield from rows
-    except StopIteration:
-        # datasets raises this for JSON that is only white space.
-        return
-    except (UserError, GeneratorExit):
-        raise
-    except Exception as error:
-        # datasets also raises exceptions of its parsers and decompressors.
-        raise _unreadable(path, first_line(error)) from error
-
-
-def _refuse_long_lines(path: Path) -> None:
-    if path.stat().st_size <= LINE_BYTES and not _is_compressed(path):
-        return
-    with fsspec.open(str(path), "rb", compression="infer") as opened:
-        file = cast(BinaryIO, opened)
-        length = 0
-        while block := file.read(SCANNED):
-            ending = block.find(b"\n")
-            length += len(block) if ending < 0 else ending
-            if length > LINE_BYTES:
-                raise _unreadable(path, f"a line is longer than {LINE_BYTES:,} bytes")
-            if ending >= 0:
-                length = len(block) - block.rfind(b"\n") - 1
-
-
-def _unreadable(path: Path, why: str) -> UserError:
-    return UserError(f"{path}: cannot be read ({why}); fix it or leave it out of data.path")
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{where} is not text ({error.reason}); fix it or leave it out") from error
