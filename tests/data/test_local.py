@@ -137,16 +137,25 @@ def test_a_missing_column(tmp_path: Path, content: bytes, line: str) -> None:
         read(tmp_path)
 
 
-@pytest.mark.parametrize("path", [None, "no/such/folder", "no/*.txt", "."])
-def test_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str | None) -> None:
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        (None, "give a folder"),
+        ("no/such/folder", "does not exist$"),
+        ("input.txt", "does not exist$"),
+        ("no/*.txt", "no file matches"),
+        (".", "no file there ends in txt"),
+    ],
+)
+def test_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str | None, why: str) -> None:
     monkeypatch.chdir(tmp_path)
     config = DataConfig("local", "local", path=path)
-    with pytest.raises(UserError, match=r"^data\.path=.*: (give a folder|no file there ends in txt)"):
+    with pytest.raises(UserError, match=rf"^data\.path=.*: {why}"):
         find_source("local").versions(config)
 
 
 JSONL_AS_FOUND = {
-    "other columns change type": b"""{"id": 1, "text": "a"}\n{"id": "", "text": "b"}\n{"id": {"n": 1}, "text": "c"}\n""",
+    "other columns change type": b"""{"id": 1, "text": "a"}\n{"id": "", "text": "b"}\n{"id": {}, "text": "c"}\n""",
     "other columns are null": b"""{"id": null, "text": "a"}\n{"id": [1, "2"], "text": "b"}\n{"text": "c"}\n""",
     "huge numbers": b"""{"text": "a", "id": """ + b"9" * 5000 + b"""}\n{"text": "b", "id": NaN}\n{"text": "c"}\n""",
     "byte order mark and blank lines": b"""\xef\xbb\xbf{"text": "a"}\r\n\r\n{"text": "b"}\r\n{"text": "c"}""",
@@ -186,3 +195,24 @@ def test_rows_without_text_are_counted(tmp_path: Path, ending: str, capfd: pytes
         found = [(document.name, document.text) for document in source.documents(config)]
         assert found == [(f"a.{ending}:1", "a"), (f"a.{ending}:3", "b")]
     assert capfd.readouterr().err == "data=mine: 2 of 4 rows have no text in data.column=text, left out\n"
+
+
+@pytest.mark.parametrize("name", ["a.md", "a.py", "README", "a.tar", "A.TXT"])
+def test_a_file_that_is_named_is_read_whatever_its_ending(tmp_path: Path, name: str) -> None:
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / name).write_text(TEXTS[0])
+    (tmp_path / "src" / ".hidden").write_bytes(b"\xff")
+    for path in (tmp_path / "src" / name, f"{tmp_path}/src/{name[:2]}*", f"{tmp_path}/**/{name}", f"{tmp_path}/src/*"):
+        assert read(path) == [Document(name, TEXTS[0])]
+
+
+def test_upper_case_endings_of_named_files(tmp_path: Path) -> None:
+    (tmp_path / "A.JSONL.GZ").write_bytes(gzip.compress(lines(TEXTS)))
+    assert [document.text for document in read(tmp_path / "A.JSONL.GZ")] == TEXTS
+
+
+def test_files_of_a_folder_that_are_left_out_are_counted(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for name in ("a.txt", "b.md", "c.md"):
+        (tmp_path / name).write_text(name)
+    assert len(read(tmp_path)) == len(read(f"{tmp_path}/*")) == 1
+    assert capfd.readouterr().err.count("data=local: 2 files that do not end in txt, jsonl, json, parquet are") == 2

@@ -1,11 +1,12 @@
 """Local text files: txt, JSON lines and Parquet, read as a stream."""
 
+import glob
 import hashlib
 import os
 import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
@@ -37,7 +38,7 @@ class Local(Source[DataConfig]):
         Raises:
             UserError: there are no such files.
         """
-        root, paths = files_of(config)
+        root, paths, _ = files_of(config)
         digest = hashlib.sha256()
         for path in paths:
             stat = path.stat()
@@ -50,43 +51,76 @@ class Local(Source[DataConfig]):
         Raises:
             UserError: a file is empty, damaged, not UTF-8, lacks the column, or has a line that is too long.
         """
-        root, paths = files_of(config)
+        root, paths, left_out = files_of(config)
         rows = without = 0
         for path in paths:
             texts = yield from _read(path, path.relative_to(root).as_posix(), config.column)
             rows, without = rows + texts.rows, without + texts.without
         if not self._reported:
             report_rows_without_text(config, rows, without)
+            if left_out:
+                line = f"data={config.name}: {left_out:,} files that do not end in {', '.join(READERS)} are left out"
+                tqdm.write(f"{line}; a pattern such as 'FOLDER/**/*.md' reads any text file", file=sys.stderr)
             self._reported = True
 
     def text_bytes(self, config: DataConfig) -> int | None:
         """Return the size of the files if all are uncompressed text."""
-        _, paths = files_of(config)
+        paths = files_of(config).paths
         plain = all(reader_of(path) in ("text", "json") and not _is_compressed(path) for path in paths)
         return sum(path.stat().st_size for path in paths) if plain else None
 
 
-def files_of(config: DataConfig) -> tuple[Path, list[Path]]:
-    """Return the folder to which file names are relative, and the files of ``data.path`` in order.
+class Files(NamedTuple):
+    """The files of ``data.path`` in order, the folder to which names are relative, and the number of files left out."""
+
+    root: Path
+    paths: list[Path]
+    left_out: int
+
+
+def files_of(config: DataConfig) -> Files:
+    """Return the files of ``data.path``: of a folder those with known endings, else every file that is named.
 
     Raises:
-        UserError: there are no readable files.
+        UserError: the path does not exist, or there are no readable files.
     """
     if not config.path:
         raise bad_value("data.path", config.path, "give a folder, a file, or a pattern such as texts/*.txt")
     path = Path(config.path).expanduser()
-    candidates = [path] if path.is_file() else sorted(path.rglob("*") if path.is_dir() else _matches(path))
-    readable = [file for file in candidates if file.is_file() and reader_of(file)]
+    if path.is_dir():
+        found = [file for file in sorted(path.rglob("*")) if file.is_file()]
+        readable = [file for file in found if _has_known_ending(file)]
+        if not readable:
+            endings = f"no file there ends in {', '.join(READERS)}, with or without .gz or .zst"
+            raise bad_value("data.path", config.path, f"{endings}; name other text files by a pattern")
+        return Files(path, readable, len(found) - len(readable))
+    if not path.exists() and not glob.has_magic(config.path):
+        raise bad_value("data.path", config.path, "does not exist")
+    found = [path] if path.exists() else [file for file in sorted(_matches(path)) if file.is_file()]
+    readable = _named(found, path.name)
     if not readable:
-        endings = ", ".join(READERS)
-        raise bad_value("data.path", config.path, f"no file there ends in {endings}, with or without .gz or .zst")
-    return (path if path.is_dir() else Path(os.path.commonpath([file.parent for file in readable]))), readable
+        raise bad_value("data.path", config.path, "no file matches this pattern")
+    return Files(Path(os.path.commonpath([file.parent for file in readable])), readable, len(found) - len(readable))
 
 
-def reader_of(path: Path) -> str | None:
-    """Return the reader of a file; None if there is none."""
-    name = path.stem if _is_compressed(path) else path.name
-    return READERS.get(name.rpartition(".")[2])
+def reader_of(path: Path) -> str:
+    """Return the reader of a file; files with unknown endings are text."""
+    name = path.name.lower()
+    name = name.rpartition(".")[0] if _is_compressed(path) else name
+    return READERS.get(name.rpartition(".")[2], "text")
+
+
+def _has_known_ending(path: Path) -> bool:
+    name = path.stem if path.suffix.removeprefix(".") in COMPRESSED else path.name
+    return name.rpartition(".")[2] in READERS
+
+
+def _named(found: list[Path], pattern: str) -> list[Path]:
+    """Return the files that a pattern names; like a folder, ``*`` names only known endings if there are any."""
+    known = [file for file in found if _has_known_ending(file)]
+    if known and pattern.strip("*") == "":
+        return known
+    return [file for file in found if file in known or file.name[0] != "." or pattern[0] == "."]
 
 
 class RowTexts:
@@ -143,12 +177,12 @@ def _matches(pattern: Path) -> Iterator[Path]:
 
 
 def _is_compressed(path: Path) -> bool:
-    return path.suffix.removeprefix(".") in COMPRESSED
+    return path.suffix.lower().removeprefix(".") in COMPRESSED
 
 
 def _read(path: Path, name: str, column: str) -> Generator[Document, None, RowTexts]:
     """Yield the documents of a file; return the count of its rows."""
-    reader = cast(str, reader_of(path))
+    reader = reader_of(path)
     whole_file = reader == "text"
     texts, first = RowTexts("text" if whole_file else column), {}
     for number, row in enumerate(rows_of(path, reader, column), start=1):
