@@ -42,7 +42,8 @@ class Hub(Source[DataConfig]):
         if config.path:
             yield from self._local.documents(config)
             return
-        texts, first = RowTexts(config.column), {}
+        texts = RowTexts(config.column)
+        first: dict[str, Any] = {}
         for number, row in enumerate(_rows(config), start=1):
             first = first or row
             # The rows of a data set have the same columns.

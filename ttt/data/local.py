@@ -184,7 +184,8 @@ def _read(path: Path, name: str, column: str) -> Generator[Document, None, RowTe
     """Yield the documents of a file; return the count of its rows."""
     reader = reader_of(path)
     whole_file = reader == "text"
-    texts, first = RowTexts("text" if whole_file else column), {}
+    texts = RowTexts("text" if whole_file else column)
+    first: dict[str, Any] = {}
     for number, row in enumerate(rows_of(path, reader, column), start=1):
         first = first or row
         text = texts.text_of(row, f"{path} row {number}")
