@@ -11,7 +11,7 @@ import zstandard
 
 from ttt.config.errors import UserError
 from ttt.config.schema import DataConfig
-from ttt.data import local
+from ttt.data import rows
 from ttt.data.sources import Document, find_source
 
 TEXTS = ["first\ntext é", "second", "third " * 100]
@@ -90,6 +90,8 @@ BAD = {
     "plain.json.gz": (lines(TEXTS), "Not a gzipped file"),
     "cut.json.gz": (gzip.compress(lines(TEXTS))[:-12], "cannot be read"),
     "plain.jsonl.zst": (lines(TEXTS), "zstd decompress error"),
+    "cut.jsonl.zst": (zstandard.compress(lines(TEXTS))[:-5], "the file was cut"),
+    "list.jsonl": (b'{"text": "a"}\n5\n', "row 2 is not a JSON object"),
     "no.parquet": (b"PAR1 not at all", "Parquet magic bytes"),
     "surrogate.jsonl": (b'{"text": "\\ud800"}\n', "surrogate"),
 }
@@ -112,8 +114,7 @@ def test_a_bad_file_is_one_line_that_names_it(tmp_path: Path, name: str, capfd: 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])
 def test_a_gigantic_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pack: Callable[[bytes], bytes]) -> None:
-    monkeypatch.setattr(local, "LINE_BYTES", 1000)
-    monkeypatch.setattr(local, "SCANNED", 100)
+    monkeypatch.setattr(rows, "LINE_BYTES", 1000)
     path = tmp_path / ("a.jsonl.gz" if pack is gzip.compress else "a.jsonl")
     path.write_bytes(pack(lines(["a" * 900] * 5)))
     assert len(read(path)) == 5
@@ -127,7 +128,7 @@ def test_a_gigantic_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pack: 
     [
         (lines(TEXTS, "body"), r"^data\.column=text: .*a\.jsonl row 1 has no such column; choose one of id, body$"),
         (b'{"text": "a"}\n{"text": 5}\n', r"^data\.column=text: .*a\.jsonl row 2 has int there, not text"),
-        (b'{"text": "a"}\n{"txt": "b"}\n', r"^data\.column=text: .*a\.jsonl row 2 has nothing there, not text"),
+        (b'{"text": null}\n' * 2, r"^data\.column=text: none of the 2 rows of .*a\.jsonl has text there$"),
     ],
 )
 def test_a_missing_column(tmp_path: Path, content: bytes, line: str) -> None:
@@ -136,9 +137,82 @@ def test_a_missing_column(tmp_path: Path, content: bytes, line: str) -> None:
         read(tmp_path)
 
 
-@pytest.mark.parametrize("path", [None, "no/such/folder", "no/*.txt", "."])
-def test_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str | None) -> None:
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        (None, "give a folder"),
+        ("no/such/folder", "does not exist$"),
+        ("input.txt", "does not exist$"),
+        ("no/*.txt", "no file matches"),
+        (".", "no file there ends in txt"),
+    ],
+)
+def test_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str | None, why: str) -> None:
     monkeypatch.chdir(tmp_path)
     config = DataConfig("local", "local", path=path)
-    with pytest.raises(UserError, match=r"^data\.path=.*: (give a folder|no file there ends in txt)"):
+    with pytest.raises(UserError, match=rf"^data\.path=.*: {why}"):
         find_source("local").versions(config)
+
+
+JSONL_AS_FOUND = {
+    "other columns change type": b"""{"id": 1, "text": "a"}\n{"id": "", "text": "b"}\n{"id": {}, "text": "c"}\n""",
+    "other columns are null": b"""{"id": null, "text": "a"}\n{"id": [1, "2"], "text": "b"}\n{"text": "c"}\n""",
+    "huge numbers": b"""{"text": "a", "id": """ + b"9" * 5000 + b"""}\n{"text": "b", "id": NaN}\n{"text": "c"}\n""",
+    "byte order mark and blank lines": b"""\xef\xbb\xbf{"text": "a"}\r\n\r\n{"text": "b"}\r\n{"text": "c"}""",
+    "objects over several lines": b"""{\n "text": "a"\n}\n{"text": "b"} {\n"text":\n"c"}\n""",
+    "an array over several lines": b"""[\n{"text": "a", "n": 1},\n{"text": "b", "n": "1"},\n{"text": "c"}\n]\n""",
+}
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, zstandard.compress])
+@pytest.mark.parametrize("content", JSONL_AS_FOUND.values(), ids=JSONL_AS_FOUND)
+def test_only_the_text_column_is_read(tmp_path: Path, content: bytes, pack: Callable[[bytes], bytes]) -> None:
+    ending = {bytes: "", gzip.compress: ".gz"}.get(pack, ".zst")
+    (tmp_path / f"a.jsonl{ending}").write_bytes(pack(content))
+    assert [document.text for document in read(tmp_path)] == ["a", "b", "c"]
+
+
+def test_a_type_that_changes_late_in_a_large_file(tmp_path: Path) -> None:
+    early = lines(["a" * 1000] * 12_000)
+    (tmp_path / "a.jsonl").write_bytes(early + b'{"id": "late", "text": "b"}\n')
+    assert len(read(tmp_path)) == 12_001
+
+
+def test_all_frames_of_a_zst_file_are_read(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl.zst").write_bytes(b"".join(zstandard.compress(lines([text])) for text in TEXTS))
+    assert [document.text for document in read(tmp_path)] == TEXTS
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+def test_rows_without_text_are_counted(tmp_path: Path, ending: str, capfd: pytest.CaptureFixture[str]) -> None:
+    rows = [{"text": "a"}, {"text": None}, {"text": "b"}, {}]
+    if ending == "jsonl":
+        (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    else:
+        pd.DataFrame({"text": ["a", None, "b", None]}).to_parquet(tmp_path / "a.parquet")
+    source, config = find_source("local"), DataConfig("mine", "local", path=str(tmp_path))
+    for _ in range(2):
+        found = [(document.name, document.text) for document in source.documents(config)]
+        assert found == [(f"a.{ending}:1", "a"), (f"a.{ending}:3", "b")]
+    assert capfd.readouterr().err == "data=mine: 2 of 4 rows have no text in data.column=text, left out\n"
+
+
+@pytest.mark.parametrize("name", ["a.md", "a.py", "README", "a.tar", "A.TXT"])
+def test_a_file_that_is_named_is_read_whatever_its_ending(tmp_path: Path, name: str) -> None:
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / name).write_text(TEXTS[0])
+    (tmp_path / "src" / ".hidden").write_bytes(b"\xff")
+    for path in (tmp_path / "src" / name, f"{tmp_path}/src/{name[:2]}*", f"{tmp_path}/**/{name}", f"{tmp_path}/src/*"):
+        assert read(path) == [Document(name, TEXTS[0])]
+
+
+def test_upper_case_endings_of_named_files(tmp_path: Path) -> None:
+    (tmp_path / "A.JSONL.GZ").write_bytes(gzip.compress(lines(TEXTS)))
+    assert [document.text for document in read(tmp_path / "A.JSONL.GZ")] == TEXTS
+
+
+def test_files_of_a_folder_that_are_left_out_are_counted(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for name in ("a.txt", "b.md", "c.md"):
+        (tmp_path / name).write_text(name)
+    assert len(read(tmp_path)) == len(read(f"{tmp_path}/*")) == 1
+    assert capfd.readouterr().err.count("data=local: 2 files that do not end in txt, jsonl, json, parquet are") == 2

@@ -11,18 +11,19 @@ from tokenizers import Tokenizer
 from ttt.config.schema import DataConfig
 from ttt.data import tokenizer as module
 from ttt.data.sources import find_source
+from ttt.data.token_bytes import TokenBytes
 from ttt.data.tokenizer import (
     END_OF_DOCUMENT,
     SMALLEST_VOCABULARY,
     encode_documents,
     load_tokenizer,
     save_tokenizer,
-    token_bytes,
     train_tokenizer,
 )
 
 TEXTS = ["def forward(self, x):\n    return self.norm(x)\n"] * 20
 TOKENIZER = train_tokenizer(TEXTS, 280)
+BYTES_OF = TokenBytes(TOKENIZER)
 
 
 def decode(tokenizer: Tokenizer, tokens: np.ndarray) -> str:
@@ -56,11 +57,11 @@ def test_every_text_comes_back(texts: list[str]) -> None:
     for text, tokens in zip(texts, encode_documents(TOKENIZER, texts, 0), strict=True):
         assert tokens.dtype == np.int64
         assert decode(TOKENIZER, tokens[:-1]) == text
-        assert b"".join(token_bytes(TOKENIZER, token) for token in tokens[:-1]) == text.encode()
+        assert b"".join(BYTES_OF(token) for token in tokens[:-1]) == text.encode()
 
 
 def test_every_byte_has_its_token() -> None:
-    single = {token_bytes(TOKENIZER, token) for token in range(1, SMALLEST_VOCABULARY)}
+    single = {BYTES_OF(token) for token in range(1, SMALLEST_VOCABULARY)}
     assert single == {bytes([byte]) for byte in range(256)}
 
 

@@ -33,6 +33,11 @@ def split_of(sha256: bytes, validation_fraction: float, test_fraction: float) ->
     return "train"
 
 
+def split_of_document(document: Document, sha256: bytes, config: DataConfig) -> str:
+    """Return the split of a stretch, or the split of a whole document from its hash."""
+    return document.split or split_of(sha256, config.validation_fraction, config.test_fraction)
+
+
 def training_sample(documents: Iterable[Document], config: DataConfig, chars: int) -> list[str]:
     """Return the training documents with the lowest hashes: at least ``chars`` characters, or all if there are fewer.
 
@@ -42,7 +47,7 @@ def training_sample(documents: Iterable[Document], config: DataConfig, chars: in
     chosen_chars = 0
     for document in _beginning(documents):
         sha256 = sha256_of(document.text)
-        train = split_of(sha256, config.validation_fraction, config.test_fraction) == "train"
+        train = split_of_document(document, sha256, config) == "train"
         if train and is_admitted(document, config) and sha256 not in chosen:
             chosen[sha256] = document.text
             chosen_chars += len(document.text)

@@ -6,7 +6,7 @@ from typing import Any
 
 from ttt.config.errors import RunError, bad_value, first_line
 from ttt.config.schema import DataConfig
-from ttt.data.local import Local, check_text
+from ttt.data.local import Local, RowTexts, report_rows_without_text
 from ttt.data.sources import Document, Source, UnreachableError, register_source
 
 SECONDS_TO_ANSWER = 10
@@ -16,6 +16,10 @@ SECONDS_TO_ANSWER = 10
 class Hub(Source[DataConfig]):
     """The training split of ``data.hub`` at ``data.revision``; with ``data.path``, the files of a local copy."""
 
+    def __init__(self) -> None:
+        self._local = Local()
+        self._reported = False
+
     def versions(self, config: DataConfig) -> dict[str, str]:
         """Return the configured revision, or a hash of the files at ``data.path``.
 
@@ -23,7 +27,7 @@ class Hub(Source[DataConfig]):
             UserError: ``data.hub`` or the files are missing.
         """
         if config.path:
-            return Local().versions(config)
+            return self._local.versions(config)
         if not config.hub:
             raise bad_value("data.hub", config.hub, "give OWNER/NAME of a data set on the hub")
         return {config.hub: config.revision or "main"}
@@ -36,14 +40,26 @@ class Hub(Source[DataConfig]):
             RunError: the connection was lost after some rows.
         """
         if config.path:
-            yield from Local().documents(config)
+            yield from self._local.documents(config)
             return
+        texts = RowTexts(config.column)
+        first: dict[str, Any] = {}
         for number, row in enumerate(_rows(config), start=1):
-            yield Document(f"{config.hub}:{number}", check_text(row, config.column, f"{config.hub} row {number}"))
+            first = first or row
+            # The rows of a data set have the same columns.
+            if config.column not in row:
+                break
+            text = texts.text_of(row, f"{config.hub} row {number}")
+            if text is not None:
+                yield Document(f"{config.hub}:{number}", text)
+        texts.require_some(first, str(config.hub))
+        if not self._reported:
+            report_rows_without_text(config, texts.rows, texts.without)
+            self._reported = True
 
     def text_bytes(self, config: DataConfig) -> int | None:
         """Return the size of a plain local copy; None otherwise."""
-        return Local().text_bytes(config) if config.path else None
+        return self._local.text_bytes(config) if config.path else None
 
 
 def _rows(config: DataConfig) -> Iterator[dict[str, Any]]:

@@ -1,29 +1,24 @@
-"""Local text files: txt, JSON lines and Parquet, streamed by Hugging Face ``datasets``."""
+"""Local text files: txt, JSON lines and Parquet, read as a stream."""
 
 import glob
 import hashlib
-import logging
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, NamedTuple
 
-import fsspec
+from tqdm import tqdm
 
-from ttt.config.errors import UserError, bad_value, first_line
+from ttt.config.errors import UserError, bad_value
 from ttt.config.schema import DataConfig
+from ttt.data.rows import rows_of, unreadable
 from ttt.data.sources import Document, Source, register_source
 
 READERS = {"txt": "text", "jsonl": "json", "json": "json", "parquet": "parquet"}
-"""File extension without compression -> builder of ``datasets``."""
+"""File extension without compression -> reader of ``ttt.data.rows``."""
 
 COMPRESSED = ("gz", "zst")
-
-LINE_BYTES = 2**28
-"""Longest line that is accepted; ``datasets`` keeps several copies of a line in memory."""
-
-SCANNED = 2**24
-"""Bytes read at once to search for line ends."""
 
 
 @register_source("local")
@@ -31,8 +26,11 @@ class Local(Source[DataConfig]):
     """The files of ``data.path``: a folder, at any depth, a file, or a pattern such as ``texts/*.txt``.
 
     A txt file is one document, with Unix line ends. Each line of a JSON file or row of a Parquet file is one document,
-    with its text in ``data.column``.
+    with its text in ``data.column``; rows without text are left out, and their number is reported once.
     """
+
+    def __init__(self) -> None:
+        self._reported = False
 
     def versions(self, config: DataConfig) -> dict[str, str]:
         """Return a hash of the files' names, sizes and modification times.
@@ -40,7 +38,7 @@ class Local(Source[DataConfig]):
         Raises:
             UserError: there are no such files.
         """
-        root, paths = files_of(config)
+        root, paths, _ = files_of(config)
         digest = hashlib.sha256()
         for path in paths:
             stat = path.stat()
@@ -53,53 +51,125 @@ class Local(Source[DataConfig]):
         Raises:
             UserError: a file is empty, damaged, not UTF-8, lacks the column, or has a line that is too long.
         """
-        root, paths = files_of(config)
+        root, paths, left_out = files_of(config)
+        rows = without = 0
         for path in paths:
-            yield from _read(path, path.relative_to(root).as_posix(), config.column)
+            texts = yield from _read(path, path.relative_to(root).as_posix(), config.column)
+            rows, without = rows + texts.rows, without + texts.without
+        if not self._reported:
+            report_rows_without_text(config, rows, without)
+            if left_out:
+                line = f"data={config.name}: {left_out:,} files that do not end in {', '.join(READERS)} are left out"
+                tqdm.write(f"{line}; a pattern such as 'FOLDER/**/*.md' reads any text file", file=sys.stderr)
+            self._reported = True
 
     def text_bytes(self, config: DataConfig) -> int | None:
         """Return the size of the files if all are uncompressed text."""
-        _, paths = files_of(config)
+        paths = files_of(config).paths
         plain = all(reader_of(path) in ("text", "json") and not _is_compressed(path) for path in paths)
         return sum(path.stat().st_size for path in paths) if plain else None
 
 
-def files_of(config: DataConfig) -> tuple[Path, list[Path]]:
-    """Return the folder to which file names are relative, and the files of ``data.path`` in order.
+class Files(NamedTuple):
+    """The files of ``data.path`` in order, the folder to which names are relative, and the number of files left out."""
+
+    root: Path
+    paths: list[Path]
+    left_out: int
+
+
+def files_of(config: DataConfig) -> Files:
+    """Return the files of ``data.path``: of a folder those with known endings, else every file that is named.
 
     Raises:
-        UserError: there are no readable files.
+        UserError: the path does not exist, or there are no readable files.
     """
     if not config.path:
         raise bad_value("data.path", config.path, "give a folder, a file, or a pattern such as texts/*.txt")
     path = Path(config.path).expanduser()
-    candidates = [path] if path.is_file() else sorted(path.rglob("*") if path.is_dir() else _matches(path))
-    readable = [file for file in candidates if file.is_file() and reader_of(file)]
+    if path.is_dir():
+        found = [file for file in sorted(path.rglob("*")) if file.is_file()]
+        readable = [file for file in found if _has_known_ending(file)]
+        if not readable:
+            endings = f"no file there ends in {', '.join(READERS)}, with or without .gz or .zst"
+            raise bad_value("data.path", config.path, f"{endings}; name other text files by a pattern")
+        return Files(path, readable, len(found) - len(readable))
+    if not path.exists() and not glob.has_magic(config.path):
+        raise bad_value("data.path", config.path, "does not exist")
+    found = [path] if path.exists() else [file for file in sorted(_matches(path)) if file.is_file()]
+    readable = _named(found, path.name)
     if not readable:
-        endings = ", ".join(READERS)
-        raise bad_value("data.path", config.path, f"no file there ends in {endings}, with or without .gz or .zst")
-    return (path if path.is_dir() else Path(os.path.commonpath([file.parent for file in readable]))), readable
+        raise bad_value("data.path", config.path, "no file matches this pattern")
+    return Files(Path(os.path.commonpath([file.parent for file in readable])), readable, len(found) - len(readable))
 
 
-def reader_of(path: Path) -> str | None:
-    """Return the builder of ``datasets`` that reads a file; None if there is none."""
-    name = path.stem if _is_compressed(path) else path.name
-    return READERS.get(name.rpartition(".")[2])
+def reader_of(path: Path) -> str:
+    """Return the reader of a file; files with unknown endings are text."""
+    name = path.name.lower()
+    name = name.rpartition(".")[0] if _is_compressed(path) else name
+    return READERS.get(name.rpartition(".")[2], "text")
 
 
-def check_text(row: dict[str, Any], column: str, where: str) -> str:
-    """Return the text of a row.
+def _has_known_ending(path: Path) -> bool:
+    name = path.stem if path.suffix.removeprefix(".") in COMPRESSED else path.name
+    return name.rpartition(".")[2] in READERS
 
-    Raises:
-        UserError: this column has no text.
+
+def _named(found: list[Path], pattern: str) -> list[Path]:
+    """Return the files that a pattern names; like a folder, ``*`` names only known endings if there are any."""
+    known = [file for file in found if _has_known_ending(file)]
+    if known and pattern.strip("*") == "":
+        return known
+    return [file for file in found if file in known or file.name[0] != "." or pattern[0] == "."]
+
+
+class RowTexts:
+    """The texts in a column of rows, and the number of rows without one.
+
+    Attributes:
+        rows: rows read.
+        without: rows without the column, or with null in it.
     """
-    if column not in row:
-        raise UserError(f"data.column={column}: {where} has no such column; choose one of {', '.join(map(str, row))}")
-    text = row[column]
-    if not isinstance(text, str):
-        kind = "nothing" if text is None else type(text).__name__
-        raise UserError(f"data.column={column}: {where} has {kind} there, not text; fix it or choose another column")
-    return text
+
+    def __init__(self, column: str) -> None:
+        self._column = column
+        self.rows = self.without = 0
+
+    def text_of(self, row: dict[str, Any], where: str) -> str | None:
+        """Return the text of a row; None if it has none.
+
+        Raises:
+            UserError: the column has something else than text.
+        """
+        self.rows += 1
+        text = row.get(self._column)
+        if text is None:
+            self.without += 1
+        elif not isinstance(text, str):
+            kind = type(text).__name__
+            allowed = f"{where} has {kind} there, not text; fix it or choose another column"
+            raise UserError(f"data.column={self._column}: {allowed}")
+        return text
+
+    def require_some(self, first: dict[str, Any], where: str) -> None:
+        """Check that there was a text, after all rows of a file.
+
+        Raises:
+            UserError: no row has text.
+        """
+        if self.without < self.rows:
+            return
+        if self._column in first:
+            raise UserError(f"data.column={self._column}: none of the {self.rows} rows of {where} has text there")
+        columns = ", ".join(map(str, first))
+        raise UserError(f"data.column={self._column}: {where} row 1 has no such column; choose one of {columns}")
+
+
+def report_rows_without_text(config: DataConfig, rows: int, without: int) -> None:
+    """Print the number of rows that are left out, if there are any."""
+    if without:
+        line = f"data={config.name}: {without:,} of {rows:,} rows have no text in data.column={config.column}, left out"
+        tqdm.write(line, file=sys.stderr)
 
 
 def _matches(pattern: Path) -> Iterator[Path]:
@@ -107,62 +177,31 @@ def _matches(pattern: Path) -> Iterator[Path]:
 
 
 def _is_compressed(path: Path) -> bool:
-    return path.suffix.removeprefix(".") in COMPRESSED
+    return path.suffix.lower().removeprefix(".") in COMPRESSED
 
 
-def _read(path: Path, name: str, column: str) -> Iterator[Document]:
-    reader = cast(str, reader_of(path))
+def _read(path: Path, name: str, column: str) -> Generator[Document, None, RowTexts]:
+    """Yield the documents of a file; return the count of its rows."""
+    reader = reader_of(path)
     whole_file = reader == "text"
-    number = 0
-    for number, row in enumerate(_rows(path, reader), start=1):
-        text = check_text(row, "text" if whole_file else column, f"{path} row {number}")
-        if "\0" in text:
-            raise UserError(f"{path}: row {number} has a zero byte, so it is not text; fix it or leave it out")
-        yield Document(name if whole_file else f"{name}:{number}", text)
-    if not number:
-        raise _unreadable(path, "it has no documents")
+    texts = RowTexts("text" if whole_file else column)
+    first: dict[str, Any] = {}
+    for number, row in enumerate(rows_of(path, reader, column), start=1):
+        first = first or row
+        text = texts.text_of(row, f"{path} row {number}")
+        if text is not None:
+            _check_characters(text, f"{path}: row {number}")
+            yield Document(name if whole_file else f"{name}:{number}", text)
+    if not texts.rows:
+        raise unreadable(path, "it has no documents")
+    texts.require_some(first, str(path))
+    return texts
 
 
-def _rows(path: Path, reader: str) -> Iterator[dict[str, Any]]:
-    # Imported here: the import takes a second.
-    from datasets import config, load_dataset
-
-    # Otherwise datasets reports every opened file to a server, and waits seconds for the answer without a network.
-    config.HF_UPDATE_DOWNLOAD_COUNTS = False
-    # datasets logs errors itself; the user should see only one line.
-    logging.getLogger("datasets").setLevel(logging.CRITICAL)
-    if not path.stat().st_size:
-        raise _unreadable(path, "it is empty")
-    options = {"sample_by": "document"} if reader == "text" else {}
+def _check_characters(text: str, where: str) -> None:
+    if "\0" in text:
+        raise UserError(f"{where} has a zero byte, so it is not text; fix it or leave it out")
     try:
-        if reader != "parquet":
-            _refuse_long_lines(path)
-        rows = load_dataset(reader, data_files=glob.escape(str(path)), split="train", streaming=True, **options)
-        yield from rows
-    except StopIteration:
-        # datasets raises this for JSON that is only white space.
-        return
-    except (UserError, GeneratorExit):
-        raise
-    except Exception as error:
-        # datasets also raises exceptions of its parsers and decompressors.
-        raise _unreadable(path, first_line(error)) from error
-
-
-def _refuse_long_lines(path: Path) -> None:
-    if path.stat().st_size <= LINE_BYTES and not _is_compressed(path):
-        return
-    with fsspec.open(str(path), "rb", compression="infer") as opened:
-        file = cast(BinaryIO, opened)
-        length = 0
-        while block := file.read(SCANNED):
-            ending = block.find(b"\n")
-            length += len(block) if ending < 0 else ending
-            if length > LINE_BYTES:
-                raise _unreadable(path, f"a line is longer than {LINE_BYTES:,} bytes")
-            if ending >= 0:
-                length = len(block) - block.rfind(b"\n") - 1
-
-
-def _unreadable(path: Path, why: str) -> UserError:
-    return UserError(f"{path}: cannot be read ({why}); fix it or leave it out of data.path")
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{where} is not text ({error.reason}); fix it or leave it out") from error

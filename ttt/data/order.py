@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from ttt.config.schema import DataConfig
-from ttt.data.documents import split_of
-from ttt.data.partial_shards import ENTRY, read_entries
+from ttt.data.documents import SPLITS, split_of
+from ttt.data.partial_shards import BY_HASH, ENTRY, read_entries, read_splits
 
-BY_HASH = ("validation", "test", "train")
+RANKS = ("validation", "test", "train")
 """The splits in the order of their hashes."""
 
 
@@ -36,7 +36,7 @@ class Places:
     def __len__(self) -> int:
         return len(self.entries)
 
-    def __getitem__(self, part: slice) -> "Places":
+    def __getitem__(self, part: slice | np.ndarray) -> "Places":
         return Places(self.partial_shard[part], self.position[part], self.entries[part])
 
 
@@ -52,10 +52,15 @@ def order_documents(partial_shards: Sequence[Path], config: DataConfig) -> dict[
 
     def rank(index: int) -> int:
         sha256 = places.entries["sha256"][index].tobytes()
-        return BY_HASH.index(split_of(sha256, config.validation_fraction, config.test_fraction))
+        return RANKS.index(split_of(sha256, config.validation_fraction, config.test_fraction))
 
-    bounds = [bisect_left(range(len(places)), number, key=rank) for number in range(len(BY_HASH) + 1)]
-    return {split: places[slice(*bounds[number : number + 2])] for number, split in enumerate(BY_HASH)}
+    bounds = [bisect_left(range(len(places)), number, key=rank) for number in range(len(RANKS) + 1)]
+    splits = np.concatenate([np.zeros(0, np.int8), *map(read_splits, partial_shards)])[order]
+    if (splits == BY_HASH).all():
+        return {split: places[slice(*bounds[number : number + 2])] for number, split in enumerate(RANKS)}
+    by_hash = np.repeat([SPLITS.index(split) for split in RANKS], np.diff(bounds))
+    splits = np.where(splits == BY_HASH, by_hash, splits)
+    return {split: places[splits == SPLITS.index(split)] for split in RANKS}
 
 
 def _distinct_by_hash(sha256: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ A partial shard is a folder that is renamed when it is complete, so that a kille
 =================  =====================================================================================
 ``tokens.npy``     uint16 or uint32 [tokens]: the admitted documents in order
 ``entries.npy``    ``ENTRY`` [documents]
+``splits.npy``     int8 [documents]: the split of stretches; missing if there are none
 ``names.txt``      their names, concatenated, in UTF-8
 =================  =====================================================================================
 """
@@ -18,7 +19,7 @@ import numpy as np
 
 from ttt.config.schema import DataConfig
 from ttt.config.system import renamed_at_the_end
-from ttt.data.documents import is_admitted, sha256_of
+from ttt.data.documents import SPLITS, is_admitted, sha256_of
 from ttt.data.sources import Document
 from ttt.data.vocabulary import dtype_of, open_vocabulary
 
@@ -27,6 +28,9 @@ PARTIAL_SHARD_CHARS = 2**23
 
 ENTRY = np.dtype([("sha256", "V32"), ("tokens", "<i8"), ("bytes", "<i8"), ("name", "<i8")])
 """A document: hash of its text, its tokens, bytes of its text, bytes of its name."""
+
+BY_HASH = -1
+"""Split of a document that is chosen by the hash of its text."""
 
 
 @dataclass(frozen=True)
@@ -73,12 +77,21 @@ def write_partial_shard(shard: PartialShard) -> None:
         partial.mkdir(parents=True)
         np.save(partial / "tokens.npy", np.concatenate([empty, *tokens]), allow_pickle=False)
         np.save(partial / "entries.npy", np.array(entries, ENTRY), allow_pickle=False)
+        if any(document.split for document in admitted):
+            splits = [SPLITS.index(document.split) if document.split else BY_HASH for document in admitted]
+            np.save(partial / "splits.npy", np.array(splits, np.int8), allow_pickle=False)
         (partial / "names.txt").write_bytes(b"".join(names))
 
 
 def read_entries(folder: Path) -> np.ndarray:
     """Return the entries of a partial shard, ``ENTRY`` [documents]."""
     return np.load(folder / "entries.npy", allow_pickle=False)
+
+
+def read_splits(folder: Path) -> np.ndarray:
+    """Return for each document the index of its split in ``SPLITS``, or ``BY_HASH``: int8 [documents]."""
+    path = folder / "splits.npy"
+    return np.load(path, allow_pickle=False) if path.exists() else np.full(len(read_entries(folder)), BY_HASH, np.int8)
 
 
 def read_documents(folder: Path, positions: np.ndarray) -> Iterator[tuple[np.ndarray, str]]:

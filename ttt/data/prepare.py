@@ -26,6 +26,7 @@ from ttt.data.order import Places, order_documents
 from ttt.data.partial_shards import PartialShard, batches_of_text, write_partial_shard
 from ttt.data.shards import ShardPlan, list_of, shard_bounds, write_shard
 from ttt.data.sources import Document, Source, UnreachableError
+from ttt.data.stretches import STRETCHES, provide_stretches
 from ttt.data.tokenizer import SAMPLE_CHARS, save_tokenizer, train_tokenizer
 from ttt.data.vocabulary import JSON, check_tokenizer, dtype_of, open_users, open_vocabulary, tokenizer_file
 from ttt.data.workers import parallel_map
@@ -74,6 +75,9 @@ def prepare(
         # The manifest is written last: if it exists, only the clean-up is missing.
         if not (build.folder / MANIFEST).exists():
             build.partial_shards.mkdir(parents=True, exist_ok=True)
+            source, stretches = provide_stretches(config, source, build.folder, show_progress)
+            if stretches:
+                description = description | {"stretches": stretches}
             _provide_tokenizer(config, source, build.folder, show_progress)
             _tokenise(config, source, build, show_progress)
             splits = _shards(config, build, show_progress)
@@ -188,6 +192,7 @@ def _describe(build: BuildDir, description: Manifest, splits: dict[str, Places],
 def _clear_up(build: BuildDir) -> None:
     for path in build.folder.glob("*.documents"):
         path.unlink()
+    (build.folder / STRETCHES).unlink(missing_ok=True)
     shutil.rmtree(build.partial_shards, ignore_errors=True)
 
 

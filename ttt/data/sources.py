@@ -15,10 +15,15 @@ class UnreachableError(UserError):
 
 @dataclass(frozen=True)
 class Document:
-    """A text and its name inside the source, such as ``torch/nn/modules/linear.py``."""
+    """A text and its name inside the source, such as ``torch/nn/modules/linear.py``.
+
+    Attributes:
+        split: the split of a stretch of a longer document; None: chosen by the hash of the text.
+    """
 
     name: str
     text: str
+    split: str | None = None
 
 
 C_contra = TypeVar("C_contra", bound=DataConfig, contravariant=True)

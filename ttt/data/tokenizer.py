@@ -1,7 +1,6 @@
 """A byte-level BPE trained on the corpus itself: it encodes any text without loss."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -50,21 +49,6 @@ def encode_documents(tokenizer: Tokenizer, texts: Sequence[str], end: int) -> li
     return [np.array([*encoding.ids, end]) for encoding in encodings]
 
 
-def token_bytes(tokenizer: Tokenizer, token: int) -> bytes:
-    """Return the bytes of an ordinary token; one character may be split over several tokens."""
-    characters = tokenizer.id_to_token(token)
-    assert characters is not None
-    return bytes(map(_bytes_of_characters().__getitem__, characters))
-
-
-@cache
-def _bytes_of_characters() -> dict[str, int]:
-    """Return character -> byte: byte-level BPE keeps printable Latin-1 and maps other bytes to U+0100 and up."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = sorted(set(range(0x100)) - set(printable))
-    return {chr(byte): byte for byte in printable} | {chr(0x100 + index): byte for index, byte in enumerate(others)}
-
-
 def _sample(texts: Iterable[str]) -> Iterator[str]:
     chars = 0
     for text in texts:
@@ -78,4 +62,9 @@ def _as_plain_text(tokenizer: Tokenizer) -> Tokenizer:
     # Encode the text of the end-of-document token in a document as ordinary text.
     # tokenizer.json does not store this setting.
     tokenizer.encode_special_tokens = True
+    # A file may store these settings of its last use. They would add tokens, cut documents, or encode at random.
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    if getattr(tokenizer.model, "dropout", None) is not None:
+        tokenizer.model.dropout = None
     return tokenizer

@@ -1,7 +1,6 @@
 """Encoding and decoding of text with the trained BPE, a ``tokenizer.json``, or a ``tokenizer.model``."""
 
 import json
-import re
 from functools import cache
 from pathlib import Path
 from typing import Protocol
@@ -10,23 +9,21 @@ import numpy as np
 from sentencepiece import SentencePieceProcessor
 
 from ttt.config.errors import UserError, bad_value, first_line
-from ttt.data.tokenizer import END_OF_DOCUMENT, encode_documents, load_tokenizer, token_bytes
+from ttt.config.system import file_sha256
+from ttt.data.token_bytes import TokenBytes, piece_bytes
+from ttt.data.tokenizer import END_OF_DOCUMENT, encode_documents, load_tokenizer
 from ttt.data.words import WordEncoder
 
 JSON, MODEL = "tokenizer.json", "tokenizer.model"
 END_TOKENS = (END_OF_DOCUMENT, "</s>", "<|end_of_text|>", "<eos>")
 """Names that public tokenizers use for the end-of-document token."""
 
-BYTE = re.compile(r"<0x([0-9A-F]{2})>")
-BLANK = "▁"
-"""Sentencepiece's character for a space."""
-
 
 class Vocabulary(Protocol):
     """The tokens of a tokenizer.
 
     Attributes:
-        size: number of tokens.
+        size: the largest id + 1; some ids may have no token.
         end: the end-of-document token.
     """
 
@@ -47,14 +44,14 @@ class JSONVocabulary:
 
     def __init__(self, path: Path) -> None:
         self._tokenizer = load_tokenizer(path)
-        self.size = self._tokenizer.get_vocab_size()
+        self.size = max(self._tokenizer.get_vocab().values(), default=-1) + 1
         ends = [self._tokenizer.token_to_id(name) for name in END_TOKENS]
         known = [end for end in ends if end is not None]
         if not known:
             raise ValueError(f"it has no token that ends a document ({', '.join(END_TOKENS)})")
         self.end = known[0]
         settings = json.loads(self._tokenizer.to_str())
-        self._byte_level = (settings["decoder"] or {}).get("type") == "ByteLevel"
+        self._token_bytes = TokenBytes(self._tokenizer)
         self._words = WordEncoder(self._tokenizer) if _splits_as_gpt2(settings) else None
 
     def encode(self, texts: list[str]) -> list[np.ndarray]:
@@ -65,9 +62,7 @@ class JSONVocabulary:
 
     def bytes_of(self, token: int) -> bytes:
         """See ``Vocabulary``."""
-        if self._byte_level:
-            return token_bytes(self._tokenizer, token)
-        return _bytes_of(self._tokenizer.id_to_token(token) or "")
+        return self._token_bytes(token)
 
 
 class SentencePieceVocabulary:
@@ -86,7 +81,7 @@ class SentencePieceVocabulary:
 
     def bytes_of(self, token: int) -> bytes:
         """See ``Vocabulary``."""
-        return _bytes_of(self._processor.id_to_piece(token))
+        return piece_bytes(self._processor.id_to_piece(token), byte_fallback=self._processor.is_byte(token))
 
 
 @cache
@@ -125,6 +120,24 @@ def check_tokenizer(path: Path) -> str:
     return JSON if path.suffix == ".json" else MODEL
 
 
+def tokenizer_version(path: Path) -> str:
+    """Return the SHA-256 of a user's tokenizer, and what earlier versions of the suite read from it differently.
+
+    Corpora that earlier versions prepared with padding, truncation, dropout or too small a size are not used again.
+    """
+    sha256 = file_sha256(path)
+    try:
+        settings = json.loads(path.read_bytes()) if path.suffix == ".json" else {}
+        tokenizer = load_tokenizer(path) if settings else None
+    except Exception:
+        return sha256
+    stored = [name for name in ("padding", "truncation") if settings.get(name)]
+    stored += ["dropout"] if settings and settings["model"].get("dropout") else []
+    without = f" without {', '.join(stored)}" if stored else ""
+    sparse = tokenizer and max(tokenizer.get_vocab().values(), default=-1) + 1 != tokenizer.get_vocab_size()
+    return f"{sha256}{without}{' with gaps between ids' if sparse else ''}"
+
+
 def open_users(path: Path, folder: Path) -> Vocabulary:
     """Return the vocabulary of ``folder``, whose tokenizer is a copy of the user's file ``path``.
 
@@ -153,8 +166,3 @@ def _splits_as_gpt2(settings: dict) -> bool:
     options = [splitter.get(key) for key in ("type", "use_regex", "add_prefix_space")]
     special_only = all(token["special"] for token in settings["added_tokens"])
     return options == ["ByteLevel", True, False] and settings["normalizer"] is None and special_only
-
-
-def _bytes_of(text: str) -> bytes:
-    byte = BYTE.fullmatch(text)
-    return bytes.fromhex(byte[1]) if byte else text.replace(BLANK, " ").encode()

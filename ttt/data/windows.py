@@ -126,6 +126,9 @@ def _check(documents: Documents, ctx: int, windows: int) -> None:
         raise bad_value("ctx", ctx, "must be at least 1")
     if not windows:
         longest = documents.lengths.max(initial=0)
+        if not longest:
+            advice = f"add text, or raise data.{documents.split}_fraction" if documents.split != "train" else "add text"
+            raise UserError(f"data={documents.data}: there is no {documents.split} document; {advice}")
         raise UserError(
             f"ctx={ctx}: no {documents.split} document of data={documents.data} has {ctx + 1} tokens; "
             f"the longest has {longest}; choose a shorter context"
