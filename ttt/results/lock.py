@@ -65,11 +65,6 @@ def locked(folder: Path) -> Iterator[None]:
                 path.rmdir()
 
 
-def holds_other_files(folder: Path) -> bool:
-    """Return whether ``folder`` contains files other than those of a lock."""
-    return any(path.name not in LOCK_FILES for path in folder.iterdir())
-
-
 class Lock:
     """The lock of ``folder``, which must exist."""
 

@@ -58,13 +58,15 @@ def prepare(plan: RunPlan, former: Record | None) -> PreparedRun:
 
     Args:
         plan: the plan of the run.
-        former: the record of the run to resume; None: start a new run.
+        former: the record of the run to resume; None: start a new run. If none of its checkpoints was finished, the
+            run starts from its first step, with a new record.
 
     Raises:
         UserError: the data, the device or the model cannot be used, or no checkpoint to resume from is undamaged.
     """
     config = plan.config
     newest = newest_whole(plan.folder.checkpoints) if former else None
+    former = former if newest else None
     device = choose_device(config.trainer.device, "trainer.device")
     require_logger(config.trainer.logger)
     if device.type == "cpu":
