@@ -1,8 +1,8 @@
 """A run's checkpoint files: their names and their digests.
 
 The digest of ``step-00000250.ckpt`` is in ``step-00000250.ckpt.sha256``, in the format of ``sha256sum``. It is written
-last: a checkpoint without a digest was not finished, and counts as if it were missing. A checkpoint from which no run may resume is renamed, such as to
-``step-00000250.ckpt.diverged``.
+last: a checkpoint without a digest was not finished, and counts as if it were missing. A checkpoint from which no run
+may resume is renamed, such as to ``step-00000250.ckpt.diverged``.
 """
 
 import sys
@@ -66,6 +66,14 @@ def newest_whole(folder: Path) -> Checkpoint | None:
     if damaged:
         raise UserError(f"{folder}: every checkpoint is damaged; restore one, or train again with overwrite=true")
     return None
+
+
+def is_whole(path: Path) -> bool:
+    """Return whether a checkpoint matches its digest."""
+    try:
+        return bool(_verified(path))
+    except ValueError:
+        return False
 
 
 def write_digest(path: Path, sha256: str) -> None:

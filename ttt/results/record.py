@@ -102,13 +102,17 @@ class Data(TypedDict):
 
 
 class Evaluation(TypedDict):
-    """The result on a split: ``loss`` in nats per token; ``per_token_sequences`` counts for the loss by token index."""
+    """The result on a split: ``loss`` in nats per token; ``per_token_sequences`` counts for the loss by token index.
+
+    ``step`` is the optimizer steps of the evaluated weights; records without it mean the last step of the run.
+    """
 
     loss: float
     perplexity: float
     tokens: int
     sequences: int
     per_token_sequences: int
+    step: NotRequired[int]
 
 
 class Timing(TypedDict):

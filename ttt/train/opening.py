@@ -13,7 +13,7 @@ from ttt.config.plain import from_plain
 from ttt.config.plan import StepPlan, plan_steps
 from ttt.config.schema import Resolved
 from ttt.results.atomic import PARTIAL, remove_partials
-from ttt.results.checkpoints import Checkpoint, checkpoint_step, checkpoints, set_aside
+from ttt.results.checkpoints import Checkpoint, checkpoint_step, checkpoints, is_whole, set_aside
 from ttt.results.lock import LOCK_FILES
 from ttt.results.record import Record, RunFolder, read_record
 from ttt.train.planning import RunPlan
@@ -57,7 +57,8 @@ def open_run(plan: RunPlan) -> Opening:
         return Opening("start")
     former = from_plain(record["config"], type(config.model))
     _check_same_run(plan, identity(former))
-    if record["status"] == "finished" and record["steps"] >= plan.step_plan.steps:
+    finished = record["status"] == "finished" and record["steps"] >= plan.step_plan.steps
+    if finished and not (config.ckpt == "last" and _lost_last_weights(folder, record)):
         return Opening("finished", record)
     if not checkpoints(folder.checkpoints):
         return Opening("start")
@@ -65,6 +66,15 @@ def open_run(plan: RunPlan) -> Opening:
         raise UserError(f"{folder.path}: contains {record['steps']} steps of this run ({record['status']}); {REMEDY}")
     _check_same_batches(plan, plan_steps(former))
     return Opening("resume", record)
+
+
+def _lost_last_weights(folder: RunFolder, record: Record) -> bool:
+    """Return whether a run has checkpoints, but not whole ones of its last step.
+
+    A run of which all checkpoints were removed stays finished.
+    """
+    paths = checkpoints(folder.checkpoints)
+    return bool(paths) and not (checkpoint_step(paths[-1]) == record["steps"] and is_whole(paths[-1]))
 
 
 def _check_without_record(plan: RunPlan) -> None:
