@@ -1,6 +1,7 @@
 """What a killed process leaves in a run's folder is finished by the same command with ckpt=last or overwrite=true."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -122,25 +123,51 @@ def test_a_run_without_a_record_but_with_a_users_file_is_refused(
     assert (run / "metrics.parquet").read_bytes() == whole
 
 
+def test_a_run_whose_checkpoints_are_on_another_disk_starts_over(
+    configure: Configure, tmp_path: Path, whole: bytes
+) -> None:
+    run, disk = tmp_path / "whole", tmp_path / "disk"
+    (run / "checkpoints").rename(disk)
+    (disk / "thesis.tex").write_text("mine")
+    (disk / "step-00000001.ckpt").write_text("of an earlier run")
+    (run / "checkpoints").symlink_to(disk)
+    train(configure(f"run={run}", "trainer.max_steps=2", "overwrite=true"), [])
+    assert (run / "metrics.parquet").read_bytes() == whole
+    assert (run / "checkpoints").is_symlink()
+    names = {path.name for path in disk.iterdir()}
+    assert names == {"step-00000002.ckpt", "step-00000002.ckpt.sha256", "thesis.tex"}
+
+
+def test_a_link_to_a_disk_that_is_not_there_is_refused_before_anything_is_removed(
+    configure: Configure, tmp_path: Path, whole: bytes
+) -> None:
+    run = tmp_path / "whole"
+    shutil.rmtree(run / "checkpoints")
+    (run / "checkpoints").symlink_to(tmp_path / "unmounted")
+    with pytest.raises(UserError, match=r"checkpoints/ is a link to no folder; create .*/unmounted"):
+        train(configure(f"run={run}", "trainer.max_steps=2", "overwrite=true"), [])
+    assert (run / "metrics.parquet").read_bytes() == whole
+    assert record(run)["status"] == "finished"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["ckpt=last", "overwrite=true"])
 def test_killed_before_each_file_operation(
     configure: Configure, starter: Starter, tiny: list[str], tmp_path: Path, whole: bytes, command: str
 ) -> None:
-    """A start, or with overwrite=true a start over, is killed and then finished with ckpt=last."""
+    """A start is finished with ckpt=last, a start over with ckpt=last or overwrite=true."""
     common = ["trainer.max_steps=2", "trainer.checkpoint_every=1"]
     for number in range(200):
         run = tmp_path / f"run{number}"
         if command == "overwrite=true":
-            train(configure(f"run={run}", *common), [])
+            shutil.copytree(tmp_path / "whole", run)
         done = starter.run(KILLED, [*tiny, *common, f"run={run}", command, str(number)])
         if done.returncode == 0:
             break
         assert done.returncode == 9, done.stderr
-        if number % 2 and command == "overwrite=true":
-            train(configure(f"run={run}", *common, "overwrite=true"), [])
-        train(configure(f"run={run}", *common, "ckpt=last"), [])
+        train(configure(f"run={run}", *common, command if number % 2 else "ckpt=last"), [])
         assert (run / "metrics.parquet").read_bytes() == whole, number
         assert record(run)["status"] == "finished"
-        assert not list(run.rglob("*.partial"))
+        # A kill before the start leaves a finished run and an unfinished file of its lock.
+        assert {path.name.split(".")[1] for path in run.rglob("*.partial")} <= {"lock"}
     assert number > 10

@@ -3,11 +3,12 @@
 import shutil
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import yaml
 
-from ttt.config.errors import UserError, bad_value
+from ttt.config.errors import UserError, bad_value, first_line
 from ttt.config.identity import differences, identity
 from ttt.config.plain import from_plain
 from ttt.config.plan import StepPlan, plan_steps
@@ -22,6 +23,10 @@ REMEDY = "ckpt=last resumes it, overwrite=true starts over, run=FOLDER chooses a
 
 LOGS = "logs"
 """The folder of a run's loggers."""
+
+LOGGERS = "csv*"
+CHECKPOINT_FILES = ("step-*.ckpt*", ".step-*", "hpc_ckpt_*")
+"""Names in ``logs/`` and ``checkpoints/`` that are removed even if these are links to other folders."""
 
 WRITTEN_KEYS = {"model", "backbone", "size", "ctx", "data", "recipe", "trainer", "seed"}
 """Keys of every ``config.yaml`` of a run, which distinguish it from another program's."""
@@ -125,17 +130,31 @@ def reset_folder(folder: RunFolder) -> None:
     Raises:
         UserError: the folder cannot be written.
     """
+    for part in (folder.checkpoints, folder.path / LOGS):
+        if part.is_symlink() and not part.is_dir():
+            raise bad_value("run", folder.path, f"{part.name}/ is a link to no folder; create {part.readlink()}")
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
         remove_partials(folder.path)
         for file in (folder.record, folder.metrics, folder.inner_loss):
             file.unlink(missing_ok=True)
         for part in (folder.checkpoints, folder.path / LOGS):
-            if part.exists():
-                shutil.rmtree(part)
+            _empty(part)
         folder.config.unlink(missing_ok=True)
     except OSError as error:
         raise _unwritable(folder, error) from error
+
+
+def _empty(part: Path) -> None:
+    """Remove a folder of the run, or, if it is a link such as to a larger disk, what runs have written there."""
+    if part.is_symlink():
+        for path in part.iterdir():
+            if path.is_dir() and path.match(LOGGERS):
+                shutil.rmtree(path)
+            elif any(path.match(pattern) for pattern in CHECKPOINT_FILES):
+                path.unlink()
+    elif part.exists():
+        shutil.rmtree(part)
 
 
 def rewind_folder(folder: RunFolder, newest: Checkpoint) -> None:
@@ -174,4 +193,5 @@ def _check_same_batches(plan: RunPlan, before: StepPlan) -> None:
 
 
 def _unwritable(folder: RunFolder, error: OSError) -> UserError:
-    return bad_value("run", folder.path, f"cannot be written ({error.strerror}); choose another folder")
+    reason = error.strerror or first_line(error)
+    return bad_value("run", folder.path, f"cannot be written ({reason}); choose another folder")
