@@ -17,7 +17,7 @@ SPLITS = ("train", "validation", "test")
 class LayerConfig:
     """Keys of every sequence layer."""
 
-    name: str = key(REQUIRED, "the layer's name in the registry")
+    name: str = key(REQUIRED, "the layer's name in the registry", file_name=True)
 
     def check(self) -> None:
         """Check that the values are in range and consistent; a layer whose keys depend on each other extends it.
@@ -58,7 +58,7 @@ class ContextConfig:
 class BackboneConfig:
     """The block around a sequence layer."""
 
-    name: str = key(REQUIRED, "the backbone's name in the registry")
+    name: str = key(REQUIRED, "the backbone's name in the registry", file_name=True)
 
 
 @dataclass
