@@ -24,6 +24,7 @@ class Outer:
     rate: float = key(1.0, "a rate", above=0)
     kind: str = key("a", "a choice", choices=("a", "b"))
     sizes: list[int] = key(list, "a list", at_least=1)
+    name: str = key("a", "a name", file_name=True)
     plain: int = -3
 
 
@@ -35,6 +36,13 @@ class Outer:
         ({"count": 0}, "some.count=0: must be at least 1, or null"),
         ({"rate": 0.0}, "some.rate=0.0: must be positive"),
         ({"kind": "c"}, "some.kind=c: choose one of a, b"),
+        *(
+            (
+                {"name": name},
+                f"some.name={name}: is the name of a folder; give one without / or \\, that does not begin with a dot",
+            )
+            for name in ("../../escaped", "/etc", "a/b", "a\\b", "..", ".", "", " ", ".hidden", "a\0b")
+        ),
         ({"sizes": [3, 0]}, "some.sizes=0: must be at least 1"),
     ],
 )

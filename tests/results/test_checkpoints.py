@@ -51,6 +51,17 @@ def test_the_newest_counts(tmp_path: Path) -> None:
     assert newest.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def test_checkpoints_without_a_digest_are_as_good_as_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for step in (2, 10):
+        unfinished(put(tmp_path, step))
+    assert newest_whole(tmp_path) is None
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.rpartition("; ")[2] for line in lines] == ["trying the previous one", "there is no earlier one"]
+    torn(put(tmp_path, 4))
+    with pytest.raises(UserError, match="every checkpoint is damaged"):
+        newest_whole(tmp_path)
+
+
 @pytest.mark.parametrize("damage", [torn, flipped, unfinished, emptied], ids=lambda damage: damage.__name__)
 def test_a_damaged_one_is_reported_and_the_previous_one_counts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: object
@@ -62,7 +73,7 @@ def test_a_damaged_one_is_reported_and_the_previous_one_counts(
     assert newest.path == before
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"warning: {path}: ")
-    damage(before)  # type: ignore[operator]
+    torn(before)
     with pytest.raises(UserError, match="every checkpoint is damaged"):
         newest_whole(tmp_path)
 

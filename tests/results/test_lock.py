@@ -186,6 +186,18 @@ def test_a_deleted_folder_is_not_created_again(tmp_path: Path) -> None:
     assert not folder.exists()
 
 
+@pytest.mark.parametrize("content", [b"", b"\0" * 300], ids=["cut to nothing", "zeros"])
+def test_a_lock_that_a_power_failure_has_emptied_is_ignored(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes
+) -> None:
+    (tmp_path / LOCK_FILE).write_bytes(content)
+    with locked(tmp_path):
+        assert holder(tmp_path)["pid"] == os.getpid()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"warning: {tmp_path}/lock.json: is empty, as after a power failure; it is ignored"
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_folder_that_cannot_be_created_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"file/run: cannot be written \(Not a directory\)"):

@@ -53,6 +53,14 @@ def test_a_resumed_run_leaves_the_bytes_of_an_uninterrupted_one(tmp_path: Path, 
     assert resumed.read_bytes() == whole.read_bytes()
 
 
+def test_all_rows_are_kept_unless_a_step_is_given(tmp_path: Path) -> None:
+    log = filled(tmp_path / "metrics.parquet")
+    log.write()
+    written = log.path.read_bytes()
+    MetricLog.resume(log.path, "run", None).write()
+    assert log.path.read_bytes() == written
+
+
 def test_a_repeated_evaluation_replaces_the_former(tmp_path: Path) -> None:
     log = MetricLog("run", tmp_path / "metrics.parquet")
     log.add("test", 5, "loss", 2.0, "nats/token")

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,12 +14,14 @@ import torch
 from starter import Starter
 
 from ttt.cli.eval import evaluate
+from ttt.cli.export import export
 from ttt.cli.generate import generate
 from ttt.cli.train import train
 from ttt.config.errors import RunError, UserError
-from ttt.config.schema import EvalConfig, GenerateConfig, TrainConfig
+from ttt.config.schema import EvalConfig, ExportConfig, GenerateConfig, TrainConfig
+from ttt.config.system import file_sha256
 from ttt.data.corpus import load_corpus
-from ttt.results.checkpoints import checkpoints, newest_whole
+from ttt.results.checkpoints import checkpoints, newest_whole, write_digest
 from ttt.train.checkpoint import HashingWriter
 from ttt.train.module import TrainingModule
 
@@ -65,6 +68,79 @@ def test_a_run_without_an_undamaged_checkpoint_is_refused_and_unchanged(configur
     with pytest.raises(UserError, match=r"checkpoints: every checkpoint is damaged; .* overwrite=true"):
         train(configure(f"run={tmp_path}/run", "ckpt=last"), [])
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == before
+
+
+class Other:
+    """An object that is neither a tensor nor a plain container."""
+
+
+def with_an_object(path: Path) -> None:
+    torch.save(torch.load(path, weights_only=True) | {"other": Other()}, path)
+
+
+def without_optimizer(path: Path) -> None:
+    content = torch.load(path, weights_only=True)
+    del content["optimizer_states"]
+    torch.save(content, path)
+
+
+def of_another_shape(path: Path) -> None:
+    content = torch.load(path, weights_only=True)
+    content["state_dict"]["model.embedding.weight"] = torch.zeros(3, 2)
+    torch.save(content, path)
+
+
+def emptied(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def a_page(path: Path) -> None:
+    path.write_text("<html>504 Gateway Timeout</html>")
+
+
+def a_tensor(path: Path) -> None:
+    torch.save(torch.zeros(3), path)
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (with_an_object, "it holds something other than tensors and plain containers, which is never loaded"),
+        (without_optimizer, "it has no optimizer_states"),
+        (of_another_shape, r"embedding.weight is \(3, 2\), not \(400, 16\)"),
+        (emptied, "EOFError"),
+        (a_page, "it holds something other"),
+        (a_tensor, "it has no state_dict of tensors"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_a_checkpoint_with_its_digest_that_cannot_be_loaded_is_named_by_every_command(
+    configure: Configure, tmp_path: Path, make: Callable[[Path], None], reason: str
+) -> None:
+    run, path = tmp_path / "run", tmp_path / "run/checkpoints/step-00000001.ckpt"
+    train(configure(f"run={run}", "trainer.max_steps=1"), [])
+    make(path)
+    write_digest(path, file_sha256(path))
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    commands: list[Callable[[], object]] = [
+        lambda: train(configure(f"run={run}", "trainer.max_steps=2", "ckpt=last"), []),
+        lambda: evaluate(EvalConfig(run=str(run), device="cpu"), []),
+        lambda: generate(GenerateConfig(run=str(run), tokens=2, device="cpu"), []),
+        lambda: export(ExportConfig(run=str(run), out=str(tmp_path / "out")), []),
+        lambda: train(configure(f"run={tmp_path}/child", "recipe=finetune", f"parent.run={run}"), []),
+    ]
+    for number, command in enumerate(commands):
+        if make is without_optimizer and number > 0:
+            continue
+        with pytest.raises(UserError, match=r"step-00000001.ckpt: not a checkpoint of this model") as refused:
+            command()
+        line = str(refused.value)
+        assert "\n" not in line
+        assert "weights_only" not in line
+        assert line.endswith("remove it to use the previous one, or train again with overwrite=true")
+        if make is not of_another_shape or number == 0:
+            assert re.search(reason, line)
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.slow

@@ -21,6 +21,7 @@ from ttt.cli.export import export
 from ttt.cli.train import train
 from ttt.config.errors import RunError, UserError
 from ttt.config.schema import EvalConfig, ExportConfig, TrainConfig
+from ttt.data.corpus import load_corpus
 from ttt.evaluate import run as evaluation
 from ttt.results.checkpoints import write_digest
 from ttt.results.lock import locked
@@ -265,6 +266,21 @@ def test_a_context_longer_than_any_document_is_refused(configure: Configure, tmp
     with pytest.raises(UserError, match=r"ctx=1000000: no train document .* the longest has \d+"):
         train(configure(f"runs={tmp_path}/runs", "ctx.length=1000000"), [])
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("key", ["data.name", "size.name", "model.name", "backbone.name"])
+def test_a_name_that_becomes_a_folder_has_no_separator(configure: Configure, tmp_path: Path, key: str) -> None:
+    """Nothing is written outside the folders of runs and of prepared data."""
+    config = configure(f"runs={tmp_path}/some/runs", f"data.cache_dir={tmp_path}/some/cache")
+    group, _, name = key.partition(".")
+    setattr(getattr(config, group), name, "../../escaped")
+    line = rf"{key}=../../escaped: is the name of a folder; give one without /"
+    with pytest.raises(UserError, match=line):
+        train(config, [])
+    if group == "data":
+        with pytest.raises(UserError, match=line):
+            load_corpus(config.data, False)
+    assert not list(tmp_path.iterdir())
 
 
 def test_evaluation_can_be_repeated(configure: Configure, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

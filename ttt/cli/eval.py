@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ttt.evaluate.inner_loss import Probe
     from ttt.evaluate.perplexity import SplitEvaluation
     from ttt.evaluate.reset import ResetLosses
+    from ttt.evaluate.run import TrainedRun
     from ttt.results.record import RunFolder
 
 HELP = """\
@@ -53,26 +54,39 @@ def evaluate(config: EvalConfig, overrides: list[str]) -> None:  # noqa: ARG001 
     split, device = cast(Split, config.split), choose_device(config.device, "device")
     with locked(folder.path):
         run = load_run(folder, device, eval_tokens=config.eval_tokens)
+        if run.outdated(split):
+            _warn_of_older_weights(run)
         if config.probe is None:
-            _print_perplexity(folder, split, evaluate_run(run, split))
+            _print_perplexity(run, split, evaluate_run(run, split))
         elif config.reset_every is None:
-            _print_inner_loss(folder, split, probe_run(run, split))
+            _print_inner_loss(folder, split, probe_run(run, split), stored=not run.outdated(split))
         else:
             _print_resets(folder, split, probe_resets(run, split, config.reset_every))
 
 
-def _print_perplexity(folder: RunFolder, split: str, evaluation: SplitEvaluation) -> None:
-    print(f"{folder.path}: {split} perplexity {evaluation.perplexity:.2f} ({evaluation.loss:.4f} nats/token)")
+def _warn_of_older_weights(run: TrainedRun) -> None:
+    done = (
+        f"the newest checkpoint is of step {run.step}, the run's results are of a later one ({run.record.steps} done)"
+    )
+    remedy = "this result is printed and not stored; ttt-train with ckpt=last trains the run to its end again"
+    print(f"warning: {run.record.folder.path}: {done}; {remedy}", file=sys.stderr)
+
+
+def _print_perplexity(run: TrainedRun, split: str, evaluation: SplitEvaluation) -> None:
+    at = "" if run.step == run.record.steps else f" at step {run.step}"
+    reached = f"perplexity {evaluation.perplexity:.2f} ({evaluation.loss:.4f} nats/token){at}"
+    print(f"{run.record.folder.path}: {split} {reached}")
     print(f"loss by token index: mean of {evaluation.documents} documents read from their start", file=sys.stderr)
 
 
-def _print_inner_loss(folder: RunFolder, split: str, probe: Probe) -> None:
+def _print_inner_loss(folder: RunFolder, split: str, probe: Probe, stored: bool) -> None:
     from ttt.evaluate.inner_loss import describe
 
     read = f"{probe.losses.sequences} {split} documents read from their start, at step {probe.step}"
     print(f"{folder.path}: inner loss by layer, mean over positions, heads and {read}")
     print(describe(probe.losses))
-    print(folder.inner_loss)
+    if stored:
+        print(folder.inner_loss)
     for subject, text in probe.warnings.items():
         print(f"warning: {subject}: {text}", file=sys.stderr)
     if probe.failure is not None:

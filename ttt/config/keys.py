@@ -23,10 +23,11 @@ def key(default: Any, meaning: str, **rules: Any) -> Any:
         default: the default value, or a class such as ``list`` or ``SizeConfig`` that creates it.
         meaning: the text of ``--help``.
         rules: checked by ``check_keys``, in a list for each value: the bounds ``at_least``, ``above`` and ``below``;
-            ``choices``, a tuple of all allowed values; ``not_empty=True`` for a list. ``hidden=True`` omits the key,
-            or the keys of a group, from ``--help``.
+            ``choices``, a tuple of all allowed values; ``not_empty=True`` for a list; ``file_name=True`` for a text
+            that becomes the name of a folder or a part of it. ``hidden=True`` omits the key, or the keys of a group,
+            from ``--help``.
     """
-    if unknown := rules.keys() - BOUNDS.keys() - {"choices", "not_empty", "hidden"}:
+    if unknown := rules.keys() - BOUNDS.keys() - {"choices", "not_empty", "file_name", "hidden"}:
         raise TypeError(f"no such rule: {', '.join(sorted(unknown))}")
     metadata = {"help": meaning, **rules}
     if isinstance(default, type):
@@ -38,7 +39,7 @@ def check_keys(config: object, prefix: str = "") -> None:
     """Check every key of a configuration, and of the configurations in it, against the rules of its field.
 
     Raises:
-        UserError: a value that is out of bounds or not among the choices, or an empty list.
+        UserError: a value that is out of bounds, not among the choices or no name of a folder, or an empty list.
     """
     for item in fields(cast(Any, config)):
         name, value = f"{prefix}{item.name}", getattr(config, item.name)
@@ -69,6 +70,11 @@ def refuse_renamed(argument: str, known: Collection[str]) -> None:
         raise UserError(f"{argument}: this key is now called {new}; write {new}={value or 'VALUE'}")
 
 
+def _is_file_name(value: Any) -> bool:
+    text = str(value)
+    return text.isprintable() and bool(text.strip()) and text[0] != "." and not {"/", "\\"} & {*text}
+
+
 def _values(value: object) -> Iterator[Any]:
     if isinstance(value, dict):
         yield from value.values()
@@ -83,6 +89,8 @@ def _allowed_instead_of(value: Any, rules: Mapping[str, Any], choose: str) -> st
     choices = rules.get("choices")
     if choices is not None and value not in choices:
         return f"{choose} {', '.join(map(str, choices))}"
+    if rules.get("file_name") and not _is_file_name(value):
+        return "is the name of a folder; give one without / or \\, that does not begin with a dot"
     bounds = {name: rules[name] for name in BOUNDS if name in rules}
     if all(BOUNDS[name](value, bound) for name, bound in bounds.items()):
         return None

@@ -17,7 +17,7 @@ SPLITS = ("train", "validation", "test")
 class LayerConfig:
     """Keys of every sequence layer."""
 
-    name: str = key(REQUIRED, "the layer's name in the registry")
+    name: str = key(REQUIRED, "the layer's name in the registry", file_name=True)
 
     def check(self) -> None:
         """Check that the values are in range and consistent; a layer whose keys depend on each other extends it.
@@ -35,7 +35,7 @@ class SizeConfig:
     A context longer than ``tokens_per_step`` takes one sequence per step and proportionally fewer steps.
     """
 
-    name: str = key(REQUIRED, "the size's name")
+    name: str = key(REQUIRED, "the size's name", file_name=True)
     width: int = key(0, "model width", at_least=1)
     blocks: int = key(0, "number of blocks", at_least=1)
     heads: int = key(0, "number of heads; each has width / heads dimensions", at_least=1)
@@ -58,7 +58,7 @@ class ContextConfig:
 class BackboneConfig:
     """The block around a sequence layer."""
 
-    name: str = key(REQUIRED, "the backbone's name in the registry")
+    name: str = key(REQUIRED, "the backbone's name in the registry", file_name=True)
 
 
 @dataclass
@@ -80,7 +80,7 @@ class KernelConfig:
 class DataConfig:
     """Source, tokenizer and splits of a corpus."""
 
-    name: str = key(REQUIRED, "name of the data in run ids and figures")
+    name: str = key(REQUIRED, "name of the data in run ids and figures", file_name=True)
     source: str = key(REQUIRED, "the source's name in the registry")
     packages: list[str] = key(list, "importable packages whose source is read; stdlib: Python's own library")
     hub: str | None = key(None, "a data set of the Hugging Face hub")

@@ -55,8 +55,9 @@ class Probe:
 def probe_run(run: TrainedRun, split: Split) -> Probe:
     """Measure the inner losses of a run's model and write them into its ``inner_loss.parquet``.
 
-    Warnings go into the run's record. Only documents longer than the context are read, each from its start, so that
-    position t always means t tokens of one document; at least one document is read.
+    Warnings go into the run's record. Nothing is written if the weights are older than the run's results. Only
+    documents longer than the context are read, each from its start, so that position t always means t tokens of one
+    document; at least one document is read.
 
     Raises:
         UserError: there is no such split, or the model has no TTT layer.
@@ -68,11 +69,12 @@ def probe_run(run: TrainedRun, split: Split) -> Probe:
     windows = windows_at_start(run.documents(split), ctx).subset(max(1, reading.eval_tokens // ctx))
     losses = measure_inner_losses(run.model, windows, reading.device, reading.device_tokens, reading.show_progress)
     layers = [{name: value.mean(0).numpy() for name, value in layer._asdict().items()} for layer in losses.layers]
-    write_inner_loss(folder.inner_loss, run.record.run_id, split, run.step, layers, losses.sequences)
     growths = unbounded_growth(losses.layers)
     warnings = {f"{split}, {growth.inner_loop}": f"at step {run.step} {growth}" for growth in growths}
-    run.record.warn(warnings)
-    run.record.write()
+    if not run.outdated(split):
+        write_inner_loss(folder.inner_loss, run.record.run_id, split, run.step, layers, losses.sequences)
+        run.record.warn(warnings)
+        run.record.write()
     failure = None if losses.lost is None else with_diagnosis("the inner losses are not finite", run.model, losses.lost)
     return Probe(losses, run.step, warnings, failure)
 

@@ -78,7 +78,17 @@ class TrainedRun:
         Raises:
             UserError: the table of metrics is missing or broken.
         """
-        return self.metrics or MetricLog.resume(self.record.folder.metrics, self.record.run_id, self.step)
+        return self.metrics or MetricLog.resume(self.record.folder.metrics, self.record.run_id, None)
+
+    def outdated(self, split: Split) -> bool:
+        """Return whether the weights are older than the results of the run, so that nothing measured may be stored.
+
+        This is so if the last checkpoint of a finished run, or of a run that was evaluated already, is lost.
+        """
+        content = self.record.content
+        result = content["results"].get(split)
+        evaluated = 0 if result is None else result.get("step", content["steps"])
+        return self.step < (content["steps"] if content["status"] == "finished" else evaluated)
 
 
 def load_run(
@@ -124,6 +134,8 @@ def restore_config(record: Record) -> TrainConfig:
 def evaluate_run(run: TrainedRun, split: Split) -> SplitEvaluation:
     """Evaluate the run's model on a split and write the result into its metrics and its record.
 
+    Nothing is written if the weights are older than the run's results.
+
     Raises:
         UserError: there is no such split, or a file cannot be written.
         DivergedError: the model's loss is not finite, or its perplexity too large for a float.
@@ -138,6 +150,8 @@ def evaluate_run(run: TrainedRun, split: Split) -> SplitEvaluation:
         reading.device_tokens,
         reading.show_progress,
     )
+    if run.outdated(split):
+        return evaluation
     run.record.measured(f"{split}_seconds", time.perf_counter() - started)
     log, step = run.metric_log(), run.step
     log.add(split, step, "loss", evaluation.loss, "nats/token")
@@ -153,6 +167,7 @@ def evaluate_run(run: TrainedRun, split: Split) -> SplitEvaluation:
         "tokens": evaluation.tokens,
         "sequences": evaluation.sequences,
         "per_token_sequences": evaluation.documents,
+        "step": step,
     }
     run.record.evaluated(split, result)
     if math.isinf(evaluation.perplexity):

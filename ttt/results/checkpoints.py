@@ -1,8 +1,8 @@
 """A run's checkpoint files: their names and their digests.
 
 The digest of ``step-00000250.ckpt`` is in ``step-00000250.ckpt.sha256``, in the format of ``sha256sum``. It is written
-last: a checkpoint without a digest is incomplete. A checkpoint from which no run may resume is renamed, such as to
-``step-00000250.ckpt.diverged``.
+last: a checkpoint without a digest was not finished, and counts as if it were missing. A checkpoint from which no run
+may resume is renamed, such as to ``step-00000250.ckpt.diverged``.
 """
 
 import sys
@@ -15,6 +15,10 @@ from ttt.results.atomic import write_text
 
 SUFFIX = ".ckpt"
 DIGEST_SUFFIX = ".sha256"
+
+
+class UnfinishedError(ValueError):
+    """A checkpoint without a digest: the process was killed before it had written both."""
 
 
 @dataclass(frozen=True)
@@ -42,22 +46,34 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def newest_whole(folder: Path) -> Checkpoint | None:
-    """Return the newest checkpoint that matches its digest, or None if there are no checkpoints.
+    """Return the newest checkpoint that matches its digest, or None if no checkpoint was finished.
 
-    Damaged checkpoints are reported on standard error.
+    Damaged and unfinished checkpoints are reported on standard error.
 
     Raises:
-        UserError: all checkpoints are damaged.
+        UserError: no checkpoint is whole, and at least one is damaged.
     """
-    paths = checkpoints(folder)
+    paths, damaged = checkpoints(folder), False
     for path in reversed(paths):
         try:
             return _verified(path)
+        except UnfinishedError as error:
+            before = "trying the previous one" if path != paths[0] else "there is no earlier one"
+            print(f"warning: {path}: {error}; {before}", file=sys.stderr)
         except ValueError as error:
+            damaged = True
             print(f"warning: {path}: {error}; trying the previous one", file=sys.stderr)
-    if paths:
+    if damaged:
         raise UserError(f"{folder}: every checkpoint is damaged; restore one, or train again with overwrite=true")
     return None
+
+
+def is_whole(path: Path) -> bool:
+    """Return whether a checkpoint matches its digest."""
+    try:
+        return bool(_verified(path))
+    except ValueError:
+        return False
 
 
 def write_digest(path: Path, sha256: str) -> None:
@@ -82,13 +98,13 @@ def set_aside(path: Path, why: str) -> None:
 
 
 def _verified(path: Path) -> Checkpoint:
-    """Return the checkpoint, or raise ValueError with the reason if it is damaged."""
+    """Return the checkpoint, or raise ValueError with the reason if it is damaged, UnfinishedError if unfinished."""
     digest = _digest_path(path)
     try:
-        expected = digest.read_text(encoding="ascii").partition(" ")[0]
+        expected = digest.read_text(encoding="ascii", errors="replace").partition(" ")[0]
         found = file_sha256(path)
     except FileNotFoundError:
-        raise ValueError(f"was not written to its end (no {digest.name})") from None
+        raise UnfinishedError(f"was not written to its end (no {digest.name})") from None
     except OSError as error:
         raise ValueError(f"cannot be read ({error.strerror})") from None
     if found != expected:

@@ -65,11 +65,6 @@ def locked(folder: Path) -> Iterator[None]:
                 path.rmdir()
 
 
-def holds_other_files(folder: Path) -> bool:
-    """Return whether ``folder`` contains files other than those of a lock."""
-    return any(path.name not in LOCK_FILES for path in folder.iterdir())
-
-
 class Lock:
     """The lock of ``folder``, which must exist."""
 
@@ -148,9 +143,17 @@ class Lock:
                 self._write()
 
     def _read(self) -> State | None:
+        """Return the state; None: there is no lock, or a power failure has emptied its file.
+
+        A living holder's file is never empty, because it is renamed only after it was written to the disk.
+        """
         path = self.folder / LOCK_FILE
         try:
-            state: State = json.loads(path.read_text(encoding="utf-8"))
+            content = path.read_bytes()
+            if not content.strip(b"\0 \t\r\n"):
+                _report(f"warning: {path}: is empty, as after a power failure; it is ignored")
+                return None
+            state: State = json.loads(content)
             if not state["holder"].keys() >= self.holder.keys():
                 raise ValueError("a key is missing")
         except FileNotFoundError:

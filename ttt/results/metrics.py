@@ -63,8 +63,8 @@ class MetricLog:
         self._values: dict[_Key, tuple[float, str]] = {}
 
     @classmethod
-    def resume(cls, path: Path, run_id: str, step: int, splits: tuple[Split, ...] = SPLITS) -> "MetricLog":
-        """Return a log with the rows in ``path`` up to ``step`` steps, only of these splits.
+    def resume(cls, path: Path, run_id: str, step: int | None, splits: tuple[Split, ...] = SPLITS) -> "MetricLog":
+        """Return a log with the rows in ``path`` up to ``step`` steps (None: all), only of these splits.
 
         Write the log before each checkpoint, so that no row is lost.
 
@@ -74,7 +74,7 @@ class MetricLog:
         log = cls(run_id, path)
         rows = read_metrics(path).select(["split", "metric", "step", "position", "value", "unit"])
         for split, metric, row_step, position, value, unit in zip(*rows.to_pydict().values(), strict=True):
-            if row_step <= step and split in splits:
+            if (step is None or row_step <= step) and split in splits:
                 log._values[_Key(split, metric, row_step, position)] = (value, unit)
         return log
 

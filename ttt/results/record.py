@@ -104,7 +104,8 @@ class Data(TypedDict):
 class Evaluation(TypedDict):
     """The result on a split: ``loss`` in nats per token; ``per_token_sequences`` counts for the loss by token index.
 
-    ``perplexity`` is None if it is infinite.
+    ``perplexity`` is None if it is infinite. ``step`` is the optimizer steps of the evaluated weights; records without it
+    mean the last step of the run.
     """
 
     loss: float
@@ -112,6 +113,7 @@ class Evaluation(TypedDict):
     tokens: int
     sequences: int
     per_token_sequences: int
+    step: NotRequired[int]
 
 
 class Timing(TypedDict):

@@ -1,21 +1,35 @@
 """The action for a run's folder: start a run, resume it, report that it is finished, or refuse the folder."""
 
 import shutil
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
-from ttt.config.errors import UserError, bad_value
+import yaml
+
+from ttt.config.errors import UserError, bad_value, first_line
 from ttt.config.identity import differences, identity
 from ttt.config.plain import from_plain
 from ttt.config.plan import StepPlan, plan_steps
 from ttt.config.schema import Resolved
-from ttt.results.atomic import remove_partials
-from ttt.results.checkpoints import Checkpoint, checkpoint_step, checkpoints, set_aside
-from ttt.results.lock import holds_other_files
+from ttt.results.atomic import PARTIAL, remove_partials
+from ttt.results.checkpoints import Checkpoint, checkpoint_step, checkpoints, is_whole, set_aside
+from ttt.results.lock import LOCK_FILES
 from ttt.results.record import Record, RunFolder, read_record
 from ttt.train.planning import RunPlan
 
 REMEDY = "ckpt=last resumes it, overwrite=true starts over, run=FOLDER chooses another folder"
+
+LOGS = "logs"
+"""The folder of a run's loggers."""
+
+LOGGERS = "csv*"
+CHECKPOINT_FILES = ("step-*.ckpt*", ".step-*", "hpc_ckpt_*")
+"""Names in ``logs/`` and ``checkpoints/`` that are removed even if these are links to other folders."""
+
+WRITTEN_KEYS = {"model", "backbone", "size", "ctx", "data", "recipe", "trainer", "seed"}
+"""Keys of every ``config.yaml`` of a run, which distinguish it from another program's."""
 
 RunAction = Literal["start", "resume", "finished"]
 
@@ -41,15 +55,15 @@ def open_run(plan: RunPlan) -> Opening:
     if plan.parent is not None and folder.path.samefile(plan.parent.run):
         raise bad_value("run", folder.path, "is the run to start from; choose another folder")
     if not folder.record.exists():
-        if not folder.path.is_dir() or holds_other_files(folder.path):
-            raise UserError(f"run={folder.path}: contains other files and no run; choose another folder")
+        _check_without_record(plan)
         return Opening("start")
     record = read_record(folder.record)
     if config.overwrite:
         return Opening("start")
     former = from_plain(record["config"], type(config.model))
     _check_same_run(plan, identity(former))
-    if record["status"] == "finished" and record["steps"] >= plan.step_plan.steps:
+    finished = record["status"] == "finished" and record["steps"] >= plan.step_plan.steps
+    if finished and not (config.ckpt == "last" and _lost_last_weights(folder, record)):
         return Opening("finished", record)
     if not checkpoints(folder.checkpoints):
         return Opening("start")
@@ -59,22 +73,88 @@ def open_run(plan: RunPlan) -> Opening:
     return Opening("resume", record)
 
 
+def _lost_last_weights(folder: RunFolder, record: Record) -> bool:
+    """Return whether a run has checkpoints, but not whole ones of its last step.
+
+    A run of which all checkpoints were removed stays finished.
+    """
+    paths = checkpoints(folder.checkpoints)
+    return bool(paths) and not (checkpoint_step(paths[-1]) == record["steps"] and is_whole(paths[-1]))
+
+
+def _check_without_record(plan: RunPlan) -> None:
+    """Check that a folder without a record is empty, or has only what a killed process has left of this run.
+
+    The record is written last at a start and removed first by ``reset_folder``; ``config.yaml`` is written first and
+    removed last. So a folder with files of a run and no record has the configuration of that run.
+
+    Raises:
+        UserError: the folder has other files, or checkpoints of another run, or checkpoints that the user has not
+            agreed to lose.
+    """
+    folder, config = plan.folder, plan.config
+    if not folder.path.is_dir() or _other_files(folder):
+        raise UserError(f"run={folder.path}: contains other files and no run; choose another folder")
+    if config.overwrite or not checkpoints(folder.checkpoints):
+        return
+    former = _left_config(folder)
+    if former is not None:
+        _check_same_run(plan, identity(from_plain(former, type(config.model))))
+    remedy = "ckpt=last or overwrite=true starts the run from its first step, run=FOLDER chooses another folder"
+    if config.ckpt != "last":
+        raise UserError(f"{folder.path}: contains checkpoints and no record; {remedy}")
+    print(f"warning: {folder.path}: contains no record; the run starts from its first step", file=sys.stderr)
+
+
+def _other_files(folder: RunFolder) -> bool:
+    """Return whether a folder without a record contains anything that a killed run cannot have left there."""
+    left = {path.name for path in folder.path.iterdir() if not path.match(f".*{PARTIAL}")} - {*LOCK_FILES}
+    own = {folder.config, folder.metrics, folder.inner_loss, folder.checkpoints, folder.path / LOGS}
+    return bool(left) and (_left_config(folder) is None or bool(left - {path.name for path in own}))
+
+
+def _left_config(folder: RunFolder) -> Resolved | None:
+    """Return the content of ``config.yaml`` as a run writes it; None: the file is missing or another program's."""
+    try:
+        plain = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return None
+    return plain if isinstance(plain, dict) and plain.keys() >= WRITTEN_KEYS else None
+
+
 def reset_folder(folder: RunFolder) -> None:
     """Create the folder and remove the files of an earlier run in it, but no other files.
+
+    The record goes first and the configuration last; see ``_check_without_record``.
 
     Raises:
         UserError: the folder cannot be written.
     """
+    for part in (folder.checkpoints, folder.path / LOGS):
+        if part.is_symlink() and not part.is_dir():
+            raise bad_value("run", folder.path, f"{part.name}/ is a link to no folder; create {part.readlink()}")
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
         remove_partials(folder.path)
-        for file in (folder.record, folder.config, folder.metrics, folder.inner_loss):
+        for file in (folder.record, folder.metrics, folder.inner_loss):
             file.unlink(missing_ok=True)
-        for part in (folder.checkpoints, folder.path / "logs"):
-            if part.exists():
-                shutil.rmtree(part)
+        for part in (folder.checkpoints, folder.path / LOGS):
+            _empty(part)
+        folder.config.unlink(missing_ok=True)
     except OSError as error:
         raise _unwritable(folder, error) from error
+
+
+def _empty(part: Path) -> None:
+    """Remove a folder of the run, or, if it is a link such as to a larger disk, what runs have written there."""
+    if part.is_symlink():
+        for path in part.iterdir():
+            if path.is_dir() and path.match(LOGGERS):
+                shutil.rmtree(path)
+            elif any(path.match(pattern) for pattern in CHECKPOINT_FILES):
+                path.unlink()
+    elif part.exists():
+        shutil.rmtree(part)
 
 
 def rewind_folder(folder: RunFolder, newest: Checkpoint) -> None:
@@ -113,4 +193,5 @@ def _check_same_batches(plan: RunPlan, before: StepPlan) -> None:
 
 
 def _unwritable(folder: RunFolder, error: OSError) -> UserError:
-    return bad_value("run", folder.path, f"cannot be written ({error.strerror}); choose another folder")
+    reason = error.strerror or first_line(error)
+    return bad_value("run", folder.path, f"cannot be written ({reason}); choose another folder")

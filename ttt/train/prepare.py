@@ -15,7 +15,7 @@ from ttt.models.device import choose_device
 from ttt.models.flops import training_flops
 from ttt.models.language_model import LanguageModel
 from ttt.models.memory import keep_freed_memory
-from ttt.models.weights import load_weights
+from ttt.models.weights import check_resumable, load_weights
 from ttt.results.checkpoints import Checkpoint, newest_whole
 from ttt.results.provenance import git_state, versions
 from ttt.results.record import SCHEMA_VERSION, Device, Record, require_data
@@ -58,13 +58,15 @@ def prepare(plan: RunPlan, former: Record | None) -> PreparedRun:
 
     Args:
         plan: the plan of the run.
-        former: the record of the run to resume; None: start a new run.
+        former: the record of the run to resume; None: start a new run. If none of its checkpoints was finished, the
+            run starts from its first step, with a new record.
 
     Raises:
         UserError: the data, the device or the model cannot be used, or no checkpoint to resume from is undamaged.
     """
     config = plan.config
     newest = newest_whole(plan.folder.checkpoints) if former else None
+    former = former if newest else None
     device = choose_device(config.trainer.device, "trainer.device")
     require_logger(config.trainer.logger)
     if device.type == "cpu":
@@ -79,7 +81,9 @@ def prepare(plan: RunPlan, former: Record | None) -> PreparedRun:
     windows_at_start(corpus.splits["validation"], config.ctx.length)
     pl.seed_everything(config.seed, verbose=False)
     model = build_model(config.model, config.size, config.backbone, config.kernel, corpus.vocab_size)
-    if plan.parent is not None and newest is None:
+    if newest is not None:
+        check_resumable(model, newest.path)
+    elif plan.parent is not None:
         load_parent(plan.parent, corpus, model)
     precision = choose_precision(config.trainer.precision, device)
     content = former or new_record(plan, describe_device(config.trainer, device, precision), corpus, model)
