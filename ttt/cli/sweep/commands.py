@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ttt.cli.sweep.expand import change_cluster, expand, load_cluster, load_sweep
+from ttt.cli.sweep.overrides import with_overrides
 from ttt.cli.sweep.request import COMMON_KEYS, Request
 from ttt.cli.sweep.tables import cost_table, status_table
 from ttt.config.errors import UserError
@@ -126,7 +127,7 @@ COMMANDS: dict[str, Callable[[Request], None]] = {
 
 def _expand(request: Request) -> Plan:
     """Return the plan of the requested sweep; show the progress on a terminal."""
-    sweep = load_sweep(request.required("sweep"), request.options.get("scale")).with_overrides(request.overrides)
+    sweep = with_overrides(load_sweep(request.required("sweep"), request.options.get("scale")), request.overrides)
 
     def report(done: int, total: int) -> None:
         if sys.stderr.isatty():
