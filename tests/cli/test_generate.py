@@ -41,6 +41,7 @@ MISTAKES = [
     (["prompt"], "prompt: not of the form key=value"),
     (["promt=x"], "promt: no such key; did you mean prompt?"),
     (["device=tpu"], "device=tpu: choose one of auto, cpu"),
+    (["kernel=cuda"], "kernel=cuda: choose one of auto, cpu, dual, primal, triton"),
     (["run=nowhere"], "nowhere/record.json: cannot be read"),
 ]
 
@@ -114,6 +115,11 @@ def test_a_run_without_a_checkpoint_is_named(
     with pytest.raises(SystemExit):
         generate(f"run={tmp_path}/bare")
     assert "bare: has no checkpoint" in capsys.readouterr().err
+
+
+def test_any_kernel_continues_the_text(generate: Generate) -> None:
+    texts = {generate("prompt=import", "tokens=8", "temperature=0", f"kernel={name}")[0] for name in ("primal", "dual")}
+    assert texts == {generate("prompt=import", "tokens=8", "temperature=0")[0]}
 
 
 def test_a_closed_pipe_ends_it_quietly(run: Path) -> None:

@@ -52,7 +52,7 @@ def evaluate(config: EvalConfig, overrides: list[str]) -> None:  # noqa: ARG001 
     read_record(folder.record)
     split, device = cast(Split, config.split), choose_device(config.device, "device")
     with locked(folder.path):
-        run = load_run(folder, device, eval_tokens=config.eval_tokens)
+        run = load_run(folder, device, eval_tokens=config.eval_tokens, kernel=config.kernel)
         if config.probe is None:
             _print_perplexity(folder, split, evaluate_run(run, split))
         elif config.reset_every is None:

@@ -200,6 +200,9 @@ class EvalConfig:
         None, "maximum number of tokens to read for each measure; null: as in training", at_least=1
     )
     device: str = key("auto", "where to compute", choices=DEVICES)
+    kernel: KernelConfig | None = key(
+        None, "kernel that computes the inner loop; null: the run's, or auto if it cannot run here"
+    )
 
 
 @dataclass
@@ -211,6 +214,9 @@ class ExportConfig:
     released: bool = key(
         False,
         "parameter names of the authors' released code, and released.json with its settings (TTT-Linear, TTT-MLP)",
+    )
+    kernel: KernelConfig | None = key(
+        None, "kernel in the exported config.yaml; null: the run's, with auto in place of cpu and triton"
     )
     overwrite: bool = key(False, "write into a folder that is not empty; other files in it stay")
 
@@ -226,6 +232,9 @@ class GenerateConfig:
     top_k: int | None = key(40, "sample from this many of the likeliest tokens; null: from all", at_least=1)
     seed: int = key(0, "seed of the samples", at_least=0)
     device: str = key("auto", "where to compute", choices=DEVICES)
+    kernel: KernelConfig | None = key(
+        None, "kernel that computes the inner loop; null: the run's, or auto if it cannot run here"
+    )
 
 
 @dataclass

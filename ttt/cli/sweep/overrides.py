@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override, RangeSweep
+from hydra.errors import HydraException
 
 from ttt.config.errors import UserError
 from ttt.config.sweep import ADDED_GROUPS, Sweep, key_of, with_plus
@@ -48,9 +49,9 @@ def _values(override: str, must_parse: bool) -> tuple[str, ...] | None:
         return None
     if parsed.is_delete():
         return None
-    value = parsed.value()
     if not parsed.is_sweep_override():
-        return (Override._get_value_element_as_str(value),)
+        return (parsed.get_value_element_as_str(),)
+    value = parsed.value()
     if not isinstance(value, ChoiceSweep | RangeSweep) or value.shuffle:
         raise UserError(f"{override}: a sweep takes a list, choice(...) or range(...), not interval, glob or shuffle")
     values = tuple(map(Override._get_value_element_as_str, parsed.sweep_iterator()))
