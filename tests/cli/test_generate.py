@@ -36,6 +36,8 @@ MISTAKES = [
     (["temperature=-0.5"], "temperature=-0.5: must be at least 0"),
     (["temperature=nan"], "temperature=nan: must be at least 0"),
     (["top_k=0"], "top_k=0: must be at least 1, or null"),
+    (["temperature=inf"], "temperature=inf: must be finite"),
+    (["seed=4294967296"], "seed=4294967296: must be at least 0 and at most 4294967295"),
     (["seed=-1"], "seed=-1: must be at least 0"),
     (["prompt=\udcff"], r"prompt='\udcff': is not text in UTF-8"),
     (["prompt"], "prompt: not of the form key=value"),
