@@ -22,7 +22,7 @@ ALLOWED: dict[str, set[str]] = {
     "data": {"config"},
     "results": {"config"},
     "bench": {"config", "inner", "kernels", "layers", "backbones", "models", "results"},
-    "evaluate": {"config", "layers", "models", "data", "results"},
+    "evaluate": {"config", "kernels", "layers", "models", "data", "results"},
     "train": {"config", "layers", "backbones", "models", "data", "results", "evaluate"},
     "launch": {"config", "models", "results", "analysis", "train"},
     "analysis": {"config", "results"},

@@ -22,6 +22,7 @@ from ttt.claims.table import CLAIMS
 from ttt.cli.command import Command
 from ttt.cli.compose import as_object
 from ttt.cli.sweep.expand import change_cluster, load_cluster, load_sweep
+from ttt.cli.sweep.overrides import with_overrides
 from ttt.cli.sweep.request import parse
 from ttt.config.assets import assets
 from ttt.config.keys import check_keys
@@ -78,7 +79,7 @@ def bench(words: list[str]) -> None:
 def sweep(words: list[str]) -> None:
     request = parse(words)
     if "sweep" in request.options:
-        load_sweep(request.options["sweep"], request.options.get("scale")).with_overrides(request.overrides)
+        with_overrides(load_sweep(request.options["sweep"], request.options.get("scale")), request.overrides)
     if "slurm" in request.options:
         change_cluster(load_cluster(request.options["slurm"], []), request.cluster_changes)
 

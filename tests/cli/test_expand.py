@@ -9,6 +9,7 @@ import pytest
 
 from ttt.cli.sweep.expand import expand, load_cluster, load_sweep
 from ttt.cli.sweep.files import cluster_names, sweep_file
+from ttt.cli.sweep.overrides import with_overrides
 from ttt.config.assets import assets
 from ttt.config.errors import UserError
 from ttt.config.sweep import Sweep, read_sweep
@@ -50,17 +51,96 @@ def test_rules_skip_points_and_name_parents(tmp_path: Path) -> None:
 
 
 def test_a_parent_is_added_before_its_child_if_only_the_child_is_requested(tmp_path: Path) -> None:
-    plan = expand(sweep().with_overrides(["ctx=512", "recipe=finetune"]), tmp_path)
+    plan = expand(with_overrides(sweep(), ["ctx=512", "recipe=finetune"]), tmp_path)
     assert [run.parent for run in plan.runs] == [None, plan.runs[0].run_id]
     assert plan.configs[plan.runs[0].run_id].ctx.length == 256
 
 
 def test_overrides_set_a_key_of_every_run_or_the_values_of_an_axis(tmp_path: Path) -> None:
-    plan = expand(sweep().with_overrides(["model=mamba", "seed=3", "ctx=256,1k"]), tmp_path)
+    plan = expand(with_overrides(sweep(), ["model=mamba", "seed=3", "ctx=256,1k"]), tmp_path)
     assert {(config.model.name, config.seed, config.ctx.length) for config in plan.configs.values()} == {
         ("mamba", 3, 256),
         ("mamba", 3, 1024),
     }
+
+
+ROWS = {"axes": {"+ablation": ["row1", "row2", "row3"], "seed": [0]}}
+HIDDEN = {"base": ["model=ttt_mlp"], "axes": {"model.hidden": [[2], [4, 4]]}}
+
+
+@pytest.mark.parametrize("override", ["ablation=row3", "+ablation=row3"])
+def test_a_group_is_an_axis_with_and_without_plus(override: str, tmp_path: Path) -> None:
+    (run,) = expand(with_overrides(sweep(ROWS), [override]), tmp_path).runs
+    assert run.overrides == ("+ablation=row3", "seed=0")
+    assert run.label is not None
+    assert run.label["row"] == 3
+
+
+@pytest.mark.parametrize("base", [[], ["+ablation=row1"], ["ablation=row1"]], ids=str)
+@pytest.mark.parametrize("override", ["ablation=row2,row3", "+ablation=row2,row3"])
+def test_a_group_that_is_no_axis_replaces_the_sweeps_option(base: list[str], override: str) -> None:
+    changed = with_overrides(sweep({"base": base, "axes": {"seed": [0]}}), [override])
+    assert (changed.base, changed.axes) == ((), {"seed": ("0",), "+ablation": ("row2", "row3")})
+    one = with_overrides(sweep({"base": base}), [override.removesuffix(",row3")])
+    assert one.base == ("+ablation=row2",)
+
+
+def test_a_files_group_needs_no_plus() -> None:
+    rule = {"when": {"ablation": "row1"}, "skip": True, "from": {"+ablation": "row3"}, "add": ["ablation=row2"]}
+    plain = sweep({"axes": {"ablation": ["row1", "row3"]}, "rules": [rule]})
+    plus = {"when": {"+ablation": "row1"}, "skip": True, "from": {"ablation": "row3"}, "add": ["+ablation=row2"]}
+    assert plain == sweep({"axes": {"+ablation": ["row1", "row3"]}, "rules": [plus]})
+
+
+@pytest.mark.parametrize(
+    ("override", "axis", "values"),
+    [
+        ("seed=range(0,3)", "seed", ("0", "1", "2")),
+        ("+seed=4,5", "seed", ("4", "5")),
+        ("seed=choice(4,5)", "seed", ("4", "5")),
+        ("model.hidden=[4],[4,4]", "model.hidden", ("[4]", "[4,4]")),
+        ("model.hidden=[4,4]", "model.hidden", ("[4,4]",)),
+        ("recipe.clip=1e-3,2.5e-3", "recipe.clip", ("0.001", "0.0025")),
+        ("ctx=512,1k", "ctx", ("512", "1k")),
+    ],
+)
+def test_values_are_read_as_in_hydra(override: str, axis: str, values: tuple[str, ...]) -> None:
+    axes = {"seed": [0], "model.hidden": [[2]]}
+    assert with_overrides(sweep({"axes": axes}), [override]).axes[axis] == values
+
+
+def test_lists_are_values_of_runs(tmp_path: Path) -> None:
+    found = [expand(with_overrides(sweep(HIDDEN), words), tmp_path) for words in ([], ["model.hidden=[2],[4,4]"])]
+    for plan in found:
+        assert [plan.configs[run.run_id].model.hidden for run in plan.runs] == [[2], [4, 4]]
+
+
+@pytest.mark.parametrize(
+    "values", [["2.5e-3", "[4]"], ["0.0025", "[4,4]"]], ids=["the rule's spelling", "another spelling"]
+)
+def test_a_rule_matches_a_value_however_it_is_written(values: list[str]) -> None:
+    axes = {"recipe.learning_rate": [0.1], "model.hidden": [[1]]}
+    rule = {"when": {"recipe.learning_rate": 2.5e-3, "model.hidden": [[4], [4, 4]]}, "skip": True}
+    rate, hidden = values
+    words = [f"recipe.learning_rate={rate}", f"model.hidden={hidden}"]
+    assert with_overrides(sweep({"axes": axes, "rules": [rule]}), words).runs() == []
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("seed=interval(0,3)", "seed=interval(0,3): a sweep takes a list, choice(...) or range(...)"),
+        ("seed=shuffle(0,3)", "seed=shuffle(0,3): a sweep takes a list, choice(...) or range(...)"),
+        ("size=glob(*)", "size=glob(*): a sweep takes a list, choice(...) or range(...)"),
+        ("seed=range(3,0)", "seed=range(3,0): has no values"),
+        ("seed=[0", "seed=[0: not a list of values as in Hydra"),
+    ],
+)
+def test_values_that_are_no_list_are_refused_by_name(override: str, line: str) -> None:
+    with pytest.raises(UserError) as error:
+        with_overrides(sweep(ROWS), [override])
+    assert str(error.value).startswith(line)
+    assert "\n" not in str(error.value)
 
 
 def test_points_that_resolve_to_the_same_run_are_one(tmp_path: Path) -> None:
@@ -145,6 +225,7 @@ def test_an_invalid_sweep_is_refused_by_its_key(plain: object, line: str) -> Non
         ({"axes": {"seed": [-1]}}, "sweep=some: seed=-1: seed=-1: must be at least 0"),
         ({"axes": {"seed": ["x"]}}, "sweep=some: seed=x: seed=x: "),
         ({"axes": {"sed": [1]}}, "sweep=some: sed=1: sed: no such key"),
+        ({"axes": {"runs": ["a", "b"]}}, "runs: a sweep sets runs itself"),
         ({"base": ["overwrite=true"]}, "overwrite=true: a sweep sets overwrite itself"),
         ({"base": ["recipe=finetune"]}, "recipe=finetune: starts from another run; name it in a rule with from:"),
         (
@@ -167,7 +248,7 @@ def test_a_value_that_does_not_compose_is_named_with_its_point(
 
 
 def test_a_frozen_plan_is_accepted_again_and_another_is_refused(tmp_path: Path) -> None:
-    folder, few = SweepFolder(tmp_path / "sweep"), sweep().with_overrides(["model=mamba"])
+    folder, few = SweepFolder(tmp_path / "sweep"), with_overrides(sweep(), ["model=mamba"])
     plan = expand(few, tmp_path)
     freeze(plan, folder)
     before = folder.plan.read_bytes()
@@ -183,9 +264,9 @@ def test_a_frozen_plan_is_accepted_again_and_another_is_refused(tmp_path: Path) 
     folder.plan.write_bytes(before)
     assert sorted(path.stem for path in (folder.path / "configs").iterdir()) == sorted(plan.configs)
     for another, line in (
-        (expand(few.with_overrides(["seed=7"]), tmp_path), "2 runs are new, 2 gone"),
+        (expand(with_overrides(few, ["seed=7"]), tmp_path), "2 runs are new, 2 gone"),
         (Plan(plan.sweep, plan.runs[:-1], plan.configs), "0 runs are new, 1 gone"),
-        (expand(few.with_overrides(["trainer.max_steps=3"]), tmp_path), "steps=3, not 512"),
+        (expand(with_overrides(few, ["trainer.max_steps=3"]), tmp_path), "steps=3, not 512"),
     ):
         with pytest.raises(UserError, match="contains another plan") as error:
             freeze(another, folder)

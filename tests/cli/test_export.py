@@ -12,18 +12,24 @@ from hydra.core.global_hydra import GlobalHydra
 from safetensors.torch import load_file
 
 from ttt.cli import export as command
+from ttt.cli.eval import evaluate
 from ttt.cli.export import export
+from ttt.cli.generate import generate
 from ttt.cli.train import train
 from ttt.config.errors import UserError
 from ttt.config.plain import from_plain
-from ttt.config.schema import ExportConfig, TrainConfig
+from ttt.config.schema import EvalConfig, ExportConfig, GenerateConfig, KernelConfig, TrainConfig
 from ttt.evaluate.run import load_run
+from ttt.kernels import dispatch
 from ttt.layers.registry import layer_type
 from ttt.models.build import build_model
 from ttt.models.released import from_released
 from ttt.results.record import RunFolder
 
 Configure = Callable[..., TrainConfig]
+
+COMPILED = ("kernel=cpu", "size.width=32")
+"""Overrides of a tiny run with the compiled kernel, which needs a head width of 16."""
 
 
 def trained(configure: Configure, folder: Path, *overrides: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -106,3 +112,53 @@ def test_other_files_stay(configure: Configure, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nowhere/record.json: cannot be read"):
         export(ExportConfig(run=f"{tmp_path}/nowhere", out=f"{tmp_path}/new"), [])
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(("kernel", "exported"), [(None, "auto"), ("dual", "dual"), ("triton", "triton")])
+def test_the_exported_configuration_has_a_kernel_of_every_machine(
+    configure: Configure, tmp_path: Path, kernel: str | None, exported: str
+) -> None:
+    trained(configure, tmp_path / "run", *COMPILED)
+    chosen = None if kernel is None else KernelConfig(kernel)
+    export(ExportConfig(run=f"{tmp_path}/run", out=f"{tmp_path}/out", kernel=chosen), [])
+    plain = yaml.safe_load((tmp_path / "out/config.yaml").read_text())
+    recorded = json.loads((tmp_path / "run/record.json").read_text())["config"]
+    assert plain == {**recorded, "kernel": {**recorded["kernel"], "name": exported}}
+    assert recorded["kernel"]["name"] == "cpu"
+
+
+@pytest.mark.parametrize("kernel", ["cpu", "triton"])
+def test_a_run_is_used_where_its_kernel_is_missing(
+    configure: Configure, tmp_path: Path, kernel: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ids, logits = trained(configure, tmp_path / "run", *COMPILED)
+    record = tmp_path / "run/record.json"
+    record.write_text(record.read_text().replace('"name": "cpu"', f'"name": "{kernel}"'))
+    for missing in ("_why_no_compiler", "_why_no_triton"):
+        monkeypatch.setattr(dispatch, missing, lambda: "it is missing")
+    folder = RunFolder(tmp_path / "run")
+    torch.testing.assert_close(load_run(folder, torch.device("cpu")).model(ids), logits)
+    assert f"kernel: auto instead of {kernel}, with which the run was trained: it is missing" in caplog.text
+    evaluate(EvalConfig(run=str(folder.path), split="test", device="cpu"), [])
+    generate(GenerateConfig(run=str(folder.path), tokens=2, device="cpu"), [])
+    export(ExportConfig(run=str(folder.path), out=f"{tmp_path}/out"), [])
+    with pytest.raises(UserError, match=r"kernel.name=triton: it is missing; choose auto"):
+        generate(GenerateConfig(run=str(folder.path), tokens=2, device="cpu", kernel=KernelConfig("triton")), [])
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "reason"),
+    [
+        ("cpu", "cuda", "it runs on CPUs, not on cuda"),
+        ("auto", "cuda", None),
+        ("dual", "mps", None),
+        ("triton", "cuda", None),
+        ("triton", "mps", "it runs on GPUs, and with TRITON_INTERPRET=1 on CPUs, not on mps"),
+    ],
+)
+def test_a_kernel_is_for_a_kind_of_device(
+    name: str, device: str, reason: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatch, "_why_no_triton", lambda: None)
+    monkeypatch.setattr(dispatch._triton_op(), "INTERPRETED", False)
+    assert dispatch.why_not_here(name, torch.device(device)) == reason

@@ -36,11 +36,14 @@ MISTAKES = [
     (["temperature=-0.5"], "temperature=-0.5: must be at least 0"),
     (["temperature=nan"], "temperature=nan: must be at least 0"),
     (["top_k=0"], "top_k=0: must be at least 1, or null"),
+    (["temperature=inf"], "temperature=inf: must be finite"),
+    (["seed=4294967296"], "seed=4294967296: must be at least 0 and at most 4294967295"),
     (["seed=-1"], "seed=-1: must be at least 0"),
     (["prompt=\udcff"], r"prompt='\udcff': is not text in UTF-8"),
     (["prompt"], "prompt: not of the form key=value"),
     (["promt=x"], "promt: no such key; did you mean prompt?"),
     (["device=tpu"], "device=tpu: choose one of auto, cpu"),
+    (["kernel=cuda"], "kernel=cuda: choose one of auto, cpu, dual, primal, triton"),
     (["run=nowhere"], "nowhere/record.json: cannot be read"),
 ]
 
@@ -114,6 +117,11 @@ def test_a_run_without_a_checkpoint_is_named(
     with pytest.raises(SystemExit):
         generate(f"run={tmp_path}/bare")
     assert "bare: has no checkpoint" in capsys.readouterr().err
+
+
+def test_any_kernel_continues_the_text(generate: Generate) -> None:
+    texts = {generate("prompt=import", "tokens=8", "temperature=0", f"kernel={name}")[0] for name in ("primal", "dual")}
+    assert texts == {generate("prompt=import", "tokens=8", "temperature=0")[0]}
 
 
 def test_a_closed_pipe_ends_it_quietly(run: Path) -> None:

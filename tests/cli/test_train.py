@@ -8,11 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from starter import Starter
 
 from ttt.cli import train as command
 from ttt.cli.compose import added_layers
 from ttt.cli.train import train
+from ttt.config.errors import UserError
 from ttt.config.schema import TrainConfig
 from ttt.data.corpus import load_corpus
 
@@ -60,12 +62,30 @@ MISTAKES = [
     (["trainer.precision=8"], "trainer.precision=8: choose one of"),
     (["recipe.betas=[0.9]"], "recipe.betas=[0.9]: must be two numbers"),
     (["recipe.learning_rate=0"], "recipe.learning_rate=0.0: must be positive"),
+    (["recipe.learning_rate=1e-6"], "recipe.final_learning_rate=1e-05: must be at most the peak, recipe.learning_rate"),
+    (["recipe.learning_rate=inf"], "recipe.learning_rate=inf: must be finite"),
+    (["recipe.clip=inf"], "recipe.clip=inf: must be finite"),
+    (["seed=4294967296"], "seed=4294967296: must be at least 0 and at most 4294967295"),
+    (["trainer.threads=100000"], "trainer.threads=100000: must be at least 0 and at most 4096"),
+    (["data.workers=100000"], "data.workers=100000: must be at least 0 and at most 4096"),
+    (["data.max_chars=10", "data.min_chars=11"], "data.min_chars=11: must be at most data.max_chars=10"),
+    (["data.validation_fraction=0.5", "data.test_fraction=0.5"], "data.test_fraction=0.5: with data.validation"),
+    (["trainer.strategy=fsdp", "trainer.device=cpu"], "trainer.strategy=fsdp: needs GPUs (trainer.device=cuda), not"),
+    (["trainer.precision=16-mixed", "trainer.device=cpu"], "trainer.precision=16-mixed: needs a GPU"),
+    (["trainer.device=mps", "trainer.devices=2", "trainer.strategy=ddp"], "trainer.devices=2: must be 1 with mps"),
     (["ckpt=step-3"], "ckpt=step-3: choose one of last, or null"),
     (["ckpt=last", "overwrite=true"], "overwrite=true ckpt=last: start over or resume, not both"),
     (["data.packages=[nosuchpackage]"], "nosuchpackage"),
     (["data.vocab_size=10"], "data.vocab_size=10: must be at least"),
     (["ctx.length=10000000"], "no train document"),
 ]
+
+
+def test_fsdp_without_a_gpu_is_refused(configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(UserError, match=r"trainer.strategy=fsdp: needs GPUs \(trainer.device=cuda\), not cpu"):
+        train(configure(f"run={tmp_path}/run", "trainer.strategy=fsdp", "trainer.device=auto"), [])
 
 
 def run_in_process(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:

@@ -22,6 +22,7 @@ class Outer:
     inner: Inner = key(Inner, "another configuration")
     count: int | None = key(None, "a number", at_least=1)
     rate: float = key(1.0, "a rate", above=0)
+    seed: int = key(0, "a seed", at_least=0, at_most=7)
     kind: str = key("a", "a choice", choices=("a", "b"))
     sizes: list[int] = key(list, "a list", at_least=1)
     name: str = key("a", "a name", file_name=True)
@@ -35,6 +36,8 @@ class Outer:
         ({"inner": Inner(float("nan"))}, "some.inner.share=nan: must be at least 0 and below 1"),
         ({"count": 0}, "some.count=0: must be at least 1, or null"),
         ({"rate": 0.0}, "some.rate=0.0: must be positive"),
+        ({"rate": float("inf")}, "some.rate=inf: must be finite"),
+        ({"seed": 8}, "some.seed=8: must be at least 0 and at most 7"),
         ({"kind": "c"}, "some.kind=c: choose one of a, b"),
         *(
             (

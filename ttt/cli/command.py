@@ -81,7 +81,9 @@ class Command(Generic[C]):
             if equals and key in self.texts:
                 texts[key] = value
             else:
-                override = f"{self.aliases.get(key, key)}{equals}{value}"
+                # A group without a default is taken with and without Hydra's +.
+                key = f"+{key}" if f"+{key}" in self.more_groups else self.aliases.get(key, key)
+                override = f"{key}{equals}{value}"
                 overrides.append(quote_option(as_list(override, self.schema)))
         return overrides, texts
 

@@ -53,7 +53,7 @@ def evaluate(config: EvalConfig, overrides: list[str]) -> None:  # noqa: ARG001 
     read_record(folder.record)
     split, device = cast(Split, config.split), choose_device(config.device, "device")
     with locked(folder.path):
-        run = load_run(folder, device, eval_tokens=config.eval_tokens)
+        run = load_run(folder, device, eval_tokens=config.eval_tokens, kernel=config.kernel)
         if run.outdated(split):
             _warn_of_older_weights(run)
         if config.probe is None:

@@ -27,7 +27,7 @@ def export(config: ExportConfig, overrides: list[str]) -> None:  # noqa: ARG001 
 
     out = Path(config.out)
     refuse_other_files(out, config.overwrite)
-    for path in export_run(RunFolder(Path(config.run)), out, config.released):
+    for path in export_run(RunFolder(Path(config.run)), out, config.released, config.kernel):
         print(path)
 
 

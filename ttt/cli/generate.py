@@ -37,7 +37,7 @@ def generate(config: GenerateConfig, overrides: list[str]) -> None:  # noqa: ARG
     from ttt.models.device import choose_device
     from ttt.results.record import RunFolder
 
-    run = load_run(RunFolder(Path(config.run)), choose_device(config.device, "device"))
+    run = load_run(RunFolder(Path(config.run)), choose_device(config.device, "device"), kernel=config.kernel)
     sampling = Sampling(config.temperature, config.top_k, config.seed)
     show = partial(print, end="", flush=True)
     show(config.prompt)

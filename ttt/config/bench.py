@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ttt.config.errors import bad_value
-from ttt.config.keys import check_keys, key
+from ttt.config.keys import LARGEST_SEED, MOST_WORKERS, check_keys, key
 from ttt.config.schema import BackboneConfig, LayerConfig, SizeConfig
 
 
@@ -28,7 +28,7 @@ class BenchConfig:
     heads: int = key(0, "heads; each has width / heads dimensions", at_least=1)
     tokens: list[int] = key(list, "lengths of the sequences", at_least=1, not_empty=True)
     batch: int = key(0, "sequences in a batch", at_least=1)
-    threads: int = key(0, "CPU threads", at_least=1)
+    threads: int = key(0, "CPU threads", at_least=1, at_most=MOST_WORKERS)
     rounds: int = key(0, "timed repetitions, after an untimed one", at_least=1)
     checkpoint_group: list[int | None] = key(
         list,
@@ -37,7 +37,7 @@ class BenchConfig:
         not_empty=True,
     )
     dtype: str = key("float32", "of inputs and parameters", choices=("float32", "float64"))
-    seed: int = key(0, "seed of inputs and parameters", at_least=0)
+    seed: int = key(0, "seed of inputs and parameters", at_least=0, at_most=LARGEST_SEED)
     runs: str = key("runs", "folder in which the benchmark creates its run folder")
 
     def check(self) -> None:

@@ -1,5 +1,6 @@
 """Keys of a configuration: a dataclass field with the key's default, meaning and allowed values."""
 
+import math
 import operator
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import field, fields, is_dataclass
@@ -10,7 +11,13 @@ from ttt.config.errors import UserError, bad_value
 REQUIRED = "???"
 """The default of a key that must be given; OmegaConf refuses to read it."""
 
-BOUNDS = {"at_least": operator.ge, "above": operator.gt, "below": operator.lt}
+BOUNDS = {"at_least": operator.ge, "above": operator.gt, "at_most": operator.le, "below": operator.lt}
+
+LARGEST_SEED = 2**32 - 1
+"""Of NumPy's global generator, which Lightning seeds together with torch's."""
+
+MOST_WORKERS = 4096
+"""Threads or processes on one machine."""
 
 RENAMED = {"run_dir": "run", "runs_dir": "runs", "results": "runs", "forms": "kernels"}
 """Former name of a key -> present name."""
@@ -22,10 +29,10 @@ def key(default: Any, meaning: str, **rules: Any) -> Any:
     Args:
         default: the default value, or a class such as ``list`` or ``SizeConfig`` that creates it.
         meaning: the text of ``--help``.
-        rules: checked by ``check_keys``, in a list for each value: the bounds ``at_least``, ``above`` and ``below``;
-            ``choices``, a tuple of all allowed values; ``not_empty=True`` for a list; ``file_name=True`` for a text
-            that becomes the name of a folder or a part of it. ``hidden=True`` omits the key, or the keys of a group,
-            from ``--help``.
+        rules: checked by ``check_keys``, in a list for each value: the bounds ``at_least``, ``above``, ``at_most`` and
+            ``below``, which also exclude infinity; ``choices``, a tuple of all allowed values; ``not_empty=True`` for
+            a list; ``file_name=True`` for a text that becomes the name of a folder or a part of it. ``hidden=True``
+            omits the key, or the keys of a group, from ``--help``.
     """
     if unknown := rules.keys() - BOUNDS.keys() - {"choices", "not_empty", "file_name", "hidden"}:
         raise TypeError(f"no such rule: {', '.join(sorted(unknown))}")
@@ -93,6 +100,6 @@ def _allowed_instead_of(value: Any, rules: Mapping[str, Any], choose: str) -> st
         return "is the name of a folder; give one without / or \\, that does not begin with a dot"
     bounds = {name: rules[name] for name in BOUNDS if name in rules}
     if all(BOUNDS[name](value, bound) for name, bound in bounds.items()):
-        return None
+        return "must be finite" if bounds and math.isinf(value) else None
     words = [f"{name.replace('_', ' ')} {bound}" for name, bound in bounds.items()]
     return f"must be {' and '.join(words).replace('above 0', 'positive')}"

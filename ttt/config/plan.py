@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from ttt.config.errors import UserError, bad_value
 from ttt.config.keys import check_keys
-from ttt.config.schema import TrainConfig
+from ttt.config.schema import DataConfig, RecipeConfig, TrainConfig, TrainerConfig
 
 
 @dataclass(frozen=True)
@@ -77,9 +77,12 @@ def check(config: TrainConfig) -> StepPlan:
     check_keys(config)
     config.model.check()
     _check_heads(config)
-    _check_recipe(config)
+    _check_recipe(config.recipe)
+    check_data(config.data)
     if config.trainer.strategy == "single" and config.trainer.devices * config.trainer.nodes > 1:
         raise bad_value("trainer.strategy", "single", "is for one device; choose ddp or fsdp for more")
+    if config.trainer.device != "auto":
+        check_device(config.trainer, config.trainer.device)
     if config.overwrite and config.ckpt:
         raise UserError("overwrite=true ckpt=last: start over or resume, not both")
     return plan_steps(config)
@@ -93,6 +96,40 @@ def _check_heads(config: TrainConfig) -> None:
         raise bad_value("size.heads", size.heads, f"must leave an even head width, not {size.width // size.heads}")
 
 
-def _check_recipe(config: TrainConfig) -> None:
-    if len(config.recipe.betas) != 2:
-        raise bad_value("recipe.betas", list(config.recipe.betas), "must be two numbers")
+def _check_recipe(recipe: RecipeConfig) -> None:
+    if len(recipe.betas) != 2:
+        raise bad_value("recipe.betas", list(recipe.betas), "must be two numbers")
+    if recipe.final_learning_rate > recipe.learning_rate:
+        allowed = f"must be at most the peak, recipe.learning_rate={recipe.learning_rate}"
+        raise bad_value("recipe.final_learning_rate", recipe.final_learning_rate, allowed)
+
+
+def check_data(data: DataConfig) -> None:
+    """Check that the bounds of documents and the shares of the splits agree.
+
+    Raises:
+        UserError: no document or no training text is possible.
+    """
+    if data.min_chars > data.max_chars:
+        raise bad_value("data.min_chars", data.min_chars, f"must be at most data.max_chars={data.max_chars}")
+    if data.validation_fraction + data.test_fraction >= 1:
+        allowed = f"with data.validation_fraction={data.validation_fraction} must be below 1, to leave training text"
+        raise bad_value("data.test_fraction", data.test_fraction, allowed)
+
+
+def check_device(trainer: TrainerConfig, kind: str) -> None:
+    """Check that strategy and precision are possible on a kind of device.
+
+    Args:
+        trainer: the trainer's keys.
+        kind: cpu, cuda or mps: ``trainer.device``, or the device that was found for ``auto``.
+
+    Raises:
+        UserError: a strategy or precision that only GPUs have, or several devices of a kind that has one.
+    """
+    if trainer.strategy == "fsdp" and kind != "cuda":
+        raise bad_value("trainer.strategy", "fsdp", f"needs GPUs (trainer.device=cuda), not {kind}; choose ddp")
+    if trainer.precision == "16-mixed" and kind == "cpu":
+        raise bad_value("trainer.precision", "16-mixed", "needs a GPU; choose 32-true or bf16-mixed on a CPU")
+    if kind == "mps" and trainer.devices * trainer.nodes > 1:
+        raise bad_value("trainer.devices", trainer.devices, "must be 1 with mps, which has one device")

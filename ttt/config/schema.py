@@ -7,7 +7,7 @@ This module imports nothing heavy, so that ``--help`` and errors are printed at 
 from dataclasses import dataclass
 from typing import Any
 
-from ttt.config.keys import REQUIRED, check_keys, key
+from ttt.config.keys import LARGEST_SEED, MOST_WORKERS, REQUIRED, check_keys, key
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 SPLITS = ("train", "validation", "test")
@@ -97,7 +97,9 @@ class DataConfig:
     test_fraction: float = key(0.0, "the same for the test split", at_least=0, below=1)
     eval_tokens: int = key(131072, "maximum number of tokens that an evaluation reads", at_least=1)
     cache_dir: str | None = key(None, "folder of prepared data; null: the user's cache")
-    workers: int = key(1, "processes that prepare the data, with the same result; 0: one per core", at_least=0)
+    workers: int = key(
+        1, "processes that prepare the data, with the same result; 0: one per core", at_least=0, at_most=MOST_WORKERS
+    )
 
 
 @dataclass
@@ -147,7 +149,7 @@ class TrainerConfig:
     nodes: int = key(1, "number of nodes", at_least=1)
     strategy: str = key("single", "how several devices share the work", choices=("single", "ddp", "fsdp"))
     precision: str = key("auto", "precision", choices=("auto", "32-true", "bf16-mixed", "16-mixed"))
-    threads: int = key(0, "CPU threads; 0: torch's choice", at_least=0)
+    threads: int = key(0, "CPU threads; 0: torch's choice", at_least=0, at_most=MOST_WORKERS)
     device_batch: int | None = key(
         None, "sequences in a device's batch; null: as many as fit device_tokens", at_least=1
     )
@@ -174,7 +176,7 @@ class TrainConfig:
     recipe: RecipeConfig = key(RecipeConfig, "optimization")
     trainer: TrainerConfig = key(TrainerConfig, "hardware and bookkeeping")
     parent: ParentConfig = key(ParentConfig, "run whose weights this run starts from")
-    seed: int = key(0, "seed of initial weights and of the order of the data", at_least=0)
+    seed: int = key(0, "seed of initial weights and of the order of the data", at_least=0, at_most=LARGEST_SEED)
     runs: str = key("runs", "folder of run folders")
     run: str | None = key(None, "folder of this run; null: a folder below runs, named after the configuration")
     ckpt: str | None = key(
@@ -200,6 +202,9 @@ class EvalConfig:
         None, "maximum number of tokens to read for each measure; null: as in training", at_least=1
     )
     device: str = key("auto", "where to compute", choices=DEVICES)
+    kernel: KernelConfig | None = key(
+        None, "kernel that computes the inner loop; null: the run's, or auto if it cannot run here"
+    )
 
 
 @dataclass
@@ -211,6 +216,9 @@ class ExportConfig:
     released: bool = key(
         False,
         "parameter names of the authors' released code, and released.json with its settings (TTT-Linear, TTT-MLP)",
+    )
+    kernel: KernelConfig | None = key(
+        None, "kernel in the exported config.yaml; null: the run's, with auto in place of cpu and triton"
     )
     overwrite: bool = key(False, "write into a folder that is not empty; other files in it stay")
 
@@ -224,8 +232,11 @@ class GenerateConfig:
     tokens: int = key(200, "maximum number of tokens to generate; the document may end earlier", at_least=1)
     temperature: float = key(0.8, "below 1 prefers likely tokens; 0: always the likeliest", at_least=0)
     top_k: int | None = key(40, "sample from this many of the likeliest tokens; null: from all", at_least=1)
-    seed: int = key(0, "seed of the samples", at_least=0)
+    seed: int = key(0, "seed of the samples", at_least=0, at_most=LARGEST_SEED)
     device: str = key("auto", "where to compute", choices=DEVICES)
+    kernel: KernelConfig | None = key(
+        None, "kernel that computes the inner loop; null: the run's, or auto if it cannot run here"
+    )
 
 
 @dataclass

@@ -5,7 +5,7 @@ An axis is a key or group of ``ttt-train`` with a list of values; a grid point h
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import product
 from typing import Any, cast
 
@@ -16,6 +16,9 @@ GridPoint = dict[str, str]
 
 DEFAULT = "default"
 """The value of an axis that adds no override."""
+
+ADDED_GROUPS = ("ablation",)
+"""Groups without a default: Hydra takes them with ``+`` only, a sweep also without."""
 
 
 @dataclass(frozen=True)
@@ -61,17 +64,6 @@ class Sweep:
     axes: dict[str, tuple[str, ...]]
     rules: tuple[SweepRule, ...]
 
-    def with_overrides(self, overrides: list[str]) -> "Sweep":
-        """Return the sweep with overrides applied: new values for an axis, or another key for all runs."""
-        axes, base = dict(self.axes), list(self.base)
-        for override in overrides:
-            key, _, value = override.partition("=")
-            if key in axes:
-                axes[key] = tuple(value.split(","))
-            else:
-                base.append(override)
-        return replace(self, base=tuple(base), axes=axes)
-
     def runs(self) -> list[SweepRun]:
         """Return all runs, parents before their children; parents outside the grid are added.
 
@@ -109,6 +101,16 @@ class Sweep:
         return any(rule.skip for rule in self.rules if rule.matches(point))
 
 
+def key_of(override: str) -> str:
+    """Return the key of an override or of an axis, without ``+``."""
+    return override.lstrip("+").partition("=")[0]
+
+
+def with_plus(override: str) -> str:
+    """Return an override, or the name of an axis, with ``+`` if it names a group that Hydra takes with ``+`` only."""
+    return f"+{override.lstrip('+')}" if key_of(override) in ADDED_GROUPS else override
+
+
 def describe_point(point: GridPoint) -> str:
     """Return a grid point as on the command line."""
     return " ".join(f"{axis}={value}" for axis, value in point.items())
@@ -121,7 +123,7 @@ def read_sweep(name: str, plain: object) -> Sweep:
         UserError: an unknown key or a value of the wrong type.
     """
     content = _mapping(plain, name, "the file", ("base", "axes", "rules"))
-    axes = _mapping(content.get("axes", {}), name, "axes")
+    axes = _by_axis(content.get("axes", {}), name, "axes")
     for axis, values in axes.items():
         if not isinstance(values, list) or not values:
             raise UserError(f"sweep={name}: axes.{axis}={values}: must be a list of values")
@@ -131,22 +133,28 @@ def read_sweep(name: str, plain: object) -> Sweep:
     return Sweep(
         name,
         _overrides(content.get("base", []), name, "base"),
-        {axis: tuple(map(spelled, values)) for axis, values in axes.items()},
+        {axis: tuple(map(_text, values)) for axis, values in axes.items()},
         tuple(_rule(rule, name, f"rules[{number}]", list(axes)) for number, rule in enumerate(rules)),
     )
 
 
 def _rule(plain: object, name: str, where: str, axes: list[str]) -> SweepRule:
     content = _mapping(plain, name, where, ("when", "add", "skip", "from", "resources"))
-    when = _mapping(content.get("when", {}), name, f"{where}.when", axes)
-    start_from = _mapping(content.get("from", {}), name, f"{where}.from", axes)
+    when = _by_axis(content.get("when", {}), name, f"{where}.when", axes)
+    start_from = _by_axis(content.get("from", {}), name, f"{where}.from", axes)
     return SweepRule(
-        {axis: tuple(map(spelled, values if isinstance(values, list) else [values])) for axis, values in when.items()},
+        {axis: tuple(map(_text, values if isinstance(values, list) else [values])) for axis, values in when.items()},
         _overrides(content.get("add", []), name, f"{where}.add"),
         bool(content.get("skip", False)),
-        {axis: spelled(value) for axis, value in start_from.items()},
+        {axis: _text(value) for axis, value in start_from.items()},
         dict(_mapping(content.get("resources", {}), name, f"{where}.resources", RESOURCES)),
     )
+
+
+def _by_axis(plain: object, name: str, where: str, known: Any = None) -> dict[str, Any]:
+    """Return a mapping whose keys are axes, each as in ``with_plus``."""
+    named = {with_plus(axis): values for axis, values in _mapping(plain, name, where).items()}
+    return dict(_mapping(named, name, where, known))
 
 
 def _mapping(plain: object, name: str, where: str, known: Any = None) -> Mapping[str, Any]:
@@ -161,4 +169,9 @@ def _mapping(plain: object, name: str, where: str, known: Any = None) -> Mapping
 def _overrides(plain: object, name: str, where: str) -> tuple[str, ...]:
     if not isinstance(plain, list):
         raise UserError(f"sweep={name}: {where}={plain}: must be a list of overrides such as size=125m")
-    return tuple(map(spelled, plain))
+    return tuple(with_plus(spelled(override)) for override in plain)
+
+
+def _text(value: object) -> str:
+    """Return a value of an axis as Hydra's parser writes it, so that a rule matches it however it was given."""
+    return f"[{','.join(map(_text, value))}]" if isinstance(value, list) else spelled(value)

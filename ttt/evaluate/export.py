@@ -8,8 +8,10 @@ import yaml
 from safetensors.torch import save
 
 from ttt.config.errors import bad_value
+from ttt.config.schema import KernelConfig, Resolved
 from ttt.data.vocabulary import tokenizer_file
 from ttt.evaluate.run import load_run, restore_config
+from ttt.kernels.dispatch import COMPILED
 from ttt.models.released import released_meta, to_released
 from ttt.results.atomic import write_bytes
 from ttt.results.record import RunFolder
@@ -33,25 +35,27 @@ def refuse_other_files(out: Path, overwrite: bool) -> None:
         )
 
 
-def export_run(folder: RunFolder, out: Path, released: bool) -> list[Path]:
+def export_run(folder: RunFolder, out: Path, released: bool, kernel: KernelConfig | None = None) -> list[Path]:
     """Write the weights in float32, the run's configuration and its tokenizer; return the files.
 
     Args:
         folder: a run with a checkpoint.
         out: the folder to write, created if it is missing.
         released: use the released code's names, and add ``released.json``, the ``meta`` of ``from_released``.
+        kernel: the kernel in the exported configuration; None: the training's, or ``auto`` in place of a compiled one,
+            which other machines may lack.
 
     Raises:
         UserError: there is no run or no undamaged checkpoint, the released code has no such model, or the folder
             cannot be written.
     """
-    run = load_run(folder, torch.device("cpu"))
+    run = load_run(folder, torch.device("cpu"), kernel=KernelConfig())
     meta = released_meta(restore_config(run.record.content), run.model) if released else None
     state = to_released(run.model) if released else run.model.state_dict()
     # The largest file first, so that a full disk is noticed before others are written.
     files = {
         WEIGHTS: save({name: value.contiguous() for name, value in state.items()}, metadata={"format": "pt"}),
-        CONFIG: yaml.safe_dump(run.record.content["config"], sort_keys=False).encode(),
+        CONFIG: yaml.safe_dump(_with_kernel(run.record.content["config"], kernel), sort_keys=False).encode(),
     }
     if meta is not None:
         files[RELEASED] = (json.dumps(meta, indent=2) + "\n").encode()
@@ -61,3 +65,11 @@ def export_run(folder: RunFolder, out: Path, released: bool) -> list[Path]:
     for name, content in files.items():
         write_bytes(out / name, content)
     return [out / name for name in sorted(files)]
+
+
+def _with_kernel(config: Resolved, kernel: KernelConfig | None) -> Resolved:
+    """Return a run's configuration with ``kernel``, see ``export_run``."""
+    trained = config["kernel"]
+    if kernel is None and trained["name"] not in COMPILED:
+        return config
+    return {**config, "kernel": {**trained, "name": "auto" if kernel is None else kernel.name}}

@@ -1,5 +1,6 @@
 """A trained run, from its folder or at the end of its training, and the evaluation of its model."""
 
+import logging
 import math
 import time
 from dataclasses import dataclass
@@ -8,10 +9,11 @@ import torch
 
 from ttt.config.errors import DivergedError, UserError, bad_value
 from ttt.config.plain import from_plain
-from ttt.config.schema import TrainConfig
+from ttt.config.schema import KernelConfig, TrainConfig
 from ttt.data.corpus import Corpus, Documents, load_corpus
 from ttt.data.sources import data_schema
 from ttt.evaluate.perplexity import SplitEvaluation, evaluate_split
+from ttt.kernels.dispatch import why_not_here
 from ttt.layers.registry import layer_type
 from ttt.models.build import build_model
 from ttt.models.language_model import LanguageModel
@@ -21,6 +23,8 @@ from ttt.results.checkpoints import newest_whole
 from ttt.results.metrics import MetricLog, Split
 from ttt.results.record import Evaluation, Record, RunFolder, require_data
 from ttt.results.run_record import RunRecord
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,11 @@ class TrainedRun:
 
 
 def load_run(
-    folder: RunFolder, device: torch.device, show_progress: bool = True, eval_tokens: int | None = None
+    folder: RunFolder,
+    device: torch.device,
+    show_progress: bool = True,
+    eval_tokens: int | None = None,
+    kernel: KernelConfig | None = None,
 ) -> TrainedRun:
     """Return the run in ``folder`` with the weights of its newest undamaged checkpoint.
 
@@ -101,9 +109,11 @@ def load_run(
         device: where to compute, in float32.
         show_progress: show progress bars.
         eval_tokens: maximum number of tokens to read for each measure; None: as in the run's configuration.
+        kernel: computes the inner loop; None: the kernel of the training, or ``auto`` if it cannot run here.
 
     Raises:
-        UserError: there is no such run or no undamaged checkpoint, or the data has changed since the training.
+        UserError: there is no such run or no undamaged checkpoint, the data has changed since the training, or
+            ``kernel`` cannot run here.
     """
     record = RunRecord.read(folder)
     config = restore_config(record.content)
@@ -112,13 +122,23 @@ def load_run(
         raise UserError(f"{folder.path}: has no checkpoint to evaluate; train it further with ckpt=last")
     corpus = load_corpus(config.data, show_progress)
     require_data(folder, record.content, corpus.digest)
-    model = build_model(config.model, config.size, config.backbone, config.kernel, corpus.vocab_size)
+    chosen = kernel or kernel_here(config.kernel, device)
+    model = build_model(config.model, config.size, config.backbone, chosen, corpus.vocab_size)
     load_weights(model, checkpoint.path)
     if device.type == "cpu":
         keep_freed_memory()
     tokens = config.data.eval_tokens if eval_tokens is None else eval_tokens
     reading = Reading(config.ctx.length, tokens, device, config.trainer.device_tokens, show_progress)
     return TrainedRun(record, corpus, model.to(device), checkpoint.step, reading)
+
+
+def kernel_here(trained: KernelConfig, device: torch.device) -> KernelConfig:
+    """Return the kernel of a training, or ``auto`` if it cannot run on this machine and device; weights fit any."""
+    reason = why_not_here(trained.name, device)
+    if reason is None:
+        return trained
+    log.warning("kernel: auto instead of %s, with which the run was trained: %s", trained.name, reason)
+    return KernelConfig()
 
 
 def restore_config(record: Record) -> TrainConfig:

@@ -20,7 +20,10 @@ from ttt.kernels.adapter import for_any_length, why_unsupported, with_halved_los
 from ttt.kernels.cpu import op
 from ttt.kernels.cpu.build import CompilerError, load
 
-KERNELS = ("auto", "primal", "dual", "cpu", "triton")
+COMPILED = ("cpu", "triton")
+"""Kernels that some machines lack."""
+
+KERNELS = ("auto", "primal", "dual", *COMPILED)
 
 DEFAULT_GROUP = 16
 """``kernel.checkpoint_group`` of the primal and the dual kernel where it is null; the compiled kernels have their own
@@ -43,7 +46,7 @@ def choose_kernel(config: KernelConfig, spec: InnerSpec) -> InnerKernel:
         raise bad_value("kernel.name", "dual", "this inner model has no dual form; choose auto for the primal form")
     if config.name == "triton":
         reason = reason or _why_no_triton()
-    if config.name in ("cpu", "triton") and reason:
+    if config.name in COMPILED and reason:
         raise bad_value("kernel.name", config.name, f"{reason}; choose auto")
     mini_batch_kernel = dual_mini_batch if has_dual and config.name != "primal" else primal_mini_batch
     group = DEFAULT_GROUP if config.checkpoint_group is None else config.checkpoint_group
@@ -51,6 +54,13 @@ def choose_kernel(config: KernelConfig, spec: InnerSpec) -> InnerKernel:
     if config.name in ("primal", "dual") or reason:
         return fallback
     return CompiledKernel(config, fallback)
+
+
+def why_not_here(name: str, device: torch.device) -> str | None:
+    """Return why the kernel of this name cannot run on this machine and device, or None."""
+    if name == "cpu":
+        return _why_no_compiler() if device.type == "cpu" else f"it runs on CPUs, not on {device.type}"
+    return (_why_no_triton() or _why_not_triton_on(device)) if name == "triton" else None
 
 
 def view_type(kernel: InnerKernel, views: Tensor) -> torch.dtype:
@@ -151,6 +161,13 @@ def _why_no_triton() -> str | None:
     return None
 
 
+def _why_not_triton_on(device: torch.device) -> str | None:
+    """Return why Triton's kernels, which are installed, cannot run on a device, or None."""
+    if device.type == "cuda" or _triton_op().INTERPRETED:
+        return None
+    return f"it runs on GPUs, and with TRITON_INTERPRET=1 on CPUs, not on {device.type}"
+
+
 def _why_not_triton(loop: InnerLoop, inputs: InnerInputs) -> str | None:
     """Return why Triton's kernels cannot compute these inputs, or None."""
     missing = _why_no_triton()
@@ -159,8 +176,8 @@ def _why_not_triton(loop: InnerLoop, inputs: InnerInputs) -> str | None:
     if inputs.log_decay is not None:
         return "it supports no forget gate"
     views = inputs.q
-    if not views.is_cuda and not _triton_op().INTERPRETED:
-        return f"it runs on GPUs, and with TRITON_INTERPRET=1 on CPUs, not on {views.device.type}"
+    if elsewhere := _why_not_triton_on(views.device):
+        return elsewhere
     # Dynamo cannot trace the call that reads the device's shared memory; the operator checks it when it runs.
     device = None if torch.compiler.is_compiling() else views.device
     hidden = _hidden(loop, inputs)

@@ -7,6 +7,7 @@ import torch
 
 from ttt.config.errors import bad_value
 from ttt.config.plain import to_plain
+from ttt.config.plan import check_device
 from ttt.data.corpus import Corpus, load_corpus
 from ttt.data.windows import Windows, windows_at_start, windows_within
 from ttt.evaluate.run import Reading
@@ -68,6 +69,7 @@ def prepare(plan: RunPlan, former: Record | None) -> PreparedRun:
     newest = newest_whole(plan.folder.checkpoints) if former else None
     former = former if newest else None
     device = choose_device(config.trainer.device, "trainer.device")
+    check_device(config.trainer, device.type)
     require_logger(config.trainer.logger)
     if device.type == "cpu":
         keep_freed_memory()

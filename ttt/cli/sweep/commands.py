@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ttt.cli.sweep.expand import change_cluster, expand, load_cluster, load_sweep
+from ttt.cli.sweep.overrides import with_overrides
 from ttt.cli.sweep.request import COMMON_KEYS, Request
 from ttt.cli.sweep.tables import cost_table, status_table
 from ttt.config.errors import UserError
@@ -25,7 +26,7 @@ from ttt.results.atomic import write_text
 
 def plan(request: Request) -> None:
     """Print the runs of the sweep and their estimated cost."""
-    device, utilisation = request.options.get("device", "h100"), request.number("utilisation", 0.4, 0)
+    device, utilisation = request.options.get("device", "h100"), request.number("utilisation", 0.4, 0.001, 1)
     print(cost_table(run_costs(_expand(request), device, utilisation), device, utilisation))
 
 
@@ -46,7 +47,7 @@ def submit(request: Request) -> None:
 
 def status(request: Request) -> None:
     """Print one line per run, or the folders of finished runs; with ``--watch``, until all runs have ended."""
-    folder, interval = SweepFolder(request.folder), request.number("interval", 10, 1)
+    folder, interval = SweepFolder(request.folder), request.number("interval", 10, 1, 86400)
     while True:
         statuses = sweep_status(folder)
         if "--json" in request.flags:
@@ -97,7 +98,7 @@ def logs(request: Request) -> None:
     statuses = sweep_status(folder)
     for chosen in _select(request, statuses, statuses):
         for path in log_files(folder, chosen):
-            print(f"==> {path} <==\n{tail(path, int(request.number('lines', 40, 1)))}")
+            print(f"==> {path} <==\n{tail(path, int(request.number('lines', 40, 1, 10**9)))}")
 
 
 def collect(request: Request) -> None:
@@ -126,7 +127,7 @@ COMMANDS: dict[str, Callable[[Request], None]] = {
 
 def _expand(request: Request) -> Plan:
     """Return the plan of the requested sweep; show the progress on a terminal."""
-    sweep = load_sweep(request.required("sweep"), request.options.get("scale")).with_overrides(request.overrides)
+    sweep = with_overrides(load_sweep(request.required("sweep"), request.options.get("scale")), request.overrides)
 
     def report(done: int, total: int) -> None:
         if sys.stderr.isatty():

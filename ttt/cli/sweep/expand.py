@@ -22,7 +22,7 @@ from ttt.config.keys import RENAMED
 from ttt.config.plain import to_plain
 from ttt.config.plan import check
 from ttt.config.schema import TrainConfig
-from ttt.config.sweep import Sweep, SweepRun, describe_point, read_sweep
+from ttt.config.sweep import Sweep, SweepRun, describe_point, key_of, read_sweep
 from ttt.launch.plan import Plan, PlannedRun
 from ttt.train.optimizers.registry import check_optimizer
 from ttt.train.planning import planned_parent, with_parent
@@ -78,8 +78,8 @@ def expand(sweep: Sweep, runs_folder: Path, report: Callable[[int, int], None] =
     Raises:
         UserError: an override that does not compose or an invalid value; the message names the grid point.
     """
-    for override in sweep.base:
-        key = override.lstrip("+").partition("=")[0]
+    for override in (*sweep.base, *sweep.axes):
+        key = key_of(override)
         key = RENAMED.get(key, key)
         if key in SET_BY_SWEEP:
             raise UserError(f"{override}: a sweep sets {key} itself; runs=FOLDER chooses the folder of its runs")
@@ -112,7 +112,7 @@ def compose_run(run: SweepRun, runs_folder: Path, parent: TrainConfig | None) ->
     """
     overrides = [quote_option(spelled_out(override)) for override in run.overrides]
     if parent is not None:
-        chosen = {override.lstrip("+").partition("=")[0] for override in overrides}
+        chosen = set(map(key_of, overrides))
         overrides = [*inherited(to_plain(parent), chosen), *overrides]
     config = as_object(hydra.compose("train", overrides), TrainConfig)
     config = replace(config, runs=str(runs_folder), ckpt="last")
