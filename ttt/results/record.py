@@ -104,8 +104,8 @@ class Data(TypedDict):
 class Evaluation(TypedDict):
     """The result on a split: ``loss`` in nats per token; ``per_token_sequences`` counts for the loss by token index.
 
-    ``perplexity`` is None if it is infinite. ``step`` is the optimizer steps of the evaluated weights; records without it
-    mean the last step of the run.
+    ``perplexity`` is None if it is infinite. ``step`` is the number of optimizer steps of the evaluated weights; a
+    record without it means the last step of the run.
     """
 
     loss: float
