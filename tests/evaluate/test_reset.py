@@ -111,5 +111,5 @@ def test_a_length_of_zero_is_refused(tmp_path: Path) -> None:
     "settings", [{"probe": "reset"}, {"reset_every": 8}, {"probe": "inner_loss", "reset_every": 8}]
 )
 def test_a_length_goes_with_the_probe(settings: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"reset_every=(None|8): probe=reset requires a number of tokens"):
+    with pytest.raises(UserError, match=r"reset_every=(null|8): probe=reset requires a number of tokens"):
         evaluate(tmp_path, **settings)

@@ -51,20 +51,24 @@ def newest_whole(folder: Path) -> Checkpoint | None:
     Damaged and unfinished checkpoints are reported on standard error.
 
     Raises:
-        UserError: no checkpoint is whole, and at least one is damaged.
+        UserError: no checkpoint is whole, and at least one is damaged or several have no digest: a kill leaves one.
     """
-    paths, damaged = checkpoints(folder), False
+    paths, damaged, unfinished = checkpoints(folder), False, 0
     for path in reversed(paths):
         try:
             return _verified(path)
         except UnfinishedError as error:
             before = "trying the previous one" if path != paths[0] else "there is no earlier one"
+            unfinished += 1
             print(f"warning: {path}: {error}; {before}", file=sys.stderr)
         except ValueError as error:
             damaged = True
             print(f"warning: {path}: {error}; trying the previous one", file=sys.stderr)
     if damaged:
         raise UserError(f"{folder}: every checkpoint is damaged; restore one, or train again with overwrite=true")
+    if unfinished > 1:
+        remedy = "copy these files too, or start over with overwrite=true"
+        raise UserError(f"{folder}: no checkpoint has its .sha256 file; {remedy}")
     return None
 
 
