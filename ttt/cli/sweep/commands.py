@@ -26,7 +26,7 @@ from ttt.results.atomic import write_text
 
 def plan(request: Request) -> None:
     """Print the runs of the sweep and their estimated cost."""
-    device, utilisation = request.options.get("device", "h100"), request.number("utilisation", 0.4, 0.001, 1)
+    device, utilisation = request.options.get("device", "h100"), request.number("utilisation", 0.4, 0)
     print(cost_table(run_costs(_expand(request), device, utilisation), device, utilisation))
 
 
@@ -47,7 +47,7 @@ def submit(request: Request) -> None:
 
 def status(request: Request) -> None:
     """Print one line per run, or the folders of finished runs; with ``--watch``, until all runs have ended."""
-    folder, interval = SweepFolder(request.folder), request.number("interval", 10, 1, 86400)
+    folder, interval = SweepFolder(request.folder), request.number("interval", 10, 1)
     while True:
         statuses = sweep_status(folder)
         if "--json" in request.flags:
@@ -98,7 +98,7 @@ def logs(request: Request) -> None:
     statuses = sweep_status(folder)
     for chosen in _select(request, statuses, statuses):
         for path in log_files(folder, chosen):
-            print(f"==> {path} <==\n{tail(path, int(request.number('lines', 40, 1, 10**9)))}")
+            print(f"==> {path} <==\n{tail(path, int(request.number('lines', 40, 1)))}")
 
 
 def collect(request: Request) -> None:
