@@ -61,7 +61,7 @@ FENCED: dict[str, set[str]] = {
     "omegaconf": {"cli"},
     "pandas": {"analysis", "plots", "claims"},
     "matplotlib": {"plots"},
-    "pyarrow": {"results", "analysis"},
+    "pyarrow": {"results", "analysis", "data"},
 }
 """Third party -> the only packages that may import it."""
 

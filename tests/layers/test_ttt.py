@@ -92,7 +92,7 @@ def test_equal_seeds_start_layers_from_equal_projections() -> None:
         ({"mini_batch_size": 0}, "model.mini_batch_size=0: must be at least 1"),
         ({"mini_batch_size": -3}, "model.mini_batch_size=-3: must be at least 1"),
         ({"norm": False}, "model.learnable_norm=true: model.norm=false leaves no LN to learn"),
-        ({"inner_model": "mlp"}, r"model.hidden=\[\]: an MLP needs one positive width"),
+        ({"inner_model": "mlp"}, r"model.hidden=\[\]: an MLP needs at least one width"),
         ({"inner_model": "mlp", "hidden": [4, 0]}, "model.hidden=0: must be at least 1"),
         ({"hidden": [4]}, r"model.hidden=\[4\]: must be \[\] for inner_model=linear"),
         ({"inner_model": "mlp", "hidden": [4], "W_init": "zero"}, "model.W_init=zero: .*without gradients"),

@@ -55,11 +55,11 @@ def test_a_run_that_learns_has_no_warnings(
 def test_probing_changes_nothing(configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     common = ["trainer.checkpoint_every=2", "model=ttt_mlp"]
     looks: list[int] = []
-    found = InnerWatch._found
-    monkeypatch.setattr(InnerWatch, "_found", lambda *given: looks.append(given[2]) or found(*given))
+    found = InnerWatch._warnings
+    monkeypatch.setattr(InnerWatch, "_warnings", lambda *given: looks.append(given[2]) or found(*given))
     train(configure(f"run={tmp_path}/watched", *common), [])
     assert looks == [2, 4, 6, 8, 10, 12]
-    monkeypatch.setattr(InnerWatch, "_found", lambda *_: {})
+    monkeypatch.setattr(InnerWatch, "_warnings", lambda *_: {})
     train(configure(f"run={tmp_path}/unwatched", *common), [])
     runs = [tmp_path / name for name in ("watched", "unwatched")]
     assert len({(run / "metrics.parquet").read_bytes() for run in runs}) == 1
