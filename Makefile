@@ -47,7 +47,7 @@ laptop: setup ## every figure and claim from runs on this machine (two hours on 
 test: setup ## run all tests (16 minutes on 2 cores)
 	$(PYTEST)
 
-quick: setup ## run the tests that are not marked slow (two minutes on 2 cores): for use while working
+quick: setup ## run the tests that are not marked slow (four minutes on 2 cores): for use while working
 	$(PYTEST) -m "not slow"
 
 check: setup ## lint, format and types
