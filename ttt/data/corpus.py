@@ -7,6 +7,7 @@ import numpy as np
 
 from ttt.config.errors import UserError, bad_value
 from ttt.config.keys import check_keys
+from ttt.config.plan import check_data
 from ttt.config.schema import DataConfig
 from ttt.config.system import file_sha256
 from ttt.data import files
@@ -103,11 +104,7 @@ def _check(config: DataConfig) -> None:
     if config.tokenizer is None and config.vocab_size < SMALLEST_VOCABULARY:
         allowed = f"must be at least {SMALLEST_VOCABULARY}: one token per byte and one for the end of a document"
         raise bad_value("data.vocab_size", config.vocab_size, allowed)
-    if config.min_chars > config.max_chars:
-        raise bad_value("data.min_chars", config.min_chars, f"must not exceed data.max_chars={config.max_chars}")
-    if config.validation_fraction + config.test_fraction >= 1:
-        allowed = f"with data.validation_fraction={config.validation_fraction} leaves nothing for training; lower one"
-        raise bad_value("data.test_fraction", config.test_fraction, allowed)
+    check_data(config)
 
 
 def _open(name: str, folder: Path) -> Corpus:
