@@ -59,7 +59,9 @@ def test_weights_and_configuration_give_the_model(configure: Configure, tmp_path
 
 @pytest.mark.parametrize("steps", ["recipe.steps=2", "recipe.steps=1000"], ids=["warmed up", "warming up"])
 @pytest.mark.parametrize(
-    "overrides", [["model=ttt_linear"], ["model=ttt_mlp"], ["model=ttt_mlp", "backbone=transformer"]], ids=" ".join
+    "overrides",
+    [["model=ttt_linear", "model.conv_kernel=2"], ["model=ttt_mlp"], ["model=ttt_mlp", "backbone=transformer"]],
+    ids=" ".join,
 )
 def test_the_released_names_give_the_same_logits(
     configure: Configure, tmp_path: Path, overrides: list[str], steps: str, monkeypatch: pytest.MonkeyPatch

@@ -12,7 +12,8 @@ from transformers import MambaConfig as TheirConfig
 from transformers.models.mamba.modeling_mamba import MambaMixer
 
 from ttt.config.layers import MambaConfig
-from ttt.layers.mamba import Mamba, choose_scan, fast_scan, plain_scan
+from ttt.layers import mamba_kernels
+from ttt.layers.mamba import Mamba, choose_scan, plain_scan
 from ttt.layers.registry import LayerSpec, build_layer
 
 WIDTH, TOKENS = 24, 70
@@ -96,9 +97,11 @@ def test_bfloat16_stays_near() -> None:
 @pytest.fixture(autouse=True)
 def _fresh_import() -> Iterator[None]:
     """Repeat the import of mamba_ssm in each test."""
-    fast_scan.cache_clear()
+    for kernel in (mamba_kernels.scan, mamba_kernels.step):
+        kernel.cache_clear()
     yield
-    fast_scan.cache_clear()
+    for kernel in (mamba_kernels.scan, mamba_kernels.step):
+        kernel.cache_clear()
 
 
 def reference_selective_scan(
@@ -126,37 +129,78 @@ def reference_selective_scan(
     return torch.stack(y, dim=2) * F.silu(z), h
 
 
+def reference_state_update(
+    state: Tensor,
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    z: Tensor,
+    dt_bias: Tensor,
+    dt_softplus: bool,
+) -> Tensor:
+    """Compute the package's documented formula, in place: state (B, E, N); x, dt, z (B, E); B, C (B, N)."""
+    assert dt_softplus
+    dt = F.softplus(dt + dt_bias)
+    state.copy_(torch.exp(dt[:, :, None] * A) * state + (dt * x)[:, :, None] * B[:, None])
+    return ((state * C[:, None]).sum(-1) + D * x) * F.silu(z)
+
+
 @pytest.fixture
 def _mamba_ssm(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Install a mamba_ssm package whose kernel is the reference formula."""
+    """Install a mamba_ssm package whose kernels are the reference formulas."""
     interface = ModuleType("mamba_ssm.ops.selective_scan_interface")
     interface.selective_scan_fn = reference_selective_scan  # type: ignore[attr-defined]
-    for name in ("mamba_ssm", "mamba_ssm.ops"):
-        monkeypatch.setitem(sys.modules, name, ModuleType(name))
-    monkeypatch.setitem(sys.modules, interface.__name__, interface)
+    update = ModuleType("mamba_ssm.ops.triton.selective_state_update")
+    update.selective_state_update = reference_state_update  # type: ignore[attr-defined]
+    empty = ("selective_scan_cuda", "mamba_ssm", "mamba_ssm.ops", "mamba_ssm.ops.triton")
+    for module in (interface, update, *map(ModuleType, empty)):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+
+
+def scan_inputs(tokens: int) -> list[Tensor]:
+    torch.manual_seed(0)
+    u, dt, z = torch.randn(3, 2, tokens, 5)
+    B, C = torch.randn(2, 2, tokens, 3)
+    return [u, dt, -torch.rand(5, 3), B, C, torch.randn(5), z, torch.randn(5)]
 
 
 @pytest.mark.usefixtures("_mamba_ssm")
 def test_the_packages_scan_gets_its_layout() -> None:
-    fast = choose_scan(CUDA, None)
+    fast = choose_scan(CUDA, None, tokens=9)
     assert fast is not plain_scan
-    torch.manual_seed(0)
-    u, dt, z = torch.randn(3, 2, 9, 5)
-    B, C = torch.randn(2, 2, 9, 3)
-    A, D, bias = -torch.rand(5, 3), torch.randn(5), torch.randn(5)
-    torch.testing.assert_close(fast(u, dt, A, B, C, D, z, bias, None), plain_scan(u, dt, A, B, C, D, z, bias, None))
+    inputs = scan_inputs(9)
+    torch.testing.assert_close(fast(*inputs, None), plain_scan(*inputs, None))
 
 
 @pytest.mark.usefixtures("_mamba_ssm")
-def test_a_given_state_takes_the_plain_scan() -> None:
-    assert choose_scan(CUDA, torch.zeros(2, 5, 3)) is plain_scan
+@torch.no_grad()
+def test_decoding_takes_the_packages_step() -> None:
+    fast = choose_scan(CUDA, h := torch.randn(2, 5, 3), tokens=1)
+    assert fast is not plain_scan
+    inputs, before = scan_inputs(1), h.clone()
+    torch.testing.assert_close(fast(*inputs, h), plain_scan(*inputs, h))
+    assert torch.equal(h, before), "the caller's state stays as it is"
 
 
 @pytest.mark.usefixtures("_mamba_ssm")
-def test_the_cpu_never_asks_for_the_package() -> None:
-    assert choose_scan(torch.device("cpu"), None) is plain_scan
+def test_the_packages_kernels_are_for_their_case_only() -> None:
+    h = torch.zeros(2, 5, 3)
+    assert choose_scan(torch.device("cpu"), None, 9) is plain_scan
+    assert choose_scan(CUDA, h, 1) is plain_scan, "its step has no gradient"
+    with torch.no_grad():
+        assert choose_scan(CUDA, h, 2) is plain_scan
+        assert choose_scan(torch.device("cpu"), h, 1) is plain_scan
 
 
-def test_without_the_package_cuda_has_the_plain_scan(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "mamba_ssm", None)
-    assert choose_scan(CUDA, None) is plain_scan
+@pytest.mark.usefixtures("_mamba_ssm")
+@pytest.mark.parametrize("part", ["mamba_ssm", "selective_scan_cuda"])
+def test_without_the_package_or_its_compiled_part_cuda_has_the_plain_scan(
+    monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    monkeypatch.setitem(sys.modules, part, None)
+    if part == "mamba_ssm":
+        monkeypatch.delitem(sys.modules, "mamba_ssm.ops.selective_scan_interface")
+    assert choose_scan(CUDA, None, 9) is plain_scan

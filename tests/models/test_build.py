@@ -5,6 +5,7 @@ import torch
 from hydra import compose
 
 from ttt.cli.compose import as_object
+from ttt.config.errors import UserError
 from ttt.config.schema import TrainConfig
 from ttt.models.build import build_model
 from ttt.models.flops import training_flops
@@ -38,6 +39,14 @@ def test_a_transformers_parameters_and_flops_by_hand(name: str) -> None:
 
 def test_mamba_130m_has_its_authors_number_of_parameters() -> None:
     assert count(build("mamba", "125m", vocabulary=50280)[0]) == 129_135_360
+
+
+def test_a_width_of_the_convolution_needs_a_convolution() -> None:
+    config = as_object(
+        compose("train", ["model=ttt_linear", "backbone=transformer", "model.conv_kernel=2"]), TrainConfig
+    )
+    with pytest.raises(UserError, match=r"model.conv_kernel=2: backbone=transformer has no convolution"):
+        build_model(config.model, config.size, config.backbone, config.kernel, 100)
 
 
 @pytest.mark.parametrize("model", ["ttt_linear", "ttt_mlp", "linear_attention", "mamba"])

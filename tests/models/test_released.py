@@ -56,6 +56,21 @@ def test_weights_come_back_as_they_went_in(path: Path) -> None:
     assert all(torch.equal(back[name], value) for name, value in state.items())
 
 
+def test_convolutions_of_another_width() -> None:
+    """Filters with two more taps of 0 before the others compute the same."""
+    tensors, state, meta = load(next(path for path in GOLDEN if "mamba" in path.stem))
+    wider = {
+        name: torch.nn.functional.pad(value, (2, 0))
+        if "conv" in name and name.endswith("weight") and value.ndim == 3
+        else value
+        for name, value in state.items()
+    }
+    assert sum(wider[name].shape != state[name].shape for name in state) == 3 * meta["num_layers"]
+    model = from_released(wider, meta | {"conv_kernel": 6})
+    assert (model(tensors["input_ids"]) - tensors["logits"]).abs().max() < TOLERANCE
+    assert all(torch.equal(value, wider[name]) for name, value in to_released(model).items())
+
+
 def test_a_tied_head_is_accepted() -> None:
     _, state, meta = load(GOLDEN[0])
     from_released(state | {"lm_head.weight": state["model.embed_tokens.weight"]}, meta)

@@ -8,10 +8,10 @@ from torch import Tensor
 from ttt.backbones.modules import rms_norm
 from ttt.backbones.registry import register_backbone
 from ttt.backbones.transformer import TransformerBlock
+from ttt.config.layers import CONV_KERNEL
 from ttt.config.schema import SizeConfig
 from ttt.layers.convolution import CausalConv
 from ttt.layers.state import SequenceLayer, State, named, part
-from ttt.layers.views import CONV_KERNEL
 
 
 @register_backbone("mamba", conv_gate=True)
@@ -21,7 +21,7 @@ class MambaBackboneBlock(TransformerBlock):
     def __init__(self, layer: SequenceLayer, size: SizeConfig) -> None:
         super().__init__(layer, size)
         self.conv_norm = rms_norm(size.width)
-        self.conv = CausalConv(size.width, CONV_KERNEL)
+        self.conv = CausalConv(size.width, getattr(layer, "conv_kernel", CONV_KERNEL))
 
     def forward(self, h_BTC: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Convolve, then continue as the Transformer block."""

@@ -10,6 +10,9 @@ from ttt.config.errors import bad_value
 from ttt.config.keys import REQUIRED, key
 from ttt.config.schema import LayerConfig
 
+CONV_KERNEL = 4
+"""Width in tokens of the convolutions of Mamba and of the Mamba backbone, in the paper and in the released code."""
+
 
 @dataclass
 class TTTConfig(LayerConfig):
@@ -35,6 +38,9 @@ class TTTConfig(LayerConfig):
     momentum: float = key(0.0, "share of the last update in each update (beyond the paper)", at_least=0, below=1)
     forget_gate: bool = key(False, "each token keeps a learned share of W (beyond the paper)")
     rope_base: float = key(10000.0, "base of RoPE; positions restart in every mini-batch", above=0)
+    conv_kernel: int = key(
+        CONV_KERNEL, "width in tokens of the convolutions of backbone=mamba, in the block and in the layer", at_least=1
+    )
 
     def check(self) -> None:
         """Check that the values are in range and consistent.
@@ -86,7 +92,7 @@ class MambaConfig(LayerConfig):
 
     state_size: int = key(16, "state dimensions of a channel", at_least=1)
     expand: int = key(2, "inner width in multiples of the model width", at_least=1)
-    conv_kernel: int = key(4, "width of the convolution in tokens", at_least=1)
+    conv_kernel: int = key(CONV_KERNEL, "width of the convolution in tokens", at_least=1)
     dt_rank: int | None = key(None, "rank of the step size's projection; null: ceil(width / 16)", at_least=1)
 
 

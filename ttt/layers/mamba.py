@@ -4,29 +4,22 @@ Shapes: B batch, T tokens, C model width, E = expand C inner width, N state size
 """
 
 import math
-from collections.abc import Callable
-from functools import cache
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ttt.config.layers import MambaConfig
+from ttt.layers import mamba_kernels
 from ttt.layers.convolution import CausalConv
 from ttt.layers.flops import count_flops
+from ttt.layers.mamba_kernels import GatedScan
 from ttt.layers.registry import LayerSpec, register_layer
 from ttt.layers.selective_scan import selective_scan
 from ttt.layers.state import State, named, part
 from ttt.layers.views import linear
 
 DELTA_MIN, DELTA_MAX, DELTA_FLOOR = 1e-3, 1e-1, 1e-4
-
-GatedScan = Callable[
-    [Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]
-]
-"""``(u_BTE, dt_BTE, A_EN, B_BTN, C_BTN, D_E, z_BTE, dt_bias_E, h_BEN)`` -> the scan from h with softplus(dt + dt_bias),
-times SiLU(z), and the last state."""
 
 
 @register_layer("mamba", MambaConfig, backbones=("own", "transformer"))
@@ -74,7 +67,7 @@ class Mamba(nn.Module):
         # The scan adds the bias, so that it stays in float32 under autocast.
         dt_BTE = F.linear(dt_BTR, self.dt_proj.weight)
         h_BEN = state["h"] if state else None
-        scan = choose_scan(x_BTC.device, h_BEN)
+        scan = choose_scan(x_BTC.device, h_BEN, x_BTC.shape[1])
         y_BTE, h_BEN = scan(u_BTE, dt_BTE, -self.A_log.exp(), B_BTN, C_BTN, self.D, z_BTE, self.dt_proj.bias, h_BEN)
         return self.out_proj(y_BTE), named("conv1d", conv_state) | {"h": h_BEN}
 
@@ -90,13 +83,18 @@ def _delta_projection(rank: int, inner: int) -> nn.Linear:
     return layer
 
 
-def choose_scan(device: torch.device, h_BEN: Tensor | None) -> GatedScan:
-    """Return the authors' CUDA kernel if it is installed and can run, the plain scan otherwise.
+def choose_scan(device: torch.device, h_BEN: Tensor | None, tokens: int) -> GatedScan:
+    """Return the authors' kernel for this call if it is installed, the plain scan otherwise.
 
-    The kernel starts from h = 0: it cannot continue from a state.
+    Their scan starts from h = 0 and cannot continue from a state; their kernel for one token of decoding can, but has
+    no gradient.
     """
-    fast = fast_scan() if device.type == "cuda" and h_BEN is None else None
-    return fast or plain_scan
+    if device.type != "cuda":
+        return plain_scan
+    if h_BEN is None:
+        return mamba_kernels.scan() or plain_scan
+    decoding = tokens == 1 and not torch.is_grad_enabled()
+    return (mamba_kernels.step() if decoding else None) or plain_scan
 
 
 def plain_scan(
@@ -114,29 +112,3 @@ def plain_scan(
     delta_BTE = F.softplus(dt_BTE + dt_bias_E)
     y_BTE, h_BEN = selective_scan(u_BTE, delta_BTE, A_EN, B_BTN, C_BTN, D_E, h_BEN)
     return y_BTE * F.silu(z_BTE), h_BEN
-
-
-@cache
-def fast_scan() -> GatedScan | None:
-    """Return the ``mamba_ssm`` package's fused kernel as a ``GatedScan``, or None if the package cannot be imported.
-
-    It always starts from h = 0, and no gradient flows through its last state, which is therefore detached. The kernel
-    itself has not been run with this adapter: the tests replace it by the package's reference formula.
-    """
-    try:
-        from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
-    except ImportError:
-        return None
-
-    def scan(*inputs: Any) -> tuple[Tensor, Tensor]:
-        u, dt, A, B, C, D, z, dt_bias, h = inputs
-        assert h is None
-        # The kernel takes time as the last axis, and parameters in float32.
-        u, dt, B, C, z = (x.transpose(1, 2) for x in (u, dt, B, C, z))
-        A, D, dt_bias = A.float(), D.float(), dt_bias.float()
-        y_BET, last_BEN = selective_scan_fn(
-            u, dt, A, B, C, D, z=z, delta_bias=dt_bias, delta_softplus=True, return_last_state=True
-        )
-        return y_BET.transpose(1, 2), last_BEN.detach()
-
-    return scan

@@ -41,6 +41,7 @@ class TTT(nn.Module):
         token_delta: learnable part delta [b] of the token scale, or None.
         gate_weight: projection [H, C] of the forget gate, or None; ``gate_bias`` is its bias [H].
         eta_warmup: share of ``eta_base`` in effect, set by ``set_warmup`` and saved in checkpoints.
+        conv_kernel: width of the convolutions of the Mamba backbone.
         no_weight_decay: names of the parameters that the optimizer must not decay.
 
     Raises:
@@ -57,7 +58,8 @@ class TTT(nn.Module):
         )
         self.inner = InnerSpec(model, config.norm, config.residual, config.halved_loss, config.momentum)
         self.kernel = choose_kernel(spec.kernel, self.inner)
-        self.views, self.output = Views(spec), Output(spec)
+        self.conv_kernel = config.conv_kernel
+        self.views, self.output = Views(spec, self.conv_kernel), Output(spec)
         initial = model.initial(spec.heads, spec.head_dim, spec.init_std) if config.W_init == "learnable" else {}
         self.W_init = nn.ParameterDict({name: nn.Parameter(value) for name, value in initial.items()})
         self.norm_scale = _parameter(torch.ones(spec.heads, spec.head_dim), config.learnable_norm)

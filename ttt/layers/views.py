@@ -6,11 +6,10 @@ Shapes: B batch, H heads, T tokens, C model width, D = C / H head width.
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ttt.config.layers import CONV_KERNEL
 from ttt.layers.convolution import CausalConv
 from ttt.layers.registry import LayerSpec
 from ttt.layers.state import State, named, part
-
-CONV_KERNEL = 4
 
 
 def linear(in_features: int, out_features: int, init_std: float) -> nn.Linear:
@@ -24,17 +23,17 @@ class Views(nn.Module):
     """theta_Q, theta_K, theta_V (the paper's test, train and label views). [B, T, C] -> three of [B, H, T, D].
 
     With ``spec.conv_gate`` (Mamba backbone) queries and keys share one projection, and each has its own causal
-    convolution.
+    convolution of ``conv_kernel`` tokens.
     """
 
-    def __init__(self, spec: LayerSpec) -> None:
+    def __init__(self, spec: LayerSpec, conv_kernel: int = CONV_KERNEL) -> None:
         super().__init__()
         self.head_dim = spec.head_dim
         self.q = linear(spec.width, spec.width, spec.init_std)
         self.k = None if spec.conv_gate else linear(spec.width, spec.width, spec.init_std)
         self.v = linear(spec.width, spec.width, spec.init_std)
-        self.conv_q = CausalConv(spec.width, CONV_KERNEL) if spec.conv_gate else None
-        self.conv_k = CausalConv(spec.width, CONV_KERNEL) if spec.conv_gate else None
+        self.conv_q = CausalConv(spec.width, conv_kernel) if spec.conv_gate else None
+        self.conv_k = CausalConv(spec.width, conv_kernel) if spec.conv_gate else None
 
     def forward(self, x_BTC: Tensor, state: State | None = None) -> tuple[tuple[Tensor, Tensor, Tensor], State]:
         """Project, convolve with ``conv_gate``, and split the heads."""

@@ -2,6 +2,7 @@
 
 from ttt.backbones.registry import backbones
 from ttt.config.errors import bad_value
+from ttt.config.layers import CONV_KERNEL, TTTConfig
 from ttt.config.schema import BackboneConfig, KernelConfig, LayerConfig, SizeConfig
 from ttt.layers.registry import LayerSpec, build_layer, layer_type
 from ttt.models.language_model import LanguageModel
@@ -22,6 +23,8 @@ def build_model(
     if backbone.name not in allowed:
         raise bad_value("backbone", backbone.name, f"model={layer.name} sits in {' or '.join(allowed)}")
     chosen = known[backbone.name]
+    if isinstance(layer, TTTConfig) and layer.conv_kernel != CONV_KERNEL and not chosen.conv_gate:
+        raise bad_value("model.conv_kernel", layer.conv_kernel, f"backbone={backbone.name} has no convolution")
     depth = size.blocks * chosen.layers_per_block
     spec = LayerSpec(size.width, size.heads, size.init_std, chosen.conv_gate, depth, kernel)
     blocks = [chosen.block(build_layer(layer, spec), size) for _ in range(depth)]

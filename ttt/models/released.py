@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ttt.config.errors import UserError, bad_value
 from ttt.config.identity import differences
-from ttt.config.layers import TTTConfig
+from ttt.config.layers import CONV_KERNEL, TTTConfig
 from ttt.config.schema import BackboneConfig, KernelConfig, SizeConfig, TrainConfig
 from ttt.layers.ttt import TTT
 from ttt.models.build import build_model
@@ -57,7 +57,7 @@ def from_released(state: Mapping[str, Tensor], meta: Mapping[str, Any], kernel: 
     Args:
         state: released parameter name -> tensor; may include ``lm_head.weight``, which is tied to the embedding.
         meta: layer (linear, mlp), backbone (transformer, mamba), num_heads, head_dim, num_layers, mini_batch_size,
-            intermediate_size, vocab_size, ttt_base_lr, rope_theta.
+            intermediate_size, vocab_size, ttt_base_lr, rope_theta, and conv_kernel unless it is 4.
         kernel: name of the kernel that computes the inner loop.
 
     Raises:
@@ -137,6 +137,7 @@ def released_meta(config: TrainConfig, model: LanguageModel) -> dict[str, Any]:
         "vocab_size": model.embedding.num_embeddings,
         "ttt_base_lr": eta_base,
         "rope_theta": layer.rope_base,
+        "conv_kernel": layer.conv_kernel,
     }
     theirs = asdict(_released_layer(meta)) | {"eta_base": layer.eta_base, "eta_base_start": layer.eta_base_start}
     different = differences(asdict(layer), theirs, "model.")
@@ -158,6 +159,7 @@ def _released_layer(meta: Mapping[str, Any]) -> TTTConfig:
         eta_base=meta["ttt_base_lr"],
         eta_base_start=meta["ttt_base_lr"],
         rope_base=meta["rope_theta"],
+        conv_kernel=meta.get("conv_kernel", CONV_KERNEL),
     )
 
 
