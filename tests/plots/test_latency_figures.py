@@ -9,6 +9,7 @@ from ttt.analysis.latency import latencies
 from ttt.analysis.store import load_results
 from ttt.plots.registry import figures
 from ttt.plots.style import paper_style
+from ttt.results.benchmarks import PLAIN_SCAN
 
 FIGURES = figures()
 
@@ -58,6 +59,18 @@ def test_batches_that_differ_between_contexts_are_named(tmp_path: Path) -> None:
     table = figure.table(load_results(tmp_path))
     assert table["batch"].tolist() == [4, 2]
     assert "batch 2–4" in " ".join(figure.draw(table).get_supxlabel().split())
+
+
+def test_a_mamba_without_its_kernels_is_named(tmp_path: Path) -> None:
+    path = make_latency(tmp_path, {"mamba": (1e-3, 0.0)}, contexts=(512,))
+    benchmark = json.loads(path.read_text())
+    figure = FIGURES["decode_latency"]
+    for form in ("mamba-ssm", PLAIN_SCAN):
+        for row in benchmark["rows"]:
+            row["form"] = form
+        path.write_text(json.dumps(benchmark))
+        drawn = " ".join(figure.draw(figure.table(load_results(tmp_path))).get_supxlabel().split())
+        assert ("Mamba runs without its authors' kernels" in drawn) == (form == PLAIN_SCAN)
 
 
 def test_the_newest_benchmark_of_a_machine_counts(tmp_path: Path) -> None:

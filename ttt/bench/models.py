@@ -23,13 +23,15 @@ from ttt.bench.measurement import (
     passes,
 )
 from ttt.config.bench import LatencyBenchConfig, Method, Methods, ModelBenchConfig, ModelsConfig
-from ttt.config.layers import TTTConfig
+from ttt.config.layers import MambaConfig, TTTConfig
 from ttt.config.schema import KernelConfig, SizeConfig
 from ttt.inner.loop import InnerSpec
 from ttt.kernels.dispatch import choose_kernel
+from ttt.layers import mamba_kernels
 from ttt.models.build import build_model
 from ttt.models.language_model import LanguageModel, token_losses
 from ttt.models.memory import keep_freed_memory
+from ttt.results.benchmarks import PLAIN_SCAN
 
 PREFILL = 512
 """Tokens of the prompt before the decoding that ``ttt-bench model`` times."""
@@ -78,7 +80,7 @@ def latency_groups(config: LatencyBenchConfig, methods: Methods, device: torch.d
             method = methods[name, tokens]
             for used in _implementations(config, method):
                 _without_memory(config, method, used)
-                group += _latencies(config, name, method, used, tokens)
+                group += _latencies(config, name, method, used, tokens, device)
         whole = tokens // MINI_BATCH_SIZE * MINI_BATCH_SIZE
         for name in HIDDEN if kernels_alone and whole else ():
             group += kernel_measurements(config, name, whole)
@@ -86,10 +88,10 @@ def latency_groups(config: LatencyBenchConfig, methods: Methods, device: torch.d
 
 
 def _latencies(
-    config: LatencyBenchConfig, name: str, method: Method, used: Implementation, tokens: int
+    config: LatencyBenchConfig, name: str, method: Method, used: Implementation, tokens: int, device: torch.device
 ) -> Iterator[Measurement]:
     """Yield training, prefill and decoding of a model at one context, each with its own batch."""
-    shown = used if isinstance(method.layer, TTTConfig) else None
+    shown = _shown(method, used, device)
     if config.train:
         batch = config.train_batch(tokens)
         build = partial(loss_functions, config, method, used, batch)
@@ -99,6 +101,15 @@ def _latencies(
     yield Measurement(workload, shown, "prefill", build, config.batch * tokens)
     if config.decode:
         yield _decode(config, _workload(name, tokens, method, config.decode_batch), method, used, shown)
+
+
+def _shown(method: Method, used: Implementation, device: torch.device) -> Implementation | None:
+    """Return the implementation to record: of the inner loop, of Mamba's scan on a GPU, else None."""
+    if isinstance(method.layer, TTTConfig):
+        return used
+    if isinstance(method.layer, MambaConfig) and device.type == "cuda":
+        return Implementation("mamba-ssm" if mamba_kernels.scan() and mamba_kernels.step() else PLAIN_SCAN, None)
+    return None
 
 
 def _decode(

@@ -20,6 +20,9 @@ from ttt.results.versioned import read_versioned
 SCHEMA_VERSION = 1
 BENCHMARK_FILE = "benchmark.json"
 
+PLAIN_SCAN = "plain scan"
+"""``form`` of Mamba on a GPU without its authors' kernels, which is much slower."""
+
 Kind = Literal["inner", "model", "kernels", "latency"]
 
 
@@ -28,8 +31,8 @@ class Row(TypedDict):
 
     Attributes:
         model: the inner model, or the language model's layer.
-        form: the kernel that computed the inner loop; None if there is none. It is not called ``kernel``, which is the
-            name of a compiled GPU kernel.
+        form: the kernel that computed the inner loop, or on a GPU Mamba's scan; None if there is none. It is not called
+            ``kernel``, which is the name of a compiled GPU kernel.
         checkpoint_group: of that kernel; None if there is none, or for the kernel's default.
         tokens: length of the sequences; for ``decode``, of the prompt.
         mini_batch_size: None for a layer without mini-batches.
