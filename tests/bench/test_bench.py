@@ -290,7 +290,7 @@ def test_repetitions_lie_side_by_side_and_the_store_reads_them(bench: Command, t
             "schema_version=2 is newer",
         ),
         (lambda text: text.replace('"kind"', '"sort"'), "lacks kind"),
-        (lambda text: text.replace('"measure"', '"what"'), "lacks measure"),
+        (lambda text: text.replace('"threads"', '"treads"'), "is damaged or was edited"),
     ],
 )
 def test_a_damaged_file_is_named(spoil: Callable[[str], str], line: str, bench: Command, tmp_path: Path) -> None:

@@ -232,3 +232,19 @@ def test_a_real_disk_that_fills_up(
     assert newest is not None
     assert newest.path == kept[-1]
     assert not list(run.rglob("*.partial"))
+
+
+@pytest.mark.slow
+def test_a_truncated_configuration_is_named_and_restored(
+    configure: Configure, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The record has the configuration too, and its copy counts."""
+    train(configure(f"run={tmp_path}/run", "trainer.max_steps=2"), [])
+    config = tmp_path / "run/config.yaml"
+    whole = config.read_bytes()
+    config.write_bytes(whole[:100])
+    capsys.readouterr()
+    evaluate(EvalConfig(run=f"{tmp_path}/run"), [])
+    assert f"warning: {config}: is damaged or was edited" in capsys.readouterr().err
+    train(configure(f"run={tmp_path}/run", "trainer.max_steps=3", "ckpt=last"), [])
+    assert config.read_bytes() == whole

@@ -4,13 +4,11 @@ import shutil
 from copy import deepcopy
 from pathlib import Path
 
-import yaml
-
 from ttt.config.errors import UserError
 from ttt.config.schema import Resolved
 from ttt.launch.status import RunStatus
-from ttt.results.atomic import replacing, write_text
-from ttt.results.record import RunFolder, read_record, write_record
+from ttt.results.atomic import replacing
+from ttt.results.record import RunFolder, read_record, write_config, write_record
 
 PATH_KEYS = (("runs",), ("run",), ("runs_dir",), ("run_dir",), ("data", "cache_dir"), ("parent", "run"))
 """Present and former configuration keys whose value is a path on the training machine."""
@@ -44,7 +42,7 @@ def _copy(run: RunFolder, copy: RunFolder) -> None:
                 shutil.copyfileobj(original, file)
     record = read_record(run.record)
     record["config"] = _with_short_paths(record["config"])
-    write_text(copy.config, yaml.safe_dump(record["config"], sort_keys=False))
+    write_config(copy, record)
     # The record is written last: a folder without one does not count as a run.
     write_record(copy.record, record)
 

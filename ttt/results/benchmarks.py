@@ -15,7 +15,7 @@ from ttt.results.atomic import write_text
 from ttt.results.machine import Machine, describe_machine
 from ttt.results.provenance import git_state, versions
 from ttt.results.record import GitState
-from ttt.results.versioned import read_versioned
+from ttt.results.versioned import digest, read_versioned
 
 SCHEMA_VERSION = 1
 BENCHMARK_FILE = "benchmark.json"
@@ -80,7 +80,8 @@ class Row(TypedDict):
 class Benchmark(TypedDict):
     """The content of ``benchmark.json``.
 
-    ``settings`` is the whole configuration; times are ISO 8601 UTC, and ``ended`` is None until the end.
+    ``settings`` is the whole configuration; times are ISO 8601 UTC, and ``ended`` is None until the end. ``sha256`` is
+    the digest of all other keys; older files have none.
     """
 
     schema_version: int
@@ -93,6 +94,7 @@ class Benchmark(TypedDict):
     started: str
     ended: str | None
     rows: list[Row]
+    sha256: NotRequired[str]
 
 
 class BenchmarkLog:
@@ -149,6 +151,7 @@ class BenchmarkLog:
         self._write()
 
     def _write(self) -> None:
+        self._benchmark["sha256"] = digest(self._benchmark)
         write_text(self.path, json.dumps(self._benchmark, indent=2) + "\n")
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict, cast
 
+import yaml
+
 from ttt.config.errors import UserError
 from ttt.config.identity import without_bookkeeping
 from ttt.config.schema import Resolved
@@ -171,6 +173,23 @@ def write_record(path: Path, record: Record) -> None:
         UserError: the file cannot be written.
     """
     write_text(path, json.dumps(record, indent=2) + "\n")
+
+
+def write_config(folder: RunFolder, record: Record) -> None:
+    """Replace the folder's ``config.yaml`` with the configuration in its record.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    write_text(folder.config, yaml.safe_dump(record["config"], sort_keys=False))
+
+
+def config_agrees(folder: RunFolder, record: Record) -> bool:
+    """Return whether the folder's ``config.yaml`` has the configuration in the record; False if it is damaged."""
+    try:
+        return bool(yaml.safe_load(folder.config.read_text(encoding="utf-8")) == record["config"])
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return False
 
 
 def read_record(path: Path) -> Record:

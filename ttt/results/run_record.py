@@ -1,5 +1,6 @@
 """The record of a run in progress. Only this module changes and writes ``record.json``."""
 
+import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -7,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ttt.config.errors import UserError
-from ttt.results.record import Evaluation, Record, RunFolder, Status, read_record, write_record
+from ttt.results.record import Evaluation, Record, RunFolder, Status, config_agrees, read_record, write_record
 
 SECONDS_BETWEEN_RECORDS = 15.0
 
@@ -36,12 +37,16 @@ class RunRecord:
 
     @classmethod
     def read(cls, folder: RunFolder) -> "RunRecord":
-        """Return the record of an existing run.
+        """Return the record of an existing run; warn if its ``config.yaml``, which is for readers, does not agree.
 
         Raises:
             UserError: the record is missing or broken.
         """
-        return cls(folder, read_record(folder.record))
+        content = read_record(folder.record)
+        if not config_agrees(folder, content):
+            damaged = "is damaged or was edited; the configuration in record.json is used"
+            print(f"warning: {folder.config}: {damaged}", file=sys.stderr)
+        return cls(folder, content)
 
     @property
     def run_id(self) -> str:

@@ -1,17 +1,24 @@
 """JSON files with a ``schema_version``."""
 
+import hashlib
 import json
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
 from ttt.config.errors import UserError
 
 
+def digest(content: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of an object's JSON, without its key ``sha256``."""
+    counted = {key: value for key, value in content.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(counted, sort_keys=True).encode()).hexdigest()
+
+
 def read_versioned(path: Path, version: int, keys: Set[str], what: str, hint: str, remedy: str) -> dict[str, Any]:
     """Return the object in the JSON file ``path``, including unknown keys.
 
-    A file of a newer version is accepted if it has the required keys.
+    A file of a newer version is accepted if it has the required keys. If the file has a ``sha256``, it is checked.
 
     Args:
         path: the file.
@@ -22,7 +29,7 @@ def read_versioned(path: Path, version: int, keys: Set[str], what: str, hint: st
         remedy: end of the error for a broken file.
 
     Raises:
-        UserError: the file is missing, is of another kind, or lacks a required key.
+        UserError: the file is missing, is of another kind, is damaged, or lacks a required key.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -39,4 +46,6 @@ def read_versioned(path: Path, version: int, keys: Set[str], what: str, hint: st
         raise UserError(f"{path}: {newer} and lacks {missing}; upgrade ttt-suite")
     if missing:
         raise UserError(f"{path}: lacks {missing}; {remedy}")
+    if content.get("sha256", digest(content)) != digest(content):
+        raise UserError(f"{path}: is damaged or was edited (its sha256 differs); {remedy}")
     return content

@@ -5,7 +5,6 @@ import warnings
 from contextlib import suppress
 
 import lightning.pytorch as pl
-import yaml
 
 from ttt.config.errors import DivergedError
 from ttt.data.loader import TrainLoader
@@ -15,9 +14,9 @@ from ttt.layers.observing import ttt_layers
 from ttt.models.build import build_model
 from ttt.models.language_model import LanguageModel
 from ttt.models.weights import load_weights
-from ttt.results.atomic import write_text
 from ttt.results.checkpoints import checkpoint_path, checkpoint_step, checkpoints, set_aside
 from ttt.results.metrics import MetricLog
+from ttt.results.record import write_config
 from ttt.results.run_record import RunRecord
 from ttt.train.callbacks import Metrics, Progress
 from ttt.train.checkpoint import SaveCheckpoints
@@ -55,9 +54,9 @@ def _open_folder(prepared: PreparedRun) -> None:
     plan, newest = prepared.plan, prepared.newest
     if newest is None:
         reset_folder(plan.folder)
-        write_text(plan.folder.config, yaml.safe_dump(prepared.record.content["config"], sort_keys=False))
     else:
         rewind_folder(plan.folder, newest)
+    write_config(plan.folder, prepared.record.content)
 
 
 def _train(prepared: PreparedRun) -> MetricLog:
