@@ -49,7 +49,7 @@ td { vertical-align: top; } td.measured { white-space: nowrap; }
 .wide { overflow: auto; max-height: 32rem; } .small { color: #555; font-size: 13px; }
 code { font-size: 90%; } .verdict { font-weight: 600; white-space: nowrap; }
 .verdict::before { content: "\\25CB\\00A0"; } .held::before { content: "\\2713\\00A0"; }
-.failed::before { content: "\\2717\\00A0"; } .held { color: #005f8a; } .failed { color: #a03c00; }
+.reversed::before { content: "\\2717\\00A0"; } .held { color: #005f8a; } .reversed { color: #a03c00; }
 """
 
 
@@ -108,7 +108,7 @@ def _claims(judged: Iterable[Judged]) -> str:
     from ttt.claims.verdict import RULE
 
     rows = [row for claim in judged for row in _claim(claim)]
-    head = "<tr><th>claim</th><th>verdict</th><th>measured: mean ± standard deviation, pairs</th></tr>"
+    head = "<tr><th>claim</th><th>verdict</th><th>measured: effect [95% interval] (the paper's), pairs</th></tr>"
     return f"<table>{head}{''.join(rows)}</table>\n<p class='small'>{escape(RULE)} Claim 6: {escape(speed.RULE)}</p>"
 
 

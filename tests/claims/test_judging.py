@@ -91,7 +91,12 @@ def latencies(folder: Path, direction: int) -> None:
         slopes = dict.fromkeys(("ttt_linear", "mamba"), (0.0001, 4e-08)) | {"transformer": (1e-4, 0.0)}
         make_latency(folder, slopes)
     else:
-        make_latency(folder, {"ttt_linear": (1e-4, 0.0), "transformer": (1e-4, 0.0)}, spread=0.2)
+        path = make_latency(folder, {"ttt_linear": (1e-4, 0.0), "transformer": (1e-4, 0.0)})
+        benchmark = json.loads(path.read_text())
+        del benchmark["sha256"]
+        for row in benchmark["rows"]:
+            row["value"] *= 1.5 if row["tokens"] == 8192 else 1.0
+        path.write_text(json.dumps(benchmark))
 
 
 PLANTED: dict[int, Callable[[Path, int], None]] = {
@@ -110,12 +115,16 @@ def judged(folder: Path) -> dict[int, Judged]:
 
 @pytest.mark.parametrize("number", PLANTED)
 @pytest.mark.parametrize(
-    ("direction", "verdict"), [(1, Verdict.HELD), (-1, Verdict.FAILED), (0, Verdict.UNDECIDED)], ids=str
+    ("direction", "verdicts"),
+    [(1, {Verdict.HELD}), (-1, {Verdict.REVERSED, Verdict.MIXED}), (0, {Verdict.UNRESOLVED})],
+    ids=str,
 )
-def test_planted_data_are_judged_as_planted(number: int, direction: int, verdict: Verdict, tmp_path: Path) -> None:
+def test_planted_data_are_judged_as_planted(
+    number: int, direction: int, verdicts: set[Verdict], tmp_path: Path
+) -> None:
     PLANTED[number](tmp_path, direction)
     found = judged(tmp_path)
-    assert found[number].verdict == verdict, as_text(list(found.values()))
+    assert found[number].verdict in verdicts, as_text(list(found.values()))
     runs = {path.name for path in tmp_path.iterdir()}
     assert all(part.run_ids and set(part.run_ids) <= runs for part in found[number].parts)
 
@@ -132,16 +141,48 @@ def test_seeds_are_paired_and_so_cancel(tmp_path: Path) -> None:
     mini_batches(tmp_path, 1)
     part = judged(tmp_path)[2].parts[0]
     assert part.pairs == 3
-    assert part.mean == pytest.approx(-0.05, rel=0.02)
-    assert part.spread < 0.001
-    assert part.name == "b = 1 below b = 16, pycode s2 at 512"
+    assert part.effect == pytest.approx(0.016, rel=0.1)
+    assert part.high - part.low < 0.001
+    assert part.name == "the loss rises with log2 b, b = 1, 16, 64, pycode s2 at 512"
+
+
+def test_a_run_that_ended_before_its_schedule_counts_nowhere(tmp_path: Path) -> None:
+    inner_losses(tmp_path, 1)
+    for path in tmp_path.glob("*/record.json"):
+        record = json.loads(path.read_text())
+        path.write_text(json.dumps(record | {"steps_planned": 100 * record["steps"]}))
+    assert judged(tmp_path)[5].verdict == Verdict.NO_RUNS
+
+
+def test_the_layers_of_a_run_are_one_run(tmp_path: Path) -> None:
+    inner_losses(tmp_path, 1)
+    assert {part.pairs for part in judged(tmp_path)[5].parts} == {len(SEEDS)}
+
+
+def test_a_single_pair_resolves_nothing_and_the_command_for_more_is_named(tmp_path: Path) -> None:
+    make_ladder(tmp_path, (0,), PAPER_ORDER, own_noise=0.0)
+    claim = judged(tmp_path)[1]
+    assert claim.verdict == Verdict.UNRESOLVED
+    assert f"another seed: {claim.claim.give}" in as_text([claim])
+
+
+def test_texts_of_other_digests_are_apart(tmp_path: Path) -> None:
+    mini_batches(tmp_path, 1)
+    for path in tmp_path.glob("*/record.json"):
+        record = json.loads(path.read_text())
+        if record["seed"] == 2:
+            record["data"]["digest"] = "f" * 64
+            path.write_text(json.dumps(record))
+    parts = judged(tmp_path)[2].parts
+    assert [part.pairs for part in parts] == [2, 1]
+    assert "(ffffff)" in parts[1].name
 
 
 def test_a_run_that_diverged_is_not_dropped(tmp_path: Path) -> None:
     backbones(tmp_path, 1)
     make_run(tmp_path, "ttt_mlp", "transformer", seed=2, steps=1, status="diverged", evaluated=False)
     claim = judged(tmp_path)[3]
-    assert claim.verdict == Verdict.UNDECIDED
+    assert claim.verdict == Verdict.UNRESOLVED
     assert "something diverged" in claim.parts[0].name
 
 
@@ -155,5 +196,5 @@ def test_csv_and_json_have_every_part_with_its_runs(tmp_path: Path) -> None:
     assert len(rows[0]["run_ids"].split()) == int(rows[0]["pairs"]) * 2
     whole = json.loads(as_json(found))
     assert [claim["number"] for claim in whole["claims"]] == [1, 2, 3, 4, 5, 6]
-    assert whole["claims"][0]["parts"][0]["mean"] == pytest.approx(float(rows[0]["mean"]), rel=1e-5)
-    assert "standard error" in whole["rule"]
+    assert whole["claims"][0]["parts"][0]["effect"] == pytest.approx(float(rows[0]["effect"]), rel=1e-5)
+    assert "Holm" in whole["rule"]

@@ -1,52 +1,118 @@
 import math
+from itertools import pairwise
 
+import numpy as np
 import pytest
 
-from ttt.claims.verdict import Verdict, equal, judge, paired, together
+from ttt.claims.verdict import Part, Verdict, corrected, interval, near, paired, pairs_needed, together
 
-HELD, FAILED, UNDECIDED = Verdict.HELD, Verdict.FAILED, Verdict.UNDECIDED
+HELD, REVERSED, UNRESOLVED = Verdict.HELD, Verdict.REVERSED, Verdict.UNRESOLVED
+
+
+def verdict(differences: list[float]) -> Verdict:
+    (part,) = corrected([paired("x", differences, [])])
+    return part.verdict
 
 
 @pytest.mark.parametrize(
-    ("differences", "verdict"),
+    ("differences", "expected"),
     [
         ([-0.30, -0.27, -0.32], HELD),
-        ([0.30, 0.27, 0.32], FAILED),
-        ([-0.013, 0.005, -0.006], UNDECIDED),
-        ([-0.3], UNDECIDED),
-        ([0.3], UNDECIDED),
-        # One sign, but the mean is within twice its standard error.
-        ([-0.01, -0.5], UNDECIDED),
-        ([-1.0, math.inf, -1.0], UNDECIDED),
+        ([0.30, 0.27, 0.32], REVERSED),
+        ([-0.013, 0.005, -0.006], UNRESOLVED),
+        # Beyond twice the standard error, but three pairs need 4.3 times.
+        ([-0.02, -0.05, -0.08], UNRESOLVED),
+        ([-0.3], UNRESOLVED),
+        ([0.3], UNRESOLVED),
+        ([0.0, 0.0], UNRESOLVED),
+        ([-1.0, math.inf, -1.0], UNRESOLVED),
+        # One pair of another sign among many does not hide the effect.
+        ([-0.3, -0.2, -0.25, -0.3, -0.2, 0.01], HELD),
     ],
 )
-def test_a_claim_that_differences_are_negative(differences: list[float], verdict: Verdict) -> None:
-    assert judge(differences) == verdict
+def test_a_claim_that_differences_are_negative(differences: list[float], expected: Verdict) -> None:
+    assert verdict(differences) == expected
 
 
 def test_a_claimed_sign_of_plus_turns_the_verdict() -> None:
-    assert paired("x", [0.2, 0.21], ["a"], sign=1).verdict == HELD
-    assert paired("x", [0.2, 0.21], ["a"]).verdict == FAILED
+    parts = [paired("x", [0.2, 0.21, 0.2], [], sign=sign) for sign in (1, -1)]
+    assert [part.verdict for part in corrected(parts)] == [HELD, REVERSED]
 
 
-def test_a_part_has_mean_spread_and_pairs_and_says_what_diverged() -> None:
-    part = paired("x", [-1.0, -3.0], ["a", "b"])
-    assert (part.mean, part.spread, part.pairs, part.run_ids) == (-2, pytest.approx(math.sqrt(2)), 2, ("a", "b"))
-    diverged = paired("x", [-1.0, math.inf], ["a"])
-    assert diverged.name == "x: something diverged"
-    assert math.isnan(diverged.mean)
+def test_the_interval_is_students() -> None:
+    """Of 1, 2, 3: 2 ± 4.3027 / sqrt(3)."""
+    mean, low, high = interval([1.0, 2.0, 3.0])
+    assert (mean, high - mean) == (2, pytest.approx(4.30265 / math.sqrt(3), rel=1e-5))
+    assert mean - low == pytest.approx(high - mean)
+    assert all(map(math.isnan, interval([1.0])[1:]))
+
+
+def test_holms_correction_is_for_the_parts_of_one_claim() -> None:
+    """P is 0.03 in each: enough for one test, not for the two of a claim."""
+    t = 5.64
+    weak = [-1 - math.sqrt(3) / t, -1.0, -1 + math.sqrt(3) / t]
+    assert verdict(weak) == HELD
+    parts = [paired("x", weak, []), paired("y", weak, []), paired("one pair is no test", [-1.0], [])]
+    assert {part.verdict for part in corrected(parts)} == {UNRESOLVED}
+
+
+def test_a_part_names_what_diverged() -> None:
+    part = paired("x", [-1.0, math.inf], ["a"])
+    assert part.name == "x: something diverged"
+    assert math.isnan(part.effect)
+    assert part.run_ids == ("a",)
 
 
 @pytest.mark.parametrize(
-    ("differences", "verdict"),
-    [([1e-5, -1e-5], HELD), ([0.2, 0.21], FAILED), ([-0.2, -0.21], FAILED), ([0.2, -0.2], UNDECIDED)],
+    ("differences", "expected"),
+    [
+        ([1e-5, -1e-5], HELD),
+        ([0.2, 0.21, 0.2], REVERSED),
+        ([-0.2, -0.21, -0.2], REVERSED),
+        ([0.2, -0.2], UNRESOLVED),
+        ([0.0], UNRESOLVED),
+    ],
 )
-def test_equality_within_a_tolerance(differences: list[float], verdict: Verdict) -> None:
-    assert equal("x", differences, [], tolerance=1e-3).verdict == verdict
+def test_equality_within_a_tolerance(differences: list[float], expected: Verdict) -> None:
+    assert near("x", differences, [], paper=0.0, tolerance=0.02).verdict == expected
 
 
-def test_one_part_that_did_not_hold_fails_the_claim() -> None:
+def test_pairs_that_would_resolve_an_effect() -> None:
+    """An effect of one standard deviation takes 10 pairs for 80% power (Cohen 1988, two-sided 5%)."""
+    assert pairs_needed(1.0, [0.0, math.sqrt(2)]) == 10
+    assert pairs_needed(0.1, [0.0, math.sqrt(2)]) == pytest.approx(787, abs=2)
+    assert pairs_needed(1.0, [1.0]) is None
+    assert pairs_needed(0.0, [0.0, 1.0]) is None
+
+
+def test_parts_give_the_verdict_of_a_claim() -> None:
     assert together([HELD, HELD]) == HELD
-    assert together([HELD, UNDECIDED]) == UNDECIDED
-    assert together([HELD, UNDECIDED, FAILED]) == FAILED
+    assert together([HELD, UNRESOLVED]) == UNRESOLVED
+    assert together([REVERSED, UNRESOLVED]) == REVERSED
+    assert together([HELD, UNRESOLVED, REVERSED]) == Verdict.MIXED
     assert together([]) == Verdict.NO_RUNS
+
+
+def simulated(effect: float, pairs: int, claims: int = 400, parts: int = 6) -> list[list[Part]]:
+    """Judge claims with normal differences of standard deviation 1."""
+    generator = np.random.default_rng(0)
+    drawn = generator.normal(effect, 1.0, (claims, parts, pairs))
+    return [corrected([paired("x", differences, []) for differences in claim]) for claim in drawn.tolist()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pairs", [2, 3, 10])
+def test_without_effects_few_claims_have_a_reversed_part(pairs: int) -> None:
+    """The rate is at most 2.5%; 5% leaves room for the chance of 400 simulated claims."""
+    reversed_ = [any(part.verdict == REVERSED for part in claim) for claim in simulated(0.0, pairs)]
+    assert np.mean(reversed_) <= 0.05
+
+
+@pytest.mark.slow
+def test_more_seeds_never_lower_the_power() -> None:
+    held = [
+        np.mean([part.verdict == HELD for claim in simulated(-1.0, pairs, claims=100) for part in claim])
+        for pairs in (3, 5, 7, 10, 20)
+    ]
+    assert all(more >= fewer for fewer, more in pairwise(held)), held
+    assert held[-1] > 0.9

@@ -11,17 +11,17 @@ make_ladder = run_path(str(Path(__file__).parents[1] / "plots" / "synthetic.py")
 
 
 def test_claims_are_printed_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    make_ladder(tmp_path / "runs", (0, 1), own_noise=0)
+    make_ladder(tmp_path / "runs", (0, 1, 2), own_noise=0)
     for name in ("claims.csv", "claims.json", "claims.md"):
         main([f"runs={tmp_path / 'runs'}", f"out={tmp_path / name}"])
     printed = capsys.readouterr().out
     assert "1. The rows of Table 1" in printed
-    assert "6 held, 1 did not hold" in printed
+    assert "HELD (7 held)" in printed
     assert "ttt-bench latency" in printed
     assert (tmp_path / "claims.csv").read_text().startswith("claim,verdict,part")
     table = (tmp_path / "claims.md").read_text().splitlines()
     assert sum(line.startswith("| **") for line in table) == len(CLAIMS)
-    assert sum(" | held | " in line for line in table) == 6
+    assert sum(" | held | " in line for line in table) == 7
     assert {line.count("|") for line in table} == {4}
     assert json.loads((tmp_path / "claims.json").read_text())["claims"][1]["verdict"] == "no runs"
 

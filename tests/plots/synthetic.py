@@ -206,7 +206,7 @@ def make_benchmark(folder: Path, sizes: tuple[int, ...] = (1, 4, 16, 64), tokens
     return log.path
 
 
-LATENCY = {"ttt_linear": (2e-4, 0.0), "ttt_mlp": (4e-4, 0.0), "transformer": (1e-4, 4e-8), "mamba": (3e-4, 0.0)}
+LATENCY = {"ttt_linear": (2e-4, 0.0), "ttt_mlp": (4e-4, 0.0), "transformer": (1e-4, 2e-7), "mamba": (3e-4, 0.0)}
 """Model -> seconds per token, and additional seconds per token of context."""
 
 

@@ -46,7 +46,7 @@ def test_the_report_is_one_well_formed_page_with_everything(tmp_path: Path) -> N
     assert run.path.name in page
     assert "the loss became nan" in page
     assert re.search(r"Not drawn.*ttt-eval run=FOLDER probe=inner_loss", page, re.DOTALL)
-    assert "did not hold" in page
+    assert "not resolved" in page
 
 
 def test_equal_results_give_equal_pages_and_text_is_escaped(tmp_path: Path) -> None:

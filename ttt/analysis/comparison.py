@@ -24,7 +24,7 @@ from ttt.analysis.labels import METHOD
 from ttt.config.label import TRIED
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
+    from pandas import DataFrame, Series
 
     from ttt.analysis.store import Results
 
@@ -41,7 +41,7 @@ class RunRole(StrEnum):
     DRAWN = "drawn"
     OTHER_SETTING = "another setting of this method is better"
     DIVERGED = "diverged"
-    UNEVALUATED = "no evaluation"
+    UNEVALUATED = "no evaluation at the end of its schedule"
     OTHER_LENGTH = "planned for another number of tokens"
     NO_PARENT = "the run that it starts from is missing"
     OTHER_SEED = "a seed that other points lack"
@@ -67,6 +67,14 @@ def is_standard(results: Results, group: str, aside: Set[str] = frozenset()) -> 
     """
     labels = (results.labels[run_id] for run_id in results.runs["run_id"])
     return np.array([label.departures_of(group) - TRIED <= aside for label in labels], dtype=bool)
+
+
+def is_whole(runs: DataFrame) -> Series:
+    """Mark the rows of ``results.runs`` that are finished and were trained to the end of their schedule.
+
+    With ``trainer.max_steps``, a run can be finished before that.
+    """
+    return (runs["status"] == "finished") & (runs["steps"] >= runs["steps_planned"]).fillna(False)
 
 
 def compare(
@@ -98,8 +106,7 @@ def compare(
     of_parent = rows["parent"].map(results.runs.set_index("run_id")["training_flops"]).astype("Float64")
     rows["flops"] = (rows["training_flops"] + of_parent.where(rows["parent"].notna(), 0.0)).astype(float)
     rows.loc[rows["flops"].isna(), "role"] = RunRole.NO_PARENT
-    evaluated = (rows["status"] == "finished") & rows["validation_loss"].notna()
-    rows.loc[~evaluated, "role"] = RunRole.UNEVALUATED
+    rows.loc[~(is_whole(rows) & rows["validation_loss"].notna()), "role"] = RunRole.UNEVALUATED
     rows.loc[rows["status"] == "diverged", "role"] = RunRole.DIVERGED
     for _, group in rows[rows["parent"].isna()].groupby(SIZE, dropna=False):
         others = group.index[group["tokens_planned"] != (length or usual_length)(group)]

@@ -4,7 +4,7 @@ from typing import cast
 
 import pandas as pd
 
-from ttt.analysis.comparison import is_standard
+from ttt.analysis.comparison import is_standard, is_whole
 from ttt.analysis.labels import COMPARED_AT, describe_scope, method_label
 from ttt.analysis.store import Results
 from ttt.claims.verdict import Part, paired
@@ -12,7 +12,7 @@ from ttt.claims.verdict import Part, paired
 LEARNERS = ("ttt_linear", "ttt_mlp", "transformer")
 """Layers for which the paper claims that later tokens keep getting easier."""
 
-CASE = ["model", "backbone", "mini_batch_size", "start"]
+CASE = [*COMPARED_AT, "model", "backbone", "mini_batch_size", "start"]
 """Columns that identify the cases that are judged separately."""
 
 
@@ -24,42 +24,41 @@ def later_tokens(results: Results) -> list[Part]:
         gains = [_gains(run) for _, run in group.groupby("run_id", observed=True)]
         name, ids = _describe(cast(tuple, case), group), list(group["run_id"].unique())
         helps = f"context from before a reset lowers the loss, {name}"
-        parts.append(paired(helps, [gain for gain, _ in gains], ids))
+        parts.append(paired(helps, [gain for gain, _ in gains], ids, counted="run"))
         late = [later for _, later in gains if later is not None]
         if late:
             grows = f"and more so in the last stretch between resets than in the second, {name}"
-            parts.append(paired(grows, late, ids))
+            parts.append(paired(grows, late, ids, counted="run"))
     return parts
 
 
 def inner_loss(results: Results) -> list[Part]:
-    """Judge loss(W_t) < loss(W_{t-1}) < loss(W_0), the last gap growing with t. Each layer of a run is a pair."""
+    """Judge loss(W_t) < loss(W_{t-1}) < loss(W_0), the last gap growing with t, from the mean over a run's layers."""
     rows = results.select_inner_loss().merge(_with_case(results), on="run_id")
     parts = []
     for case, group in rows.groupby(CASE, dropna=False):
-        layers = [layer for _, layer in group.groupby(["run_id", "layer"], observed=True)]
+        runs = [run.groupby("position")[LOSSES].mean() for _, run in group.groupby("run_id", observed=True)]
         name, ids = _describe(cast(tuple, case), group), list(group["run_id"].unique())
-        after, before = ([_mean_step(layer, *names) for layer in layers] for names in STEPS)
-        parts.append(paired(f"loss(W_t) below loss(W_t-1), {name}", after, ids, "1"))
-        parts.append(paired(f"loss(W_t-1) below loss(W_0), {name}", before, ids, "1"))
-        growth = [_growth(layer) for layer in layers]
-        grows = f"loss(W_t-1) - loss(W_0) lower in the last quarter than in the first, {name}"
-        parts.append(paired(grows, growth, ids, "1"))
+        for lower, higher, text in STEPS:
+            steps = [float((run[lower] - run[higher]).mean()) for run in runs]
+            parts.append(paired(f"{text}, {name}", steps, ids, "1", counted="run"))
+        grows = f"loss(W_t-1) - loss(W_0) lower in the last quarter than in the second, {name}"
+        parts.append(paired(grows, [_growth(run) for run in runs], ids, "1", counted="run"))
     return parts
 
 
-STEPS = (("loss_after", "loss_before"), ("loss_before", "loss_initial"))
+LOSSES = ["loss_initial", "loss_before", "loss_after"]
+
+STEPS = (
+    ("loss_after", "loss_before", "loss(W_t) below loss(W_t-1)"),
+    ("loss_before", "loss_initial", "loss(W_t-1) below loss(W_0)"),
+)
 
 
-def _mean_step(layer: pd.DataFrame, lower: str, higher: str) -> float:
-    return float((layer[lower] - layer[higher]).mean())
-
-
-def _growth(layer: pd.DataFrame) -> float:
-    gap = layer["loss_before"] - layer["loss_initial"]
-    last = layer["position"].max()
-    late, early = gap[layer["position"] > 0.75 * last], gap[layer["position"] <= 0.25 * last]
-    return float(late.mean() - early.mean())
+def _growth(run: pd.DataFrame) -> float:
+    """Return the gap to W_0, negative if W_{t-1} is better, in the last quarter of the sequence less the second."""
+    gap, share = run["loss_before"] - run["loss_initial"], run.index / run.index.max()
+    return float(gap[share > 0.75].mean() - gap[(share > 0.25) & (share <= 0.5)].mean())
 
 
 def _gains(run: pd.DataFrame) -> tuple[float, float | None]:
@@ -87,11 +86,12 @@ def _probed(results: Results) -> pd.DataFrame:
 
 
 def _with_case(results: Results) -> pd.DataFrame:
-    """Return run_id, ``COMPARED_AT`` and ``CASE`` of the runs of standard methods for all mini-batch sizes."""
-    return results.runs.loc[is_standard(results, "model", {"model.mini_batch_size"}), ["run_id", *COMPARED_AT, *CASE]]
+    """Return run_id and ``CASE`` of whole runs of standard methods for all mini-batch sizes."""
+    chosen = is_standard(results, "model", {"model.mini_batch_size"}) & is_whole(results.runs).to_numpy(bool)
+    return results.runs.loc[chosen, ["run_id", *CASE]]
 
 
 def _describe(case: tuple, rows: pd.DataFrame) -> str:
-    model, backbone, b, start = case
+    model, backbone, b, start = case[len(COMPARED_AT) :]
     texts = [method_label(model, backbone), "" if pd.isna(b) else f"b = {b}", start, describe_scope(rows)]
     return ", ".join(filter(None, texts))

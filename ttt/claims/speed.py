@@ -1,30 +1,34 @@
 """The claim about time: flat in the context for TTT and Mamba, linear for the Transformer."""
 
+import math
+
 import numpy as np
 import pandas as pd
+from scipy.stats import linregress, t
 
 from ttt.analysis.labels import method_label
 from ttt.analysis.latency import latencies
 from ttt.analysis.store import Results
-from ttt.claims.verdict import Part, Verdict
+from ttt.claims.verdict import LEVEL, Part, Verdict
 
-FLAT = 1.1
-"""The largest ratio of time per token, longest context over shortest, that counts as flat."""
+FLAT = 0.05
+"""The largest slope of log time per token on log tokens, up or down, that counts as flat."""
 
-LINE_FITS = 0.95
-"""The share of the variance of time per token that a straight line in the context must explain."""
+LINEAR = 0.8
+"""The smallest slope over the last two octaves that counts as linear; the constant part of the time hides the rest."""
+
+OCTAVES = 2
 
 RULE = (
-    f"Time per token is flat if the time at the longest context is at most {FLAT} times the time at the shortest over "
-    f"the whole range between the quartiles, and not flat if it is more over that whole range. It is linear if it is "
-    f"not flat and a straight line in the context explains at least {LINE_FITS:.0%} of its variance, from at least "
-    f"three contexts."
+    "The slope is that of log time per token on log context, with its 95% confidence interval over contexts. Flat is "
+    f"held if the interval lies within ±{FLAT}, reversed if it lies outside. Linear is held if the slope over the last "
+    f"{OCTAVES} doublings of the context is above {LINEAR}, and reversed if time is flat."
 )
 """The rule for the verdicts of this claim."""
 
 
 def time_per_token(results: Results) -> list[Part]:
-    """Return two parts per model, for prefill and decoding; ``mean`` is the ratio of longest to shortest context."""
+    """Return two parts per model, for prefill and decoding; ``effect`` is the slope."""
     parts = []
     for measure in ("prefill", "decode"):
         for _, rows in latencies(results, measure).groupby(["model", "backbone"]):
@@ -35,20 +39,36 @@ def time_per_token(results: Results) -> list[Part]:
 
 
 def _part(subject: str, model: str, rows: pd.DataFrame) -> Part:
-    first, last = rows.iloc[0], rows.iloc[-1]
-    ratio = last["seconds_per_token"] / first["seconds_per_token"]
-    least, most = last["low"] / first["high"], last["high"] / first["low"]
-    flat = Verdict.HELD if most <= FLAT else Verdict.FAILED if least > FLAT else Verdict.UNDECIDED
-    verdict, shape = (_linear(flat, rows), "linear") if model == "transformer" else (flat, "flat")
-    name = f"{subject} time per token {shape} from {first['tokens']:,} to {last['tokens']:,} tokens (ratio)"
+    slope, low, high = _slope(rows)
+    verdict, shape, paper = _shape(low, high), "flat", 0.0
+    if model == "transformer":
+        last = rows[rows["tokens"] >= rows["tokens"].max() / 2**OCTAVES]
+        verdict, shape, paper = _linear(verdict, last), "linear", 1.0
+        slope, low, high = _slope(last)
+    first, longest = rows["tokens"].min(), rows["tokens"].max()
+    name = f"{subject} time per token {shape} from {first:,} to {longest:,} tokens (slope)"
     ids = tuple(rows["benchmark_id"].unique())
-    return Part(name, verdict, float(ratio), float(most - least) / 2, len(rows), "1", ids, counted="context")
+    return Part(name, verdict, slope, low, high, paper, len(rows), None, "1", ids, counted="context")
 
 
-def _linear(flat: Verdict, rows: pd.DataFrame) -> Verdict:
-    if flat == Verdict.UNDECIDED or len(rows) < 3:
-        return Verdict.UNDECIDED
+def _slope(rows: pd.DataFrame) -> tuple[float, float, float]:
+    """Return the slope with its confidence interval, whose ends are NaN for fewer than three contexts."""
+    fit = linregress(np.log(rows["tokens"].astype(float)), np.log(rows["seconds_per_token"].astype(float)))
+    if len(rows) < 3:
+        return float(fit.slope), math.nan, math.nan
+    # Equal times have no correlation, which makes the error of their slope NaN.
+    half = float(t.ppf(1 - LEVEL / 2, len(rows) - 2) * np.nan_to_num(fit.stderr))
+    return float(fit.slope), float(fit.slope) - half, float(fit.slope) + half
+
+
+def _shape(low: float, high: float) -> Verdict:
+    """Return the verdict on flat time from the interval of the slope."""
+    if max(abs(low), abs(high)) <= FLAT:
+        return Verdict.HELD
+    return Verdict.REVERSED if low > FLAT or high < -FLAT else Verdict.UNRESOLVED
+
+
+def _linear(flat: Verdict, last: pd.DataFrame) -> Verdict:
     if flat == Verdict.HELD:
-        return Verdict.FAILED
-    fits = np.corrcoef(rows["tokens"].astype(float), rows["seconds_per_token"])[0, 1] ** 2 >= LINE_FITS
-    return Verdict.HELD if fits else Verdict.FAILED
+        return Verdict.REVERSED
+    return Verdict.HELD if len(last) > 1 and _slope(last)[0] > LINEAR else Verdict.UNRESOLVED

@@ -10,9 +10,12 @@ from dataclasses import asdict, dataclass
 
 from ttt.analysis.store import Results
 from ttt.claims import inside, quality, speed, verdict
-from ttt.claims.verdict import Part, Verdict, together
+from ttt.claims.verdict import Part, Verdict, corrected, together
 
-COLUMNS = ("claim", "verdict", "part", "part_verdict", "mean", "spread", "pairs", "unit", "run_ids", "give")
+COLUMNS = (
+    *("claim", "verdict", "part", "part_verdict", "effect", "low", "high", "paper", "pairs", "needed", "unit"),
+    *("run_ids", "give"),
+)
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ CLAIMS = (
 
 def judge_all(results: Results) -> list[Judged]:
     """Judge every claim."""
-    by_claim = [(claim, claim.parts(results)) for claim in CLAIMS]
+    by_claim = [(claim, corrected(claim.parts(results))) for claim in CLAIMS]
     return [Judged(claim, together([part.verdict for part in parts]), parts) for claim, parts in by_claim]
 
 
@@ -95,19 +98,24 @@ def as_text(judged: list[Judged]) -> str:
     for item in judged:
         lines = [f"{item.claim.number}. {item.claim.text}", f"   {item.verdict.upper()}{_counts(item.parts)}"]
         lines += [f"   - {part.name}: {numbers(part)}: {part.verdict}" for part in item.parts]
-        lines += [f"   the runs: {item.claim.give}"] * (not item.parts)
+        if not item.parts:
+            lines.append(f"   the runs: {item.claim.give}")
+        elif any(part.pairs < 2 for part in item.parts):
+            lines.append(f"   a single pair has no interval; another seed: {item.claim.give}")
         paragraphs.append("\n".join(lines))
     return "\n\n".join([*paragraphs, f"Rule: {verdict.RULE}", f"Claim 6: {speed.RULE}"])
 
 
 def numbers(part: Part) -> str:
-    """Format mean, spread and number of pairs of a part."""
+    """Format the effect of a part with its interval, the paper's effect, and the number of pairs."""
     count = f"{part.pairs} {part.counted}" + "s" * (part.pairs > 1)
-    if math.isnan(part.mean):
+    if math.isnan(part.effect):
         return count
-    spread = "" if math.isnan(part.spread) else f" ± {part.spread:.4f}"
     unit = "" if part.unit == "1" else f" {part.unit}"
-    return f"{part.mean:+.4f}{spread}{unit}, {count}"
+    ends = "" if math.isnan(part.low) else f" [{part.low:+.3f}, {part.high:+.3f}]"
+    paper = "" if part.paper is None else f" (paper {part.paper:+.3f})"
+    needed = f"; {part.needed:,} needed" if part.needed and part.needed > part.pairs else ""
+    return f"{part.effect:+.3f}{ends}{unit}{paper}, {count}{needed}"
 
 
 def as_markdown(judged: list[Judged]) -> str:
@@ -129,12 +137,12 @@ def as_csv(judged: list[Judged]) -> str:
         whole = item.claim.number, item.verdict.value
         for part in item.parts:
             ids = " ".join(part.run_ids)
-            values = ["" if math.isnan(number) else f"{number:.6g}" for number in (part.mean, part.spread)]
-            writer.writerow(
-                [*whole, part.name, part.verdict.value, *values, part.pairs, part.unit, ids, item.claim.give]
-            )
+            values = [_text(number) for number in (part.effect, part.low, part.high, part.paper)]
+            needed = "" if part.needed is None else part.needed
+            words = part.name, part.verdict.value
+            writer.writerow([*whole, *words, *values, part.pairs, needed, part.unit, ids, item.claim.give])
         if not item.parts:
-            writer.writerow([*whole, "", "", "", "", 0, "", "", item.claim.give])
+            writer.writerow([*whole, "", "", "", "", "", "", 0, "", "", "", item.claim.give])
     return out.getvalue()
 
 
@@ -158,6 +166,10 @@ def _finite(part: dict[str, object]) -> dict[str, object]:
     return {
         key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in part.items()
     }
+
+
+def _text(number: float | None) -> str:
+    return "" if number is None or math.isnan(number) else f"{number:.6g}"
 
 
 def _counts(parts: list[Part]) -> str:

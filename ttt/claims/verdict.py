@@ -1,17 +1,31 @@
-"""Verdicts from paired differences: a claim held, did not hold, or is not decided at this scale."""
+"""Verdicts from paired differences: a part of a claim is held, reversed or not resolved."""
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from scipy.stats import nct, t
+
+LEVEL = 0.05
+"""The chance of a wrong "reversed" in a claim whose effects are all zero, and 1 minus the intervals' confidence."""
+
+POWER = 0.8
+"""The chance to resolve the paper's effect with the number of pairs that is stated as needed."""
+
+MOST_PAIRS = 10_000
+
 RULE = (
-    "A pair is two runs with the same data, size, context and seed. A part held if it has at least two pairs, every "
-    "paired difference has the claimed sign, and their mean is further from zero than twice its standard error; it did "
-    "not hold if the same is true with the opposite sign. Otherwise it is not decided at this scale. A claim held if "
-    "all of its parts held, did not hold if one of them did not, and is otherwise not decided. If a run or an inner "
-    "loop of a pair diverged, the part is marked so and is not decided."
+    "A pair is two runs with the same data, size, context and seed; a run whose training ended before its schedule "
+    "counts nowhere. An effect is the mean of the paired differences with its 95% confidence interval by Student's t. "
+    "A part is held if the effect has the paper's sign, and reversed if it has the opposite sign, each only if it "
+    "differs from zero at 5% after Holm's correction for all parts of the claim; otherwise it is not resolved. Where "
+    "the paper's effect is too small to be measured, a part is held if the interval lies within the tolerance in its "
+    "name, and reversed if it lies outside. A claim is held if all its parts are, and reversed if some are and none is "
+    "held. If a run or an inner loop of a pair diverged, the part is marked so and is not resolved. Pairs needed: so "
+    "many pairs of this spread resolve the paper's effect, or ours where the paper states no number, with 80% "
+    "probability, at 5% without correction."
 )
 """The rule for verdicts."""
 
@@ -20,8 +34,9 @@ class Verdict(StrEnum):
     """The outcome of a claim or a part of it."""
 
     HELD = "held"
-    FAILED = "did not hold"
-    UNDECIDED = "not decided at this scale"
+    REVERSED = "reversed"
+    MIXED = "held in part, reversed in part"
+    UNRESOLVED = "not resolved"
     NO_RUNS = "no runs"
 
 
@@ -32,66 +47,144 @@ class Part:
     Attributes:
         name: the comparison, with its data, size and context.
         verdict: of this part.
-        mean: of the paired differences, in ``unit``; negative as claimed unless ``name`` states otherwise.
-        spread: their standard deviation; NaN for a single pair.
+        effect: mean of the differences, in ``unit``; NaN if something diverged.
+        low: lower end of its 95% confidence interval; NaN for a single pair.
+        high: upper end.
+        paper: the paper's effect, in ``unit``; None if the paper states no number.
         pairs: the number of pairs, or of the things that ``counted`` names.
+        needed: the number of pairs that would resolve the effect; None if it is resolved or cannot be estimated.
         unit: nats/token, 1, ...
         run_ids: the runs or benchmarks that were compared.
+        p: probability of so large an effect, of either sign, if it were zero; None where no test of zero is made.
+        claimed: sign of the effect that the claim states.
         counted: singular noun for ``pairs``.
     """
 
     name: str
     verdict: Verdict
-    mean: float
-    spread: float
+    effect: float
+    low: float
+    high: float
+    paper: float | None
     pairs: int
+    needed: int | None
     unit: str
     run_ids: tuple[str, ...]
+    p: float | None = None
+    claimed: int = -1
     counted: str = "pair"
 
 
 def paired(
-    name: str, differences: Sequence[float], run_ids: Iterable[str], unit: str = "nats/token", sign: int = -1
+    name: str,
+    differences: Sequence[float],
+    run_ids: Iterable[str],
+    unit: str = "nats/token",
+    paper: float | None = None,
+    sign: int = -1,
+    counted: str = "pair",
 ) -> Part:
-    """Judge the claim that all ``differences`` have this ``sign``. There must be at least one."""
-    return _part(name, differences, run_ids, unit, judge([-sign * difference for difference in differences]))
+    """Return the part that ``differences``, at least one, have this ``sign``; ``corrected`` gives it a verdict.
 
-
-def equal(name: str, differences: Sequence[float], run_ids: Iterable[str], tolerance: float) -> Part:
-    """Judge the claim that ``differences`` (nats/token) are zero within ``tolerance``.
-
-    It held if none is larger. It did not hold if by ``judge`` they exceed the tolerance with one sign.
+    Args:
+        name: the comparison.
+        differences: of the pairs, in ``unit``.
+        run_ids: the runs.
+        unit: of the differences.
+        paper: the paper's effect.
+        sign: the claimed sign, -1 or 1.
+        counted: singular noun for the differences.
     """
-    if all(abs(difference) <= tolerance for difference in differences):
-        verdict = Verdict.HELD
-    else:
-        sides = [judge([side * difference + tolerance for difference in differences]) for side in (-1, 1)]
-        verdict = Verdict.FAILED if Verdict.HELD in sides else Verdict.UNDECIDED
-    return _part(name, differences, run_ids, "nats/token", verdict)
+    ids, pairs = tuple(run_ids), len(differences)
+    if not all(map(math.isfinite, differences)):
+        diverged = f"{name}: something diverged"
+        return Part(diverged, Verdict.UNRESOLVED, math.nan, math.nan, math.nan, paper, pairs, None, unit, ids)
+    effect, low, high = interval(differences)
+    needed = pairs_needed(effect if paper is None else paper, differences)
+    p = p_value(differences)
+    return Part(name, Verdict.UNRESOLVED, effect, low, high, paper, pairs, needed, unit, ids, p, sign, counted)
 
 
-def judge(differences: Sequence[float]) -> Verdict:
-    """Apply ``RULE`` to the claim that differences are negative; undecided if one is not finite."""
-    if len(differences) < 2 or not all(map(math.isfinite, differences)):
-        return Verdict.UNDECIDED
-    mean = statistics.fmean(differences)
-    beyond = abs(mean) > 2 * statistics.stdev(differences) / math.sqrt(len(differences))
-    if beyond and max(differences) < 0:
-        return Verdict.HELD
-    return Verdict.FAILED if beyond and min(differences) > 0 else Verdict.UNDECIDED
+def near(name: str, differences: Sequence[float], run_ids: Iterable[str], paper: float, tolerance: float) -> Part:
+    """Judge the claim that ``differences`` (nats/token) are as small as the paper's: at most ``tolerance``."""
+    part = replace(paired(name, differences, run_ids, paper=paper), p=None, needed=None)
+    if math.isnan(part.low):
+        return part
+    if max(abs(part.low), abs(part.high)) <= tolerance:
+        return replace(part, verdict=Verdict.HELD)
+    outside = part.low > tolerance or part.high < -tolerance
+    return replace(part, verdict=Verdict.REVERSED) if outside else part
+
+
+def corrected(parts: Sequence[Part]) -> list[Part]:
+    """Return the parts of a claim with verdicts by Holm's method; those without a p value keep theirs."""
+    order = sorted((part.p, number) for number, part in enumerate(parts) if part.p is not None)
+    judged = list(parts)
+    for rank, (p, number) in enumerate(order):
+        if p * (len(order) - rank) > LEVEL:
+            break
+        part = parts[number]
+        verdict = Verdict.HELD if part.effect * part.claimed > 0 else Verdict.REVERSED
+        judged[number] = replace(part, verdict=verdict, needed=None)
+    return judged
 
 
 def together(verdicts: Sequence[Verdict]) -> Verdict:
     """Return the verdict of a claim from the verdicts of its parts."""
     if not verdicts:
         return Verdict.NO_RUNS
-    if Verdict.FAILED in verdicts:
-        return Verdict.FAILED
-    return Verdict.HELD if set(verdicts) == {Verdict.HELD} else Verdict.UNDECIDED
+    if Verdict.REVERSED in verdicts:
+        return Verdict.MIXED if Verdict.HELD in verdicts else Verdict.REVERSED
+    return Verdict.HELD if set(verdicts) == {Verdict.HELD} else Verdict.UNRESOLVED
 
 
-def _part(name: str, differences: Sequence[float], run_ids: Iterable[str], unit: str, verdict: Verdict) -> Part:
-    if not all(map(math.isfinite, differences)):
-        return Part(f"{name}: something diverged", verdict, math.nan, math.nan, len(differences), unit, tuple(run_ids))
-    spread = statistics.stdev(differences) if len(differences) > 1 else math.nan
-    return Part(name, verdict, statistics.fmean(differences), spread, len(differences), unit, tuple(run_ids))
+def interval(differences: Sequence[float]) -> tuple[float, float, float]:
+    """Return mean, lower and upper end of its 95% confidence interval; the ends are NaN for one difference."""
+    mean = statistics.fmean(differences)
+    if len(differences) < 2:
+        return mean, math.nan, math.nan
+    half = float(t.ppf(1 - LEVEL / 2, len(differences) - 1)) * _standard_error(differences)
+    return mean, mean - half, mean + half
+
+
+def p_value(differences: Sequence[float]) -> float | None:
+    """Return the two-sided p value of Student's t test of a zero mean; None for one difference, 1 if all are zero."""
+    if len(differences) < 2:
+        return None
+    if not any(differences):
+        return 1.0
+    error = _standard_error(differences)
+    if error == 0:
+        return 0.0
+    return float(2 * t.sf(abs(statistics.fmean(differences)) / error, len(differences) - 1))
+
+
+def pairs_needed(effect: float, differences: Sequence[float]) -> int | None:
+    """Return how many pairs of this spread resolve an effect; None if one pair, no effect or ``MOST_PAIRS`` do not."""
+    spread = statistics.stdev(differences) if len(differences) > 1 else 0.0
+    if not spread or not effect:
+        return None
+    return _smallest(lambda pairs: _power(abs(effect) / spread, pairs) >= POWER)
+
+
+def _power(size: float, pairs: int) -> float:
+    """Return the power of a two-sided t test for an effect of ``size`` standard deviations."""
+    bound = float(t.ppf(1 - LEVEL / 2, pairs - 1))
+    power = float(nct.sf(bound, pairs - 1, size * math.sqrt(pairs)))
+    # Where the noncentral distribution underflows, the effect is far above the noise.
+    return 1.0 if math.isnan(power) else power
+
+
+def _smallest(enough: Callable[[int], bool]) -> int | None:
+    """Return the smallest number from 2 to ``MOST_PAIRS`` for which a monotonic condition holds."""
+    if not enough(MOST_PAIRS):
+        return None
+    below, found = 1, MOST_PAIRS
+    while found - below > 1:
+        middle = (below + found) // 2
+        below, found = (below, middle) if enough(middle) else (middle, found)
+    return found
+
+
+def _standard_error(differences: Sequence[float]) -> float:
+    return statistics.stdev(differences) / math.sqrt(len(differences))

@@ -10,7 +10,7 @@ from ttt.config.errors import UserError, bad_value
 KINDS = (".csv", ".json", ".md")
 
 HELP = """\
-ttt-claims judges the paper's claims from runs: held, did not hold, or not decided.
+ttt-claims judges the paper's claims from runs: held, reversed, or not resolved.
 
 usage: ttt-claims [runs=FOLDER] [out=FILE] [--strict]
 

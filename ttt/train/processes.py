@@ -10,7 +10,7 @@ import gc
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar, cast
 
 from ttt.config.errors import UserError, bad_value
 from ttt.config.schema import TrainerConfig
@@ -125,7 +125,7 @@ def destroy_group() -> None:
     if distributed.is_available() and distributed.is_initialized():
         if not _destroyed_groups:
             atexit.register(_free_groups)
-        _destroyed_groups.append(distributed.group.WORLD)
+        _destroyed_groups.append(cast("ProcessGroup", distributed.group.WORLD))
         distributed.destroy_process_group()
 
 
