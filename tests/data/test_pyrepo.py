@@ -1,0 +1,46 @@
+"""The source whose documents are folders of installed packages."""
+
+from pathlib import Path
+
+from ttt.config.schema import DataConfig
+from ttt.data.pyrepo import without_copies
+from ttt.data.sources import Document, find_source
+
+
+def code(first: int, last: int) -> str:
+    return "".join(f"    value_{number} = {number} * width\n" for number in range(first, last))
+
+
+def test_a_folder_is_a_document_of_its_files_in_order(config: DataConfig, site: Path) -> None:
+    package = site / "tinycode"
+    (package / "inner" / "a.py").write_text("a = 1\n\n\n")
+    (package / "inner" / "b.py").write_text("b = 2\n")
+    documents = {document.name: document.text for document in find_source("pyrepo").documents(config)}
+    assert set(documents) == {"tinycode", "tinycode/inner"}
+    assert documents["tinycode/inner"].startswith("# tinycode/inner/a.py\na = 1\n\n# tinycode/inner/b.py\nb = 2\n\n# ")
+    assert "inner" not in documents["tinycode"]
+
+
+def test_the_standard_librarys_tables_are_left_out(config: DataConfig) -> None:
+    config.packages = ["stdlib"]
+    names = {document.name for document in find_source("pyrepo").documents(config)}
+    assert "stdlib/json" in names
+    assert "stdlib/encodings" not in names
+
+
+def test_near_copies_are_left_out() -> None:
+    files = {
+        "original": code(0, 400),
+        "indented copy": code(0, 400).replace("    ", "\t"),
+        "mostly copied": code(0, 300) + code(1000, 1100),
+        "half new": code(0, 150) + code(2000, 2250),
+        "short": "a = 1\n",
+        "another short": "a = 1\n",
+    }
+    kept = [file.name for file in without_copies(Document(name, text) for name, text in files.items())]
+    assert kept == ["original", "half new", "short", "another short"]
+
+
+def test_documents_are_the_same_every_time(config: DataConfig) -> None:
+    first, second = (list(find_source("pyrepo").documents(config)) for _ in range(2))
+    assert first == second
