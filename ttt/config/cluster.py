@@ -28,6 +28,7 @@ class ClusterConfig:
     requeues: int = key(100, "how many times a run that reaches its time limit is requeued", at_least=0)
     signal_delay_s: int = key(90, "seconds before the time limit at which a run is signalled to save", at_least=0)
     array_parallelism: int = key(8, "runs of a job array at the same time", at_least=1)
+    array_size: int = key(1000, "largest number of runs in one job array; at most SLURM's MaxArraySize", at_least=1)
     parallel: int = key(1, "runs at the same time with executor: local", at_least=1)
     setup: list[str] = key(list, "shell lines before the run, such as module load cuda")
     container: list[str] = key(list, "arguments of srun, such as --container-image=pytorch.sqsh")

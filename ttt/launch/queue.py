@@ -19,6 +19,7 @@ from ttt.launch.journal import append_lines, job_line
 from ttt.launch.local import queue_lock, queue_runs
 from ttt.launch.plan import SweepFolder, read_name, submit_lock
 from ttt.launch.resources import read_resources
+from ttt.launch.slurm import outside_a_job
 from ttt.launch.status import ACTIVE, RunStatus, sweep_status
 
 Slots = dict[int, submitit.Job[None]]
@@ -31,7 +32,7 @@ def start_queue(folder: SweepFolder, cluster: ClusterConfig) -> None:
     """Start the queue process unless it runs already."""
     if queue_runs(folder):
         return
-    with (folder.path / "queue.log").open("a", encoding="utf-8") as log:
+    with (folder.path / "queue.log").open("a", encoding="utf-8") as log, outside_a_job():
         subprocess.Popen(
             [sys.executable, "-m", "ttt.launch.queue", str(folder.path)],
             stdin=subprocess.DEVNULL,

@@ -4,8 +4,10 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 
+from submitit.helpers import clean_env
 from submitit.slurm.slurm import SlurmInfoWatcher
 
 from ttt.config.errors import UserError
@@ -15,6 +17,23 @@ TIMEOUT_S = 60
 
 REQUEUED = ("PREEMPTED", "NODE_FAIL")
 """States that accounting reports for some seconds after SLURM has requeued a job."""
+
+
+KEPT_VARIABLES = ("SLURM_CONF", "SBATCH_")
+"""Variables of a job, or their beginnings, that do not describe its resources: where SLURM is, and the user's own
+defaults of ``sbatch``."""
+
+SET_IN_JOBS = ("SBATCH_CPU_BIND", "SBATCH_MEM_BIND")
+"""The beginnings of variables that look like the user's own, but that SLURM sets in a job."""
+
+
+@contextmanager
+def outside_a_job() -> Iterator[None]:
+    """Hide the variables of the job, if any, in which this command runs; a job inherits them from ``sbatch``."""
+    kept = {name: value for name, value in os.environ.items() if name.startswith(KEPT_VARIABLES)}
+    with clean_env():
+        os.environ.update({name: value for name, value in kept.items() if not name.startswith(SET_IN_JOBS)})
+        yield
 
 
 def require_slurm(command: str, name: str) -> None:
