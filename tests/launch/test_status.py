@@ -1,6 +1,7 @@
 """The status of a sweep's runs, from records, job ends and a stand-in for sacct."""
 
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from sweep_cases import planned, write_record
+from sweep_cases import planned, write_record, write_sacct
 
 from ttt.cli.sweep.tables import status_table
 from ttt.config.errors import UserError
@@ -35,9 +36,9 @@ def ended(folder: SweepFolder, run: PlannedRun, job_id: str, status: str, error:
     append_lines(folder.ends(run.run_id), [line])
 
 
-def sacct(program: Program, states: dict[str, str], end: str = "Unknown") -> None:
-    lines = "\n".join(["JobID|State|End", *(f"{job}|{state}|{end}" for job, state in states.items())])
-    program("sacct", f"print({lines!r})")
+def sacct(program: Program, states: dict[str, str], end: str = "Unknown", submit: float | None = None) -> None:
+    when = int(datetime.fromisoformat(LONG_AGO).timestamp() if submit is None else submit)
+    write_sacct(program, [(job, state, end, when, "six") for job, state in states.items()])
 
 
 def only(folder: SweepFolder) -> RunStatus:
@@ -279,8 +280,22 @@ def test_lines_are_added_whole_even_after_an_incomplete_one(tmp_path: Path) -> N
         file.write('{"a": ')
     assert read_lines(path) == [{"a": 1}]
     append_lines(path, [{"a": 2}])
-    with pytest.raises(UserError, match="a line is not JSON"):
-        read_lines(path)
+    assert read_lines(path) == [{"a": 1}, {"a": 2}]
+    path.write_text('{"a": ')
+    append_lines(path, [{"a": 3}])
+    assert read_lines(path) == [{"a": 3}]
+
+
+def test_a_disk_that_fills_within_a_line_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "lines.jsonl"
+    program = (
+        "import resource, sys\nfrom pathlib import Path\nfrom ttt.launch.journal import append_lines\n"
+        "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))\n"
+        "append_lines(Path(sys.argv[1]), [{'a': 'longer than this'}])"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=False)
+    assert "lines.jsonl: cannot be written (No space left on device); free disk space" in done.stderr
 
 
 def test_sweeps_side_by_side_see_each_others_jobs(make_sweep: Make, program: Program, tmp_path: Path) -> None:

@@ -2,12 +2,13 @@
 
 import os
 import re
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from sweep_cases import planned
+from sweep_cases import planned, write_sacct
 
 from ttt.config.cluster import ClusterConfig
 from ttt.config.errors import UserError
@@ -233,5 +234,6 @@ def test_cancelling_is_recorded_and_passed_to_slurm(make_sweep: Make, program: P
     program("scancel", f"open({str(tmp_path / 'cancelled')!r}, 'w').write(' '.join(sys.argv[1:]))")
     cancel_runs(folder, ["run-0001"])
     assert (tmp_path / "cancelled").read_text() == "17_1"
-    program("sacct", "print('JobID|State|End\\n17_0|RUNNING|Unknown\\n17_1|CANCELLED by 0|1')")
+    now = int(time.time())
+    write_sacct(program, [("17_0", "RUNNING", "Unknown", now, "six"), ("17_1", "CANCELLED by 0", "1", now, "six")])
     assert [status.state for status in sweep_status(folder)] == ["running", "cancelled"]

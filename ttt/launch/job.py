@@ -11,7 +11,7 @@ from submitit.core.utils import UncompletedJobError
 from submitit.helpers import DelayedSubmission, TorchDistributedEnvironment
 
 from ttt.config.errors import DivergedError, InterruptedRunError, RunError, UserError
-from ttt.launch.journal import EndStatus, JobEnd, append_lines
+from ttt.launch.journal import EndStatus, Executor, JobEnd, append_lines
 from ttt.launch.plan import PlannedRun, SweepFolder
 from ttt.results.run_record import Label
 from ttt.train.start import read_config, train
@@ -30,6 +30,7 @@ class Job:
         sweep: name of the sweep, for the run's record.
         overrides: overrides of the run, for its record.
         label: label of the run, for its record.
+        executor: what runs the job.
     """
 
     config: Path
@@ -37,6 +38,7 @@ class Job:
     sweep: str
     overrides: tuple[str, ...]
     label: Label = None
+    executor: Executor = "slurm"
 
     def __call__(self) -> None:
         """Train the run.
@@ -76,9 +78,9 @@ class Job:
             append_lines(self.ends, [end])
 
 
-def make_job(folder: SweepFolder, run: PlannedRun, sweep: str) -> Job:
+def make_job(folder: SweepFolder, run: PlannedRun, sweep: str, executor: Executor) -> Job:
     """Return the job that trains a run."""
-    return Job(folder.config(run.run_id), folder.ends(run.run_id), sweep, run.overrides, run.label)
+    return Job(folder.config(run.run_id), folder.ends(run.run_id), sweep, run.overrides, run.label, executor)
 
 
 def _set_up_processes() -> None:

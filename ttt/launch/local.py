@@ -8,9 +8,10 @@ from filelock import FileLock, Timeout
 
 from ttt.launch.journal import JobLine
 from ttt.launch.plan import SweepFolder
+from ttt.results.processes import machine_id, start_ticks
 
 START_TOLERANCE_S = 5.0
-"""Seconds by which a process may start after its job's line was written."""
+"""Seconds by which a process may start after its job's line was written, where only the wall clock is known."""
 
 
 def queue_lock(folder: SweepFolder) -> FileLock:
@@ -46,10 +47,13 @@ def find_process(job: JobLine) -> psutil.Process | None:
     try:
         process = psutil.Process(int(job["job_id"]))
         ended = process.status() == psutil.STATUS_ZOMBIE
-        started = process.create_time()
+        latest_start = datetime.fromisoformat(job["time"]).timestamp() + START_TOLERANCE_S
+        if job.get("started") is not None:
+            id_reused = (job["machine"], job["started"]) != (machine_id(), start_ticks(process.pid))
+        else:
+            id_reused = process.create_time() > latest_start
     except (psutil.NoSuchProcess, ValueError):
         return None
-    id_reused = started > datetime.fromisoformat(job["time"]).timestamp() + START_TOLERANCE_S
     return None if ended or id_reused else process
 
 

@@ -15,7 +15,7 @@ from filelock import Timeout
 
 from ttt.config.cluster import ClusterConfig
 from ttt.launch.job import make_job
-from ttt.launch.journal import append_lines, job_line
+from ttt.launch.journal import append_lines, local_line
 from ttt.launch.local import queue_lock, queue_runs
 from ttt.launch.plan import SweepFolder, read_name, submit_lock
 from ttt.launch.resources import read_resources
@@ -70,8 +70,9 @@ def _start_runs(folder: SweepFolder, slots: Slots) -> bool:
     queued = [status.run for status in own if status.state == "queued" and not status.job_id]
     free = [slot for slot in range(resources.cluster.parallel) if slot not in slots]
     for slot, run in zip(free, queued, strict=False):
-        slots[slot] = _executor(folder, resources.of(run), slot, run.devices).submit(make_job(folder, run, name))
-        append_lines(folder.jobs, [job_line(run, slots[slot].job_id, "local")])
+        job = make_job(folder, run, name, "local")
+        slots[slot] = _executor(folder, resources.of(run), slot, run.devices).submit(job)
+        append_lines(folder.jobs, [local_line(run, slots[slot].job_id)])
     return bool(slots or queued or any(status.state == "waiting" for status in own))
 
 
@@ -98,7 +99,7 @@ def _mark_orphans(folder: SweepFolder, statuses: list[RunStatus]) -> None:
         for status in statuses
         if status.state == "waiting" and not status.elsewhere and states[str(status.run.parent)] not in ACTIVE
     ]
-    append_lines(folder.jobs, [{**job_line(run, "", "local"), "ended": "orphaned"} for run in orphans])
+    append_lines(folder.jobs, [{**local_line(run), "ended": "orphaned"} for run in orphans])
 
 
 if __name__ == "__main__":

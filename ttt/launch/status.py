@@ -10,6 +10,7 @@ from ttt.config.errors import UserError
 from ttt.launch.jobs import ends_of_run, jobs_by_run, states_by_job
 from ttt.launch.journal import JobEnd, JobLine
 from ttt.launch.plan import PlannedRun, SweepFolder, read_runs
+from ttt.launch.slurm import NUMBER_REUSED
 from ttt.results.record import Record, RunFolder, read_record
 
 RunState = Literal[
@@ -51,6 +52,8 @@ SLURM_ENDED: dict[str, Outcome] = {
 
 ACCOUNTING_DELAY = timedelta(minutes=2)
 """Time after which accounting should know a job."""
+
+ENDING = "is being cancelled"
 
 ORPHANED: Outcome = ("orphaned", "the run it starts from did not finish")
 
@@ -151,10 +154,15 @@ def _outcome(
     if job.get("ended") == "orphaned":
         return ORPHANED
     if job.get("ended") == "cancelled":
-        return ("running", "is being cancelled") if slurm_state in SLURM_RUNNING else ("cancelled", "")
-    if slurm_state is None:
+        # A waiting run on this machine has no job that could still start.
+        ending = slurm_state in SLURM_RUNNING or (slurm_state in SLURM_QUEUED and job["job_id"])
+        return ("running" if slurm_state in SLURM_RUNNING else "queued", ENDING) if ending else ("cancelled", "")
+    if slurm_state in (None, NUMBER_REUSED):
         late = datetime.now(UTC) - datetime.fromisoformat(job["time"]) > ACCOUNTING_DELAY
-        return ("killed", "SLURM does not know its job") if late else ("queued", "")
+        gone = "SLURM does not know its job"
+        if slurm_state == NUMBER_REUSED:
+            gone = f"SLURM has given the number {job['job_id']} of its job to another job"
+        return ("killed", gone) if late else ("queued", "")
     if slurm_state in SLURM_QUEUED:
         return "queued", ""
     if slurm_state in SLURM_RUNNING:

@@ -12,7 +12,7 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError
 from ttt.config.cluster import ClusterConfig
 from ttt.config.errors import UserError
 from ttt.launch.job import make_job
-from ttt.launch.journal import JobLine, append_lines, job_line
+from ttt.launch.journal import JobLine, append_lines, local_line, slurm_line
 from ttt.launch.plan import PlannedRun, SweepFolder, read_name
 from ttt.launch.queue import start_queue
 from ttt.launch.resources import Resources, slurm_parameters
@@ -46,7 +46,7 @@ def submit(
     """
     clusters = {run.run_id: resources.of(run) for run in runs}
     if resources.cluster.executor == "local":
-        append_lines(folder.jobs, [job_line(run, "", "local") for run in runs])
+        append_lines(folder.jobs, [local_line(run) for run in runs])
         start_queue(folder, resources.cluster)
         report(f"{len(runs)} runs on this machine, {resources.cluster.parallel} at a time")
         return
@@ -87,9 +87,10 @@ def _submit_array(
     try:
         # submitit prints sbatch's errors as they come and raises them again.
         with outside_a_job(), redirect_stderr(StringIO()), executor.batch():
-            jobs = [executor.submit(make_job(folder, run, sweep)) for run in runs]
+            jobs = [executor.submit(make_job(folder, run, sweep, "slurm")) for run in runs]
     except (FailedJobError, FailedSubmissionError, subprocess.CalledProcessError) as error:
         line, remedy = one_line(str(error)), f"correct slurm/{cluster.name}.yaml, or set slurm.KEY=VALUE"
         remedy = next((other for part, other in LIMITS.items() if part in line), remedy)
         raise UserError(f"slurm={cluster.name}: {line}; {remedy}") from error
-    return [job_line(run, job.job_id, "slurm") for run, job in zip(runs, jobs, strict=True)]
+    name = str(cluster.additional.get("job-name", sweep))
+    return [slurm_line(run, job.job_id, name) for run, job in zip(runs, jobs, strict=True)]
