@@ -125,7 +125,7 @@ def test_a_run_that_diverged_is_shown_as_such_and_counts_as_a_failure(
         sacct(program, {str(number): "FAILED" for number in range(number + 1)})
     assert (only(folder).state, only(folder).detail, only(folder).given_up) == ("diverged", error, True)
     assert "diverged" in BROKEN
-    assert status_table([only(folder)]).endswith("1 runs: 1 diverged")
+    assert status_table([only(folder)]).endswith("1 run: 1 diverged")
     submitted(folder, run, "3")
     ended(folder, run, "3", "failed", "another process writes the folder")
     sacct(program, {str(number): "FAILED" for number in range(4)})

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from filelock import FileLock
 
-from ttt.config.errors import UserError
+from ttt.config.errors import UserError, counted
 from ttt.config.identity import differences
 from ttt.config.plain import to_plain
 from ttt.config.schema import Resolved, TrainConfig
@@ -56,13 +56,14 @@ class SweepFolder:
     Attributes:
         plan: the runs, JSON.
         cluster: the cluster of the last submission, JSON.
+        held: the runs that the last submission held back, JSON; see ``ttt.launch.choice``.
         jobs: one line of JSON per job; see ``ttt.launch.journal``.
         submitit: folder of submitit's scripts, pickled jobs and logs.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.plan, self.cluster = path / PLAN_FILE, path / "cluster.json"
+        self.plan, self.cluster, self.held = path / PLAN_FILE, path / "cluster.json", path / "held.json"
         self.jobs, self.submitit = path / "jobs.jsonl", path / "submitit"
 
     def make(self) -> None:
@@ -129,7 +130,7 @@ def check_same_plan(plan: Plan, folder: SweepFolder) -> None:
     difference = None
     if more or fewer:
         examples = [*(f"+{run_id}" for run_id in more[:2]), *(f"-{run_id}" for run_id in fewer[:2])]
-        difference = f"{len(more)} runs are new, {len(fewer)} gone: {', '.join(examples)}"
+        difference = f"{counted(len(more), 'new run')}, {len(fewer)} gone: {', '.join(examples)}"
     else:
         for run_id in now:
             if changed := differences(_compared_keys(now[run_id]), _compared_keys(before[run_id])):

@@ -87,6 +87,11 @@ class RunStatus:
     seconds_left: float | None = None
     elsewhere: Path | None = None
 
+    @property
+    def has_trained(self) -> bool:
+        """Whether the run has trained a step, in any of its jobs."""
+        return self.steps > 0 or self.state == "finished"
+
 
 def sweep_status(folder: SweepFolder) -> list[RunStatus]:
     """Return the status of every run of the sweep, in the order of its plan.

@@ -10,7 +10,7 @@ import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from ttt.config.cluster import ClusterConfig
-from ttt.config.errors import UserError
+from ttt.config.errors import UserError, counted
 from ttt.launch.job import make_job
 from ttt.launch.journal import JobLine, append_lines, local_line, slurm_line
 from ttt.launch.plan import PlannedRun, SweepFolder, read_name
@@ -48,7 +48,7 @@ def submit(
     if resources.cluster.executor == "local":
         append_lines(folder.jobs, [local_line(run) for run in runs])
         start_queue(folder, resources.cluster)
-        report(f"{len(runs)} runs on this machine, {resources.cluster.parallel} at a time")
+        report(f"{counted(len(runs), 'run')} on this machine, {resources.cluster.parallel} at a time")
         return
     for command in ("sbatch", "srun"):
         require_slurm(command, resources.cluster.name)
@@ -61,7 +61,7 @@ def submit(
         jobs |= {line["run_id"]: line["job_id"] for line in lines}
         array_id = lines[0]["job_id"].partition("_")[0]
         after = f", after {dependency}" if dependency else ""
-        report(f"job {array_id}: {len(lines)} {'run' if len(lines) == 1 else 'runs'}{after}")
+        report(f"job {array_id}: {counted(len(lines), 'run')}{after}")
 
 
 def job_arrays(runs: list[PlannedRun], clusters: dict[str, ClusterConfig]) -> Iterator[list[PlannedRun]]:
