@@ -22,7 +22,7 @@ Configure = Callable[..., TrainConfig]
 
 MISTAKES = [
     (["model=rwkv"], "model=rwkv: choose one of linear_attention, mamba, transformer, ttt_linear, ttt_mlp"),
-    (["ctx=5k"], "ctx=5k: choose one of 16k, 1k"),
+    (["ctx=5k"], "ctx=5k: choose one of 256, 512, 1k"),
     (["ctx=500"], "ctx=500: choose one of"),
     (["trainer=null"], "trainer=null: choose one of"),
     (["backbone=transformr"], "backbone=transformr: choose one of mamba, own, transformer"),

@@ -140,6 +140,16 @@ class ParentConfig:
 
 
 @dataclass
+class WandbConfig:
+    """Where Weights & Biases shows the run, with ``trainer.logger=wandb``."""
+
+    project: str = key("ttt-suite", "project")
+    entity: str | None = key(None, "user or team; null: the user's default")
+    group: str | None = key(None, "group of runs; null: the name of the run's sweep")
+    tags: list[str] = key(list, "tags")
+
+
+@dataclass
 class TrainerConfig:
     """Hardware and bookkeeping. These keys affect what is learned only by rounding."""
 
@@ -160,6 +170,7 @@ class TrainerConfig:
     checkpoint_every: int = key(250, "steps between checkpoints; 0: only at the end", at_least=0)
     log_every: int = key(1, "steps between logged values", at_least=1)
     logger: str = key("csv", "logger in addition to the run's metrics", choices=("csv", "tensorboard", "wandb"))
+    wandb: WandbConfig = key(WandbConfig, "Weights & Biases")
     progress: bool = key(True, "show progress")
 
 
