@@ -134,3 +134,13 @@ def test_a_waiting_job_that_is_not_cancelled_yet(make_sweep: Make, program: Prog
     append_lines(folder.jobs, [{**slurm_line(run, "17", "six"), "ended": "cancelled"}])
     write_sacct(program, [("17", "PENDING", "Unknown", int(time.time()), "six")])
     assert (only(folder).state, only(folder).detail) == ("queued", "is being cancelled")
+
+
+def test_cancelling_ends_a_worker_that_has_not_started_its_run(make_sweep: Make, tmp_path: Path) -> None:
+    run = planned(0, tmp_path)
+    folder = make_sweep([run])
+    worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    append_lines(folder.jobs, [local_line(run, str(worker.pid))])
+    cancel_runs(folder, [run.run_id])
+    worker.wait(60)
+    assert only(folder).state == "cancelled"

@@ -1,6 +1,7 @@
 """Jobs that are processes on this machine: finding out whether they run, and ending them."""
 
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import datetime
 
 import psutil
@@ -9,6 +10,9 @@ from filelock import FileLock, Timeout
 from ttt.launch.journal import JobLine
 from ttt.launch.plan import SweepFolder
 from ttt.results.processes import machine_id, start_ticks
+
+START_S = 1.0
+"""Seconds within which a controller that starts its run has started it."""
 
 START_TOLERANCE_S = 5.0
 """Seconds by which a process may start after its job's line was written, where only the wall clock is known."""
@@ -61,5 +65,10 @@ def end_processes(jobs: Iterable[JobLine]) -> None:
     """Send SIGTERM to the runs of local jobs: they save a checkpoint and exit."""
     for job in jobs:
         controller = find_process(job)
-        for run in controller.children() if controller else []:
-            run.terminate()
+        with suppress(psutil.NoSuchProcess):
+            if controller and not controller.children():
+                # Its run has not started; the controller ends, or passes the signal on to a run that starts now.
+                controller.terminate()
+                psutil.wait_procs([controller], START_S)
+            for run in controller.children() if controller else []:
+                run.terminate()
