@@ -9,7 +9,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ttt.cli.compose import as_object, quote_option, register_schemas, spelled_out
+from ttt.cli.compose import as_object, quote_option, quote_text, register_schemas, spelled_out
 from ttt.cli.errors import describe
 from ttt.cli.label import label_of
 from ttt.cli.parent import inherited
@@ -110,7 +110,7 @@ def compose_run(run: SweepRun, runs_folder: Path, parent: TrainConfig | None) ->
         HydraException: an unknown option.
         OmegaConfBaseException: a value of another type.
     """
-    overrides = [quote_option(spelled_out(override)) for override in run.overrides]
+    overrides = [quote_text(quote_option(spelled_out(override))) for override in run.overrides]
     if parent is not None:
         chosen = set(map(key_of, overrides))
         overrides = [*inherited(to_plain(parent), chosen), *overrides]

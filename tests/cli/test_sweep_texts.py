@@ -1,0 +1,64 @@
+"""Paths and other free text in a sweep: taken as typed, on the command line and in a file."""
+
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from ttt.cli.sweep.expand import expand
+from ttt.cli.sweep.overrides import with_overrides
+from ttt.config.keys import free_text_keys
+from ttt.config.schema import TrainConfig
+from ttt.config.sweep import Sweep, read_sweep
+
+TEXTS = [
+    "a,b",
+    "x=1, [2] (3)",
+    "données/~x {1}",
+    "it's",
+    'say "a"',
+    "back\\slash\\",
+    " blank ",
+    "[a,b]",
+    "range(0,3)",
+    "1",
+    "true",
+    "'a,b'",
+]
+
+
+def sweep(**axes: list[object]) -> Sweep:
+    return read_sweep("some", {"base": ["data=local"], "axes": {"seed": [0], **axes}})
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_path_on_the_command_line_is_one_value(text: str) -> None:
+    assert with_overrides(sweep(), [f"data.path={text}"]).base == ("data=local", f"data.path={text}")
+    assert with_overrides(sweep(**{"data.path": ["p"]}), [f"data.path={text}"]).axes["data.path"] == (text,)
+
+
+def test_a_path_arrives_as_typed(tmp_path: Path) -> None:
+    """Quotes around the whole value, as Hydra needs them, are taken off."""
+    plan = expand(sweep(**{"data.path": [*TEXTS]}), tmp_path)
+    assert {config.data.path for config in plan.configs.values()} == {*TEXTS[:-1], "a,b"}
+
+
+def test_null_is_null_and_a_file_has_several_paths(tmp_path: Path) -> None:
+    plan = expand(with_overrides(sweep(**{"data.path": ["a,b", "c"]}), ["data.tokenizer=null"]), tmp_path)
+    assert [(config.data.path, config.data.tokenizer) for config in plan.configs.values()] == [
+        ("a,b", None),
+        ("c", None),
+    ]
+
+
+def test_names_are_still_swept() -> None:
+    changed = with_overrides(sweep(), ["model.activation=gelu,silu", "data=local,pycode"])
+    assert changed.axes["model.activation"] == ("gelu", "silu")
+    assert changed.axes["data"] == ("local", "pycode")
+
+
+def test_every_key_that_names_a_folder_or_file_is_free_text() -> None:
+    keys = free_text_keys(TrainConfig)
+    assert {"runs", "run", "parent.run", "data.path", "data.tokenizer", "data.cache_dir", "data.column"} <= keys
+    for key in keys:
+        assert isinstance(OmegaConf.select(OmegaConf.structured(TrainConfig), key, default=""), str | None), key
