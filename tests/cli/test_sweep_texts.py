@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from ttt.cli.sweep.expand import expand
+from ttt.cli.sweep.expand import expand, load_cluster
+from ttt.cli.sweep.files import sweep_file
 from ttt.cli.sweep.overrides import with_overrides
+from ttt.cli.sweep.request import Request
 from ttt.config.keys import free_text_keys
 from ttt.config.schema import TrainConfig
 from ttt.config.sweep import Sweep, read_sweep
@@ -62,3 +64,20 @@ def test_every_key_that_names_a_folder_or_file_is_free_text() -> None:
     assert {"runs", "run", "parent.run", "data.path", "data.tokenizer", "data.cache_dir", "data.column"} <= keys
     for key in keys:
         assert isinstance(OmegaConf.select(OmegaConf.structured(TrainConfig), key, default=""), str | None), key
+
+
+def test_texts_of_a_cluster_are_as_typed() -> None:
+    changes = ["account=007", "constraint=[a100|h100]", "partition=gpu,long", "qos=null", "mem_gb=3"]
+    cluster = load_cluster("a100", changes)
+    assert (cluster.account, cluster.constraint, cluster.partition) == ("007", "[a100|h100]", "gpu,long")
+    assert (cluster.qos, cluster.mem_gb) == (None, 3)
+
+
+def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "c.yaml").write_text("{defaults: a100}")
+    request = Request("submit", {"runs": "~/r", "sweep": "~/mine.yaml"})
+    assert (request.runs_folder, request.folder) == (tmp_path / "r", tmp_path / "r/sweeps/mine")
+    assert Request("submit", {"folder": "~/f"}).folder == tmp_path / "f"
+    assert sweep_file("~/mine.yaml").path == tmp_path / "mine.yaml"
+    assert load_cluster("~/c.yaml", []).name == "c"

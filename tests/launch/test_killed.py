@@ -22,7 +22,7 @@ from ttt.launch import queue
 from ttt.launch.cancel import cancel_runs
 from ttt.launch.job import make_job
 from ttt.launch.journal import append_lines, local_line, read_lines
-from ttt.launch.plan import Plan, PlannedRun, SweepFolder
+from ttt.launch.plan import Plan, PlannedRun, SweepFolder, read_origin
 from ttt.launch.recover import SUBMITTED, read_jobs
 from ttt.launch.resources import Resources, write_resources
 from ttt.launch.status import sweep_status
@@ -113,7 +113,7 @@ def test_a_queue_that_is_killed_before_it_records_a_process(
     append_lines(folder.jobs, [local_line(run) for run in runs])
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     folder.submitit.mkdir()
-    job = make_job(folder, runs[0], "six", "local")
+    job = make_job(folder, runs[0], read_origin(folder), "local")
     DelayedSubmission(job).dump(folder.submitit / f"{process.pid}{SUBMITTED}")
     tried: list[str] = []
     monkeypatch.setattr(queue, "_executor", lambda _, __, slot, ___: tried.append(slot) or sys.exit(9))

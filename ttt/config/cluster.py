@@ -17,10 +17,12 @@ class ClusterConfig:
 
     name: str = key(REQUIRED, "name of the cluster; default: name of its file")
     executor: str = key("slurm", "slurm, or local for processes on this machine", choices=("slurm", "local"))
-    partition: str | None = key(None, "SLURM partition; null: SLURM's default, also for the next three keys")
-    account: str | None = key(None, "account to charge")
-    qos: str | None = key(None, "quality of service")
-    constraint: str | None = key(None, "features that nodes must have")
+    partition: str | None = key(
+        None, "SLURM partition; null: SLURM's default, also for the next three keys", free_text=True
+    )
+    account: str | None = key(None, "account to charge", free_text=True)
+    qos: str | None = key(None, "quality of service", free_text=True)
+    constraint: str | None = key(None, "features that nodes must have", free_text=True)
     gpus_per_task: int = key(0, "GPUs for each of a run's trainer.devices processes", at_least=0)
     cpus_per_task: int = key(1, "CPU cores for each process", at_least=1)
     mem_gb: float | None = key(None, "memory per node, GB; null: SLURM's default", above=0)

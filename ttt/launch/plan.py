@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from filelock import FileLock
@@ -48,6 +48,19 @@ class PlannedRun:
     devices: int = 1
     resources: dict[str, Any] = field(default_factory=dict)
     label: dict[str, Any] | None = None
+
+
+class Origin(NamedTuple):
+    """Where the jobs of a sweep come from.
+
+    Attributes:
+        sweep: the sweep's name.
+        directory: the working directory of its first submission, from which relative paths in configurations start;
+            None in plans of earlier versions.
+    """
+
+    sweep: str
+    directory: str | None
 
 
 class SweepFolder:
@@ -112,6 +125,7 @@ def freeze(plan: Plan, folder: SweepFolder) -> None:
         "sweep": plan.sweep,
         "versions": versions(),
         "git": git_state(),
+        "directory": str(Path.cwd()),
         "runs": [asdict(run) for run in plan.runs],
     }
     # The plan is written last, so that a folder with a plan has all of its configurations.
@@ -149,13 +163,14 @@ def read_runs(folder: SweepFolder) -> list[PlannedRun]:
     return [_run(plain) for plain in _read(folder)["runs"]]
 
 
-def read_name(folder: SweepFolder) -> str:
-    """Return the name of the sweep.
+def read_origin(folder: SweepFolder) -> Origin:
+    """Return the name of the sweep and the directory of its submission.
 
     Raises:
         UserError: the plan is missing or broken.
     """
-    return str(_read(folder)["sweep"])
+    content = _read(folder)
+    return Origin(content["sweep"], content.get("directory"))
 
 
 def submit_lock(folder: SweepFolder) -> FileLock:

@@ -17,7 +17,7 @@ from ttt.config.cluster import ClusterConfig
 from ttt.launch.job import make_job
 from ttt.launch.journal import append_lines, local_line
 from ttt.launch.local import queue_lock, queue_runs
-from ttt.launch.plan import SweepFolder, read_name, submit_lock
+from ttt.launch.plan import SweepFolder, read_origin, submit_lock
 from ttt.launch.resources import read_resources
 from ttt.launch.slurm import outside_a_job
 from ttt.launch.status import ACTIVE, RunStatus, sweep_status
@@ -61,7 +61,7 @@ def main() -> None:
 
 def _start_runs(folder: SweepFolder, slots: Slots) -> bool:
     """Start queued runs in free slots; return whether any run is still waiting or running."""
-    resources, name = read_resources(folder), read_name(folder)
+    resources, origin = read_resources(folder), read_origin(folder)
     for slot in [slot for slot, job in slots.items() if job.done()]:
         del slots[slot]
     statuses = sweep_status(folder)
@@ -70,7 +70,7 @@ def _start_runs(folder: SweepFolder, slots: Slots) -> bool:
     queued = [status.run for status in own if status.state == "queued" and not status.job_id]
     free = [slot for slot in range(resources.cluster.parallel) if slot not in slots]
     for slot, run in zip(free, queued, strict=False):
-        job = make_job(folder, run, name, "local")
+        job = make_job(folder, run, origin, "local")
         slots[slot] = _executor(folder, resources.of(run), slot, run.devices).submit(job)
         append_lines(folder.jobs, [local_line(run, slots[slot].job_id)])
     return bool(slots or queued or any(status.state == "waiting" for status in own))

@@ -13,7 +13,7 @@ from ttt.config.cluster import ClusterConfig
 from ttt.config.errors import UserError, counted
 from ttt.launch.job import make_job
 from ttt.launch.journal import JobLine, append_lines, local_line, slurm_line
-from ttt.launch.plan import PlannedRun, SweepFolder, read_name
+from ttt.launch.plan import PlannedRun, SweepFolder, read_origin
 from ttt.launch.queue import start_queue
 from ttt.launch.resources import Resources, slurm_parameters
 from ttt.launch.slurm import one_line, outside_a_job, require_slurm
@@ -81,16 +81,16 @@ def job_arrays(runs: list[PlannedRun], clusters: dict[str, ClusterConfig]) -> It
 def _submit_array(
     folder: SweepFolder, runs: list[PlannedRun], cluster: ClusterConfig, dependency: str | None
 ) -> list[JobLine]:
-    sweep = read_name(folder)
+    origin = read_origin(folder)
     executor = submitit.AutoExecutor(folder.submitit, cluster="slurm", slurm_max_num_timeout=cluster.requeues)
-    executor.update_parameters(**slurm_parameters(cluster, runs[0], sweep, dependency))
+    executor.update_parameters(**slurm_parameters(cluster, runs[0], origin.sweep, dependency))
     try:
         # submitit prints sbatch's errors as they come and raises them again.
         with outside_a_job(), redirect_stderr(StringIO()), executor.batch():
-            jobs = [executor.submit(make_job(folder, run, sweep, "slurm")) for run in runs]
+            jobs = [executor.submit(make_job(folder, run, origin, "slurm")) for run in runs]
     except (FailedJobError, FailedSubmissionError, subprocess.CalledProcessError) as error:
         line, remedy = one_line(str(error)), f"correct slurm/{cluster.name}.yaml, or set slurm.KEY=VALUE"
         remedy = next((other for part, other in LIMITS.items() if part in line), remedy)
         raise UserError(f"slurm={cluster.name}: {line}; {remedy}") from error
-    name = str(cluster.additional.get("job-name", sweep))
+    name = str(cluster.additional.get("job-name", origin.sweep))
     return [slurm_line(run, job.job_id, name) for run, job in zip(runs, jobs, strict=True)]

@@ -78,7 +78,7 @@ def logs(request: Request) -> None:
 
 def collect(request: Request) -> None:
     """Copy records and metrics of the sweep's runs into a folder, with a table of all runs."""
-    out = Path(request.required("out"))
+    out = Path(request.required("out")).expanduser()
     # Importing pandas takes a second, and the other commands do not need it.
     from ttt.cli.results import read_results
 

@@ -48,7 +48,7 @@ class Request:
     @property
     def runs_folder(self) -> Path:
         """The folder of all run folders, as an absolute path."""
-        return Path(self.options.get("runs", "runs")).absolute()
+        return Path(self.options.get("runs", "runs")).expanduser().absolute()
 
     @property
     def folder(self) -> Path:
@@ -58,7 +58,7 @@ class Request:
             UserError: ``sweep=`` is missing or unknown.
         """
         if "folder" in self.options:
-            return Path(self.options["folder"]).absolute()
+            return Path(self.options["folder"]).expanduser().absolute()
         return self.runs_folder / "sweeps" / sweep_file(self.required("sweep"), self.options.get("scale")).name
 
     def required(self, key: str) -> str:
