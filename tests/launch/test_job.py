@@ -266,6 +266,13 @@ def test_relative_paths_start_where_the_sweep_was_submitted(
     assert read_lines(folder.ends(run.run_id))[-1]["status"] == "failed"
 
 
+@pytest.mark.usefixtures("in_a_job")
+def test_an_end_that_cannot_be_recorded_hides_no_error(tmp_path: Path) -> None:
+    (tmp_path / "ends").write_text("no folder")
+    with pytest.raises(UserError, match=r"config.yaml: cannot be read"):
+        Job(tmp_path / "config.yaml", tmp_path / "ends/a.jsonl", "a_sweep", ())()
+
+
 @pytest.mark.slow
 def test_all_processes_of_a_job_end_together(submit: Submit) -> None:
     job = submit("trainer.strategy=ddp", "trainer.devices=2", tasks=2)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import FrameType
+from types import FrameType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -266,6 +266,20 @@ def test_without_accounting_there_is_one_line(
     assert line in str(error.value)
     assert "\n" not in str(error.value)
     assert folder.jobs.read_bytes() == before
+
+
+def test_a_job_that_could_not_record_its_end_on_a_full_disk(
+    make_sweep: Make, program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = planned(0, tmp_path)
+    folder = make_sweep([run])
+    submitted(folder, run, "17")
+    sacct(program, {"17": "FAILED"})
+    monkeypatch.setattr("ttt.launch.status.disk_usage", lambda _: SimpleNamespace(free=4096))
+    assert (only(folder).state, only(folder).detail) == (
+        "killed",
+        f"the disk of {folder.path} is full; free some space, then retry",
+    )
 
 
 def test_no_sweep_in_the_folder(tmp_path: Path) -> None:

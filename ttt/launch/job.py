@@ -2,6 +2,7 @@
 
 import os
 import signal
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -54,7 +55,9 @@ class Job:
             _change_directory(self.directory)
             self._train()
         except (Exception, KeyboardInterrupt) as error:
-            self._record_end(_end_status(error), _error_line(error))
+            # On a full disk the end cannot be recorded either; the first error is the one to report.
+            with suppress(UserError):
+                self._record_end(_end_status(error), _error_line(error))
             raise
         self._record_end("finished", None)
 

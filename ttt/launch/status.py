@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from shutil import disk_usage
 from typing import Literal, cast
 
 from ttt.config.errors import UserError
@@ -56,6 +57,9 @@ ACCOUNTING_DELAY = timedelta(minutes=2)
 ENDING = "is being cancelled"
 
 ORPHANED: Outcome = ("orphaned", "the run it starts from did not finish")
+
+FULL_DISK = 2**20
+"""Free bytes below which a disk counts as full; a job there can end without recording the reason."""
 
 SAME_FAILURES = 3
 """Equal failures in a row after which a run is not retried."""
@@ -120,6 +124,8 @@ def sweep_status(folder: SweepFolder) -> list[RunStatus]:
             cancelled_by_user = "ended" in last.line
             parent_finished = run.parent is None or statuses[run.parent].state == "finished"
             status = _with_outcomes(status, outcomes, cancelled_by_user, parent_finished)
+            if (status.state, status.detail) == ("killed", "") and disk_usage(folder.path).free < FULL_DISK:
+                status = replace(status, detail=f"the disk of {folder.path} is full; free some space, then retry")
         statuses[run.run_id] = status
     return list(statuses.values())
 
