@@ -1,5 +1,7 @@
 """Paths and other free text in a sweep: taken as typed, on the command line and in a file."""
 
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from ttt.cli.sweep.expand import expand, load_cluster
 from ttt.cli.sweep.files import sweep_file
 from ttt.cli.sweep.overrides import with_overrides
 from ttt.cli.sweep.request import Request
+from ttt.config.assets import assets
 from ttt.config.keys import free_text_keys
 from ttt.config.schema import TrainConfig
 from ttt.config.sweep import Sweep, read_sweep
@@ -81,3 +84,16 @@ def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert Request("submit", {"folder": "~/f"}).folder == tmp_path / "f"
     assert sweep_file("~/mine.yaml").path == tmp_path / "mine.yaml"
     assert load_cluster("~/c.yaml", []).name == "c"
+
+
+def test_the_values_of_the_readme_are_read() -> None:
+    table = (assets() / "sweeps/README.md").read_text(encoding="utf-8").partition("| written | values |")[2]
+    written = [
+        word for row in table.splitlines() if row.startswith("| `") for word in re.findall("`([^`]+=[^`]+)`", row)
+    ]
+    changed = {word: with_overrides(sweep(), shlex.split(word)) for word in written[:10]}
+    assert {word.strip("'").partition("=")[0] for word in changed} >= {"seed", "ctx", "model.hidden", "data.path"}
+    numbers = {word: len(found.runs()) for word, found in changed.items()}
+    assert numbers["seed=0,1,2"] == numbers["seed=range(0,3)"] == numbers["seed=choice(0,1,2)"] == 3
+    assert numbers["'model.hidden=[4],[4,4]'"] == 2
+    assert numbers["'model.hidden=[4,4]'"] == numbers["'data.path=a, b [2].txt'"] == 1
