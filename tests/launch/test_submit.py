@@ -133,6 +133,11 @@ def test_the_command_line_takes_precedence_over_the_rules_of_a_sweep(
     assert "--time=30" in (sbatch / "17").read_text()
 
 
+def test_a_rule_with_resources_that_are_no_number_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"mem_gb=many: must be a number"):
+        Resources(CLUSTER).of(planned(0, tmp_path, resources={"mem_gb": "many"}))
+
+
 @pytest.mark.usefixtures("sbatch")
 def test_arrays_are_no_longer_than_the_cluster_allows(make_sweep: Make, tmp_path: Path) -> None:
     runs = [planned(number, tmp_path) for number in range(5)]

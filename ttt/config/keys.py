@@ -115,6 +115,8 @@ def _allowed_instead_of(value: Any, rules: Mapping[str, Any], choose: str) -> st
     if rules.get("file_name") and not _is_file_name(value):
         return "is the name of a folder; give one without / or \\, that does not begin with a dot"
     bounds = {name: rules[name] for name in BOUNDS if name in rules}
+    if bounds and not isinstance(value, int | float):
+        return "must be a number"
     if all(BOUNDS[name](value, bound) for name, bound in bounds.items()):
         return "must be finite" if bounds and math.isinf(value) else None
     words = [f"{name.replace('_', ' ')} {bound}" for name, bound in bounds.items()]
