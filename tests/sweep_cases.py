@@ -1,6 +1,7 @@
 """Plans of small runs and their records, for the tests of sweeps."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,3 +28,9 @@ def write_record(run: PlannedRun, status: str, steps: int, rate: float | None = 
     folder = RunFolder(Path(run.folder))
     folder.path.mkdir(parents=True, exist_ok=True)
     folder.record.write_text(json.dumps(record))
+
+
+def write_sacct(program: Callable[[str, str], None], rows: list[tuple[str, str, str, int, str]]) -> None:
+    """Create a stand-in for sacct that knows these jobs: id, state, end, time of submission, name."""
+    lines = ["JobID|State|End|Submit|JobName", *("|".join(map(str, row)) for row in rows)]
+    program("sacct", f"print({chr(10).join(lines)!r})")

@@ -264,8 +264,8 @@ def test_a_frozen_plan_is_accepted_again_and_another_is_refused(tmp_path: Path) 
     folder.plan.write_bytes(before)
     assert sorted(path.stem for path in (folder.path / "configs").iterdir()) == sorted(plan.configs)
     for another, line in (
-        (expand(with_overrides(few, ["seed=7"]), tmp_path), "2 runs are new, 2 gone"),
-        (Plan(plan.sweep, plan.runs[:-1], plan.configs), "0 runs are new, 1 gone"),
+        (expand(with_overrides(few, ["seed=7"]), tmp_path), "2 new runs, 2 gone"),
+        (Plan(plan.sweep, plan.runs[:-1], plan.configs), "0 new runs, 1 gone"),
         (expand(with_overrides(few, ["trainer.max_steps=3"]), tmp_path), "steps=3, not 512"),
     ):
         with pytest.raises(UserError, match="contains another plan") as error:

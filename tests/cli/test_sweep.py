@@ -75,7 +75,7 @@ def test_a_sweep_on_this_machine(ttt_sweep: Any, tiny: list[str], tmp_path: Path
 
     code, out, err = ttt_sweep("collect", *here, "out=table")
     assert code == 0
-    assert "2 of 4 runs are finished" in out
+    assert "2 of 4 runs finished" in out
     assert sorted(path.name for path in (tmp_path / "table").iterdir() if path.is_dir()) == sorted(
         run["run_id"] for run in wait_for_the_end(ttt_sweep, *here).values() if run["state"] == "finished"
     )
@@ -130,12 +130,17 @@ def test_cancelling_saves_and_submitting_resumes(ttt_sweep: Any, tiny: list[str]
         (["plan", "sweep=training", "scale=paper"], "scale=paper: sweep=training has only scale=laptop"),
         (["plan", "sweep=training", "device=abacus"], "device=abacus: choose one of v100, a100"),
         (["plan", "sweep=training", "utilisation=2"], "utilisation=2.0: must be above 0 and at most 1"),
+        (["submit", "sweep=training", "slurm=local", "limit=2.5"], "limit=2.5: must be a whole number"),
+        (["submit", "sweep=training", "slurm=local", "limit=0"], "limit=0: must be a number of at least 1"),
+        (["submit", "sweep=training", "slurm=local", "canary=yes"], "canary=yes: must be true or false"),
+        (["retry", "sweep=training", "force=yes"], "force=yes: must be true or false"),
+        (["status", "sweep=training", "interval=inf"], "interval=inf: must be a number of at least 1"),
         (["plan", "sweep=training", "utilisation=much"], "utilisation=much: must be a number"),
         (["submit", "sweep=training"], "ttt-sweep submit: slurm= is missing"),
         (["submit", "sweep=training", "slurm=nowhere"], "slurm=nowhere: choose one of a100, h100, local"),
         (
             ["retry", "sweep=training"],
-            "(No such file or directory); submit the sweep with slurm=",
+            "nothing was submitted yet; use ttt-sweep submit sweep=training slurm=CLUSTER",
         ),
         (["logs", "sweep=training"], "ttt-sweep logs: name a run; ttt-sweep status lists them"),
         (["collect", "sweep=training"], "ttt-sweep collect: out= is missing"),

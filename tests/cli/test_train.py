@@ -22,7 +22,7 @@ Configure = Callable[..., TrainConfig]
 
 MISTAKES = [
     (["model=rwkv"], "model=rwkv: choose one of linear_attention, mamba, transformer, ttt_linear, ttt_mlp"),
-    (["ctx=5k"], "ctx=5k: choose one of 16k, 1k"),
+    (["ctx=5k"], "ctx=5k: choose one of 256, 512, 1k"),
     (["ctx=500"], "ctx=500: choose one of"),
     (["trainer=null"], "trainer=null: choose one of"),
     (["backbone=transformr"], "backbone=transformr: choose one of mamba, own, transformer"),
@@ -51,6 +51,7 @@ MISTAKES = [
         "model.normaliser=true: could be zero with model.feature_map",
     ),
     (["model.eta_base=0"], "model.eta_base=0.0: must be positive"),
+    (["model.eta_base=0.5"], "model.eta_base_start=1.0: must be at most model.eta_base=0.5, to which"),
     (["kernel.name=fast"], "kernel.name=fast: choose one of auto, primal, dual"),
     (["model=mamba", "backbone=mamba"], "backbone=mamba: model=mamba sits in own or transformer"),
     (["size.heads=5"], "size.heads=5: must divide size.width=48"),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 from collections.abc import Callable
@@ -13,12 +14,15 @@ import torch
 import yaml
 from starter import Starter
 from submitit.core.utils import DelayedSubmission
+from sweep_cases import planned
 
 from ttt.config.errors import UserError
 from ttt.config.plain import to_plain
 from ttt.config.schema import TrainConfig
 from ttt.data.corpus import load_corpus
-from ttt.launch.job import Job
+from ttt.launch.job import Job, make_job
+from ttt.launch.journal import read_lines
+from ttt.launch.plan import Plan, SweepFolder, freeze, read_origin
 
 Configure = Callable[..., TrainConfig]
 
@@ -234,6 +238,39 @@ def test_a_mistake_gets_one_line(submit: Submit, tmp_path: Path) -> None:
     job.job.config.unlink()
     refused(r"config.yaml: cannot be read \(No such file or directory\); plan and submit the sweep again")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.usefixtures("in_a_job")
+def test_relative_paths_start_where_the_sweep_was_submitted(
+    configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("there", "elsewhere"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "there/texts").mkdir()
+    config = configure("data=local", "data.path=texts", "data.cache_dir=prepared", f"run={tmp_path}/run")
+    run, folder = planned(0, tmp_path), SweepFolder(tmp_path / "sweep")
+    monkeypatch.chdir(tmp_path / "there")
+    freeze(Plan("six", [run], {run.run_id: config}), folder)
+    # As for ttt-sweep retry from another directory.
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    job = make_job(folder, run, read_origin(folder), "local")
+    seen = []
+    monkeypatch.setattr("ttt.launch.job.train", lambda config, *_: seen.append(Path(config.data.path).resolve()))
+    job()
+    assert seen == [tmp_path / "there/texts"]
+    shutil.rmtree(tmp_path / "there")
+    with pytest.raises(
+        UserError, match=r"there: the sweep was submitted there, and paths start from it \(No such file"
+    ):
+        make_job(folder, run, read_origin(folder), "local")()
+    assert read_lines(folder.ends(run.run_id))[-1]["status"] == "failed"
+
+
+@pytest.mark.usefixtures("in_a_job")
+def test_an_end_that_cannot_be_recorded_hides_no_error(tmp_path: Path) -> None:
+    (tmp_path / "ends").write_text("no folder")
+    with pytest.raises(UserError, match=r"config.yaml: cannot be read"):
+        Job(tmp_path / "config.yaml", tmp_path / "ends/a.jsonl", "a_sweep", ())()
 
 
 @pytest.mark.slow

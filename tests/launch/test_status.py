@@ -1,17 +1,18 @@
 """The status of a sweep's runs, from records, job ends and a stand-in for sacct."""
 
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import FrameType
+from types import FrameType, SimpleNamespace
 from typing import Any
 
 import pytest
-from sweep_cases import planned, write_record
+from sweep_cases import planned, write_record, write_sacct
 
 from ttt.cli.sweep.tables import status_table
 from ttt.config.errors import UserError
@@ -35,9 +36,9 @@ def ended(folder: SweepFolder, run: PlannedRun, job_id: str, status: str, error:
     append_lines(folder.ends(run.run_id), [line])
 
 
-def sacct(program: Program, states: dict[str, str], end: str = "Unknown") -> None:
-    lines = "\n".join(["JobID|State|End", *(f"{job}|{state}|{end}" for job, state in states.items())])
-    program("sacct", f"print({lines!r})")
+def sacct(program: Program, states: dict[str, str], end: str = "Unknown", submit: float | None = None) -> None:
+    when = int(datetime.fromisoformat(LONG_AGO).timestamp() if submit is None else submit)
+    write_sacct(program, [(job, state, end, when, "six") for job, state in states.items()])
 
 
 def only(folder: SweepFolder) -> RunStatus:
@@ -124,7 +125,7 @@ def test_a_run_that_diverged_is_shown_as_such_and_counts_as_a_failure(
         sacct(program, {str(number): "FAILED" for number in range(number + 1)})
     assert (only(folder).state, only(folder).detail, only(folder).given_up) == ("diverged", error, True)
     assert "diverged" in BROKEN
-    assert status_table([only(folder)]).endswith("1 runs: 1 diverged")
+    assert status_table([only(folder)]).endswith("1 run: 1 diverged")
     submitted(folder, run, "3")
     ended(folder, run, "3", "failed", "another process writes the folder")
     sacct(program, {str(number): "FAILED" for number in range(4)})
@@ -267,6 +268,20 @@ def test_without_accounting_there_is_one_line(
     assert folder.jobs.read_bytes() == before
 
 
+def test_a_job_that_could_not_record_its_end_on_a_full_disk(
+    make_sweep: Make, program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = planned(0, tmp_path)
+    folder = make_sweep([run])
+    submitted(folder, run, "17")
+    sacct(program, {"17": "FAILED"})
+    monkeypatch.setattr("ttt.launch.status.disk_usage", lambda _: SimpleNamespace(free=4096))
+    assert (only(folder).state, only(folder).detail) == (
+        "killed",
+        f"the disk of {folder.path} is full; free some space, then retry",
+    )
+
+
 def test_no_sweep_in_the_folder(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"plan.json: cannot be read .*ttt-sweep submit"):
         sweep_status(SweepFolder(tmp_path))
@@ -279,8 +294,22 @@ def test_lines_are_added_whole_even_after_an_incomplete_one(tmp_path: Path) -> N
         file.write('{"a": ')
     assert read_lines(path) == [{"a": 1}]
     append_lines(path, [{"a": 2}])
-    with pytest.raises(UserError, match="a line is not JSON"):
-        read_lines(path)
+    assert read_lines(path) == [{"a": 1}, {"a": 2}]
+    path.write_text('{"a": ')
+    append_lines(path, [{"a": 3}])
+    assert read_lines(path) == [{"a": 3}]
+
+
+def test_a_disk_that_fills_within_a_line_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "lines.jsonl"
+    program = (
+        "import resource, sys\nfrom pathlib import Path\nfrom ttt.launch.journal import append_lines\n"
+        "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))\n"
+        "append_lines(Path(sys.argv[1]), [{'a': 'longer than this'}])"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=False)
+    assert "lines.jsonl: cannot be written (No space left on device); free disk space" in done.stderr
 
 
 def test_sweeps_side_by_side_see_each_others_jobs(make_sweep: Make, program: Program, tmp_path: Path) -> None:

@@ -1,11 +1,14 @@
 """Submissions to SLURM, with a stand-in for sbatch."""
 
+import os
 import re
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from sweep_cases import planned
+from sweep_cases import planned, write_sacct
 
 from ttt.config.cluster import ClusterConfig
 from ttt.config.errors import UserError
@@ -130,13 +133,68 @@ def test_the_command_line_takes_precedence_over_the_rules_of_a_sweep(
     assert "--time=30" in (sbatch / "17").read_text()
 
 
-@pytest.mark.slow
+def test_a_rule_with_resources_that_are_no_number_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"mem_gb=many: must be a number"):
+        Resources(CLUSTER).of(planned(0, tmp_path, resources={"mem_gb": "many"}))
+
+
 @pytest.mark.usefixtures("sbatch")
-def test_arrays_are_no_longer_than_slurm_allows(make_sweep: Make, tmp_path: Path) -> None:
-    runs = [planned(number, tmp_path) for number in range(1003)]
+def test_arrays_are_no_longer_than_the_cluster_allows(make_sweep: Make, tmp_path: Path) -> None:
+    runs = [planned(number, tmp_path) for number in range(5)]
     folder = make_sweep(runs)
-    assert send(folder, runs) == ["job 17: 1000 runs", "job 18: 3 runs"]
-    assert len(read_lines(folder.jobs)) == 1003
+    cluster = replace(CLUSTER, array_size=2)
+    assert send(folder, runs, Resources(cluster)) == ["job 17: 2 runs", "job 18: 2 runs", "job 19: 1 run"]
+    assert len({line["job_id"] for line in read_lines(folder.jobs)}) == 5
+    assert CLUSTER.array_size == 1000, "SLURM's default MaxArraySize is 1001"
+
+
+@pytest.mark.parametrize(
+    ("message", "remedy"),
+    [
+        ("Job violates accounting/QOS policy (AssocMaxSubmitJobLimit)", "submit some of the runs with limit=N"),
+        ("QOSMaxSubmitJobPerUserLimit", "submit some of the runs with limit=N"),
+        ("Invalid job array specification", "choose a smaller slurm.array_size=N"),
+    ],
+)
+def test_a_limit_of_the_cluster_has_its_remedy(
+    message: str, remedy: str, make_sweep: Make, program: Program, tmp_path: Path
+) -> None:
+    program("srun", "")
+    program("sbatch", f"sys.exit('sbatch: error: Batch job submission failed: {message}')")
+    runs = [planned(0, tmp_path)]
+    with pytest.raises(UserError, match=re.escape(f"{message}; {remedy}")):
+        send(make_sweep(runs), runs)
+
+
+@pytest.mark.parametrize("runs", [1, 2])
+def test_a_submission_from_within_a_job_passes_on_nothing_of_that_job(
+    runs: int, make_sweep: Make, program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hidden = ["SLURM_MEM_PER_CPU", "SLURM_CPU_BIND", "SLURM_JOB_ID", "SBATCH_CPU_BIND_TYPE", "SUBMITIT_EXECUTOR"]
+    kept = {"SLURM_CONF": "/etc/slurm.conf", "SBATCH_ACCOUNT": "physics", "HOME": "/home/me"}
+    for name, value in {**dict.fromkeys(hidden, "1"), **kept}.items():
+        monkeypatch.setenv(name, value)
+    program("srun", "")
+    program(
+        "sbatch",
+        f"open({str(tmp_path / 'seen')!r}, 'w').write('\\n'.join(sorted(os.environ)))\nprint('Submitted batch job 17')",
+    )
+    planned_runs = [planned(number, tmp_path) for number in range(runs)]
+    send(make_sweep(planned_runs), planned_runs)
+    seen = (tmp_path / "seen").read_text().splitlines()
+    assert set(kept) <= set(seen)
+    assert not set(hidden) & set(seen)
+    assert os.environ["SLURM_JOB_ID"] == "1", "the command itself keeps them"
+
+
+def test_sbatch_without_srun_is_one_line(
+    make_sweep: Make, program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program("sbatch", "")
+    runs = [planned(0, tmp_path)]
+    monkeypatch.setenv("PATH", os.environ["PATH"].partition(":")[0])
+    with pytest.raises(UserError, match="slurm=golden: no srun on this machine; run this where"):
+        send(make_sweep(runs), runs)
 
 
 def test_an_error_of_sbatch_is_passed_on(make_sweep: Make, program: Program, tmp_path: Path) -> None:
@@ -181,5 +239,6 @@ def test_cancelling_is_recorded_and_passed_to_slurm(make_sweep: Make, program: P
     program("scancel", f"open({str(tmp_path / 'cancelled')!r}, 'w').write(' '.join(sys.argv[1:]))")
     cancel_runs(folder, ["run-0001"])
     assert (tmp_path / "cancelled").read_text() == "17_1"
-    program("sacct", "print('JobID|State|End\\n17_0|RUNNING|Unknown\\n17_1|CANCELLED by 0|1')")
+    now = int(time.time())
+    write_sacct(program, [("17_0", "RUNNING", "Unknown", now, "six"), ("17_1", "CANCELLED by 0", "1", now, "six")])
     assert [status.state for status in sweep_status(folder)] == ["running", "cancelled"]

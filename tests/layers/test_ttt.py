@@ -26,7 +26,7 @@ SWITCHES: dict[str, dict[str, object]] = {
     "no residual": {"residual": False},
     "loss not halved": {"halved_loss": False},
     "constant eta": {"learnable_eta": False},
-    "no 1 / D": {"eta_over_dim": False, "eta_base": 0.05},
+    "no 1 / D": {"eta_over_dim": False, "eta_base": 0.05, "eta_base_start": 0.05},
     "no token scale": {"token_scale": False},
     "momentum": {"momentum": 0.5},
     "forget gate": {"forget_gate": True},

@@ -23,7 +23,7 @@ from ttt.results import lock
 lock.SECONDS_BETWEEN_HEARTBEATS, lock.SECONDS_UNTIL_STALE = 0.05, 1.0
 folder, machine = Path(sys.argv[1]), sys.argv[2]
 if machine:
-    lock._machine = lambda: machine
+    lock.machine_id = lambda: machine
 with lock.locked(folder):
     (folder / "held").write_text("by one")
     while not (folder / "let go").exists():
@@ -96,7 +96,7 @@ def test_a_killed_holder_is_replaced_at_once(tmp_path: Path, capsys: pytest.Capt
         locked(tmp_path).__enter__()
     process.kill()
     # Not waited for, so that the ended process is still in the process table.
-    wait_for(lambda: lock._started(process.pid) is None)
+    wait_for(lambda: lock.start_ticks(process.pid) is None)
     with locked(tmp_path):
         assert holder(tmp_path)["pid"] == os.getpid()
     errors = capsys.readouterr().err

@@ -6,12 +6,14 @@ from typing import Any, TypeVar
 
 import hydra
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import DictConfig, OmegaConf
 
 from ttt.cli.added import added_backbones, added_layers, added_sources
 from ttt.config.assets import assets
 from ttt.config.bench import InnerBenchConfig, KernelBenchConfig, LatencyBenchConfig, Method, ModelBenchConfig
 from ttt.config.errors import UserError, bad_value
+from ttt.config.keys import free_text_keys
 from ttt.config.layers import SHIPPED
 from ttt.config.schema import EvalConfig, ExportConfig, GenerateConfig, InspectConfig, PrepareConfig, TrainConfig
 
@@ -100,6 +102,18 @@ def quote_option(argument: str) -> str:
 
 def _is_a_value(option: str) -> bool:
     return option.isdecimal() or option.lower() in ("null", "true", "false")
+
+
+def quote_text(argument: str) -> str:
+    """Put the value of a key of ``ttt-train`` that is free text in quotes, so that Hydra takes it as typed.
+
+    ``null`` and a value in quotes stay as they are.
+    """
+    key, equals, value = argument.partition("=")
+    quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
+    if not equals or key.lstrip("+") not in free_text_keys(TrainConfig) or value == "null" or quoted:
+        return argument
+    return f"{key}={QuotedString(value, Quote.single).with_quotes()}"
 
 
 def spelled_out(argument: str) -> str:

@@ -65,9 +65,16 @@ def describe(error: Exception) -> str:
     return _first_line(error)
 
 
+def by_number(name: str) -> tuple[float, str]:
+    """Return a key that sorts 256 before 1k before 16k and 125m before 1.3b; names without a number come first."""
+    number = name.rstrip("kmb")
+    scale = {"k": 1024, "m": 1e6, "b": 1e9}.get(name[-1], 1)
+    return (float(number) * scale, "") if number.replace(".", "").isdigit() else (0, name)
+
+
 def _no_such_option(error: MissingConfigException) -> str:
     group, _, option = str(error.missing_cfg_file).rpartition("/")
-    options = sorted(error.options or [])
+    options = sorted(error.options or [], key=by_number)
     hint = f"choose one of {', '.join(options)}" if options else "there is no such file"
     return f"{group}={option}: {hint}"
 

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ttt.cli.added import added_backbones, added_layers, added_sources
 from ttt.cli.compose import groups
+from ttt.cli.errors import by_number
 from ttt.config.assets import assets
 from ttt.config.errors import spelled
 
@@ -87,7 +88,9 @@ def describe_group(name: str, chosen: str | None = None) -> str:
         chosen: the selected option.
     """
     folder = assets() / "conf" / name.lstrip("+")
-    options = {file.stem: comment(file) for file in sorted(folder.glob("*.yaml"), key=_by_number)}
+    options = {
+        file.stem: comment(file) for file in sorted(folder.glob("*.yaml"), key=lambda file: by_number(file.stem))
+    }
     added = {name: (kind.__doc__ or name).splitlines()[0] for name, kind in _added(folder.name).items()}
     options |= {name: line for name, line in added.items() if name not in options}
     return f"  {name}={chosen or ''}\n{columns(options, '    ')}"
@@ -109,13 +112,19 @@ def comment(file: Path) -> str:
 
 
 def _sections(composed: DictConfig, names: dict[str, str]) -> Iterator[str]:
-    """Yield the keys of the command, then those of each group."""
+    """Yield the keys of the command, then those of each group and of the groups in it."""
     yield f"Keys:\n\n{describe_keys(composed, names=names)}"
-    for field in _keys(composed):
-        if _is_group(composed, field.name) and not field.metadata.get("hidden"):
-            described = describe_keys(composed[field.name], f"{field.name}.", names)
+    yield from _group_sections(composed, "", names)
+
+
+def _group_sections(config: DictConfig, prefix: str, names: dict[str, str]) -> Iterator[str]:
+    for field in _keys(config):
+        if _is_group(config, field.name) and not field.metadata.get("hidden"):
+            group, inside = config[field.name], f"{prefix}{field.name}."
+            described, meaning = describe_keys(group, inside, names), field.metadata["help"].partition(";")[0]
             if described:
-                yield f"{field.metadata['help'].partition(';')[0].capitalize()}:\n\n{described}"
+                yield f"{meaning[:1].upper()}{meaning[1:]}:\n\n{described}"
+            yield from _group_sections(group, inside, names)
 
 
 def _keys(config: DictConfig) -> tuple[Field[Any], ...]:
@@ -145,10 +154,3 @@ def _meaning(metadata: Mapping[str, Any]) -> str:
     """Return the meaning of a key, and its choices unless the meaning names them."""
     meaning, choices = metadata.get("help", ""), [str(choice) for choice in metadata.get("choices", ())]
     return meaning if all(choice in meaning for choice in choices) else f"{meaning}: {', '.join(choices)}"
-
-
-def _by_number(file: Path) -> tuple[float, str]:
-    """Return a key that sorts 256 before 1k before 16k and 125m before 1.3b; names without a number come first."""
-    number = file.stem.rstrip("kmb")
-    scale = {"k": 1024, "m": 1e6, "b": 1e9}.get(file.stem[-1], 1)
-    return (float(number) * scale, "") if number.replace(".", "").isdigit() else (0, file.stem)

@@ -17,10 +17,12 @@ class ClusterConfig:
 
     name: str = key(REQUIRED, "name of the cluster; default: name of its file")
     executor: str = key("slurm", "slurm, or local for processes on this machine", choices=("slurm", "local"))
-    partition: str | None = key(None, "SLURM partition; null: SLURM's default, also for the next three keys")
-    account: str | None = key(None, "account to charge")
-    qos: str | None = key(None, "quality of service")
-    constraint: str | None = key(None, "features that nodes must have")
+    partition: str | None = key(
+        None, "SLURM partition; null: SLURM's default, also for the next three keys", free_text=True
+    )
+    account: str | None = key(None, "account to charge", free_text=True)
+    qos: str | None = key(None, "quality of service", free_text=True)
+    constraint: str | None = key(None, "features that nodes must have", free_text=True)
     gpus_per_task: int = key(0, "GPUs for each of a run's trainer.devices processes", at_least=0)
     cpus_per_task: int = key(1, "CPU cores for each process", at_least=1)
     mem_gb: float | None = key(None, "memory per node, GB; null: SLURM's default", above=0)
@@ -28,6 +30,7 @@ class ClusterConfig:
     requeues: int = key(100, "how many times a run that reaches its time limit is requeued", at_least=0)
     signal_delay_s: int = key(90, "seconds before the time limit at which a run is signalled to save", at_least=0)
     array_parallelism: int = key(8, "runs of a job array at the same time", at_least=1)
+    array_size: int = key(1000, "largest number of runs in one job array; at most SLURM's MaxArraySize", at_least=1)
     parallel: int = key(1, "runs at the same time with executor: local", at_least=1)
     setup: list[str] = key(list, "shell lines before the run, such as module load cuda")
     container: list[str] = key(list, "arguments of srun, such as --container-image=pytorch.sqsh")

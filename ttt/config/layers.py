@@ -32,7 +32,7 @@ class TTTConfig(LayerConfig):
         True, "eta = eta_base sigmoid(x theta_lr + beta_lr); false: eta_base / 2, its initial value"
     )
     eta_base: float = key(1.0, "base of eta, after the warm-up", above=0)
-    eta_base_start: float = key(1.0, "base of eta at the first step; it rises linearly", at_least=0)
+    eta_base_start: float = key(1.0, "base of eta at the first step; it rises linearly to eta_base", at_least=0)
     eta_over_dim: bool = key(True, "divide eta by the head width")
     token_scale: bool = key(True, "tau_i = max(0, 1 / i + delta_i) at token i of a mini-batch, delta learned; false: 1")
     momentum: float = key(0.0, "share of the last update in each update (beyond the paper)", at_least=0, below=1)
@@ -58,6 +58,9 @@ class TTTConfig(LayerConfig):
             raise bad_value("model.W_init", "zero", reason)
         if self.learnable_norm and not self.norm:
             raise bad_value("model.learnable_norm", True, "model.norm=false leaves no LN to learn; set both to false")
+        if self.eta_base_start > self.eta_base:
+            allowed = f"must be at most model.eta_base={self.eta_base}, to which it rises; set both"
+            raise bad_value("model.eta_base_start", self.eta_base_start, allowed)
 
 
 @dataclass

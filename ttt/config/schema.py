@@ -85,18 +85,20 @@ class DataConfig:
     packages: list[str] = key(list, "importable packages whose source is read; stdlib: Python's own library")
     hub: str | None = key(None, "a data set of the Hugging Face hub")
     revision: str | None = key(None, "a commit of the data set; null: its newest")
-    path: str | None = key(None, "folder, file or pattern of files: your own texts, or a copy of the data set")
-    column: str = key("text", "column of the text in jsonl, json and parquet")
+    path: str | None = key(
+        None, "folder, file or pattern of files: your own texts, or a copy of the data set", free_text=True
+    )
+    column: str = key("text", "column of the text in jsonl, json and parquet", free_text=True)
     min_chars: int = key(1, "shorter documents are left out", at_least=0)
     max_chars: int = key(100_000_000, "longer documents are left out", at_least=1)
     vocab_size: int = key(4096, "tokens of the BPE tokenizer that is trained on the text", at_least=1)
-    tokenizer: str | None = key(None, "a tokenizer.json or tokenizer.model; null: train one")
+    tokenizer: str | None = key(None, "a tokenizer.json or tokenizer.model; null: train one", free_text=True)
     validation_fraction: float = key(
         0.0, "share of documents for validation, chosen by a hash of their text", at_least=0, below=1
     )
     test_fraction: float = key(0.0, "the same for the test split", at_least=0, below=1)
     eval_tokens: int = key(131072, "maximum number of tokens that an evaluation reads", at_least=1)
-    cache_dir: str | None = key(None, "folder of prepared data; null: the user's cache")
+    cache_dir: str | None = key(None, "folder of prepared data; null: the user's cache", free_text=True)
     workers: int = key(
         1, "processes that prepare the data, with the same result; 0: one per core", at_least=0, at_most=MOST_WORKERS
     )
@@ -132,11 +134,22 @@ class ParentConfig:
         None,
         "folder of a run to start from; the defaults of model, size, backbone, data and ctx are its values, and the "
         "model must be the same (model.rope_base may change)",
+        free_text=True,
     )
     run_id: str | None = key(None, "its run id", hidden=True)
     steps: int | None = key(None, "steps it was trained for", at_least=0, hidden=True)
     settings: str | None = key(None, "digest of all its settings but the seed", hidden=True)
     weights: str | None = key(None, "SHA-256 of its checkpoint", hidden=True)
+
+
+@dataclass
+class WandbConfig:
+    """Where Weights & Biases shows the run, with ``trainer.logger=wandb``."""
+
+    project: str = key("ttt-suite", "project", free_text=True)
+    entity: str | None = key(None, "user or team; null: the user's default", free_text=True)
+    group: str | None = key(None, "group of runs; null: the name of the run's sweep", free_text=True)
+    tags: list[str] = key(list, "tags")
 
 
 @dataclass
@@ -160,6 +173,7 @@ class TrainerConfig:
     checkpoint_every: int = key(250, "steps between checkpoints; 0: only at the end", at_least=0)
     log_every: int = key(1, "steps between logged values", at_least=1)
     logger: str = key("csv", "logger in addition to the run's metrics", choices=("csv", "tensorboard", "wandb"))
+    wandb: WandbConfig = key(WandbConfig, "Weights & Biases")
     progress: bool = key(True, "show progress")
 
 
@@ -177,8 +191,10 @@ class TrainConfig:
     trainer: TrainerConfig = key(TrainerConfig, "hardware and bookkeeping")
     parent: ParentConfig = key(ParentConfig, "run whose weights this run starts from")
     seed: int = key(0, "seed of initial weights and of the order of the data", at_least=0, at_most=LARGEST_SEED)
-    runs: str = key("runs", "folder of run folders")
-    run: str | None = key(None, "folder of this run; null: a folder below runs, named after the configuration")
+    runs: str = key("runs", "folder of run folders", free_text=True)
+    run: str | None = key(
+        None, "folder of this run; null: a folder below runs, named after the configuration", free_text=True
+    )
     ckpt: str | None = key(
         None, "last: resume from the newest checkpoint, or start if there is none", choices=("last",)
     )

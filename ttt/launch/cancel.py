@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from ttt.launch.journal import append_lines, read_lines
+from ttt.launch.journal import append_lines
 from ttt.launch.local import end_processes
 from ttt.launch.plan import SweepFolder
+from ttt.launch.recover import read_jobs
 from ttt.launch.slurm import cancel_jobs
 
 
@@ -14,7 +15,7 @@ def cancel_runs(folder: SweepFolder, run_ids: list[str]) -> None:
     Raises:
         UserError: SLURM refuses.
     """
-    last_job = {line["run_id"]: line for line in read_lines(folder.jobs)}
+    last_job = {line["run_id"]: line for line in read_jobs(folder)}
     jobs: list[Any] = [last_job[run_id] for run_id in run_ids]
     # Recorded before the jobs end, so that their status is never "killed" in between.
     append_lines(folder.jobs, [{**job, "ended": "cancelled"} for job in jobs])

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,8 +12,8 @@ from submitit.core.utils import UncompletedJobError
 from submitit.helpers import DelayedSubmission, TorchDistributedEnvironment
 
 from ttt.config.errors import DivergedError, InterruptedRunError, RunError, UserError
-from ttt.launch.journal import EndStatus, JobEnd, append_lines
-from ttt.launch.plan import PlannedRun, SweepFolder
+from ttt.launch.journal import EndStatus, Executor, JobEnd, append_lines
+from ttt.launch.plan import Origin, PlannedRun, SweepFolder
 from ttt.results.run_record import Label
 from ttt.train.start import read_config, train
 
@@ -30,6 +31,8 @@ class Job:
         sweep: name of the sweep, for the run's record.
         overrides: overrides of the run, for its record.
         label: label of the run, for its record.
+        executor: what runs the job.
+        directory: the working directory; None: that of the process that starts the job.
     """
 
     config: Path
@@ -37,19 +40,24 @@ class Job:
     sweep: str
     overrides: tuple[str, ...]
     label: Label = None
+    executor: Executor = "slurm"
+    directory: str | None = None
 
     def __call__(self) -> None:
         """Train the run.
 
         Raises:
-            UserError: the configuration file is missing or invalid.
+            UserError: the configuration file is missing or invalid, or the working directory is gone.
             RunError: the run failed, or was interrupted and not requeued.
         """
         _set_up_processes()
         try:
+            _change_directory(self.directory)
             self._train()
         except (Exception, KeyboardInterrupt) as error:
-            self._record_end(_end_status(error), _error_line(error))
+            # On a full disk the end cannot be recorded either; the first error is the one to report.
+            with suppress(UserError):
+                self._record_end(_end_status(error), _error_line(error))
             raise
         self._record_end("finished", None)
 
@@ -76,9 +84,10 @@ class Job:
             append_lines(self.ends, [end])
 
 
-def make_job(folder: SweepFolder, run: PlannedRun, sweep: str) -> Job:
+def make_job(folder: SweepFolder, run: PlannedRun, origin: Origin, executor: Executor) -> Job:
     """Return the job that trains a run."""
-    return Job(folder.config(run.run_id), folder.ends(run.run_id), sweep, run.overrides, run.label)
+    config, ends = folder.config(run.run_id), folder.ends(run.run_id)
+    return Job(config, ends, origin.sweep, run.overrides, run.label, executor, origin.directory)
 
 
 def _set_up_processes() -> None:
@@ -92,6 +101,17 @@ def _set_up_processes() -> None:
         TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
         # Some machines cannot resolve their own host name.
         os.environ["MASTER_ADDR"] = address
+
+
+def _change_directory(directory: str | None) -> None:
+    if directory is None:
+        return
+    try:
+        os.chdir(directory)
+    except OSError as error:
+        raise UserError(
+            f"{directory}: the sweep was submitted there, and paths start from it ({error.strerror})"
+        ) from None
 
 
 def _exit(*_: object) -> None:

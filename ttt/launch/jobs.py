@@ -1,6 +1,7 @@
 """The jobs of a sweep's runs, including jobs of sweeps in neighbouring folders, which may share runs."""
 
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import cast
 
@@ -8,7 +9,8 @@ from ttt.config.errors import UserError
 from ttt.launch import local
 from ttt.launch.journal import JobEnd, JobLine, read_lines
 from ttt.launch.plan import PLAN_FILE, PlannedRun, SweepFolder, read_runs
-from ttt.launch.slurm import job_states
+from ttt.launch.recover import read_jobs
+from ttt.launch.slurm import SlurmJob, job_states
 
 JobKey = tuple[Path, str]
 """Folder of the sweep and job id. Local jobs that wait have no id yet."""
@@ -16,10 +18,11 @@ JobKey = tuple[Path, str]
 
 @dataclass(frozen=True)
 class RunJob:
-    """A job: its line in ``jobs.jsonl``, and the folder of the sweep that submitted it."""
+    """A job: its line in ``jobs.jsonl``, the folder of the sweep that submitted it, and a time to sort jobs by."""
 
     line: JobLine
     sweep: Path
+    since: str
 
     @property
     def key(self) -> JobKey:
@@ -37,11 +40,14 @@ def jobs_by_run(folder: SweepFolder, runs: list[PlannedRun]) -> dict[str, list[R
     jobs: dict[str, list[RunJob]] = {run_id: [] for run_id in run_folders}
     for sweep in (folder, *_neighbours(folder)):
         shared = run_folders.keys() if sweep is folder else _shared_runs(sweep, run_folders)
-        for line in read_lines(sweep.jobs) if shared else []:
+        latest = ""
+        for line in read_jobs(sweep) if shared else []:
+            # The order in a file counts more than its times: a clock may have been set back.
+            latest = max(latest, line["time"])
             if line["run_id"] in shared:
-                jobs[line["run_id"]].append(RunJob(cast(JobLine, line), sweep.path))
+                jobs[line["run_id"]].append(RunJob(line, sweep.path, latest))
     for jobs_of_run in jobs.values():
-        jobs_of_run.sort(key=lambda job: job.line["time"])
+        jobs_of_run.sort(key=lambda job: job.since)
     return jobs
 
 
@@ -51,13 +57,19 @@ def states_by_job(jobs: list[RunJob]) -> dict[JobKey, str]:
     Raises:
         UserError: SLURM does not answer.
     """
-    in_slurm = job_states({job.line["job_id"] for job in jobs if job.line["executor"] == "slurm"})
-    states = {job.key: in_slurm[job.line["job_id"]] for job in jobs if job.line["job_id"] in in_slurm}
+    submitted = {job.key: slurm_job(job.line) for job in jobs if job.line["executor"] == "slurm"}
+    in_slurm = job_states(submitted.values())
+    states = {key: in_slurm[job] for key, job in submitted.items() if job in in_slurm}
     for sweep in {job.sweep for job in jobs if job.line["executor"] == "local"}:
         lines = [job.line for job in jobs if job.sweep == sweep]
         local_states = local.process_states(SweepFolder(sweep), lines)
         states |= {(sweep, job_id): state for job_id, state in local_states.items()}
     return states
+
+
+def slurm_job(line: JobLine) -> SlurmJob:
+    """Return a job of SLURM as it was recorded."""
+    return SlurmJob(line["job_id"], line.get("name"), datetime.fromisoformat(line["time"]).timestamp())
 
 
 def ends_of_run(run: PlannedRun, jobs: list[RunJob]) -> list[JobEnd]:

@@ -1,14 +1,17 @@
 """Append-only files of JSON lines: jobs that were submitted, and how they ended."""
 
+import errno
 import json
 import os
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from io import FileIO
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
 
 from ttt.config.errors import UserError
 from ttt.launch.plan import PlannedRun
+from ttt.results.processes import machine_id, start_ticks
 
 Executor = Literal["slurm", "local"]
 EndStatus = Literal["finished", "failed", "diverged", "interrupted", "requeued"]
@@ -18,14 +21,18 @@ class JobLine(TypedDict):
     """A line of ``jobs.jsonl``.
 
     ``job_id`` is SLURM's job id or, on this machine, a process id; it is empty while a local run waits in the queue.
-    ``time`` is ISO 8601 UTC. ``ended``: the user cancelled the job, or it was given up because its parent run did not
-    finish.
+    ``time`` is ISO 8601 UTC. ``name`` is the job's name in SLURM. ``machine`` and ``started`` identify a process, see
+    ``ttt.results.processes``; earlier versions wrote none of these three. ``ended``: the user cancelled the job, or it
+    was given up because its parent run did not finish.
     """
 
     run_id: str
     job_id: str
     executor: Executor
     time: str
+    name: NotRequired[str]
+    machine: NotRequired[str]
+    started: NotRequired[int | None]
     ended: NotRequired[Literal["cancelled", "orphaned"]]
 
 
@@ -39,26 +46,39 @@ class JobEnd(TypedDict):
     time: str
 
 
-def job_line(run: PlannedRun, job_id: str, executor: Executor) -> JobLine:
-    """Return the line of ``jobs.jsonl`` for a run that now has a job."""
+def slurm_line(run: PlannedRun, job_id: str, name: str) -> JobLine:
+    """Return the line of ``jobs.jsonl`` for a run that now has a job of SLURM with this name."""
+    return {**_line(run, job_id, "slurm"), "name": name}
+
+
+def local_line(run: PlannedRun, pid: str = "") -> JobLine:
+    """Return the line of ``jobs.jsonl`` for a run that now is a process on this machine, or waits to be one."""
+    line = _line(run, pid, "local")
+    return {**line, "machine": machine_id(), "started": start_ticks(int(pid))} if pid else line
+
+
+def _line(run: PlannedRun, job_id: str, executor: Executor) -> JobLine:
     return {"run_id": run.run_id, "job_id": job_id, "executor": executor, "time": datetime.now(UTC).isoformat()}
 
 
 def append_lines(path: Path, lines: Iterable[Any]) -> None:
     """Append lines in a single write, so that other processes see all or none of them.
 
+    An incomplete last line, which a full disk or a killed process has left, is removed first.
+
     Raises:
         UserError: the file cannot be written.
     """
-    text = "".join(json.dumps(line) + "\n" for line in lines)
-    if not text:
+    data = "".join(json.dumps(line) + "\n" for line in lines).encode()
+    if not data:
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a+b", buffering=0) as file:
-            if _ends_within_a_line(file.fileno()):
-                text = "\n" + text
-            file.write(text.encode())
+            _remove_incomplete_line(file)
+            # A disk that fills takes a part of the data without an error.
+            if file.write(data) != len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(file.fileno())
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); free disk space") from error
@@ -83,7 +103,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         raise UserError(f"{path}: a line is not JSON ({error}); remove that line") from error
 
 
-def _ends_within_a_line(file: int) -> bool:
-    """Return whether the last line is incomplete, after a full disk or a crash."""
-    size = os.fstat(file).st_size
-    return size > 0 and os.pread(file, 1, size - 1) != b"\n"
+def _remove_incomplete_line(file: FileIO) -> None:
+    size = os.fstat(file.fileno()).st_size
+    if size and os.pread(file.fileno(), 1, size - 1) != b"\n":
+        file.truncate(os.pread(file.fileno(), size, 0).rfind(b"\n") + 1)

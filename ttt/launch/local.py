@@ -1,6 +1,7 @@
 """Jobs that are processes on this machine: finding out whether they run, and ending them."""
 
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import datetime
 
 import psutil
@@ -8,9 +9,13 @@ from filelock import FileLock, Timeout
 
 from ttt.launch.journal import JobLine
 from ttt.launch.plan import SweepFolder
+from ttt.results.processes import machine_id, start_ticks
+
+START_S = 1.0
+"""Seconds within which a controller that starts its run has started it."""
 
 START_TOLERANCE_S = 5.0
-"""Seconds by which a process may start after its job's line was written."""
+"""Seconds by which a process may start after its job's line was written, where only the wall clock is known."""
 
 
 def queue_lock(folder: SweepFolder) -> FileLock:
@@ -46,10 +51,13 @@ def find_process(job: JobLine) -> psutil.Process | None:
     try:
         process = psutil.Process(int(job["job_id"]))
         ended = process.status() == psutil.STATUS_ZOMBIE
-        started = process.create_time()
+        latest_start = datetime.fromisoformat(job["time"]).timestamp() + START_TOLERANCE_S
+        if job.get("started") is not None:
+            id_reused = (job["machine"], job["started"]) != (machine_id(), start_ticks(process.pid))
+        else:
+            id_reused = process.create_time() > latest_start
     except (psutil.NoSuchProcess, ValueError):
         return None
-    id_reused = started > datetime.fromisoformat(job["time"]).timestamp() + START_TOLERANCE_S
     return None if ended or id_reused else process
 
 
@@ -57,5 +65,10 @@ def end_processes(jobs: Iterable[JobLine]) -> None:
     """Send SIGTERM to the runs of local jobs: they save a checkpoint and exit."""
     for job in jobs:
         controller = find_process(job)
-        for run in controller.children() if controller else []:
-            run.terminate()
+        with suppress(psutil.NoSuchProcess):
+            if controller and not controller.children():
+                # Its run has not started; the controller ends, or passes the signal on to a run that starts now.
+                controller.terminate()
+                psutil.wait_procs([controller], START_S)
+            for run in controller.children() if controller else []:
+                run.terminate()

@@ -3,12 +3,12 @@
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from filelock import FileLock
 
-from ttt.config.errors import UserError
+from ttt.config.errors import UserError, counted
 from ttt.config.identity import differences
 from ttt.config.plain import to_plain
 from ttt.config.schema import Resolved, TrainConfig
@@ -50,19 +50,33 @@ class PlannedRun:
     label: dict[str, Any] | None = None
 
 
+class Origin(NamedTuple):
+    """Where the jobs of a sweep come from.
+
+    Attributes:
+        sweep: the sweep's name.
+        directory: the working directory of its first submission, from which relative paths in configurations start;
+            None in plans of earlier versions.
+    """
+
+    sweep: str
+    directory: str | None
+
+
 class SweepFolder:
     """The files of a sweep below ``path``.
 
     Attributes:
         plan: the runs, JSON.
         cluster: the cluster of the last submission, JSON.
+        held: the runs that the last submission held back, JSON; see ``ttt.launch.choice``.
         jobs: one line of JSON per job; see ``ttt.launch.journal``.
         submitit: folder of submitit's scripts, pickled jobs and logs.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.plan, self.cluster = path / PLAN_FILE, path / "cluster.json"
+        self.plan, self.cluster, self.held = path / PLAN_FILE, path / "cluster.json", path / "held.json"
         self.jobs, self.submitit = path / "jobs.jsonl", path / "submitit"
 
     def make(self) -> None:
@@ -111,6 +125,7 @@ def freeze(plan: Plan, folder: SweepFolder) -> None:
         "sweep": plan.sweep,
         "versions": versions(),
         "git": git_state(),
+        "directory": str(Path.cwd()),
         "runs": [asdict(run) for run in plan.runs],
     }
     # The plan is written last, so that a folder with a plan has all of its configurations.
@@ -129,7 +144,7 @@ def check_same_plan(plan: Plan, folder: SweepFolder) -> None:
     difference = None
     if more or fewer:
         examples = [*(f"+{run_id}" for run_id in more[:2]), *(f"-{run_id}" for run_id in fewer[:2])]
-        difference = f"{len(more)} runs are new, {len(fewer)} gone: {', '.join(examples)}"
+        difference = f"{counted(len(more), 'new run')}, {len(fewer)} gone: {', '.join(examples)}"
     else:
         for run_id in now:
             if changed := differences(_compared_keys(now[run_id]), _compared_keys(before[run_id])):
@@ -148,13 +163,14 @@ def read_runs(folder: SweepFolder) -> list[PlannedRun]:
     return [_run(plain) for plain in _read(folder)["runs"]]
 
 
-def read_name(folder: SweepFolder) -> str:
-    """Return the name of the sweep.
+def read_origin(folder: SweepFolder) -> Origin:
+    """Return the name of the sweep and the directory of its submission.
 
     Raises:
         UserError: the plan is missing or broken.
     """
-    return str(_read(folder)["sweep"])
+    content = _read(folder)
+    return Origin(content["sweep"], content.get("directory"))
 
 
 def submit_lock(folder: SweepFolder) -> FileLock:

@@ -15,10 +15,11 @@ from filelock import Timeout
 
 from ttt.config.cluster import ClusterConfig
 from ttt.launch.job import make_job
-from ttt.launch.journal import append_lines, job_line
+from ttt.launch.journal import append_lines, local_line
 from ttt.launch.local import queue_lock, queue_runs
-from ttt.launch.plan import SweepFolder, read_name, submit_lock
+from ttt.launch.plan import SweepFolder, read_origin, submit_lock
 from ttt.launch.resources import read_resources
+from ttt.launch.slurm import outside_a_job
 from ttt.launch.status import ACTIVE, RunStatus, sweep_status
 
 Slots = dict[int, submitit.Job[None]]
@@ -31,7 +32,7 @@ def start_queue(folder: SweepFolder, cluster: ClusterConfig) -> None:
     """Start the queue process unless it runs already."""
     if queue_runs(folder):
         return
-    with (folder.path / "queue.log").open("a", encoding="utf-8") as log:
+    with (folder.path / "queue.log").open("a", encoding="utf-8") as log, outside_a_job():
         subprocess.Popen(
             [sys.executable, "-m", "ttt.launch.queue", str(folder.path)],
             stdin=subprocess.DEVNULL,
@@ -60,7 +61,7 @@ def main() -> None:
 
 def _start_runs(folder: SweepFolder, slots: Slots) -> bool:
     """Start queued runs in free slots; return whether any run is still waiting or running."""
-    resources, name = read_resources(folder), read_name(folder)
+    resources, origin = read_resources(folder), read_origin(folder)
     for slot in [slot for slot, job in slots.items() if job.done()]:
         del slots[slot]
     statuses = sweep_status(folder)
@@ -69,8 +70,9 @@ def _start_runs(folder: SweepFolder, slots: Slots) -> bool:
     queued = [status.run for status in own if status.state == "queued" and not status.job_id]
     free = [slot for slot in range(resources.cluster.parallel) if slot not in slots]
     for slot, run in zip(free, queued, strict=False):
-        slots[slot] = _executor(folder, resources.of(run), slot, run.devices).submit(make_job(folder, run, name))
-        append_lines(folder.jobs, [job_line(run, slots[slot].job_id, "local")])
+        job = make_job(folder, run, origin, "local")
+        slots[slot] = _executor(folder, resources.of(run), slot, run.devices).submit(job)
+        append_lines(folder.jobs, [local_line(run, slots[slot].job_id)])
     return bool(slots or queued or any(status.state == "waiting" for status in own))
 
 
@@ -97,7 +99,7 @@ def _mark_orphans(folder: SweepFolder, statuses: list[RunStatus]) -> None:
         for status in statuses
         if status.state == "waiting" and not status.elsewhere and states[str(status.run.parent)] not in ACTIVE
     ]
-    append_lines(folder.jobs, [{**job_line(run, "", "local"), "ended": "orphaned"} for run in orphans])
+    append_lines(folder.jobs, [{**local_line(run), "ended": "orphaned"} for run in orphans])
 
 
 if __name__ == "__main__":

@@ -4,12 +4,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from shutil import disk_usage
 from typing import Literal, cast
 
 from ttt.config.errors import UserError
 from ttt.launch.jobs import ends_of_run, jobs_by_run, states_by_job
 from ttt.launch.journal import JobEnd, JobLine
 from ttt.launch.plan import PlannedRun, SweepFolder, read_runs
+from ttt.launch.slurm import NUMBER_REUSED
 from ttt.results.record import Record, RunFolder, read_record
 
 RunState = Literal[
@@ -52,7 +54,12 @@ SLURM_ENDED: dict[str, Outcome] = {
 ACCOUNTING_DELAY = timedelta(minutes=2)
 """Time after which accounting should know a job."""
 
+ENDING = "is being cancelled"
+
 ORPHANED: Outcome = ("orphaned", "the run it starts from did not finish")
+
+FULL_DISK = 2**20
+"""Free bytes below which a disk counts as full; a job there can end without recording the reason."""
 
 SAME_FAILURES = 3
 """Equal failures in a row after which a run is not retried."""
@@ -84,6 +91,11 @@ class RunStatus:
     seconds_left: float | None = None
     elsewhere: Path | None = None
 
+    @property
+    def has_trained(self) -> bool:
+        """Whether the run has trained a step, in any of its jobs."""
+        return self.steps > 0 or self.state == "finished"
+
 
 def sweep_status(folder: SweepFolder) -> list[RunStatus]:
     """Return the status of every run of the sweep, in the order of its plan.
@@ -112,6 +124,8 @@ def sweep_status(folder: SweepFolder) -> list[RunStatus]:
             cancelled_by_user = "ended" in last.line
             parent_finished = run.parent is None or statuses[run.parent].state == "finished"
             status = _with_outcomes(status, outcomes, cancelled_by_user, parent_finished)
+            if (status.state, status.detail) == ("killed", "") and disk_usage(folder.path).free < FULL_DISK:
+                status = replace(status, detail=f"the disk of {folder.path} is full; free some space, then retry")
         statuses[run.run_id] = status
     return list(statuses.values())
 
@@ -151,10 +165,15 @@ def _outcome(
     if job.get("ended") == "orphaned":
         return ORPHANED
     if job.get("ended") == "cancelled":
-        return ("running", "is being cancelled") if slurm_state in SLURM_RUNNING else ("cancelled", "")
-    if slurm_state is None:
+        # A waiting run on this machine has no job that could still start.
+        ending = slurm_state in SLURM_RUNNING or (slurm_state in SLURM_QUEUED and job["job_id"])
+        return ("running" if slurm_state in SLURM_RUNNING else "queued", ENDING) if ending else ("cancelled", "")
+    if slurm_state in (None, NUMBER_REUSED):
         late = datetime.now(UTC) - datetime.fromisoformat(job["time"]) > ACCOUNTING_DELAY
-        return ("killed", "SLURM does not know its job") if late else ("queued", "")
+        gone = "SLURM does not know its job"
+        if slurm_state == NUMBER_REUSED:
+            gone = f"SLURM has given the number {job['job_id']} of its job to another job"
+        return ("killed", gone) if late else ("queued", "")
     if slurm_state in SLURM_QUEUED:
         return "queued", ""
     if slurm_state in SLURM_RUNNING:

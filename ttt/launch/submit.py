@@ -10,16 +10,19 @@ import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from ttt.config.cluster import ClusterConfig
-from ttt.config.errors import UserError
+from ttt.config.errors import UserError, counted
 from ttt.launch.job import make_job
-from ttt.launch.journal import JobLine, append_lines, job_line
-from ttt.launch.plan import PlannedRun, SweepFolder, read_name
+from ttt.launch.journal import JobLine, append_lines, local_line, slurm_line
+from ttt.launch.plan import PlannedRun, SweepFolder, read_origin
 from ttt.launch.queue import start_queue
 from ttt.launch.resources import Resources, slurm_parameters
-from ttt.launch.slurm import one_line, require_slurm
+from ttt.launch.slurm import one_line, outside_a_job, require_slurm
 
-ARRAY_SIZE = 1000
-"""Largest number of runs in one array; SLURM's default MaxArraySize is 1001."""
+LIMITS = {
+    "MaxSubmit": "submit some of the runs with limit=N, and the others with the same command later",
+    "job array specification": "choose a smaller slurm.array_size=N",
+}
+"""A part of SLURM's message about a limit -> remedy."""
 
 
 def submit(
@@ -39,15 +42,16 @@ def submit(
         report: called with one line per array.
 
     Raises:
-        UserError: the cluster refuses a job; jobs submitted before it remain.
+        UserError: SLURM is not installed or refuses a job; jobs submitted before it remain.
     """
     clusters = {run.run_id: resources.of(run) for run in runs}
     if resources.cluster.executor == "local":
-        append_lines(folder.jobs, [job_line(run, "", "local") for run in runs])
+        append_lines(folder.jobs, [local_line(run) for run in runs])
         start_queue(folder, resources.cluster)
-        report(f"{len(runs)} runs on this machine, {resources.cluster.parallel} at a time")
+        report(f"{counted(len(runs), 'run')} on this machine, {resources.cluster.parallel} at a time")
         return
-    require_slurm("sbatch", resources.cluster.name)
+    for command in ("sbatch", "srun"):
+        require_slurm(command, resources.cluster.name)
     jobs = dict(active)
     for array in job_arrays(runs, clusters):
         first_run = array[0]
@@ -57,7 +61,7 @@ def submit(
         jobs |= {line["run_id"]: line["job_id"] for line in lines}
         array_id = lines[0]["job_id"].partition("_")[0]
         after = f", after {dependency}" if dependency else ""
-        report(f"job {array_id}: {len(lines)} {'run' if len(lines) == 1 else 'runs'}{after}")
+        report(f"job {array_id}: {counted(len(lines), 'run')}{after}")
 
 
 def job_arrays(runs: list[PlannedRun], clusters: dict[str, ClusterConfig]) -> Iterator[list[PlannedRun]]:
@@ -70,20 +74,23 @@ def job_arrays(runs: list[PlannedRun], clusters: dict[str, ClusterConfig]) -> It
         key = generation[run.run_id], run.parent, run.nodes, run.devices, str(clusters[run.run_id])
         groups.setdefault(key, []).append(run)
     for group in groups.values():
-        yield from (group[start : start + ARRAY_SIZE] for start in range(0, len(group), ARRAY_SIZE))
+        size = clusters[group[0].run_id].array_size
+        yield from (group[start : start + size] for start in range(0, len(group), size))
 
 
 def _submit_array(
     folder: SweepFolder, runs: list[PlannedRun], cluster: ClusterConfig, dependency: str | None
 ) -> list[JobLine]:
-    sweep = read_name(folder)
+    origin = read_origin(folder)
     executor = submitit.AutoExecutor(folder.submitit, cluster="slurm", slurm_max_num_timeout=cluster.requeues)
-    executor.update_parameters(**slurm_parameters(cluster, runs[0], sweep, dependency))
+    executor.update_parameters(**slurm_parameters(cluster, runs[0], origin.sweep, dependency))
     try:
         # submitit prints sbatch's errors as they come and raises them again.
-        with redirect_stderr(StringIO()), executor.batch():
-            jobs = [executor.submit(make_job(folder, run, sweep)) for run in runs]
+        with outside_a_job(), redirect_stderr(StringIO()), executor.batch():
+            jobs = [executor.submit(make_job(folder, run, origin, "slurm")) for run in runs]
     except (FailedJobError, FailedSubmissionError, subprocess.CalledProcessError) as error:
-        remedy = f"correct slurm/{cluster.name}.yaml, or set slurm.KEY=VALUE"
-        raise UserError(f"slurm={cluster.name}: {one_line(str(error))}; {remedy}") from error
-    return [job_line(run, job.job_id, "slurm") for run, job in zip(runs, jobs, strict=True)]
+        line, remedy = one_line(str(error)), f"correct slurm/{cluster.name}.yaml, or set slurm.KEY=VALUE"
+        remedy = next((other for part, other in LIMITS.items() if part in line), remedy)
+        raise UserError(f"slurm={cluster.name}: {line}; {remedy}") from error
+    name = str(cluster.additional.get("job-name", origin.sweep))
+    return [slurm_line(run, job.job_id, name) for run, job in zip(runs, jobs, strict=True)]

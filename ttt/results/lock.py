@@ -23,6 +23,7 @@ import filelock
 
 from ttt.config.errors import UserError
 from ttt.results.atomic import write_text
+from ttt.results.processes import machine_id, start_ticks
 
 LOCK_FILE, GUARD_FILE = "lock.json", ".lock.guard"
 LOCK_FILES = (LOCK_FILE, GUARD_FILE)
@@ -121,7 +122,7 @@ class Lock:
         """
         holder, ours = state["holder"], self.holder
         same_machine = holder["machine"] and holder["machine"] == ours["machine"]
-        if same_machine and _started(holder["pid"]) != holder["started"]:
+        if same_machine and start_ticks(holder["pid"]) != holder["started"]:
             return "that process has ended"
         if holder["job"] and holder["job"] == ours["job"] and holder["restart"] < ours["restart"]:
             return "its job was started again"
@@ -184,32 +185,13 @@ def _this_process() -> Holder:
     return {
         "token": uuid.uuid4().hex,  # differs each time a lock is taken
         "host": socket.gethostname(),
-        "machine": _machine(),
+        "machine": machine_id(),
         "pid": pid,
-        "started": _started(pid),  # distinguishes processes with the same id
+        "started": start_ticks(pid),  # distinguishes processes with the same id
         "job": f"{job} of {cluster}" if job and cluster else job,
         "restart": int(os.environ.get("SLURM_RESTART_COUNT", 0)),
         "since": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-
-
-def _machine() -> str:
-    """Return the ids of boot and container, within which process ids are unique; empty if unknown."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
-    except OSError:
-        return ""
-
-
-def _started(pid: int) -> int | None:
-    """Return the process's start in clock ticks since boot; None if it does not run or this is unknown."""
-    try:
-        # The second field is a name in parentheses, which may contain any character.
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] in "ZX" else int(fields[19])
 
 
 def _name(state: State) -> str:

@@ -136,6 +136,7 @@ class Record(TypedDict):
     layer 1, head 0", to the newest warning about it; most records have none. ``identity`` is the part of ``config``
     from which ``run_id`` is made, see ``ttt.config.identity``. ``label`` describes the run for figures.
     ``measurements`` maps the name of a measured number to its value; each is a column of ``Results.runs``.
+    ``wandb_id`` is the id of the run in Weights & Biases.
     """
 
     schema_version: int
@@ -164,6 +165,7 @@ class Record(TypedDict):
     identity: NotRequired[Resolved]
     label: NotRequired[dict[str, Any]]
     measurements: NotRequired[dict[str, float]]
+    wandb_id: NotRequired[str]
 
 
 def write_record(path: Path, record: Record) -> None:

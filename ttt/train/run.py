@@ -22,7 +22,7 @@ from ttt.train.callbacks import Metrics, Progress
 from ttt.train.checkpoint import SaveCheckpoints
 from ttt.train.device import choose_strategy
 from ttt.train.inner_watch import InnerWatch
-from ttt.train.loggers import make_loggers
+from ttt.train.loggers import finish_loggers, keep_wandb_id, make_loggers
 from ttt.train.module import TrainingModule
 from ttt.train.opening import reset_folder, rewind_folder
 from ttt.train.prepare import PreparedRun
@@ -52,6 +52,8 @@ def run(prepared: PreparedRun) -> SplitEvaluation | None:
 
 def _open_folder(prepared: PreparedRun) -> None:
     plan, newest = prepared.plan, prepared.newest
+    if plan.config.trainer.logger == "wandb":
+        keep_wandb_id(prepared.record, plan.config.overwrite)
     if newest is None:
         reset_folder(plan.folder)
     else:
@@ -92,6 +94,8 @@ def _train(prepared: PreparedRun) -> MetricLog:
         if record.writes and record.folder.path.exists():
             metrics.write()
             record.trained()
+        if record.writes:
+            finish_loggers(trainer.loggers)
         destroy_group()
     return metrics
 
@@ -160,7 +164,7 @@ def _trainer(prepared: PreparedRun, metrics: MetricLog, stop: StopRequest) -> pl
         max_steps=plan.step_plan.steps,
         accumulate_grad_batches=plan.step_plan.accumulate,
         callbacks=callbacks,
-        logger=make_loggers(trainer.logger, plan.folder.path, plan.run_id, newest.step if newest else 0),
+        logger=make_loggers(trainer, record.content, plan.folder.path, newest.step if newest else 0),
         log_every_n_steps=1,
         plugins=[saving.files, cluster_environment()],
         # In a SLURM job, Lightning resumes from any ``hpc_ckpt_*`` in this folder, which a new run has emptied.

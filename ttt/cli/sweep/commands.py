@@ -8,19 +8,20 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ttt.cli.sweep.expand import change_cluster, expand, load_cluster, load_sweep
+from ttt.cli.sweep.expand import expand, load_sweep
 from ttt.cli.sweep.overrides import with_overrides
-from ttt.cli.sweep.request import COMMON_KEYS, Request
+from ttt.cli.sweep.request import Request
+from ttt.cli.sweep.submit import retry, select
+from ttt.cli.sweep.submit import submit as submit_sweep
 from ttt.cli.sweep.tables import cost_table, status_table
-from ttt.config.errors import UserError
+from ttt.config.errors import UserError, counted
 from ttt.launch.cancel import cancel_runs
+from ttt.launch.choice import with_reasons
 from ttt.launch.collect import copy_results
 from ttt.launch.cost import run_costs
 from ttt.launch.logs import log_files, tail
-from ttt.launch.plan import Plan, SweepFolder, freeze, submit_lock
-from ttt.launch.resources import Resources, read_resources, write_resources
-from ttt.launch.status import ACTIVE, BROKEN, RunStatus, sweep_status
-from ttt.launch.submit import submit as submit_runs
+from ttt.launch.plan import Plan, SweepFolder, read_runs, submit_lock
+from ttt.launch.status import ACTIVE, RunStatus, sweep_status
 from ttt.results.atomic import write_text
 
 
@@ -31,25 +32,15 @@ def plan(request: Request) -> None:
 
 
 def submit(request: Request) -> None:
-    """Submit every run that is neither finished nor queued nor running."""
-    resources = _new_resources(request)
-    sweep_plan = _expand(request)
-    for run in sweep_plan.runs:
-        resources.of(run)
-    folder = SweepFolder(request.folder)
-    folder.make()
-    with submit_lock(folder):
-        freeze(sweep_plan, folder)
-        statuses = sweep_status(folder)
-        open_runs = [status for status in statuses if status.state not in (*ACTIVE, "finished")]
-        _submit(request, folder, resources, statuses, _worth_retrying(open_runs))
+    """Submit the runs of the sweep that are not finished, queued or running."""
+    submit_sweep(request, _expand(request))
 
 
 def status(request: Request) -> None:
     """Print one line per run, or the folders of finished runs; with ``--watch``, until all runs have ended."""
     folder, interval = SweepFolder(request.folder), request.number("interval", 10, 1)
     while True:
-        statuses = sweep_status(folder)
+        statuses = with_reasons(folder, sweep_status(folder))
         if "--json" in request.flags:
             print(json.dumps([_as_json(status) for status in statuses], indent=1))
         elif "--folders" in request.flags:
@@ -62,30 +53,14 @@ def status(request: Request) -> None:
         time.sleep(interval)
 
 
-def retry(request: Request) -> None:
-    """Submit again the runs that failed, were killed, timed out or are orphaned."""
-    folder = SweepFolder(request.folder)
-    resources = read_resources(folder)
-    if "slurm" in request.options:
-        resources = _new_resources(request)
-    elif request.cluster_changes:
-        changed = tuple(sorted({*resources.changed, *_changed_keys(request)}))
-        resources = Resources(change_cluster(resources.cluster, request.cluster_changes), changed)
-    with submit_lock(folder):
-        statuses = sweep_status(folder)
-        chosen = _select(request, statuses, [status for status in statuses if status.state in BROKEN])
-        if request.options.get("force") != "true":
-            chosen = _worth_retrying(chosen)
-        _submit(request, folder, resources, statuses, chosen)
-
-
 def cancel(request: Request) -> None:
     """Cancel the runs that wait or run; a run that is training saves a checkpoint first."""
     folder = SweepFolder(request.folder)
-    statuses = sweep_status(folder)
+    read_runs(folder)  # the lock would create a folder that is missing
     with submit_lock(folder):
+        statuses = sweep_status(folder)
         active = [status for status in statuses if status.state in ACTIVE and not status.elsewhere]
-        chosen = _select(request, statuses, active)
+        chosen = select(request, statuses, active)
         cancel_runs(folder, [status.run.run_id for status in chosen])
     print(f"{len(chosen)} cancelled; ttt-sweep submit submits them again")
 
@@ -95,15 +70,15 @@ def logs(request: Request) -> None:
     folder = SweepFolder(request.folder)
     if not request.run_names:
         raise UserError("ttt-sweep logs: name a run; ttt-sweep status lists them")
-    statuses = sweep_status(folder)
-    for chosen in _select(request, statuses, statuses):
+    statuses, lines = sweep_status(folder), request.whole_number("lines", 1) or 40
+    for chosen in select(request, statuses, statuses):
         for path in log_files(folder, chosen):
-            print(f"==> {path} <==\n{tail(path, int(request.number('lines', 40, 1)))}")
+            print(f"==> {path} <==\n{tail(path, lines)}")
 
 
 def collect(request: Request) -> None:
     """Copy records and metrics of the sweep's runs into a folder, with a table of all runs."""
-    out = Path(request.required("out"))
+    out = Path(request.required("out")).expanduser()
     # Importing pandas takes a second, and the other commands do not need it.
     from ttt.cli.results import read_results
 
@@ -114,7 +89,7 @@ def collect(request: Request) -> None:
         if status.state != "finished":
             print(f"not finished: {status.run.run_id} ({status.state})", file=sys.stderr)
     finished = sum(status.state == "finished" for status in statuses)
-    print(f"{table}: {finished} of {len(statuses)} runs are finished; draw them with ttt-plot --all runs={out}")
+    print(f"{table}: {finished} of {counted(len(statuses), 'run')} finished; draw them with ttt-plot --all runs={out}")
     deleted = [status.run.folder for status in statuses if status.state == "deleted"]
     if deleted:
         raise UserError(f"{', '.join(deleted)}: deleted after training had finished; ttt-sweep retry trains it again")
@@ -135,59 +110,6 @@ def _expand(request: Request) -> Plan:
             print(f"\rcomposing {done}/{total}", end=end, file=sys.stderr, flush=True)
 
     return expand(sweep, request.runs_folder, report)
-
-
-def _new_resources(request: Request) -> Resources:
-    return Resources(load_cluster(request.required("slurm"), request.cluster_changes), _changed_keys(request))
-
-
-def _changed_keys(request: Request) -> tuple[str, ...]:
-    return tuple(change.partition("=")[0] for change in request.cluster_changes)
-
-
-def _submit(
-    request: Request, folder: SweepFolder, resources: Resources, statuses: list[RunStatus], chosen: list[RunStatus]
-) -> None:
-    active = {status.run.run_id: status.job_id for status in statuses if status.state in ACTIVE}
-    if chosen:
-        write_resources(folder, resources)
-        submit_runs(folder, resources, [status.run for status in chosen], active, print)
-    finished = sum(status.state == "finished" for status in statuses)
-    print(
-        f"{len(chosen)} submitted, {len(active)} were queued or running, {finished} finished, of {len(statuses)} runs"
-    )
-    if chosen or active:
-        options = [f"{key}={request.options[key]}" for key in COMMON_KEYS if key in request.options]
-        print(f"watch them: ttt-sweep status {' '.join(options)} --watch")
-
-
-def _worth_retrying(statuses: list[RunStatus]) -> list[RunStatus]:
-    """Return the runs that are worth another try, and print the others."""
-    for status in statuses:
-        if status.given_up:
-            why = f"failed three times in the same way ({status.detail or status.state})"
-            print(f"left out: {status.run.run_id} {why}; ttt-sweep retry {status.run.run_id} force=true retries it")
-    return [status for status in statuses if not status.given_up]
-
-
-def _select(request: Request, statuses: list[RunStatus], selectable: list[RunStatus]) -> list[RunStatus]:
-    """Return the selectable runs that the command line names, or all of them if it names none."""
-    if not request.run_names:
-        return selectable
-    return [_find(request, name, statuses, selectable) for name in request.run_names]
-
-
-def _find(request: Request, name: str, statuses: list[RunStatus], selectable: list[RunStatus]) -> RunStatus:
-    matches = [status for status in statuses if name in status.run.run_id]
-    matches = [status for status in matches if status.run.run_id == name] or matches
-    if len(matches) != 1:
-        examples = ", ".join(status.run.run_id for status in matches[:3]) or "ttt-sweep status lists the runs"
-        raise UserError(f"{name}: {'matches several runs' if matches else 'no such run'}: {examples}")
-    (status,) = matches
-    if status not in selectable:
-        where = f" in folder={status.elsewhere}" if status.elsewhere else ""
-        raise UserError(f"{status.run.run_id}: is {status.state}{where}; nothing to {request.command}")
-    return status
 
 
 def _as_json(status: RunStatus) -> dict[str, Any]:

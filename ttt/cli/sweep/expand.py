@@ -9,7 +9,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ttt.cli.compose import as_object, quote_option, register_schemas, spelled_out
+from ttt.cli.compose import as_object, quote_option, quote_text, register_schemas, spelled_out
 from ttt.cli.errors import describe
 from ttt.cli.label import label_of
 from ttt.cli.parent import inherited
@@ -18,7 +18,7 @@ from ttt.config.assets import assets
 from ttt.config.cluster import ClusterConfig
 from ttt.config.errors import UserError, bad_value
 from ttt.config.identity import run_id
-from ttt.config.keys import RENAMED
+from ttt.config.keys import RENAMED, free_text_keys
 from ttt.config.plain import to_plain
 from ttt.config.plan import check
 from ttt.config.schema import TrainConfig
@@ -52,13 +52,18 @@ def load_cluster(name: str, changes: list[str]) -> ClusterConfig:
 
 
 def change_cluster(cluster: ClusterConfig, changes: list[str], plain: object = None) -> ClusterConfig:
-    """Return ``cluster`` updated by the content of a YAML file and then by ``key=value``.
+    """Return ``cluster`` updated by the content of a YAML file and then by ``key=value``; free text is taken as typed.
 
     Raises:
         UserError: an unknown key or an invalid value.
     """
+    pairs = [change.split("=", 1) for change in changes if key_of(change) in free_text_keys(ClusterConfig)]
+    texts = {key: value for key, value in pairs if value != "null"}
+    others = [change for change in changes if key_of(change) not in texts]
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(cluster), plain or {}, OmegaConf.from_dotlist(changes))
+        merged = OmegaConf.merge(
+            OmegaConf.structured(cluster), plain or {}, OmegaConf.from_dotlist(others), OmegaConf.create(texts)
+        )
         changed = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         raise UserError(f"slurm.{describe(error)}") from error
@@ -110,7 +115,7 @@ def compose_run(run: SweepRun, runs_folder: Path, parent: TrainConfig | None) ->
         HydraException: an unknown option.
         OmegaConfBaseException: a value of another type.
     """
-    overrides = [quote_option(spelled_out(override)) for override in run.overrides]
+    overrides = [quote_text(quote_option(spelled_out(override))) for override in run.overrides]
     if parent is not None:
         chosen = set(map(key_of, overrides))
         overrides = [*inherited(to_plain(parent), chosen), *overrides]

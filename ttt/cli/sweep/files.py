@@ -39,7 +39,7 @@ def sweep_file(name: str, scale: str | None = None) -> SweepFile:
     if name.endswith((".yaml", ".yml")):
         if scale is not None:
             raise bad_value("scale", scale, f"is for sweeps of the suite; sweep={name} is a file of your own")
-        return SweepFile(Path(name), Path(name).stem)
+        return SweepFile(Path(name).expanduser(), Path(name).stem)
     scales = [scale for scale in SCALES if name in sweep_names(scale)]
     if not scales:
         known = sorted({name for scale in SCALES for name in sweep_names(scale)})
@@ -61,7 +61,7 @@ def cluster_file(name: str) -> Path:
     Raises:
         UserError: no such file.
     """
-    path = Path(name) if name.endswith((".yaml", ".yml")) else assets() / "slurm" / f"{name}.yaml"
+    path = Path(name).expanduser() if name.endswith((".yaml", ".yml")) else assets() / "slurm" / f"{name}.yaml"
     if not path.is_file():
         raise bad_value("slurm", name, f"choose one of {', '.join(cluster_names())}, or the path of a .yaml file")
     return path

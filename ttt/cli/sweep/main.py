@@ -27,6 +27,8 @@ usage: ttt-sweep plan    sweep=NAME [KEY=VALUE ...]                  list the ru
   ttt-sweep submit sweep=ablation scale=laptop slurm=local   the laptop's version of a sweep that has both scales
   ttt-sweep submit sweep=training slurm=local seed=0 ctx=1k  set the values of an axis, or a key of every run
   ttt-sweep submit sweep=my.yaml slurm=my_cluster.yaml       your own files
+  ttt-sweep submit sweep=training slurm=a100 canary=true --watch   one run of each shape first, then the others
+  ttt-sweep submit sweep=training slurm=a100 limit=100       a part now, the next with the same command
   ttt-sweep status sweep=training --watch
 
 RUN is a run's id or a unique part of it. You can submit again at any time: runs that are finished, queued or running
@@ -51,9 +53,12 @@ Keys of ttt-sweep:
   folder=FOLDER                  folder for the sweep's plan, jobs and logs (default: runs/sweeps/SCALE_NAME)
   device=h100 utilisation=0.4    plan: GPU and utilisation for the estimate of GPU-hours
   slurm.KEY=VALUE                submit, retry: override a value of the cluster's file for all runs
+  limit=N                        submit: at most N runs; the same command later submits the next
+  canary=true                    submit: one run of each shape (model, size, context, data, trainer); the same command
+                                 submits the others of a shape when a run has trained a step, and --watch waits for it
   force=true                     retry: include runs that failed three times in the same way
   lines=40                       logs: number of lines per file
-  interval=10                    status --watch: seconds between updates
+  interval=10                    --watch: seconds between updates
 
 Keys of a cluster, in its file or as slurm.KEY=VALUE:
 

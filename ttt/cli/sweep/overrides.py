@@ -7,6 +7,8 @@ from hydra.core.override_parser.types import ChoiceSweep, Override, RangeSweep
 from hydra.errors import HydraException
 
 from ttt.config.errors import UserError
+from ttt.config.keys import free_text_keys
+from ttt.config.schema import TrainConfig
 from ttt.config.sweep import ADDED_GROUPS, Sweep, key_of, with_plus
 
 
@@ -14,7 +16,8 @@ def with_overrides(sweep: Sweep, overrides: list[str]) -> Sweep:
     """Return the sweep with overrides applied.
 
     Values for an axis replace its values. Several values for another key are a new axis, and a single value is an
-    override of every run. Values are written as in Hydra: ``0,1``, ``range(0,3)`` or ``[4],[4,4]``.
+    override of every run. Values are written as in Hydra: ``0,1``, ``range(0,3)`` or ``[4],[4,4]``. A path or other
+    free text is a single value, as typed.
 
     Raises:
         UserError: an override that Hydra cannot read, or a sweep of Hydra that is not a list of values.
@@ -40,7 +43,12 @@ def _with_override(sweep: Sweep, override: str) -> Sweep:
 
 
 def _values(override: str, must_parse: bool) -> tuple[str, ...] | None:
-    """Return the values of an override, or None where it has none or, unless ``must_parse``, is not Hydra's syntax."""
+    """Return the values of an override, or None where it has none or, unless ``must_parse``, is not Hydra's syntax.
+
+    Free text is one value, as typed.
+    """
+    if key_of(override) in free_text_keys(TrainConfig):
+        return (override.partition("=")[2],)
     try:
         parsed = OverridesParser.create().parse_override(override)
     except HydraException as error:

@@ -1,5 +1,6 @@
 """Parsing the command line of ``ttt-sweep``."""
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -7,13 +8,14 @@ from ttt.cli.sweep.files import sweep_file
 from ttt.config.errors import UserError, bad_value
 from ttt.config.keys import refuse_renamed
 
-FLAGS = ("--watch", "--json", "--folders")
+FLAGS = {"status": ("--watch", "--json", "--folders"), "submit": ("--watch",)}
+"""Command -> its flags."""
 
 COMMON_KEYS = ("sweep", "scale", "runs", "folder")
 
 KEYS = {
     "plan": (*COMMON_KEYS, "device", "utilisation"),
-    "submit": (*COMMON_KEYS, "slurm"),
+    "submit": (*COMMON_KEYS, "slurm", "limit", "canary", "interval"),
     "status": (*COMMON_KEYS, "interval"),
     "retry": (*COMMON_KEYS, "slurm", "force"),
     "cancel": COMMON_KEYS,
@@ -33,7 +35,7 @@ class Request:
         cluster_changes: ``KEY=VALUE`` of every ``slurm.KEY=VALUE``.
         overrides: overrides for all runs.
         run_names: run ids, or parts of them.
-        flags: a subset of ``FLAGS``.
+        flags: flags of the command.
     """
 
     command: str
@@ -46,7 +48,7 @@ class Request:
     @property
     def runs_folder(self) -> Path:
         """The folder of all run folders, as an absolute path."""
-        return Path(self.options.get("runs", "runs")).absolute()
+        return Path(self.options.get("runs", "runs")).expanduser().absolute()
 
     @property
     def folder(self) -> Path:
@@ -56,7 +58,7 @@ class Request:
             UserError: ``sweep=`` is missing or unknown.
         """
         if "folder" in self.options:
-            return Path(self.options["folder"]).absolute()
+            return Path(self.options["folder"]).expanduser().absolute()
         return self.runs_folder / "sweeps" / sweep_file(self.required("sweep"), self.options.get("scale")).name
 
     def required(self, key: str) -> str:
@@ -79,9 +81,33 @@ class Request:
             value = float(self.options.get(key, default))
         except ValueError:
             raise bad_value(key, self.options[key], "must be a number") from None
-        if not value >= low:
-            raise bad_value(key, self.options[key], f"must be at least {low}")
+        if not low <= value < math.inf:
+            raise bad_value(key, self.options[key], f"must be a number of at least {low}")
         return value
+
+    def whole_number(self, key: str, low: int) -> int | None:
+        """Return the value of a key as a whole number, or None if it is not given.
+
+        Raises:
+            UserError: the value is not a whole number, or is below ``low``.
+        """
+        if key not in self.options:
+            return None
+        value = self.number(key, 0, low)
+        if value != int(value):
+            raise bad_value(key, self.options[key], "must be a whole number")
+        return int(value)
+
+    def switch(self, key: str) -> bool:
+        """Return the value of a key that is true or false; false if it is not given.
+
+        Raises:
+            UserError: the value is neither.
+        """
+        value = self.options.get(key, "false")
+        if value not in ("true", "false"):
+            raise bad_value(key, value, "must be true or false")
+        return value == "true"
 
 
 def parse(arguments: list[str]) -> Request:
@@ -107,7 +133,7 @@ def _add(request: Request, argument: str) -> None:
         if key.removeprefix("--") in keys:
             name = key.removeprefix("--")
             raise UserError(f"{argument}: write {name}={value or 'VALUE'}")
-        if argument not in FLAGS or command != "status":
+        if argument not in FLAGS.get(command, ()):
             raise UserError(f"{argument}: no such flag of ttt-sweep {command}; see ttt-sweep --help")
         request.flags.add(argument)
     elif not equals:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+from ttt.config.errors import counted
 from ttt.config.text_table import text_table
 from ttt.launch.cost import RunCost
 from ttt.launch.plan import PlannedRun
@@ -22,8 +23,8 @@ def cost_table(costs: list[RunCost], device: str, utilisation: float) -> str:
         )
     totals = [sum(getattr(cost, key) for cost in costs) for key in ("tokens", "flops", "gpu_hours", "disk")]
     rows.append(("sum", "", "", *_cells(*totals)))
-    note = f"{len(costs)} runs. GPU-hours: an estimate, FLOPs over {utilisation:.0%} of the peak rate of one {device}."
-    return f"{text_table(rows, left=(0, 1, 6))}\n{note}"
+    note = f"GPU-hours: an estimate, FLOPs over {utilisation:.0%} of the peak rate of one {device}."
+    return f"{text_table(rows, left=(0, 1, 6))}\n{counted(len(costs), 'run')}. {note}"
 
 
 def status_table(statuses: list[RunStatus]) -> str:
@@ -38,7 +39,7 @@ def status_table(statuses: list[RunStatus]) -> str:
         rows.append((names[status.run.run_id], status.state, steps, speed, left, status.detail + elsewhere))
     counts = Counter(status.state for status in statuses)
     summary = ", ".join(f"{number} {state}" for state, number in counts.most_common())
-    return f"{text_table(rows, left=(0, 1, 5))}\n{len(statuses)} runs: {summary}"
+    return f"{text_table(rows, left=(0, 1, 5))}\n{counted(len(statuses), 'run')}: {summary}"
 
 
 def quantity(number: float) -> str:
