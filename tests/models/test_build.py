@@ -2,9 +2,8 @@
 
 import pytest
 import torch
-from hydra import compose
 
-from ttt.cli.compose import as_object
+from ttt.cli.compose import as_object, compose
 from ttt.config.schema import TrainConfig
 from ttt.models.build import build_model
 from ttt.models.flops import training_flops

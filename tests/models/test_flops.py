@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from ttt.cli.compose import as_object, quote_option
+from ttt.cli.compose import as_object, compose, quote_option
 from ttt.cli.sweep.expand import expand, load_sweep
 from ttt.config.assets import assets
 from ttt.config.layers import MambaConfig

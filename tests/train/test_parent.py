@@ -9,12 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
 
 from ttt.analysis.seeds import settings_of
 from ttt.cli import train as command
-from ttt.cli.compose import spelled_out
+from ttt.cli.compose import compose, spelled_out
 from ttt.cli.parent import inherited
 from ttt.cli.train import train
 from ttt.config.errors import UserError
