@@ -28,10 +28,13 @@ class Starter:
     Args:
         folder: for the files that hold the output of the programs.
         environment: variables in addition to those of this process, for example PYTHONPATH of another suite.
+        preloaded: modules that the server imports.
     """
 
-    def __init__(self, folder: Path, environment: Mapping[str, str] | None = None) -> None:
-        self._folder = folder
+    def __init__(
+        self, folder: Path, environment: Mapping[str, str] | None = None, preloaded: Sequence[str] = PRELOADED
+    ) -> None:
+        self._folder, self._preloaded = folder, preloaded
         self._environment = os.environ | dict(environment or {})
         self._server: subprocess.Popen[str] | None = None
         self._turn = threading.Lock()
@@ -67,7 +70,7 @@ class Starter:
         with self._turn:
             if self._server is None:
                 pipe = subprocess.PIPE
-                command = [sys.executable, __file__, *PRELOADED]
+                command = [sys.executable, __file__, *self._preloaded]
                 self._server = subprocess.Popen(command, env=self._environment, stdin=pipe, stdout=pipe, text=True)
             assert self._server.stdin is not None
             assert self._server.stdout is not None
@@ -152,8 +155,8 @@ def _become(request: dict[str, Any]) -> None:
     sys.argv = request["argv"]
     sys.path.insert(0, "")
     # Lightning reads its rank from the environment when it is imported.
-    rank_zero = import_module("lightning.fabric.utilities.rank_zero")
-    rank_zero.rank_zero_only.rank = rank_zero._get_rank() or 0
+    if rank_zero := sys.modules.get("lightning.fabric.utilities.rank_zero"):
+        rank_zero.rank_zero_only.rank = rank_zero._get_rank() or 0
 
 
 def _main() -> None:
