@@ -107,9 +107,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _slowest_files_first(items: list[pytest.Item]) -> None:
-    """Sort the files by their number of slow tests, for the workers of pytest-xdist."""
+    """Put the tests on a cluster, which mostly wait, first, and sort the other files by their number of slow tests."""
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
-    items.sort(key=lambda item: (-slow[item.path], item.path))
+    items.sort(key=lambda item: (item.path.parent.name != "slurm", -slow[item.path], item.path))
 
 
 def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:

@@ -112,6 +112,7 @@ def test_one_kernel_is_compiled_counted_and_recorded(kernels: Command, tmp_path:
     assert all(line in committed for line in table_of(text)), "docs/kernels.md describes how to make its table"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
@@ -136,6 +137,7 @@ def test_a_mistake_gets_one_line(arguments: list[str], line: str, kernels: Comma
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_interpreted_kernels_are_not_compiled(kernels: Command) -> None:
     done = kernels("targets=sm_90", TRITON_INTERPRET="1")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)

@@ -78,6 +78,7 @@ def test_every_model_sits_in_the_backbone_that_it_trains_in(latency: Callable[..
     assert dict(zip(table["model"], table["backbone"], strict=True)) == seen
 
 
+@pytest.mark.slow
 def test_one_backbone_can_be_asked_for(latency: Callable[..., str], tmp_path: Path) -> None:
     latency(*TINY, "tokens=8", "train=false", "decode=0", "model=ttt_linear,mamba", "backbone=transformer")
     assert {row["backbone"] for row in rows_below(tmp_path)} == {"transformer"}
@@ -109,6 +110,7 @@ def measurement(function: Callable[[], object], measure: str = "train") -> Measu
     return Measurement(Workload("mamba", 8, None, 2), None, measure, lambda _: {measure: function}, 16)
 
 
+@pytest.mark.slow
 def test_lack_of_memory_at_any_time_skips_a_measurement(capsys: pytest.CaptureFixture[str]) -> None:
     """It may run out while its peak is measured in a separate process, which is killed, or in a later round."""
     runs: list[None] = []

@@ -73,6 +73,7 @@ def texts_of(corpus: Corpus, split: str) -> list[str]:
     return [decode(vocabulary, piece[:-1]) for piece in pieces if len(piece)]
 
 
+@pytest.mark.slow
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(
     texts=st.lists(
@@ -140,6 +141,7 @@ def test_a_user_mistake_leaves_nothing(config: DataConfig, given_source: type[Gi
     assert not [path for path in Path(str(config.cache_dir)).iterdir() if path.is_dir()]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cut_small")
 def test_finished_partial_shards_and_shards_are_not_repeated(
     config: DataConfig, monkeypatch: pytest.MonkeyPatch

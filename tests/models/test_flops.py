@@ -132,6 +132,7 @@ def test_the_transformer_of_19_blocks_against_mamba() -> None:
     assert (short + 0.2 * long) / 1.2 / mamba == pytest.approx(1.180, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_the_sweep_has_these_sizes() -> None:
     plan = expand(load_sweep("per_token", "paper"), Path("runs"))
     sizes = {(c.model.name, c.size.blocks, c.size.mlp_hidden, c.ctx.length) for c in plan.configs.values()}

@@ -169,6 +169,7 @@ def test_nothing_resumes_from_a_diverged_checkpoint(
     assert losses == (tmp_path / "whole/metrics.parquet").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_leaves_earlier_checkpoints(
     configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
