@@ -199,52 +199,5 @@ def test_two_processes_train_one_model(configure: Configure, starter: Starter, t
         torch.testing.assert_close(weights("two")[name], value, rtol=2e-3, atol=2e-4)
 
 
-LAYER_IN_ONE_FILE = """
-from dataclasses import dataclass
-from torch import nn
-from ttt.config.schema import LayerConfig
-from ttt.layers.registry import register_layer
-
-@dataclass
-class MeanConfig(LayerConfig):
-    decay: float = 0.5
-
-@register_layer("mean", MeanConfig, backbones=("transformer",))
-class Mean(nn.Linear):
-    def __init__(self, config, spec):
-        super().__init__(spec.width, spec.width)
-
-    def forward(self, x, state=None):
-        return super().forward(x), {}
-"""
-
-
-@pytest.mark.slow
-def test_a_new_layer_is_one_new_file(tiny: list[str], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """In a copy of the layers' folder, so that the checkout does not change."""
-    import shutil
-
-    import ttt
-
-    copy = tmp_path / "ttt"
-    for folder in Path(ttt.__file__).parent.iterdir():
-        if folder.name == "layers":
-            shutil.copytree(folder, copy / "layers")
-        elif folder.name != "__pycache__":
-            copy.mkdir(exist_ok=True)
-            (copy / folder.name).symlink_to(folder)
-    (copy / "layers" / "mean.py").write_text(LAYER_IN_ONE_FILE)
-    starter = Starter(tmp_path_factory.mktemp("output"), {"PYTHONPATH": str(tmp_path)})
-
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return starter.run(MAIN, [*tiny, "model=mean", *arguments], cwd=tmp_path)
-
-    assert "decay: 0.5" in run("--cfg", "job").stdout
-    assert "did you mean decay?" in run("model.decai=1").stderr
-    trained = run("trainer.max_steps=1", f"run={tmp_path}/run")
-    assert "validation perplexity" in trained.stdout, trained.stderr
-    starter.close()
-
-
 def test_the_shipped_layers_need_no_import() -> None:
     assert added_layers() == {}
