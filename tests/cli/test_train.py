@@ -1,7 +1,6 @@
 """The command ``ttt-train``: help, mistakes, and the two ways to run several configurations."""
 
 import socket
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
