@@ -193,6 +193,7 @@ def test_a_preempted_job_resumes_and_a_cancelled_one_does_not(
     assert [found for found, _ in job.ends()] == [status]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("what", "line"),
     [

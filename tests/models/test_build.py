@@ -39,6 +39,7 @@ def test_mamba_130m_has_its_authors_number_of_parameters() -> None:
     assert count(build("mamba", "125m", vocabulary=50280)[0]) == 129_135_360
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["ttt_linear", "ttt_mlp", "linear_attention", "mamba"])
 @pytest.mark.parametrize("name", ["125m", "350m", "760m", "1.3b"])
 def test_all_methods_of_a_size_have_about_equal_parameters(model: str, name: str) -> None:

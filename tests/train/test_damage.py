@@ -102,6 +102,7 @@ def a_tensor(path: Path) -> None:
     torch.save(torch.zeros(3), path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
