@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from hydra import initialize_config_dir
+from hydra._internal.hydra import Hydra
 from hydra.core.global_hydra import GlobalHydra
 from hypothesis import settings
 from starter import Starter
 
-from ttt.cli.compose import as_object, quote_option, register_schemas
+from ttt.cli.compose import as_object, compose, quote_option, register_schemas
 from ttt.config.assets import assets
 from ttt.config.schema import TrainConfig
 
@@ -63,17 +64,25 @@ def starter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Starter]:
     starter.close()
 
 
-@pytest.fixture
-def configure(tiny: list[str]) -> Iterator[Callable[..., TrainConfig]]:
-    """Compose a tiny run's configuration with further overrides, as the command line does."""
+@pytest.fixture(scope="session")
+def hydra() -> Hydra:
+    """Return one instance of Hydra for all tests; it remembers the combinations of groups that it has composed."""
     GlobalHydra.instance().clear()
     register_schemas()
     with initialize_config_dir(str(assets() / "conf"), version_base="1.3"):
+        return GlobalHydra.instance().hydra
 
-        def composed(*overrides: str) -> TrainConfig:
-            return as_object(compose("train", [*tiny, *map(quote_option, overrides)]), TrainConfig)
 
-        yield composed
+@pytest.fixture
+def configure(tiny: list[str], hydra: Hydra) -> Iterator[Callable[..., TrainConfig]]:
+    """Compose a tiny run's configuration with further overrides, as the command line does."""
+
+    def composed(*overrides: str) -> TrainConfig:
+        return as_object(compose("train", [*tiny, *map(quote_option, overrides)]), TrainConfig)
+
+    GlobalHydra.instance().hydra = hydra
+    yield composed
+    GlobalHydra.instance().clear()
 
 
 DESELECTED = pytest.StashKey[int]()
@@ -98,9 +107,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _slowest_files_first(items: list[pytest.Item]) -> None:
-    """Sort the files by their number of slow tests, for the workers of pytest-xdist."""
+    """Put the tests on a cluster, which mostly wait, first, and sort the other files by their number of slow tests."""
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
-    items.sort(key=lambda item: (-slow[item.path], item.path))
+    items.sort(key=lambda item: (item.path.parent.name != "slurm", -slow[item.path], item.path))
 
 
 def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 PRELOADED = ("ttt.cli.train", "ttt.cli.eval", "ttt.evaluate.run", "ttt.train.run", "pandas")
@@ -28,10 +29,13 @@ class Starter:
     Args:
         folder: for the files that hold the output of the programs.
         environment: variables in addition to those of this process, for example PYTHONPATH of another suite.
+        preloaded: modules that the server imports.
     """
 
-    def __init__(self, folder: Path, environment: Mapping[str, str] | None = None) -> None:
-        self._folder = folder
+    def __init__(
+        self, folder: Path, environment: Mapping[str, str] | None = None, preloaded: Sequence[str] = PRELOADED
+    ) -> None:
+        self._folder, self._preloaded = folder, preloaded
         self._environment = os.environ | dict(environment or {})
         self._server: subprocess.Popen[str] | None = None
         self._turn = threading.Lock()
@@ -43,8 +47,12 @@ class Starter:
         name: str = "program",
         cwd: Path | None = None,
         environment: Mapping[str, str] | None = None,
+        processes: int = 1,
     ) -> "Started":
-        """Run the text ``program`` as the main program, with ``name`` and ``arguments`` as ``sys.argv``."""
+        """Run the text ``program`` as the main program, with ``name`` and ``arguments`` as ``sys.argv``.
+
+        With two ``processes`` a second process is ready for Lightning to start on the same machine.
+        """
         output = Path(tempfile.mkdtemp(dir=self._folder))
         request = {
             "program": program,
@@ -52,6 +60,7 @@ class Starter:
             "cwd": str(cwd or Path.cwd()),
             "environment": self._environment | dict(environment or {}),
             "output": [str(output / "stdout"), str(output / "stderr")],
+            "processes": processes,
         }
         return Started(self, self.ask(request), output)
 
@@ -67,7 +76,7 @@ class Starter:
         with self._turn:
             if self._server is None:
                 pipe = subprocess.PIPE
-                command = [sys.executable, __file__, *PRELOADED]
+                command = [sys.executable, __file__, *self._preloaded]
                 self._server = subprocess.Popen(command, env=self._environment, stdin=pipe, stdout=pipe, text=True)
             assert self._server.stdin is not None
             assert self._server.stdout is not None
@@ -151,9 +160,60 @@ def _become(request: dict[str, Any]) -> None:
         os.close(file)
     sys.argv = request["argv"]
     sys.path.insert(0, "")
-    # Lightning reads its rank from the environment when it is imported.
-    rank_zero = import_module("lightning.fabric.utilities.rank_zero")
-    rank_zero.rank_zero_only.rank = rank_zero._get_rank() or 0
+    _set_rank()
+    if request["processes"] == 2:
+        _fork_second()
+
+
+@dataclass
+class Second:
+    """A second process, forked before the program starts; Lightning starts it in place of ``subprocess.Popen``."""
+
+    pid: int
+    pipe: int
+    returncode: int | None = None
+
+    def popen(self, command: list[str], env: dict[str, str], cwd: str | None) -> "Second":
+        with os.fdopen(self.pipe, "w") as pipe:
+            json.dump({"argv": command[1:], "environment": env, "cwd": cwd or "."}, pipe)
+        return self
+
+    def poll(self) -> int | None:
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self.returncode = os.waitstatus_to_exitcode(status) if pid else None
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+
+def _fork_second() -> None:
+    """Fork the second process, which waits for its arguments and then runs the program too."""
+    read, write = os.pipe()
+    if pid := os.fork():
+        os.close(read)
+        launcher = import_module("lightning.pytorch.strategies.launchers.subprocess_script")
+        launcher.subprocess = SimpleNamespace(Popen=Second(pid, write).popen)
+        return
+    os.close(write)
+    with os.fdopen(read) as pipe:
+        text = pipe.read()
+    if not text:
+        os._exit(0)
+    given = json.loads(text)
+    os.chdir(given["cwd"])
+    os.environ.clear()
+    os.environ.update(given["environment"])
+    sys.argv = given["argv"]
+    _set_rank()
+
+
+def _set_rank() -> None:
+    """Lightning reads its rank from the environment when it is imported."""
+    if rank_zero := sys.modules.get("lightning.fabric.utilities.rank_zero"):
+        rank_zero.rank_zero_only.rank = rank_zero._get_rank() or 0
 
 
 def _main() -> None:

@@ -152,6 +152,7 @@ for arguments in (["--help"], ["--cfg", "job"], ["trainer.max_stps=1"], ["size.h
 """
 
 
+@pytest.mark.slow
 def test_answers_before_a_run_import_nothing_heavy(tmp_path: Path) -> None:
     """Importing torch and Lightning would take longer than everything else in these commands."""
     command = [sys.executable, "-c", f"HEAVY = {HEAVY}\n{ANSWERS}"]

@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 import pytest
-from hydra import compose
 
 import ttt.cli.bench
 import ttt.cli.claims
@@ -20,7 +19,7 @@ import ttt.cli.sweep.main
 import ttt.cli.train
 from ttt.claims.table import CLAIMS
 from ttt.cli.command import Command
-from ttt.cli.compose import as_object
+from ttt.cli.compose import as_object, compose
 from ttt.cli.sweep.expand import change_cluster, load_cluster, load_sweep
 from ttt.cli.sweep.overrides import with_overrides
 from ttt.cli.sweep.request import parse

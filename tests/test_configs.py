@@ -1,14 +1,11 @@
 """Every YAML file of the configuration composes and matches the schema."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 
-from ttt.cli.compose import as_object, quote_option, register_schemas
+from ttt.cli.compose import as_object, compose, quote_option
 from ttt.config.assets import assets
 from ttt.config.errors import UserError
 from ttt.config.plan import check
@@ -23,12 +20,7 @@ OPTIONS = sorted(
 PAPER_SIZES = ["125m", "350m", "760m", "1.3b"]
 
 
-@pytest.fixture(autouse=True)
-def hydra() -> Iterator[None]:
-    GlobalHydra.instance().clear()
-    register_schemas()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        yield
+pytestmark = pytest.mark.usefixtures("configure")
 
 
 def composed(*overrides: str) -> TrainConfig:

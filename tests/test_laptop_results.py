@@ -44,6 +44,7 @@ def values(tree: Any) -> Iterator[Any]:
         yield tree
 
 
+@pytest.mark.slow
 def test_every_run_ended_and_none_was_left_out() -> None:
     runs = results().runs
     assert runs["status"].isin(["finished", "diverged"]).all()
@@ -77,6 +78,7 @@ def test_there_are_no_weights_and_no_large_files() -> None:
     assert sum(path.stat().st_size for path in files) < MOST_BYTES
 
 
+@pytest.mark.slow
 def test_the_claims_are_judged_as_documented() -> None:
     assert as_markdown(judge_all(results())) in REPRODUCE
 

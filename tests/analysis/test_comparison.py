@@ -2,12 +2,11 @@ from pathlib import Path
 from runpy import run_path
 
 import pytest
-from hydra import compose
 
 from ttt.analysis.comparison import RunRole, methods
 from ttt.analysis.store import load_results
 from ttt.analysis.table_1 import TABLE_1, table_1_runs
-from ttt.cli.compose import as_object
+from ttt.cli.compose import as_object, compose
 from ttt.cli.label import label_of
 from ttt.config.plain import to_plain
 from ttt.config.schema import TrainConfig

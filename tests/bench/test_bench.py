@@ -57,6 +57,7 @@ def selected(benchmark: Benchmark, measure: str) -> list[Row]:
     return [row for row in benchmark["rows"] if row["measure"] == measure]
 
 
+@pytest.mark.slow
 def test_inner_measures_every_form_in_every_setting(bench: Command, tmp_path: Path) -> None:
     printed = bench("inner", *INNER, "inner_model=linear,mlp", "tokens=12,20", "checkpoint_group=0,2")
     benchmark = only_benchmark(tmp_path / "runs")
@@ -264,6 +265,7 @@ def _rows(folder: Path) -> list[Row]:
     return [row for path in folder.glob("*/benchmark.json") for row in json.loads(path.read_text())["rows"]]
 
 
+@pytest.mark.slow
 def test_repetitions_lie_side_by_side_and_the_store_reads_them(bench: Command, tmp_path: Path) -> None:
     for _ in range(2):
         bench("inner", *INNER, "inner_model=linear", "kernels=plain")

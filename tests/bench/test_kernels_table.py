@@ -26,12 +26,34 @@ DOCUMENT = assets() / "docs" / "kernels.md"
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
+PROGRAM = "from ttt.cli.bench import main; main()"
+
+WITHOUT_CODE = """
+import ttt.kernels.triton.compile
+from triton.backends.nvidia.compiler import CUDABackend, llvm
+
+def make_ptx(self, source, metadata, *_):
+    metadata["name"] = "none"
+    return ""
+
+def make_cubin(*_):
+    print("Used 0 registers, 0 bytes spill stores, 0 bytes spill loads")
+    return b""
+
+CUDABackend.make_ptx, CUDABackend.make_cubin = make_ptx, make_cubin
+llvm.optimize_module = lambda *_: None
+ttt.kernels.triton.compile.instructions = lambda cubin: []
+"""
+"""Stop when the shared memory is allocated: optimised machine code takes most of the time."""
+
+
 @pytest.fixture(scope="module")
 def compiling(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Starter]:
     """Start processes in which kernels are compiled; in this one they may be interpreted."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("TRITON_INTERPRET", raising=False)
-        starter = Starter(tmp_path_factory.mktemp("output"))
+        preloaded = ("ttt.cli.bench", "ttt.bench.kernels", "ttt.bench.run", "triton")
+        starter = Starter(tmp_path_factory.mktemp("output"), preloaded=preloaded)
     yield starter
     starter.close()
 
@@ -40,8 +62,7 @@ def compiling(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Starter]:
 def kernels(compiling: Starter, tmp_path: Path) -> Command:
     """Return a function that runs ``ttt-bench kernels`` in a new process; in this one kernels may be interpreted."""
 
-    def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        program = "from ttt.cli.bench import main; main()"
+    def run(*arguments: str, program: str = PROGRAM, **variables: str) -> subprocess.CompletedProcess[str]:
         return compiling.run(program, ["kernels", *arguments], cwd=tmp_path, environment=variables)
 
     return run
@@ -91,6 +112,7 @@ def test_one_kernel_is_compiled_counted_and_recorded(kernels: Command, tmp_path:
     assert all(line in committed for line in table_of(text)), "docs/kernels.md describes how to make its table"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
@@ -115,6 +137,7 @@ def test_a_mistake_gets_one_line(arguments: list[str], line: str, kernels: Comma
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_interpreted_kernels_are_not_compiled(kernels: Command) -> None:
     done = kernels("targets=sm_90", TRITON_INTERPRET="1")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
@@ -175,7 +198,8 @@ def test_shared_memory_matches_the_table_that_refuses_sizes(
     dtype: str, itemsize: int, b: int, kernels: Command, tmp_path: Path
 ) -> None:
     """Compile D = 128. Larger mini-batches of float32 take minutes to compile."""
-    done = kernels("targets=sm_86", f"dtype={dtype}", "head_dim=128", f"mini_batch_size={b}")
+    sizes = [f"dtype={dtype}", "head_dim=128", f"mini_batch_size={b}"]
+    done = kernels("targets=sm_86", *sizes, program=WITHOUT_CODE + PROGRAM)
     assert done.returncode == 0, done.stderr
     most: dict[str, int] = {}
     for row in rows_below(tmp_path):

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose
 
 from ttt.analysis.latency import latencies
 from ttt.analysis.store import load_results
@@ -20,7 +19,7 @@ from ttt.bench.rows import rows_of_group
 from ttt.bench.timing import clock_of, timed, timed_by_gpu
 from ttt.bench.turns import take_turns
 from ttt.cli import bench as command
-from ttt.cli.compose import as_object, method
+from ttt.cli.compose import as_object, compose, method
 from ttt.config.bench import LatencyBenchConfig
 from ttt.config.errors import UserError
 from ttt.config.gpus import A100, B200, GPU, H100, H200, gpu_named
@@ -79,6 +78,7 @@ def test_every_model_sits_in_the_backbone_that_it_trains_in(latency: Callable[..
     assert dict(zip(table["model"], table["backbone"], strict=True)) == seen
 
 
+@pytest.mark.slow
 def test_one_backbone_can_be_asked_for(latency: Callable[..., str], tmp_path: Path) -> None:
     latency(*TINY, "tokens=8", "train=false", "decode=0", "model=ttt_linear,mamba", "backbone=transformer")
     assert {row["backbone"] for row in rows_below(tmp_path)} == {"transformer"}
@@ -110,6 +110,7 @@ def measurement(function: Callable[[], object], measure: str = "train") -> Measu
     return Measurement(Workload("mamba", 8, None, 2), None, measure, lambda _: {measure: function}, 16)
 
 
+@pytest.mark.slow
 def test_lack_of_memory_at_any_time_skips_a_measurement(capsys: pytest.CaptureFixture[str]) -> None:
     """It may run out while its peak is measured in a separate process, which is killed, or in a later round."""
     runs: list[None] = []
@@ -175,7 +176,7 @@ def test_the_scales_are_of_the_sizes_that_they_name() -> None:
     laptop, paper = (
         as_object(compose("bench_latency", [f"scale={scale}"]), LatencyBenchConfig) for scale in ("laptop", "paper")
     )
-    assert as_object(compose("bench_latency"), LatencyBenchConfig) == laptop
+    assert as_object(compose("bench_latency", []), LatencyBenchConfig) == laptop
     assert (laptop.size.name, laptop.width, laptop.vocab, laptop.dtype) == ("s2", laptop.size.width, 1024, "float32")
     assert (laptop.tokens[0], laptop.tokens[-1], laptop.batch, laptop.decode_batch) == (512, 16384, 1, 1)
     assert {laptop.train_batch(tokens) for tokens in laptop.tokens} == {1}

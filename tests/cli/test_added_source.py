@@ -9,6 +9,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.errors import ConfigCompositionException
 
 import ttt.data
+from ttt.cli import compose
 from ttt.cli.added import added_sources
 from ttt.cli.help import describe_group
 from ttt.cli.parent import inherited
@@ -52,7 +53,10 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     folder.mkdir()
     (folder / "repeated.py").write_text(REPEATED)
     monkeypatch.setattr(ttt.data, "__path__", [*ttt.data.__path__, str(folder)])
+    compose.register_schemas()
     yield
+    # The next test has another class of this name.
+    compose._of_groups.cache_clear()
     sys.modules.pop("ttt.data.repeated", None)
     sources._SOURCES.pop("repeated", None)
     for group in (ConfigStore.instance().repo["data"], ConfigStore.instance().repo["schema"]["data"]):

@@ -33,6 +33,7 @@ def data(starter: Starter) -> Data:
     return run
 
 
+@pytest.mark.slow
 def test_prepare_and_inspect(data: Data, tmp_path: Path, texts: Path) -> None:
     local = ["data=local", f"data.path={texts}", "data.vocab_size=300", "data.validation_fraction=0.2"]
     prepared = data(tmp_path, "prepare", *local)

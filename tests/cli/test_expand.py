@@ -148,6 +148,7 @@ def test_points_that_resolve_to_the_same_run_are_one(tmp_path: Path) -> None:
     assert len(expand(sweep(twice), tmp_path).runs) == 1
 
 
+@pytest.mark.slow
 def test_equal_runs_of_two_sweeps_are_one_folder(tmp_path: Path) -> None:
     few = {"axes": {"seed": [0, 1]}}
     folders = [{run.folder for run in expand(read_sweep(name, few), tmp_path).runs} for name in ("one", "other")]

@@ -79,6 +79,7 @@ def test_a_prompt_is_taken_as_it_is_typed(generate: Generate, prompt: str) -> No
     assert re.fullmatch(r"prefill: \d+ tokens, [\d,]+ tokens/s; decode: 4 tokens, [\d,]+ tokens/s\n", speed)
 
 
+@pytest.mark.slow
 def test_equal_seeds_give_equal_text(generate: Generate) -> None:
     first, again, other = (generate("prompt=import", "tokens=30", f"seed={seed}")[0] for seed in (0, 0, 1))
     assert first == again
@@ -119,11 +120,13 @@ def test_a_run_without_a_checkpoint_is_named(
     assert "bare: has no checkpoint" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_any_kernel_continues_the_text(generate: Generate) -> None:
     texts = {generate("prompt=import", "tokens=8", "temperature=0", f"kernel={name}")[0] for name in ("primal", "dual")}
     assert texts == {generate("prompt=import", "tokens=8", "temperature=0")[0]}
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_ends_it_quietly(run: Path) -> None:
     arguments = [f"run={run}", "device=cpu", "tokens=100000", "prompt=import"]
     with subprocess.Popen(

@@ -40,6 +40,7 @@ def test_listing_imports_nothing_heavy() -> None:
     assert output.endswith("set()\n")
 
 
+@pytest.mark.slow
 def test_a_figure_is_written_and_its_files_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_run(tmp_path / "runs", steps=5, ctx=64)
     main(["per_token", *places(tmp_path)])
@@ -48,6 +49,7 @@ def test_a_figure_is_written_and_its_files_named(tmp_path: Path, capsys: pytest.
     assert sorted(tmp_path.glob("out/*")) == sorted(files)
 
 
+@pytest.mark.slow
 def test_all_draws_what_it_can_and_names_the_rest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_run(tmp_path / "runs", steps=5, evaluated=False, status="running")
     main(["--all", *places(tmp_path)])
@@ -83,6 +85,7 @@ def test_an_unknown_figure_is_refused_with_the_known_ones(capsys: pytest.Capture
     )
 
 
+@pytest.mark.slow
 def test_the_report_is_one_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_run(tmp_path / "runs", steps=2, perplexity=40, evaluated=False)
     page = tmp_path / "out" / "report.html"

@@ -13,6 +13,8 @@ from ttt.config.schema import TrainConfig
 from ttt.launch.cost import run_costs
 from ttt.launch.plan import Plan, PlannedRun
 
+pytestmark = pytest.mark.slow
+
 FILES = [(scale, name) for scale in SCALES for name in sweep_names(scale)]
 README = (assets() / "sweeps" / "README.md").read_text(encoding="utf-8")
 REPRODUCE = (assets() / "REPRODUCE.md").read_text(encoding="utf-8")
@@ -35,7 +37,6 @@ def plan(scale: str, name: str) -> Plan:
     return expand(load_sweep(name, scale), Path("runs"))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("scale", "name"), FILES)
 def test_every_sweep_composes(scale: str, name: str) -> None:
     found = plan(scale, name)
@@ -47,7 +48,6 @@ def test_every_sweep_composes(scale: str, name: str) -> None:
         assert run.parent is None or run.parent in ids[:number]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("scale", "name"), FILES)
 def test_every_sweep_has_a_price(scale: str, name: str) -> None:
     found = plan(scale, name)

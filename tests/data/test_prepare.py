@@ -73,6 +73,7 @@ def texts_of(corpus: Corpus, split: str) -> list[str]:
     return [decode(vocabulary, piece[:-1]) for piece in pieces if len(piece)]
 
 
+@pytest.mark.slow
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(
     texts=st.lists(
@@ -140,6 +141,7 @@ def test_a_user_mistake_leaves_nothing(config: DataConfig, given_source: type[Gi
     assert not [path for path in Path(str(config.cache_dir)).iterdir() if path.is_dir()]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cut_small")
 def test_finished_partial_shards_and_shards_are_not_repeated(
     config: DataConfig, monkeypatch: pytest.MonkeyPatch
@@ -176,28 +178,41 @@ def test_finished_partial_shards_and_shards_are_not_repeated(
     assert load_corpus(config, show_progress=False).digest == corpus.digest
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(3))
-def test_killed_at_any_moment_it_resumes_and_ends_the_same(tmp_path: Path, seed: int) -> None:
-    script = tmp_path / "prepare.py"
-    script.write_text(PREPARE)
-    rng = random.Random(seed)
-    config = DataConfig(
-        "killed", "pycode", ["networkx"], min_chars=100, max_chars=10**6, vocab_size=400, test_fraction=0.1, workers=2
-    )
+class Preparation:
+    """Prepares a corpus of one package in separate processes; ``seconds`` is the time when nothing disturbs it."""
 
-    def start(cache: str) -> subprocess.Popen:
-        config.cache_dir = str(tmp_path / cache)
-        command = [sys.executable, str(script), json.dumps(asdict(config))]
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.script = folder, folder / "prepare.py"
+        self.script.write_text(PREPARE)
+        before = time.perf_counter()
+        assert self.start("whole").wait() == 0
+        self.seconds = time.perf_counter() - before
+
+    def start(self, cache: str) -> subprocess.Popen:
+        config = DataConfig("killed", "pycode", ["fsspec"], min_chars=100, vocab_size=400, test_fraction=0.1, workers=2)
+        config.cache_dir = str(self.folder / cache)
+        command = [sys.executable, str(self.script), json.dumps(asdict(config))]
         return subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, start_new_session=True)
 
-    before = time.perf_counter()
-    assert start("whole").wait() == 0
-    whole = time.perf_counter() - before
+    def files(self, cache: str) -> dict[str, bytes]:
+        (prepared,) = (path for path in (self.folder / cache).iterdir() if path.is_dir())
+        return {path.name: path.read_bytes() for path in prepared.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def preparation(tmp_path_factory: pytest.TempPathFactory) -> Preparation:
+    return Preparation(tmp_path_factory.mktemp("preparation"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2))
+def test_killed_at_any_moment_it_resumes_and_ends_the_same(preparation: Preparation, seed: int) -> None:
+    rng = random.Random(seed)
+    cache = f"killed-{seed}"
     kills = 0
-    while (process := start("killed")).poll() is None:
+    while (process := preparation.start(cache)).poll() is None:
         try:
-            process.wait(rng.uniform(0.3, 1.0) * whole)
+            process.wait(rng.uniform(0.3, 1.0) * preparation.seconds)
             break
         except subprocess.TimeoutExpired:
             # Kill only the main process: the workers must notice it.
@@ -205,10 +220,5 @@ def test_killed_at_any_moment_it_resumes_and_ends_the_same(tmp_path: Path, seed:
             process.wait()
             kills += 1
     assert process.returncode == 0
-    (one,), (other,) = (
-        [path for path in (tmp_path / cache).iterdir() if path.is_dir()] for cache in ("whole", "killed")
-    )
-    assert {path.name: path.read_bytes() for path in one.iterdir()} == {
-        path.name: path.read_bytes() for path in other.iterdir()
-    }
+    assert preparation.files(cache) == preparation.files("whole")
     print(f"killed {kills} times")

@@ -28,6 +28,7 @@ def test_texts_are_the_files(config: DataConfig, site: Path) -> None:
     assert texts["tinycode/line_ends.py"].encode() == b"\xef\xbb\xbfa = 1\r\n"
 
 
+@pytest.mark.slow
 def test_stdlib_is_only_the_interpreters_library(config: DataConfig) -> None:
     config.packages = ["stdlib"]
     source = find_source("pycode")

@@ -138,6 +138,7 @@ def test_a_preparation_that_was_killed_gives_the_same_files(
             assert path.read_bytes() == (first.folder / path.name).read_bytes()
 
 
+@pytest.mark.slow
 @given(
     st.text(st.sampled_from(" \nab"), min_size=700, max_size=3000),
     st.sampled_from([(0.3, 0.3), (0.5, 0.0), (0.0, 0.4)]),

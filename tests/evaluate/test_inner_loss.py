@@ -33,6 +33,7 @@ from ttt.results.record import RunFolder
 Configure = Callable[..., TrainConfig]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device_tokens", [1, 2 * READ_CHUNK, 100 * READ_CHUNK])
 @torch.no_grad()
 def test_chunks_and_batches_give_the_mean_over_whole_sequences(device_tokens: int) -> None:
@@ -97,6 +98,7 @@ def record(run: Path) -> dict[str, Any]:
     return json.loads((run / "record.json").read_text())
 
 
+@pytest.mark.slow
 def test_the_command_writes_only_its_own_table(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {name: (run / name).read_bytes() for name in ("metrics.parquet", "record.json", "config.yaml")}
     capsys.readouterr()
@@ -119,6 +121,7 @@ def test_the_command_writes_only_its_own_table(run: Path, capsys: pytest.Capture
     assert set(read_inner_loss(run / "inner_loss.parquet").to_pandas()["split"]) == {"validation", "test"}
 
 
+@pytest.mark.slow
 def test_a_new_run_in_the_folder_leaves_no_former_probe(run: Path, configure: Configure) -> None:
     assert evaluate(run, probe="inner_loss") == 0
     train(configure(f"run={run}", "size.blocks=2", "trainer.max_steps=1", "overwrite=true"), [])
@@ -157,6 +160,7 @@ def test_a_run_without_inner_loops_is_refused(
     assert not (tmp_path / "run/inner_loss.parquet").exists()
 
 
+@pytest.mark.slow
 def test_a_diverged_model_names_the_inner_loop(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = run / "checkpoints/step-00000002.ckpt"
     checkpoint = torch.load(path, weights_only=True)

@@ -76,6 +76,7 @@ def test_a_long_mini_batch_is_read_in_chunks() -> None:
     assert_agree(case.run(dual()), case.run(primal()))
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_any_cut_gives_the_whole(data: st.DataObject) -> None:

@@ -142,6 +142,7 @@ def test_a_loop_that_diverged_is_seen(case: Case, dtype: torch.dtype) -> None:
         assert z[1].isfinite().all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", SMALL, ids=str)
 @pytest.mark.filterwarnings("ignore")
 def test_torch_finds_nothing_wrong_with_the_operators(case: Case) -> None:
@@ -206,6 +207,7 @@ def test_what_is_supported() -> None:
     assert not supports(64, (), 16, torch.bfloat16)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiler", ["/nowhere/c++", "false"])
 def test_a_compiler_that_fails_is_one_line(compiler: str, tmp_path: Path) -> None:
     program = (

@@ -137,6 +137,7 @@ def test_undoing_the_steps_of_a_long_group_restores_its_first_state(dtype: torch
     assert_close(results(lambda a: triton(a, 64), given), results(primal, exact(given)), TOLERANCE[dtype])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", [1, 3, 10**6])
 def test_groups_of_ttt_mlp_differ_by_rounding(group: int) -> None:
     given = of(SMALL[1])
@@ -176,6 +177,7 @@ def test_layouts_do_not_matter(case: Case) -> None:
     assert z.transpose(1, 2).is_contiguous(), "merging the heads costs nothing"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", SMALL, ids=str)
 def test_one_initial_state_for_all_sequences(case: Case) -> None:
     given = of(case, batch=2)

@@ -114,6 +114,7 @@ def build(request: pytest.FixtureRequest, configure: Callable[..., TrainConfig])
     return build
 
 
+@pytest.mark.slow
 def test_a_model_trains_as_with_the_dual_form(build: Callable[[str], nn.Module]) -> None:
     found = []
     for kernel in ("dual", "triton"):
@@ -221,6 +222,7 @@ def test_without_triton_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         choose_kernel(KernelConfig("triton"), LOOPS["linear"])
 
 
+@pytest.mark.slow
 def test_without_gpu_and_interpreter_it_is_refused() -> None:
     program = (
         "import os; os.environ.pop('TRITON_INTERPRET', None); os.environ['CUDA_VISIBLE_DEVICES'] = ''\n"

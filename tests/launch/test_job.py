@@ -165,6 +165,7 @@ def test_the_number_of_requeues_is_limited(submit: Submit) -> None:
     assert job.ends()[-1] == ("failed", f"timed out more often than slurm.requeues allows; {RESUMES}")
 
 
+@pytest.mark.slow
 def test_before_training_the_job_is_requeued_at_once(submit: Submit) -> None:
     job = submit()
     ((code, errors),) = job.start("set up", "SIGUSR2")
@@ -196,6 +197,7 @@ def test_a_preempted_job_resumes_and_a_cancelled_one_does_not(
     assert [found for found, _ in job.ends()] == [status]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("what", "line"),
     [

@@ -229,6 +229,7 @@ def calls_for_status(runs: int, make_sweep: Make, program: Program, folder: Path
     return calls
 
 
+@pytest.mark.slow
 def test_the_work_for_a_status_grows_no_faster_than_the_number_of_runs(
     make_sweep: Make, program: Program, tmp_path: Path
 ) -> None:

@@ -60,6 +60,7 @@ def test_the_layer_head_and_mini_batch_that_diverge_are_named(b: int) -> None:
     assert str(found) == f"the inner loop of layer 2, head 1 diverged in mini-batch 1 ({tokens})"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("b", "eta_base"), [(1, 7.5), (1, 24.0), (4, 16.0), (4, 200.0)])
 @torch.no_grad()
 def test_the_mini_batch_is_that_of_the_first_numbers_that_are_lost(b: int, eta_base: float) -> None:

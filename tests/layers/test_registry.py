@@ -92,6 +92,7 @@ def in_chunks(layer: nn.Module, x: Tensor, cuts: set[int]) -> tuple[Tensor, Stat
     return torch.cat(outputs, dim=1), state
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "backbone"), CASES)
 @settings(max_examples=10, deadline=None, derandomize=True)
 @given(cuts=st.sets(st.integers(1, STREAMED - 1)))

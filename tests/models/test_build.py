@@ -2,9 +2,8 @@
 
 import pytest
 import torch
-from hydra import compose
 
-from ttt.cli.compose import as_object
+from ttt.cli.compose import as_object, compose
 from ttt.config.errors import UserError
 from ttt.config.schema import TrainConfig
 from ttt.models.build import build_model
@@ -49,6 +48,7 @@ def test_a_width_of_the_convolution_needs_a_convolution() -> None:
         build_model(config.model, config.size, config.backbone, config.kernel, 100)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["ttt_linear", "ttt_mlp", "linear_attention", "mamba"])
 @pytest.mark.parametrize("name", ["125m", "350m", "760m", "1.3b"])
 def test_all_methods_of_a_size_have_about_equal_parameters(model: str, name: str) -> None:

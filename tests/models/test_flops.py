@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from ttt.cli.compose import as_object, quote_option
+from ttt.cli.compose import as_object, compose, quote_option
 from ttt.cli.sweep.expand import expand, load_sweep
 from ttt.config.assets import assets
 from ttt.config.layers import MambaConfig
@@ -133,6 +132,7 @@ def test_the_transformer_of_19_blocks_against_mamba() -> None:
     assert (short + 0.2 * long) / 1.2 / mamba == pytest.approx(1.180, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_the_sweep_has_these_sizes() -> None:
     plan = expand(load_sweep("per_token", "paper"), Path("runs"))
     sizes = {(c.model.name, c.size.blocks, c.size.mlp_hidden, c.ctx.length) for c in plan.configs.values()}

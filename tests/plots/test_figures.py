@@ -71,6 +71,7 @@ def test_no_runs_give_a_table_without_rows(name: str, tmp_path: Path) -> None:
     assert FIGURES[name].table(load_results(tmp_path)).empty
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FIGURES)
 def test_the_least_that_a_figure_needs_suffices(name: str, tmp_path: Path) -> None:
     make_probe(make_run(tmp_path / "runs", "gla", "own", "s1", 64, steps=1, perplexity=60), layers=1)
@@ -106,6 +107,7 @@ def texts(canvas: Any) -> list[str]:
     return [text.get_text() for text in canvas.legends[0].get_texts()]
 
 
+@pytest.mark.slow
 def test_per_token_is_logarithmic_with_plain_ticks_and_a_line_a_method(results: Results) -> None:
     canvas = drawn(FIGURES["per_token"], results)
     axes = canvas.axes[0]

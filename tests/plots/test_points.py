@@ -131,6 +131,7 @@ def test_best_context_joins_the_best_of_each_size(tmp_path: Path) -> None:
     np.testing.assert_allclose(y, [80, 45])
 
 
+@pytest.mark.slow
 def test_ablation_has_the_rows_of_table_1_with_what_the_paper_states(tmp_path: Path) -> None:
     make_ladder(tmp_path, seeds=(0, 1), own_noise=0)
     table = FIGURES["ablation"].table(load_results(tmp_path))

@@ -2,6 +2,7 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pytest
 from synthetic import make_ladder, make_latency, make_run
 
 from ttt.analysis.store import load_results
@@ -29,6 +30,7 @@ class Tags(HTMLParser):
         assert self.open.pop() == tag
 
 
+@pytest.mark.slow
 def test_the_report_is_one_well_formed_page_with_everything(tmp_path: Path) -> None:
     make_ladder(tmp_path, seeds=(0, 1))
     make_latency(tmp_path)
@@ -49,6 +51,7 @@ def test_the_report_is_one_well_formed_page_with_everything(tmp_path: Path) -> N
     assert "not resolved" in page
 
 
+@pytest.mark.slow
 def test_equal_results_give_equal_pages_and_text_is_escaped(tmp_path: Path) -> None:
     make_run(tmp_path, "<b>", "own", steps=2, perplexity=30, evaluated=False)
     pages = [report(load_results(tmp_path), FIGURES) for _ in range(2)]

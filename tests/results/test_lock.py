@@ -160,6 +160,7 @@ def test_a_process_that_lost_its_lock_writes_nothing_more(tmp_path: Path) -> Non
     assert f"was taken over by process {os.getpid()}" in errors
 
 
+@pytest.mark.slow
 def test_only_one_of_several_processes_takes_a_stale_lock(tmp_path: Path) -> None:
     dead = start(tmp_path)
     dead.kill()

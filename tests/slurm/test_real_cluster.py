@@ -44,11 +44,11 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def six(sweep: Callable[..., Any]) -> Any:
-    """Six tiny runs, four at a time."""
-    six = sweep("six", model=["ttt_linear", "transformer"], seed=[0, 1, 2])
-    assert "6 submitted" in six.submit("slurm.array_parallelism=4")
-    return six
+def four(sweep: Callable[..., Any]) -> Any:
+    """Four tiny runs, two at a time."""
+    four = sweep("four", model=["ttt_linear", "transformer"], seed=[0, 1])
+    assert "4 submitted" in four.submit("slurm.array_parallelism=2")
+    return four
 
 
 @pytest.fixture(scope="module")
@@ -94,23 +94,23 @@ def assert_ends_as_the_whole_run(disturbed: Any, whole: Any) -> None:
         torch.testing.assert_close(states[0][part], states[1][part], rtol=0, atol=0)
 
 
-def test_submitting_twice_submits_nothing_twice(six: Any) -> None:
-    jobs = six.jobs()
-    assert len(jobs) == len({job["job_id"] for job in jobs}) == 6
-    assert "0 submitted" in six.submit()
-    assert six.jobs() == jobs
+def test_submitting_twice_submits_nothing_twice(four: Any) -> None:
+    jobs = four.jobs()
+    assert len(jobs) == len({job["job_id"] for job in jobs}) == 4
+    assert "0 submitted" in four.submit()
+    assert four.jobs() == jobs
 
 
-def test_the_controller_is_restarted(six: Any) -> None:
+def test_the_controller_is_restarted(four: Any) -> None:
     """Running jobs continue without the controller, and waiting jobs start when it is back."""
-    cluster = six.cluster
-    six.wait_for(lambda: any(six.ends(run) for run in six.planned()), "a run ends")
+    cluster = four.cluster
+    four.wait_for(lambda: any(four.ends(run) for run in four.planned()), "a run ends")
     old = cluster.daemon("slurmctld")
     os.kill(old, signal.SIGTERM)
-    six.wait_for(lambda: not cluster.lives(old), "the controller ends")
-    assert set(six.states().values()) <= {"queued", "running", "finished"}, "accounting answers for it"
+    four.wait_for(lambda: not cluster.lives(old), "the controller ends")
+    assert set(four.states().values()) <= {"queued", "running", "finished"}, "accounting answers for it"
     subprocess.run(["slurmctld"], env=cluster.environment, check=True)
-    six.wait_for(lambda: "idle" in cluster.call("sinfo", "--noheader", "--format=%T,%n"), "the controller is back")
+    four.wait_for(lambda: "idle" in cluster.call("sinfo", "--noheader", "--format=%T,%n"), "the controller is back")
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +208,7 @@ def test_an_error_of_the_cluster_is_passed_on(sweep: Callable[..., Any], key: st
     assert refused.jobs() == []
 
 
-def test_a_run_on_two_nodes(sweeps: Sweeps, six: Any) -> None:
+def test_a_run_on_two_nodes(sweeps: Sweeps, four: Any) -> None:
     """Two nodes reach the loss of one process, up to the order of sums."""
     nodes = sweeps["nodes"]
     nodes.wait_until_finished()
@@ -218,8 +218,10 @@ def test_a_run_on_two_nodes(sweeps: Sweeps, six: Any) -> None:
     (job,) = [submitted["job_id"] for submitted in nodes.jobs()]
     nodes.wait_for(lambda: state(nodes.cluster, job) == "COMPLETED", "its job ends")
     assert nodes.cluster.call("sacct", "-X", "-n", "-P", f"--jobs={job}", "--format=NNodes") == "2"
-    six.wait_until_finished()
-    single = next(six.record(run) for run in six.planned() if {"model=transformer", "seed=0"} <= set(run["overrides"]))
+    four.wait_until_finished()
+    single = next(
+        four.record(run) for run in four.planned() if {"model=transformer", "seed=0"} <= set(run["overrides"])
+    )
     assert record["steps"] == single["steps"]
     assert record["results"]["validation"]["loss"] == pytest.approx(single["results"]["validation"]["loss"], rel=1e-3)
 
@@ -248,12 +250,12 @@ def test_a_run_resumes_after_its_time_limit(sweeps: Sweeps) -> None:
     assert last["restart"] == len(before)
 
 
-def test_hydras_own_launcher_submits_too(six: Any, tiny: list[str], tmp_path: Path) -> None:
+def test_hydras_own_launcher_submits_too(four: Any, tiny: list[str], tmp_path: Path) -> None:
     train = [str(Path(sys.executable).with_name("ttt-train")), "-m", *tiny, "seed=3,4", f"runs={tmp_path}/runs"]
     launcher = ["hydra/launcher=submitit_slurm", "hydra.launcher.partition=main", "hydra.launcher.timeout_min=60"]
     done = subprocess.run(
         [*train, *launcher, f"hydra.sweep.dir={tmp_path}/multirun"],
-        env=six.cluster.environment,
+        env=four.cluster.environment,
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -264,11 +266,11 @@ def test_hydras_own_launcher_submits_too(six: Any, tiny: list[str], tmp_path: Pa
     assert sorted((record["seed"], record["status"]) for record in records) == [(3, "finished"), (4, "finished")]
 
 
-def test_collected_runs_make_a_figure(six: Any, tmp_path: Path) -> None:
-    six.wait_until_finished()
-    assert set(six.states().values()) == {"finished"}
-    assert "0 submitted" in six.submit(), "what is finished is not submitted again"
-    assert "6 of 6" in six.command("collect", f"out={tmp_path}/results")
+def test_collected_runs_make_a_figure(four: Any, tmp_path: Path) -> None:
+    four.wait_until_finished()
+    assert set(four.states().values()) == {"finished"}
+    assert "0 submitted" in four.submit(), "what is finished is not submitted again"
+    assert "4 of 4" in four.command("collect", f"out={tmp_path}/results")
     plot = [
         Path(sys.executable).with_name("ttt-plot"),
         "training",
@@ -278,6 +280,6 @@ def test_collected_runs_make_a_figure(six: Any, tmp_path: Path) -> None:
     subprocess.run(plot, check=True, capture_output=True)
     assert (tmp_path / "training.png").stat().st_size > 0
     table = (tmp_path / "training.csv").read_text()
-    for name in six.runs():
+    for name in four.runs():
         assert (tmp_path / "results" / name / "record.json").exists()
     assert {"ttt_linear", "transformer"} <= set(table.replace("\n", ",").split(","))

@@ -102,6 +102,7 @@ def a_tensor(path: Path) -> None:
     torch.save(torch.zeros(3), path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
@@ -169,6 +170,7 @@ def test_nothing_resumes_from_a_diverged_checkpoint(
     assert losses == (tmp_path / "whole/metrics.parquet").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_leaves_earlier_checkpoints(
     configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -218,9 +220,7 @@ def test_a_real_disk_that_fills_up(
 ) -> None:
     load_corpus(configure().data, False)
     more = [f"run={small_disk}/run", "trainer.checkpoint_every=1", "size.blocks=2", *shape]
-    # Lightning starts the second process from a file.
-    (program := small_disk.with_name("train.py")).write_text(TRAIN)
-    done = starter.run(TRAIN, [*tiny, *more], name=str(program))
+    done = starter.run(TRAIN, [*tiny, *more], processes=2 if shape else 1)
     print(f"\n{done.stderr}")
     assert done.returncode == 1, done.stderr
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]

@@ -26,6 +26,7 @@ def as_lines(warnings: dict[str, str]) -> list[str]:
     return [f"{subject}: {text}" for subject, text in warnings.items()]
 
 
+@pytest.mark.slow
 def test_growth_is_reported_once_for_each_inner_loop(
     configure: Configure, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -44,6 +45,7 @@ def test_growth_is_reported_once_for_each_inner_loop(
     assert kept[: len(lines)] == [line.removeprefix("warning: ") for line in lines]
 
 
+@pytest.mark.slow
 def test_a_run_that_learns_has_no_warnings(
     configure: Configure, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -52,6 +54,7 @@ def test_a_run_that_learns_has_no_warnings(
     assert "warnings" not in record(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_probing_changes_nothing(configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     common = ["trainer.checkpoint_every=2", "model=ttt_mlp"]
     looks: list[int] = []

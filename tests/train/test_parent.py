@@ -9,12 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
 
 from ttt.analysis.seeds import settings_of
 from ttt.cli import train as command
-from ttt.cli.compose import spelled_out
+from ttt.cli.compose import compose, spelled_out
 from ttt.cli.parent import inherited
 from ttt.cli.train import train
 from ttt.config.errors import UserError
@@ -57,6 +56,7 @@ def machine(tiny: list[str]) -> list[str]:
     return [override for override in tiny if override.startswith(("trainer.", "data.cache_dir"))]
 
 
+@pytest.mark.slow
 def test_finetuning_at_another_context(parent: Path, tiny: list[str], tmp_path: Path) -> None:
     """Model, size and data are inherited; the tokens are a fifth of the parent's, in steps of another size."""
     overrides = ["recipe=finetune", f"from={parent}", "ctx.length=128", "recipe.tokens_per_step=128"]
@@ -77,6 +77,7 @@ def test_finetuning_at_another_context(parent: Path, tiny: list[str], tmp_path: 
         torch.testing.assert_close(value, before[name], rtol=0, atol=1e-12, msg=f"{name}: the weights are the parent's")
 
 
+@pytest.mark.slow
 def test_continued_training_keeps_learning(parent: Path, tiny: list[str], tmp_path: Path) -> None:
     overrides = ["recipe=finetune", f"from={parent}", "recipe.steps=10", "recipe.learning_rate=3e-3"]
     assert run_command([*overrides, "recipe.tokens_per_step=256", f"run={tmp_path}/child"], machine(tiny)) == 0
@@ -143,6 +144,7 @@ def test_a_parent_that_is_not_as_planned_is_refused(configure: Configure, parent
         plan_run(further, [])
 
 
+@pytest.mark.slow
 def test_a_child_resumes_after_its_parents_weights_have_changed(configure: Configure, tmp_path: Path) -> None:
     """By then it has its own weights; the record has the digest of the initial ones."""
     train(configure("model=transformer", f"run={tmp_path}/parent", "trainer.max_steps=10"), [])
@@ -161,6 +163,7 @@ def test_a_child_resumes_after_its_parents_weights_have_changed(configure: Confi
     assert written["config"]["parent"]["weights"] == began != digest
 
 
+@pytest.mark.slow
 def test_children_of_seeds_are_seeds(configure: Configure, parent: Path, tmp_path: Path) -> None:
     sibling = tmp_path / "sibling"
     train(configure("model=transformer", f"run={sibling}", "recipe.steps=10", "seed=1"), [])
@@ -174,6 +177,7 @@ def test_children_of_seeds_are_seeds(configure: Configure, parent: Path, tmp_pat
     assert found[0] == found[1] != found[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "differences"),
     [
@@ -201,6 +205,7 @@ def test_another_model_is_refused_with_its_differences(
     assert not (tmp_path / "child").exists()
 
 
+@pytest.mark.slow
 def test_an_invalid_parent_is_named(
     configure: Configure, parent: Path, tiny: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

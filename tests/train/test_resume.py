@@ -7,6 +7,8 @@ import re
 import signal
 import socket
 import time
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +41,7 @@ main()
 
 SHAPES = {
     "one process": [],
-    "accumulated": ["trainer.device_batch=1"],
+    "accumulated": ["trainer.device_batch=2"],
     "two processes": ["trainer.strategy=ddp", "trainer.devices=2"],
 }
 
@@ -49,15 +51,14 @@ class Runner:
 
     def __init__(self, starter: Starter, program: Path, overrides: list[str]) -> None:
         self.starter, self.program, self.overrides = starter, program, overrides
-        # Lightning starts the second process from a file.
-        program.write_text(SLOWLY)
 
     def start(self, folder: Path, *more: str) -> Started:
         with socket.socket() as free:
             free.bind(("localhost", 0))
             port = free.getsockname()[1]
         arguments = [*self.overrides, f"run={folder}", "ckpt=last", *more]
-        return self.starter.start(SLOWLY, arguments, str(self.program), environment={"MASTER_PORT": str(port)})
+        variables, processes = {"MASTER_PORT": str(port)}, 2 if "trainer.devices=2" in self.overrides else 1
+        return self.starter.start(SLOWLY, arguments, str(self.program), environment=variables, processes=processes)
 
     def finish(self, folder: Path, *more: str) -> str:
         process = self.start(folder, *more)
@@ -129,15 +130,22 @@ def assert_equal(ours: Any, theirs: Any, path: str = "") -> None:
 
 
 @pytest.fixture(scope="module")
-def runner(
-    request: pytest.FixtureRequest, starter: Starter, tiny: list[str], tmp_path_factory: pytest.TempPathFactory
-) -> Runner:
-    """Return a runner of runs with this configuration, after an undisturbed run."""
-    folder = tmp_path_factory.mktemp("runs")
-    shape = [f"trainer.checkpoint_every={EVERY}", *SHAPES[request.param]]
-    runner = Runner(starter, folder / "slow_train.py", [*tiny, *shape])
-    runner.finish(folder / "whole")
+def runner_of(starter: Starter, tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Runner]:
+    """Return the runner of a shape, after one undisturbed run of this shape."""
+
+    @cache
+    def runner(shape: str) -> Runner:
+        folder = tmp_path_factory.mktemp("runs")
+        runner = Runner(starter, folder / "slow_train.py", [*tiny, f"trainer.checkpoint_every={EVERY}", *SHAPES[shape]])
+        runner.finish(folder / "whole")
+        return runner
+
     return runner
+
+
+@pytest.fixture
+def runner(request: pytest.FixtureRequest, runner_of: Callable[[str], Runner]) -> Runner:
+    return runner_of(request.param)
 
 
 def assert_ends_as_the_whole_run(runner: Runner, folder: Path) -> None:

@@ -60,6 +60,7 @@ def test_a_run_writes_all_files(configure: Configure, tmp_path: Path) -> None:
     assert (run / "logs" / "csv" / "metrics.csv").is_file()
 
 
+@pytest.mark.slow
 def test_equal_runs_leave_equal_metrics_and_weights(configure: Configure, tmp_path: Path) -> None:
     for name in ("a", "b"):
         train(configure(f"run={tmp_path}/{name}", "model=ttt_mlp"), [])
@@ -127,6 +128,7 @@ def test_earlier_work_is_not_overwritten_unasked(configure: Configure, tmp_path:
     assert (other / "thesis.tex").read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_a_loss_that_diverges_stops_the_run(
     configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,6 +175,7 @@ def test_a_step_is_logged_with_the_learning_rate_that_it_used(configure: Configu
     assert rates["value"][12] == pytest.approx(config.recipe.final_learning_rate)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2])
 def test_an_interrupted_run_records_it_and_resumes(
     configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
@@ -335,6 +338,7 @@ def test_a_logger_that_is_not_installed_is_named(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_label_goes_into_the_record(configure: Configure, tmp_path: Path) -> None:
     label = {"method": "TTT-Linear", "departures": {}}
     common = (f"run={tmp_path}/run", "trainer.checkpoint_every=1")

@@ -4,12 +4,11 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-import hydra
 from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import DictConfig
 
 from ttt.cli.added import added_sources
-from ttt.cli.compose import quote_option
+from ttt.cli.compose import compose, quote_option
 from ttt.config.schema import Resolved
 from ttt.results.record import RunFolder, read_record
 
@@ -27,7 +26,7 @@ def like_its_parent(composed: DictConfig, overrides: list[str]) -> DictConfig:
         return composed
     parent = read_record(RunFolder(Path(composed.parent.run)).record)["config"]
     chosen = {override.lstrip("+").partition("=")[0] for override in overrides}
-    return hydra.compose("train", [*inherited(parent, chosen), *overrides])
+    return compose("train", [*inherited(parent, chosen), *overrides])
 
 
 def inherited(parent: Resolved, chosen: Collection[str]) -> list[str]:

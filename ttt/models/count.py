@@ -1,5 +1,7 @@
 """Count parameters and FLOPs of a configuration without allocating a model."""
 
+from dataclasses import replace
+
 import torch
 
 from ttt.config.schema import TrainConfig
@@ -10,11 +12,16 @@ from ttt.models.flops import training_flops
 def count(config: TrainConfig, tokens: int) -> tuple[int, float]:
     """Return the parameters of the model, the tied embedding once, and the FLOPs of training it on ``tokens`` tokens.
 
-    The vocabulary has ``data.vocab_size`` entries.
+    The vocabulary has ``data.vocab_size`` entries. Only one block is built, because all are alike.
 
     Raises:
         UserError: the model cannot be built.
     """
+    size = replace(config.size, blocks=1)
     with torch.device("meta"):
-        model = build_model(config.model, config.size, config.backbone, config.kernel, config.data.vocab_size)
-    return sum(parameter.numel() for parameter in model.parameters()), training_flops(model, config.ctx.length, tokens)
+        model = build_model(config.model, size, config.backbone, config.kernel, config.data.vocab_size)
+    others = config.size.blocks - 1
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    parameters += others * sum(parameter.numel() for parameter in model.blocks.parameters())
+    model.blocks.extend(list(model.blocks) * others)
+    return parameters, training_flops(model, config.ctx.length, tokens)
