@@ -62,7 +62,7 @@ FENCED: dict[str, set[str]] = {
     "pandas": {"analysis", "plots", "claims"},
     "matplotlib": {"plots"},
     "pyarrow": {"results", "analysis", "data"},
-    "scipy": {"claims"},
+    "mpmath": {"claims"},
 }
 """Third party -> the only packages that may import it."""
 

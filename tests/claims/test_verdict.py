@@ -4,6 +4,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from ttt.claims.student import critical, two_sided_p
 from ttt.claims.verdict import Part, Verdict, corrected, interval, near, paired, pairs_needed, together
 
 HELD, REVERSED, UNRESOLVED = Verdict.HELD, Verdict.REVERSED, Verdict.UNRESOLVED
@@ -45,6 +46,12 @@ def test_the_interval_is_students() -> None:
     assert (mean, high - mean) == (2, pytest.approx(4.30265 / math.sqrt(3), rel=1e-5))
     assert mean - low == pytest.approx(high - mean)
     assert all(map(math.isnan, interval([1.0])[1:]))
+
+
+@pytest.mark.parametrize(("df", "value"), [(1, 12.7062), (2, 4.3027), (4, 2.7764), (30, 2.0423), (10_000, 1.9602)])
+def test_critical_values_are_those_of_tables(df: int, value: float) -> None:
+    assert critical(df) == pytest.approx(value, abs=5e-5)
+    assert two_sided_p(value, df) == pytest.approx(0.05, abs=1e-5)
 
 
 def test_holms_correction_is_for_the_parts_of_one_claim() -> None:

@@ -4,12 +4,12 @@ import math
 
 import numpy as np
 import pandas as pd
-from scipy.stats import linregress, t
 
 from ttt.analysis.labels import method_label
 from ttt.analysis.latency import latencies
 from ttt.analysis.store import Results
-from ttt.claims.verdict import LEVEL, Part, Verdict
+from ttt.claims.student import critical
+from ttt.claims.verdict import Part, Verdict
 
 FLAT = 0.05
 """The largest slope of log time per token on log tokens, up or down, that counts as flat."""
@@ -53,12 +53,15 @@ def _part(subject: str, model: str, rows: pd.DataFrame) -> Part:
 
 def _slope(rows: pd.DataFrame) -> tuple[float, float, float]:
     """Return the slope with its confidence interval, whose ends are NaN for fewer than three contexts."""
-    fit = linregress(np.log(rows["tokens"].astype(float)), np.log(rows["seconds_per_token"].astype(float)))
+    x, y = (np.log(rows[name].astype(float)) for name in ("tokens", "seconds_per_token"))
+    deviations = x - x.mean()
+    slope = float((deviations * y).sum() / (deviations**2).sum())
     if len(rows) < 3:
-        return float(fit.slope), math.nan, math.nan
-    # Equal times have no correlation, which makes the error of their slope NaN.
-    half = float(t.ppf(1 - LEVEL / 2, len(rows) - 2) * np.nan_to_num(fit.stderr))
-    return float(fit.slope), float(fit.slope) - half, float(fit.slope) + half
+        return slope, math.nan, math.nan
+    residuals = y - y.mean() - slope * deviations
+    error = math.sqrt((residuals**2).sum() / (len(rows) - 2) / (deviations**2).sum())
+    half = critical(len(rows) - 2) * error
+    return slope, slope - half, slope + half
 
 
 def _shape(low: float, high: float) -> Verdict:

@@ -6,10 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from scipy.stats import nct, t
-
-LEVEL = 0.05
-"""The chance of a wrong "reversed" in a claim whose effects are all zero, and 1 minus the intervals' confidence."""
+from ttt.claims.student import LEVEL, critical, power, two_sided_p
 
 POWER = 0.8
 """The chance to resolve the paper's effect with the number of pairs that is stated as needed."""
@@ -143,7 +140,7 @@ def interval(differences: Sequence[float]) -> tuple[float, float, float]:
     mean = statistics.fmean(differences)
     if len(differences) < 2:
         return mean, math.nan, math.nan
-    half = float(t.ppf(1 - LEVEL / 2, len(differences) - 1)) * _standard_error(differences)
+    half = critical(len(differences) - 1) * _standard_error(differences)
     return mean, mean - half, mean + half
 
 
@@ -156,23 +153,15 @@ def p_value(differences: Sequence[float]) -> float | None:
     error = _standard_error(differences)
     if error == 0:
         return 0.0
-    return float(2 * t.sf(abs(statistics.fmean(differences)) / error, len(differences) - 1))
+    return two_sided_p(statistics.fmean(differences) / error, len(differences) - 1)
 
 
 def pairs_needed(effect: float, differences: Sequence[float]) -> int | None:
-    """Return how many pairs of this spread resolve an effect; None if one pair, no effect or ``MOST_PAIRS`` do not."""
+    """Return about how many pairs of this spread resolve an effect; None if unknown or above ``MOST_PAIRS``."""
     spread = statistics.stdev(differences) if len(differences) > 1 else 0.0
     if not spread or not effect:
         return None
-    return _smallest(lambda pairs: _power(abs(effect) / spread, pairs) >= POWER)
-
-
-def _power(size: float, pairs: int) -> float:
-    """Return the power of a two-sided t test for an effect of ``size`` standard deviations."""
-    bound = float(t.ppf(1 - LEVEL / 2, pairs - 1))
-    power = float(nct.sf(bound, pairs - 1, size * math.sqrt(pairs)))
-    # Where the noncentral distribution underflows, the effect is far above the noise.
-    return 1.0 if math.isnan(power) else power
+    return _smallest(lambda pairs: power(abs(effect) / spread, pairs) >= POWER)
 
 
 def _smallest(enough: Callable[[int], bool]) -> int | None:
