@@ -14,7 +14,7 @@ FORMAT_VERSION = 2
 """Raise it when a change of the code changes the files of the same configuration and source."""
 
 MANIFEST = "manifest.json"
-FIELDS_WITHOUT_INFLUENCE = {"name", "path", "tokenizer", "eval_tokens", "cache_dir", "workers"}
+FIELDS_WITHOUT_INFLUENCE = {"name", "path", "tokenizer", "join", "eval_tokens", "cache_dir", "workers"}
 """Paths count only by their content: the ``versions`` of a source, and the hash of a tokenizer."""
 
 Manifest = dict[str, Any]
