@@ -10,7 +10,7 @@ from typing import Any
 from ttt.config.schema import DataConfig
 from ttt.config.system import renamed_at_the_end
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Raise it when a change of the code changes the files of the same configuration and source."""
 
 MANIFEST = "manifest.json"
