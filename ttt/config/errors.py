@@ -28,6 +28,10 @@ class InterruptedRunError(RunError):
         self.number = number
 
 
+class InterruptedPreparationError(InterruptedRunError):
+    """A preparation of data that a signal stopped. Commands exit with code 128 + ``number``, as shells expect."""
+
+
 def bad_value(key: str, value: object, allowed: str) -> UserError:
     """Return an error with the line ``key=value: allowed``."""
     return UserError(f"{key}={spelled(value)}: {allowed}")

@@ -13,6 +13,7 @@ from ttt.config.schema import DataConfig
 from ttt.data.manifest import corpus_key, describe
 from ttt.data.prepare import prepare
 from ttt.data.sources import find_source
+from ttt.data.stopping import stoppable
 from ttt.data.vocabulary import check_tokenizer, tokenizer_version
 
 
@@ -22,7 +23,8 @@ def prepared_folder(config: DataConfig, show_progress: bool) -> Path:
     Raises:
         UserError: the source is unknown or cannot be read, the tokenizer cannot be used, or the cache cannot be
             written.
-        RunError: the preparation was interrupted.
+        RunError: the connection to a source was lost, or a worker process was killed.
+        InterruptedPreparationError: a signal stopped the preparation.
     """
     source = find_source(config.source)
     description = describe(config, source.versions(config) | _tokenizer_version(config))
@@ -32,7 +34,7 @@ def prepared_folder(config: DataConfig, show_progress: bool) -> Path:
         return folder
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with _lock(folder, show_progress):
+        with stoppable(config.name), _lock(folder, show_progress):
             # Another process may have prepared it in the meantime.
             if not folder.exists():
                 _report(f"preparing data={config.name} in {folder}, only this time", show_progress)

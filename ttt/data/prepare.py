@@ -88,8 +88,16 @@ def prepare(
     except UserError as error:
         # The user must change texts or settings, which makes it another corpus; an unreachable source can be retried.
         if not isinstance(error, UnreachableError) or not any(build.partial_shards.iterdir()):
-            shutil.rmtree(build.folder, ignore_errors=True)
+            _discard(build.folder)
         raise
+
+
+def _discard(folder: Path) -> None:
+    """Delete a folder; renamed first, so that a kill does not leave a part of it to resume from."""
+    discarded = folder.with_name(f"{folder.name}.discarded")
+    shutil.rmtree(discarded, ignore_errors=True)
+    folder.replace(discarded)
+    shutil.rmtree(discarded, ignore_errors=True)
 
 
 def _provide_tokenizer(config: DataConfig, source: Source[DataConfig], folder: Path, show_progress: bool) -> None:
@@ -129,7 +137,8 @@ def _tokenise(config: DataConfig, source: Source[DataConfig], build: BuildDir, s
 
         for _ in parallel_map(write_partial_shard, missing(), config.workers):
             pass
-    build.counted.write_text(json.dumps(number), encoding="utf-8")
+    with renamed_at_the_end(build.counted) as partial:
+        partial.write_text(json.dumps(number), encoding="utf-8")
 
 
 def _counted(documents: Iterable[Document], progress: tqdm) -> Iterator[Document]:
@@ -201,7 +210,8 @@ def _clear_up(build: BuildDir) -> None:
     for path in build.folder.glob("*.documents"):
         path.unlink()
     (build.folder / STRETCHES).unlink(missing_ok=True)
-    shutil.rmtree(build.partial_shards, ignore_errors=True)
+    if build.partial_shards.exists():
+        shutil.rmtree(build.partial_shards)
 
 
 def _split_sizes(folder: Path, split: str, places: Places) -> dict[str, Any]:
