@@ -1,21 +1,28 @@
 """Composition of configurations by Hydra, from ``conf/`` and overrides to objects of the schema."""
 
+import re
 from dataclasses import fields, is_dataclass
 from functools import cache
 from typing import Any, TypeVar
 
 import hydra
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import DictConfig, OmegaConf
 
 from ttt.cli.added import added_backbones, added_layers, added_sources
 from ttt.config.assets import assets
 from ttt.config.bench import InnerBenchConfig, KernelBenchConfig, LatencyBenchConfig, Method, ModelBenchConfig
 from ttt.config.errors import UserError, bad_value
+from ttt.config.keys import free_text_keys
 from ttt.config.layers import SHIPPED
 from ttt.config.schema import EvalConfig, ExportConfig, GenerateConfig, InspectConfig, PrepareConfig, TrainConfig
+from ttt.config.system import with_home
 
 C = TypeVar("C")
+
+PLAIN_PATH = re.compile(r"(?:[A-Za-z_/]|\.{1,2}/)[\w./-]*", re.ASCII)
+"""Paths that Hydra reads as they are, if they are no words with a meaning."""
 
 SCHEMAS: dict[str, type[Any]] = {
     "train": TrainConfig,
@@ -100,6 +107,32 @@ def quote_option(argument: str) -> str:
 
 def _is_a_value(option: str) -> bool:
     return option.isdecimal() or option.lower() in ("null", "true", "false")
+
+
+def quote_text(argument: str, schema: type[Any] = TrainConfig) -> str:
+    """Put the value of a key that is free text in quotes, so that Hydra takes it as typed.
+
+    ``null`` and a value in quotes stay as they are.
+    """
+    key, equals, value = argument.partition("=")
+    quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
+    if not equals or key.lstrip("+") not in free_text_keys(schema) or value == "null" or quoted:
+        return argument
+    return f"{key}={QuotedString(value, Quote.single).with_quotes()}"
+
+
+def as_typed(argument: str, schema: type[Any]) -> str:
+    """Return an argument with free text as typed; ``~`` is the home folder, which sources of data look up themselves.
+
+    A path that Hydra reads as it is stays without quotes, as it is recorded.
+    """
+    key, equals, value = argument.partition("=")
+    if not equals or key not in free_text_keys(schema):
+        return argument
+    value = value if key.startswith("data.") else with_home(value)
+    if PLAIN_PATH.fullmatch(value) and value.lower() not in ("true", "false", "nan", "inf"):
+        return f"{key}={value}"
+    return quote_text(f"{key}={value}", schema)
 
 
 def spelled_out(argument: str) -> str:

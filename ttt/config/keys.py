@@ -4,7 +4,8 @@ import math
 import operator
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import field, fields, is_dataclass
-from typing import Any, cast, get_args
+from functools import cache
+from typing import Any, cast, get_args, get_type_hints
 
 from ttt.config.errors import UserError, bad_value
 
@@ -32,14 +33,29 @@ def key(default: Any, meaning: str, **rules: Any) -> Any:
         rules: checked by ``check_keys``, in a list for each value: the bounds ``at_least``, ``above``, ``at_most`` and
             ``below``, which also exclude infinity; ``choices``, a tuple of all allowed values; ``not_empty=True`` for
             a list; ``file_name=True`` for a text that becomes the name of a folder or a part of it. ``hidden=True``
-            omits the key, or the keys of a group, from ``--help``.
+            omits the key, or the keys of a group, from ``--help``. ``free_text=True``: see ``free_text_keys``.
     """
-    if unknown := rules.keys() - BOUNDS.keys() - {"choices", "not_empty", "file_name", "hidden"}:
+    if unknown := rules.keys() - BOUNDS.keys() - {"choices", "not_empty", "file_name", "hidden", "free_text"}:
         raise TypeError(f"no such rule: {', '.join(sorted(unknown))}")
     metadata = {"help": meaning, **rules}
     if isinstance(default, type):
         return field(default_factory=default, metadata=metadata)
     return field(default=default, metadata=metadata)
+
+
+@cache
+def free_text_keys(schema: type[Any], prefix: str = "") -> frozenset[str]:
+    """Return the keys of a schema and of its groups that are a path or other free text, taken as typed.
+
+    Commas, brackets, quotes, ``=`` and blanks have no meaning in their values.
+    """
+    hints, found = get_type_hints(schema), set[str]()
+    for item in fields(schema):
+        if is_dataclass(hints[item.name]):
+            found |= free_text_keys(hints[item.name], f"{prefix}{item.name}.")
+        elif item.metadata.get("free_text"):
+            found.add(f"{prefix}{item.name}")
+    return frozenset(found)
 
 
 def check_keys(config: object, prefix: str = "") -> None:

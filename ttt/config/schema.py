@@ -83,14 +83,16 @@ class DataConfig:
     name: str = key(REQUIRED, "name of the data in run ids and figures", file_name=True)
     source: str = key(REQUIRED, "the source's name in the registry")
     packages: list[str] = key(list, "importable packages whose source is read; stdlib: Python's own library")
-    hub: str | None = key(None, "a data set of the Hugging Face hub")
-    revision: str | None = key(None, "a commit of the data set; null: its newest")
-    path: str | None = key(None, "folder, file or pattern of files: your own texts, or a copy of the data set")
-    column: str = key("text", "column of the text in jsonl, json and parquet")
+    hub: str | None = key(None, "a data set of the Hugging Face hub", free_text=True)
+    revision: str | None = key(None, "a commit of the data set; null: its newest", free_text=True)
+    path: str | None = key(
+        None, "folder, file or pattern of files: your own texts, or a copy of the data set", free_text=True
+    )
+    column: str = key("text", "column of the text in jsonl, json and parquet", free_text=True)
     min_chars: int = key(1, "shorter documents are left out", at_least=0)
     max_chars: int = key(100_000_000, "longer documents are left out", at_least=1)
     vocab_size: int = key(4096, "tokens of the BPE tokenizer that is trained on the text", at_least=1)
-    tokenizer: str | None = key(None, "a tokenizer.json or tokenizer.model; null: train one")
+    tokenizer: str | None = key(None, "a tokenizer.json or tokenizer.model; null: train one", free_text=True)
     validation_fraction: float = key(
         0.0, "share of documents for validation, chosen by a hash of their text", at_least=0, below=1
     )
@@ -101,7 +103,7 @@ class DataConfig:
         "spans two documents, and documents of fewer tokens than the context are left out",
     )
     eval_tokens: int = key(131072, "maximum number of tokens that an evaluation reads", at_least=1)
-    cache_dir: str | None = key(None, "folder of prepared data; null: the user's cache")
+    cache_dir: str | None = key(None, "folder of prepared data; null: the user's cache", free_text=True)
     workers: int = key(
         1, "processes that prepare the data, with the same result; 0: one per core", at_least=0, at_most=MOST_WORKERS
     )
@@ -137,6 +139,7 @@ class ParentConfig:
         None,
         "folder of a run to start from; the defaults of model, size, backbone, data and ctx are its values, and the "
         "model must be the same (model.rope_base may change)",
+        free_text=True,
     )
     run_id: str | None = key(None, "its run id", hidden=True)
     steps: int | None = key(None, "steps it was trained for", at_least=0, hidden=True)
@@ -182,8 +185,10 @@ class TrainConfig:
     trainer: TrainerConfig = key(TrainerConfig, "hardware and bookkeeping")
     parent: ParentConfig = key(ParentConfig, "run whose weights this run starts from")
     seed: int = key(0, "seed of initial weights and of the order of the data", at_least=0, at_most=LARGEST_SEED)
-    runs: str = key("runs", "folder of run folders")
-    run: str | None = key(None, "folder of this run; null: a folder below runs, named after the configuration")
+    runs: str = key("runs", "folder of run folders", free_text=True)
+    run: str | None = key(
+        None, "folder of this run; null: a folder below runs, named after the configuration", free_text=True
+    )
     ckpt: str | None = key(
         None, "last: resume from the newest checkpoint, or start if there is none", choices=("last",)
     )
@@ -194,7 +199,7 @@ class TrainConfig:
 class EvalConfig:
     """A run of ``ttt-eval``."""
 
-    run: str = key(REQUIRED, "folder of a trained run; the results go into its record and its table")
+    run: str = key(REQUIRED, "folder of a trained run; the results go into its record and its table", free_text=True)
     split: str = key("validation", "split to read", choices=("validation", "test"))
     probe: str | None = key(
         None,
@@ -216,8 +221,8 @@ class EvalConfig:
 class ExportConfig:
     """A run of ``ttt-export``."""
 
-    run: str = key(REQUIRED, "folder of a trained run")
-    out: str = key(REQUIRED, "folder to write, new or empty")
+    run: str = key(REQUIRED, "folder of a trained run", free_text=True)
+    out: str = key(REQUIRED, "folder to write, new or empty", free_text=True)
     released: bool = key(
         False,
         "parameter names of the authors' released code, and released.json with its settings (TTT-Linear, TTT-MLP)",
@@ -232,7 +237,7 @@ class ExportConfig:
 class GenerateConfig:
     """A run of ``ttt-generate``."""
 
-    run: str = key(REQUIRED, "folder of a trained run")
+    run: str = key(REQUIRED, "folder of a trained run", free_text=True)
     prompt: str = key("", "text to continue; empty: the start of a document")
     tokens: int = key(200, "maximum number of tokens to generate; the document may end earlier", at_least=1)
     temperature: float = key(0.8, "below 1 prefers likely tokens; 0: always the likeliest", at_least=0)
@@ -260,7 +265,7 @@ class InspectConfig(PrepareConfig):
     split: str = key("train", "split of the sample", choices=SPLITS)
     document: int = key(0, "document of the sample, counted from 0", at_least=0)
     sample: int = key(200, "tokens of the sample, from the start of the document", at_least=0)
-    picture: str | None = key(None, "file of the histogram of lengths; null: figures/data_NAME.png")
+    picture: str | None = key(None, "file of the histogram of lengths; null: figures/data_NAME.png", free_text=True)
 
 
 Resolved = dict[str, Any]

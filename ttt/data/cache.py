@@ -11,6 +11,7 @@ import platformdirs
 from ttt.config.errors import bad_value
 from ttt.config.schema import DataConfig
 from ttt.data.manifest import corpus_key, describe
+from ttt.data.paths import user_path
 from ttt.data.prepare import prepare
 from ttt.data.sources import find_source
 from ttt.data.stopping import stoppable
@@ -28,7 +29,7 @@ def prepared_folder(config: DataConfig, show_progress: bool) -> Path:
     """
     source = find_source(config.source)
     description = describe(config, source.versions(config) | _tokenizer_version(config))
-    root = Path(config.cache_dir).expanduser() if config.cache_dir else platformdirs.user_cache_path("ttt-suite")
+    root = user_path(config.cache_dir) if config.cache_dir else platformdirs.user_cache_path("ttt-suite")
     folder = root / f"{config.name}-{corpus_key(description)}"
     if folder.exists():
         return folder
@@ -48,7 +49,7 @@ def prepared_folder(config: DataConfig, show_progress: bool) -> Path:
 def _tokenizer_version(config: DataConfig) -> dict[str, str]:
     if config.tokenizer is None:
         return {}
-    path = Path(config.tokenizer).expanduser()
+    path = user_path(config.tokenizer)
     return {check_tokenizer(path): tokenizer_version(path)}
 
 

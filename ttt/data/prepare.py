@@ -24,6 +24,7 @@ from ttt.data.documents import SPLITS, no_training_document, training_sample
 from ttt.data.manifest import MANIFEST, Manifest, write_manifest
 from ttt.data.order import Places, order_documents
 from ttt.data.partial_shards import PartialShard, batches_of_text, write_partial_shard
+from ttt.data.paths import user_path
 from ttt.data.shards import ShardPlan, list_of, shard_bounds, write_shard
 from ttt.data.sources import Document, Source, UnreachableError
 from ttt.data.stretches import STRETCHES, provide_stretches
@@ -103,7 +104,7 @@ def _discard(folder: Path) -> None:
 def _provide_tokenizer(config: DataConfig, source: Source[DataConfig], folder: Path, show_progress: bool) -> None:
     """Put the user's tokenizer, or one trained on the source, into ``folder``."""
     if config.tokenizer is not None:
-        path = Path(config.tokenizer).expanduser()
+        path = user_path(config.tokenizer)
         name = check_tokenizer(path)
         with renamed_at_the_end(folder / name) as partial:
             shutil.copyfile(path, partial)
