@@ -111,6 +111,13 @@ def test_too_short_for_stretches(config: DataConfig) -> None:
     assert not [path for path in Path(str(config.cache_dir)).iterdir() if path.is_dir()]
 
 
+def test_max_tokens_needs_more_than_a_few_documents(config: DataConfig) -> None:
+    write(config, [text(0)])
+    config.max_tokens = 1000
+    with pytest.raises(UserError, match=r"^data\.max_tokens=1000: the source has too few documents to read only some"):
+        load_corpus(config, show_progress=False)
+
+
 def test_a_preparation_that_was_killed_gives_the_same_files(
     config: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -85,12 +85,19 @@ class DataConfig:
     packages: list[str] = key(list, "importable packages whose source is read; stdlib: Python's own library")
     hub: str | None = key(None, "a data set of the Hugging Face hub", free_text=True)
     revision: str | None = key(None, "a commit of the data set; null: its newest", free_text=True)
+    subset: str | None = key(
+        None, "a configuration of the hub's data set; null: its only or default one", free_text=True
+    )
+    split: str = key("train", "split of the hub's data set to read, or several: train+validation", free_text=True)
     path: str | None = key(
         None, "folder, file or pattern of files: your own texts, or a copy of the data set", free_text=True
     )
     column: str = key("text", "column of the text in jsonl, json and parquet", free_text=True)
     min_chars: int = key(1, "shorter documents are left out", at_least=0)
     max_chars: int = key(100_000_000, "longer documents are left out", at_least=1)
+    max_tokens: int | None = key(
+        None, "read the source only until its documents have this many tokens; null: read all of it", at_least=1
+    )
     vocab_size: int = key(4096, "tokens of the BPE tokenizer that is trained on the text", at_least=1)
     tokenizer: str | None = key(None, "a tokenizer.json or tokenizer.model; null: train one", free_text=True)
     validation_fraction: float = key(

@@ -38,7 +38,8 @@ def prepared_folder(config: DataConfig, show_progress: bool) -> Path:
         with stoppable(config.name), _lock(folder, show_progress):
             # Another process may have prepared it in the meantime.
             if not folder.exists():
-                _report(f"preparing data={config.name} in {folder}, only this time", show_progress)
+                part = f", until it has {config.max_tokens:,} tokens (data.max_tokens)" if config.max_tokens else ""
+                _report(f"preparing data={config.name} in {folder}, only this time{part}", show_progress)
                 prepare(config, source, description, folder, show_progress)
     except OSError as error:
         allowed = f"cannot be written ({error.strerror or error}); make room or choose another folder"

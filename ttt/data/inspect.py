@@ -6,6 +6,7 @@ from ttt.config.errors import bad_value
 from ttt.config.identity import context_name
 from ttt.config.text_table import text_table
 from ttt.data.corpus import Corpus, Documents
+from ttt.data.manifest import LATER_FIELDS
 from ttt.data.usage import usage
 from ttt.data.vocabulary import decode, open_vocabulary
 
@@ -24,6 +25,7 @@ def describe_corpus(corpus: Corpus) -> str:
         f"{corpus.folder}",
         f"digest {corpus.digest}",
         f"source {manifest['settings']['source']}: {', '.join(map(' '.join, manifest['versions'].items()))}",
+        *(f"data.{key}={manifest['settings'][key]}" for key in LATER_FIELDS if key in manifest["settings"]),
         f"tokenizer {manifest['tokenizer']}, {corpus.vocab_size} tokens, SHA-256 {manifest['tokenizer_sha256']}",
     ]
     columns = [_column(documents, manifest["splits"][split]) for split, documents in corpus.splits.items()]

@@ -7,7 +7,7 @@ renamed when they are complete, so that their content depends neither on the num
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ttt.config.errors import UserError
+from ttt.config.errors import UserError, bad_value
 from ttt.config.schema import DataConfig
 from ttt.config.system import file_sha256, renamed_at_the_end
 from ttt.data import files
 from ttt.data.documents import SPLITS, no_training_document, training_sample
 from ttt.data.manifest import MANIFEST, Manifest, write_manifest
 from ttt.data.order import Places, order_documents
-from ttt.data.partial_shards import PartialShard, batches_of_text, write_partial_shard
+from ttt.data.partial_shards import PartialShard, batches_of_text, read_entries, write_partial_shard
 from ttt.data.paths import user_path
 from ttt.data.shards import ShardPlan, list_of, shard_bounds, write_shard
 from ttt.data.sources import Document, Source, UnreachableError
@@ -78,6 +78,9 @@ def prepare(
         if not (build.folder / MANIFEST).exists():
             build.partial_shards.mkdir(parents=True, exist_ok=True)
             source, stretches = provide_stretches(config, source, build.folder, show_progress)
+            if stretches and config.max_tokens is not None:
+                why = "the source has too few documents to read only some of them; give fewer or shorter texts"
+                raise bad_value("data.max_tokens", config.max_tokens, why)
             if stretches:
                 description = description | {"stretches": stretches}
             _provide_tokenizer(config, source, build.folder, show_progress)
@@ -128,6 +131,7 @@ def _tokenise(config: DataConfig, source: Source[DataConfig], build: BuildDir, s
         batches = batches_of_text(_counted(source.documents(config), progress))
         numbered = ((build.partial_shard(number), documents) for number, documents in enumerate(batches))
         number = 0
+        enough = _enough(config.max_tokens, build)
 
         def missing() -> Iterator[PartialShard]:
             nonlocal number
@@ -135,11 +139,27 @@ def _tokenise(config: DataConfig, source: Source[DataConfig], build: BuildDir, s
                 number += 1
                 if not folder.exists():
                     yield PartialShard(documents, folder, build.folder, config)
+                if enough(number):
+                    return
 
         for _ in parallel_map(write_partial_shard, missing(), config.workers):
             pass
     with renamed_at_the_end(build.counted) as partial:
         partial.write_text(json.dumps(number), encoding="utf-8")
+
+
+def _enough(max_tokens: int | None, build: BuildDir) -> Callable[[int], bool]:
+    """Return a function that checks whether the first partial shards, as far as written, have enough tokens."""
+    tokens = number = 0
+
+    def enough(read: int) -> bool:
+        nonlocal tokens, number
+        while max_tokens is not None and number < read and build.partial_shard(number).exists():
+            tokens += int(read_entries(build.partial_shard(number))["tokens"].sum())
+            number += 1
+        return max_tokens is not None and tokens >= max_tokens
+
+    return enough
 
 
 def _counted(documents: Iterable[Document], progress: tqdm) -> Iterator[Document]:
