@@ -114,7 +114,10 @@ def test_stopped_at_each_file_operation(
 
 
 def test_killed_while_what_cannot_be_used_is_deleted(local: DataConfig, stopper: Stopper) -> None:
-    cache = Path(str(local.cache_dir))
+    corpus = load_corpus(local, show_progress=False)
+    cache = corpus.folder.parent
+    # With a tokenizer, texts are read before it is found that none is long enough.
+    local.tokenizer = shutil.copy(corpus.folder / "tokenizer.json", cache.parent)
     local.min_chars = 1000
     for number in range(500):
         shutil.rmtree(cache, ignore_errors=True)
