@@ -9,6 +9,10 @@ class UserError(Exception):
     """
 
 
+class DamagedDataError(UserError):
+    """A file of a prepared corpus that has changed since it was written."""
+
+
 class RunError(Exception):
     """A run that failed although its configuration was valid, such as a loss that diverged.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ttt.config.errors import UserError
+from ttt.config.errors import DamagedDataError
 
 BLOCK_BYTES = 2**14
 """Bytes of tokens in a block: a few windows, so that reading windows in any order reads little more than them."""
@@ -51,7 +51,7 @@ class BlockCheck:
         """Check the blocks that have the bytes ``start`` to ``stop`` of the tokens, exclusive.
 
         Raises:
-            UserError: a block has changed since it was written.
+            DamagedDataError: a block has changed since it was written.
         """
         first, end = start // BLOCK_BYTES, _blocks(stop)
         if self._checked[first:end].all():
@@ -65,7 +65,7 @@ class BlockCheck:
                     != self._sums[block]
                 ):
                     where = f"block {block} of {len(self._sums)} has changed since it was written"
-                    raise UserError(f"{self._shard}: damaged ({where}); delete its folder and prepare it again")
+                    raise DamagedDataError(f"{self._shard}: damaged ({where}); delete its folder and prepare it again")
                 self._checked[block] = True
 
 
