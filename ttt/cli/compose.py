@@ -109,7 +109,7 @@ def _is_a_value(option: str) -> bool:
     return option.isdecimal() or option.lower() in ("null", "true", "false")
 
 
-def quote_text(argument: str, schema: type[Any] = TrainConfig) -> str:
+def quote_text(argument: str, schema: Any = TrainConfig) -> str:
     """Put the value of a key that is free text in quotes, so that Hydra takes it as typed.
 
     ``null`` and a value in quotes stay as they are.
@@ -121,7 +121,7 @@ def quote_text(argument: str, schema: type[Any] = TrainConfig) -> str:
     return f"{key}={QuotedString(value, Quote.single).with_quotes()}"
 
 
-def as_typed(argument: str, schema: type[Any]) -> str:
+def as_typed(argument: str, schema: Any) -> str:
     """Return an argument with free text as typed; ``~`` is the home folder, which sources of data look up themselves.
 
     A path that Hydra reads as it is stays without quotes, as it is recorded.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.lib.format import write_array_header_1_0
@@ -56,7 +56,8 @@ class TokenShards:
         self.dtype = dtype
         self._paths = paths
         in_bytes = [length * dtype.itemsize for length in lengths]
-        self._checks = sums and [BlockCheck(*shard) for shard in zip(paths, in_bytes, sums, strict=True)]
+        checked = zip(paths, in_bytes, sums or (), strict=sums is not None)
+        self._checks = [BlockCheck(*shard) for shard in checked]
         self._starts = np.cumsum([0, *lengths])
         self._mapped = 0
         self._open = lru_cache(maxsize=OPEN)(_map)
@@ -89,11 +90,11 @@ class TokenShards:
 
 def _map(path: Path, length: int, dtype: np.dtype) -> np.ndarray:
     # Length and dtype come from the manifest: a bit that flips in the file's header has no effect.
-    tokens = np.memmap(path, dtype, "r", path.stat().st_size - length * dtype.itemsize, (length,))
+    tokens: Any = np.memmap(path, dtype, "r", path.stat().st_size - length * dtype.itemsize, (length,))
     if hasattr(mmap, "MADV_RANDOM"):
         # Windows are read in random order; without this, the system reads 128 KiB for each window of 512 bytes.
         tokens.base.madvise(mmap.MADV_RANDOM)
-    return tokens
+    return cast(np.ndarray, tokens)
 
 
 @dataclass(frozen=True, eq=False)
