@@ -25,7 +25,8 @@ usage: ttt-data prepare data=NAME [KEY=VALUE ...]    tokenise a source once, int
   ttt-data prepare data=pile data.hub=OWNER/NAME data.subset=en data.split=train    another data set of the hub
   ttt-data inspect data=pycode split=validation document=3
 
-A preparation that was stopped resumes with the same command. docs/data.md explains the keys. `ttt-data inspect --help` lists groups and keys.
+A preparation that was stopped resumes with the same command. docs/data.md explains the keys.
+`ttt-data inspect --help` lists groups and keys.
 """
 
 
