@@ -54,7 +54,6 @@ FENCED: dict[str, set[str]] = {
     "tokenizers": {"data"},
     "sentencepiece": {"data"},
     "huggingface_hub": {"data"},
-    "fsspec": {"data"},
     "submitit": {"launch"},
     "psutil": {"launch"},
     "hydra": {"cli"},

@@ -27,7 +27,15 @@ from ttt.config.assets import assets
 from ttt.config.keys import check_keys
 from ttt.plots.registry import figures
 
-DOCUMENTS = ("README.md", "REPRODUCE.md", "CONTRIBUTING.md", "slurm/README.md", "sweeps/README.md", "docs/kernels.md")
+DOCUMENTS = (
+    "README.md",
+    "REPRODUCE.md",
+    "CONTRIBUTING.md",
+    "slurm/README.md",
+    "sweeps/README.md",
+    "docs/kernels.md",
+    "docs/data.md",
+)
 
 PLACES = re.compile(r"`(ttt-[^`\n]+)`|^ +(ttt-.+)$|\| xargs -I\{\} (ttt-[^`\n]+)", re.MULTILINE)
 """Positions of commands: in backquotes, on a separate line, or after a pipe."""

@@ -1,15 +1,21 @@
 """Arguments translated for Hydra, and help from the schema."""
 
+import re
+from collections.abc import Callable
 from dataclasses import fields
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from ttt.cli import bench, data, export, generate, train
 from ttt.cli import eval as evaluate
+from ttt.cli.arguments import parse
 from ttt.cli.command import Command
 from ttt.cli.compose import register_schemas
 from ttt.cli.help import columns, describe_command
 from ttt.config.errors import UserError
+from ttt.config.keys import free_text_keys
+from ttt.config.schema import TrainConfig
 
 COMMANDS = [
     *(module.COMMAND for module in (train, evaluate, export, generate)),
@@ -35,6 +41,59 @@ COMMANDS = [
 )
 def test_arguments_become_overrides(command: Command, arguments: list[str], overrides: list[str]) -> None:
     assert command.for_hydra(arguments) == (overrides, {})
+
+
+TYPED = [
+    "données/文字",
+    "a=b",
+    "two words",
+    "v (1)",
+    "v [1]",
+    "a,b",
+    "[a]",
+    "{a}",
+    "it's",
+    'say "a"',
+    "007",
+    "1e5",
+    "nan",
+]
+TYPED += ["true", "-x", "a\\\\b", "a:b", "range(0,3)", "~x,y/z", "*.txt", "src/**/*.py", "", "a#b", "50%"]
+
+
+@pytest.mark.parametrize("value", TYPED)
+def test_free_text_is_taken_as_typed(value: str) -> None:
+    keys = ("data.path", "data.tokenizer", "data.cache_dir", "data.hub", "data.column", "run", "runs", "from")
+    overrides, _ = train.COMMAND.for_hydra([f"{key}={value}" for key in keys])
+    parser = OverridesParser.create()
+    assert [override.value() for override in parser.parse_overrides(overrides)] == [value] * len(keys)
+
+
+def test_free_text_is_composed_as_typed(configure: Callable[..., TrainConfig]) -> None:
+    for value in ("v [1], a=b", "it's {a}", "007"):
+        overrides, _ = train.COMMAND.for_hydra([f"{key}={value}" for key in ("data.path", "data.cache_dir", "run")])
+        config = configure(*overrides)
+        assert (config.data.path, config.data.cache_dir, config.run) == (value, value, value)
+
+
+def test_quotes_null_and_the_home_folder_keep_their_meaning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    typed = ["data.path='a b'", "data.tokenizer=null", "run=~/a", "from=~/b c", "data.cache_dir=~/d"]
+    overrides, _ = train.COMMAND.for_hydra(typed)
+    read = [override.value() for override in OverridesParser.create().parse_overrides(overrides)]
+    assert list(map(str, read)) == ["a b", "None", "/home/me/a", "/home/me/b c", "~/d"]
+    assert parse(["runs=~/a", "out=~nobody-of-this-name/b"], {"runs": "FOLDER", "out": "FILE"}).values == {
+        "runs": "/home/me/a",
+        "out": "~nobody-of-this-name/b",
+    }
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.config_name)
+def test_every_key_that_names_a_folder_or_file_is_free_text(command: Command) -> None:
+    free = free_text_keys(command.schema)
+    for field in fields(command.schema):
+        if re.match(r"(?:folder|file)\b", field.metadata["help"]):
+            assert field.name in free
 
 
 def test_texts_bypass_hydra() -> None:

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ from ttt.config.errors import RunError, UserError
 from ttt.config.schema import DataConfig
 from ttt.data import prepare
 from ttt.data.corpus import load_corpus
+from ttt.data.manifest import corpus_key, describe
 from ttt.data.sources import UnreachableError, find_source
 
 
@@ -83,3 +85,71 @@ def test_a_source_that_needs_a_name(config: DataConfig) -> None:
     with pytest.raises(UserError, match=r"^data\.hub=null: give OWNER/NAME"):
         find_source("hub").versions(config)
     assert issubclass(UnreachableError, UserError)
+
+
+@pytest.fixture
+def languages(config: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DataConfig:
+    """Return the configuration of a data set with two subsets of two splits, which the library itself reads."""
+    folder = tmp_path / "languages"
+    configs = []
+    for subset in ("de", "en"):
+        (folder / subset).mkdir(parents=True)
+        for split in ("train", "dev"):
+            lines = (json.dumps({"text": f"{subset} {split} {number}"}) for number in range(3))
+            (folder / subset / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
+        files = [{"split": split, "path": f"{subset}/{split}.jsonl"} for split in ("train", "dev")]
+        configs.append({"config_name": subset, "data_files": files})
+    (folder / "README.md").write_text(f"---\nconfigs: {json.dumps(configs)}\n---\n")
+    api = SimpleNamespace(dataset_info=lambda *_, **__: None)
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: api)
+    config.hub = str(folder)
+    return config
+
+
+@pytest.mark.parametrize(
+    ("split", "read"), [("train", ["en train"] * 3), ("dev", ["en dev"] * 3), ("dev+train", ["en dev", "en train"] * 3)]
+)
+def test_a_subset_and_a_split(languages: DataConfig, split: str, read: list[str]) -> None:
+    languages.subset, languages.split = "en", split
+    texts = [document.text for document in find_source("hub").documents(languages)]
+    assert sorted(text[:-2] for text in texts) == sorted(read)
+
+
+@pytest.mark.parametrize(
+    ("subset", "split", "line"),
+    [
+        (None, "train", "data.subset=null: {hub} has de, en; choose one"),
+        ("fr", "train", "data.subset=fr: {hub} has de, en; choose one"),
+        ("en", "validation", "data.split=validation: {hub} has train, dev; choose one"),
+        ("en", "train[:10%]", "data.split=train[:10%]: {hub} has train, dev; choose one"),
+        ("en", "dev+test", "data.split=dev+test: {hub} has train, dev; choose one"),
+    ],
+)
+def test_a_wrong_choice_lists_the_choices(languages: DataConfig, subset: str | None, split: str, line: str) -> None:
+    languages.subset, languages.split = subset, split
+    with pytest.raises(UserError) as caught:
+        load_corpus(languages, show_progress=False)
+    assert str(caught.value) == line.format(hub=languages.hub)
+    assert not [path for path in Path(str(languages.cache_dir)).iterdir() if path.is_dir()]
+
+
+def test_subset_and_split_are_in_manifest_and_name_only_if_given(config: DataConfig) -> None:
+    described = describe(config, {})
+    assert not {"subset", "split", "max_tokens", "join"} & described["settings"].keys()
+    keys = {corpus_key(described)}
+    for name, value in (("subset", "en"), ("split", "test"), ("max_tokens", 5)):
+        changed = describe(replace(config, **{name: value}), {})
+        assert changed["settings"][name] == value
+        keys.add(corpus_key(changed))
+    assert len(keys) == 4
+
+
+@pytest.mark.parametrize(("name", "value"), [("subset", "en"), ("split", "test")])
+def test_a_choice_that_would_be_ignored_is_refused(config: DataConfig, name: str, value: str) -> None:
+    for change in (
+        {"path": "copy"},
+        {"source": "local", "path": "texts"},
+        {"source": "pycode", "packages": ["stdlib"]},
+    ):
+        with pytest.raises(UserError, match=rf"^data\.{name}={value}: chooses from a data set of the hub; "):
+            load_corpus(replace(config, **{name: value, **change}), show_progress=False)

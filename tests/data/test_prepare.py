@@ -9,7 +9,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,10 @@ from hypothesis import strategies as st
 
 from ttt.config.errors import UserError
 from ttt.config.schema import DataConfig
-from ttt.data import partial_shards, prepare, shards, sources
+from ttt.data import documents, partial_shards, prepare, shards, sources
 from ttt.data.corpus import Corpus, load_corpus
 from ttt.data.documents import sha256_of, split_of
+from ttt.data.inspect import describe_corpus
 from ttt.data.sources import Document, Source
 from ttt.data.vocabulary import decode, open_vocabulary
 
@@ -108,6 +110,53 @@ def test_a_document_is_in_one_split_which_its_text_decides(config: DataConfig) -
     names = [json.loads(line)["name"] for line in (corpus.folder / "documents.jsonl").read_text().splitlines()]
     assert "tinycode/copy.py" in names
     assert "tinycode/inner/module_00.py" not in names
+
+
+@pytest.mark.parametrize("cut", [1, 100, 10**6])
+def test_max_tokens_takes_the_first_documents(
+    given_source: type[Given], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: int
+) -> None:
+    monkeypatch.setattr(partial_shards, "PARTIAL_SHARD_CHARS", cut)
+    given_source.texts = tuple(f"text {number:02} of many" for number in range(30))
+    config = DataConfig("made", "given", vocab_size=258, cache_dir=str(tmp_path), max_tokens=100)
+    whole = load_corpus(replace(config, max_tokens=None), show_progress=False)
+    (length,) = set(whole.splits["train"].lengths.tolist())
+    part = load_corpus(config, show_progress=False)
+    first = given_source.texts[: -(-100 // length)]
+    assert sorted(texts_of(part, "train")) == list(first)
+    assert 100 <= part.manifest["splits"]["train"]["tokens"] < 100 + length
+    assert part.manifest["settings"]["max_tokens"] == 100
+    assert "data.max_tokens=100\n" in describe_corpus(part)
+    assert part.folder != whole.folder
+    assert "max_tokens" not in whole.manifest["settings"]
+    every = load_corpus(replace(config, max_tokens=10**9), show_progress=False)
+    assert every.digest == whole.digest
+
+
+def test_max_tokens_reads_no_further_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(partial_shards, "PARTIAL_SHARD_CHARS", 1)
+    monkeypatch.setattr(documents, "MOST_CHARS_OF_A_TOKEN", 1)
+    texts = [f"text {number:02} of many" for number in range(10)]
+    read: list[str] = []
+
+    class Endless(Given):
+        def documents(self, config: DataConfig) -> Iterator[Document]:  # noqa: ARG002
+            for number in count():
+                read.append(texts[number])
+                yield Document(str(number), texts[number])
+
+    monkeypatch.setitem(sources._SOURCES, "given", Endless)
+    config = DataConfig("made", "given", vocab_size=258, cache_dir=str(tmp_path), max_tokens=50)
+    with monkeypatch.context() as patched:
+        patched.setattr(prepare, "_shards", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            load_corpus(config, show_progress=False)
+    (counted,) = tmp_path.glob("*/partial_shards/all.json")
+    counted.unlink()
+    written = [path for path in tmp_path.glob("*/partial_shards/*") if path.is_dir()]
+    corpus = load_corpus(config, show_progress=False)
+    assert len(corpus.splits["train"]) == len(written) < 9
+    assert max(read) == texts[len(written) - 1]
 
 
 def test_how_the_tokens_are_cut_does_not_change_the_digest(
@@ -199,16 +248,10 @@ class Preparation:
         return {path.name: path.read_bytes() for path in prepared.iterdir()}
 
 
-@pytest.fixture(scope="module")
-def preparation(tmp_path_factory: pytest.TempPathFactory) -> Preparation:
-    return Preparation(tmp_path_factory.mktemp("preparation"))
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(2))
-def test_killed_at_any_moment_it_resumes_and_ends_the_same(preparation: Preparation, seed: int) -> None:
-    rng = random.Random(seed)
-    cache = f"killed-{seed}"
+def test_killed_at_any_moment_it_resumes_and_ends_the_same(tmp_path: Path) -> None:
+    """Each file operation in turn: ``test_leftovers.py``; here with worker processes."""
+    preparation, rng, cache = Preparation(tmp_path), random.Random(0), "killed"
     kills = 0
     while (process := preparation.start(cache)).poll() is None:
         try:

@@ -111,14 +111,11 @@ def test_too_short_for_stretches(config: DataConfig) -> None:
     assert not [path for path in Path(str(config.cache_dir)).iterdir() if path.is_dir()]
 
 
-def test_a_corpus_of_an_earlier_version_without_validation_is_prepared_again(config: DataConfig) -> None:
+def test_max_tokens_needs_more_than_a_few_documents(config: DataConfig) -> None:
     write(config, [text(0)])
-    folder = load_corpus(config, show_progress=False).folder
-    manifest = json.loads((folder / "manifest.json").read_text())
-    del manifest["stretches"]
-    manifest["splits"]["validation"]["documents"] = 0
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    assert len(load_corpus(config, show_progress=False).splits["validation"]) == 1
+    config.max_tokens = 1000
+    with pytest.raises(UserError, match=r"^data\.max_tokens=1000: the source has too few documents to read only some"):
+        load_corpus(config, show_progress=False)
 
 
 def test_a_preparation_that_was_killed_gives_the_same_files(

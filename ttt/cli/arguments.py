@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from ttt.config.errors import UserError
 from ttt.config.keys import refuse_renamed
+from ttt.config.system import with_home
 
 OLD_SPELLINGS = {"--results": "runs", "--out": "out"}
 """Former option -> key."""
@@ -50,5 +51,5 @@ def parse(words: Sequence[str], keys: Mapping[str, str], flags: Sequence[str] = 
         elif not value:
             raise UserError(f"{word}: needs a value; write {name}={keys[name]}")
         else:
-            parsed.values[name] = value
+            parsed.values[name] = with_home(value) if keys[name] in ("FOLDER", "FILE") else value
     return parsed

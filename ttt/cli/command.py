@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from ttt.cli.compose import as_object, quote_option, register_schemas
+from ttt.cli.compose import as_object, as_typed, quote_option, register_schemas
 from ttt.cli.errors import exit_with_one_line, stop
 from ttt.cli.help import describe_command
 from ttt.config.assets import assets
@@ -84,7 +84,7 @@ class Command(Generic[C]):
                 # A group without a default is taken with and without Hydra's +.
                 key = f"+{key}" if f"+{key}" in self.more_groups else self.aliases.get(key, key)
                 override = f"{key}{equals}{value}"
-                overrides.append(quote_option(as_list(override, self.schema)))
+                overrides.append(as_typed(quote_option(as_list(override, self.schema)), self.schema))
         return overrides, texts
 
     def _job(self, texts: dict[str, str]) -> Callable[[DictConfig], None]:

@@ -1,5 +1,6 @@
 """Composition of configurations by Hydra, from ``conf/`` and overrides to objects of the schema."""
 
+import re
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import fields, is_dataclass
@@ -22,8 +23,12 @@ from ttt.config.errors import UserError, bad_value
 from ttt.config.keys import free_text_keys
 from ttt.config.layers import SHIPPED
 from ttt.config.schema import EvalConfig, ExportConfig, GenerateConfig, InspectConfig, PrepareConfig, TrainConfig
+from ttt.config.system import with_home
 
 C = TypeVar("C")
+
+PLAIN_PATH = re.compile(r"(?:[A-Za-z_/]|\.{1,2}/)[\w./-]*", re.ASCII)
+"""Paths that Hydra reads as they are, if they are no words with a meaning."""
 
 SCHEMAS: dict[str, type[Any]] = {
     "train": TrainConfig,
@@ -143,16 +148,30 @@ def _is_a_value(option: str) -> bool:
     return option.isdecimal() or option.lower() in ("null", "true", "false")
 
 
-def quote_text(argument: str) -> str:
-    """Put the value of a key of ``ttt-train`` that is free text in quotes, so that Hydra takes it as typed.
+def quote_text(argument: str, schema: Any = TrainConfig) -> str:
+    """Put the value of a key that is free text in quotes, so that Hydra takes it as typed.
 
     ``null`` and a value in quotes stay as they are.
     """
     key, equals, value = argument.partition("=")
     quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
-    if not equals or key.lstrip("+") not in free_text_keys(TrainConfig) or value == "null" or quoted:
+    if not equals or key.lstrip("+") not in free_text_keys(schema) or value == "null" or quoted:
         return argument
     return f"{key}={QuotedString(value, Quote.single).with_quotes()}"
+
+
+def as_typed(argument: str, schema: Any) -> str:
+    """Return an argument with free text as typed; ``~`` is the home folder, which sources of data look up themselves.
+
+    A path that Hydra reads as it is stays without quotes, as it is recorded.
+    """
+    key, equals, value = argument.partition("=")
+    if not equals or key not in free_text_keys(schema):
+        return argument
+    value = value if key.startswith("data.") else with_home(value)
+    if PLAIN_PATH.fullmatch(value) and value.lower() not in ("true", "false", "nan", "inf"):
+        return f"{key}={value}"
+    return quote_text(f"{key}={value}", schema)
 
 
 def spelled_out(argument: str) -> str:

@@ -16,12 +16,14 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
-from ttt.config.errors import RunError, UserError
+from ttt.config.errors import InterruptedPreparationError, RunError, UserError
 
 
 @contextmanager
 def exit_with_one_line() -> Iterator[None]:
     """Print errors as one line; exit with code 2 after a user's mistake and with code 1 after a failed run.
+
+    A signal that stops the preparation of data ends with 128 + its number, as shells expect.
 
     Programming errors pass unchanged, with their traceback.
     """
@@ -29,6 +31,8 @@ def exit_with_one_line() -> Iterator[None]:
         yield
     except UserError as error:
         stop(str(error), 2)
+    except InterruptedPreparationError as error:
+        stop(str(error), 128 + error.number)
     except RunError as error:
         stop(str(error), 1)
     except (HydraException, OmegaConfBaseException) as error:

@@ -38,7 +38,7 @@ class BenchConfig:
     )
     dtype: str = key("float32", "of inputs and parameters", choices=("float32", "float64"))
     seed: int = key(0, "seed of inputs and parameters", at_least=0, at_most=LARGEST_SEED)
-    runs: str = key("runs", "folder in which the benchmark creates its run folder")
+    runs: str = key("runs", "folder in which the benchmark creates its run folder", free_text=True)
 
     def check(self) -> None:
         """Check that the values are in range and consistent. Names of kernels and models are checked later.
@@ -123,9 +123,9 @@ class KernelBenchConfig:
     checkpoint_group: int = key(
         0, "mini-batches per W that the forward pass stores; 0: 16 for linear, 64 for mlp", at_least=0
     )
-    markdown: str | None = key(None, "file to write the table into, between its markers")
+    markdown: str | None = key(None, "file to write the table into, between its markers", free_text=True)
     beside: str | None = key(None, "benchmark.json of another Triton version, whose spilled bytes become a column")
-    runs: str = key("runs", "folder in which the benchmark creates its run folder")
+    runs: str = key("runs", "folder in which the benchmark creates its run folder", free_text=True)
 
     def check(self) -> None:
         """Check that the values are in range. Names of targets and kernels are checked later.

@@ -9,6 +9,10 @@ class UserError(Exception):
     """
 
 
+class DamagedDataError(UserError):
+    """A file of a prepared corpus that has changed since it was written."""
+
+
 class RunError(Exception):
     """A run that failed although its configuration was valid, such as a loss that diverged.
 
@@ -26,6 +30,10 @@ class InterruptedRunError(RunError):
     def __init__(self, message: str, number: int) -> None:
         super().__init__(message)
         self.number = number
+
+
+class InterruptedPreparationError(InterruptedRunError):
+    """A preparation of data that a signal stopped. Commands exit with code 128 + ``number``, as shells expect."""
 
 
 def bad_value(key: str, value: object, allowed: str) -> UserError:

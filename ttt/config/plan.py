@@ -110,6 +110,11 @@ def check_data(data: DataConfig) -> None:
     Raises:
         UserError: no document or no training text is possible.
     """
+    if data.path or data.source in ("local", "pycode", "pyrepo"):
+        for key, default in (("subset", None), ("split", "train")):
+            if getattr(data, key) != default:
+                allowed = "chooses from a data set of the hub; without one, choose files by a pattern in data.path"
+                raise bad_value(f"data.{key}", getattr(data, key), allowed)
     if data.min_chars > data.max_chars:
         raise bad_value("data.min_chars", data.min_chars, f"must be at most data.max_chars={data.max_chars}")
     if data.validation_fraction + data.test_fraction >= 1:

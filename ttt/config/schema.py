@@ -83,20 +83,32 @@ class DataConfig:
     name: str = key(REQUIRED, "name of the data in run ids and figures", file_name=True)
     source: str = key(REQUIRED, "the source's name in the registry")
     packages: list[str] = key(list, "importable packages whose source is read; stdlib: Python's own library")
-    hub: str | None = key(None, "a data set of the Hugging Face hub")
-    revision: str | None = key(None, "a commit of the data set; null: its newest")
+    hub: str | None = key(None, "a data set of the Hugging Face hub", free_text=True)
+    revision: str | None = key(None, "a commit of the data set; null: its newest", free_text=True)
+    subset: str | None = key(
+        None, "a configuration of the hub's data set; null: its only or default one", free_text=True
+    )
+    split: str = key("train", "split of the hub's data set to read, or several: train+validation", free_text=True)
     path: str | None = key(
         None, "folder, file or pattern of files: your own texts, or a copy of the data set", free_text=True
     )
     column: str = key("text", "column of the text in jsonl, json and parquet", free_text=True)
     min_chars: int = key(1, "shorter documents are left out", at_least=0)
     max_chars: int = key(100_000_000, "longer documents are left out", at_least=1)
+    max_tokens: int | None = key(
+        None, "read the source only until its documents have this many tokens; null: read all of it", at_least=1
+    )
     vocab_size: int = key(4096, "tokens of the BPE tokenizer that is trained on the text", at_least=1)
     tokenizer: str | None = key(None, "a tokenizer.json or tokenizer.model; null: train one", free_text=True)
     validation_fraction: float = key(
         0.0, "share of documents for validation, chosen by a hash of their text", at_least=0, below=1
     )
     test_fraction: float = key(0.0, "the same for the test split", at_least=0, below=1)
+    join: bool = key(
+        False,
+        "join the documents of a split into one stream, with the end-of-document token between them; false: no window "
+        "spans two documents, and documents of fewer tokens than the context are left out",
+    )
     eval_tokens: int = key(131072, "maximum number of tokens that an evaluation reads", at_least=1)
     cache_dir: str | None = key(None, "folder of prepared data; null: the user's cache", free_text=True)
     workers: int = key(
@@ -205,7 +217,7 @@ class TrainConfig:
 class EvalConfig:
     """A run of ``ttt-eval``."""
 
-    run: str = key(REQUIRED, "folder of a trained run; the results go into its record and its table")
+    run: str = key(REQUIRED, "folder of a trained run; the results go into its record and its table", free_text=True)
     split: str = key("validation", "split to read", choices=("validation", "test"))
     probe: str | None = key(
         None,
@@ -227,8 +239,8 @@ class EvalConfig:
 class ExportConfig:
     """A run of ``ttt-export``."""
 
-    run: str = key(REQUIRED, "folder of a trained run")
-    out: str = key(REQUIRED, "folder to write, new or empty")
+    run: str = key(REQUIRED, "folder of a trained run", free_text=True)
+    out: str = key(REQUIRED, "folder to write, new or empty", free_text=True)
     released: bool = key(
         False,
         "parameter names of the authors' released code, and released.json with its settings (TTT-Linear, TTT-MLP)",
@@ -243,7 +255,7 @@ class ExportConfig:
 class GenerateConfig:
     """A run of ``ttt-generate``."""
 
-    run: str = key(REQUIRED, "folder of a trained run")
+    run: str = key(REQUIRED, "folder of a trained run", free_text=True)
     prompt: str = key("", "text to continue; empty: the start of a document")
     tokens: int = key(200, "maximum number of tokens to generate; the document may end earlier", at_least=1)
     temperature: float = key(0.8, "below 1 prefers likely tokens; 0: always the likeliest", at_least=0)
@@ -271,7 +283,7 @@ class InspectConfig(PrepareConfig):
     split: str = key("train", "split of the sample", choices=SPLITS)
     document: int = key(0, "document of the sample, counted from 0", at_least=0)
     sample: int = key(200, "tokens of the sample, from the start of the document", at_least=0)
-    picture: str | None = key(None, "file of the histogram of lengths; null: figures/data_NAME.png")
+    picture: str | None = key(None, "file of the histogram of lengths; null: figures/data_NAME.png", free_text=True)
 
 
 Resolved = dict[str, Any]

@@ -12,6 +12,9 @@ SPLITS = ("train", "validation", "test")
 READ_FOR_SAMPLE = 2**28
 """Characters at the beginning of a source from which the tokenizer's training sample is chosen."""
 
+MOST_CHARS_OF_A_TOKEN = 16
+"""With ``data.max_tokens`` the sample is chosen from this many characters per token, more than what is used."""
+
 
 def is_admitted(document: Document, config: DataConfig) -> bool:
     """Check that a document has ``data.min_chars`` to ``data.max_chars`` characters."""
@@ -41,11 +44,12 @@ def split_of_document(document: Document, sha256: bytes, config: DataConfig) -> 
 def training_sample(documents: Iterable[Document], config: DataConfig, chars: int) -> list[str]:
     """Return the training documents with the lowest hashes: at least ``chars`` characters, or all if there are fewer.
 
-    Only the first ``READ_FOR_SAMPLE`` characters are read, and a few times ``chars`` kept in memory.
+    At most the first ``READ_FOR_SAMPLE`` characters are read, and a few times ``chars`` kept in memory.
     """
     chosen: dict[bytes, str] = {}
     chosen_chars = 0
-    for document in _beginning(documents):
+    limit = min(READ_FOR_SAMPLE, MOST_CHARS_OF_A_TOKEN * (config.max_tokens or READ_FOR_SAMPLE))
+    for document in _beginning(documents, limit):
         sha256 = sha256_of(document.text)
         train = split_of_document(document, sha256, config) == "train"
         if train and is_admitted(document, config) and sha256 not in chosen:
@@ -63,12 +67,12 @@ def no_training_document(config: DataConfig) -> UserError:
     return UserError(f"data={config.name}: no training document {bounds}; widen them or add text")
 
 
-def _beginning(documents: Iterable[Document]) -> Iterator[Document]:
+def _beginning(documents: Iterable[Document], chars: int) -> Iterator[Document]:
     read = 0
     for document in documents:
         yield document
         read += len(document.text)
-        if read >= READ_FOR_SAMPLE:
+        if read >= chars:
             return
 
 

@@ -1,6 +1,7 @@
 """Data sets of the Hugging Face hub, streamed or from a local copy."""
 
 import logging
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,10 +12,16 @@ from ttt.data.sources import Document, Source, UnreachableError, register_source
 
 SECONDS_TO_ANSWER = 10
 
+CHOICES = {
+    "subset": r"(?:available configs: |BuilderConfig .* not found\. Available: )(\[.*?\])",
+    "split": r"(?:Available splits: |Should be one of )(\[.*?\])",
+}
+"""Key -> the list of its choices in an error of ``datasets``."""
+
 
 @register_source("hub")
 class Hub(Source[DataConfig]):
-    """The training split of ``data.hub`` at ``data.revision``; with ``data.path``, the files of a local copy."""
+    """``data.subset`` and ``data.split`` of ``data.hub`` at ``data.revision``; with ``data.path``, a local copy."""
 
     def __init__(self) -> None:
         self._local = Local()
@@ -36,7 +43,7 @@ class Hub(Source[DataConfig]):
         """Yield the rows of the data set as documents.
 
         Raises:
-            UserError: the hub cannot be reached, has no such data set, or its rows have no such column.
+            UserError: the hub cannot be reached, has no such data set, subset or split, or no such column.
             RunError: the connection was lost after some rows.
         """
         if config.path:
@@ -72,7 +79,7 @@ def _rows(config: DataConfig) -> Iterator[dict[str, Any]]:
     try:
         # Called first because it fails at once; datasets retries for half a minute.
         HfApi().dataset_info(str(config.hub), revision=config.revision, timeout=SECONDS_TO_ANSWER)
-        rows = load_dataset(config.hub, revision=config.revision, split="train", streaming=True)
+        rows = load_dataset(config.hub, config.subset, revision=config.revision, split=config.split, streaming=True)
         for row in rows:
             number += 1
             yield row
@@ -80,6 +87,7 @@ def _rows(config: DataConfig) -> Iterator[dict[str, Any]]:
         raise
     except Exception as error:
         # The clients of the hub also raise exceptions of the libraries that they use.
+        refuse_choice(config, error)
         why = f"{type(error).__name__}: {first_line(error)}"
         if number:
             line = f"data.hub={config.hub}: broke off after row {number} ({why}); the same command resumes"
@@ -87,3 +95,15 @@ def _rows(config: DataConfig) -> Iterator[dict[str, Any]]:
         offline = "a local copy with data.path=FOLDER, your own texts with data=local data.path=FOLDER, or data=pycode"
         line = f"data.hub={config.hub}: cannot be read ({why}); without network use {offline}"
         raise UnreachableError(line) from error
+
+
+def refuse_choice(config: DataConfig, error: Exception) -> None:
+    """Check that an error of the library is not about ``data.subset`` or ``data.split``.
+
+    Raises:
+        UserError: it is; the message has the library's list of choices.
+    """
+    for key, pattern in CHOICES.items():
+        if found := re.search(pattern, str(error), re.DOTALL):
+            choices = ", ".join(re.findall(r"'([^']*)'", found[1])) or found[1]
+            raise bad_value(f"data.{key}", getattr(config, key), f"{config.hub} has {choices}; choose one") from error

@@ -1,6 +1,5 @@
 """Local text files: txt, JSON lines and Parquet, read as a stream."""
 
-import glob
 import hashlib
 import os
 import sys
@@ -12,6 +11,7 @@ from tqdm import tqdm
 
 from ttt.config.errors import UserError, bad_value
 from ttt.config.schema import DataConfig
+from ttt.data.paths import files_below, files_like, is_pattern, user_path
 from ttt.data.rows import rows_of, unreadable
 from ttt.data.sources import Document, Source, register_source
 
@@ -86,17 +86,17 @@ def files_of(config: DataConfig) -> Files:
     """
     if not config.path:
         raise bad_value("data.path", config.path, "give a folder, a file, or a pattern such as texts/*.txt")
-    path = Path(config.path).expanduser()
+    path = user_path(config.path)
     if path.is_dir():
-        found = [file for file in sorted(path.rglob("*")) if file.is_file()]
+        found = files_below(path)
         readable = [file for file in found if _has_known_ending(file)]
         if not readable:
             endings = f"no file there ends in {', '.join(READERS)}, with or without .gz or .zst"
             raise bad_value("data.path", config.path, f"{endings}; name other text files by a pattern")
         return Files(path, readable, len(found) - len(readable))
-    if not path.exists() and not glob.has_magic(config.path):
+    if not path.exists() and not is_pattern(config.path):
         raise bad_value("data.path", config.path, "does not exist")
-    found = [path] if path.exists() else [file for file in sorted(_matches(path)) if file.is_file()]
+    found = [path] if path.exists() else files_like(path)
     readable = _named(found, path.name)
     if not readable:
         raise bad_value("data.path", config.path, "no file matches this pattern")
@@ -111,8 +111,8 @@ def reader_of(path: Path) -> str:
 
 
 def _has_known_ending(path: Path) -> bool:
-    name = path.stem if path.suffix.removeprefix(".") in COMPRESSED else path.name
-    return name.rpartition(".")[2] in READERS
+    name = path.stem if _is_compressed(path) else path.name
+    return name.rpartition(".")[2].lower() in READERS
 
 
 def _named(found: list[Path], pattern: str) -> list[Path]:
@@ -170,10 +170,6 @@ def report_rows_without_text(config: DataConfig, rows: int, without: int) -> Non
     if without:
         line = f"data={config.name}: {without:,} of {rows:,} rows have no text in data.column={config.column}, left out"
         tqdm.write(line, file=sys.stderr)
-
-
-def _matches(pattern: Path) -> Iterator[Path]:
-    return Path(pattern.anchor).glob(str(pattern.relative_to(pattern.anchor)))
 
 
 def _is_compressed(path: Path) -> bool:

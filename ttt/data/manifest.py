@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,15 @@ from typing import Any
 from ttt.config.schema import DataConfig
 from ttt.config.system import renamed_at_the_end
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Raise it when a change of the code changes the files of the same configuration and source."""
 
 MANIFEST = "manifest.json"
-FIELDS_WITHOUT_INFLUENCE = {"name", "path", "tokenizer", "eval_tokens", "cache_dir", "workers"}
+FIELDS_WITHOUT_INFLUENCE = {"name", "path", "tokenizer", "join", "eval_tokens", "cache_dir", "workers"}
 """Paths count only by their content: the ``versions`` of a source, and the hash of a tokenizer."""
+
+LATER_FIELDS = ("subset", "split", "max_tokens")
+"""Settings that are in a manifest only where they differ from their default."""
 
 Manifest = dict[str, Any]
 """The entries of ``describe``, then ``tokenizer`` (its file), ``tokenizer_sha256``, ``vocab_size``, ``dtype``,
@@ -29,7 +32,12 @@ class NewerManifestError(Exception):
 
 def describe(config: DataConfig, versions: dict[str, str]) -> Manifest:
     """Return everything that determines the content of a corpus."""
-    settings = {key: value for key, value in asdict(config).items() if key not in FIELDS_WITHOUT_INFLUENCE}
+    defaults = {field.name: field.default for field in fields(config) if field.name in LATER_FIELDS}
+    settings = {
+        key: value
+        for key, value in asdict(config).items()
+        if key not in FIELDS_WITHOUT_INFLUENCE and (key not in defaults or value != defaults[key])
+    }
     return {
         "format_version": FORMAT_VERSION,
         "settings": settings | {"packages": sorted(config.packages)},

@@ -41,11 +41,14 @@ class Places:
 
 
 def order_documents(partial_shards: Sequence[Path], config: DataConfig) -> dict[str, Places]:
-    """Return the documents of each split; of several documents with the same text, only the first in the source."""
+    """Return the documents of each split; of several documents with the same text, only the first in the source.
+
+    With ``data.max_tokens`` they are chosen from the documents until the one that brings the source to this number.
+    """
     read = [read_entries(folder) for folder in partial_shards]
     counts = [len(entries) for entries in read]
     entries = np.concatenate([np.zeros(0, ENTRY), *read])
-    order = _distinct_by_hash(entries["sha256"])
+    order = _distinct_by_hash(entries["sha256"][: documents_until(config.max_tokens, entries["tokens"])])
     partial_shard = np.repeat(np.arange(len(read), dtype=np.int32), counts)
     position = np.concatenate([np.zeros(0, np.int32), *(np.arange(count, dtype=np.int32) for count in counts)])
     places = Places(partial_shard[order], position[order], entries[order])
@@ -61,6 +64,11 @@ def order_documents(partial_shards: Sequence[Path], config: DataConfig) -> dict[
     by_hash = np.repeat([SPLITS.index(split) for split in RANKS], np.diff(bounds))
     splits = np.where(splits == BY_HASH, by_hash, splits)
     return {split: places[splits == SPLITS.index(split)] for split in RANKS}
+
+
+def documents_until(max_tokens: int | None, tokens: np.ndarray) -> int:
+    """Return the number of documents that are used, from the tokens of each in the order of the source."""
+    return len(tokens) if max_tokens is None else int(np.searchsorted(np.cumsum(tokens), max_tokens)) + 1
 
 
 def _distinct_by_hash(sha256: np.ndarray) -> np.ndarray:

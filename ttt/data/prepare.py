@@ -7,7 +7,7 @@ renamed when they are complete, so that their content depends neither on the num
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -16,17 +16,19 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ttt.config.errors import UserError
+from ttt.config.errors import UserError, bad_value
 from ttt.config.schema import DataConfig
 from ttt.config.system import file_sha256, renamed_at_the_end
 from ttt.data import files
 from ttt.data.documents import SPLITS, no_training_document, training_sample
 from ttt.data.manifest import MANIFEST, Manifest, write_manifest
 from ttt.data.order import Places, order_documents
-from ttt.data.partial_shards import PartialShard, batches_of_text, write_partial_shard
+from ttt.data.partial_shards import PartialShard, batches_of_text, read_entries, write_partial_shard
+from ttt.data.paths import user_path
 from ttt.data.shards import ShardPlan, list_of, shard_bounds, write_shard
 from ttt.data.sources import Document, Source, UnreachableError
 from ttt.data.stretches import STRETCHES, provide_stretches
+from ttt.data.sums import block_sums
 from ttt.data.tokenizer import SAMPLE_CHARS, save_tokenizer, train_tokenizer
 from ttt.data.vocabulary import JSON, check_tokenizer, dtype_of, open_users, open_vocabulary, tokenizer_file
 from ttt.data.workers import parallel_map
@@ -76,6 +78,9 @@ def prepare(
         if not (build.folder / MANIFEST).exists():
             build.partial_shards.mkdir(parents=True, exist_ok=True)
             source, stretches = provide_stretches(config, source, build.folder, show_progress)
+            if stretches and config.max_tokens is not None:
+                why = "the source has too few documents to read only some of them; give fewer or shorter texts"
+                raise bad_value("data.max_tokens", config.max_tokens, why)
             if stretches:
                 description = description | {"stretches": stretches}
             _provide_tokenizer(config, source, build.folder, show_progress)
@@ -87,14 +92,22 @@ def prepare(
     except UserError as error:
         # The user must change texts or settings, which makes it another corpus; an unreachable source can be retried.
         if not isinstance(error, UnreachableError) or not any(build.partial_shards.iterdir()):
-            shutil.rmtree(build.folder, ignore_errors=True)
+            _discard(build.folder)
         raise
+
+
+def _discard(folder: Path) -> None:
+    """Delete a folder; renamed first, so that a kill does not leave a part of it to resume from."""
+    discarded = folder.with_name(f"{folder.name}.discarded")
+    shutil.rmtree(discarded, ignore_errors=True)
+    folder.replace(discarded)
+    shutil.rmtree(discarded, ignore_errors=True)
 
 
 def _provide_tokenizer(config: DataConfig, source: Source[DataConfig], folder: Path, show_progress: bool) -> None:
     """Put the user's tokenizer, or one trained on the source, into ``folder``."""
     if config.tokenizer is not None:
-        path = Path(config.tokenizer).expanduser()
+        path = user_path(config.tokenizer)
         name = check_tokenizer(path)
         with renamed_at_the_end(folder / name) as partial:
             shutil.copyfile(path, partial)
@@ -118,6 +131,7 @@ def _tokenise(config: DataConfig, source: Source[DataConfig], build: BuildDir, s
         batches = batches_of_text(_counted(source.documents(config), progress))
         numbered = ((build.partial_shard(number), documents) for number, documents in enumerate(batches))
         number = 0
+        enough = _enough(config.max_tokens, build)
 
         def missing() -> Iterator[PartialShard]:
             nonlocal number
@@ -125,10 +139,27 @@ def _tokenise(config: DataConfig, source: Source[DataConfig], build: BuildDir, s
                 number += 1
                 if not folder.exists():
                     yield PartialShard(documents, folder, build.folder, config)
+                if enough(number):
+                    return
 
         for _ in parallel_map(write_partial_shard, missing(), config.workers):
             pass
-    build.counted.write_text(json.dumps(number), encoding="utf-8")
+    with renamed_at_the_end(build.counted) as partial:
+        partial.write_text(json.dumps(number), encoding="utf-8")
+
+
+def _enough(max_tokens: int | None, build: BuildDir) -> Callable[[int], bool]:
+    """Return a function that checks whether the first partial shards, as far as written, have enough tokens."""
+    tokens = number = 0
+
+    def enough(read: int) -> bool:
+        nonlocal tokens, number
+        while max_tokens is not None and number < read and build.partial_shard(number).exists():
+            tokens += int(read_entries(build.partial_shard(number))["tokens"].sum())
+            number += 1
+        return max_tokens is not None and tokens >= max_tokens
+
+    return enough
 
 
 def _counted(documents: Iterable[Document], progress: tqdm) -> Iterator[Document]:
@@ -166,13 +197,15 @@ def _describe(build: BuildDir, description: Manifest, splits: dict[str, Places],
     vocabulary = open_vocabulary(build.folder)
     sizes = {split: _split_sizes(build.folder, split, splits[split]) for split in SPLITS}
     shards = {split: [shard["file"] for shard in sizes[split]["shards"]] for split in SPLITS}
+    for split in SPLITS:
+        _write_sums(build.folder, split, sizes[split]["shards"], dtype_of(vocabulary))
     names = [name for split in SPLITS for name in shards[split]]
     with (build.folder / files.DOCUMENTS).open("wb") as target:
         for name in names:
             with list_of(build.folder / name).open("rb") as lines:
                 shutil.copyfileobj(lines, target)
     tokenizer = tokenizer_file(build.folder).name
-    names += [*map(files.offsets_name, SPLITS), tokenizer, files.DOCUMENTS]
+    names += [*map(files.offsets_name, SPLITS), *map(files.sums_name, SPLITS), tokenizer, files.DOCUMENTS]
     described = {}
     for name in tqdm(names, "hashing", unit=" files", disable=not show_progress):
         path = build.folder / name
@@ -189,11 +222,17 @@ def _describe(build: BuildDir, description: Manifest, splits: dict[str, Places],
     write_manifest(build.folder, description | manifest)
 
 
+def _write_sums(folder: Path, split: str, shards: list[dict[str, Any]], dtype: np.dtype) -> None:
+    sums = [block_sums(folder / shard["file"], shard["tokens"] * dtype.itemsize) for shard in shards]
+    np.save(folder / files.sums_name(split), np.concatenate([np.zeros(0, np.uint32), *sums]), allow_pickle=False)
+
+
 def _clear_up(build: BuildDir) -> None:
     for path in build.folder.glob("*.documents"):
         path.unlink()
     (build.folder / STRETCHES).unlink(missing_ok=True)
-    shutil.rmtree(build.partial_shards, ignore_errors=True)
+    if build.partial_shards.exists():
+        shutil.rmtree(build.partial_shards)
 
 
 def _split_sizes(folder: Path, split: str, places: Places) -> dict[str, Any]:

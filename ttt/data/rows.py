@@ -1,12 +1,12 @@
 """The rows of a local file: the text of a text file, objects of a JSON file, or the text column of a Parquet file."""
 
+import gzip
 import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
-import fsspec
 import zstandard
 
 from ttt.config.errors import UserError, first_line
@@ -84,8 +84,7 @@ class _ZstFrames(io.RawIOBase):
 def _opened(path: Path) -> IO[bytes]:
     if path.suffix.lower() == ".zst":
         return io.BufferedReader(_ZstFrames(path), 2**17)
-    compression = "gzip" if path.suffix.lower() == ".gz" else None
-    return cast(IO[bytes], fsspec.open(str(path), "rb", compression=compression).open())
+    return cast(IO[bytes], gzip.open(path)) if path.suffix.lower() == ".gz" else path.open("rb")
 
 
 def _text_row(file: IO[bytes]) -> Iterator[dict[str, Any]]:

@@ -113,11 +113,12 @@ def check_tokenizer(path: Path) -> str:
     Raises:
         UserError: the file is missing or of another kind.
     """
-    if path.suffix not in (".json", ".model"):
+    ending = path.suffix.lower()
+    if ending not in (".json", ".model"):
         raise bad_value("data.tokenizer", path, "give a tokenizer.json, or a tokenizer.model of sentencepiece")
     if not path.is_file():
         raise bad_value("data.tokenizer", path, "no such file")
-    return JSON if path.suffix == ".json" else MODEL
+    return JSON if ending == ".json" else MODEL
 
 
 def tokenizer_version(path: Path) -> str:
@@ -127,7 +128,7 @@ def tokenizer_version(path: Path) -> str:
     """
     sha256 = file_sha256(path)
     try:
-        settings = json.loads(path.read_bytes()) if path.suffix == ".json" else {}
+        settings = json.loads(path.read_bytes()) if path.suffix.lower() == ".json" else {}
         tokenizer = load_tokenizer(path) if settings else None
     except Exception:
         return sha256

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -12,6 +13,7 @@ from typing import TypeVar
 
 from ttt.config.errors import RunError
 from ttt.config.system import available_cores
+from ttt.data.stopping import SIGNALS
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -32,6 +34,7 @@ def parallel_map(function: Callable[[T], R], tasks: Iterable[T], workers: int) -
         yield from map(function, chain(first, remaining))
         return
     # Spawn, because forked processes could inherit a lock that a library's thread holds.
+    others = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin)
     try:
         waiting: deque[Future[R]] = deque()
@@ -44,11 +47,19 @@ def parallel_map(function: Callable[[T], R], tasks: Iterable[T], workers: int) -
     except BrokenProcessPool as error:
         line = "a process that prepares data was killed, perhaps for lack of memory; the same command resumes"
         raise RunError(f"{line}, data.workers=1 needs the least memory") from error
+    except BaseException:
+        # After an error or a signal, do not wait for their tasks: what they leave is begun again.
+        for process in set(multiprocessing.active_children()) - others:
+            process.kill()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def _begin() -> None:
+    # Ctrl-C and the end of a job reach every process; the parent prints the one line and ends the others.
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     # The worker processes already use all cores.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -4,7 +4,7 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from ttt.config.errors import DivergedError, InterruptedRunError, RunError, UserError
+from ttt.config.errors import DamagedDataError, DivergedError, InterruptedRunError, RunError, UserError
 from ttt.results.record import Status
 from ttt.results.run_record import RunRecord
 from ttt.train.stopping import Interrupted, signals_as_exceptions
@@ -18,6 +18,7 @@ def recording(record: RunRecord) -> Iterator[None]:
 
     Raises:
         UserError: the folder cannot be written at the start.
+        DamagedDataError: the text of the run has changed on disk.
         RunError: the run failed or was interrupted; the reason is in the record as ``error``. A file that can no longer
             be written is also a failure of the run, not a mistake in the configuration.
     """
@@ -36,6 +37,8 @@ def recording(record: RunRecord) -> Iterator[None]:
             raise RunError(record.deleted) from error
         if isinstance(error, Interrupted):
             raise InterruptedRunError(f"{reason}; {_remedy(record)}", error.number) from None
+        if isinstance(error, DamagedDataError):
+            raise DamagedDataError(f"{reason}; {_remedy(record)}") from error
         if isinstance(error, UserError) or (isinstance(error, OSError) and error.errno in DISK_FULL):
             raise RunError(f"{reason}; {_remedy(record)}") from error
         raise
