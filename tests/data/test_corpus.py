@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import random
+import re
 import shutil
 import subprocess
 import sys
@@ -217,17 +219,40 @@ def test_a_manifest_of_a_newer_version(config: DataConfig) -> None:
         load_corpus(config, show_progress=False)
 
 
-@pytest.mark.parametrize("name", ["train-00000.npy", "validation.offsets.npy", "documents.jsonl"])
+@pytest.mark.parametrize("name", ["train-00000.npy", "documents.jsonl"])
 def test_a_flipped_bit_is_found_by_verifying(config: DataConfig, name: str) -> None:
     corpus = load_corpus(config, show_progress=False)
     verify(corpus)
     path = corpus.folder / name
     content = bytearray(path.read_bytes())
-    # Not in the last offset, which is checked on opening.
     content[-12] ^= 1
     path.write_bytes(content)
     with pytest.raises(UserError, match=rf"^{path}: damaged \(its SHA-256 .* is not .*\); delete its folder"):
         verify(load_corpus(config, show_progress=False))
+
+
+def test_a_flipped_bit_never_gives_other_tokens(config: DataConfig) -> None:
+    """Any bit of any file that training reads, except the manifest; a shard is only checked where it is read."""
+    corpus = load_corpus(config, show_progress=False)
+    whole = {split: documents.tokens[:].tolist() for split, documents in corpus.splits.items()}
+    names = ("train-00000.npy", "train.offsets.npy", "train.sums.npy", "test-00000.npy", "tokenizer.json")
+    rng = random.Random(0)
+    for name in names:
+        path, content, lines = corpus.folder / name, (corpus.folder / name).read_bytes(), []
+        for place in [127, len(content) - 1, *rng.choices(range(len(content)), k=8)]:
+            path.write_bytes(content[:place] + bytes([content[place] ^ 1 << rng.randrange(8)]) + content[place + 1 :])
+            try:
+                read = {split: part.tokens[:].tolist() for split, part in load_corpus(config, False).splits.items()}
+                assert read == whole
+            except UserError as error:
+                lines.append(str(error))
+        path.write_bytes(content)
+        named = (
+            rf"{path}: damaged \(block \d of \d has .* delete|{corpus.folder}: damaged \({name}.* delete this folder"
+        )
+        assert all(re.match(named, line) for line in lines), lines
+        # A bit in the header of a shard has no effect.
+        assert len(lines) >= 8 if name.endswith("00000.npy") else len(lines) == 10
 
 
 @pytest.mark.parametrize(

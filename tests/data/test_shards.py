@@ -12,10 +12,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ttt.data import shards
+from ttt.config.errors import UserError
+from ttt.data import shards, sums
 from ttt.data.corpus import Documents
 from ttt.data.loader import TrainLoader
 from ttt.data.shards import TokenShards, shard_bounds
+from ttt.data.sums import block_sums, split_at_shards
 from ttt.data.windows import windows_within
 
 CONTEXTS = [256, 512, 1024, 2048, 4096, 8192, 16384, 32768]
@@ -40,6 +42,29 @@ def test_slices_are_those_of_one_array(
     assert len(pieces) == 100
     assert pieces[start:stop].tolist() == list(range(100))[start:stop]
     assert pieces[start:stop].dtype == np.uint16
+
+
+def test_a_block_is_checked_when_it_is_first_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sums, "BLOCK_BYTES", 16)
+    lengths = [20, 3, 30]
+    paths = [tmp_path / f"{number}.npy" for number in range(3)]
+    for path, part in zip(paths, np.split(np.arange(53, dtype=np.uint16), [20, 23]), strict=True):
+        np.save(path, part)
+    every = np.concatenate([block_sums(path, 2 * length) for path, length in zip(paths, lengths, strict=True)])
+    by_shard = split_at_shards(every, [2 * length for length in lengths])
+    assert [len(part) for part in by_shard] == [3, 1, 4]
+    tokens = TokenShards(paths, lengths, np.dtype(np.uint16), by_shard)
+    assert tokens[:].tolist() == list(range(53))
+    content = bytearray(paths[2].read_bytes())
+    content[-2] ^= 16
+    paths[2].write_bytes(content)
+    tokens = TokenShards(paths, lengths, np.dtype(np.uint16), by_shard)
+    assert tokens[:47].tolist() == list(range(47))
+    for _ in range(2):
+        with pytest.raises(UserError, match=rf"^{paths[2]}: damaged \(block 3 of 4 has changed .*; delete its folder"):
+            tokens[46:48]
+    with pytest.raises(ValueError, match="8 sums of 7 blocks"):
+        split_at_shards(every, [40, 6, 40])
 
 
 def test_no_tokens() -> None:

@@ -111,16 +111,6 @@ def test_too_short_for_stretches(config: DataConfig) -> None:
     assert not [path for path in Path(str(config.cache_dir)).iterdir() if path.is_dir()]
 
 
-def test_a_corpus_of_an_earlier_version_without_validation_is_prepared_again(config: DataConfig) -> None:
-    write(config, [text(0)])
-    folder = load_corpus(config, show_progress=False).folder
-    manifest = json.loads((folder / "manifest.json").read_text())
-    del manifest["stretches"]
-    manifest["splits"]["validation"]["documents"] = 0
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    assert len(load_corpus(config, show_progress=False).splits["validation"]) == 1
-
-
 def test_a_preparation_that_was_killed_gives_the_same_files(
     config: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

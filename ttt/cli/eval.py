@@ -40,6 +40,7 @@ def evaluate(config: EvalConfig, overrides: list[str]) -> None:  # noqa: ARG001 
     check_keys(config)
     if (config.probe == "reset") != (config.reset_every is not None):
         raise bad_value("reset_every", config.reset_every, "probe=reset requires a number of tokens, other probes none")
+    from ttt.data.windows import names_at_start
     from ttt.evaluate.inner_loss import probe_run
     from ttt.evaluate.reset import probe_resets
     from ttt.evaluate.run import evaluate_run, load_run
@@ -56,12 +57,13 @@ def evaluate(config: EvalConfig, overrides: list[str]) -> None:  # noqa: ARG001 
         run = load_run(folder, device, eval_tokens=config.eval_tokens, kernel=config.kernel)
         if run.outdated(split):
             _warn_of_older_weights(run)
+        read = names_at_start(run.documents(split))
         if config.probe is None:
-            _print_perplexity(run, split, evaluate_run(run, split))
+            _print_perplexity(run, split, evaluate_run(run, split), read)
         elif config.reset_every is None:
-            _print_inner_loss(folder, split, probe_run(run, split), stored=not run.outdated(split))
+            _print_inner_loss(folder, read, probe_run(run, split), stored=not run.outdated(split))
         else:
-            _print_resets(folder, split, probe_resets(run, split, config.reset_every))
+            _print_resets(folder, read, probe_resets(run, split, config.reset_every))
 
 
 def _warn_of_older_weights(run: TrainedRun) -> None:
@@ -72,18 +74,18 @@ def _warn_of_older_weights(run: TrainedRun) -> None:
     print(f"warning: {run.record.folder.path}: {done}; {remedy}", file=sys.stderr)
 
 
-def _print_perplexity(run: TrainedRun, split: str, evaluation: SplitEvaluation) -> None:
+def _print_perplexity(run: TrainedRun, split: str, evaluation: SplitEvaluation, read: str) -> None:
     at = "" if run.step == run.record.steps else f" at step {run.step}"
     reached = f"perplexity {evaluation.perplexity:.2f} ({evaluation.loss:.4f} nats/token){at}"
     print(f"{run.record.folder.path}: {split} {reached}")
-    print(f"loss by token index: mean of {evaluation.documents} documents read from their start", file=sys.stderr)
+    print(f"loss by token index: mean of {evaluation.documents} {read}", file=sys.stderr)
 
 
-def _print_inner_loss(folder: RunFolder, split: str, probe: Probe, stored: bool) -> None:
+def _print_inner_loss(folder: RunFolder, read: str, probe: Probe, stored: bool) -> None:
     from ttt.evaluate.inner_loss import describe
 
-    read = f"{probe.losses.sequences} {split} documents read from their start, at step {probe.step}"
-    print(f"{folder.path}: inner loss by layer, mean over positions, heads and {read}")
+    mean = f"mean over positions, heads and {probe.losses.sequences} {read}, at step {probe.step}"
+    print(f"{folder.path}: inner loss by layer, {mean}")
     print(describe(probe.losses))
     if stored:
         print(folder.inner_loss)
@@ -93,11 +95,10 @@ def _print_inner_loss(folder: RunFolder, split: str, probe: Probe, stored: bool)
         raise DivergedError(f"{folder.path}: {probe.failure}")
 
 
-def _print_resets(folder: RunFolder, split: str, losses: ResetLosses) -> None:
-    documents = len(losses.whole)
+def _print_resets(folder: RunFolder, read: str, losses: ResetLosses) -> None:
     print(
         f"{folder.path}: context beyond the last {losses.every} tokens gains {losses.gain:+.4f} nats/token, standard "
-        f"error {losses.gain_error:.4f}, over {documents} {split} documents read from their start"
+        f"error {losses.gain_error:.4f}, over {len(losses.whole)} {read}"
     )
 
 

@@ -95,6 +95,11 @@ class DataConfig:
         0.0, "share of documents for validation, chosen by a hash of their text", at_least=0, below=1
     )
     test_fraction: float = key(0.0, "the same for the test split", at_least=0, below=1)
+    join: bool = key(
+        False,
+        "join the documents of a split into one stream, with the end-of-document token between them; false: no window "
+        "spans two documents, and documents of fewer tokens than the context are left out",
+    )
     eval_tokens: int = key(131072, "maximum number of tokens that an evaluation reads", at_least=1)
     cache_dir: str | None = key(None, "folder of prepared data; null: the user's cache")
     workers: int = key(

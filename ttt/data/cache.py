@@ -1,6 +1,5 @@
 """The cache of prepared corpora, and the lock that lets only one process prepare a corpus."""
 
-import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +10,7 @@ import platformdirs
 
 from ttt.config.errors import bad_value
 from ttt.config.schema import DataConfig
-from ttt.data.manifest import NewerManifestError, corpus_key, describe, read_manifest
+from ttt.data.manifest import corpus_key, describe
 from ttt.data.prepare import prepare
 from ttt.data.sources import find_source
 from ttt.data.vocabulary import check_tokenizer, tokenizer_version
@@ -29,14 +28,12 @@ def prepared_folder(config: DataConfig, show_progress: bool) -> Path:
     description = describe(config, source.versions(config) | _tokenizer_version(config))
     root = Path(config.cache_dir).expanduser() if config.cache_dir else platformdirs.user_cache_path("ttt-suite")
     folder = root / f"{config.name}-{corpus_key(description)}"
-    if folder.exists() and not _lacks_validation(folder, config):
+    if folder.exists():
         return folder
     try:
         root.mkdir(parents=True, exist_ok=True)
         with _lock(folder, show_progress):
             # Another process may have prepared it in the meantime.
-            if folder.exists() and _lacks_validation(folder, config):
-                shutil.rmtree(folder)
             if not folder.exists():
                 _report(f"preparing data={config.name} in {folder}, only this time", show_progress)
                 prepare(config, source, description, folder, show_progress)
@@ -44,16 +41,6 @@ def prepared_folder(config: DataConfig, show_progress: bool) -> Path:
         allowed = f"cannot be written ({error.strerror or error}); make room or choose another folder"
         raise bad_value("data.cache_dir", root, allowed) from error
     return folder
-
-
-def _lacks_validation(folder: Path, config: DataConfig) -> bool:
-    """Check for a corpus of an earlier version, which did not cut long documents, that cannot be trained on."""
-    try:
-        manifest = read_manifest(folder)
-        empty = not manifest["splits"]["validation"]["documents"]
-    except (OSError, ValueError, LookupError, TypeError, NewerManifestError):
-        return False
-    return empty and config.validation_fraction > 0 and "stretches" not in manifest
 
 
 def _tokenizer_version(config: DataConfig) -> dict[str, str]:

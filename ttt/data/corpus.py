@@ -15,6 +15,7 @@ from ttt.data.cache import prepared_folder
 from ttt.data.documents import SPLITS
 from ttt.data.manifest import MANIFEST, Manifest, NewerManifestError, read_manifest
 from ttt.data.shards import TokenSequence, TokenShards
+from ttt.data.sums import split_at_shards
 from ttt.data.tokenizer import SMALLEST_VOCABULARY
 from ttt.data.vocabulary import open_vocabulary
 
@@ -29,12 +30,14 @@ class Documents:
         tokens: uint16 or uint32 [tokens], read from memory-mapped shards: all documents in order, each followed by the
             end-of-document token.
         offsets: int64 [documents + 1], memory-mapped; document d is ``tokens[offsets[d] : offsets[d + 1]]``.
+        joined: read all documents as one stream (``data.join``); False: no window spans two documents.
     """
 
     data: str
     split: str
     tokens: TokenSequence
     offsets: np.ndarray
+    joined: bool = False
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -68,8 +71,8 @@ class Corpus:
 def load_corpus(config: DataConfig, show_progress: bool = True) -> Corpus:
     """Return the corpus that ``config`` describes; prepare it first if it is not in the cache.
 
-    If several processes call this at once, one prepares the corpus and the others wait. Only file sizes are checked,
-    not every token; see ``verify``.
+    If several processes call this at once, one prepares the corpus and the others wait. Sizes of files and the SHA-256
+    of offsets, sums and tokenizer are checked; a block of tokens is compared with its sum when it is first read.
 
     Raises:
         UserError: a value of ``config`` is not allowed, its source cannot be read, or the cache cannot be written or is
@@ -78,7 +81,7 @@ def load_corpus(config: DataConfig, show_progress: bool = True) -> Corpus:
     _check(config)
     folder = prepared_folder(config, show_progress)
     try:
-        return _open(config.name, folder)
+        return _open(config, folder)
     except NewerManifestError as error:
         raise UserError(f"{folder / MANIFEST}: {error}; install a newer one, or delete this folder") from error
     except (OSError, EOFError, ValueError, LookupError, TypeError) as error:
@@ -107,7 +110,7 @@ def _check(config: DataConfig) -> None:
     check_data(config)
 
 
-def _open(name: str, folder: Path) -> Corpus:
+def _open(config: DataConfig, folder: Path) -> Corpus:
     manifest = read_manifest(folder)
     for file, written in manifest["files"].items():
         size = (folder / file).stat().st_size
@@ -116,15 +119,20 @@ def _open(name: str, folder: Path) -> Corpus:
     if file_sha256(folder / manifest["tokenizer"]) != manifest["tokenizer_sha256"]:
         found, expected = open_vocabulary(folder).size, manifest["vocab_size"]
         raise ValueError(f"{manifest['tokenizer']} of {found} tokens is not the one of the shards, of {expected}")
-    splits = {split: _documents(name, split, folder, manifest) for split in SPLITS}
+    for file in [*map(files.offsets_name, SPLITS), *map(files.sums_name, SPLITS)]:
+        if file_sha256(folder / file) != manifest["files"][file]["sha256"]:
+            raise ValueError(f"{file} has changed since it was written")
+    splits = {split: _documents(config, split, folder, manifest) for split in SPLITS}
     return Corpus(splits, manifest["vocab_size"], manifest["digest"], folder, manifest)
 
 
-def _documents(name: str, split: str, folder: Path, manifest: Manifest) -> Documents:
+def _documents(config: DataConfig, split: str, folder: Path, manifest: Manifest) -> Documents:
     sizes = manifest["splits"][split]
     paths = [folder / shard["file"] for shard in sizes["shards"]]
-    tokens = TokenShards(paths, [shard["tokens"] for shard in sizes["shards"]], np.dtype(manifest["dtype"]))
+    lengths, dtype = [shard["tokens"] for shard in sizes["shards"]], np.dtype(manifest["dtype"])
+    sums = np.load(folder / files.sums_name(split), allow_pickle=False)
+    tokens = TokenShards(paths, lengths, dtype, split_at_shards(sums, [length * dtype.itemsize for length in lengths]))
     offsets = files.read_offsets(folder, split)
     if (len(offsets) - 1, offsets[-1], len(tokens)) != (sizes["documents"], sizes["tokens"], sizes["tokens"]):
         raise ValueError(f"{files.offsets_name(split)} does not fit its manifest")
-    return Documents(name, split, tokens, offsets)
+    return Documents(config.name, split, tokens, offsets, config.join)

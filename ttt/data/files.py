@@ -3,6 +3,7 @@
 ===============================  =====================================================================================
 ``<split>-00000.npy`` ...        uint16 or uint32 [tokens]: documents in order; no document spans two files
 ``<split>.offsets.npy``          int64 [documents + 1]: document d is ``offsets[d] : offsets[d + 1]`` of all tokens
+``<split>.sums.npy``             uint32 [blocks]: a sum of every block of the split's shards, see ``ttt.data.sums``
 ``tokenizer.json`` or ``.model`` the tokenizer
 ``documents.jsonl``              one line per document, in the order of the tokens: its name, SHA-256, split and tokens
 ===============================  =====================================================================================
@@ -29,6 +30,11 @@ def shard_name(split: str, number: int) -> str:
 def offsets_name(split: str) -> str:
     """Return the name of a split's offsets, such as ``train.offsets.npy``."""
     return f"{split}.offsets.npy"
+
+
+def sums_name(split: str) -> str:
+    """Return the name of the sums of a split's blocks, such as ``train.sums.npy``."""
+    return f"{split}.sums.npy"
 
 
 def read_offsets(folder: Path, split: str) -> np.ndarray:

@@ -3,13 +3,18 @@
 import numpy as np
 
 from ttt.config.errors import bad_value
+from ttt.config.identity import context_name
 from ttt.config.text_table import text_table
 from ttt.data.corpus import Corpus, Documents
+from ttt.data.usage import usage
 from ttt.data.vocabulary import decode, open_vocabulary
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
 LONG = tuple(2**power for power in range(10, 16))
 """Lengths in tokens, 1k to 32k; the table counts the documents of at least each length."""
+
+CONTEXTS = (512, 2048, 8192, 32768)
+"""Contexts for which the table has the share of the tokens that is read: shorter documents may be left out."""
 
 
 def describe_corpus(corpus: Corpus) -> str:
@@ -23,7 +28,13 @@ def describe_corpus(corpus: Corpus) -> str:
     ]
     columns = [_column(documents, manifest["splits"][split]) for split, documents in corpus.splits.items()]
     rows = [[name, *(f"{column[name]:,}" for column in columns)] for name in columns[0]]
+    rows += [[f"tokens used at {context_name(ctx)}", *_shares(corpus, ctx)] for ctx in CONTEXTS]
     return "\n".join([*head, text_table([["", *corpus.splits], *rows], left=[0])])
+
+
+def _shares(corpus: Corpus, ctx: int) -> list[str]:
+    used = [usage(documents, ctx) for documents in corpus.splits.values()]
+    return [f"{part.tokens / max(1, part.of_tokens):.1%}" for part in used]
 
 
 def sample_text(corpus: Corpus, split: str, document: int, tokens: int) -> str:

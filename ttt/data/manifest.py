@@ -10,11 +10,11 @@ from typing import Any
 from ttt.config.schema import DataConfig
 from ttt.config.system import renamed_at_the_end
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Raise it when a change of the code changes the files of the same configuration and source."""
 
 MANIFEST = "manifest.json"
-FIELDS_WITHOUT_INFLUENCE = {"name", "path", "tokenizer", "eval_tokens", "cache_dir", "workers"}
+FIELDS_WITHOUT_INFLUENCE = {"name", "path", "tokenizer", "join", "eval_tokens", "cache_dir", "workers"}
 """Paths count only by their content: the ``versions`` of a source, and the hash of a tokenizer."""
 
 Manifest = dict[str, Any]

@@ -27,6 +27,7 @@ from ttt.data.partial_shards import PartialShard, batches_of_text, write_partial
 from ttt.data.shards import ShardPlan, list_of, shard_bounds, write_shard
 from ttt.data.sources import Document, Source, UnreachableError
 from ttt.data.stretches import STRETCHES, provide_stretches
+from ttt.data.sums import block_sums
 from ttt.data.tokenizer import SAMPLE_CHARS, save_tokenizer, train_tokenizer
 from ttt.data.vocabulary import JSON, check_tokenizer, dtype_of, open_users, open_vocabulary, tokenizer_file
 from ttt.data.workers import parallel_map
@@ -166,13 +167,15 @@ def _describe(build: BuildDir, description: Manifest, splits: dict[str, Places],
     vocabulary = open_vocabulary(build.folder)
     sizes = {split: _split_sizes(build.folder, split, splits[split]) for split in SPLITS}
     shards = {split: [shard["file"] for shard in sizes[split]["shards"]] for split in SPLITS}
+    for split in SPLITS:
+        _write_sums(build.folder, split, sizes[split]["shards"], dtype_of(vocabulary))
     names = [name for split in SPLITS for name in shards[split]]
     with (build.folder / files.DOCUMENTS).open("wb") as target:
         for name in names:
             with list_of(build.folder / name).open("rb") as lines:
                 shutil.copyfileobj(lines, target)
     tokenizer = tokenizer_file(build.folder).name
-    names += [*map(files.offsets_name, SPLITS), tokenizer, files.DOCUMENTS]
+    names += [*map(files.offsets_name, SPLITS), *map(files.sums_name, SPLITS), tokenizer, files.DOCUMENTS]
     described = {}
     for name in tqdm(names, "hashing", unit=" files", disable=not show_progress):
         path = build.folder / name
@@ -187,6 +190,11 @@ def _describe(build: BuildDir, description: Manifest, splits: dict[str, Places],
         "digest": files.content_digest(build.folder, shards, dtype_of(vocabulary)),
     }
     write_manifest(build.folder, description | manifest)
+
+
+def _write_sums(folder: Path, split: str, shards: list[dict[str, Any]], dtype: np.dtype) -> None:
+    sums = [block_sums(folder / shard["file"], shard["tokens"] * dtype.itemsize) for shard in shards]
+    np.save(folder / files.sums_name(split), np.concatenate([np.zeros(0, np.uint32), *sums]), allow_pickle=False)
 
 
 def _clear_up(build: BuildDir) -> None:

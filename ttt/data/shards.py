@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+from numpy.lib.format import write_array_header_1_0
 
 from ttt.config.system import renamed_at_the_end
 from ttt.data.order import Places
 from ttt.data.partial_shards import read_documents
+from ttt.data.sums import BlockCheck
 
 SHARD_TOKENS = 2**28
 """A shard begins at the first document after each multiple of this number of tokens: 512 or 1024 MiB, or a bit more."""
@@ -41,11 +43,20 @@ class TokenShards:
         paths: the files in order, each a one-dimensional ``.npy``.
         lengths: number of tokens of each file.
         dtype: of all files, uint16 or uint32.
+        sums: of the blocks of each file, see ``ttt.data.sums``; None: do not verify what is read.
     """
 
-    def __init__(self, paths: Sequence[Path], lengths: Sequence[int], dtype: np.dtype) -> None:
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        lengths: Sequence[int],
+        dtype: np.dtype,
+        sums: Sequence[np.ndarray] | None = None,
+    ) -> None:
         self.dtype = dtype
         self._paths = paths
+        in_bytes = [length * dtype.itemsize for length in lengths]
+        self._checks = sums and [BlockCheck(*shard) for shard in zip(paths, in_bytes, sums, strict=True)]
         self._starts = np.cumsum([0, *lengths])
         self._mapped = 0
         self._open = lru_cache(maxsize=OPEN)(_map)
@@ -70,11 +81,15 @@ class TokenShards:
         if self._mapped > MAPPED_BYTES:
             self._open.cache_clear()
             self._mapped = 0
-        return self._open(self._paths[shard])[start - self._starts[shard] : stop - self._starts[shard]]
+        begin, end = int(self._starts[shard]), int(self._starts[shard + 1])
+        if self._checks:
+            self._checks[shard]((start - begin) * self.dtype.itemsize, (stop - begin) * self.dtype.itemsize)
+        return self._open(self._paths[shard], end - begin, self.dtype)[start - begin : stop - begin]
 
 
-def _map(path: Path) -> np.ndarray:
-    tokens = np.load(path, mmap_mode="r", allow_pickle=False)
+def _map(path: Path, length: int, dtype: np.dtype) -> np.ndarray:
+    # Length and dtype come from the manifest: a bit that flips in the file's header has no effect.
+    tokens = np.memmap(path, dtype, "r", path.stat().st_size - length * dtype.itemsize, (length,))
     if hasattr(mmap, "MADV_RANDOM"):
         # Windows are read in random order; without this, the system reads 128 KiB for each window of 512 bytes.
         tokens.base.madvise(mmap.MADV_RANDOM)
@@ -125,17 +140,20 @@ def write_shard(plan: ShardPlan) -> None:
     starts = np.cumsum(lengths) - lengths
     names = [""] * len(places)
     # The shard is renamed last: if it exists, its list is complete.
-    with renamed_at_the_end(plan.path) as partial:
-        tokens = np.lib.format.open_memmap(partial, "w+", plan.dtype, (int(lengths.sum()),))
+    # Written, not mapped: on a full disk, writing to a new file's memory map kills the process with SIGBUS.
+    with renamed_at_the_end(plan.path) as partial, partial.open("wb") as file:
+        shape = (int(lengths.sum()),)
+        write_array_header_1_0(file, {"descr": plan.dtype.str, "fortran_order": False, "shape": shape})
+        header = file.tell()
         for number in np.unique(places.partial_shard):
             indices = np.flatnonzero(places.partial_shard == number)
             documents = read_documents(plan.partial_shards[number], places.position[indices])
             for document, (encoded, name) in zip(indices, documents, strict=True):
-                tokens[starts[document] : starts[document] + len(encoded)] = encoded
+                file.seek(header + int(starts[document]) * plan.dtype.itemsize)
+                file.write(encoded.astype(plan.dtype, copy=False).tobytes())
                 names[document] = name
         lines = [
             json.dumps({"name": name, "sha256": sha256.tobytes().hex(), "split": plan.split, "tokens": int(length)})
             for name, sha256, length in zip(names, places.entries["sha256"], lengths, strict=True)
         ]
         list_of(plan.path).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        tokens.flush()

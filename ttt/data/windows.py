@@ -1,4 +1,4 @@
-"""Training and evaluation sequences: windows of ctx + 1 tokens, each inside one document."""
+"""Training and evaluation sequences: windows of ctx + 1 tokens, each inside one document or in the joined stream."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -65,25 +65,57 @@ def windows_within(documents: Documents, ctx: int) -> Windows:
     """Divide every document into windows from its start and drop the remainder at its end.
 
     Window j of a document consists of tokens ``j * ctx`` to ``j * ctx + ctx``, inclusive: neighbours share a token, so
-    that each token except a document's first is predicted once.
+    that each token except a document's first is predicted once. Joined documents are divided as one document, as in the
+    authors' code (ttt-lm-jax, ``lm_dataset.py``): a window may span several documents, and the state is not reset
+    between them.
 
     Raises:
-        UserError: no document has ``ctx + 1`` tokens.
+        UserError: no document has ``ctx + 1`` tokens, or all of the joined ones have fewer.
     """
-    starts = StartsWithin(documents.offsets, ctx) if ctx > 0 else ()
+    starts = _starts(documents, ctx) if ctx > 0 else ()
     _check(documents, ctx, len(starts))
     return Windows(documents.tokens, starts, ctx)
 
 
 def windows_at_start(documents: Documents, ctx: int) -> Windows:
-    """Return the first window of every document that has ``ctx + 1`` tokens.
+    """Return the first window of every document that has ``ctx + 1`` tokens; of joined documents all windows.
 
     Raises:
-        UserError: no document has ``ctx + 1`` tokens.
+        UserError: as ``windows_within``.
     """
+    if documents.joined:
+        return windows_within(documents, ctx)
     starts = documents.offsets[:-1][documents.lengths > ctx]
     _check(documents, ctx, len(starts))
     return Windows(documents.tokens, starts, ctx)
+
+
+def names_at_start(documents: Documents) -> str:
+    """Return the noun for the windows of ``windows_at_start``."""
+    if documents.joined:
+        return f"windows of the joined {documents.split} documents"
+    return f"{documents.split} documents read from their start"
+
+
+def _starts(documents: Documents, ctx: int) -> Starts:
+    if documents.joined:
+        return StartsEvery(max(0, len(documents.tokens) - 1) // ctx, ctx)
+    return StartsWithin(documents.offsets, ctx)
+
+
+@dataclass(frozen=True)
+class StartsEvery:
+    """``count`` starts at distances of ``ctx`` tokens."""
+
+    count: int
+    ctx: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, indices: np.ndarray) -> np.ndarray:
+        _check_indices(indices, self.count)
+        return np.asarray(indices, np.int64) * self.ctx
 
 
 class StartsWithin:
@@ -104,8 +136,7 @@ class StartsWithin:
         return int(self._first[-1])
 
     def __getitem__(self, indices: np.ndarray) -> np.ndarray:
-        if len(indices) and not 0 <= indices.min() <= indices.max() < len(self):
-            raise IndexError(f"window {indices.max()} of {len(self)}")
+        _check_indices(indices, len(self))
         return np.array([self._start(index) for index in indices], np.int64)
 
     def _start(self, index: int) -> int:
@@ -121,15 +152,23 @@ class StartsWithin:
         return (np.diff(offsets) - 1) // self._ctx
 
 
+def _check_indices(indices: np.ndarray, windows: int) -> None:
+    if len(indices) and not 0 <= indices.min() <= indices.max() < windows:
+        raise IndexError(f"window {indices.max()} of {windows}")
+
+
 def _check(documents: Documents, ctx: int, windows: int) -> None:
     if ctx < 1:
         raise bad_value("ctx", ctx, "must be at least 1")
     if not windows:
-        longest = documents.lengths.max(initial=0)
+        longest = len(documents.tokens) if documents.joined else documents.lengths.max(initial=0)
         if not longest:
             advice = f"add text, or raise data.{documents.split}_fraction" if documents.split != "train" else "add text"
             raise UserError(f"data={documents.data}: there is no {documents.split} document; {advice}")
+        if documents.joined:
+            joined = f"the joined {documents.split} documents of data={documents.data}"
+            raise UserError(f"ctx={ctx}: {joined} have {longest} tokens, not {ctx + 1}; choose a shorter context")
         raise UserError(
             f"ctx={ctx}: no {documents.split} document of data={documents.data} has {ctx + 1} tokens; "
-            f"the longest has {longest}; choose a shorter context"
+            f"the longest has {longest}; choose a shorter context or data.join=true"
         )

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ttt.data.corpus import Documents
+from ttt.data.usage import documents_in
 from ttt.data.windows import windows_at_start, windows_within
 from ttt.evaluate.losses import window_losses
 
@@ -24,7 +25,8 @@ class SplitEvaluation:
         tokens: number of tokens in ``loss``.
         sequences: number of windows in ``loss``.
         loss_by_index: [T], mean loss at token index 1 ... T over documents read from their start.
-        documents: number of documents in ``loss_by_index``.
+        documents: number of documents in ``loss_by_index``, or of windows of joined documents.
+        judged: number of documents with tokens in ``loss``.
     """
 
     loss: float
@@ -32,6 +34,7 @@ class SplitEvaluation:
     sequences: int
     loss_by_index: Tensor
     documents: int
+    judged: int
 
     @property
     def perplexity(self) -> float:
@@ -54,7 +57,8 @@ def evaluate_split(
     """Evaluate a model by two measures, each on at most ``eval_tokens`` tokens and at least one window.
 
     The loss by token index uses only documents longer than the context, each from its start, so that index t
-    always means t tokens of context and no window mixes documents.
+    always means t tokens of context and no window mixes documents. Joined documents (``data.join``) are read in windows
+    of the stream by both measures, and index t is the place in the window.
 
     Raises:
         UserError: no document is longer than the context.
@@ -65,7 +69,14 @@ def evaluate_split(
     losses = window_losses(model, anywhere, device, device_tokens, show_progress, "perplexity")
     by_index = window_losses(model, at_start, device, device_tokens, show_progress, "loss by token index")
     loss = float(_mean_over_windows(losses).mean())
-    return SplitEvaluation(loss, len(anywhere) * ctx, len(anywhere), _mean_over_windows(by_index), len(at_start))
+    return SplitEvaluation(
+        loss,
+        len(anywhere) * ctx,
+        len(anywhere),
+        _mean_over_windows(by_index),
+        len(at_start),
+        documents_in(anywhere, documents),
+    )
 
 
 def _mean_over_windows(losses: Iterable[Tensor]) -> Tensor:

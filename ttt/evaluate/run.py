@@ -26,6 +26,9 @@ from ttt.results.run_record import RunRecord
 
 log = logging.getLogger(__name__)
 
+WINDOWS_WITHIN = "evenly spaced windows, none across documents"
+WINDOWS_OF_JOINED = "evenly spaced windows of all documents joined"
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -187,6 +190,12 @@ def evaluate_run(run: TrainedRun, split: Split) -> SplitEvaluation:
         "tokens": evaluation.tokens,
         "sequences": evaluation.sequences,
         "per_token_sequences": evaluation.documents,
+        "judged": {
+            "digest": run.corpus.digest,
+            "ctx": reading.ctx,
+            "windows": WINDOWS_OF_JOINED if run.documents(split).joined else WINDOWS_WITHIN,
+            "documents": evaluation.judged,
+        },
         "step": step,
     }
     run.record.evaluated(split, result)

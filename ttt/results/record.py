@@ -94,20 +94,35 @@ class Parameters(TypedDict):
 class Data(TypedDict):
     """The data set. ``digest`` identifies its content, which may differ between data sets of the same name.
 
-    ``tokenizer_sha256`` identifies the tokenizer, which other data sets may share.
+    ``tokenizer_sha256`` identifies the tokenizer, which other data sets may share. ``used`` counts the training
+    documents and tokens that are in windows of the run's context, and all of them (``ttt.data.usage.Usage``).
     """
 
     name: str
     digest: str
     vocab_size: int
     tokenizer_sha256: NotRequired[str]
+    used: NotRequired[dict[str, int]]
+
+
+class Judged(TypedDict):
+    """The text of an evaluation, besides the number of tokens.
+
+    ``digest`` identifies the corpus, of which ``windows`` chooses windows of ``ctx`` tokens; they have tokens of this
+    many ``documents``.
+    """
+
+    digest: str
+    ctx: int
+    windows: str
+    documents: int
 
 
 class Evaluation(TypedDict):
     """The result on a split: ``loss`` in nats per token; ``per_token_sequences`` counts for the loss by token index.
 
-    ``perplexity`` is None if it is infinite. ``step`` is the number of optimizer steps of the evaluated weights; a
-    record without it means the last step of the run.
+    ``perplexity`` is None if it is infinite. ``judged`` names the text of ``loss``. ``step`` is the number of optimizer
+    steps of the evaluated weights; a record without it means the last step of the run.
     """
 
     loss: float
@@ -115,6 +130,7 @@ class Evaluation(TypedDict):
     tokens: int
     sequences: int
     per_token_sequences: int
+    judged: NotRequired[Judged]
     step: NotRequired[int]
 
 

@@ -1,6 +1,6 @@
 """From the plan of a run to everything that training needs: the device, the data, the model and the record."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import lightning.pytorch as pl
 import torch
@@ -9,6 +9,7 @@ from ttt.config.errors import bad_value
 from ttt.config.plain import to_plain
 from ttt.config.plan import check_device
 from ttt.data.corpus import Corpus, load_corpus
+from ttt.data.usage import usage
 from ttt.data.windows import Windows, windows_at_start, windows_within
 from ttt.evaluate.run import Reading
 from ttt.models.build import build_model
@@ -143,6 +144,7 @@ def new_record(plan: RunPlan, device: Device, corpus: Corpus, model: LanguageMod
             "digest": corpus.digest,
             "vocab_size": corpus.vocab_size,
             "tokenizer_sha256": corpus.manifest["tokenizer_sha256"],
+            "used": asdict(usage(corpus.splits["train"], config.ctx.length)),
         },
         "last_checkpoint": None,
         "results": {},

@@ -71,11 +71,14 @@ def _report_finished(folder: RunFolder, record: Record) -> None:
 
 
 def _report_start(prepared: "PreparedRun") -> None:
+    from ttt.data.usage import describe_usage
+
     if rank() == 0:
         verb = "resuming" if prepared.newest else "training"
         plan = prepared.plan
         steps = f"{plan.step_plan.steps} steps of {plan.step_plan.tokens_per_step:,} tokens"
         print(f"{verb} {plan.folder.path}: {steps}", file=sys.stderr)
+        print(describe_usage(prepared.corpus.splits["train"], plan.config.ctx.length), file=sys.stderr)
 
 
 def read_config(path: Path) -> TrainConfig:
