@@ -16,6 +16,11 @@ from ttt.data.sources import find_source
 from ttt.data.vocabulary import check_tokenizer, tokenizer_version
 
 
+def cache_folder(chosen: str | None) -> Path:
+    """Return the folder of prepared corpora, as an absolute path: ``data.cache_dir``, or the user's cache for None."""
+    return Path(chosen).expanduser().absolute() if chosen else platformdirs.user_cache_path("ttt-suite")
+
+
 def prepared_folder(config: DataConfig, show_progress: bool) -> Path:
     """Return the cache folder of the corpus that ``config`` describes, prepared first if it is missing.
 
@@ -26,7 +31,7 @@ def prepared_folder(config: DataConfig, show_progress: bool) -> Path:
     """
     source = find_source(config.source)
     description = describe(config, source.versions(config) | _tokenizer_version(config))
-    root = Path(config.cache_dir).expanduser() if config.cache_dir else platformdirs.user_cache_path("ttt-suite")
+    root = cache_folder(config.cache_dir)
     folder = root / f"{config.name}-{corpus_key(description)}"
     if folder.exists():
         return folder

@@ -3,15 +3,21 @@
 import logging
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
 
 import torch
 
 from ttt.config.errors import DivergedError, UserError, bad_value
 from ttt.config.plain import from_plain
-from ttt.config.schema import KernelConfig, TrainConfig
+from ttt.config.schema import DataConfig, KernelConfig, TrainConfig
+from ttt.config.system import file_sha256
 from ttt.data.corpus import Corpus, Documents, load_corpus
+from ttt.data.prepared import find_prepared
 from ttt.data.sources import data_schema
+from ttt.data.vocabulary import tokenizer_file
 from ttt.evaluate.perplexity import SplitEvaluation, evaluate_split
 from ttt.kernels.dispatch import why_not_here
 from ttt.layers.registry import layer_type
@@ -21,6 +27,7 @@ from ttt.models.memory import keep_freed_memory
 from ttt.models.weights import load_weights
 from ttt.results.checkpoints import newest_whole
 from ttt.results.metrics import MetricLog, Split
+from ttt.results.origin import data_from_here
 from ttt.results.record import Evaluation, Record, RunFolder, require_data
 from ttt.results.run_record import RunRecord
 
@@ -55,7 +62,7 @@ class TrainedRun:
 
     Attributes:
         record: its record.
-        corpus: the data it was trained on.
+        find_corpus: returns the data it was trained on, or raises UserError.
         model: in float32, on the device of ``reading``.
         step: optimizer steps of the weights.
         reading: settings of its evaluations.
@@ -63,11 +70,29 @@ class TrainedRun:
     """
 
     record: RunRecord
-    corpus: Corpus
+    find_corpus: Callable[[], Corpus]
     model: LanguageModel
     step: int
     reading: Reading
     metrics: MetricLog | None = None
+
+    @cached_property
+    def corpus(self) -> Corpus:
+        """The data it was trained on; a run without it can generate text and be exported."""
+        return self.find_corpus()
+
+    def tokenizer(self) -> Path:
+        """Return the file of the run's tokenizer: in its folder, else, for runs of earlier versions, in its corpus.
+
+        Raises:
+            UserError: the file is damaged, or there is none and the data is not here either.
+        """
+        found = next((path for path in self.record.folder.tokenizers if path.exists()), None)
+        if found is None:
+            return tokenizer_file(self.corpus.folder)
+        if file_sha256(found) != self.record.content["data"].get("tokenizer_sha256"):
+            raise UserError(f"{found}: is damaged or of another run (its SHA-256 is not in record.json); restore it")
+        return found
 
     def documents(self, split: Split) -> Documents:
         """Return the documents of a split.
@@ -115,24 +140,37 @@ def load_run(
         kernel: computes the inner loop; None: the kernel of the training, or ``auto`` if it cannot run here.
 
     Raises:
-        UserError: there is no such run or no undamaged checkpoint, the data has changed since the training, or
-            ``kernel`` cannot run here.
+        UserError: there is no such run or no undamaged checkpoint, or ``kernel`` cannot run here.
     """
     record = RunRecord.read(folder)
     config = restore_config(record.content)
     checkpoint = newest_whole(folder.checkpoints)
     if checkpoint is None:
         raise UserError(f"{folder.path}: has no checkpoint to evaluate; train it further with ckpt=last")
-    corpus = load_corpus(config.data, show_progress)
-    require_data(folder, record.content, corpus.digest)
     chosen = kernel or kernel_here(config.kernel, device)
-    model = build_model(config.model, config.size, config.backbone, chosen, corpus.vocab_size)
+    vocab_size = record.content["data"]["vocab_size"]
+    model = build_model(config.model, config.size, config.backbone, chosen, vocab_size)
     load_weights(model, checkpoint.path)
     if device.type == "cpu":
         keep_freed_memory()
     tokens = config.data.eval_tokens if eval_tokens is None else eval_tokens
     reading = Reading(config.ctx.length, tokens, device, config.trainer.device_tokens, show_progress)
-    return TrainedRun(record, corpus, model.to(device), checkpoint.step, reading)
+    find = partial(corpus_of, record, config.data, show_progress)
+    return TrainedRun(record, find, model.to(device), checkpoint.step, reading)
+
+
+def corpus_of(record: RunRecord, data: DataConfig, show_progress: bool) -> Corpus:
+    """Return the corpus of a run: from a cache by its digest, else prepared from its source.
+
+    Raises:
+        UserError: the corpus is in no cache, and its source is missing or has changed since the training.
+    """
+    found = find_prepared(data, record.content["data"]["digest"])
+    if found is not None:
+        return found
+    corpus = load_corpus(data, show_progress)
+    require_data(record.folder, record.content, corpus.digest)
+    return corpus
 
 
 def kernel_here(trained: KernelConfig, device: torch.device) -> KernelConfig:
@@ -145,12 +183,12 @@ def kernel_here(trained: KernelConfig, device: torch.device) -> KernelConfig:
 
 
 def restore_config(record: Record) -> TrainConfig:
-    """Return the configuration of a record.
+    """Return the configuration of a record, its relative paths valid in the present directory.
 
     Raises:
         UserError: it names an unknown layer or source.
     """
-    plain = record["config"]
+    plain = {**record["config"], "data": data_from_here(record)}
     return from_plain(plain, layer_type(plain["model"]["name"]).schema, data_schema(plain))
 
 

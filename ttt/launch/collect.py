@@ -42,6 +42,7 @@ def _copy(run: RunFolder, copy: RunFolder) -> None:
                 shutil.copyfileobj(original, file)
     record = read_record(run.record)
     record["config"] = _with_short_paths(record["config"])
+    record.pop("started_in", None)
     write_config(copy, record)
     # The record is written last: a folder without one does not count as a run.
     write_record(copy.record, record)

@@ -16,6 +16,8 @@ from ttt.results.versioned import read_versioned
 
 SCHEMA_VERSION = 2
 RECORD_FILE = "record.json"
+TOKENIZERS = ("tokenizer.json", "tokenizer.model")
+"""Names of the copy of the tokenizer in a run's folder; a run has one of them."""
 
 Status = Literal["running", "finished", "diverged", "failed", "interrupted"]
 
@@ -62,6 +64,11 @@ class RunFolder:
     def inner_loss(self) -> Path:
         """The inner losses measured by a probe, see ``ttt.results.inner_loss``; most runs have none."""
         return self.path / "inner_loss.parquet"
+
+    @property
+    def tokenizers(self) -> list[Path]:
+        """The possible files of the run's tokenizer; runs of earlier versions have none of them."""
+        return [self.path / name for name in TOKENIZERS]
 
     @property
     def checkpoints(self) -> Path:
@@ -150,7 +157,8 @@ class Record(TypedDict):
     done so far; the run ends after ``steps_planned``. ``training_flops`` is for the whole run. ``results`` has one
     evaluation per split. ``versions`` is from ``provenance.versions``. ``warnings`` maps a subject, such as "train,
     layer 1, head 0", to the newest warning about it; most records have none. ``identity`` is the part of ``config``
-    from which ``run_id`` is made, see ``ttt.config.identity``. ``label`` describes the run for figures.
+    from which ``run_id`` is made, see ``ttt.config.identity``. ``label`` describes the run for figures. ``started_in``
+    is the directory from which relative paths in ``config`` start; collected records lack it.
     ``measurements`` maps the name of a measured number to its value; each is a column of ``Results.runs``.
     """
 
@@ -179,6 +187,7 @@ class Record(TypedDict):
     warnings: NotRequired[dict[str, str]]
     identity: NotRequired[Resolved]
     label: NotRequired[dict[str, Any]]
+    started_in: NotRequired[str]
     measurements: NotRequired[dict[str, float]]
 
 

@@ -1,6 +1,7 @@
 """From the plan of a run to everything that training needs: the device, the data, the model and the record."""
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import lightning.pytorch as pl
 import torch
@@ -146,6 +147,7 @@ def new_record(plan: RunPlan, device: Device, corpus: Corpus, model: LanguageMod
             "tokenizer_sha256": corpus.manifest["tokenizer_sha256"],
             "used": asdict(usage(corpus.splits["train"], config.ctx.length)),
         },
+        "started_in": str(Path.cwd()),
         "last_checkpoint": None,
         "results": {},
         "timing": {"started": now(), "ended": None, "seconds": None, "tokens_per_second": None},

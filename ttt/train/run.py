@@ -8,12 +8,14 @@ import lightning.pytorch as pl
 
 from ttt.config.errors import DivergedError
 from ttt.data.loader import TrainLoader
+from ttt.data.vocabulary import tokenizer_file
 from ttt.evaluate.perplexity import SplitEvaluation
 from ttt.evaluate.run import TrainedRun, evaluate_run
 from ttt.layers.observing import ttt_layers
 from ttt.models.build import build_model
 from ttt.models.language_model import LanguageModel
 from ttt.models.weights import load_weights
+from ttt.results.atomic import write_bytes
 from ttt.results.checkpoints import checkpoint_path, checkpoint_step, checkpoints, set_aside
 from ttt.results.metrics import MetricLog
 from ttt.results.record import write_config
@@ -57,6 +59,9 @@ def _open_folder(prepared: PreparedRun) -> None:
     else:
         rewind_folder(plan.folder, newest)
     write_config(plan.folder, prepared.record.content)
+    # A run's folder is enough to generate text and to export.
+    tokenizer = tokenizer_file(prepared.corpus.folder)
+    write_bytes(plan.folder.path / tokenizer.name, tokenizer.read_bytes())
 
 
 def _train(prepared: PreparedRun) -> MetricLog:
@@ -120,7 +125,8 @@ def _trained(prepared: PreparedRun, metrics: MetricLog) -> TrainedRun:
     """Return the trained run, for its evaluation."""
     record, strategy = prepared.record, prepared.plan.config.trainer.strategy
     model = _gathered_model(prepared) if strategy == "fsdp" else prepared.model
-    return TrainedRun(record, prepared.corpus, model.to(prepared.device), record.steps, prepared.reading, metrics)
+    model = model.to(prepared.device)
+    return TrainedRun(record, lambda: prepared.corpus, model, record.steps, prepared.reading, metrics)
 
 
 def _gathered_model(prepared: PreparedRun) -> LanguageModel:
