@@ -194,8 +194,20 @@ class TrainConfig:
 class EvalConfig:
     """A run of ``ttt-eval``."""
 
-    run: str = key(REQUIRED, "folder of a trained run; the results go into its record and its table")
-    split: str = key("validation", "split to read", choices=("validation", "test"))
+    run: str = key(
+        REQUIRED,
+        "folder of a trained run; the results go into its record and its table, those at another context or on another "
+        "text beside them; of a run that is still training, they are printed only",
+    )
+    ctx: ContextConfig | None = key(None, "context to evaluate at; null: the run's")
+    data: DataConfig | None = key(
+        None, "another text, in the run's tokens; null: the run's data, its prepared corpus found by its digest"
+    )
+    split: str | None = key(
+        None,
+        "split to read; all: all of another text; null: validation, or with data= all",
+        choices=("validation", "test", "all"),
+    )
     probe: str | None = key(
         None,
         "null: the perplexity; inner_loss: the inner loss of every token before and after its update; reset: the loss "

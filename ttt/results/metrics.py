@@ -3,7 +3,7 @@
 | column   | type   | meaning                                                                       |
 |----------|--------|-------------------------------------------------------------------------------|
 | run_id   | string |                                                                               |
-| split    | string | train, validation or test                                                     |
+| split    | string | train, validation or test; all: all of another text than the run's            |
 | step     | int64  | optimiser steps done                                                          |
 | position | int64  | token index from 1: tokens of context seen when predicting; null: not by token |
 | metric   | string | loss, perplexity, learning_rate, ...                                          |
@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from ttt.results.parquet import read_table, write_table
 
-Split = Literal["train", "validation", "test"]
+Split = Literal["train", "validation", "test", "all"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 SCHEMA = pa.schema(

@@ -80,6 +80,7 @@ class RunRecord:
         content = self.content
         content["status"], content["error"], content["results"] = "running", None, {}
         content.pop("measurements", None)
+        content.pop("evaluations", None)
         content["steps"], content["last_checkpoint"], content["steps_planned"] = step, checkpoint, steps_planned
         content["overrides"], content["sweep"] = overrides, sweep or content["sweep"]
         if label is not None:
@@ -130,6 +131,15 @@ class RunRecord:
             UserError: the file cannot be written.
         """
         self.content["results"][split] = evaluation
+        self.write()
+
+    def evaluated_elsewhere(self, name: str, evaluation: Evaluation) -> None:
+        """Record the result at another context or on another text, beside the run's own, and write the file.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
+        self.content.setdefault("evaluations", {})[name] = evaluation
         self.write()
 
     def trained(self) -> None:
