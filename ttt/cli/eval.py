@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from ttt.cli.command import Command
+from ttt.cli.stopping import one_line_on_sigterm
 from ttt.config.errors import DivergedError, bad_value
 from ttt.config.identity import context_name
 from ttt.config.keys import check_keys
+from ttt.config.plan import check_paths
 from ttt.config.schema import EvalConfig
 
 if TYPE_CHECKING:
@@ -39,25 +43,33 @@ def evaluate(config: EvalConfig, overrides: list[str]) -> None:  # noqa: ARG001 
     """Evaluate one run and print its perplexity or the result of the probe.
 
     Raises:
-        UserError: there is no such run, split, probe or device, the run has no checkpoint, or another process writes
-            its folder.
+        UserError: there is no such run, split, probe or device, or the run has no checkpoint.
         DivergedError: the model's numbers are not finite.
     """
     _check(config)
     from ttt.models.device import choose_device
-    from ttt.results.lock import locked
+    from ttt.results.lock import HeldError, locked
     from ttt.results.record import RunFolder, read_record
 
     folder = RunFolder(Path(config.run))
     # Refuse a folder without a run before writing the lock there.
     read_record(folder.record)
     device = choose_device(config.device, "device")
-    with locked(folder.path):
-        _evaluate(config, folder, device)
+    with one_line_on_sigterm(f"{folder.path}: the evaluation"), ExitStack() as lock:
+        live = False
+        try:
+            lock.enter_context(locked(folder.path))
+        except HeldError as error:
+            live = True
+            who = str(error).partition("; ")[0]
+            print(f"warning: {who}; its newest checkpoint is read, the result printed and not stored", file=sys.stderr)
+        _evaluate(config, folder, device, live)
 
 
 def _check(config: EvalConfig) -> None:
     check_keys(config)
+    if config.data is not None:
+        check_paths(config.data)
     if (config.probe == "reset") != (config.reset_every is not None):
         raise bad_value("reset_every", config.reset_every, "probe=reset requires a number of tokens, other probes none")
     if config.split == "all" and config.data is None:
@@ -65,7 +77,7 @@ def _check(config: EvalConfig) -> None:
         raise bad_value("split", "all", allowed)
 
 
-def _evaluate(config: EvalConfig, folder: RunFolder, device: device) -> None:
+def _evaluate(config: EvalConfig, folder: RunFolder, device: device, live: bool) -> None:
     from ttt.data.windows import names_at_start
     from ttt.evaluate.inner_loss import probe_run
     from ttt.evaluate.reset import probe_resets
@@ -73,8 +85,8 @@ def _evaluate(config: EvalConfig, folder: RunFolder, device: device) -> None:
 
     split = cast("Split", config.split or ("all" if config.data else "validation"))
     run = load_run(folder, device, eval_tokens=config.eval_tokens, kernel=config.kernel)
-    run = _elsewhere(run, config, split)
-    if run.outdated(split):
+    run = replace(_elsewhere(run, config, split), writable=not live)
+    if run.outdated(split) and not live:
         _warn_of_older_weights(run)
     read = names_at_start(run.documents(split))
     if config.probe is None:

@@ -91,6 +91,10 @@ class RunRecord:
         self._started = self._measured = time.monotonic()
         self._first_step = self._measured_step = self.content["steps"]
 
+    def paused(self, seconds: float) -> None:
+        """Leave out a pause of the training from the measured time, such as for a validation."""
+        self._started, self._measured = self._started + seconds, self._measured + seconds
+
     def step(self, step: int) -> None:
         """Record that ``step`` optimizer steps are done; write the file every ``SECONDS_BETWEEN_RECORDS``."""
         self.content["steps"], self.content["tokens"] = step, step * self.content["tokens_per_step"]

@@ -31,6 +31,7 @@ from ttt.train.prepare import PreparedRun
 from ttt.train.processes import cluster_environment, destroy_group
 from ttt.train.recording import recording
 from ttt.train.stopping import Interrupted, StopRequest
+from ttt.train.validation import Validation
 
 
 def run(prepared: PreparedRun) -> SplitEvaluation | None:
@@ -75,7 +76,7 @@ def _train(prepared: PreparedRun) -> MetricLog:
     if newest is not None:
         steps = plan.step_plan.steps
         record.resume(newest.step, newest.path.name, steps, plan.overrides, plan.sweep, plan.label)
-    metrics = _metrics(prepared)
+    metrics = prepared.metrics
     stop = StopRequest()
     trainer = _trainer(prepared, metrics, stop)
     loader = TrainLoader(
@@ -113,14 +114,6 @@ def _with_last_good(error: DivergedError, record: RunRecord) -> DivergedError:
     return DivergedError(f"{error}; {remedy}")
 
 
-def _metrics(prepared: PreparedRun) -> MetricLog:
-    record, newest = prepared.record, prepared.newest
-    if newest is None:
-        return MetricLog(record.run_id, record.folder.metrics)
-    # Evaluations of an earlier step are out of date.
-    return MetricLog.resume(record.folder.metrics, record.run_id, newest.step, splits=("train",))
-
-
 def _trained(prepared: PreparedRun, metrics: MetricLog) -> TrainedRun:
     """Return the trained run, for its evaluation."""
     record, strategy = prepared.record, prepared.plan.config.trainer.strategy
@@ -135,6 +128,14 @@ def _gathered_model(prepared: PreparedRun) -> LanguageModel:
     model = build_model(config.model, config.size, config.backbone, config.kernel, prepared.corpus.vocab_size)
     load_weights(model, checkpoint_path(prepared.record.folder.checkpoints, prepared.record.steps))
     return model
+
+
+def _built(prepared: PreparedRun) -> str | None:
+    """Return the name of the kernel that the first step may have to compile; None: there is none."""
+    name = prepared.plan.config.kernel.name
+    if name == "auto":
+        name = {"cpu": "cpu", "cuda": "triton"}.get(prepared.device.type, "dual")
+    return name if name in ("cpu", "triton") and ttt_layers(prepared.model) else None
 
 
 def _quiet_lightning() -> None:
@@ -153,10 +154,13 @@ def _trainer(prepared: PreparedRun, metrics: MetricLog, stop: StopRequest) -> pl
     # All ranks would have to probe a sharded model together, but each reads other text.
     if ttt_layers(prepared.model) and trainer.strategy != "fsdp":
         callbacks.append(InnerWatch(record, prepared.windows[0], trainer.checkpoint_every))
+    if trainer.eval_every:
+        documents = prepared.corpus.splits["validation"]
+        callbacks.append(Validation(documents, prepared.reading, metrics, record, trainer.eval_every))
     saving = SaveCheckpoints(record, metrics, trainer.checkpoint_every, stop)
     callbacks.append(saving)
     if trainer.progress:
-        callbacks.append(Progress())
+        callbacks.append(Progress(_built(prepared)))
     return pl.Trainer(
         accelerator=prepared.device.type,
         strategy=choose_strategy(trainer.strategy),
