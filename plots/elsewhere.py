@@ -40,8 +40,8 @@ def table(results: Results) -> DataFrame:
 
     rows = results.evaluations
     rows = rows[rows["judged_ctx"] == rows.groupby(["run_id", "data"])["judged_ctx"].transform("max")]
-    key = ["run_id", "data", "judged_ctx"]
-    curves = [smoothed(run).assign(**dict(zip(key, name, strict=True))) for name, run in rows.groupby(key)]
+    by_run = rows.groupby(["run_id", "data", "judged_ctx"])
+    curves = [smoothed(run).assign(**run.iloc[0][["run_id", "data", "judged_ctx"]]) for _, run in by_run]
     runs = results.runs[[column for column in ID_COLUMNS if column != "data"]]
     return runs.merge(pd.concat(curves or [rows]), on="run_id")
 

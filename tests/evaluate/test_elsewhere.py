@@ -72,7 +72,7 @@ def test_what_cannot_be_evaluated_gets_a_line(run_of_texts: Path) -> None:
     with pytest.raises(UserError, match=r"split=all: the run's own data has training text"):
         evaluated(run_of_texts, "split=all")
     with pytest.raises(UserError, match=r"data.tokenizer=mine.json: must be left out"):
-        evaluated(run_of_texts, "data=local", "data.path=texts", "data.tokenizer=mine.json")
+        evaluated(run_of_texts, "data=local", "data.path=.", "data.tokenizer=mine.json")
     evaluated(run_of_texts, "ctx=256", "ctx.length=96", "probe=inner_loss", "eval_tokens=96")
     with pytest.raises(UserError, match=r"data.path: belongs to an option of data; choose that too, data=OPTION"):
         COMMAND.for_hydra(["run=R", "data.path=texts"])

@@ -17,8 +17,6 @@ from ttt.config.plan import check_paths
 from ttt.config.schema import EvalConfig
 
 if TYPE_CHECKING:
-    from torch import device
-
     from ttt.evaluate.inner_loss import Probe
     from ttt.evaluate.perplexity import SplitEvaluation
     from ttt.evaluate.reset import ResetLosses
@@ -47,14 +45,12 @@ def evaluate(config: EvalConfig, overrides: list[str]) -> None:  # noqa: ARG001 
         DivergedError: the model's numbers are not finite.
     """
     _check(config)
-    from ttt.models.device import choose_device
     from ttt.results.lock import HeldError, locked
     from ttt.results.record import RunFolder, read_record
 
     folder = RunFolder(Path(config.run))
     # Refuse a folder without a run before writing the lock there.
     read_record(folder.record)
-    device = choose_device(config.device, "device")
     with one_line_on_sigterm(f"{folder.path}: the evaluation"), ExitStack() as lock:
         live = False
         try:
@@ -63,12 +59,15 @@ def evaluate(config: EvalConfig, overrides: list[str]) -> None:  # noqa: ARG001 
             live = True
             who = str(error).partition("; ")[0]
             print(f"warning: {who}; its newest checkpoint is read, the result printed and not stored", file=sys.stderr)
-        _evaluate(config, folder, device, live)
+        _evaluate(config, folder, live)
 
 
 def _check(config: EvalConfig) -> None:
     check_keys(config)
     if config.data is not None:
+        if config.data.tokenizer is not None:
+            allowed = "must be left out: the text is read in the run's tokens"
+            raise bad_value("data.tokenizer", config.data.tokenizer, allowed)
         check_paths(config.data)
     if (config.probe == "reset") != (config.reset_every is not None):
         raise bad_value("reset_every", config.reset_every, "probe=reset requires a number of tokens, other probes none")
@@ -77,13 +76,15 @@ def _check(config: EvalConfig) -> None:
         raise bad_value("split", "all", allowed)
 
 
-def _evaluate(config: EvalConfig, folder: RunFolder, device: device, live: bool) -> None:
+def _evaluate(config: EvalConfig, folder: RunFolder, live: bool) -> None:
     from ttt.data.windows import names_at_start
     from ttt.evaluate.inner_loss import probe_run
     from ttt.evaluate.reset import probe_resets
     from ttt.evaluate.run import evaluate_run, load_run
+    from ttt.models.device import choose_device
 
     split = cast("Split", config.split or ("all" if config.data else "validation"))
+    device = choose_device(config.device, "device")
     run = load_run(folder, device, eval_tokens=config.eval_tokens, kernel=config.kernel)
     run = replace(_elsewhere(run, config, split), writable=not live)
     if run.outdated(split) and not live:

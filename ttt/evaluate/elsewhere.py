@@ -3,7 +3,6 @@
 from dataclasses import replace
 from functools import partial
 
-from ttt.config.errors import bad_value
 from ttt.config.schema import ContextConfig, DataConfig
 from ttt.data.corpus import load_corpus
 from ttt.evaluate.run import TrainedRun
@@ -26,12 +25,11 @@ def on_other_text(run: TrainedRun, data: DataConfig, whole: bool, eval_tokens: i
         eval_tokens: maximum number of tokens to read for each measure; None: ``data.eval_tokens``.
 
     Raises:
-        UserError: ``data`` names a tokenizer, or that of the run is missing or damaged.
+        UserError: the run's tokenizer is missing or damaged.
     """
-    if data.tokenizer is not None:
-        raise bad_value("data.tokenizer", data.tokenizer, "must be left out: the text is read in the run's tokens")
-    shares = {"validation_fraction": 0.0, "test_fraction": 0.0} if whole else {}
-    config = replace(data, tokenizer=str(run.tokenizer()), **shares)
+    config = replace(data, tokenizer=str(run.tokenizer()))
+    if whole:
+        config = replace(config, validation_fraction=0.0, test_fraction=0.0)
     reading = replace(run.reading, eval_tokens=eval_tokens or data.eval_tokens)
     find = partial(load_corpus, config, reading.show_progress)
     return replace(run, find_corpus=find, reading=reading, elsewhere=True)
