@@ -59,7 +59,8 @@ def table(results: Results) -> DataFrame:
     import pandas as pd
 
     rows = _last_evaluation(results)
-    curves = [_smoothed(run).assign(run_id=run_id) for run_id, run in rows.groupby("run_id", observed=True)]
+    by_run = rows.groupby("run_id", observed=True)
+    curves = [smoothed(run, reset_="reset_loss").assign(run_id=run_id) for run_id, run in by_run]
     runs = rows[[*ID_COLUMNS, "flops", "step", "steps_planned", "reset_every"]].drop_duplicates()
     return runs.merge(pd.concat(curves), on="run_id") if curves else runs
 
@@ -99,17 +100,24 @@ def _draw_reset(axes: Axes, rows: DataFrame, style: LineStyle) -> None:
         axes.plot([], [], **thin | {"color": "0.4"}, label=f"state reset every {every} tokens, thin")
 
 
-def _smoothed(run: DataFrame) -> DataFrame:
+def smoothed(run: DataFrame, **columns: str) -> DataFrame:
+    """Return losses of a run by token index, as described in ``table``, and their perplexities.
+
+    Args:
+        run: columns ``position``, ``sequences`` and ``loss``.
+        columns: further losses, prefix of the columns of the result -> column of ``run``.
+    """
     import pandas as pd
 
     octave, sequences = np.log2(run["position"].to_numpy(float)), run["sequences"].to_numpy()
     centres = np.arange(np.log2(FIRST_INDEX), octave.max(), 1 / POINTS_PER_OCTAVE)
     weight = window_means(octave, sequences, centres, width=1)
-    loss = window_means(octave, sequences * run["loss"].to_numpy(), centres, width=1) / weight
     token_index = 2 ** window_means(octave, octave, centres, width=1)
-    reset = window_means(octave, sequences * run["reset_loss"].to_numpy(float), centres, width=1) / weight
-    values = {"loss": loss, "perplexity": np.exp(loss), "reset_loss": reset, "reset_perplexity": np.exp(reset)}
-    return pd.DataFrame({"token_index": token_index, "sequences": weight} | values)
+    values = {"token_index": token_index, "sequences": weight}
+    for prefix, column in ({"": "loss"} | columns).items():
+        loss = window_means(octave, sequences * run[column].to_numpy(float), centres, width=1) / weight
+        values |= {f"{prefix}loss": loss, f"{prefix}perplexity": np.exp(loss)}
+    return pd.DataFrame(values)
 
 
 def _unfinished_sentence(table: DataFrame) -> str:

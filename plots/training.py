@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ttt.analysis.comparison import RunRole, methods
+from ttt.results.metrics import VALIDATION_WHILE_TRAINING
 
 from .panels import ID_COLUMNS, band, caption, labels, legend, lines, over_seeds, panels, seeds_sentence
 from .points import mark_diverged
@@ -13,10 +14,13 @@ from .registry import Figure
 from .smoothing import window_means
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
     from pandas import DataFrame
 
     from ttt.analysis.store import Results
+
+    from .style import LineStyle
 
 POINTS = 200
 """Approximate number of points of a long run: its steps are averaged in groups."""
@@ -30,8 +34,12 @@ SCALES = ((1e9, "billions"), (1e6, "millions"), (1e3, "thousands"), (1.0, ""))
 def table(results: Results) -> DataFrame:
     """Return the training loss (nats/token) of each run against tokens seen, raw and as a centred moving average.
 
+    If a run was validated while training, rows of its own have ``validation_loss`` in place of the other losses.
+
     The runs are standard methods at their best setting and the usual length; all runs if there are none of these.
     """
+    import pandas as pd
+
     runs = _shown(results)[[*ID_COLUMNS, "status", "steps_planned", "tokens_per_step", "role"]]
     rows = results.select("train", "loss").merge(runs, on="run_id")
     group = (rows["steps_planned"] / POINTS).clip(lower=1).round().astype(int)
@@ -43,7 +51,9 @@ def table(results: Results) -> DataFrame:
     for _, run in points.groupby("run_id", observed=True):
         steps, width = run["step"].to_numpy(float), WINDOW * run["steps_planned"].iloc[0]
         points.loc[run.index, "smoothed"] = window_means(steps, run["loss"].to_numpy(), steps, width)
-    return points
+    validated = _validated(results).merge(runs, on="run_id")
+    validated["tokens"] = validated["step"] * validated["tokens_per_step"]
+    return pd.concat([points, validated], ignore_index=True) if len(validated) else points
 
 
 def draw(table: DataFrame) -> Canvas:
@@ -51,11 +61,14 @@ def draw(table: DataFrame) -> Canvas:
     scale, word = next((scale, word) for scale, word in SCALES if table["tokens"].max() >= scale / 2)
     canvas, parts = panels(table)
     for axes, part in parts:
-        for number, (style, rows) in enumerate(lines(part)):
+        for number, (style, all_rows) in enumerate(lines(part)):
+            rows = all_rows.dropna(subset=["loss"])
             plain, line = over_seeds(rows, "tokens", "loss"), over_seeds(rows, "tokens", "smoothed")
             axes.plot(plain.index / scale, plain["mean"], color=style.colour, alpha=0.3, linewidth=0.4, rasterized=True)
             line.index /= scale
             band(axes, line, style, number)
+            if "validation_loss" in table:
+                _draw_validations(axes, all_rows.dropna(subset=["validation_loss"]), scale, style)
             last = rows.groupby("run_id", observed=True)[["tokens", "role"]].last()
             mark_diverged(axes, last.assign(tokens=last["tokens"] / scale), "tokens", style)
     parts[0][0].set_ylim(*_settled(table))
@@ -63,6 +76,21 @@ def draw(table: DataFrame) -> Canvas:
     legend(canvas)
     caption(canvas, f"Moving average over {WINDOW:.0%} of the steps; faint: without it.", seeds_sentence(table))
     return canvas
+
+
+def _validated(results: Results) -> DataFrame:
+    rows = results.select("validation", VALIDATION_WHILE_TRAINING).rename(columns={"value": "validation_loss"})
+    return rows[["run_id", "step", "validation_loss"]]
+
+
+def _draw_validations(axes: Axes, rows: DataFrame, scale: float, style: LineStyle) -> None:
+    """Draw the mean validation loss of all seeds as circles."""
+    if len(rows):
+        mean = over_seeds(rows, "tokens", "validation_loss")["mean"]
+        circles: dict[str, Any] = {"marker": "o", "markersize": 3, "markerfacecolor": "none", "linestyle": ""}
+        axes.plot(mean.index / scale, mean, color=style.colour, **circles)
+        # One legend entry for all methods: the legend already has their colours.
+        axes.plot([], [], color="0.4", label="validation", **circles)
 
 
 def _shown(results: Results) -> DataFrame:

@@ -97,7 +97,9 @@ def test_the_learning_rate_is_the_sizes() -> None:
 
 def test_eval_composes() -> None:
     config = as_object(compose("eval", ["run=runs/a"]), EvalConfig)
-    assert (config.run, config.split) == ("runs/a", "validation")
+    assert (config.run, config.split, config.ctx, config.data) == ("runs/a", None, None, None)
+    config = as_object(compose("eval", ["run=runs/a", "ctx='8k'", "data=local", "data.path=texts"]), EvalConfig)
+    assert (config.ctx, config.data and config.data.path) == (ContextConfig(8192), "texts")
 
 
 def test_numbers_are_quoted_for_groups_alone() -> None:

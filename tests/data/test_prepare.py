@@ -250,7 +250,7 @@ class Preparation:
 
 @pytest.mark.slow
 def test_killed_at_any_moment_it_resumes_and_ends_the_same(tmp_path: Path) -> None:
-    """Each file operation in turn: ``test_leftovers.py``; here with worker processes."""
+    """Each file operation in turn: ``test_killed_preparation.py``; here with worker processes."""
     preparation, rng, cache = Preparation(tmp_path), random.Random(0), "killed"
     kills = 0
     while (process := preparation.start(cache)).poll() is None:

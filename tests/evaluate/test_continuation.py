@@ -74,7 +74,7 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
     """Return the shown texts, the prompt's tokens and the speed, for a model that generates given tokens."""
     tokenizer = train_tokenizer(["def forward(self):\n"] * 20, 280)
     save_tokenizer(tokenizer, tmp_path / JSON)
-    run: Any = SimpleNamespace(corpus=SimpleNamespace(folder=tmp_path), model=None)
+    run: Any = SimpleNamespace(tokenizer=lambda: tmp_path / "tokenizer.json", model=None)
 
     def written(prompt: str, text: str, tokens: int = 100) -> tuple[list[str], list[int], Speed]:
         shown: list[str] = []

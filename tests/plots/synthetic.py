@@ -11,7 +11,16 @@ from ttt.cli.label import label_of_plain, standard, table_1_row
 from ttt.results.benchmarks import BenchmarkLog, Row
 from ttt.results.inner_loss import write_inner_loss
 from ttt.results.metrics import MetricLog, Split
-from ttt.results.record import SCHEMA_VERSION, Evaluation, Record, RunFolder, Status, write_record
+from ttt.results.record import (
+    SCHEMA_VERSION,
+    Evaluation,
+    Judged,
+    Record,
+    RunFolder,
+    Status,
+    read_record,
+    write_record,
+)
 
 TOKENS_PER_STEP = 1024
 METHODS = {
@@ -119,6 +128,19 @@ def make_probe(run: RunFolder, layers: int = 2, T: int = 64, split: Split = "val
     norms = {"update_norm": np.ones(T), "weight_norm": np.sqrt(positions)}
     seen = [{name: layer * value for name, value in (values | norms).items()} for layer in range(1, layers + 1)]
     write_inner_loss(run.inner_loss, run.path.name, split, steps, seen, sequences=8)
+    return run
+
+
+def make_elsewhere(run: RunFolder, ctx: int = 256, steps: int = 30) -> RunFolder:
+    """Write an evaluation at another context, whose loss falls with the position."""
+    name, record = f"pycode-{ctx}-validation-00000000", read_record(run.record)
+    log, positions = MetricLog(run.path.name, run.evaluation(name)), range(1, ctx + 1)
+    log.add_many("validation", steps, "loss", [4 + 1 / position for position in positions], "nats/token", positions)
+    log.add_many("validation", steps, "sequences", [8] * ctx, "1", positions)
+    log.write()
+    judged: Judged = {"digest": "0" * 64, "ctx": ctx, "windows": "", "documents": 8}
+    where: Evaluation = {**evaluation(60), "judged": judged, "step": steps, "data": "pycode", "split": "validation"}
+    write_record(run.record, {**record, "evaluations": {name: where}})
     return run
 
 

@@ -4,7 +4,16 @@ from typing import Any
 import matplotlib
 import numpy as np
 import pytest
-from synthetic import METHODS, TOKENS_PER_STEP, make_benchmark, make_ladder, make_latency, make_probe, make_run
+from synthetic import (
+    METHODS,
+    TOKENS_PER_STEP,
+    make_benchmark,
+    make_elsewhere,
+    make_ladder,
+    make_latency,
+    make_probe,
+    make_run,
+)
 
 import ttt.plots
 from ttt.analysis.store import Results, load_results
@@ -12,6 +21,7 @@ from ttt.plots import files
 from ttt.plots.files import save
 from ttt.plots.registry import Figure, figures
 from ttt.plots.style import paper_style
+from ttt.results.record import RunFolder
 
 FIGURES = figures()
 SWEEPS = Path(ttt.plots.__file__).parents[1] / "sweeps"
@@ -29,7 +39,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     make_latency(folder)
     make_run(folder, "ttt_linear", "mamba", "s2", 64, steps=5, steps_planned=30, evaluated=False, status="running")
     for model in ("ttt_linear", "ttt_mlp"):
-        make_probe(make_run(folder, model, "mamba", "s1", 64, seed=0, steps=30))
+        make_elsewhere(make_probe(make_run(folder, model, "mamba", "s1", 64, seed=0, steps=30)))
     make_benchmark(folder)
     return load_results(folder)
 
@@ -79,6 +89,8 @@ def test_the_least_that_a_figure_needs_suffices(name: str, tmp_path: Path) -> No
         make_run(tmp_path / "runs", "gla", "own", "s1", 128, steps=1, perplexity=59)
     if name == "ablation":
         make_run(tmp_path / "runs", "linear_attention", "transformer", "s1", 64, steps=1, perplexity=60)
+    if name == "elsewhere":
+        make_elsewhere(RunFolder(next((tmp_path / "runs").iterdir())), steps=1)
     make_benchmark(tmp_path / "runs", sizes=(1, 16))
     make_latency(tmp_path / "runs", {"gla": (1e-4, 0.0)}, contexts=(512,))
     figure = FIGURES[name]

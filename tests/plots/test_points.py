@@ -81,7 +81,7 @@ def test_a_diverged_run_is_a_cross_at_the_top_and_one_without_a_result_is_named(
     assert [text.get_text() for text in canvas.legends[0].get_texts()] == ["TTT-Linear (M)", "Mamba: diverged"]
     assert 0.9 < lines["Mamba: diverged"][1][0] < 1
     assert "runs that diverged" in caption(canvas)
-    assert f"no evaluation: 1 run ({unfinished.path.name})" in caption(canvas)
+    assert f"no evaluation at the end of its schedule: 1 run ({unfinished.path.name})" in caption(canvas)
     table = FIGURES["pile_scaling"].table(load_results(tmp_path))
     assert sorted(table["role"]) == ["diverged", "drawn", "no evaluation"]
 

@@ -101,6 +101,9 @@ MEASUREMENT_COLUMNS = {
 """Further columns of ``Results.benchmarks``, the keys of ``ttt.results.benchmarks.Row``, and their dtypes."""
 
 
+EVALUATION_COLUMNS = ["run_id", "data", "split", "judged_ctx", "position", "loss", "sequences"]
+
+
 @dataclass(frozen=True)
 class Results:
     """Every run and every benchmark below a folder.
@@ -117,6 +120,8 @@ class Results:
         benchmarks: one row per measurement: ``BENCHMARK_COLUMNS`` and ``MEASUREMENT_COLUMNS``.
         settings: run_id -> every setting that affects what the run learns, see ``ttt.analysis.seeds.settings_of``.
         labels: run_id -> label.
+        evaluations: losses by token index at other contexts and on other texts: run_id; ``data``, ``split`` and
+            ``judged_ctx`` of the evaluation; position, ``loss`` (nats/token) and ``sequences``.
         unreadable: one line for each file that was left out because it could not be read.
     """
 
@@ -127,6 +132,7 @@ class Results:
     benchmarks: pd.DataFrame
     settings: dict[str, dict[str, str]]
     labels: dict[str, Label]
+    evaluations: pd.DataFrame
     unreadable: list[str]
 
     def select(self, split: Split, metric: str, by_position: bool = False) -> pd.DataFrame:
@@ -215,6 +221,7 @@ def load_results(folder: Path, label: Callable[[Resolved], Label] = names_only, 
         benchmarks=_benchmarks(benchmarks.values()),
         settings={run.record["run_id"]: run.settings for run in runs.values()},
         labels={run.record["run_id"]: run.label for run in runs.values()},
+        evaluations=_evaluations(runs, reader),
         unreadable=reader.unreadable,
     )
 
@@ -280,6 +287,20 @@ def _inner_loss(tables: list[pa.Table]) -> pd.DataFrame:
 
 def _concatenated(tables: list[pa.Table], schema: pa.Schema) -> pa.Table:
     return pa.concat_tables(tables).unify_dictionaries() if tables else schema.empty_table()
+
+
+def _evaluations(found: dict[Path, _Run], reader: _Reader) -> pd.DataFrame:
+    tables = [pd.DataFrame(columns=EVALUATION_COLUMNS)]
+    for path, run in found.items():
+        named = {RunFolder(path).evaluation(name): name for name in run.record.get("evaluations", {})}
+        for file, table in reader.read(read_metrics, filter(Path.exists, named)).items():
+            result = run.record["evaluations"][named[file]]
+            rows = table.to_pandas()
+            rows = rows[rows["position"].notna() & (rows["step"] == result["step"])]
+            losses = rows.pivot_table("value", "position", "metric", observed=True).reset_index()
+            judged = {"data": result["data"], "split": result["split"], "judged_ctx": result["judged"]["ctx"]}
+            tables.append(losses.assign(run_id=run.record["run_id"], **judged)[EVALUATION_COLUMNS])
+    return pd.concat([table for table in tables if len(table)] or tables, ignore_index=True)
 
 
 def _benchmarks(benchmarks: Iterable[Benchmark]) -> pd.DataFrame:

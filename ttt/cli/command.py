@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from ttt.cli.compose import as_object, as_typed, quote_option, register_schemas
+from ttt.cli.compose import as_object, as_typed, groups, quote_option, register_schemas
 from ttt.cli.errors import exit_with_one_line, stop
 from ttt.cli.help import describe_command
 from ttt.config.assets import assets
@@ -82,10 +82,18 @@ class Command(Generic[C]):
                 texts[key] = value
             else:
                 # A group without a default is taken with and without Hydra's +.
+                self._check_chosen(key, arguments)
                 key = f"+{key}" if f"+{key}" in self.more_groups else self.aliases.get(key, key)
                 override = f"{key}{equals}{value}"
                 overrides.append(as_typed(quote_option(as_list(override, self.schema)), self.schema))
         return overrides, texts
+
+    def _check_chosen(self, key: str, arguments: list[str]) -> None:
+        """Refuse a key of a group that is null by default and not chosen; Hydra fails in an assertion on it."""
+        group, dot, _ = key.partition(".")
+        null = [item.name for item in fields(cast(Any, self.schema)) if item.default is None and item.name in groups()]
+        if dot and group in null and not any(argument.startswith(f"{group}=") for argument in arguments):
+            raise UserError(f"{key}: belongs to an option of {group}; choose that too, {group}=OPTION")
 
     def _job(self, texts: dict[str, str]) -> Callable[[DictConfig], None]:
         def job(composed: DictConfig) -> None:

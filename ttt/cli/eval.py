@@ -1,14 +1,19 @@
-"""``ttt-eval``: evaluate a trained run on another split or on more text, or probe its inner loops."""
+"""``ttt-eval``: evaluate a trained run on another split, context or text, or probe its inner loops."""
 
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from ttt.cli.command import Command
+from ttt.cli.stopping import one_line_on_sigterm
 from ttt.config.errors import DivergedError, bad_value
+from ttt.config.identity import context_name
 from ttt.config.keys import check_keys
+from ttt.config.plan import check_paths
 from ttt.config.schema import EvalConfig
 
 if TYPE_CHECKING:
@@ -16,6 +21,7 @@ if TYPE_CHECKING:
     from ttt.evaluate.perplexity import SplitEvaluation
     from ttt.evaluate.reset import ResetLosses
     from ttt.evaluate.run import TrainedRun
+    from ttt.results.metrics import Split
     from ttt.results.record import RunFolder
 
 HELP = """\
@@ -24,6 +30,8 @@ ttt-eval evaluates the newest checkpoint of a run: perplexity and loss by token 
 usage: ttt-eval run=FOLDER [KEY=VALUE ...]
 
   ttt-eval run=runs/NAME split=test                     on another split
+  ttt-eval run=runs/NAME ctx=8k                         at another context than trained
+  ttt-eval run=runs/NAME data=local data.path=texts     on another text, in the run's tokens
   ttt-eval run=runs/NAME probe=inner_loss               the inner loss of every token before and after its update
   ttt-eval run=runs/NAME probe=reset reset_every=512    the gain from context beyond 512 tokens
 """
@@ -33,37 +41,72 @@ def evaluate(config: EvalConfig, overrides: list[str]) -> None:  # noqa: ARG001 
     """Evaluate one run and print its perplexity or the result of the probe.
 
     Raises:
-        UserError: there is no such run, split, probe or device, the run has no checkpoint, or another process writes
-            its folder.
+        UserError: there is no such run, split, probe or device, or the run has no checkpoint.
         DivergedError: the model's numbers are not finite.
     """
-    check_keys(config)
-    if (config.probe == "reset") != (config.reset_every is not None):
-        raise bad_value("reset_every", config.reset_every, "probe=reset requires a number of tokens, other probes none")
-    from ttt.data.windows import names_at_start
-    from ttt.evaluate.inner_loss import probe_run
-    from ttt.evaluate.reset import probe_resets
-    from ttt.evaluate.run import evaluate_run, load_run
-    from ttt.models.device import choose_device
-    from ttt.results.lock import locked
-    from ttt.results.metrics import Split
+    _check(config)
+    from ttt.results.lock import HeldError, locked
     from ttt.results.record import RunFolder, read_record
 
     folder = RunFolder(Path(config.run))
     # Refuse a folder without a run before writing the lock there.
     read_record(folder.record)
-    split, device = cast(Split, config.split), choose_device(config.device, "device")
-    with locked(folder.path):
-        run = load_run(folder, device, eval_tokens=config.eval_tokens, kernel=config.kernel)
-        if run.outdated(split):
-            _warn_of_older_weights(run)
-        read = names_at_start(run.documents(split))
-        if config.probe is None:
-            _print_perplexity(run, split, evaluate_run(run, split), read)
-        elif config.reset_every is None:
-            _print_inner_loss(folder, read, probe_run(run, split), stored=not run.outdated(split))
-        else:
-            _print_resets(folder, read, probe_resets(run, split, config.reset_every))
+    with one_line_on_sigterm(f"{folder.path}: the evaluation"), ExitStack() as lock:
+        live = False
+        try:
+            lock.enter_context(locked(folder.path))
+        except HeldError as error:
+            live = True
+            who = str(error).partition("; ")[0]
+            print(f"warning: {who}; its newest checkpoint is read, the result printed and not stored", file=sys.stderr)
+        _evaluate(config, folder, live)
+
+
+def _check(config: EvalConfig) -> None:
+    check_keys(config)
+    if config.data is not None:
+        if config.data.tokenizer is not None:
+            allowed = "must be left out: the text is read in the run's tokens"
+            raise bad_value("data.tokenizer", config.data.tokenizer, allowed)
+        check_paths(config.data)
+    if (config.probe == "reset") != (config.reset_every is not None):
+        raise bad_value("reset_every", config.reset_every, "probe=reset requires a number of tokens, other probes none")
+    if config.split == "all" and config.data is None:
+        allowed = "the run's own data has training text; choose validation or test, or give another text by data="
+        raise bad_value("split", "all", allowed)
+
+
+def _evaluate(config: EvalConfig, folder: RunFolder, live: bool) -> None:
+    from ttt.data.windows import names_at_start
+    from ttt.evaluate.inner_loss import probe_run
+    from ttt.evaluate.reset import probe_resets
+    from ttt.evaluate.run import evaluate_run, load_run
+    from ttt.models.device import choose_device
+
+    split = cast("Split", config.split or ("all" if config.data else "validation"))
+    device = choose_device(config.device, "device")
+    run = load_run(folder, device, eval_tokens=config.eval_tokens, kernel=config.kernel)
+    run = replace(_elsewhere(run, config, split), writable=not live)
+    if run.outdated(split) and not live:
+        _warn_of_older_weights(run)
+    read = names_at_start(run.documents(split))
+    if config.probe is None:
+        _print_perplexity(run, split, evaluate_run(run, split), read)
+    elif config.reset_every is None:
+        _print_inner_loss(folder, read, probe_run(run, split), stored=run.stores_probe(split))
+    else:
+        _print_resets(folder, read, probe_resets(run, split, config.reset_every))
+
+
+def _elsewhere(run: TrainedRun, config: EvalConfig, split: Split) -> TrainedRun:
+    """Return the run, to be evaluated at the context and on the text of the configuration."""
+    from ttt.evaluate.elsewhere import at_other_context, on_other_text
+
+    if config.ctx is not None:
+        run = at_other_context(run, config.ctx)
+    if config.data is not None:
+        run = on_other_text(run, config.data, split == "all", config.eval_tokens)
+    return run
 
 
 def _warn_of_older_weights(run: TrainedRun) -> None:
@@ -74,10 +117,16 @@ def _warn_of_older_weights(run: TrainedRun) -> None:
     print(f"warning: {run.record.folder.path}: {done}; {remedy}", file=sys.stderr)
 
 
-def _print_perplexity(run: TrainedRun, split: str, evaluation: SplitEvaluation, read: str) -> None:
+def _print_perplexity(run: TrainedRun, split: Split, evaluation: SplitEvaluation, read: str) -> None:
     at = "" if run.step == run.record.steps else f" at step {run.step}"
     reached = f"perplexity {evaluation.perplexity:.2f} ({evaluation.loss:.4f} nats/token){at}"
-    print(f"{run.record.folder.path}: {split} {reached}")
+    if run.elsewhere:
+        text = f"{split} of data={run.documents(split).data}" if split != "all" else f"data={run.documents(split).data}"
+        print(f"{run.record.folder.path}: {text} at ctx={context_name(run.reading.ctx)}: {reached}")
+        if run.stores(split):
+            print(run.record.folder.evaluation(run.evaluation_name(split)))
+    else:
+        print(f"{run.record.folder.path}: {split} {reached}")
     print(f"loss by token index: mean of {evaluation.documents} {read}", file=sys.stderr)
 
 

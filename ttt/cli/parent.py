@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from ttt.cli.added import added_sources
 from ttt.cli.compose import compose, quote_option
 from ttt.config.schema import Resolved
+from ttt.results.origin import data_from_here
 from ttt.results.record import RunFolder, read_record
 
 INHERITED = ("model", "size", "backbone", "data", "ctx")
@@ -24,7 +25,8 @@ def like_its_parent(composed: DictConfig, overrides: list[str]) -> DictConfig:
     """
     if composed.parent.run is None:
         return composed
-    parent = read_record(RunFolder(Path(composed.parent.run)).record)["config"]
+    record = read_record(RunFolder(Path(composed.parent.run)).record)
+    parent = record["config"] | {"data": data_from_here(record)}
     chosen = {override.lstrip("+").partition("=")[0] for override in overrides}
     return compose("train", [*inherited(parent, chosen), *overrides])
 

@@ -1,10 +1,12 @@
 """The plan of a run: sequences per step, their split over devices, and the number of steps."""
 
+import glob
 from dataclasses import dataclass
 
 from ttt.config.errors import UserError, bad_value
 from ttt.config.keys import check_keys
 from ttt.config.schema import DataConfig, RecipeConfig, TrainConfig, TrainerConfig
+from ttt.config.system import user_path
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,23 @@ def check_data(data: DataConfig) -> None:
         raise bad_value("data.test_fraction", data.test_fraction, allowed)
 
 
+def check_paths(data: DataConfig) -> None:
+    """Check that the files of the text and of the tokenizer exist, before anything large is loaded.
+
+    Sources that are not shipped may use ``path`` for something else than files.
+
+    Raises:
+        UserError: a path is missing or does not exist.
+    """
+    if data.source == "local" and not data.path:
+        raise bad_value("data.path", data.path, "give a folder, a file, or a pattern such as texts/*.txt")
+    single = data.path if data.source in ("local", "hub") and not glob.has_magic(data.path or "") else None
+    if single and not user_path(single).exists():
+        raise bad_value("data.path", single, "does not exist")
+    if data.tokenizer is not None and not user_path(data.tokenizer).is_file():
+        raise bad_value("data.tokenizer", data.tokenizer, "no such file")
+
+
 def check_device(trainer: TrainerConfig, kind: str) -> None:
     """Check that strategy and precision are possible on a kind of device.
 
@@ -132,6 +151,8 @@ def check_device(trainer: TrainerConfig, kind: str) -> None:
     Raises:
         UserError: a strategy or precision that only GPUs have, or several devices of a kind that has one.
     """
+    if trainer.strategy == "fsdp" and trainer.eval_every:
+        raise bad_value("trainer.eval_every", trainer.eval_every, "must be 0 with trainer.strategy=fsdp")
     if trainer.strategy == "fsdp" and kind != "cuda":
         raise bad_value("trainer.strategy", "fsdp", f"needs GPUs (trainer.device=cuda), not {kind}; choose ddp")
     if trainer.precision == "16-mixed" and kind == "cpu":

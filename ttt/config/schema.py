@@ -183,6 +183,7 @@ class TrainerConfig:
     )
     max_steps: int | None = key(None, "stop after this many steps of the recipe's schedule", at_least=1)
     checkpoint_every: int = key(250, "steps between checkpoints; 0: only at the end", at_least=0)
+    eval_every: int = key(0, "steps between validations while training; 0: only at the end", at_least=0)
     log_every: int = key(1, "steps between logged values", at_least=1)
     logger: str = key("csv", "logger in addition to the run's metrics", choices=("csv", "tensorboard", "wandb"))
     wandb: WandbConfig = key(WandbConfig, "Weights & Biases")
@@ -217,8 +218,21 @@ class TrainConfig:
 class EvalConfig:
     """A run of ``ttt-eval``."""
 
-    run: str = key(REQUIRED, "folder of a trained run; the results go into its record and its table", free_text=True)
-    split: str = key("validation", "split to read", choices=("validation", "test"))
+    run: str = key(
+        REQUIRED,
+        "folder of a trained run; the results go into its record and its table, those at another context or on another "
+        "text beside them; of a run that is still training, they are printed only",
+        free_text=True,
+    )
+    ctx: ContextConfig | None = key(None, "context to evaluate at; null: the run's")
+    data: DataConfig | None = key(
+        None, "another text, in the run's tokens; null: the run's data, its prepared corpus found by its digest"
+    )
+    split: str | None = key(
+        None,
+        "split to read; all: all of another text; null: validation, or with data= all",
+        choices=("validation", "test", "all"),
+    )
     probe: str | None = key(
         None,
         "null: the perplexity; inner_loss: the inner loss of every token before and after its update; reset: the loss "

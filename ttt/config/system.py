@@ -20,6 +20,11 @@ def with_home(path: str) -> str:
         return path
 
 
+def user_path(text: str) -> Path:
+    """Return a path as typed; ``~`` is the home folder unless something of that name is here."""
+    return Path(text if os.path.lexists(text) else with_home(text))
+
+
 def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file as hexadecimal digits."""
     with path.open("rb") as file:

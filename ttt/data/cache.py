@@ -10,12 +10,17 @@ import platformdirs
 
 from ttt.config.errors import bad_value
 from ttt.config.schema import DataConfig
+from ttt.config.system import user_path
 from ttt.data.manifest import corpus_key, describe
-from ttt.data.paths import user_path
 from ttt.data.prepare import prepare
 from ttt.data.sources import find_source
 from ttt.data.stopping import stoppable
 from ttt.data.vocabulary import check_tokenizer, tokenizer_version
+
+
+def cache_folder(chosen: str | None) -> Path:
+    """Return the folder of prepared corpora, as an absolute path: ``data.cache_dir``, or the user's cache for None."""
+    return user_path(chosen).absolute() if chosen else platformdirs.user_cache_path("ttt-suite")
 
 
 def prepared_folder(config: DataConfig, show_progress: bool) -> Path:
@@ -29,7 +34,7 @@ def prepared_folder(config: DataConfig, show_progress: bool) -> Path:
     """
     source = find_source(config.source)
     description = describe(config, source.versions(config) | _tokenizer_version(config))
-    root = user_path(config.cache_dir) if config.cache_dir else platformdirs.user_cache_path("ttt-suite")
+    root = cache_folder(config.cache_dir)
     folder = root / f"{config.name}-{corpus_key(description)}"
     if folder.exists():
         return folder

@@ -79,7 +79,15 @@ def load_corpus(config: DataConfig, show_progress: bool = True) -> Corpus:
             damaged.
     """
     _check(config)
-    folder = prepared_folder(config, show_progress)
+    return open_corpus(config, prepared_folder(config, show_progress))
+
+
+def open_corpus(config: DataConfig, folder: Path) -> Corpus:
+    """Return the corpus in the folder ``folder`` of a cache, read as ``config`` specifies.
+
+    Raises:
+        UserError: it is damaged, or a newer version of the suite prepared it.
+    """
     try:
         return _open(config, folder)
     except NewerManifestError as error:

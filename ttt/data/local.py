@@ -11,7 +11,8 @@ from tqdm import tqdm
 
 from ttt.config.errors import UserError, bad_value
 from ttt.config.schema import DataConfig
-from ttt.data.paths import files_below, files_like, is_pattern, user_path
+from ttt.config.system import user_path
+from ttt.data.paths import files_below, files_like, is_pattern
 from ttt.data.rows import rows_of, unreadable
 from ttt.data.sources import Document, Source, register_source
 

@@ -5,13 +5,6 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from ttt.config.system import with_home
-
-
-def user_path(text: str) -> Path:
-    """Return a path as typed; ``~`` is the home folder unless something of that name is here."""
-    return Path(text if os.path.lexists(text) else with_home(text))
-
 
 def files_below(folder: Path) -> list[Path]:
     """Return all files below a folder, in the order of their names; links to folders are followed."""

@@ -18,13 +18,12 @@ from tqdm import tqdm
 
 from ttt.config.errors import UserError, bad_value
 from ttt.config.schema import DataConfig
-from ttt.config.system import file_sha256, renamed_at_the_end
+from ttt.config.system import file_sha256, renamed_at_the_end, user_path
 from ttt.data import files
 from ttt.data.documents import SPLITS, no_training_document, training_sample
 from ttt.data.manifest import MANIFEST, Manifest, write_manifest
 from ttt.data.order import Places, order_documents
 from ttt.data.partial_shards import PartialShard, batches_of_text, read_entries, write_partial_shard
-from ttt.data.paths import user_path
 from ttt.data.shards import ShardPlan, list_of, shard_bounds, write_shard
 from ttt.data.sources import Document, Source, UnreachableError
 from ttt.data.stretches import STRETCHES, provide_stretches

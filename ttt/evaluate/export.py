@@ -9,7 +9,6 @@ from safetensors.torch import save
 
 from ttt.config.errors import bad_value
 from ttt.config.schema import KernelConfig, Resolved
-from ttt.data.vocabulary import tokenizer_file
 from ttt.evaluate.run import load_run, restore_config
 from ttt.kernels.dispatch import COMPILED
 from ttt.models.released import released_meta, to_released
@@ -59,7 +58,7 @@ def export_run(folder: RunFolder, out: Path, released: bool, kernel: KernelConfi
     }
     if meta is not None:
         files[RELEASED] = (json.dumps(meta, indent=2) + "\n").encode()
-    tokenizer = tokenizer_file(run.corpus.folder)
+    tokenizer = run.tokenizer()
     files[tokenizer.name] = tokenizer.read_bytes()
     # All checks are done before the first file is written.
     for name, content in files.items():

@@ -70,7 +70,7 @@ def generate_text(run: TrainedRun, prompt: str, tokens: int, sampling: Sampling,
     Raises:
         DivergedError: the model's logits are not finite.
     """
-    vocabulary = open_vocabulary(run.corpus.folder)
+    vocabulary = open_vocabulary(run.tokenizer().parent)
     # As in training, where every document follows the end token of another one.
     ids = vocabulary.encode([prompt])[0][:-1].tolist() or [vocabulary.end]
     characters = codecs.getincrementaldecoder("utf-8")(errors="replace")

@@ -55,9 +55,8 @@ class Probe:
 def probe_run(run: TrainedRun, split: Split) -> Probe:
     """Measure the inner losses of a run's model and write them into its ``inner_loss.parquet``.
 
-    Warnings go into the run's record. Nothing is written if the weights are older than the run's results. Only
-    documents longer than the context are read, each from its start, so that position t always means t tokens of one
-    document; at least one document is read.
+    Warnings go into the run's record. See ``TrainedRun.stores_probe``. Only documents longer than the context are read,
+    each from its start, so that position t always means t tokens of one document; at least one document is read.
 
     Raises:
         UserError: there is no such split, or the model has no TTT layer.
@@ -71,7 +70,7 @@ def probe_run(run: TrainedRun, split: Split) -> Probe:
     layers = [{name: value.mean(0).numpy() for name, value in layer._asdict().items()} for layer in losses.layers]
     growths = unbounded_growth(losses.layers)
     warnings = {f"{split}, {growth.inner_loop}": f"at step {run.step} {growth}" for growth in growths}
-    if not run.outdated(split):
+    if run.stores_probe(split):
         write_inner_loss(folder.inner_loss, run.record.run_id, split, run.step, layers, losses.sequences)
         run.record.warn(warnings)
         run.record.write()

@@ -68,7 +68,7 @@ def evaluate_split(
     at_start = windows_at_start(documents, ctx).subset(count)
     losses = window_losses(model, anywhere, device, device_tokens, show_progress, "perplexity")
     by_index = window_losses(model, at_start, device, device_tokens, show_progress, "loss by token index")
-    loss = float(_mean_over_windows(losses).mean())
+    loss = mean_loss(losses)
     return SplitEvaluation(
         loss,
         len(anywhere) * ctx,
@@ -77,6 +77,11 @@ def evaluate_split(
         len(at_start),
         documents_in(anywhere, documents),
     )
+
+
+def mean_loss(losses: Iterable[Tensor]) -> float:
+    """Return the mean in nats per token of the batches [B, T] of ``window_losses``."""
+    return float(_mean_over_windows(losses).mean())
 
 
 def _mean_over_windows(losses: Iterable[Tensor]) -> Tensor:

@@ -53,7 +53,7 @@ class ResetLosses:
 def probe_resets(run: TrainedRun, split: Split, every: int) -> ResetLosses:
     """Read the documents of the loss by token index with and without resets, and write both into the run's metrics.
 
-    Nothing is written if the weights are older than the run's results.
+    See ``TrainedRun.stores_probe``.
 
     Rows by position: ``loss_reset``, and ``context_gain``, the paired difference. Rows without a position:
     ``reset_every`` (tokens), ``context_gain`` and its ``context_gain_error`` over all tokens after a reset.
@@ -72,8 +72,8 @@ def probe_resets(run: TrainedRun, split: Split, every: int) -> ResetLosses:
         raise bad_value("reset_every", every, f"must divide the run's context of {ctx} tokens and be less than it")
     windows = windows_at_start(run.documents(split), ctx).subset(max(1, reading.eval_tokens // ctx))
     losses = measure_resets(run.model, windows, every, reading.device, reading.device_tokens, reading.show_progress)
-    if not run.outdated(split):
-        _write(run.metric_log(), split, run.step, losses)
+    if run.stores_probe(split):
+        _write(run.metric_log(split), split, run.step, losses)
     return losses
 
 

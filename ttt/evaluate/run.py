@@ -3,15 +3,22 @@
 import logging
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
 
 import torch
 
 from ttt.config.errors import DivergedError, UserError, bad_value
+from ttt.config.identity import context_name
 from ttt.config.plain import from_plain
-from ttt.config.schema import KernelConfig, TrainConfig
+from ttt.config.schema import DataConfig, KernelConfig, TrainConfig
+from ttt.config.system import file_sha256
 from ttt.data.corpus import Corpus, Documents, load_corpus
+from ttt.data.prepared import find_prepared
 from ttt.data.sources import data_schema
+from ttt.data.vocabulary import tokenizer_file
 from ttt.evaluate.perplexity import SplitEvaluation, evaluate_split
 from ttt.kernels.dispatch import why_not_here
 from ttt.layers.registry import layer_type
@@ -21,6 +28,7 @@ from ttt.models.memory import keep_freed_memory
 from ttt.models.weights import load_weights
 from ttt.results.checkpoints import newest_whole
 from ttt.results.metrics import MetricLog, Split
+from ttt.results.origin import data_from_here
 from ttt.results.record import Evaluation, Record, RunFolder, require_data
 from ttt.results.run_record import RunRecord
 
@@ -55,40 +63,79 @@ class TrainedRun:
 
     Attributes:
         record: its record.
-        corpus: the data it was trained on.
+        find_corpus: returns the data to read, usually that of its training, or raises UserError.
         model: in float32, on the device of ``reading``.
         step: optimizer steps of the weights.
         reading: settings of its evaluations.
         metrics: its metrics, if they are in memory; None: read them from its folder.
+        elsewhere: it is evaluated at another context or on another text than trained.
+        writable: its folder may be written; False: the run is still training.
     """
 
     record: RunRecord
-    corpus: Corpus
+    find_corpus: Callable[[], Corpus]
     model: LanguageModel
     step: int
     reading: Reading
     metrics: MetricLog | None = None
+    elsewhere: bool = False
+    writable: bool = True
+
+    @cached_property
+    def corpus(self) -> Corpus:
+        """The data to read; a run without it can generate text and be exported."""
+        return self.find_corpus()
+
+    def tokenizer(self) -> Path:
+        """Return the file of the run's tokenizer: in its folder, else, for runs of earlier versions, in its corpus.
+
+        Raises:
+            UserError: the file is damaged, or there is none and the data is not here either.
+        """
+        found = next((path for path in self.record.folder.tokenizers if path.exists()), None)
+        if found is None:
+            return tokenizer_file(self.corpus.folder)
+        if file_sha256(found) != self.record.content["data"].get("tokenizer_sha256"):
+            raise UserError(f"{found}: is damaged or of another run (its SHA-256 is not in record.json); restore it")
+        return found
 
     def documents(self, split: Split) -> Documents:
-        """Return the documents of a split.
+        """Return the documents of a split; ``all``: of a text without validation and test split.
 
         Raises:
             UserError: there is no such split.
         """
+        if split == "all":
+            return self.corpus.splits["train"]
         if split not in self.corpus.splits:
             raise bad_value("split", split, f"choose one of {', '.join(self.corpus.splits)}")
         return self.corpus.splits[split]
 
-    def metric_log(self) -> MetricLog:
-        """Return the metrics, to which new values can be added.
+    def evaluation_name(self, split: Split) -> str:
+        """Return the name of an evaluation at another context or on another text: ``local-8k-all-1a2b3c4d``."""
+        name = self.documents(split).data
+        return f"{name}-{context_name(self.reading.ctx)}-{split}-{self.corpus.digest[:8]}"
+
+    def metric_log(self, split: Split) -> MetricLog:
+        """Return the table for new values of a split: the run's metrics, or that of an evaluation elsewhere.
 
         Raises:
             UserError: the table of metrics is missing or broken.
         """
+        if self.elsewhere:
+            return MetricLog(self.record.run_id, self.record.folder.evaluation(self.evaluation_name(split)))
         return self.metrics or MetricLog.resume(self.record.folder.metrics, self.record.run_id, None)
 
+    def stores(self, split: Split) -> bool:
+        """Return whether an evaluation is stored: not of older weights, and not while the run is training."""
+        return self.writable and not self.outdated(split)
+
+    def stores_probe(self, split: Split) -> bool:
+        """Return whether a probe is stored: as ``stores``, and only of the run's own data and context."""
+        return self.stores(split) and not self.elsewhere
+
     def outdated(self, split: Split) -> bool:
-        """Return whether the weights are older than the results of the run, so that nothing measured may be stored.
+        """Return whether the weights are older than the results of the run.
 
         This is so if the last checkpoint of a finished run, or of a run that was evaluated already, is lost.
         """
@@ -115,24 +162,37 @@ def load_run(
         kernel: computes the inner loop; None: the kernel of the training, or ``auto`` if it cannot run here.
 
     Raises:
-        UserError: there is no such run or no undamaged checkpoint, the data has changed since the training, or
-            ``kernel`` cannot run here.
+        UserError: there is no such run or no undamaged checkpoint, or ``kernel`` cannot run here.
     """
     record = RunRecord.read(folder)
     config = restore_config(record.content)
     checkpoint = newest_whole(folder.checkpoints)
     if checkpoint is None:
         raise UserError(f"{folder.path}: has no checkpoint to evaluate; train it further with ckpt=last")
-    corpus = load_corpus(config.data, show_progress)
-    require_data(folder, record.content, corpus.digest)
     chosen = kernel or kernel_here(config.kernel, device)
-    model = build_model(config.model, config.size, config.backbone, chosen, corpus.vocab_size)
+    vocab_size = record.content["data"]["vocab_size"]
+    model = build_model(config.model, config.size, config.backbone, chosen, vocab_size)
     load_weights(model, checkpoint.path)
     if device.type == "cpu":
         keep_freed_memory()
     tokens = config.data.eval_tokens if eval_tokens is None else eval_tokens
     reading = Reading(config.ctx.length, tokens, device, config.trainer.device_tokens, show_progress)
-    return TrainedRun(record, corpus, model.to(device), checkpoint.step, reading)
+    find = partial(corpus_of, record, config.data, show_progress)
+    return TrainedRun(record, find, model.to(device), checkpoint.step, reading)
+
+
+def corpus_of(record: RunRecord, data: DataConfig, show_progress: bool) -> Corpus:
+    """Return the corpus of a run: from a cache by its digest, else prepared from its source.
+
+    Raises:
+        UserError: the corpus is in no cache, and its source is missing or has changed since the training.
+    """
+    found = find_prepared(data, record.content["data"]["digest"])
+    if found is not None:
+        return found
+    corpus = load_corpus(data, show_progress)
+    require_data(record.folder, record.content, corpus.digest)
+    return corpus
 
 
 def kernel_here(trained: KernelConfig, device: torch.device) -> KernelConfig:
@@ -145,45 +205,64 @@ def kernel_here(trained: KernelConfig, device: torch.device) -> KernelConfig:
 
 
 def restore_config(record: Record) -> TrainConfig:
-    """Return the configuration of a record.
+    """Return the configuration of a record, its relative paths valid in the present directory.
 
     Raises:
         UserError: it names an unknown layer or source.
     """
-    plain = record["config"]
+    plain = {**record["config"], "data": data_from_here(record)}
     return from_plain(plain, layer_type(plain["model"]["name"]).schema, data_schema(plain))
 
 
 def evaluate_run(run: TrainedRun, split: Split) -> SplitEvaluation:
     """Evaluate the run's model on a split and write the result into its metrics and its record.
 
-    Nothing is written if the weights are older than the run's results.
+    At another context or on another text, the result goes beside the run's own. See ``TrainedRun.stores``.
 
     Raises:
-        UserError: there is no such split, or a file cannot be written.
+        UserError: there is no such split, or a file cannot be read or written.
         DivergedError: the model's loss is not finite, or its perplexity too large for a float.
     """
     reading, started = run.reading, time.perf_counter()
+    documents = run.documents(split)
+    # A damaged table is noticed before the evaluation, not after it.
+    log = run.metric_log(split) if run.stores(split) else None
     evaluation = evaluate_split(
         run.model,
-        run.documents(split),
+        documents,
         reading.ctx,
         reading.eval_tokens,
         reading.device,
         reading.device_tokens,
         reading.show_progress,
     )
-    if run.outdated(split):
+    if log is None:
         return evaluation
-    run.record.measured(f"{split}_seconds", time.perf_counter() - started)
-    log, step = run.metric_log(), run.step
+    _log_evaluation(log, split, run.step, evaluation)
+    log.write()
+    result = _result(run, documents, evaluation)
+    if run.elsewhere:
+        result |= {"data": documents.data, "split": split}
+        run.record.evaluated_elsewhere(run.evaluation_name(split), result)
+    else:
+        run.record.measured(f"{split}_seconds", time.perf_counter() - started)
+        run.record.evaluated(split, result)
+    if math.isinf(evaluation.perplexity):
+        loss = f"the {split} loss is {evaluation.loss:.4g} nats/token"
+        raise DivergedError(f"{loss}, and its perplexity infinite: the model diverged")
+    return evaluation
+
+
+def _log_evaluation(log: MetricLog, split: Split, step: int, evaluation: SplitEvaluation) -> None:
     log.add(split, step, "loss", evaluation.loss, "nats/token")
     log.add(split, step, "perplexity", evaluation.perplexity, "1")
     positions = range(1, len(evaluation.loss_by_index) + 1)
     log.add_many(split, step, "loss", evaluation.loss_by_index.tolist(), "nats/token", positions)
     log.add_many(split, step, "sequences", [evaluation.documents] * len(positions), "1", positions)
-    log.write()
-    result: Evaluation = {
+
+
+def _result(run: TrainedRun, documents: Documents, evaluation: SplitEvaluation) -> Evaluation:
+    return {
         "loss": evaluation.loss,
         # JSON has no infinity.
         "perplexity": evaluation.perplexity if math.isfinite(evaluation.perplexity) else None,
@@ -192,14 +271,9 @@ def evaluate_run(run: TrainedRun, split: Split) -> SplitEvaluation:
         "per_token_sequences": evaluation.documents,
         "judged": {
             "digest": run.corpus.digest,
-            "ctx": reading.ctx,
-            "windows": WINDOWS_OF_JOINED if run.documents(split).joined else WINDOWS_WITHIN,
+            "ctx": run.reading.ctx,
+            "windows": WINDOWS_OF_JOINED if documents.joined else WINDOWS_WITHIN,
             "documents": evaluation.judged,
         },
-        "step": step,
+        "step": run.step,
     }
-    run.record.evaluated(split, result)
-    if math.isinf(evaluation.perplexity):
-        loss = f"the {split} loss is {evaluation.loss:.4g} nats/token"
-        raise DivergedError(f"{loss}, and its perplexity infinite: the model diverged")
-    return evaluation

@@ -36,12 +36,14 @@ def copy_results(statuses: list[RunStatus], out: Path) -> None:
 
 
 def _copy(run: RunFolder, copy: RunFolder) -> None:
-    for source, target in ((run.metrics, copy.metrics), (run.inner_loss, copy.inner_loss)):
+    tables = [run.metrics, run.inner_loss, *sorted(run.evaluations.glob("*.parquet"))]
+    for source, target in ((table, copy.path / table.relative_to(run.path)) for table in tables):
         if source.exists():
             with source.open("rb") as original, replacing(target) as file:
                 shutil.copyfileobj(original, file)
     record = read_record(run.record)
     record["config"] = _with_short_paths(record["config"])
+    record.pop("started_in", None)
     write_config(copy, record)
     # The record is written last: a folder without one does not count as a run.
     write_record(copy.record, record)

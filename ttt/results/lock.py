@@ -33,6 +33,11 @@ SECONDS_BETWEEN_HEARTBEATS = 5.0
 SECONDS_UNTIL_STALE = 60.0
 SECONDS_FOR_GUARD = 30.0
 
+
+class HeldError(UserError):
+    """The lock is held by another process that is alive."""
+
+
 Holder = dict[str, Any]
 State = dict[str, Any]
 """Content of ``lock.json``: ``holder``, and ``heartbeat``, which counts its renewals."""
@@ -46,7 +51,8 @@ def locked(folder: Path) -> Iterator[None]:
     because it must not write any more.
 
     Raises:
-        UserError: another process holds the lock, or the folder cannot be written.
+        HeldError: another process holds the lock.
+        UserError: the folder cannot be written.
     """
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
@@ -128,7 +134,7 @@ class Lock:
             return "its job was started again"
         if same_machine or (first and state != first):
             stop = f"scancel {holder['job'].partition(' ')[0]}" if holder["job"] else f"kill {holder['pid']} there"
-            raise UserError(f"{self.folder}: is being written by {_name(state)}; wait for its end, or stop it ({stop})")
+            raise HeldError(f"{self.folder}: is being written by {_name(state)}; wait for its end, or stop it ({stop})")
         stale = first is not None and time.monotonic() - since >= SECONDS_UNTIL_STALE
         return f"no heartbeat for {SECONDS_UNTIL_STALE:.0f} s" if stale else None
 

@@ -3,7 +3,7 @@
 | column   | type   | meaning                                                                       |
 |----------|--------|-------------------------------------------------------------------------------|
 | run_id   | string |                                                                               |
-| split    | string | train, validation or test                                                     |
+| split    | string | train, validation or test; all: all of another text than the run's            |
 | step     | int64  | optimiser steps done                                                          |
 | position | int64  | token index from 1: tokens of context seen when predicting; null: not by token |
 | metric   | string | loss, perplexity, learning_rate, ...                                          |
@@ -21,8 +21,10 @@ import pyarrow as pa
 
 from ttt.results.parquet import read_table, write_table
 
-Split = Literal["train", "validation", "test"]
-SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+Split = Literal["train", "validation", "test", "all"]
+
+VALIDATION_WHILE_TRAINING = "loss_while_training"
+"""Metric of the split ``validation`` that a run with ``trainer.eval_every`` has at some of its steps."""
 
 SCHEMA = pa.schema(
     [
@@ -63,8 +65,10 @@ class MetricLog:
         self._values: dict[_Key, tuple[float, str]] = {}
 
     @classmethod
-    def resume(cls, path: Path, run_id: str, step: int | None, splits: tuple[Split, ...] = SPLITS) -> "MetricLog":
-        """Return a log with the rows in ``path`` up to ``step`` steps (None: all), only of these splits.
+    def resume(cls, path: Path, run_id: str, step: int | None, training_only: bool = False) -> "MetricLog":
+        """Return a log with the rows in ``path`` up to ``step`` steps (None: all).
+
+        With ``training_only``, evaluations other than those while training are left out.
 
         Write the log before each checkpoint, so that no row is lost.
 
@@ -74,7 +78,8 @@ class MetricLog:
         log = cls(run_id, path)
         rows = read_metrics(path).select(["split", "metric", "step", "position", "value", "unit"])
         for split, metric, row_step, position, value, unit in zip(*rows.to_pydict().values(), strict=True):
-            if (step is None or row_step <= step) and split in splits:
+            kept = not training_only or split == "train" or metric == VALIDATION_WHILE_TRAINING
+            if kept and (step is None or row_step <= step):
                 log._values[_Key(split, metric, row_step, position)] = (value, unit)
         return log
 

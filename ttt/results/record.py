@@ -16,6 +16,9 @@ from ttt.results.versioned import read_versioned
 
 SCHEMA_VERSION = 2
 RECORD_FILE = "record.json"
+EVALUATIONS = "evaluations"
+TOKENIZERS = ("tokenizer.json", "tokenizer.model")
+"""Names of the copy of the tokenizer in a run's folder; a run has one of them."""
 
 Status = Literal["running", "finished", "diverged", "failed", "interrupted"]
 
@@ -62,6 +65,20 @@ class RunFolder:
     def inner_loss(self) -> Path:
         """The inner losses measured by a probe, see ``ttt.results.inner_loss``; most runs have none."""
         return self.path / "inner_loss.parquet"
+
+    @property
+    def evaluations(self) -> Path:
+        """The folder of evaluations at other contexts and on other texts."""
+        return self.path / EVALUATIONS
+
+    def evaluation(self, name: str) -> Path:
+        """Return the table of one of these evaluations, in the format of ``metrics``."""
+        return self.evaluations / f"{name}.parquet"
+
+    @property
+    def tokenizers(self) -> list[Path]:
+        """The possible files of the run's tokenizer; runs of earlier versions have none of them."""
+        return [self.path / name for name in TOKENIZERS]
 
     @property
     def checkpoints(self) -> Path:
@@ -122,7 +139,8 @@ class Evaluation(TypedDict):
     """The result on a split: ``loss`` in nats per token; ``per_token_sequences`` counts for the loss by token index.
 
     ``perplexity`` is None if it is infinite. ``judged`` names the text of ``loss``. ``step`` is the number of optimizer
-    steps of the evaluated weights; a record without it means the last step of the run.
+    steps of the evaluated weights; a record without it means the last step of the run. ``data`` and ``split``
+    name the text of an evaluation at another context or on another text.
     """
 
     loss: float
@@ -132,6 +150,8 @@ class Evaluation(TypedDict):
     per_token_sequences: int
     judged: NotRequired[Judged]
     step: NotRequired[int]
+    data: NotRequired[str]
+    split: NotRequired[str]
 
 
 class Timing(TypedDict):
@@ -148,11 +168,13 @@ class Record(TypedDict):
 
     ``error`` is one line when ``status`` is "failed", "diverged" or "interrupted". ``steps`` and ``tokens`` are those
     done so far; the run ends after ``steps_planned``. ``training_flops`` is for the whole run. ``results`` has one
-    evaluation per split. ``versions`` is from ``provenance.versions``. ``warnings`` maps a subject, such as "train,
-    layer 1, head 0", to the newest warning about it; most records have none. ``identity`` is the part of ``config``
-    from which ``run_id`` is made, see ``ttt.config.identity``. ``label`` describes the run for figures.
-    ``measurements`` maps the name of a measured number to its value; each is a column of ``Results.runs``.
-    ``wandb_id`` is the id of the run in Weights & Biases.
+    evaluation per split, ``evaluations`` those at other contexts and on other texts, by the names of their tables.
+    ``versions`` is from ``provenance.versions``. ``warnings`` maps a subject, such as "train, layer 1, head 0", to the
+    newest warning about it; most records have none. ``identity`` is the part of ``config`` from which ``run_id`` is
+    made, see ``ttt.config.identity``. ``label`` describes the run for figures. ``started_in`` is the directory from
+    which relative paths in ``config`` start; collected records lack it. ``measurements`` maps the name of a measured
+    number to its value; each is a column of ``Results.runs``. ``wandb_id`` is the
+    id of the run in Weights & Biases.
     """
 
     schema_version: int
@@ -180,6 +202,8 @@ class Record(TypedDict):
     warnings: NotRequired[dict[str, str]]
     identity: NotRequired[Resolved]
     label: NotRequired[dict[str, Any]]
+    started_in: NotRequired[str]
+    evaluations: NotRequired[dict[str, Evaluation]]
     measurements: NotRequired[dict[str, float]]
     wandb_id: NotRequired[str]
 

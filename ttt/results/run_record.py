@@ -80,6 +80,7 @@ class RunRecord:
         content = self.content
         content["status"], content["error"], content["results"] = "running", None, {}
         content.pop("measurements", None)
+        content.pop("evaluations", None)
         content["steps"], content["last_checkpoint"], content["steps_planned"] = step, checkpoint, steps_planned
         content["overrides"], content["sweep"] = overrides, sweep or content["sweep"]
         if label is not None:
@@ -89,6 +90,10 @@ class RunRecord:
         """Start to measure the time of training, from the current step."""
         self._started = self._measured = time.monotonic()
         self._first_step = self._measured_step = self.content["steps"]
+
+    def paused(self, seconds: float) -> None:
+        """Leave out a pause of the training from the measured time, such as for a validation."""
+        self._started, self._measured = self._started + seconds, self._measured + seconds
 
     def step(self, step: int) -> None:
         """Record that ``step`` optimizer steps are done; write the file every ``SECONDS_BETWEEN_RECORDS``."""
@@ -130,6 +135,15 @@ class RunRecord:
             UserError: the file cannot be written.
         """
         self.content["results"][split] = evaluation
+        self.write()
+
+    def evaluated_elsewhere(self, name: str, evaluation: Evaluation) -> None:
+        """Record the result at another context or on another text, beside the run's own, and write the file.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
+        self.content.setdefault("evaluations", {})[name] = evaluation
         self.write()
 
     def trained(self) -> None:

@@ -73,28 +73,44 @@ class Metrics(OnOptimizerStep):
 
 
 class Progress(OnOptimizerStep):
-    """Progress bar with steps, loss, tokens/s and time left; without a terminal it is drawn at most every 10 s."""
+    """Progress bar with steps, loss, tokens/s and time left; without a terminal it is drawn at most every 10 s.
+
+    The bar begins after the first step, in which kernels are compiled, so that the time left does not count it.
+
+    Args:
+        kernel: the kernel that the first step may compile; None: there is none.
+    """
 
     _bar: tqdm | None = None
 
+    def __init__(self, kernel: str | None) -> None:
+        super().__init__()
+        self._kernel = kernel
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        """Open the bar at the current step; only the first of several processes shows it."""
+        """Print what the first step waits for; only the first of several processes shows it."""
         super().on_train_start(trainer, pl_module)
-        if not trainer.is_global_zero:
-            return
-        self._first, self._started = trainer.global_step, time.perf_counter()
+        if trainer.is_global_zero and self._kernel:
+            line = f"first step: kernel={self._kernel} is compiled unless it was compiled before"
+            print(line, file=sys.stderr, flush=True)
+
+    def _open(self, steps: int, step: int) -> None:
+        self._first, self._started = step, time.perf_counter()
         self._bar = tqdm(
-            total=pl_module.plan.steps,
-            initial=trainer.global_step,
+            total=steps,
+            initial=step,
             desc="training",
             unit="step",
             dynamic_ncols=True,
             mininterval=0.1 if sys.stderr.isatty() else SECONDS_BETWEEN_LINES,
         )
 
-    def on_step(self, trainer: pl.Trainer, module: TrainingModule, step: int) -> None:  # noqa: ARG002 - OnOptimizerStep's
-        """Advance the bar."""
-        if self._bar is not None:
+    def on_step(self, trainer: pl.Trainer, module: TrainingModule, step: int) -> None:
+        """Open the bar after the first step, then advance it."""
+        if self._bar is None:
+            if trainer.is_global_zero:
+                self._open(module.plan.steps, step)
+        else:
             tokens = (step - self._first) * module.plan.tokens_per_step
             tokens_per_second = tokens / (time.perf_counter() - self._started)
             self._bar.set_postfix_str(f"loss {module.step_loss:.3f}, {tokens_per_second:,.0f} tokens/s", refresh=False)

@@ -1,6 +1,7 @@
 """From the plan of a run to everything that training needs: the device, the data, the model and the record."""
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import lightning.pytorch as pl
 import torch
@@ -19,6 +20,7 @@ from ttt.models.language_model import LanguageModel
 from ttt.models.memory import keep_freed_memory
 from ttt.models.weights import check_resumable, load_weights
 from ttt.results.checkpoints import Checkpoint, newest_whole
+from ttt.results.metrics import MetricLog
 from ttt.results.provenance import git_state, versions
 from ttt.results.record import SCHEMA_VERSION, Device, Record, require_data
 from ttt.results.run_record import RunRecord, now
@@ -42,6 +44,7 @@ class PreparedRun:
         windows: the training windows of ``corpus``.
         model: with its initial weights, or its parent's.
         reading: settings of its evaluation.
+        metrics: its metrics up to ``newest``.
     """
 
     plan: RunPlan
@@ -53,6 +56,7 @@ class PreparedRun:
     windows: Windows
     model: LanguageModel
     reading: Reading
+    metrics: MetricLog
 
 
 def prepare(plan: RunPlan, former: Record | None) -> PreparedRun:
@@ -64,7 +68,8 @@ def prepare(plan: RunPlan, former: Record | None) -> PreparedRun:
             run starts from its first step, with a new record.
 
     Raises:
-        UserError: the data, the device or the model cannot be used, or no checkpoint to resume from is undamaged.
+        UserError: the data, the device or the model cannot be used, no checkpoint to resume from is undamaged, or the
+            metrics of the run to resume are damaged.
     """
     config = plan.config
     newest = newest_whole(plan.folder.checkpoints) if former else None
@@ -93,7 +98,19 @@ def prepare(plan: RunPlan, former: Record | None) -> PreparedRun:
     record = RunRecord(plan.folder, content, writes=rank() == 0)
     trainer = config.trainer
     reading = Reading(config.ctx.length, config.data.eval_tokens, device, trainer.device_tokens, trainer.progress)
-    return PreparedRun(plan, record, newest, device, precision, corpus, windows, model, reading)
+    metrics = _metrics(record, newest)
+    return PreparedRun(plan, record, newest, device, precision, corpus, windows, model, reading, metrics)
+
+
+def _metrics(record: RunRecord, newest: Checkpoint | None) -> MetricLog:
+    """Return the table of a new run, or that of a resumed run up to its checkpoint.
+
+    Nothing has been written yet: a run with a damaged table keeps its status.
+    """
+    if newest is None:
+        return MetricLog(record.run_id, record.folder.metrics)
+    # Evaluations of an earlier step are out of date.
+    return MetricLog.resume(record.folder.metrics, record.run_id, newest.step, training_only=True)
 
 
 def load_parent(parent: TrainedParent, corpus: Corpus, model: LanguageModel) -> None:
@@ -146,6 +163,7 @@ def new_record(plan: RunPlan, device: Device, corpus: Corpus, model: LanguageMod
             "tokenizer_sha256": corpus.manifest["tokenizer_sha256"],
             "used": asdict(usage(corpus.splits["train"], config.ctx.length)),
         },
+        "started_in": str(Path.cwd()),
         "last_checkpoint": None,
         "results": {},
         "timing": {"started": now(), "ended": None, "seconds": None, "tokens_per_second": None},

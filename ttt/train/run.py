@@ -8,12 +8,14 @@ import lightning.pytorch as pl
 
 from ttt.config.errors import DivergedError
 from ttt.data.loader import TrainLoader
+from ttt.data.vocabulary import tokenizer_file
 from ttt.evaluate.perplexity import SplitEvaluation
 from ttt.evaluate.run import TrainedRun, evaluate_run
 from ttt.layers.observing import ttt_layers
 from ttt.models.build import build_model
 from ttt.models.language_model import LanguageModel
 from ttt.models.weights import load_weights
+from ttt.results.atomic import write_bytes
 from ttt.results.checkpoints import checkpoint_path, checkpoint_step, checkpoints, set_aside
 from ttt.results.metrics import MetricLog
 from ttt.results.record import write_config
@@ -29,6 +31,7 @@ from ttt.train.prepare import PreparedRun
 from ttt.train.processes import cluster_environment, destroy_group
 from ttt.train.recording import recording
 from ttt.train.stopping import Interrupted, StopRequest
+from ttt.train.validation import Validation
 
 
 def run(prepared: PreparedRun) -> SplitEvaluation | None:
@@ -59,6 +62,9 @@ def _open_folder(prepared: PreparedRun) -> None:
     else:
         rewind_folder(plan.folder, newest)
     write_config(plan.folder, prepared.record.content)
+    # A run's folder is enough to generate text and to export.
+    tokenizer = tokenizer_file(prepared.corpus.folder)
+    write_bytes(plan.folder.path / tokenizer.name, tokenizer.read_bytes())
 
 
 def _train(prepared: PreparedRun) -> MetricLog:
@@ -72,7 +78,7 @@ def _train(prepared: PreparedRun) -> MetricLog:
     if newest is not None:
         steps = plan.step_plan.steps
         record.resume(newest.step, newest.path.name, steps, plan.overrides, plan.sweep, plan.label)
-    metrics = _metrics(prepared)
+    metrics = prepared.metrics
     stop = StopRequest()
     trainer = _trainer(prepared, metrics, stop)
     loader = TrainLoader(
@@ -112,19 +118,12 @@ def _with_last_good(error: DivergedError, record: RunRecord) -> DivergedError:
     return DivergedError(f"{error}; {remedy}")
 
 
-def _metrics(prepared: PreparedRun) -> MetricLog:
-    record, newest = prepared.record, prepared.newest
-    if newest is None:
-        return MetricLog(record.run_id, record.folder.metrics)
-    # Evaluations of an earlier step are out of date.
-    return MetricLog.resume(record.folder.metrics, record.run_id, newest.step, splits=("train",))
-
-
 def _trained(prepared: PreparedRun, metrics: MetricLog) -> TrainedRun:
     """Return the trained run, for its evaluation."""
     record, strategy = prepared.record, prepared.plan.config.trainer.strategy
     model = _gathered_model(prepared) if strategy == "fsdp" else prepared.model
-    return TrainedRun(record, prepared.corpus, model.to(prepared.device), record.steps, prepared.reading, metrics)
+    model = model.to(prepared.device)
+    return TrainedRun(record, lambda: prepared.corpus, model, record.steps, prepared.reading, metrics)
 
 
 def _gathered_model(prepared: PreparedRun) -> LanguageModel:
@@ -133,6 +132,14 @@ def _gathered_model(prepared: PreparedRun) -> LanguageModel:
     model = build_model(config.model, config.size, config.backbone, config.kernel, prepared.corpus.vocab_size)
     load_weights(model, checkpoint_path(prepared.record.folder.checkpoints, prepared.record.steps))
     return model
+
+
+def _built(prepared: PreparedRun) -> str | None:
+    """Return the name of the kernel that the first step may have to compile; None: there is none."""
+    name = prepared.plan.config.kernel.name
+    if name == "auto":
+        name = {"cpu": "cpu", "cuda": "triton"}.get(prepared.device.type, "dual")
+    return name if name in ("cpu", "triton") and ttt_layers(prepared.model) else None
 
 
 def _quiet_lightning() -> None:
@@ -151,10 +158,13 @@ def _trainer(prepared: PreparedRun, metrics: MetricLog, stop: StopRequest) -> pl
     # All ranks would have to probe a sharded model together, but each reads other text.
     if ttt_layers(prepared.model) and trainer.strategy != "fsdp":
         callbacks.append(InnerWatch(record, prepared.windows[0], trainer.checkpoint_every))
+    if trainer.eval_every:
+        documents = prepared.corpus.splits["validation"]
+        callbacks.append(Validation(documents, prepared.reading, metrics, record, trainer.eval_every))
     saving = SaveCheckpoints(record, metrics, trainer.checkpoint_every, stop)
     callbacks.append(saving)
     if trainer.progress:
-        callbacks.append(Progress())
+        callbacks.append(Progress(_built(prepared)))
     return pl.Trainer(
         accelerator=prepared.device.type,
         strategy=choose_strategy(trainer.strategy),

@@ -5,7 +5,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from ttt.cli.sweep.expand import expand, load_sweep
@@ -15,6 +14,7 @@ from ttt.cli.sweep.submit import retry, select
 from ttt.cli.sweep.submit import submit as submit_sweep
 from ttt.cli.sweep.tables import cost_table, status_table
 from ttt.config.errors import UserError, counted
+from ttt.config.system import user_path
 from ttt.launch.cancel import cancel_runs
 from ttt.launch.choice import with_reasons
 from ttt.launch.collect import copy_results
@@ -78,7 +78,7 @@ def logs(request: Request) -> None:
 
 def collect(request: Request) -> None:
     """Copy records and metrics of the sweep's runs into a folder, with a table of all runs."""
-    out = Path(request.required("out")).expanduser()
+    out = user_path(request.required("out"))
     # Importing pandas takes a second, and the other commands do not need it.
     from ttt.cli.results import read_results
 

@@ -11,6 +11,7 @@ import yaml
 
 from ttt.config.assets import assets
 from ttt.config.errors import UserError, bad_value
+from ttt.config.system import user_path
 
 SCALES = ("paper", "laptop")
 """Without ``scale=``, the first of these that has the sweep is used."""
@@ -39,7 +40,7 @@ def sweep_file(name: str, scale: str | None = None) -> SweepFile:
     if name.endswith((".yaml", ".yml")):
         if scale is not None:
             raise bad_value("scale", scale, f"is for sweeps of the suite; sweep={name} is a file of your own")
-        return SweepFile(Path(name).expanduser(), Path(name).stem)
+        return SweepFile(user_path(name), Path(name).stem)
     scales = [scale for scale in SCALES if name in sweep_names(scale)]
     if not scales:
         known = sorted({name for scale in SCALES for name in sweep_names(scale)})
@@ -61,7 +62,7 @@ def cluster_file(name: str) -> Path:
     Raises:
         UserError: no such file.
     """
-    path = Path(name).expanduser() if name.endswith((".yaml", ".yml")) else assets() / "slurm" / f"{name}.yaml"
+    path = user_path(name) if name.endswith((".yaml", ".yml")) else assets() / "slurm" / f"{name}.yaml"
     if not path.is_file():
         raise bad_value("slurm", name, f"choose one of {', '.join(cluster_names())}, or the path of a .yaml file")
     return path

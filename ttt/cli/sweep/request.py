@@ -7,6 +7,7 @@ from pathlib import Path
 from ttt.cli.sweep.files import sweep_file
 from ttt.config.errors import UserError, bad_value
 from ttt.config.keys import refuse_renamed
+from ttt.config.system import user_path
 
 FLAGS = {"status": ("--watch", "--json", "--folders"), "submit": ("--watch",)}
 """Command -> its flags."""
@@ -48,7 +49,7 @@ class Request:
     @property
     def runs_folder(self) -> Path:
         """The folder of all run folders, as an absolute path."""
-        return Path(self.options.get("runs", "runs")).expanduser().absolute()
+        return user_path(self.options.get("runs", "runs")).absolute()
 
     @property
     def folder(self) -> Path:
@@ -58,7 +59,7 @@ class Request:
             UserError: ``sweep=`` is missing or unknown.
         """
         if "folder" in self.options:
-            return Path(self.options["folder"]).expanduser().absolute()
+            return user_path(self.options["folder"]).absolute()
         return self.runs_folder / "sweeps" / sweep_file(self.required("sweep"), self.options.get("scale")).name
 
     def required(self, key: str) -> str:

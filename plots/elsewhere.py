@@ -1,0 +1,74 @@
+"""Perplexity by token index at contexts and on texts that a run was not trained on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .panels import (
+    ID_COLUMNS,
+    band,
+    caption,
+    labels,
+    legend,
+    lines,
+    over_seeds,
+    panels,
+    plain_log_ticks,
+    powers_of_two,
+    seeds_sentence,
+    span,
+)
+from .per_token import smoothed
+from .registry import Figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Canvas
+    from pandas import DataFrame
+
+    from ttt.analysis.store import Results
+
+
+def table(results: Results) -> DataFrame:
+    """Return loss (nats/token) and perplexity by token index, smoothed as in ``per_token``, of evaluations elsewhere.
+
+    ``data`` and ``judged_ctx`` are the text and the context of the evaluation, ``ctx`` that of the training. Of several
+    contexts on a text, the table has the longest of each run.
+    """
+    import pandas as pd
+
+    rows = results.evaluations
+    rows = rows[rows["judged_ctx"] == rows.groupby(["run_id", "data"])["judged_ctx"].transform("max")]
+    by_run = rows.groupby(["run_id", "data", "judged_ctx"])
+    curves = [smoothed(run).assign(**run.iloc[0][["run_id", "data", "judged_ctx"]]) for _, run in by_run]
+    runs = results.runs[[column for column in ID_COLUMNS if column != "data"]]
+    return runs.merge(pd.concat(curves or [rows]), on="run_id")
+
+
+def draw(table: DataFrame) -> Canvas:
+    """Draw one line per method on logarithmic axes, and the context of the training."""
+    canvas, parts = panels(table)
+    for axes, part in parts:
+        axes.set(xscale="log", yscale="log")
+        for number, (style, rows) in enumerate(lines(part)):
+            band(axes, over_seeds(rows, "token_index", "loss").apply(np.exp), style, number)
+        axes.axvline(part["ctx"].max(), color="0.4", linestyle=":", linewidth=0.9, label="context of the training")
+        powers_of_two(axes.xaxis, part["judged_ctx"].max())
+    plain_log_ticks(parts[0][0].yaxis)
+    labels(canvas, "Token index (tokens of context)", "Perplexity (per token)")
+    legend(canvas)
+    sequences = span(table["sequences"].min(), table["sequences"].max())
+    caption(canvas, f"Loss of {sequences} sequences, mean over an octave of token index.", seeds_sentence(table))
+    return canvas
+
+
+FIGURE = Figure(
+    id="elsewhere",
+    title="Perplexity by token index at other contexts and on other texts than trained",
+    paper="not in the paper",
+    needs="a run evaluated by ttt-eval at another context or on another text",
+    give="ttt-eval run=runs/NAME ctx=8k",
+    table=table,
+    draw=draw,
+)
