@@ -83,7 +83,7 @@ def test_a_diverged_run_is_a_cross_at_the_top_and_one_without_a_result_is_named(
     assert "runs that diverged" in caption(canvas)
     assert f"no evaluation at the end of its schedule: 1 run ({unfinished.path.name})" in caption(canvas)
     table = FIGURES["pile_scaling"].table(load_results(tmp_path))
-    assert sorted(table["role"]) == ["diverged", "drawn", "no evaluation"]
+    assert sorted(table["role"]) == ["diverged", "drawn", "no evaluation at the end of its schedule"]
 
 
 def test_of_several_learning_rates_the_best_is_drawn_and_the_caption_says_so(tmp_path: Path) -> None:
