@@ -117,7 +117,7 @@ def judged(folder: Path) -> dict[int, Judged]:
 @pytest.mark.parametrize(
     ("direction", "verdicts"),
     [(1, {Verdict.HELD}), (-1, {Verdict.REVERSED, Verdict.MIXED}), (0, {Verdict.UNRESOLVED})],
-    ids=str,
+    ids=["as in the paper", "the opposite", "noise"],
 )
 def test_planted_data_are_judged_as_planted(
     number: int, direction: int, verdicts: set[Verdict], tmp_path: Path
