@@ -223,7 +223,7 @@ def test_what_is_switched_off_is_not_timed(latency: Callable[..., str], tmp_path
         (["train_tokens=0"], "train_tokens=0: must be at least 1"),
         (["decode_batch=0"], "decode_batch=0: must be at least 1"),
         (["scale=small"], "scale=small: choose one of laptop, paper"),
-        (["size=2b"], "size=2b: choose one of 1.3b, "),
+        (["size=2b"], "size=2b: choose one of s1, s2, "),
         (["model=ttt_linear", "backbone=own"], "backbone=own: model=ttt_linear sits in"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

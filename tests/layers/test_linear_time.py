@@ -31,7 +31,7 @@ def seconds_per_token(layer: torch.nn.Module, tokens: int) -> float:
     "config",
     [
         TTTConfig(name="ttt_linear", inner_model="linear"),
-        TTTConfig(name="ttt_mlp", inner_model="mlp", hidden=[4], eta_base=0.1),
+        TTTConfig(name="ttt_mlp", inner_model="mlp", hidden=[4], eta_base=0.1, eta_base_start=0.01),
         LinearAttentionConfig(name="linear_attention"),
         MambaConfig(name="mamba"),
     ],

@@ -24,7 +24,7 @@ STREAMED = 70
 
 OWN_VALUES = {
     "ttt_linear": {"inner_model": "linear"},
-    "ttt_mlp": {"inner_model": "mlp", "hidden": [4], "eta_base": 0.1},
+    "ttt_mlp": {"inner_model": "mlp", "hidden": [4], "eta_base": 0.1, "eta_base_start": 0.01},
 }
 CASES = [(name, backbone) for name, layer in layer_types().items() for backbone in layer.backbones]
 
