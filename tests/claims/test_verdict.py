@@ -100,7 +100,7 @@ def test_parts_give_the_verdict_of_a_claim() -> None:
     assert together([]) == Verdict.NO_RUNS
 
 
-def simulated(effect: float, pairs: int, claims: int = 400, parts: int = 6) -> list[list[Part]]:
+def simulated(effect: float, pairs: int, claims: int = 120, parts: int = 6) -> list[list[Part]]:
     """Judge claims with normal differences of standard deviation 1."""
     generator = np.random.default_rng(0)
     drawn = generator.normal(effect, 1.0, (claims, parts, pairs))
@@ -110,7 +110,7 @@ def simulated(effect: float, pairs: int, claims: int = 400, parts: int = 6) -> l
 @pytest.mark.slow
 @pytest.mark.parametrize("pairs", [2, 3, 10])
 def test_without_effects_few_claims_have_a_reversed_part(pairs: int) -> None:
-    """The rate is at most 2.5%; 5% leaves room for the chance of 400 simulated claims."""
+    """The rate is at most 2.5%; 5% leaves room for the chance of 120 simulated claims."""
     reversed_ = [any(part.verdict == REVERSED for part in claim) for claim in simulated(0.0, pairs)]
     assert np.mean(reversed_) <= 0.05
 
@@ -118,7 +118,7 @@ def test_without_effects_few_claims_have_a_reversed_part(pairs: int) -> None:
 @pytest.mark.slow
 def test_more_seeds_never_lower_the_power() -> None:
     held = [
-        np.mean([part.verdict == HELD for claim in simulated(-1.0, pairs, claims=100) for part in claim])
+        np.mean([part.verdict == HELD for claim in simulated(-1.0, pairs, claims=40) for part in claim])
         for pairs in (3, 5, 7, 10, 20)
     ]
     assert all(more >= fewer for fewer, more in pairwise(held)), held

@@ -85,7 +85,8 @@ def compose(config_name: str, overrides: Sequence[str]) -> DictConfig:
     """
     values = [override for override in overrides if _sets_a_value(override)]
     chosen = tuple(override for override in overrides if not _sets_a_value(override))
-    composed = deepcopy(_of_groups(GlobalHydra.instance().hydra, config_name, chosen))
+    folders = str(GlobalHydra.instance().config_loader().get_search_path())
+    composed = deepcopy(_of_groups(folders, config_name, chosen))
     try:
         for override in OverridesParser.create().parse_overrides(values):
             OmegaConf.update(composed, override.key_or_group, override.value(), force_add=override.is_force_add())
@@ -95,9 +96,9 @@ def compose(config_name: str, overrides: Sequence[str]) -> DictConfig:
     return composed
 
 
-@lru_cache(maxsize=256)
-def _of_groups(_: object, config_name: str, overrides: tuple[str, ...]) -> DictConfig:
-    """Return the composition; its first argument is the instance of Hydra, which determines the folders."""
+@lru_cache(maxsize=512)
+def _of_groups(folders: str, config_name: str, overrides: tuple[str, ...]) -> DictConfig:  # noqa: ARG001 - for the cache
+    """Return the composition of groups from Hydra's present search path, ``folders``."""
     return hydra.compose(config_name, list(overrides))
 
 
