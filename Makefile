@@ -44,10 +44,10 @@ laptop: setup ## every figure and claim from runs on this machine (two hours on 
 	$(BIN)/ttt-plot report runs=$(LAPTOP_RUNS) out=$(LAPTOP_FIGURES)/report.html
 	$(BIN)/ttt-claims runs=$(LAPTOP_RUNS) out=$(LAPTOP_FIGURES)/claims.csv
 
-test: setup ## run all tests (16 minutes on 2 cores)
+test: setup ## run all tests (11 minutes on 2 cores)
 	$(PYTEST)
 
-quick: setup ## run the tests that are not marked slow (four minutes on 2 cores): for use while working
+quick: setup ## run the tests that are not marked slow (two minutes on 2 cores): for use while working
 	$(PYTEST) -m "not slow"
 
 check: setup ## lint, format and types

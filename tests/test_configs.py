@@ -51,6 +51,7 @@ def test_every_option_says_what_it_is(option: Path) -> None:
     assert comment((CONF / option).with_name(f"{option.name}.yaml"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["ttt_linear", "ttt_mlp", "linear_attention", "transformer", "mamba"])
 @pytest.mark.parametrize("size", PAPER_SIZES)
 def test_the_papers_steps_have_the_same_tokens_at_every_context(model: str, size: str) -> None:

@@ -81,6 +81,7 @@ def test_the_rows_of_table_1_are_those_of_the_configurations(row: int, tmp_path:
     assert table_1_runs(load_results(tmp_path))["row"].tolist() == [row]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("configure")
 @pytest.mark.parametrize("size", ["s1", "s3", "125m", "1.3b"])
 @pytest.mark.parametrize("model", ["ttt_linear", "ttt_mlp", "transformer", "mamba", "linear_attention"])

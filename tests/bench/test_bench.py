@@ -204,6 +204,7 @@ MISTAKES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "line"), MISTAKES, ids=lambda value: " ".join(value) if isinstance(value, list) else ""
 )

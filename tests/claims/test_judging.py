@@ -113,6 +113,7 @@ def judged(folder: Path) -> dict[int, Judged]:
     return {one.claim.number: one for one in judge_all(load_results(folder))}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", PLANTED)
 @pytest.mark.parametrize(
     ("direction", "verdicts"),

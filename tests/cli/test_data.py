@@ -64,6 +64,7 @@ def test_prepare_and_inspect(data: Data, tmp_path: Path, texts: Path) -> None:
     assert damaged.stderr.startswith(f"error: {shard}: damaged (its SHA-256")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [

@@ -57,6 +57,7 @@ def test_weights_and_configuration_give_the_model(configure: Configure, tmp_path
     assert torch.equal(again(ids), logits)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", ["recipe.steps=2", "recipe.steps=1000"], ids=["warmed up", "warming up"])
 @pytest.mark.parametrize(
     "overrides",

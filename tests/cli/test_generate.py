@@ -71,6 +71,7 @@ def generate(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     return shown
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_a_prompt_is_taken_as_it_is_typed(generate: Generate, prompt: str) -> None:
     text, speed = generate(f"prompt={prompt}", "tokens=4")

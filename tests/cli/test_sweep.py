@@ -112,6 +112,7 @@ def test_cancelling_saves_and_submitting_resumes(ttt_sweep: Any, tiny: list[str]
     assert record["last_checkpoint"] == f"step-{record['steps']:08d}.ckpt"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [

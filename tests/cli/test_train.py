@@ -97,6 +97,7 @@ def run_in_process(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int
     return stopped.value.code
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "line"), MISTAKES, ids=lambda value: " ".join(value) if isinstance(value, list) else ""
 )
@@ -158,6 +159,7 @@ def test_a_full_disk_leaves_earlier_files_intact(
     assert (tmp_path / "run/metrics.parquet").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("launcher", "axes", "runs"),
     [

@@ -60,6 +60,7 @@ def run_everything(given: Arguments) -> dict[str, Seen]:
     return dict(seen)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("F", "D", "b", "dtype"),
     [

@@ -229,6 +229,7 @@ def test_any_subset_of_gradients(case: Case) -> None:
     assert only_state.abs().max() > 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("poisoned")
 @pytest.mark.parametrize("dtype", HALF_AND_SINGLE, ids=str)
 @pytest.mark.parametrize(

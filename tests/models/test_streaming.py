@@ -32,6 +32,7 @@ def model(request: pytest.FixtureRequest, configure: Callable[..., TrainConfig])
     return build_model(config.model, config.size, config.backbone, config.kernel, V).double()
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("chunks", [T, 2, 5, 10, 30])
 def test_chunks_of_a_sequence_are_the_whole(model: LanguageModel, chunks: int) -> None:

@@ -63,6 +63,7 @@ def test_a_first_checkpoint_without_its_digest_was_not_finished(
     assert (record(run)["status"], record(run)["steps"]) == ("finished", 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["ckpt=last", "overwrite=true"])
 @pytest.mark.parametrize("removed", [["record"], ["record", "metrics"], ["record", "metrics", "checkpoints"]])
 def test_a_folder_whose_record_is_not_there_yet_or_no_more(

@@ -38,6 +38,7 @@ def weights(folder: Path, step: int) -> dict[str, torch.Tensor]:
     return torch.load(folder / "checkpoints" / f"step-{step:08d}.ckpt", weights_only=True)["state_dict"]
 
 
+@pytest.mark.slow
 def test_a_run_writes_all_files(configure: Configure, tmp_path: Path) -> None:
     train(configure(f"run={tmp_path}/run", "trainer.checkpoint_every=5"), ["seed=0"])
     run = tmp_path / "run"
