@@ -59,7 +59,8 @@ def draw(table: DataFrame) -> Canvas:
     labels(canvas, "Token index (tokens of context)", "Perplexity (per token)")
     legend(canvas)
     sequences = span(table["sequences"].min(), table["sequences"].max())
-    caption(canvas, f"Loss of {sequences} sequences, mean over an octave of token index.", seeds_sentence(table))
+    noun = "sequence" if sequences == "1" else "sequences"
+    caption(canvas, f"Loss of {sequences} {noun}, mean over an octave of token index.", seeds_sentence(table))
     return canvas
 
 

@@ -179,6 +179,17 @@ def test_texts_of_other_digests_are_apart(tmp_path: Path) -> None:
     assert "(ffffff)" in parts[1].name
 
 
+def test_joined_and_separate_documents_are_apart(tmp_path: Path) -> None:
+    mini_batches(tmp_path, 1)
+    for path in tmp_path.glob("*/record.json"):
+        record = json.loads(path.read_text())
+        record["config"]["data"]["join"] = record["seed"] == 2
+        path.write_text(json.dumps(record))
+    parts = judged(tmp_path)[2].parts
+    assert [part.pairs for part in parts] == [2, 1]
+    assert "joined)" in parts[1].name
+
+
 def test_a_run_that_diverged_is_not_dropped(tmp_path: Path) -> None:
     backbones(tmp_path, 1)
     make_run(tmp_path, "ttt_mlp", "transformer", seed=2, steps=1, status="diverged", evaluated=False)

@@ -101,6 +101,9 @@ MEASUREMENT_COLUMNS = {
 """Further columns of ``Results.benchmarks``, the keys of ``ttt.results.benchmarks.Row``, and their dtypes."""
 
 
+JOINED = " joined"
+"""End of ``data_digest`` of runs with ``data.join=true``."""
+
 EVALUATION_COLUMNS = ["run_id", "data", "split", "judged_ctx", "position", "loss", "sequences"]
 
 
@@ -250,6 +253,9 @@ def _row(record: Record) -> dict[str, Any]:
         row[column] = value = _lookup(record, key)
         if not isinstance(value, KINDS[dtype]) and (value is not None or column in NEVER_MISSING):
             raise TypeError(f"{key}={value!r} is not of type {dtype}")
+    if _lookup(record, "config.data.join"):
+        # Joined documents give other windows of the same text, so that losses do not compare.
+        row["data_digest"] = f"{row['data_digest'] or ''}{JOINED}"
     return row
 
 

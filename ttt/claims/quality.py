@@ -120,6 +120,7 @@ def _scope(rows: pd.DataFrame | pd.Series) -> str:
 
 
 def _named_texts(rows: pd.DataFrame) -> pd.DataFrame:
-    """Add the digest to the names of data that have several, such as of other versions of the installed packages."""
+    """Add the digest to the names of data that have several, such as of other packages or of joined documents."""
     several = rows.groupby("data")["data_digest"].transform("nunique") > 1
-    return rows.assign(data=rows["data"].mask(several, rows["data"] + " (" + rows["data_digest"].str[:6] + ")"))
+    short = rows["data_digest"].str.replace(r"^([^ ]{6})[^ ]*", r"\1", regex=True)
+    return rows.assign(data=rows["data"].mask(several, rows["data"] + " (" + short + ")"))
