@@ -6,9 +6,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ttt.analysis.latency import latencies
+from ttt.config.errors import counted
 from ttt.results.benchmarks import PLAIN_SCAN
 
-from .panels import CAPTION_HEIGHT, caption, count, labels, legend, lines, plain_log_ticks, powers_of_two, span
+from .panels import CAPTION_HEIGHT, caption, labels, legend, lines, plain_log_ticks, powers_of_two, span
 from .registry import Figure
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def _machine(table: DataFrame) -> str:
     first = table.iloc[0]
     batch = span(table["batch"].min(), table["batch"].max())
     slow = " Mamba runs without its authors' kernels (mamba-ssm)." if PLAIN_SCAN in set(table["form"]) else ""
-    device = first["gpu"] or f"{count(first['threads'], 'thread')} of {first['cpu']}"
+    device = first["gpu"] or f"{counted(first['threads'], 'thread')} of {first['cpu']}"
     return (
         f"Width {first['width']}, {first['heads']} heads, batch {batch}, {first['dtype']}, on {device}; "
         f"median and quartiles of {first['rounds']} rounds. Time of a pass divided by the tokens of all its sequences."

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from ttt.analysis.comparison import RunRole, mini_batch_sizes
 from ttt.analysis.labels import COMPARED_AT, METHOD
 from ttt.analysis.table_1 import STATED, TABLE_1
+from ttt.config.errors import counted
 
-from .panels import caption, count, legend, lines, over_seeds, plain_log_ticks, powers_of_two
+from .panels import caption, legend, lines, over_seeds, plain_log_ticks, powers_of_two
 from .points import POINT_COLUMNS, Stated, as_points, draw_stated, drawn, mark_diverged, notes
 from .registry import Figure
 from .style import LineStyle
@@ -93,7 +94,7 @@ def _draw_times(axes: Axes, times: DataFrame) -> str:
     length = f"T\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{first['tokens']:,}"
     return (
         f"Time: one TTT-Linear layer in the plain dual form, width {first['width']}, {first['heads']} heads, "
-        f"{length}, batch {first['batch']}, {first['dtype']}, {count(first['threads'], 'thread')} of {first['cpu']}; "
+        f"{length}, batch {first['batch']}, {first['dtype']}, {counted(first['threads'], 'thread')} of {first['cpu']}; "
         f"median and quartiles of {first['rounds']} rounds. Long mini-batches are read in chunks."
     )
 

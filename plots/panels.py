@@ -168,11 +168,6 @@ def span(low: float, high: float) -> str:
     return f"{low:,.0f}" if low == high else f"{low:,.0f}\N{EN DASH}{high:,.0f}"
 
 
-def count(number: int, noun: str) -> str:
-    """Format a number of things: 1 run, 2 runs."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
 def plain_log_ticks(axis: Axis) -> None:
     """Label a logarithmic axis with plain numbers: 20, 50, 100 instead of powers of ten."""
     ticks = _log_ticks(axis, MOST_TICKS)

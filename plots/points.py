@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ttt.analysis.comparison import RunRole, methods
 from ttt.analysis.labels import COMPARED_AT, METHOD
+from ttt.config.errors import counted
 
-from .panels import ID_COLUMNS, MARK, count, lines, span
+from .panels import ID_COLUMNS, MARK, lines, span
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -142,20 +143,20 @@ def notes(table: DataFrame, *more: str) -> list[str]:
     shown = drawn(table)
     seeds = shown.groupby([*COMPARED_AT, *METHOD, *more], observed=True)["run_id"].nunique()
     several = f"Mean of {span(seeds.min(), seeds.max())} seeds; the spread is from the lowest to the highest seed."
-    counted = dict(table["role"].value_counts())
+    roles = dict(table["role"].value_counts())
     return [
         several if seeds.max() > 1 else "One seed.",
-        _tried(counted),
-        "Crosses at the top: runs that diverged." if RunRole.DIVERGED in counted else "",
+        _tried(roles),
+        "Crosses at the top: runs that diverged." if RunRole.DIVERGED in roles else "",
         *_left_out(table),
     ]
 
 
-def _tried(counted: dict[str, int]) -> str:
-    other = counted.get(RunRole.OTHER_SETTING, 0)
+def _tried(roles: dict[str, int]) -> str:
+    other = roles.get(RunRole.OTHER_SETTING, 0)
     return (
         f"Where several learning rates or RoPE bases were tried, the best by validation is drawn, "
-        f"of those with the most seeds ({count(other, 'run')} left out)."
+        f"of those with the most seeds ({counted(other, 'run')} left out)."
         if other
         else ""
     )
@@ -166,4 +167,4 @@ def _left_out(table: DataFrame) -> Iterator[str]:
     for role in sorted(set(table["role"].dropna()) - described):
         rows = table[table["role"] == role]
         names = ", ".join(sorted(rows["run_id"])[:3]) + (", ..." if len(rows) > 3 else "")
-        yield f"Not drawn, {role}: {count(len(rows), 'run')} ({names})."
+        yield f"Not drawn, {role}: {counted(len(rows), 'run')} ({names})."

@@ -55,7 +55,7 @@ def test_critical_values_are_those_of_tables(df: int, value: float) -> None:
 
 
 def test_holms_correction_is_for_the_parts_of_one_claim() -> None:
-    """P is 0.03 in each: enough for one test, not for the two of a claim."""
+    """Each part has p = 0.03, which is enough for a claim of one part and not for a claim of two."""
     t = 5.64
     weak = [-1 - math.sqrt(3) / t, -1.0, -1 + math.sqrt(3) / t]
     assert verdict(weak) == HELD
