@@ -14,6 +14,7 @@ import submitit
 from filelock import Timeout
 
 from ttt.config.cluster import ClusterConfig
+from ttt.config.errors import UserError
 from ttt.launch.job import make_job
 from ttt.launch.journal import append_lines, local_line
 from ttt.launch.local import queue_lock, queue_runs
@@ -27,13 +28,26 @@ Slots = dict[int, submitit.Job[None]]
 POLL_S = 1.0
 """Seconds between two checks for jobs that have ended."""
 
+START_POLL_S = 0.05
+"""Seconds between two checks of whether the queue process has started."""
+
+LOCK_WAIT_S = 5.0
+"""Seconds for which a queue process tries to get its lock, which a status command holds for a moment to test it."""
+
 
 def start_queue(folder: SweepFolder, cluster: ClusterConfig) -> None:
-    """Start the queue process unless it runs already."""
+    """Start the queue process unless it runs already, and return once it holds its lock.
+
+    Until then other commands would take its runs for runs that nobody is left to start.
+
+    Raises:
+        UserError: the process ended instead.
+    """
     if queue_runs(folder):
         return
-    with (folder.path / "queue.log").open("a", encoding="utf-8") as log, outside_a_job():
-        subprocess.Popen(
+    log_path = folder.path / "queue.log"
+    with log_path.open("a", encoding="utf-8") as log, outside_a_job():
+        process = subprocess.Popen(
             [sys.executable, "-m", "ttt.launch.queue", str(folder.path)],
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -41,6 +55,10 @@ def start_queue(folder: SweepFolder, cluster: ClusterConfig) -> None:
             env={**os.environ, **cluster.environment},
             start_new_session=True,
         )
+    while not queue_runs(folder):
+        if process.poll() is not None:
+            raise UserError(f"{log_path}: the queue process ended when it started; see this file")
+        time.sleep(START_POLL_S)
 
 
 def main() -> None:
@@ -48,7 +66,7 @@ def main() -> None:
     folder, slots = SweepFolder(Path(sys.argv[1])), dict[int, submitit.Job[None]]()
     lock = queue_lock(folder)
     try:
-        lock.acquire()
+        lock.acquire(timeout=LOCK_WAIT_S)
     except Timeout:
         return
     while lock.is_locked:
