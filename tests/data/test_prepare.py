@@ -45,10 +45,10 @@ class Given(Source):
 
     texts: tuple[str, ...] = ()
 
-    def versions(self, config: DataConfig) -> dict[str, str]:  # noqa: ARG002
+    def versions(self) -> dict[str, str]:
         return {"texts": sha256_of(json.dumps(self.texts)).hex()}
 
-    def documents(self, config: DataConfig) -> Iterator[Document]:  # noqa: ARG002
+    def documents(self) -> Iterator[Document]:
         for number, text in enumerate(self.texts):
             yield Document(str(number), text)
 
@@ -140,7 +140,7 @@ def test_max_tokens_reads_no_further_and_resumes(tmp_path: Path, monkeypatch: py
     read: list[str] = []
 
     class Endless(Given):
-        def documents(self, config: DataConfig) -> Iterator[Document]:  # noqa: ARG002
+        def documents(self) -> Iterator[Document]:
             for number in count():
                 read.append(texts[number])
                 yield Document(str(number), texts[number])

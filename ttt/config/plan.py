@@ -8,6 +8,9 @@ from ttt.config.keys import check_keys
 from ttt.config.schema import DataConfig, RecipeConfig, TrainConfig, TrainerConfig
 from ttt.config.system import user_path
 
+SMALLEST_VOCABULARY = 256 + 1
+"""Tokens of the smallest tokenizer that is trained: one per byte, and the end of a document."""
+
 
 @dataclass(frozen=True)
 class StepPlan:
@@ -107,11 +110,14 @@ def _check_recipe(recipe: RecipeConfig) -> None:
 
 
 def check_data(data: DataConfig) -> None:
-    """Check that the bounds of documents and the shares of the splits agree.
+    """Check that the values of a corpus agree; ``check_keys`` checks each of them alone.
 
     Raises:
-        UserError: no document or no training text is possible.
+        UserError: no document, no training text or no tokenizer is possible.
     """
+    if data.tokenizer is None and data.vocab_size < SMALLEST_VOCABULARY:
+        allowed = f"must be at least {SMALLEST_VOCABULARY}: one token per byte and one for the end of a document"
+        raise bad_value("data.vocab_size", data.vocab_size, allowed)
     if data.path or data.source in ("local", "pycode", "pyrepo"):
         for key, default in (("subset", None), ("split", "train")):
             if getattr(data, key) != default:

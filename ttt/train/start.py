@@ -52,7 +52,7 @@ def train(config: TrainConfig, overrides: list[str], sweep: str | None = None, l
         from ttt.train.prepare import prepare
         from ttt.train.run import run
 
-        prepared = all_ranks_or_fail(lambda: prepare(plan, opening.record))
+        prepared = all_ranks_or_fail(lambda: prepare(plan, opening))
         _report_start(prepared)
         evaluation = run(prepared)
         if evaluation is not None:
