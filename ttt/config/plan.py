@@ -1,6 +1,7 @@
 """The plan of a run: sequences per step, their split over devices, and the number of steps."""
 
 import glob
+import hashlib
 from dataclasses import dataclass
 
 from ttt.config.errors import UserError, bad_value
@@ -71,6 +72,30 @@ def _device_batch(config: TrainConfig, per_device: int) -> int:
         return batch
     fitting = max(1, config.trainer.device_tokens // config.ctx.length)
     return max(n for n in range(1, min(fitting, per_device) + 1) if per_device % n == 0)
+
+
+def order_seed(config: TrainConfig) -> int:
+    """Return the seed of the data's order. A run with a parent must not begin with the parent's first batches."""
+    parent = config.parent
+    if parent.run_id is None:
+        return config.seed
+    text = f"{config.seed} {parent.run_id} {parent.steps} {parent.settings}"
+    return int(hashlib.sha256(text.encode()).hexdigest()[:8], 16)
+
+
+def check_same_batches(config: TrainConfig, former: TrainConfig) -> None:
+    """Check that a resumed run reads the batches with which it began, in which its position in the data is counted.
+
+    Raises:
+        UserError: devices or batches are others than in ``former``.
+    """
+    before, now = plan_steps(former), plan_steps(config)
+    if before.tokens_per_step != now.tokens_per_step:
+        began = f"the run began with {before.tokens_per_step:,} tokens per step, here they would be"
+        raise bad_value("trainer.devices", config.trainer.devices, f"{began} {now.tokens_per_step:,}")
+    if (before.device_batch, before.accumulate) != (now.device_batch, now.accumulate):
+        began = f"the run began with {before.device_batch} ({before.accumulate} times a step on each device)"
+        raise bad_value("trainer.device_batch", now.device_batch, f"{began}, and must resume with that")
 
 
 def check(config: TrainConfig) -> StepPlan:

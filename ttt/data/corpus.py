@@ -75,7 +75,8 @@ def load_corpus(config: DataConfig, show_progress: bool = True) -> Corpus:
     Raises:
         UserError: the source is unknown or cannot be read, or the cache cannot be written or is damaged.
     """
-    folder = prepared_folder(open_source(config), show_progress)
+    source = open_source(config)
+    folder = prepared_folder(source, show_progress)
     return open_corpus(folder, config.name, config.join)
 
 
@@ -118,12 +119,14 @@ def _open(folder: Path, data: str, joined: bool) -> Corpus:
         size = (folder / file).stat().st_size
         if size != written["bytes"]:
             raise ValueError(f"{file} has {size} bytes, not the {written['bytes']} of its manifest")
-    if file_sha256(folder / manifest["tokenizer"]) != manifest["tokenizer_sha256"]:
-        found, expected = open_vocabulary(folder).size, manifest["vocab_size"]
-        raise ValueError(f"{manifest['tokenizer']} of {found} tokens is not the one of the shards, of {expected}")
-    for file in [*map(files.offsets_name, SPLITS), *map(files.sums_name, SPLITS)]:
-        if file_sha256(folder / file) != manifest["files"][file]["sha256"]:
+    tokenizer = manifest["tokenizer"]
+    for file in [tokenizer, *map(files.offsets_name, SPLITS), *map(files.sums_name, SPLITS)]:
+        if file_sha256(folder / file) == manifest["files"][file]["sha256"]:
+            continue
+        if file != tokenizer:
             raise ValueError(f"{file} has changed since it was written")
+        found, expected = open_vocabulary(folder).size, manifest["vocab_size"]
+        raise ValueError(f"{tokenizer} of {found} tokens is not the one of the shards, of {expected}")
     splits = {split: Documents(data, split, *_tokens(folder, split, manifest), joined) for split in SPLITS}
     return Corpus(splits, manifest["vocab_size"], manifest["digest"], folder, manifest)
 

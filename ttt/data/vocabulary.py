@@ -94,7 +94,7 @@ def open_vocabulary(folder: Path) -> Vocabulary:
     """
     path = tokenizer_file(folder)
     try:
-        return JSONVocabulary(path) if path.suffix == ".json" else SentencePieceVocabulary(path)
+        return SentencePieceVocabulary(path) if path.name == MODEL else JSONVocabulary(path)
     except OSError:
         raise
     except Exception as error:

@@ -10,7 +10,7 @@ from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, Strategy
 from ttt.backbones.registry import backbones
 from ttt.config.plan import check_device
 from ttt.config.schema import TrainerConfig
-from ttt.models.device import choose_device
+from ttt.models.device import choose_device, choose_precision
 from ttt.models.memory import keep_freed_memory
 from ttt.results.record import Device
 
@@ -37,25 +37,15 @@ def choose_hardware(trainer: TrainerConfig) -> Hardware:
         UserError: the device is not present, or strategy or precision are not possible on it.
     """
     device = choose_device(trainer.device, "trainer.device")
+    precision = choose_precision(trainer.precision, device)
     check_device(trainer, device.type)
     if device.type == "cpu":
         keep_freed_memory()
     if trainer.threads:
         torch.set_num_threads(trainer.threads)
-    precision = choose_precision(trainer.precision, device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     count = trainer.devices * trainer.nodes
     return Hardware(device, precision, {"name": f"{device.type}: {name}", "count": count, "precision": precision})
-
-
-def choose_precision(name: str, device: torch.device) -> str:
-    """Return Lightning's precision; ``auto``: mixed on a GPU, with bfloat16 if supported, and float32 elsewhere."""
-    if name != "auto":
-        return name
-    if device.type != "cuda":
-        return "32-true"
-    # GPUs before Ampere emulate bfloat16, many times slower than they compute in float16.
-    return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
 
 
 def choose_strategy(name: str) -> str | Strategy:

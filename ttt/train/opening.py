@@ -11,10 +11,10 @@ import yaml
 from ttt.config.errors import UserError, bad_value, first_line
 from ttt.config.identity import differences, identity
 from ttt.config.plain import from_plain
-from ttt.config.plan import StepPlan, plan_steps
+from ttt.config.plan import check_same_batches
 from ttt.config.schema import Resolved, TrainConfig
 from ttt.results.atomic import PARTIAL, remove_partials
-from ttt.results.checkpoints import Checkpoint, checkpoint_step, checkpoints, is_whole, newest_whole, set_aside
+from ttt.results.checkpoints import Checkpoint, checkpoint_step, checkpoints, lost_last, newest_whole, set_aside
 from ttt.results.lock import LOCK_FILES
 from ttt.results.record import Record, RunFolder, read_record
 from ttt.train.planning import RunPlan
@@ -69,25 +69,16 @@ def open_run(plan: RunPlan) -> Opening:
         return Opening("start")
     former = _check_same_run(plan, record["config"])
     finished = record["status"] == "finished" and record["steps"] >= plan.step_plan.steps
-    if finished and not (config.ckpt == "last" and _lost_last_weights(folder, record)):
+    if finished and not (config.ckpt == "last" and lost_last(folder.checkpoints, record["steps"])):
         return Opening("finished", record)
     if not checkpoints(folder.checkpoints):
         return Opening("start")
     if config.ckpt != "last":
         raise UserError(f"{folder.path}: contains {record['steps']} steps of this run ({record['status']}); {REMEDY}")
-    _check_same_batches(plan, plan_steps(former))
     newest = newest_whole(folder.checkpoints)
+    check_same_batches(config, former)
     # If no checkpoint was finished, the run starts from its first step, with a new record.
     return Opening("start") if newest is None else Opening("resume", record, newest)
-
-
-def _lost_last_weights(folder: RunFolder, record: Record) -> bool:
-    """Return whether a run has checkpoints, but not whole ones of its last step.
-
-    A run of which all checkpoints were removed stays finished.
-    """
-    paths = checkpoints(folder.checkpoints)
-    return bool(paths) and not (checkpoint_step(paths[-1]) == record["steps"] and is_whole(paths[-1]))
 
 
 def _check_without_record(plan: RunPlan) -> None:
@@ -191,17 +182,6 @@ def _check_same_run(plan: RunPlan, plain: Resolved) -> TrainConfig:
         path = plan.folder.path
         raise UserError(f"run={path}: belongs to another configuration ({listed}); choose another folder")
     return former
-
-
-def _check_same_batches(plan: RunPlan, before: StepPlan) -> None:
-    """Check that a resumed run reads the same batches, in which its position in the data is counted."""
-    now = plan.step_plan
-    if before.tokens_per_step != now.tokens_per_step:
-        began = f"the run began with {before.tokens_per_step:,} tokens per step, here they would be"
-        raise bad_value("trainer.devices", plan.config.trainer.devices, f"{began} {now.tokens_per_step:,}")
-    if (before.device_batch, before.accumulate) != (now.device_batch, now.accumulate):
-        began = f"the run began with {before.device_batch} ({before.accumulate} times a step on each device)"
-        raise bad_value("trainer.device_batch", now.device_batch, f"{began}, and must resume with that")
 
 
 def _unwritable(folder: RunFolder, error: OSError) -> UserError:

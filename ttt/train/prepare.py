@@ -67,6 +67,8 @@ def prepare(plan: RunPlan, opening: Opening) -> PreparedRun:
     corpus = load_corpus(config.data, trainer.progress)
     if opening.record is not None:
         require_data(plan.folder, opening.record, corpus.digest)
+    elif plan.parent is not None:
+        require_parent(plan.parent, corpus)
     windows = windows_within(corpus.splits["train"], ctx)
     # Refuse a context that is too long for validation now, not at the end of training.
     windows_at_start(corpus.splits["validation"], ctx)
@@ -75,7 +77,7 @@ def prepare(plan: RunPlan, opening: Opening) -> PreparedRun:
     if newest is not None:
         check_resumable(model, newest.path)
     elif plan.parent is not None:
-        load_parent(plan.parent, corpus, model)
+        load_weights(model, plan.parent.checkpoint.path)
     content = opening.record or new_record(plan, hardware.description, corpus, model)
     record = RunRecord(plan.folder, content, writes=rank() == 0)
     reading = Reading(ctx, config.data.eval_tokens, hardware.device, trainer.device_tokens, trainer.progress)
@@ -94,8 +96,8 @@ def _metrics(record: RunRecord, newest: Checkpoint | None) -> MetricLog:
     return MetricLog.resume(record.folder.metrics, record.run_id, newest.step, training_only=True)
 
 
-def load_parent(parent: TrainedParent, corpus: Corpus, model: LanguageModel) -> None:
-    """Copy the weights of a parent into ``model``; the parent may have been trained on other text.
+def require_parent(parent: TrainedParent, corpus: Corpus) -> None:
+    """Check that the weights of a parent fit the corpus; the parent may have been trained on other text.
 
     Raises:
         UserError: the parent was trained with another tokenizer, or has written a checkpoint since the run was planned.
@@ -108,7 +110,6 @@ def load_parent(parent: TrainedParent, corpus: Corpus, model: LanguageModel) -> 
     newest = newest_whole(parent.checkpoint.path.parent)
     if newest is None or newest.sha256 != parent.checkpoint.sha256:
         raise bad_value("from", parent.run, "has just written another checkpoint; start again when it has ended")
-    load_weights(model, parent.checkpoint.path)
 
 
 def new_record(plan: RunPlan, device: Device, corpus: Corpus, model: LanguageModel) -> Record:

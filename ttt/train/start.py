@@ -9,7 +9,6 @@ import yaml
 
 from ttt.config.errors import UserError
 from ttt.config.plain import from_plain
-from ttt.config.plan import check_paths
 from ttt.config.schema import TrainConfig
 from ttt.results.lock import locked
 from ttt.results.record import Record, RunFolder
@@ -39,8 +38,6 @@ def train(config: TrainConfig, overrides: list[str], sweep: str | None = None, l
     """
     plan = plan_run(config, overrides, sweep, label)
     check_processes(plan.config.trainer)
-    if not plan.folder.record.exists():
-        check_paths(plan.config.data)
     # torch is imported only now, so that a mistake in the configuration is reported at once.
     from ttt.train.stopping import requeueing
 
