@@ -1,10 +1,18 @@
 """The source whose documents are folders of installed packages."""
 
+from dataclasses import replace
 from pathlib import Path
+
+import pytest
 
 from ttt.config.schema import DataConfig
 from ttt.data.pyrepo import without_copies
 from ttt.data.sources import Document, open_source
+
+
+@pytest.fixture
+def config(config: DataConfig) -> DataConfig:
+    return replace(config, source="pyrepo")
 
 
 def code(first: int, last: int) -> str:
