@@ -148,7 +148,7 @@ def test_max_tokens_reads_no_further_and_resumes(tmp_path: Path, monkeypatch: py
     monkeypatch.setitem(sources._SOURCES, "given", Endless)
     config = DataConfig("made", "given", vocab_size=258, cache_dir=str(tmp_path), max_tokens=50)
     with monkeypatch.context() as patched:
-        patched.setattr(prepare, "order_documents", lambda *_: 1 / 0)
+        patched.setattr(prepare.Preparation, "_shards", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             load_corpus(config, show_progress=False)
     (counted,) = tmp_path.glob("*/partial_shards/all.json")

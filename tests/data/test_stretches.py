@@ -124,10 +124,11 @@ def test_a_preparation_that_was_killed_gives_the_same_files(
     write(config, [text(0), text(1)])
     first = load_corpus(config, show_progress=False)
     kept = shutil.copytree(first.folder, tmp_path / "kept")
-    for name in ("_provide_tokenizer", "_tokenise", "_shards", "_describe", "_clear_up"):
+    parts = [(prepare.Preparation, name) for name in ("_provide_tokenizer", "_tokenise", "_shards")]
+    for owner, name in [*parts, (prepare, "_describe"), (prepare, "_clear_up")]:
         shutil.rmtree(first.folder)
         with monkeypatch.context() as patch:
-            patch.setattr(prepare, name, lambda *_: 1 / 0)
+            patch.setattr(owner, name, lambda *_: 1 / 0)
             with pytest.raises(ZeroDivisionError):
                 load_corpus(config, show_progress=False)
         load_corpus(config, show_progress=False)
