@@ -8,8 +8,10 @@ LAPTOP_SWEEPS := rates ablation ablation_released mini_batch_size inner_loss per
   pile_scaling training
 LAPTOP_RUNS := runs/laptop
 LAPTOP_FIGURES := figures/laptop
-# A worker takes whole files, the slowest first, so that no long file is left at the end.
-PYTEST = $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+# A worker takes whole files, the slowest first, so that no long file is left at the end. There is one worker more than
+# cores, because the tests on a cluster mostly wait.
+WORKERS = $(shell $(PYTHON) -c "import os; print(min(8, os.cpu_count() + 1))")
+PYTEST = $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 SWEEP = $(BIN)/ttt-sweep $(1) sweep=$(2) scale=laptop runs=$(LAPTOP_RUNS)
 
 .DEFAULT_GOAL := help

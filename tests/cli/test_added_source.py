@@ -37,12 +37,12 @@ class RepeatedConfig(DataConfig):
 class Repeated(Source[RepeatedConfig]):
     """One word, again and again."""
 
-    def versions(self, config):
-        return {config.word: str(config.times)}
+    def versions(self):
+        return {self.config.word: str(self.config.times)}
 
-    def documents(self, config):
-        for number in range(config.times):
-            yield Document(str(number), f"{config.word} {number} " * 100)
+    def documents(self):
+        for number in range(self.config.times):
+            yield Document(str(number), f"{self.config.word} {number} " * 100)
 '''
 
 

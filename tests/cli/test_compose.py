@@ -18,6 +18,8 @@ pytestmark = pytest.mark.usefixtures("configure")
         [],
         ["model=ttt_mlp", "model.hidden=[4,2]", "size=s2", "++ctx.length=128", "recipe.steps=3"],
         ["seed=7", "model=transformer", "recipe.learning_rate=${recipe.final_learning_rate}", "runs='a b'"],
+        ["size=125m", "ctx=32k", "size.steps=3", "+ablation=row8", "recipe=finetune"],
+        ["ctx=2k", "ctx=4k"],
         ["+ablation=row3", "ctx='512'", "parent.run=null", "data.packages=[a,'b c']"],
     ],
 )
@@ -30,7 +32,20 @@ def test_a_composition_is_hydras(overrides: list[str]) -> None:
 
 @pytest.mark.parametrize(
     "override",
-    ["seed=a", "sed=1", "seed=1,2", "model.dekay=1", "model=none", "+seed=3", "~sed", "seed", "seed=[", "seed=?"],
+    [
+        "seed=a",
+        "size=s9",
+        "ctx=2k,4k",
+        "sed=1",
+        "seed=1,2",
+        "model.dekay=1",
+        "model=none",
+        "+seed=3",
+        "~sed",
+        "seed",
+        "seed=[",
+        "seed=?",
+    ],
 )
 def test_an_error_is_hydras(override: str) -> None:
     with pytest.raises(HydraException) as expected:
@@ -43,6 +58,6 @@ def test_an_error_is_hydras(override: str) -> None:
 def test_groups_are_composed_once(configure: Callable[..., TrainConfig], monkeypatch: pytest.MonkeyPatch) -> None:
     first = configure("model=ttt_mlp", "seed=1")
     monkeypatch.delattr(hydra, "compose")
-    second = configure("model=ttt_mlp", "seed=2")
+    second = configure("model=ttt_mlp", "seed=2", "size=s3", "ctx=8k")
     assert (first.seed, second.seed) == (1, 2)
     assert first.model == second.model

@@ -18,6 +18,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from ttt.config.errors import UserError
+from ttt.config.keys import check_keys
+from ttt.config.plan import check_data
 from ttt.config.schema import DataConfig
 from ttt.data import prepare
 from ttt.data.corpus import Corpus, load_corpus, verify
@@ -256,6 +258,13 @@ def test_a_flipped_bit_never_gives_other_tokens(config: DataConfig) -> None:
         assert len(lines) >= 8 if name.endswith("00000.npy") else len(lines) == 10
 
 
+def check_and_load(config: DataConfig) -> None:
+    """Use a configuration as the commands do."""
+    check_keys(config, "data.")
+    check_data(config)
+    load_corpus(config, show_progress=False)
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -270,7 +279,7 @@ def test_a_flipped_bit_never_gives_other_tokens(config: DataConfig) -> None:
 def test_values_that_are_not_allowed(config: DataConfig, key: str, value: object) -> None:
     setattr(config, key, value)
     with pytest.raises(UserError, match=rf"^data\.{key}={value}: "):
-        load_corpus(config, show_progress=False)
+        check_and_load(config)
     assert not Path(str(config.cache_dir)).exists()
 
 

@@ -7,8 +7,8 @@ import pytest
 
 from ttt.config.schema import DataConfig
 from ttt.data import documents
-from ttt.data.documents import is_admitted, sha256_of, split_of, training_sample
-from ttt.data.sources import Document, find_source
+from ttt.data.documents import Selection, sha256_of, split_of
+from ttt.data.sources import Document, open_source
 
 
 def test_hash_is_that_of_the_text() -> None:
@@ -18,7 +18,7 @@ def test_hash_is_that_of_the_text() -> None:
 def test_lengths_are_bounded_inclusively(config: DataConfig) -> None:
     config.min_chars, config.max_chars = 3, 4
     texts = ["aa", "aaa", "éééé", "aaaaa"]
-    assert [text for text in texts if is_admitted(Document(text, text), config)] == ["aaa", "éééé"]
+    assert [text for text in texts if Selection.of(config).admits(Document(text, text))] == ["aaa", "éééé"]
 
 
 def test_fractions_are_kept() -> None:
@@ -29,11 +29,12 @@ def test_fractions_are_kept() -> None:
 
 @pytest.mark.parametrize("chars", [1, 3000, 10**9])
 def test_the_sample_is_the_training_documents_of_lowest_hash(config: DataConfig, chars: int) -> None:
-    found = list(find_source("pycode").documents(config))
-    sample = training_sample(found, config, chars)
+    found = list(open_source(config).documents())
+    selection = Selection.of(config)
+    sample = selection.training_sample(found, chars)
     random.Random(0).shuffle(found)
-    assert sample == training_sample(found, config, chars)
-    distinct = {sha256_of(document.text): document.text for document in found if is_admitted(document, config)}
+    assert sample == selection.training_sample(found, chars)
+    distinct = {sha256_of(document.text): document.text for document in found if selection.admits(document)}
     train = [text for sha256, text in sorted(distinct.items()) if split_of(sha256, 0.2, 0.1) == "train"]
     assert sample == train[: len(sample)]
     assert len(sample) == len(train) or sum(map(len, sample)) >= chars > sum(map(len, sample[:-1]))
@@ -44,9 +45,9 @@ def test_the_sample_is_from_the_beginning(config: DataConfig, monkeypatch: pytes
     read = []
 
     def found() -> object:
-        for document in find_source("pycode").documents(config):
+        for document in open_source(config).documents():
             read.append(len(document.text))
             yield document
 
-    training_sample(found(), config, 10**9)
+    Selection.of(config).training_sample(found(), 10**9)
     assert 5000 <= sum(read) < 8000

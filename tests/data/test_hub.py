@@ -12,11 +12,12 @@ import huggingface_hub
 import pytest
 
 from ttt.config.errors import RunError, UserError
+from ttt.config.plan import check_data
 from ttt.config.schema import DataConfig
 from ttt.data import prepare
 from ttt.data.corpus import load_corpus
 from ttt.data.manifest import corpus_key, describe
-from ttt.data.sources import UnreachableError, find_source
+from ttt.data.sources import UnreachableError, open_source
 
 
 @pytest.fixture
@@ -83,7 +84,7 @@ def test_a_connection_that_breaks_off_loses_nothing(config: DataConfig, monkeypa
 def test_a_source_that_needs_a_name(config: DataConfig) -> None:
     config.hub = None
     with pytest.raises(UserError, match=r"^data\.hub=null: give OWNER/NAME"):
-        find_source("hub").versions(config)
+        open_source(config).versions()
     assert issubclass(UnreachableError, UserError)
 
 
@@ -111,7 +112,7 @@ def languages(config: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 )
 def test_a_subset_and_a_split(languages: DataConfig, split: str, read: list[str]) -> None:
     languages.subset, languages.split = "en", split
-    texts = [document.text for document in find_source("hub").documents(languages)]
+    texts = [document.text for document in open_source(languages).documents()]
     assert sorted(text[:-2] for text in texts) == sorted(read)
 
 
@@ -152,4 +153,4 @@ def test_a_choice_that_would_be_ignored_is_refused(config: DataConfig, name: str
         {"source": "pycode", "packages": ["stdlib"]},
     ):
         with pytest.raises(UserError, match=rf"^data\.{name}={value}: chooses from a data set of the hub; "):
-            load_corpus(replace(config, **{name: value, **change}), show_progress=False)
+            check_data(replace(config, **{name: value, **change}))

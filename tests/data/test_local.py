@@ -12,7 +12,7 @@ import zstandard
 from ttt.config.errors import UserError
 from ttt.config.schema import DataConfig
 from ttt.data import rows
-from ttt.data.sources import Document, find_source
+from ttt.data.sources import Document, open_source
 
 TEXTS = ["first\ntext é", "second", "third " * 100]
 
@@ -23,7 +23,7 @@ def lines(texts: list[str], column: str = "text") -> bytes:
 
 def read(path: object, column: str = "text") -> list[Document]:
     config = DataConfig("local", "local", path=str(path), column=column)
-    return list(find_source("local").documents(config))
+    return list(open_source(config).documents())
 
 
 def parquet(path: Path) -> None:
@@ -58,23 +58,23 @@ def test_a_folder_a_pattern_and_a_file(tmp_path: Path) -> None:
 
 
 def test_versions_follow_the_files_and_not_the_folder(tmp_path: Path) -> None:
-    source, config = find_source("local"), DataConfig("local", "local", path=str(tmp_path / "one"))
+    source = open_source(DataConfig("local", "local", path=str(tmp_path / "one")))
     (tmp_path / "one").mkdir()
     (tmp_path / "one" / "a.txt").write_text("a")
-    first = source.versions(config)
+    first = source.versions()
     (tmp_path / "one").rename(tmp_path / "two")
-    config.path = str(tmp_path / "two")
-    assert source.versions(config) == first
+    source.config.path = str(tmp_path / "two")
+    assert source.versions() == first
     (tmp_path / "two" / "a.txt").write_text("ab")
-    assert source.versions(config) != first
+    assert source.versions() != first
 
 
 def test_only_the_size_of_plain_files_is_known(tmp_path: Path) -> None:
-    source, config = find_source("local"), DataConfig("local", "local", path=str(tmp_path))
+    source = open_source(DataConfig("local", "local", path=str(tmp_path)))
     (tmp_path / "a.txt").write_text("abc")
-    assert source.text_bytes(config) == 3
+    assert source.text_bytes() == 3
     (tmp_path / "b.jsonl.gz").write_bytes(b"")
-    assert source.text_bytes(config) is None
+    assert source.text_bytes() is None
 
 
 BAD = {
@@ -151,7 +151,7 @@ def test_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str | N
     monkeypatch.chdir(tmp_path)
     config = DataConfig("local", "local", path=path)
     with pytest.raises(UserError, match=rf"^data\.path=.*: {why}"):
-        find_source("local").versions(config)
+        open_source(config).versions()
 
 
 JSONL_AS_FOUND = {
@@ -190,9 +190,9 @@ def test_rows_without_text_are_counted(tmp_path: Path, ending: str, capfd: pytes
         (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
     else:
         pd.DataFrame({"text": ["a", None, "b", None]}).to_parquet(tmp_path / "a.parquet")
-    source, config = find_source("local"), DataConfig("mine", "local", path=str(tmp_path))
+    source = open_source(DataConfig("mine", "local", path=str(tmp_path)))
     for _ in range(2):
-        found = [(document.name, document.text) for document in source.documents(config)]
+        found = [(document.name, document.text) for document in source.documents()]
         assert found == [(f"a.{ending}:1", "a"), (f"a.{ending}:3", "b")]
     assert capfd.readouterr().err == "data=mine: 2 of 4 rows have no text in data.column=text, left out\n"
 

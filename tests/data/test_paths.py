@@ -16,7 +16,7 @@ NAMES = ["données-文字", "~notes", "a=b", "two words", "v (1)", "v [1]", "a,b
 
 
 def names(path: object) -> list[str]:
-    return [document.name for document in Local().documents(DataConfig("local", "local", path=str(path)))]
+    return [document.name for document in Local(DataConfig("local", "local", path=str(path))).documents()]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -53,7 +53,7 @@ def test_endings_in_upper_case(tmp_path: Path) -> None:
     (tmp_path / "C.Jsonl.GZ").write_bytes(gzip.compress(row))
     (tmp_path / "D.json.ZST").write_bytes(zstandard.compress(row))
     (tmp_path / "E.Md").write_text("left out")
-    found = files_of(DataConfig("local", "local", path=str(tmp_path)))
+    found = files_of(str(tmp_path))
     assert ([path.name for path in found.paths], found.left_out) == (
         ["A.TXT", "B.JSONL", "C.Jsonl.GZ", "D.json.ZST"],
         1,

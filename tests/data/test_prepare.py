@@ -45,10 +45,10 @@ class Given(Source):
 
     texts: tuple[str, ...] = ()
 
-    def versions(self, config: DataConfig) -> dict[str, str]:  # noqa: ARG002
+    def versions(self) -> dict[str, str]:
         return {"texts": sha256_of(json.dumps(self.texts)).hex()}
 
-    def documents(self, config: DataConfig) -> Iterator[Document]:  # noqa: ARG002
+    def documents(self) -> Iterator[Document]:
         for number, text in enumerate(self.texts):
             yield Document(str(number), text)
 
@@ -140,7 +140,7 @@ def test_max_tokens_reads_no_further_and_resumes(tmp_path: Path, monkeypatch: py
     read: list[str] = []
 
     class Endless(Given):
-        def documents(self, config: DataConfig) -> Iterator[Document]:  # noqa: ARG002
+        def documents(self) -> Iterator[Document]:
             for number in count():
                 read.append(texts[number])
                 yield Document(str(number), texts[number])
@@ -148,7 +148,7 @@ def test_max_tokens_reads_no_further_and_resumes(tmp_path: Path, monkeypatch: py
     monkeypatch.setitem(sources._SOURCES, "given", Endless)
     config = DataConfig("made", "given", vocab_size=258, cache_dir=str(tmp_path), max_tokens=50)
     with monkeypatch.context() as patched:
-        patched.setattr(prepare, "_shards", lambda *_: 1 / 0)
+        patched.setattr(prepare.Preparation, "_shards", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             load_corpus(config, show_progress=False)
     (counted,) = tmp_path.glob("*/partial_shards/all.json")

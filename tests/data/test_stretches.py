@@ -13,7 +13,7 @@ from ttt.config.errors import UserError
 from ttt.config.schema import DataConfig
 from ttt.data import prepare
 from ttt.data.corpus import Corpus, load_corpus, verify
-from ttt.data.documents import SPLITS
+from ttt.data.documents import SPLITS, Selection
 from ttt.data.sources import Document
 from ttt.data.stretches import cut, is_long
 from ttt.data.vocabulary import decode, open_vocabulary
@@ -124,10 +124,11 @@ def test_a_preparation_that_was_killed_gives_the_same_files(
     write(config, [text(0), text(1)])
     first = load_corpus(config, show_progress=False)
     kept = shutil.copytree(first.folder, tmp_path / "kept")
-    for name in ("_provide_tokenizer", "_tokenise", "_shards", "_describe", "_clear_up"):
+    parts = [(prepare.Preparation, name) for name in ("_provide_tokenizer", "_tokenise", "_shards")]
+    for owner, name in [*parts, (prepare, "_describe"), (prepare, "_clear_up")]:
         shutil.rmtree(first.folder)
         with monkeypatch.context() as patch:
-            patch.setattr(prepare, name, lambda *_: 1 / 0)
+            patch.setattr(owner, name, lambda *_: 1 / 0)
             with pytest.raises(ZeroDivisionError):
                 load_corpus(config, show_progress=False)
         load_corpus(config, show_progress=False)
@@ -143,8 +144,9 @@ def test_a_preparation_that_was_killed_gives_the_same_files(
 def test_stretches_are_the_text(content: str, fractions: tuple[float, float]) -> None:
     config = DataConfig("mine", "local", validation_fraction=fractions[0], test_fraction=fractions[1])
     document = Document("a", content)
-    assert is_long(document, config)
-    stretches = list(cut(document, config))
+    selection = Selection.of(config)
+    assert is_long(document, selection)
+    stretches = list(cut(document, selection))
     assert "".join(stretch.text for stretch in stretches) == content
     assert min(len(stretch.text) for stretch in stretches) >= 100
     assert len({stretch.split for stretch in stretches}) == 1 + sum(fraction > 0 for fraction in fractions)

@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
+from ttt.config.plan import SMALLEST_VOCABULARY
 from ttt.config.schema import DataConfig
 from ttt.data import tokenizer as module
-from ttt.data.sources import find_source
+from ttt.data.sources import open_source
 from ttt.data.token_bytes import TokenBytes
 from ttt.data.tokenizer import (
     END_OF_DOCUMENT,
-    SMALLEST_VOCABULARY,
     encode_documents,
     load_tokenizer,
     save_tokenizer,
@@ -31,7 +31,7 @@ def decode(tokenizer: Tokenizer, tokens: np.ndarray) -> str:
 
 
 def test_training_is_deterministic(config: DataConfig) -> None:
-    texts = [document.text for document in find_source("pycode").documents(config)]
+    texts = [document.text for document in open_source(config).documents()]
     first, second = (train_tokenizer(texts, 300) for _ in range(2))
     assert first.to_str() == second.to_str()
     assert first.get_vocab_size() == 300

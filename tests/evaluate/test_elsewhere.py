@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,8 @@ from ttt.cli.compose import as_object, quote_option, register_schemas
 from ttt.cli.eval import COMMAND, evaluate
 from ttt.config.assets import assets
 from ttt.config.errors import UserError
-from ttt.config.schema import ContextConfig, EvalConfig
+from ttt.config.schema import ContextConfig, DataConfig, EvalConfig
+from ttt.evaluate.elsewhere import on_other_text
 from ttt.launch.collect import copy_results
 from ttt.launch.plan import PlannedRun
 from ttt.launch.status import RunStatus
@@ -78,3 +80,10 @@ def test_what_cannot_be_evaluated_gets_a_line(run_of_texts: Path) -> None:
         COMMAND.for_hydra(["run=R", "data.path=texts"])
     assert record(run_of_texts) == before
     assert not (run_of_texts / "inner_loss.parquet").exists()
+
+
+def test_values_of_another_text_that_contradict_each_other_are_refused() -> None:
+    run = SimpleNamespace(tokenizer=lambda: Path("tokenizer.json"))
+    text = DataConfig("mine", "local", path="texts", min_chars=5, max_chars=4)
+    with pytest.raises(UserError, match=r"^data\.min_chars=5: must be at most data\.max_chars=4"):
+        on_other_text(run, text, whole=False, eval_tokens=None)  # type: ignore[arg-type]

@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from ttt.config.errors import UserError
-from ttt.models.device import choose_device
-from ttt.train.device import choose_precision
+from ttt.models.device import choose_device, choose_precision
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 

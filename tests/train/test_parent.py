@@ -18,11 +18,11 @@ from ttt.cli.parent import inherited
 from ttt.cli.train import train
 from ttt.config.errors import UserError
 from ttt.config.identity import run_id
-from ttt.config.plan import check
+from ttt.config.plan import check, order_seed
 from ttt.config.schema import TrainConfig
 from ttt.results.checkpoints import checkpoints, write_digest
 from ttt.results.record import read_record
-from ttt.train.planning import order_seed, plan_run, planned_parent, with_parent
+from ttt.train.planning import plan_run, planned_parent, with_parent
 
 Configure = Callable[..., TrainConfig]
 

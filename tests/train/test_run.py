@@ -16,12 +16,12 @@ import torch
 import yaml
 from lightning.fabric.plugins.environments import SLURMEnvironment
 
+from ttt.cli.data import prepare
 from ttt.cli.eval import evaluate
 from ttt.cli.export import export
 from ttt.cli.train import train
 from ttt.config.errors import RunError, UserError
-from ttt.config.schema import EvalConfig, ExportConfig, TrainConfig
-from ttt.data.corpus import load_corpus
+from ttt.config.schema import EvalConfig, ExportConfig, PrepareConfig, TrainConfig
 from ttt.evaluate import run as evaluation
 from ttt.results.checkpoints import write_digest
 from ttt.results.lock import locked
@@ -282,7 +282,7 @@ def test_a_name_that_becomes_a_folder_has_no_separator(configure: Configure, tmp
         train(config, [])
     if group == "data":
         with pytest.raises(UserError, match=line):
-            load_corpus(config.data, False)
+            prepare(PrepareConfig(config.data), [])
     assert not list(tmp_path.iterdir())
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import fields, is_dataclass
 from functools import cache, lru_cache
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -22,7 +22,17 @@ from ttt.config.bench import InnerBenchConfig, KernelBenchConfig, LatencyBenchCo
 from ttt.config.errors import UserError, bad_value
 from ttt.config.keys import free_text_keys
 from ttt.config.layers import SHIPPED
-from ttt.config.schema import EvalConfig, ExportConfig, GenerateConfig, InspectConfig, PrepareConfig, TrainConfig
+from ttt.config.schema import (
+    ContextConfig,
+    EvalConfig,
+    ExportConfig,
+    GenerateConfig,
+    InspectConfig,
+    PrepareConfig,
+    Resolved,
+    SizeConfig,
+    TrainConfig,
+)
 from ttt.config.system import with_home
 
 C = TypeVar("C")
@@ -43,6 +53,9 @@ SCHEMAS: dict[str, type[Any]] = {
     "bench_latency": LatencyBenchConfig,
 }
 """Name of a file of ``conf/`` -> schema."""
+
+VALUES: dict[str, type[Any]] = {"ctx": ContextConfig, "size": SizeConfig}
+"""Group of ``train`` whose options set every key of the group, and nothing else -> its schema."""
 
 
 def register_schemas() -> None:
@@ -78,15 +91,20 @@ def _store_option(group: str, name: str, node: dict[str, Any], package: str | No
 def compose(config_name: str, overrides: Sequence[str]) -> DictConfig:
     """Return what ``hydra.compose`` returns, faster: each combination of groups is composed only once.
 
-    Hydra must be initialized.
+    The groups of ``VALUES`` do not count in a combination: their options are set as values. Hydra must be initialized.
 
     Raises:
         HydraException: an unknown option or key, or a value of another type.
     """
     values = [override for override in overrides if _sets_a_value(override)]
-    chosen = tuple(override for override in overrides if not _sets_a_value(override))
+    options = [override for override in overrides if not _sets_a_value(override)]
+    settings = {option.partition("=")[0]: _values_of(option) for option in options if config_name == "train"}
+    chosen = tuple(option for option in options if not settings.get(option.partition("=")[0]))
     folders = str(GlobalHydra.instance().config_loader().get_search_path())
     composed = deepcopy(_of_groups(folders, config_name, chosen))
+    for group, setting in settings.items():
+        if setting:
+            OmegaConf.update(composed, group, setting)
     try:
         for override in OverridesParser.create().parse_overrides(values):
             OmegaConf.update(composed, override.key_or_group, override.value(), force_add=override.is_force_add())
@@ -100,6 +118,17 @@ def compose(config_name: str, overrides: Sequence[str]) -> DictConfig:
 def _of_groups(folders: str, config_name: str, overrides: tuple[str, ...]) -> DictConfig:  # noqa: ARG001 - for the cache
     """Return the composition of groups from Hydra's present search path, ``folders``."""
     return hydra.compose(config_name, list(overrides))
+
+
+@cache
+def _values_of(override: str) -> Resolved | None:
+    """Return the values that ``group=option`` sets, for a group of ``VALUES``; None: Hydra must compose the option."""
+    group, _, option = override.partition("=")
+    path = assets() / "conf" / group / f"{option.strip(chr(39))}.yaml"
+    if group not in VALUES or not path.is_file() or "@package" in path.read_text(encoding="utf-8"):
+        return None
+    values = cast(Resolved, OmegaConf.to_container(OmegaConf.load(path)))
+    return values if values.keys() == {field.name for field in fields(VALUES[group])} else None
 
 
 def _sets_a_value(override: str) -> bool:

@@ -1,12 +1,16 @@
 """The plan of a run: sequences per step, their split over devices, and the number of steps."""
 
 import glob
+import hashlib
 from dataclasses import dataclass
 
 from ttt.config.errors import UserError, bad_value
 from ttt.config.keys import check_keys
 from ttt.config.schema import DataConfig, RecipeConfig, TrainConfig, TrainerConfig
 from ttt.config.system import user_path
+
+SMALLEST_VOCABULARY = 256 + 1
+"""Tokens of the smallest tokenizer that is trained: one per byte, and the end of a document."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,30 @@ def _device_batch(config: TrainConfig, per_device: int) -> int:
     return max(n for n in range(1, min(fitting, per_device) + 1) if per_device % n == 0)
 
 
+def order_seed(config: TrainConfig) -> int:
+    """Return the seed of the data's order. A run with a parent must not begin with the parent's first batches."""
+    parent = config.parent
+    if parent.run_id is None:
+        return config.seed
+    text = f"{config.seed} {parent.run_id} {parent.steps} {parent.settings}"
+    return int(hashlib.sha256(text.encode()).hexdigest()[:8], 16)
+
+
+def check_same_batches(config: TrainConfig, former: TrainConfig) -> None:
+    """Check that a resumed run reads the batches with which it began, in which its position in the data is counted.
+
+    Raises:
+        UserError: devices or batches are others than in ``former``.
+    """
+    before, now = plan_steps(former), plan_steps(config)
+    if before.tokens_per_step != now.tokens_per_step:
+        began = f"the run began with {before.tokens_per_step:,} tokens per step, here they would be"
+        raise bad_value("trainer.devices", config.trainer.devices, f"{began} {now.tokens_per_step:,}")
+    if (before.device_batch, before.accumulate) != (now.device_batch, now.accumulate):
+        began = f"the run began with {before.device_batch} ({before.accumulate} times a step on each device)"
+        raise bad_value("trainer.device_batch", now.device_batch, f"{began}, and must resume with that")
+
+
 def check(config: TrainConfig) -> StepPlan:
     """Check everything that can be checked before anything is loaded or written; return the plan of the run.
 
@@ -107,11 +135,14 @@ def _check_recipe(recipe: RecipeConfig) -> None:
 
 
 def check_data(data: DataConfig) -> None:
-    """Check that the bounds of documents and the shares of the splits agree.
+    """Check that the values of a corpus agree; ``check_keys`` checks each of them alone.
 
     Raises:
-        UserError: no document or no training text is possible.
+        UserError: no document, no training text or no tokenizer is possible.
     """
+    if data.tokenizer is None and data.vocab_size < SMALLEST_VOCABULARY:
+        allowed = f"must be at least {SMALLEST_VOCABULARY}: one token per byte and one for the end of a document"
+        raise bad_value("data.vocab_size", data.vocab_size, allowed)
     if data.path or data.source in ("local", "pycode", "pyrepo"):
         for key, default in (("subset", None), ("split", "train")):
             if getattr(data, key) != default:

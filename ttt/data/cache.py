@@ -13,9 +13,9 @@ from ttt.config.schema import DataConfig
 from ttt.config.system import user_path
 from ttt.data.manifest import corpus_key, describe
 from ttt.data.prepare import prepare
-from ttt.data.sources import find_source
+from ttt.data.sources import Source
 from ttt.data.stopping import stoppable
-from ttt.data.vocabulary import check_tokenizer, tokenizer_version
+from ttt.data.vocabulary import tokenizer_version
 
 
 def cache_folder(chosen: str | None) -> Path:
@@ -23,17 +23,19 @@ def cache_folder(chosen: str | None) -> Path:
     return user_path(chosen).absolute() if chosen else platformdirs.user_cache_path("ttt-suite")
 
 
-def prepared_folder(config: DataConfig, show_progress: bool) -> Path:
-    """Return the cache folder of the corpus that ``config`` describes, prepared first if it is missing.
+def prepared_folder(source: Source[DataConfig], show_progress: bool) -> Path:
+    """Return the cache folder of the corpus that ``source`` gives, prepared first if it is missing.
 
     Raises:
-        UserError: the source is unknown or cannot be read, the tokenizer cannot be used, or the cache cannot be
-            written.
+        UserError: the source or the tokenizer cannot be read, or the cache cannot be written.
         RunError: the connection to a source was lost, or a worker process was killed.
         InterruptedPreparationError: a signal stopped the preparation.
     """
-    source = find_source(config.source)
-    description = describe(config, source.versions(config) | _tokenizer_version(config))
+    config = source.config
+    versions = source.versions()
+    if config.tokenizer is not None:
+        versions = versions | tokenizer_version(user_path(config.tokenizer))
+    description = describe(config, versions)
     root = cache_folder(config.cache_dir)
     folder = root / f"{config.name}-{corpus_key(description)}"
     if folder.exists():
@@ -45,18 +47,11 @@ def prepared_folder(config: DataConfig, show_progress: bool) -> Path:
             if not folder.exists():
                 part = f", until it has {config.max_tokens:,} tokens (data.max_tokens)" if config.max_tokens else ""
                 _report(f"preparing data={config.name} in {folder}, only this time{part}", show_progress)
-                prepare(config, source, description, folder, show_progress)
+                prepare(source, description, folder, show_progress)
     except OSError as error:
         allowed = f"cannot be written ({error.strerror or error}); make room or choose another folder"
         raise bad_value("data.cache_dir", root, allowed) from error
     return folder
-
-
-def _tokenizer_version(config: DataConfig) -> dict[str, str]:
-    if config.tokenizer is None:
-        return {}
-    path = user_path(config.tokenizer)
-    return {check_tokenizer(path): tokenizer_version(path)}
 
 
 @contextmanager

@@ -5,9 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ttt.config.errors import UserError, bad_value
-from ttt.config.keys import check_keys
-from ttt.config.plan import check_data
+from ttt.config.errors import UserError
 from ttt.config.schema import DataConfig
 from ttt.config.system import file_sha256
 from ttt.data import files
@@ -15,8 +13,8 @@ from ttt.data.cache import prepared_folder
 from ttt.data.documents import SPLITS
 from ttt.data.manifest import MANIFEST, Manifest, NewerManifestError, read_manifest
 from ttt.data.shards import TokenSequence, TokenShards
+from ttt.data.sources import open_source
 from ttt.data.sums import split_at_shards
-from ttt.data.tokenizer import SMALLEST_VOCABULARY
 from ttt.data.vocabulary import open_vocabulary
 
 
@@ -69,27 +67,32 @@ class Corpus:
 
 
 def load_corpus(config: DataConfig, show_progress: bool = True) -> Corpus:
-    """Return the corpus that ``config`` describes; prepare it first if it is not in the cache.
+    """Return the corpus that ``config``, which was checked, describes; prepare it first if it is not in the cache.
 
     If several processes call this at once, one prepares the corpus and the others wait. Sizes of files and the SHA-256
     of offsets, sums and tokenizer are checked; a block of tokens is compared with its sum when it is first read.
 
     Raises:
-        UserError: a value of ``config`` is not allowed, its source cannot be read, or the cache cannot be written or is
-            damaged.
+        UserError: the source is unknown or cannot be read, or the cache cannot be written or is damaged.
     """
-    _check(config)
-    return open_corpus(config, prepared_folder(config, show_progress))
+    source = open_source(config)
+    folder = prepared_folder(source, show_progress)
+    return open_corpus(folder, config.name, config.join)
 
 
-def open_corpus(config: DataConfig, folder: Path) -> Corpus:
-    """Return the corpus in the folder ``folder`` of a cache, read as ``config`` specifies.
+def open_corpus(folder: Path, data: str, joined: bool) -> Corpus:
+    """Return the corpus in the folder ``folder`` of a cache.
+
+    Args:
+        folder: its folder.
+        data: its name.
+        joined: read all documents of a split as one stream (``data.join``).
 
     Raises:
         UserError: it is damaged, or a newer version of the suite prepared it.
     """
     try:
-        return _open(config, folder)
+        return _open(folder, data, joined)
     except NewerManifestError as error:
         raise UserError(f"{folder / MANIFEST}: {error}; install a newer one, or delete this folder") from error
     except (OSError, EOFError, ValueError, LookupError, TypeError) as error:
@@ -110,31 +113,26 @@ def verify(corpus: Corpus) -> None:
             raise UserError(f"{path}: damaged ({differs}); delete its folder and prepare it again")
 
 
-def _check(config: DataConfig) -> None:
-    check_keys(config, "data.")
-    if config.tokenizer is None and config.vocab_size < SMALLEST_VOCABULARY:
-        allowed = f"must be at least {SMALLEST_VOCABULARY}: one token per byte and one for the end of a document"
-        raise bad_value("data.vocab_size", config.vocab_size, allowed)
-    check_data(config)
-
-
-def _open(config: DataConfig, folder: Path) -> Corpus:
+def _open(folder: Path, data: str, joined: bool) -> Corpus:
     manifest = read_manifest(folder)
     for file, written in manifest["files"].items():
         size = (folder / file).stat().st_size
         if size != written["bytes"]:
             raise ValueError(f"{file} has {size} bytes, not the {written['bytes']} of its manifest")
-    if file_sha256(folder / manifest["tokenizer"]) != manifest["tokenizer_sha256"]:
-        found, expected = open_vocabulary(folder).size, manifest["vocab_size"]
-        raise ValueError(f"{manifest['tokenizer']} of {found} tokens is not the one of the shards, of {expected}")
-    for file in [*map(files.offsets_name, SPLITS), *map(files.sums_name, SPLITS)]:
-        if file_sha256(folder / file) != manifest["files"][file]["sha256"]:
+    tokenizer = manifest["tokenizer"]
+    for file in [tokenizer, *map(files.offsets_name, SPLITS), *map(files.sums_name, SPLITS)]:
+        if file_sha256(folder / file) == manifest["files"][file]["sha256"]:
+            continue
+        if file != tokenizer:
             raise ValueError(f"{file} has changed since it was written")
-    splits = {split: _documents(config, split, folder, manifest) for split in SPLITS}
+        found, expected = open_vocabulary(folder).size, manifest["vocab_size"]
+        raise ValueError(f"{tokenizer} of {found} tokens is not the one of the shards, of {expected}")
+    splits = {split: Documents(data, split, *_tokens(folder, split, manifest), joined) for split in SPLITS}
     return Corpus(splits, manifest["vocab_size"], manifest["digest"], folder, manifest)
 
 
-def _documents(config: DataConfig, split: str, folder: Path, manifest: Manifest) -> Documents:
+def _tokens(folder: Path, split: str, manifest: Manifest) -> tuple[TokenShards, np.ndarray]:
+    """Return the tokens of a split and the offsets of its documents."""
     sizes = manifest["splits"][split]
     paths = [folder / shard["file"] for shard in sizes["shards"]]
     lengths, dtype = [shard["tokens"] for shard in sizes["shards"]], np.dtype(manifest["dtype"])
@@ -143,4 +141,4 @@ def _documents(config: DataConfig, split: str, folder: Path, manifest: Manifest)
     offsets = files.read_offsets(folder, split)
     if (len(offsets) - 1, offsets[-1], len(tokens)) != (sizes["documents"], sizes["tokens"], sizes["tokens"]):
         raise ValueError(f"{files.offsets_name(split)} does not fit its manifest")
-    return Documents(config.name, split, tokens, offsets, config.join)
+    return tokens, offsets

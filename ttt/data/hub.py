@@ -23,31 +23,34 @@ CHOICES = {
 class Hub(Source[DataConfig]):
     """``data.subset`` and ``data.split`` of ``data.hub`` at ``data.revision``; with ``data.path``, a local copy."""
 
-    def __init__(self) -> None:
-        self._local = Local()
+    def __init__(self, config: DataConfig) -> None:
+        super().__init__(config)
+        self._local = Local(config)
         self._reported = False
 
-    def versions(self, config: DataConfig) -> dict[str, str]:
+    def versions(self) -> dict[str, str]:
         """Return the configured revision, or a hash of the files at ``data.path``.
 
         Raises:
             UserError: ``data.hub`` or the files are missing.
         """
+        config = self.config
         if config.path:
-            return self._local.versions(config)
+            return self._local.versions()
         if not config.hub:
             raise bad_value("data.hub", config.hub, "give OWNER/NAME of a data set on the hub")
         return {config.hub: config.revision or "main"}
 
-    def documents(self, config: DataConfig) -> Iterator[Document]:
+    def documents(self) -> Iterator[Document]:
         """Yield the rows of the data set as documents.
 
         Raises:
             UserError: the hub cannot be reached, has no such data set, subset or split, or no such column.
             RunError: the connection was lost after some rows.
         """
+        config = self.config
         if config.path:
-            yield from self._local.documents(config)
+            yield from self._local.documents()
             return
         texts = RowTexts(config.column)
         first: dict[str, Any] = {}
@@ -64,9 +67,9 @@ class Hub(Source[DataConfig]):
             report_rows_without_text(config, texts.rows, texts.without)
             self._reported = True
 
-    def text_bytes(self, config: DataConfig) -> int | None:
+    def text_bytes(self) -> int | None:
         """Return the size of a plain local copy; None otherwise."""
-        return self._local.text_bytes(config) if config.path else None
+        return self._local.text_bytes() if self.config.path else None
 
 
 def _rows(config: DataConfig) -> Iterator[dict[str, Any]]:

@@ -30,43 +30,46 @@ class Local(Source[DataConfig]):
     with its text in ``data.column``; rows without text are left out, and their number is reported once.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, config: DataConfig) -> None:
+        super().__init__(config)
         self._reported = False
 
-    def versions(self, config: DataConfig) -> dict[str, str]:
+    def versions(self) -> dict[str, str]:
         """Return a hash of the files' names, sizes and modification times.
 
         Raises:
             UserError: there are no such files.
         """
-        root, paths, _ = files_of(config)
+        root, paths, _ = files_of(self.config.path)
         digest = hashlib.sha256()
         for path in paths:
             stat = path.stat()
             digest.update(f"{path.relative_to(root)} {stat.st_size} {stat.st_mtime_ns}\n".encode())
         return {"files": f"{len(paths)}, {digest.hexdigest()}"}
 
-    def documents(self, config: DataConfig) -> Iterator[Document]:
+    def documents(self) -> Iterator[Document]:
         """Yield the documents of every file, in the order of the file names.
 
         Raises:
             UserError: a file is empty, damaged, not UTF-8, lacks the column, or has a line that is too long.
         """
-        root, paths, left_out = files_of(config)
+        root, paths, left_out = files_of(self.config.path)
         rows = without = 0
         for path in paths:
-            texts = yield from _read(path, path.relative_to(root).as_posix(), config.column)
+            texts = yield from _read(path, path.relative_to(root).as_posix(), self.config.column)
             rows, without = rows + texts.rows, without + texts.without
         if not self._reported:
-            report_rows_without_text(config, rows, without)
+            report_rows_without_text(self.config, rows, without)
             if left_out:
-                line = f"data={config.name}: {left_out:,} files that do not end in {', '.join(READERS)} are left out"
+                line = (
+                    f"data={self.config.name}: {left_out:,} files that do not end in {', '.join(READERS)} are left out"
+                )
                 tqdm.write(f"{line}; a pattern such as 'FOLDER/**/*.md' reads any text file", file=sys.stderr)
             self._reported = True
 
-    def text_bytes(self, config: DataConfig) -> int | None:
+    def text_bytes(self) -> int | None:
         """Return the size of the files if all are uncompressed text."""
-        paths = files_of(config).paths
+        paths = files_of(self.config.path).paths
         plain = all(reader_of(path) in ("text", "json") and not _is_compressed(path) for path in paths)
         return sum(path.stat().st_size for path in paths) if plain else None
 
@@ -79,28 +82,28 @@ class Files(NamedTuple):
     left_out: int
 
 
-def files_of(config: DataConfig) -> Files:
+def files_of(named: str | None) -> Files:
     """Return the files of ``data.path``: of a folder those with known endings, else every file that is named.
 
     Raises:
         UserError: the path does not exist, or there are no readable files.
     """
-    if not config.path:
-        raise bad_value("data.path", config.path, "give a folder, a file, or a pattern such as texts/*.txt")
-    path = user_path(config.path)
+    if not named:
+        raise bad_value("data.path", named, "give a folder, a file, or a pattern such as texts/*.txt")
+    path = user_path(named)
     if path.is_dir():
         found = files_below(path)
         readable = [file for file in found if _has_known_ending(file)]
         if not readable:
             endings = f"no file there ends in {', '.join(READERS)}, with or without .gz or .zst"
-            raise bad_value("data.path", config.path, f"{endings}; name other text files by a pattern")
+            raise bad_value("data.path", named, f"{endings}; name other text files by a pattern")
         return Files(path, readable, len(found) - len(readable))
-    if not path.exists() and not is_pattern(config.path):
-        raise bad_value("data.path", config.path, "does not exist")
+    if not path.exists() and not is_pattern(named):
+        raise bad_value("data.path", named, "does not exist")
     found = [path] if path.exists() else files_like(path)
     readable = _named(found, path.name)
     if not readable:
-        raise bad_value("data.path", config.path, "no file matches this pattern")
+        raise bad_value("data.path", named, "no file matches this pattern")
     return Files(Path(os.path.commonpath([file.parent for file in readable])), readable, len(found) - len(readable))
 
 

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ttt.config.schema import DataConfig
-from ttt.data.documents import SPLITS, split_of
+from ttt.data.documents import SPLITS, Selection
 from ttt.data.partial_shards import BY_HASH, ENTRY, read_entries, read_splits
 
 RANKS = ("validation", "test", "train")
@@ -40,7 +39,7 @@ class Places:
         return Places(self.partial_shard[part], self.position[part], self.entries[part])
 
 
-def order_documents(partial_shards: Sequence[Path], config: DataConfig) -> dict[str, Places]:
+def order_documents(partial_shards: Sequence[Path], selection: Selection) -> dict[str, Places]:
     """Return the documents of each split; of several documents with the same text, only the first in the source.
 
     With ``data.max_tokens`` they are chosen from the documents until the one that brings the source to this number.
@@ -48,14 +47,13 @@ def order_documents(partial_shards: Sequence[Path], config: DataConfig) -> dict[
     read = [read_entries(folder) for folder in partial_shards]
     counts = [len(entries) for entries in read]
     entries = np.concatenate([np.zeros(0, ENTRY), *read])
-    order = _distinct_by_hash(entries["sha256"][: documents_until(config.max_tokens, entries["tokens"])])
+    order = _distinct_by_hash(entries["sha256"][: documents_until(selection.max_tokens, entries["tokens"])])
     partial_shard = np.repeat(np.arange(len(read), dtype=np.int32), counts)
     position = np.concatenate([np.zeros(0, np.int32), *(np.arange(count, dtype=np.int32) for count in counts)])
     places = Places(partial_shard[order], position[order], entries[order])
 
     def rank(index: int) -> int:
-        sha256 = places.entries["sha256"][index].tobytes()
-        return RANKS.index(split_of(sha256, config.validation_fraction, config.test_fraction))
+        return RANKS.index(selection.split_by_hash(places.entries["sha256"][index].tobytes()))
 
     bounds = [bisect_left(range(len(places)), number, key=rank) for number in range(len(RANKS) + 1)]
     splits = np.concatenate([np.zeros(0, np.int8), *map(read_splits, partial_shards)])[order]

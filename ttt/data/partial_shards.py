@@ -17,9 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ttt.config.schema import DataConfig
 from ttt.config.system import renamed_at_the_end
-from ttt.data.documents import SPLITS, is_admitted, sha256_of
+from ttt.data.documents import SPLITS, Selection, sha256_of
 from ttt.data.sources import Document
 from ttt.data.vocabulary import dtype_of, open_vocabulary
 
@@ -40,7 +39,7 @@ class PartialShard:
     documents: list[Document]
     folder: Path
     tokenizer_folder: Path
-    config: DataConfig
+    selection: Selection
 
 
 def batches_of_text(documents: Iterable[Document]) -> Iterator[list[Document]]:
@@ -64,7 +63,7 @@ def write_partial_shard(shard: PartialShard) -> None:
         OSError: it cannot be written.
     """
     vocabulary = open_vocabulary(shard.tokenizer_folder)
-    admitted = [document for document in shard.documents if is_admitted(document, shard.config)]
+    admitted = [document for document in shard.documents if shard.selection.admits(document)]
     tokens = vocabulary.encode([document.text for document in admitted])
     names = [document.name.encode() for document in admitted]
     entries = [

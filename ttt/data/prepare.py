@@ -9,6 +9,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,13 @@ from ttt.config.errors import UserError, bad_value
 from ttt.config.schema import DataConfig
 from ttt.config.system import file_sha256, renamed_at_the_end, user_path
 from ttt.data import files
-from ttt.data.documents import SPLITS, no_training_document, training_sample
+from ttt.data.documents import SPLITS, Selection
 from ttt.data.manifest import MANIFEST, Manifest, write_manifest
 from ttt.data.order import Places, order_documents
 from ttt.data.partial_shards import PartialShard, batches_of_text, read_entries, write_partial_shard
 from ttt.data.shards import ShardPlan, list_of, shard_bounds, write_shard
 from ttt.data.sources import Document, Source, UnreachableError
-from ttt.data.stretches import STRETCHES, provide_stretches
+from ttt.data.stretches import STRETCHES, provide_stretches, with_stretches
 from ttt.data.sums import block_sums
 from ttt.data.tokenizer import SAMPLE_CHARS, save_tokenizer, train_tokenizer
 from ttt.data.vocabulary import JSON, check_tokenizer, dtype_of, open_users, open_vocabulary, tokenizer_file
@@ -58,9 +59,106 @@ class BuildDir:
         return self.partial_shards / f"{number:06}"
 
 
-def prepare(
-    config: DataConfig, source: Source[DataConfig], description: Manifest, folder: Path, show_progress: bool
-) -> None:
+@dataclass(frozen=True)
+class Preparation:
+    """The preparation of one corpus.
+
+    Attributes:
+        source: the texts, with their configuration.
+        selection: the choice of its documents.
+        build: the temporary folder.
+        show_progress: show progress bars.
+    """
+
+    source: Source[DataConfig]
+    selection: Selection
+    build: BuildDir
+    show_progress: bool
+
+    def run(self, description: Manifest) -> None:
+        """Read, tokenise and write the corpus into the temporary folder; the manifest is written last."""
+        folder = self.build.folder
+        self.build.partial_shards.mkdir(parents=True, exist_ok=True)
+        stretches = provide_stretches(self.source.documents, self.selection, folder, self.show_progress)
+        max_tokens = self.selection.max_tokens
+        if stretches and max_tokens is not None:
+            why = "the source has too few documents to read only some of them; give fewer or shorter texts"
+            raise bad_value("data.max_tokens", max_tokens, why)
+        documents = partial(self._documents, bool(stretches))
+        self._provide_tokenizer(documents)
+        self._tokenise(documents)
+        splits = self._shards()
+        _describe(folder, description | ({"stretches": stretches} if stretches else {}), splits, self.show_progress)
+
+    def _documents(self, stretched: bool) -> Iterator[Document]:
+        documents = self.source.documents()
+        return with_stretches(documents, self.selection) if stretched else documents
+
+    def _provide_tokenizer(self, documents: Callable[[], Iterator[Document]]) -> None:
+        """Put the user's tokenizer, or one trained on the source, into the folder."""
+        folder, config = self.build.folder, self.source.config
+        if config.tokenizer is not None:
+            path = user_path(config.tokenizer)
+            with renamed_at_the_end(folder / check_tokenizer(path)) as copy:
+                shutil.copyfile(path, copy)
+            open_users(path, folder)
+        elif not tokenizer_file(folder).exists():
+            read = tqdm(documents(), "reading", unit=" documents", disable=not self.show_progress)
+            sample = self.selection.training_sample(read, SAMPLE_CHARS)
+            texts = tqdm(sample, "training tokenizer", unit=" documents", disable=not self.show_progress)
+            with renamed_at_the_end(folder / JSON) as written:
+                save_tokenizer(train_tokenizer(texts, config.vocab_size), written)
+
+    def _tokenise(self, documents: Callable[[], Iterator[Document]]) -> None:
+        """Write the missing partial shards."""
+        build = self.build
+        if build.counted.exists():
+            return
+        total, shown = self.source.text_bytes(), self.show_progress
+        with tqdm(total=total, desc="tokenising", unit="B", unit_scale=True, disable=not shown) as progress:
+            batches = batches_of_text(_counted(documents(), progress))
+            number = 0
+            enough = _enough(self.selection.max_tokens, build)
+
+            def missing() -> Iterator[PartialShard]:
+                nonlocal number
+                for batch in batches:
+                    folder = build.partial_shard(number)
+                    number += 1
+                    if not folder.exists():
+                        yield PartialShard(batch, folder, build.folder, self.selection)
+                    if enough(number):
+                        return
+
+            for _ in parallel_map(write_partial_shard, missing(), self.source.config.workers):
+                pass
+        with renamed_at_the_end(build.counted) as counted:
+            counted.write_text(json.dumps(number), encoding="utf-8")
+
+    def _shards(self) -> dict[str, Places]:
+        """Write the missing shards; return the documents of each split."""
+        build = self.build
+        number = json.loads(build.counted.read_text(encoding="utf-8"))
+        partial_shards = [build.partial_shard(index) for index in range(number)]
+        splits = order_documents(partial_shards, self.selection)
+        if not len(splits["train"]):
+            raise self.selection.no_training_document()
+        dtype = dtype_of(open_vocabulary(build.folder))
+        plans = []
+        for split, places in splits.items():
+            bounds = shard_bounds(places.entries["tokens"])
+            for number, (first, end) in enumerate(pairwise(bounds)):
+                path = build.folder / files.shard_name(split, number)
+                plans.append(ShardPlan(path, split, places[first:end], partial_shards, dtype))
+        missing = [plan for plan in plans if not plan.path.exists()]
+        written = parallel_map(write_shard, missing, self.source.config.workers)
+        hidden = not self.show_progress
+        for _ in tqdm(written, "writing shards", total=len(missing), unit=" shards", disable=hidden):
+            pass
+        return splits
+
+
+def prepare(source: Source[DataConfig], description: Manifest, folder: Path, show_progress: bool) -> None:
     """Read, tokenise and write a corpus; ``folder`` is created only when everything is written.
 
     Only one process may prepare a folder at a time. After a kill, or an error other than ``UserError``, finished work
@@ -75,17 +173,7 @@ def prepare(
     try:
         # The manifest is written last: if it exists, only the clean-up is missing.
         if not (build.folder / MANIFEST).exists():
-            build.partial_shards.mkdir(parents=True, exist_ok=True)
-            source, stretches = provide_stretches(config, source, build.folder, show_progress)
-            if stretches and config.max_tokens is not None:
-                why = "the source has too few documents to read only some of them; give fewer or shorter texts"
-                raise bad_value("data.max_tokens", config.max_tokens, why)
-            if stretches:
-                description = description | {"stretches": stretches}
-            _provide_tokenizer(config, source, build.folder, show_progress)
-            _tokenise(config, source, build, show_progress)
-            splits = _shards(config, build, show_progress)
-            _describe(build, description, splits, show_progress)
+            Preparation(source, Selection.of(source.config), build, show_progress).run(description)
         _clear_up(build)
         build.folder.replace(folder)
     except UserError as error:
@@ -101,50 +189,6 @@ def _discard(folder: Path) -> None:
     shutil.rmtree(discarded, ignore_errors=True)
     folder.replace(discarded)
     shutil.rmtree(discarded, ignore_errors=True)
-
-
-def _provide_tokenizer(config: DataConfig, source: Source[DataConfig], folder: Path, show_progress: bool) -> None:
-    """Put the user's tokenizer, or one trained on the source, into ``folder``."""
-    if config.tokenizer is not None:
-        path = user_path(config.tokenizer)
-        name = check_tokenizer(path)
-        with renamed_at_the_end(folder / name) as partial:
-            shutil.copyfile(path, partial)
-        open_users(path, folder)
-    elif not tokenizer_file(folder).exists():
-        documents = tqdm(source.documents(config), "reading", unit=" documents", disable=not show_progress)
-        sample = training_sample(documents, config, SAMPLE_CHARS)
-        if not sample:
-            raise no_training_document(config)
-        texts = tqdm(sample, "training tokenizer", unit=" documents", disable=not show_progress)
-        with renamed_at_the_end(folder / JSON) as partial:
-            save_tokenizer(train_tokenizer(texts, config.vocab_size), partial)
-
-
-def _tokenise(config: DataConfig, source: Source[DataConfig], build: BuildDir, show_progress: bool) -> None:
-    """Write the missing partial shards."""
-    if build.counted.exists():
-        return
-    total = source.text_bytes(config)
-    with tqdm(total=total, desc="tokenising", unit="B", unit_scale=True, disable=not show_progress) as progress:
-        batches = batches_of_text(_counted(source.documents(config), progress))
-        numbered = ((build.partial_shard(number), documents) for number, documents in enumerate(batches))
-        number = 0
-        enough = _enough(config.max_tokens, build)
-
-        def missing() -> Iterator[PartialShard]:
-            nonlocal number
-            for folder, documents in numbered:
-                number += 1
-                if not folder.exists():
-                    yield PartialShard(documents, folder, build.folder, config)
-                if enough(number):
-                    return
-
-        for _ in parallel_map(write_partial_shard, missing(), config.workers):
-            pass
-    with renamed_at_the_end(build.counted) as partial:
-        partial.write_text(json.dumps(number), encoding="utf-8")
 
 
 def _enough(max_tokens: int | None, build: BuildDir) -> Callable[[int], bool]:
@@ -170,44 +214,23 @@ def _counted(documents: Iterable[Document], progress: tqdm) -> Iterator[Document
         progress.update(len(document.text.encode()))
 
 
-def _shards(config: DataConfig, build: BuildDir, show_progress: bool) -> dict[str, Places]:
-    """Write the missing shards; return the documents of each split."""
-    number = json.loads(build.counted.read_text(encoding="utf-8"))
-    partial_shards = [build.partial_shard(index) for index in range(number)]
-    splits = order_documents(partial_shards, config)
-    if not len(splits["train"]):
-        raise no_training_document(config)
-    dtype = dtype_of(open_vocabulary(build.folder))
-    plans = []
-    for split, places in splits.items():
-        bounds = shard_bounds(places.entries["tokens"])
-        for number, (first, end) in enumerate(pairwise(bounds)):
-            path = build.folder / files.shard_name(split, number)
-            plans.append(ShardPlan(path, split, places[first:end], partial_shards, dtype))
-    missing = [plan for plan in plans if not plan.path.exists()]
-    written = parallel_map(write_shard, missing, config.workers)
-    for _ in tqdm(written, "writing shards", total=len(missing), unit=" shards", disable=not show_progress):
-        pass
-    return splits
-
-
-def _describe(build: BuildDir, description: Manifest, splits: dict[str, Places], show_progress: bool) -> None:
+def _describe(folder: Path, description: Manifest, splits: dict[str, Places], show_progress: bool) -> None:
     """Write the offsets, the list of documents and the manifest."""
-    vocabulary = open_vocabulary(build.folder)
-    sizes = {split: _split_sizes(build.folder, split, splits[split]) for split in SPLITS}
+    vocabulary = open_vocabulary(folder)
+    sizes = {split: _split_sizes(folder, split, splits[split]) for split in SPLITS}
     shards = {split: [shard["file"] for shard in sizes[split]["shards"]] for split in SPLITS}
     for split in SPLITS:
-        _write_sums(build.folder, split, sizes[split]["shards"], dtype_of(vocabulary))
+        _write_sums(folder, split, sizes[split]["shards"], dtype_of(vocabulary))
     names = [name for split in SPLITS for name in shards[split]]
-    with (build.folder / files.DOCUMENTS).open("wb") as target:
+    with (folder / files.DOCUMENTS).open("wb") as target:
         for name in names:
-            with list_of(build.folder / name).open("rb") as lines:
+            with list_of(folder / name).open("rb") as lines:
                 shutil.copyfileobj(lines, target)
-    tokenizer = tokenizer_file(build.folder).name
+    tokenizer = tokenizer_file(folder).name
     names += [*map(files.offsets_name, SPLITS), *map(files.sums_name, SPLITS), tokenizer, files.DOCUMENTS]
     described = {}
     for name in tqdm(names, "hashing", unit=" files", disable=not show_progress):
-        path = build.folder / name
+        path = folder / name
         described[name] = {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
     manifest = {
         "tokenizer": tokenizer,
@@ -216,9 +239,9 @@ def _describe(build: BuildDir, description: Manifest, splits: dict[str, Places],
         "dtype": dtype_of(vocabulary).name,
         "splits": sizes,
         "files": described,
-        "digest": files.content_digest(build.folder, shards, dtype_of(vocabulary)),
+        "digest": files.content_digest(folder, shards, dtype_of(vocabulary)),
     }
-    write_manifest(build.folder, description | manifest)
+    write_manifest(folder, description | manifest)
 
 
 def _write_sums(folder: Path, split: str, shards: list[dict[str, Any]], dtype: np.dtype) -> None:

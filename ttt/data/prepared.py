@@ -18,7 +18,7 @@ def find_prepared(config: DataConfig, digest: str) -> Corpus | None:
     for root in dict.fromkeys([cache_folder(config.cache_dir), cache_folder(None)]):
         for path in sorted(root.glob(f"{glob.escape(config.name)}-*/{MANIFEST}")):
             if _digest(path.parent) == digest:
-                return open_corpus(config, path.parent)
+                return open_corpus(path.parent, config.name, config.join)
     return None
 
 

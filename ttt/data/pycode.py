@@ -21,23 +21,23 @@ class PyCode(Source[DataConfig]):
     ``stdlib`` is the interpreter's own library. Files that are not UTF-8 are skipped.
     """
 
-    def versions(self, config: DataConfig) -> dict[str, str]:
+    def versions(self) -> dict[str, str]:
         """Return the installed version of each of ``data.packages``; the interpreter's for ``stdlib``.
 
         Raises:
             UserError: there are no packages, or one is not installed.
         """
-        if not config.packages:
-            raise bad_value("data.packages", config.packages, f"name at least one package, such as {STDLIB}")
-        return {package: _version(package) for package in config.packages}
+        if not self.config.packages:
+            raise bad_value("data.packages", self.config.packages, f"name at least one package, such as {STDLIB}")
+        return {package: _version(package) for package in self.config.packages}
 
-    def documents(self, config: DataConfig) -> Iterator[Document]:
+    def documents(self) -> Iterator[Document]:
         """Yield every file of every package, named by package and path.
 
         Raises:
             UserError: a package is not installed, or one of its files cannot be read.
         """
-        for package in sorted(config.packages):
+        for package in sorted(self.config.packages):
             for root in _roots(package):
                 yield from _read(package, root)
 

@@ -31,21 +31,21 @@ class PyRepo(Source[DataConfig]):
     documents is a split by folders.
     """
 
-    def versions(self, config: DataConfig) -> dict[str, str]:
+    def versions(self) -> dict[str, str]:
         """Return the installed version of each of ``data.packages``, as the source ``pycode``.
 
         Raises:
             UserError: there are no packages, or one is not installed.
         """
-        return PyCode().versions(config)
+        return PyCode(self.config).versions()
 
-    def documents(self, config: DataConfig) -> Iterator[Document]:
+    def documents(self) -> Iterator[Document]:
         """Yield every folder that has a file, named by package and path.
 
         Raises:
             UserError: a package is not installed, or one of its files cannot be read.
         """
-        files = sorted(PyCode().documents(config), key=lambda file: (_folder(file), file.name))
+        files = sorted(PyCode(self.config).documents(), key=lambda file: (_folder(file), file.name))
         for folder, members in groupby(without_copies(files), key=_folder):
             if folder != TABLES:
                 yield Document(folder, "".join(f"# {file.name}\n{file.text.rstrip()}\n\n" for file in members))

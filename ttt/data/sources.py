@@ -1,8 +1,9 @@
 """Registry of text sources. A new source needs one new file in this folder that calls ``register_source``."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from ttt.config.discover import modules_of
 from ttt.config.errors import UserError, bad_value
@@ -26,35 +27,39 @@ class Document:
     split: str | None = None
 
 
-C_contra = TypeVar("C_contra", bound=DataConfig, contravariant=True)
+C = TypeVar("C", bound=DataConfig)
 
 
-class Source(Protocol[C_contra]):
-    """The interface of a source; subclasses are constructed without arguments.
+class Source(ABC, Generic[C]):
+    """The texts that a configuration names.
 
     Attributes:
         schema: the schema of the ``data`` group, set by ``register_source``.
+        config: the ``data`` group.
     """
 
     schema: ClassVar[type[DataConfig]] = DataConfig
 
-    def versions(self, config: C_contra) -> dict[str, str]:
+    def __init__(self, config: C) -> None:
+        self.config = config
+
+    @abstractmethod
+    def versions(self) -> dict[str, str]:
         """Return names and versions that determine the documents, without reading the documents.
 
         Raises:
-            UserError: ``config`` names something that does not exist.
+            UserError: the configuration names something that does not exist.
         """
-        ...
 
-    def documents(self, config: C_contra) -> Iterator[Document]:
+    @abstractmethod
+    def documents(self) -> Iterator[Document]:
         """Yield all documents, including duplicates, in an order that is the same every time.
 
         Raises:
-            UserError: ``config`` names something that does not exist or cannot be read.
+            UserError: the configuration names something that does not exist or cannot be read.
         """
-        ...
 
-    def text_bytes(self, config: C_contra) -> int | None:  # noqa: ARG002 - a source that knows overrides it
+    def text_bytes(self) -> int | None:
         """Return the approximate number of bytes of text; None if that requires reading them."""
         return None
 
@@ -64,7 +69,7 @@ S = TypeVar("S", bound=type[Source[Any]])
 
 
 def register_source(name: str, schema: type[DataConfig] = DataConfig) -> Callable[[S], S]:
-    """Return a class decorator: ``data=name`` reads from an object of this class; ``schema`` may add keys."""
+    """Return a class decorator: ``data=name`` reads from this class; ``schema`` may add keys."""
 
     def register(cls: S) -> S:
         cls.schema = schema
@@ -80,8 +85,17 @@ def source_types() -> dict[str, type[Source[Any]]]:
     return dict(sorted(_SOURCES.items()))
 
 
-def find_source(name: str) -> Source[Any]:
-    """Return the source that ``data.source`` names.
+def open_source(config: DataConfig) -> Source[Any]:
+    """Return the source that ``config`` describes.
+
+    Raises:
+        UserError: there is no such source.
+    """
+    return _find_source(config.source)(config)
+
+
+def _find_source(name: str) -> type[Source[Any]]:
+    """Return the class that ``data.source`` names.
 
     Raises:
         UserError: no source has this name.
@@ -89,7 +103,7 @@ def find_source(name: str) -> Source[Any]:
     types = source_types()
     if name not in types:
         raise bad_value("data.source", name, f"choose one of {', '.join(types)}")
-    return types[name]()
+    return types[name]
 
 
 def data_schema(plain: Resolved) -> type[DataConfig]:
@@ -98,4 +112,4 @@ def data_schema(plain: Resolved) -> type[DataConfig]:
     Raises:
         UserError: the configuration names an unknown source.
     """
-    return find_source(plain["data"]["source"]).schema
+    return _find_source(plain["data"]["source"]).schema

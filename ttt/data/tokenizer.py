@@ -7,8 +7,6 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 END_OF_DOCUMENT = "<|endoftext|>"
-SMALLEST_VOCABULARY = 256 + 1
-"""One token per byte, and the end of a document."""
 
 SAMPLE_CHARS = 8_000_000
 """Characters used for training. With twice as many, ``pycode`` has 0.3 % fewer tokens."""
@@ -18,7 +16,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     """Train a tokenizer of at most ``vocab_size`` tokens on the first ``SAMPLE_CHARS`` characters of ``texts``.
 
     The same texts give the same tokenizer, byte for byte. Texts with few repetitions give fewer tokens. ``vocab_size``
-    is at least ``SMALLEST_VOCABULARY``.
+    is at least ``ttt.config.plan.SMALLEST_VOCABULARY``.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

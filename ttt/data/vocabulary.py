@@ -94,7 +94,7 @@ def open_vocabulary(folder: Path) -> Vocabulary:
     """
     path = tokenizer_file(folder)
     try:
-        return JSONVocabulary(path) if path.suffix == ".json" else SentencePieceVocabulary(path)
+        return SentencePieceVocabulary(path) if path.name == MODEL else JSONVocabulary(path)
     except OSError:
         raise
     except Exception as error:
@@ -121,22 +121,25 @@ def check_tokenizer(path: Path) -> str:
     return JSON if ending == ".json" else MODEL
 
 
-def tokenizer_version(path: Path) -> str:
-    """Return the SHA-256 of a user's tokenizer, and what earlier versions of the suite read from it differently.
+def tokenizer_version(path: Path) -> dict[str, str]:
+    """Return the name of a user's tokenizer in a corpus -> its SHA-256 and the settings that earlier versions used.
 
     Corpora that earlier versions prepared with padding, truncation, dropout or too small a size are not used again.
+
+    Raises:
+        UserError: the file is missing or of another kind.
     """
-    sha256 = file_sha256(path)
+    name, sha256 = check_tokenizer(path), file_sha256(path)
     try:
         settings = json.loads(path.read_bytes()) if path.suffix.lower() == ".json" else {}
         tokenizer = load_tokenizer(path) if settings else None
     except Exception:
-        return sha256
+        return {name: sha256}
     stored = [name for name in ("padding", "truncation") if settings.get(name)]
     stored += ["dropout"] if settings and settings["model"].get("dropout") else []
     without = f" without {', '.join(stored)}" if stored else ""
     sparse = tokenizer and max(tokenizer.get_vocab().values(), default=-1) + 1 != tokenizer.get_vocab_size()
-    return f"{sha256}{without}{' with gaps between ids' if sparse else ''}"
+    return {name: f"{sha256}{without}{' with gaps between ids' if sparse else ''}"}
 
 
 def open_users(path: Path, folder: Path) -> Vocabulary:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from functools import partial
 
+from ttt.config.plan import check_data
 from ttt.config.schema import ContextConfig, DataConfig
 from ttt.data.corpus import load_corpus
 from ttt.evaluate.run import TrainedRun
@@ -25,11 +26,12 @@ def on_other_text(run: TrainedRun, data: DataConfig, whole: bool, eval_tokens: i
         eval_tokens: maximum number of tokens to read for each measure; None: ``data.eval_tokens``.
 
     Raises:
-        UserError: the run's tokenizer is missing or damaged.
+        UserError: the run's tokenizer is missing or damaged, or values of ``data`` contradict each other.
     """
     config = replace(data, tokenizer=str(run.tokenizer()))
     if whole:
         config = replace(config, validation_fraction=0.0, test_fraction=0.0)
+    check_data(config)
     reading = replace(run.reading, eval_tokens=eval_tokens or data.eval_tokens)
     find = partial(load_corpus, config, reading.show_progress)
     return replace(run, find_corpus=find, reading=reading, elsewhere=True)

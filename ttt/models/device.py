@@ -1,4 +1,4 @@
-"""The choice of the torch device."""
+"""The choice of the torch device, and of the precision on it."""
 
 import torch
 
@@ -19,3 +19,13 @@ def choose_device(name: str, key: str = "device", kinds: tuple[str, ...] = ("cud
     if not present[name]:
         raise bad_value(key, name, "torch finds no such device here; cpu always runs")
     return torch.device(name)
+
+
+def choose_precision(name: str, device: torch.device) -> str:
+    """Return Lightning's precision; ``auto``: mixed on a GPU, with bfloat16 if supported, and float32 elsewhere."""
+    if name != "auto":
+        return name
+    if device.type != "cuda":
+        return "32-true"
+    # GPUs before Ampere emulate bfloat16, many times slower than they compute in float16.
+    return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"

@@ -72,12 +72,16 @@ def newest_whole(folder: Path) -> Checkpoint | None:
     return None
 
 
-def is_whole(path: Path) -> bool:
-    """Return whether a checkpoint matches its digest."""
+def lost_last(folder: Path, step: int) -> bool:
+    """Return whether ``folder`` has checkpoints, but no whole one after ``step`` steps as its newest.
+
+    A run of which all checkpoints were removed has lost none that it could resume from.
+    """
+    paths = checkpoints(folder)
     try:
-        return bool(_verified(path))
+        return bool(paths) and not (checkpoint_step(paths[-1]) == step and _verified(paths[-1]))
     except ValueError:
-        return False
+        return True
 
 
 def write_digest(path: Path, sha256: str) -> None:

@@ -1,24 +1,51 @@
 """Device, precision and strategy of a run in the terms of torch and Lightning."""
 
 import platform
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, Strategy
 
 from ttt.backbones.registry import backbones
+from ttt.config.plan import check_device
 from ttt.config.schema import TrainerConfig
+from ttt.models.device import choose_device, choose_precision
+from ttt.models.memory import keep_freed_memory
 from ttt.results.record import Device
 
 
-def choose_precision(name: str, device: torch.device) -> str:
-    """Return Lightning's precision; ``auto``: mixed on a GPU, with bfloat16 if supported, and float32 elsewhere."""
-    if name != "auto":
-        return name
-    if device.type != "cuda":
-        return "32-true"
-    # GPUs before Ampere emulate bfloat16, many times slower than they compute in float16.
-    return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+@dataclass(frozen=True)
+class Hardware:
+    """The hardware of a run.
+
+    Attributes:
+        device: the device of this process.
+        precision: Lightning's name of the precision.
+        description: the record's description of the devices.
+    """
+
+    device: torch.device
+    precision: str
+    description: Device
+
+
+def choose_hardware(trainer: TrainerConfig) -> Hardware:
+    """Return the device and precision of a run, and set torch's threads.
+
+    Raises:
+        UserError: the device is not present, or strategy or precision are not possible on it.
+    """
+    device = choose_device(trainer.device, "trainer.device")
+    precision = choose_precision(trainer.precision, device)
+    check_device(trainer, device.type)
+    if device.type == "cpu":
+        keep_freed_memory()
+    if trainer.threads:
+        torch.set_num_threads(trainer.threads)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    count = trainer.devices * trainer.nodes
+    return Hardware(device, precision, {"name": f"{device.type}: {name}", "count": count, "precision": precision})
 
 
 def choose_strategy(name: str) -> str | Strategy:
@@ -29,9 +56,3 @@ def choose_strategy(name: str) -> str | Strategy:
         return DDPStrategy()
     blocks: set[Any] = {backbone.block for backbone in backbones().values()}
     return FSDPStrategy(auto_wrap_policy=blocks, state_dict_type="full")
-
-
-def describe_device(config: TrainerConfig, device: torch.device, precision: str) -> Device:
-    """Return the record's description of the device."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    return {"name": f"{device.type}: {name}", "count": config.devices * config.nodes, "precision": precision}

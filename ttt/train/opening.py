@@ -11,10 +11,10 @@ import yaml
 from ttt.config.errors import UserError, bad_value, first_line
 from ttt.config.identity import differences, identity
 from ttt.config.plain import from_plain
-from ttt.config.plan import StepPlan, plan_steps
-from ttt.config.schema import Resolved
+from ttt.config.plan import check_same_batches
+from ttt.config.schema import Resolved, TrainConfig
 from ttt.results.atomic import PARTIAL, remove_partials
-from ttt.results.checkpoints import Checkpoint, checkpoint_step, checkpoints, is_whole, set_aside
+from ttt.results.checkpoints import Checkpoint, checkpoint_step, checkpoints, lost_last, newest_whole, set_aside
 from ttt.results.lock import LOCK_FILES
 from ttt.results.record import Record, RunFolder, read_record
 from ttt.train.planning import RunPlan
@@ -36,18 +36,25 @@ RunAction = Literal["start", "resume", "finished"]
 
 @dataclass(frozen=True)
 class Opening:
-    """The action for a run's folder, and the record of a run that is resumed or finished."""
+    """The action for a run's folder.
+
+    Attributes:
+        action: start, resume or finished.
+        record: of a run that is resumed or finished.
+        newest: the checkpoint to resume from.
+    """
 
     action: RunAction
     record: Record | None = None
+    newest: Checkpoint | None = None
 
 
 def open_run(plan: RunPlan) -> Opening:
     """Return the action for the run's folder; nothing is changed.
 
     Raises:
-        UserError: the folder belongs to another run or contains other files, or it contains steps of this run and
-            resuming was not requested.
+        UserError: the folder belongs to another run or contains other files, it contains steps of this run and
+            resuming was not requested, or no checkpoint to resume from is undamaged.
     """
     folder, config = plan.folder, plan.config
     if not folder.path.exists():
@@ -60,26 +67,18 @@ def open_run(plan: RunPlan) -> Opening:
     record = read_record(folder.record)
     if config.overwrite:
         return Opening("start")
-    former = from_plain(record["config"], type(config.model))
-    _check_same_run(plan, identity(former))
+    former = _check_same_run(plan, record["config"])
     finished = record["status"] == "finished" and record["steps"] >= plan.step_plan.steps
-    if finished and not (config.ckpt == "last" and _lost_last_weights(folder, record)):
+    if finished and not (config.ckpt == "last" and lost_last(folder.checkpoints, record["steps"])):
         return Opening("finished", record)
     if not checkpoints(folder.checkpoints):
         return Opening("start")
     if config.ckpt != "last":
         raise UserError(f"{folder.path}: contains {record['steps']} steps of this run ({record['status']}); {REMEDY}")
-    _check_same_batches(plan, plan_steps(former))
-    return Opening("resume", record)
-
-
-def _lost_last_weights(folder: RunFolder, record: Record) -> bool:
-    """Return whether a run has checkpoints, but not whole ones of its last step.
-
-    A run of which all checkpoints were removed stays finished.
-    """
-    paths = checkpoints(folder.checkpoints)
-    return bool(paths) and not (checkpoint_step(paths[-1]) == record["steps"] and is_whole(paths[-1]))
+    newest = newest_whole(folder.checkpoints)
+    check_same_batches(config, former)
+    # If no checkpoint was finished, the run starts from its first step, with a new record.
+    return Opening("start") if newest is None else Opening("resume", record, newest)
 
 
 def _check_without_record(plan: RunPlan) -> None:
@@ -99,7 +98,7 @@ def _check_without_record(plan: RunPlan) -> None:
         return
     former = _left_config(folder)
     if former is not None:
-        _check_same_run(plan, identity(from_plain(former, type(config.model))))
+        _check_same_run(plan, former)
     remedy = "ckpt=last or overwrite=true starts the run from its first step, run=FOLDER chooses another folder"
     if config.ckpt != "last":
         raise UserError(f"{folder.path}: contains checkpoints and no record; {remedy}")
@@ -174,23 +173,15 @@ def rewind_folder(folder: RunFolder, newest: Checkpoint) -> None:
         raise _unwritable(folder, error) from error
 
 
-def _check_same_run(plan: RunPlan, former: Resolved) -> None:
-    different = differences(plan.identity, former)
+def _check_same_run(plan: RunPlan, plain: Resolved) -> TrainConfig:
+    """Check that the configuration of an earlier run, in plain containers, is that of this run; return it."""
+    former = from_plain(plain, type(plan.config.model))
+    different = differences(plan.identity, identity(former))
     if different:
         listed = "; ".join(different[:3]) + ("; ..." if len(different) > 3 else "")
         path = plan.folder.path
         raise UserError(f"run={path}: belongs to another configuration ({listed}); choose another folder")
-
-
-def _check_same_batches(plan: RunPlan, before: StepPlan) -> None:
-    """Check that a resumed run reads the same batches, in which its position in the data is counted."""
-    now = plan.step_plan
-    if before.tokens_per_step != now.tokens_per_step:
-        began = f"the run began with {before.tokens_per_step:,} tokens per step, here they would be"
-        raise bad_value("trainer.devices", plan.config.trainer.devices, f"{began} {now.tokens_per_step:,}")
-    if (before.device_batch, before.accumulate) != (now.device_batch, now.accumulate):
-        began = f"the run began with {before.device_batch} ({before.accumulate} times a step on each device)"
-        raise bad_value("trainer.device_batch", now.device_batch, f"{began}, and must resume with that")
+    return former
 
 
 def _unwritable(folder: RunFolder, error: OSError) -> UserError:

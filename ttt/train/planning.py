@@ -1,12 +1,11 @@
 """From a configuration to the plan of a run: checked, combined with its parent, and named. Does not import torch."""
 
-import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ttt.config.errors import bad_value
 from ttt.config.identity import differences, identity, model_shape, run_id, settings_digest
-from ttt.config.plan import StepPlan, check, plan_steps
+from ttt.config.plan import StepPlan, check, check_paths, order_seed, plan_steps
 from ttt.config.schema import ParentConfig, Resolved, TrainConfig
 from ttt.results.checkpoints import Checkpoint, newest_whole
 from ttt.results.record import Data, RunFolder, identity_of, read_record
@@ -74,9 +73,9 @@ def plan_run(config: TrainConfig, overrides: list[str], sweep: str | None = None
     """Return the plan of a run; nothing is written, and ``config`` is not changed.
 
     Raises:
-        UserError: a value is out of range, values contradict each other, or the parent does not fit.
+        UserError: a value is out of range, values contradict each other, the parent does not fit, or the text of a new
+            run does not exist.
     """
-    check_optimizer(config.recipe)
     parent = None
     if config.parent.run is not None:
         parent = trained_parent(config.parent.run)
@@ -84,11 +83,13 @@ def plan_run(config: TrainConfig, overrides: list[str], sweep: str | None = None
     elif config.recipe.parent_share:
         name = config.recipe.name
         raise bad_value("recipe", name, "starts from the weights of another run; name it with from=FOLDER")
-    name = run_id(config)
+    name, settings = run_id(config), identity(config)
     folder = RunFolder(Path(config.run) if config.run else Path(config.runs) / name)
-    return RunPlan(
-        config, check(config), identity(config), name, folder, order_seed(config), parent, overrides, sweep, label
-    )
+    step_plan, seed = check(config), order_seed(config)
+    if not folder.record.exists():
+        check_paths(config.data)
+    check_optimizer(config.recipe)
+    return RunPlan(config, step_plan, settings, name, folder, seed, parent, overrides, sweep, label)
 
 
 def trained_parent(run: str) -> TrainedParent:
@@ -136,12 +137,3 @@ def with_parent(config: TrainConfig, parent: Parent) -> TrainConfig:
         tokens = recipe.parent_share * parent.steps * parent.tokens_per_step
         recipe = replace(recipe, steps=max(1, round(tokens / max(1, recipe.tokens_per_step))))
     return replace(config, parent=adopted, recipe=recipe)
-
-
-def order_seed(config: TrainConfig) -> int:
-    """Return the seed of the data's order. A run with a parent must not begin with the parent's first batches."""
-    parent = config.parent
-    if parent.run_id is None:
-        return config.seed
-    text = f"{config.seed} {parent.run_id} {parent.steps} {parent.settings}"
-    return int(hashlib.sha256(text.encode()).hexdigest()[:8], 16)

@@ -4,28 +4,25 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import lightning.pytorch as pl
-import torch
 
 from ttt.config.errors import bad_value
 from ttt.config.plain import to_plain
-from ttt.config.plan import check_device
 from ttt.data.corpus import Corpus, load_corpus
 from ttt.data.usage import usage
 from ttt.data.windows import Windows, windows_at_start, windows_within
 from ttt.evaluate.run import Reading
 from ttt.models.build import build_model
-from ttt.models.device import choose_device
 from ttt.models.flops import training_flops
 from ttt.models.language_model import LanguageModel
-from ttt.models.memory import keep_freed_memory
 from ttt.models.weights import check_resumable, load_weights
 from ttt.results.checkpoints import Checkpoint, newest_whole
 from ttt.results.metrics import MetricLog
 from ttt.results.provenance import git_state, versions
 from ttt.results.record import SCHEMA_VERSION, Device, Record, require_data
 from ttt.results.run_record import RunRecord, now
-from ttt.train.device import choose_precision, describe_device
+from ttt.train.device import Hardware, choose_hardware
 from ttt.train.loggers import require_logger
+from ttt.train.opening import Opening
 from ttt.train.planning import RunPlan, TrainedParent
 from ttt.train.processes import rank
 
@@ -38,8 +35,7 @@ class PreparedRun:
         plan: the plan of the run.
         record: the run's record, not written yet.
         newest: the checkpoint to resume from; None: start a new run.
-        device: the device of this process.
-        precision: Lightning's name of the precision.
+        hardware: its device and precision.
         corpus: the data.
         windows: the training windows of ``corpus``.
         model: with its initial weights, or its parent's.
@@ -50,8 +46,7 @@ class PreparedRun:
     plan: RunPlan
     record: RunRecord
     newest: Checkpoint | None
-    device: torch.device
-    precision: str
+    hardware: Hardware
     corpus: Corpus
     windows: Windows
     model: LanguageModel
@@ -59,47 +54,35 @@ class PreparedRun:
     metrics: MetricLog
 
 
-def prepare(plan: RunPlan, former: Record | None) -> PreparedRun:
+def prepare(plan: RunPlan, opening: Opening) -> PreparedRun:
     """Prepare data and model; only the data cache is written.
 
-    Args:
-        plan: the plan of the run.
-        former: the record of the run to resume; None: start a new run. If none of its checkpoints was finished, the
-            run starts from its first step, with a new record.
-
     Raises:
-        UserError: the data, the device or the model cannot be used, no checkpoint to resume from is undamaged, or the
-            metrics of the run to resume are damaged.
+        UserError: the data, the device or the model cannot be used, or the metrics of the run to resume are damaged.
     """
-    config = plan.config
-    newest = newest_whole(plan.folder.checkpoints) if former else None
-    former = former if newest else None
-    device = choose_device(config.trainer.device, "trainer.device")
-    check_device(config.trainer, device.type)
-    require_logger(config.trainer.logger)
-    if device.type == "cpu":
-        keep_freed_memory()
-    if config.trainer.threads:
-        torch.set_num_threads(config.trainer.threads)
-    corpus = load_corpus(config.data, config.trainer.progress)
-    if former is not None:
-        require_data(plan.folder, former, corpus.digest)
-    windows = windows_within(corpus.splits["train"], config.ctx.length)
+    config, newest = plan.config, opening.newest
+    trainer, ctx = config.trainer, config.ctx.length
+    require_logger(trainer.logger)
+    hardware = choose_hardware(trainer)
+    corpus = load_corpus(config.data, trainer.progress)
+    if opening.record is not None:
+        require_data(plan.folder, opening.record, corpus.digest)
+    elif plan.parent is not None:
+        require_parent(plan.parent, corpus)
+    windows = windows_within(corpus.splits["train"], ctx)
     # Refuse a context that is too long for validation now, not at the end of training.
-    windows_at_start(corpus.splits["validation"], config.ctx.length)
+    windows_at_start(corpus.splits["validation"], ctx)
     pl.seed_everything(config.seed, verbose=False)
     model = build_model(config.model, config.size, config.backbone, config.kernel, corpus.vocab_size)
     if newest is not None:
         check_resumable(model, newest.path)
     elif plan.parent is not None:
-        load_parent(plan.parent, corpus, model)
-    precision = choose_precision(config.trainer.precision, device)
-    content = former or new_record(plan, describe_device(config.trainer, device, precision), corpus, model)
+        load_weights(model, plan.parent.checkpoint.path)
+    content = opening.record or new_record(plan, hardware.description, corpus, model)
     record = RunRecord(plan.folder, content, writes=rank() == 0)
-    trainer = config.trainer
-    reading = Reading(config.ctx.length, config.data.eval_tokens, device, trainer.device_tokens, trainer.progress)
+    reading = Reading(ctx, config.data.eval_tokens, hardware.device, trainer.device_tokens, trainer.progress)
     metrics = _metrics(record, newest)
-    return PreparedRun(plan, record, newest, device, precision, corpus, windows, model, reading, metrics)
+    return PreparedRun(plan, record, newest, hardware, corpus, windows, model, reading, metrics)
 
 
 def _metrics(record: RunRecord, newest: Checkpoint | None) -> MetricLog:
@@ -113,8 +96,8 @@ def _metrics(record: RunRecord, newest: Checkpoint | None) -> MetricLog:
     return MetricLog.resume(record.folder.metrics, record.run_id, newest.step, training_only=True)
 
 
-def load_parent(parent: TrainedParent, corpus: Corpus, model: LanguageModel) -> None:
-    """Copy the weights of a parent into ``model``; the parent may have been trained on other text.
+def require_parent(parent: TrainedParent, corpus: Corpus) -> None:
+    """Check that the weights of a parent fit the corpus; the parent may have been trained on other text.
 
     Raises:
         UserError: the parent was trained with another tokenizer, or has written a checkpoint since the run was planned.
@@ -127,7 +110,6 @@ def load_parent(parent: TrainedParent, corpus: Corpus, model: LanguageModel) -> 
     newest = newest_whole(parent.checkpoint.path.parent)
     if newest is None or newest.sha256 != parent.checkpoint.sha256:
         raise bad_value("from", parent.run, "has just written another checkpoint; start again when it has ended")
-    load_weights(model, parent.checkpoint.path)
 
 
 def new_record(plan: RunPlan, device: Device, corpus: Corpus, model: LanguageModel) -> Record:

@@ -92,20 +92,15 @@ def process_group(device: str) -> Iterator[None]:
 
     Args:
         device: ``trainer.device``.
-
-    Raises:
-        UserError: the device is not available.
     """
     if launcher() is None:
         yield
         return
-    from torch import distributed
-
-    from ttt.models.device import choose_device
+    from torch import cuda, distributed
 
     environment = cluster_environment()
     os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = environment.main_address, str(environment.main_port)
-    backend = "cpu:gloo,cuda:nccl" if choose_device(device, "trainer.device").type == "cuda" else "gloo"
+    backend = "cpu:gloo,cuda:nccl" if device in ("auto", "cuda") and cuda.is_available() else "gloo"
     distributed.init_process_group(backend, rank=environment.global_rank(), world_size=environment.world_size())
     try:
         yield

@@ -122,7 +122,7 @@ def _trained(prepared: PreparedRun, metrics: MetricLog) -> TrainedRun:
     """Return the trained run, for its evaluation."""
     record, strategy = prepared.record, prepared.plan.config.trainer.strategy
     model = _gathered_model(prepared) if strategy == "fsdp" else prepared.model
-    model = model.to(prepared.device)
+    model = model.to(prepared.hardware.device)
     return TrainedRun(record, lambda: prepared.corpus, model, record.steps, prepared.reading, metrics)
 
 
@@ -138,7 +138,7 @@ def _built(prepared: PreparedRun) -> str | None:
     """Return the name of the kernel that the first step may have to compile; None: there is none."""
     name = prepared.plan.config.kernel.name
     if name == "auto":
-        name = {"cpu": "cpu", "cuda": "triton"}.get(prepared.device.type, "dual")
+        name = {"cpu": "cpu", "cuda": "triton"}.get(prepared.hardware.device.type, "dual")
     return name if name in ("cpu", "triton") and ttt_layers(prepared.model) else None
 
 
@@ -166,9 +166,9 @@ def _trainer(prepared: PreparedRun, metrics: MetricLog, stop: StopRequest) -> pl
     if trainer.progress:
         callbacks.append(Progress(_built(prepared)))
     return pl.Trainer(
-        accelerator=prepared.device.type,
+        accelerator=prepared.hardware.device.type,
         strategy=choose_strategy(trainer.strategy),
-        precision=prepared.precision,  # type: ignore[arg-type]
+        precision=prepared.hardware.precision,  # type: ignore[arg-type]
         devices=trainer.devices,
         num_nodes=trainer.nodes,
         max_steps=plan.step_plan.steps,

@@ -9,10 +9,8 @@ import yaml
 
 from ttt.config.errors import UserError
 from ttt.config.plain import from_plain
-from ttt.config.plan import check_paths
 from ttt.config.schema import TrainConfig
 from ttt.results.lock import locked
-from ttt.results.record import Record, RunFolder
 from ttt.results.run_record import Label
 from ttt.train.opening import Opening, open_run
 from ttt.train.planning import RunPlan, plan_run
@@ -39,20 +37,20 @@ def train(config: TrainConfig, overrides: list[str], sweep: str | None = None, l
     """
     plan = plan_run(config, overrides, sweep, label)
     check_processes(plan.config.trainer)
-    if not plan.folder.record.exists():
-        check_paths(plan.config.data)
     # torch is imported only now, so that a mistake in the configuration is reported at once.
     from ttt.train.stopping import requeueing
 
     with requeueing(), process_group(plan.config.trainer.device), ExitStack() as lock:
         opening = broadcast_from_rank0(lambda: _open(plan, lock))
         if opening.action == "finished" and opening.record is not None:
-            _report_finished(plan.folder, opening.record)
+            if rank() == 0:
+                reached = f"validation perplexity {opening.record['results']['validation']['perplexity']:.2f}"
+                print(f"{plan.folder.path} is finished: {reached}; overwrite=true runs it again")
             return
         from ttt.train.prepare import prepare
         from ttt.train.run import run
 
-        prepared = all_ranks_or_fail(lambda: prepare(plan, opening.record))
+        prepared = all_ranks_or_fail(lambda: prepare(plan, opening))
         _report_start(prepared)
         evaluation = run(prepared)
         if evaluation is not None:
@@ -65,12 +63,6 @@ def _open(plan: RunPlan, lock: ExitStack) -> Opening:
     if rank() == 0:
         lock.enter_context(locked(plan.folder.path))
     return open_run(plan)
-
-
-def _report_finished(folder: RunFolder, record: Record) -> None:
-    if rank() == 0:
-        reached = record["results"]["validation"]["perplexity"]
-        print(f"{folder.path} is finished: validation perplexity {reached:.2f}; overwrite=true runs it again")
 
 
 def _report_start(prepared: "PreparedRun") -> None:
