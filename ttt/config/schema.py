@@ -59,6 +59,12 @@ class BackboneConfig:
     """The block around a sequence layer."""
 
     name: str = key(REQUIRED, "the backbone's name in the registry", file_name=True)
+    conv_init: str = key(
+        "torch",
+        "initial convolutions of backbone=mamba (the paper's text does not say); torch: uniform, with random biases, "
+        "as in the authors' PyTorch release; lecun: LeCun normal, biases 0, as in their JAX code",
+        choices=("torch", "lecun"),
+    )
 
 
 @dataclass
@@ -128,7 +134,13 @@ class RecipeConfig:
     warmup: float = key(0.0, "share of the steps in which the learning rate rises", at_least=0, below=1)
     optimizer: str = key("adamw", "a name registered in ttt/train/optimizers/")
     betas: tuple[float, float] = key((0.9, 0.95), "AdamW's betas", at_least=0, below=1)
-    weight_decay: float = key(0.0, "weight decay of matrices", at_least=0)
+    weight_decay: float = key(0.0, "weight decay of the parameters that decay chooses", at_least=0)
+    decay: str = key(
+        "matrices",
+        "parameters with weight decay; matrices: no norms, biases and other vectors (the paper's text does not say); "
+        "all: every parameter, as in the authors' JAX code",
+        choices=("matrices", "all"),
+    )
     clip: float = key(0.0, "maximum gradient norm; 0: no clipping", at_least=0)
     parent_share: float = key(0.0, "training tokens as a share of the parent's", at_least=0)
 
