@@ -112,7 +112,7 @@ def check_data(data: DataConfig) -> None:
     Raises:
         UserError: no document or no training text is possible.
     """
-    if data.path or data.source in ("local", "pycode", "pyrepo"):
+    if data.path or data.source in ("local", "pycode", "pyrepo", "tokens"):
         for key, default in (("subset", None), ("split", "train")):
             if getattr(data, key) != default:
                 allowed = "chooses from a data set of the hub; without one, choose files by a pattern in data.path"
@@ -134,7 +134,7 @@ def check_paths(data: DataConfig) -> None:
     """
     if data.source == "local" and not data.path:
         raise bad_value("data.path", data.path, "give a folder, a file, or a pattern such as texts/*.txt")
-    single = data.path if data.source in ("local", "hub") and not glob.has_magic(data.path or "") else None
+    single = data.path if data.source in ("local", "hub", "tokens") and not glob.has_magic(data.path or "") else None
     if single and not user_path(single).exists():
         raise bad_value("data.path", single, "does not exist")
     if data.tokenizer is not None and not user_path(data.tokenizer).is_file():

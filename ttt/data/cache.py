@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import filelock
@@ -13,7 +14,7 @@ from ttt.config.schema import DataConfig
 from ttt.config.system import user_path
 from ttt.data.manifest import corpus_key, describe
 from ttt.data.prepare import prepare
-from ttt.data.sources import find_source
+from ttt.data.sources import TokenSource, find_source
 from ttt.data.stopping import stoppable
 from ttt.data.vocabulary import check_tokenizer, tokenizer_version
 
@@ -36,16 +37,20 @@ def prepared_folder(config: DataConfig, show_progress: bool) -> Path:
     description = describe(config, source.versions(config) | _tokenizer_version(config))
     root = cache_folder(config.cache_dir)
     folder = root / f"{config.name}-{corpus_key(description)}"
+    tokens = source if isinstance(source, TokenSource) else None
     if folder.exists():
+        if tokens:
+            tokens.link(config, folder)
         return folder
     try:
         root.mkdir(parents=True, exist_ok=True)
         with stoppable(config.name), _lock(folder, show_progress):
             # Another process may have prepared it in the meantime.
             if not folder.exists():
-                part = f", until it has {config.max_tokens:,} tokens (data.max_tokens)" if config.max_tokens else ""
-                _report(f"preparing data={config.name} in {folder}, only this time{part}", show_progress)
-                prepare(config, source, description, folder, show_progress)
+                limit = f", until it has {config.max_tokens:,} tokens (data.max_tokens)" if config.max_tokens else ""
+                _report(f"preparing data={config.name} in {folder}, only this time{limit}", show_progress)
+                write = tokens.write if tokens else partial(prepare, source=source)
+                write(config=config, description=description, folder=folder, show_progress=show_progress)
     except OSError as error:
         allowed = f"cannot be written ({error.strerror or error}); make room or choose another folder"
         raise bad_value("data.cache_dir", root, allowed) from error

@@ -121,6 +121,9 @@ def _check(config: DataConfig) -> None:
 def _open(config: DataConfig, folder: Path) -> Corpus:
     manifest = read_manifest(folder)
     for file, written in manifest["files"].items():
+        if (folder / file).is_symlink() and not (folder / file).exists():
+            gone = f"{(folder / file).readlink()}: is gone, and data={config.name} reads it"
+            raise UserError(f"{gone}; restore it, or name its new place with data.path")
         size = (folder / file).stat().st_size
         if size != written["bytes"]:
             raise ValueError(f"{file} has {size} bytes, not the {written['bytes']} of its manifest")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from ttt.config.discover import modules_of
@@ -57,6 +58,29 @@ class Source(Protocol[C_contra]):
     def text_bytes(self, config: C_contra) -> int | None:  # noqa: ARG002 - a source that knows overrides it
         """Return the approximate number of bytes of text; None if that requires reading them."""
         return None
+
+
+class TokenSource(Source[C_contra]):
+    """The interface of a source that has tokens instead of texts and writes its corpus itself."""
+
+    def write(self, config: C_contra, description: Resolved, folder: Path, show_progress: bool) -> None:
+        """Write the corpus; ``folder`` is created only when it is complete.
+
+        Args:
+            config: the source's keys.
+            description: the first entries of the manifest.
+            folder: of the corpus, in the cache.
+            show_progress: show progress bars.
+
+        Raises:
+            UserError: the tokens or the tokenizer cannot be used.
+            OSError: the folder cannot be written.
+        """
+        raise NotImplementedError
+
+    def link(self, config: C_contra, folder: Path) -> None:
+        """Let a corpus that was written before read the files that ``config`` names now."""
+        raise NotImplementedError
 
 
 _SOURCES: dict[str, type[Source[Any]]] = {}
