@@ -116,6 +116,11 @@ class DataConfig:
         "spans two documents, and documents of fewer tokens than the context are left out",
     )
     eval_tokens: int = key(131072, "maximum number of tokens that an evaluation reads", at_least=1)
+    tokens_estimate: int | None = key(
+        None,
+        "estimated tokens of the whole text, for ttt-sweep plan until the text is prepared: how often runs read it",
+        at_least=1,
+    )
     cache_dir: str | None = key(None, "folder of prepared data; null: the user's cache", free_text=True)
     workers: int = key(
         1, "processes that prepare the data, with the same result; 0: one per core", at_least=0, at_most=MOST_WORKERS

@@ -5,16 +5,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import filelock
 import platformdirs
 
-from ttt.config.errors import bad_value
+from ttt.config.errors import UserError, bad_value
 from ttt.config.schema import DataConfig
 from ttt.config.system import user_path
-from ttt.data.manifest import corpus_key, describe
+from ttt.data.manifest import Manifest, NewerManifestError, corpus_key, describe, read_manifest
 from ttt.data.prepare import prepare
-from ttt.data.sources import TokenSource, find_source
+from ttt.data.sources import Source, TokenSource, find_source
 from ttt.data.stopping import stoppable
 from ttt.data.vocabulary import check_tokenizer, tokenizer_version
 
@@ -34,9 +35,8 @@ def prepared_folder(config: DataConfig, show_progress: bool) -> Path:
         InterruptedPreparationError: a signal stopped the preparation.
     """
     source = find_source(config.source)
-    description = describe(config, source.versions(config) | _tokenizer_version(config))
-    root = cache_folder(config.cache_dir)
-    folder = root / f"{config.name}-{corpus_key(description)}"
+    description, folder = _described(config, source)
+    root = folder.parent
     tokens = source if isinstance(source, TokenSource) else None
     if folder.exists():
         if tokens:
@@ -55,6 +55,28 @@ def prepared_folder(config: DataConfig, show_progress: bool) -> Path:
         allowed = f"cannot be written ({error.strerror or error}); make room or choose another folder"
         raise bad_value("data.cache_dir", root, allowed) from error
     return folder
+
+
+def training_tokens(config: DataConfig) -> tuple[int, bool] | None:
+    """Return the number of training tokens, and whether it was counted in the prepared corpus.
+
+    Without a prepared corpus it follows from ``data.tokens_estimate``; None: it is not known. Nothing is read but the
+    manifest.
+    """
+    try:
+        _, folder = _described(config, find_source(config.source))
+        return int(read_manifest(folder)["splits"]["train"]["tokens"]), True
+    except (UserError, OSError, ValueError, LookupError, NewerManifestError):
+        if config.tokens_estimate is None:
+            return None
+    estimated = min(config.tokens_estimate, config.max_tokens or config.tokens_estimate)
+    return round(estimated * (1 - config.validation_fraction - config.test_fraction)), False
+
+
+def _described(config: DataConfig, source: Source[Any]) -> tuple[Manifest, Path]:
+    """Return the first entries of the manifest of a corpus, and its folder in the cache."""
+    description = describe(config, source.versions(config) | _tokenizer_version(config))
+    return description, cache_folder(config.cache_dir) / f"{config.name}-{corpus_key(description)}"
 
 
 def _tokenizer_version(config: DataConfig) -> dict[str, str]:
