@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from ttt.results.metrics import Split
     from ttt.results.record import RunFolder
 
+MOST_PROBED = 2**20
+"""Tokens that the inner-loss probe reads by default: token by token, it is much slower than an evaluation."""
+
 HELP = """\
 ttt-eval evaluates the newest checkpoint of a run: perplexity and loss by token index, or a probe.
 
@@ -87,6 +90,8 @@ def _evaluate(config: EvalConfig, folder: RunFolder, live: bool) -> None:
     device = choose_device(config.device, "device")
     run = load_run(folder, device, eval_tokens=config.eval_tokens, kernel=config.kernel)
     run = replace(_elsewhere(run, config, split), writable=not live)
+    if config.probe == "inner_loss" and config.eval_tokens is None:
+        run = replace(run, reading=replace(run.reading, eval_tokens=min(run.reading.eval_tokens, MOST_PROBED)))
     if run.outdated(split) and not live:
         _warn_of_older_weights(run)
     read = names_at_start(run.documents(split))

@@ -258,7 +258,9 @@ class EvalConfig:
     )
     reset_every: int | None = key(None, "tokens after which probe=reset forgets the context", at_least=1)
     eval_tokens: int | None = key(
-        None, "maximum number of tokens to read for each measure; null: as in training", at_least=1
+        None,
+        "maximum number of tokens to read for each measure; null: as in training, probe=inner_loss at most 1,048,576",
+        at_least=1,
     )
     device: str = key("auto", "where to compute", choices=DEVICES)
     kernel: KernelConfig | None = key(

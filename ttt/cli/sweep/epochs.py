@@ -21,7 +21,10 @@ def repeated_reading(plan: Plan) -> Iterator[str]:
         longer = [tokens for tokens in sorted(sizes_of) if text and tokens > text[0]]
         if not text or not longer:
             continue
-        found = [f"{', '.join(sorted(sizes_of[tokens]))} {tokens / text[0]:.2g} times" for tokens in longer]
+        found = [
+            f"{', '.join(sorted(sizes_of[tokens]))} {tokens / text[0]:.2g} times ({quantity(tokens)})"
+            for tokens in longer
+        ]
         size = f"{quantity(text[0])} training tokens"
         size = size if text[1] else f"about {size} (data.tokens_estimate, not counted)"
         yield f"data={data.name} has {size}. Runs read it more than once: {'; '.join(found)}."
