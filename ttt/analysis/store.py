@@ -15,9 +15,9 @@ from ttt.config.errors import UserError, bad_value
 from ttt.config.label import Label, names_only
 from ttt.config.schema import Resolved
 from ttt.results.benchmarks import BENCHMARK_FILE, Benchmark, read_benchmark
+from ttt.results.inner_loss import LOSSES, per_dimension, read_inner_loss
 from ttt.results.inner_loss import SCHEMA as INNER_LOSS_SCHEMA
 from ttt.results.inner_loss import TEXT_COLUMNS as INNER_LOSS_TEXT
-from ttt.results.inner_loss import read_inner_loss
 from ttt.results.metrics import SCHEMA, TEXT_COLUMNS, Split, read_metrics
 from ttt.results.record import RECORD_FILE, Record, RunFolder, read_record
 
@@ -118,7 +118,8 @@ class Results:
             these differ only in seed.
         metrics: the rows of all ``metrics.parquet`` (columns of ``ttt.results.metrics``); text is categorical,
             ``position`` nullable.
-        inner_loss: the rows of all ``inner_loss.parquet`` (columns of ``ttt.results.inner_loss``); text is categorical.
+        inner_loss: the rows of all ``inner_loss.parquet`` (columns of ``ttt.results.inner_loss``); text is categorical,
+            losses are mean squared errors per dimension.
         left_out: folder of a run that is left out as a duplicate -> folder of the same run in the tables.
         benchmarks: one row per measurement: ``BENCHMARK_COLUMNS`` and ``MEASUREMENT_COLUMNS``.
         settings: run_id -> every setting that affects what the run learns, see ``ttt.analysis.seeds.settings_of``.
@@ -219,7 +220,7 @@ def load_results(folder: Path, label: Callable[[Resolved], Label] = names_only, 
     return Results(
         runs=_runs(runs),
         metrics=_metrics(list(metrics.values())),
-        inner_loss=_inner_loss(list(inner_loss.values())),
+        inner_loss=_inner_loss(list(inner_loss.values()), [run.record for run in runs.values()]),
         left_out={path: used for path, used in left_out.items() if path != used},
         benchmarks=_benchmarks(benchmarks.values()),
         settings={run.record["run_id"]: run.settings for run in runs.values()},
@@ -287,8 +288,13 @@ def _metrics(tables: list[pa.Table]) -> pd.DataFrame:
     return metrics.astype({"step": "int64"} | dict.fromkeys(TEXT_COLUMNS, "category"))
 
 
-def _inner_loss(tables: list[pa.Table]) -> pd.DataFrame:
-    return _concatenated(tables, INNER_LOSS_SCHEMA).to_pandas().astype(dict.fromkeys(INNER_LOSS_TEXT, "category"))
+def _inner_loss(tables: list[pa.Table], records: list[Record]) -> pd.DataFrame:
+    """Return the rows of all tables; losses are converted to mean squared errors per dimension."""
+    rows = _concatenated(tables, INNER_LOSS_SCHEMA).to_pandas().astype(dict.fromkeys(INNER_LOSS_TEXT, "category"))
+    probed = set(rows["run_id"].unique())
+    factors = {record["run_id"]: per_dimension(record["config"]) for record in records if record["run_id"] in probed}
+    factor = rows["run_id"].map(factors).astype(float)
+    return rows.assign(**{name: rows[name] * factor for name in LOSSES})
 
 
 def _concatenated(tables: list[pa.Table], schema: pa.Schema) -> pa.Table:

@@ -10,8 +10,9 @@ from ttt.results.benchmarks import Row
 LINES = {
     "forward": "forward",
     "forward_backward": "forward + backward",
-    "W": "forward, for W",
-    "z": "forward, for z",
+    "total": "dual form, W and z",
+    "W": "dual form, W",
+    "z": "dual form, z",
     "train": "forward + backward",
     "prefill": "prefill",
     "decode": "one more token",

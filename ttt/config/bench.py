@@ -67,7 +67,9 @@ class InnerBenchConfig(CPUBenchConfig):
 
     inner_model: list[str] = key(list, "inner models to measure", choices=("linear", "mlp"))
     mini_batch_size: list[int] = key(list, "the paper's b", at_least=1, not_empty=True)
-    split: bool = key(True, "time W and z of the plain kernel separately (Figure 9)")
+    split: bool = key(
+        True, "time the forward pass for W and for z in the paper's dual form, each mini-batch whole (Figure 7)"
+    )
 
 
 @dataclass

@@ -38,11 +38,13 @@ class Row(TypedDict):
         mini_batch_size: None for a layer without mini-batches.
         batch: number of sequences.
         measure: forward, forward_backward, decode (s), each with _speedup (1), _tokens_per_second (tokens/s) and _share
-            (1); W, z (s); peak_memory (B); matmul (FLOP/s). ``ttt-bench latency``: train, prefill, decode and
-            inner_forward, inner_train, inner_decode (s), each with _tokens_per_second; train and prefill also with
-            _memory (B), the last three with _bandwidth (B/s) and _of_bound (1). ``ttt-bench kernels``: registers (1),
-            spilled, spilled_in_loops, shared, scratch (B); and, per token and head, flops (FLOP), device_bytes,
-            least_bytes, l2_bytes (B) and model_<device> (s), a modelled, not a measured time.
+            (1); total, W, z (s): a forward pass with whole mini-batches, and its parts (older files have W and z
+            without total, of mini-batches in chunks of at most 64 tokens); peak_memory (B); matmul (FLOP/s).
+            ``ttt-bench latency``: train, prefill, decode and inner_forward, inner_train, inner_decode (s), each with
+            _tokens_per_second; train and prefill also with _memory (B), the last three with _bandwidth (B/s) and
+            _of_bound (1). ``ttt-bench kernels``: registers (1), spilled, spilled_in_loops, shared, scratch (B); and,
+            per token and head, flops (FLOP), device_bytes, least_bytes, l2_bytes (B) and model_<device> (s), a
+            modelled, not a measured time.
         value: the median over rounds, in ``unit``.
         low: the lower quartile.
         high: the upper quartile.
