@@ -14,9 +14,16 @@ SAME = ["cpu", "gpu", "threads", "width", "heads", "dtype", "batch"]
 
 COLUMNS = [
     *("benchmark_id", "started", *SAME, "rounds", "model", "backbone", "form", "tokens", "measure"),
-    *("seconds_per_token", "low", "high"),
+    *("seconds_per_token", "low", "high", "remeasured", "weights"),
 ]
-"""Columns of the table of latencies; ``low`` and ``high`` are the quartiles of ``seconds_per_token``."""
+"""Columns of the table of latencies.
+
+``low`` and ``high`` are the quartiles of ``seconds_per_token``; ``remeasured``: times that a point was measured again
+because it stood out; ``weights``: dtype of the weights.
+"""
+
+HALF = ("bfloat16", "float16")
+"""The dtypes in which training, and in older benchmarks everything, is autocast over float32 weights."""
 
 
 def latencies(results: Results, measure: str) -> DataFrame:
@@ -40,4 +47,7 @@ def latencies(results: Results, measure: str) -> DataFrame:
     tokens = (rows["batch"] * (1 if measure == "decode" else rows["tokens"])).astype(float)
     rows = rows.assign(seconds_per_token=rows["value"] / tokens, low=rows["low"] / tokens, high=rows["high"] / tokens)
     rows = rows.sort_values([*line, "seconds_per_token"]).drop_duplicates(line)
+    converted = rows["half_weights"].fillna(False).astype(bool) & (measure != "train")
+    rows["weights"] = rows["dtype"].where(~rows["dtype"].isin(HALF) | converted, "float32")
+    rows["remeasured"] = rows["remeasured"].fillna(0)
     return rows[COLUMNS].reset_index(drop=True)

@@ -77,6 +77,7 @@ BENCHMARK_COLUMNS: dict[str, tuple[str, str]] = {
     "heads": ("settings.heads", "Int64"),
     "dtype": ("settings.dtype", "string"),
     "rounds": ("settings.rounds", "Int64"),
+    "half_weights": ("settings.half_weights", "boolean"),
 }
 """Column of ``Results.benchmarks`` -> its key in the benchmark's file, and its dtype."""
 
@@ -97,6 +98,7 @@ MEASUREMENT_COLUMNS = {
     "head_dim": "Int64",
     "warps": "Int64",
     "stages": "Int64",
+    "remeasured": "Int64",
 }
 """Further columns of ``Results.benchmarks``, the keys of ``ttt.results.benchmarks.Row``, and their dtypes."""
 

@@ -30,6 +30,7 @@ class CausalConv(nn.Module):
         # Flax divides by the standard deviation of a normal distribution that is cut off at 2.
         std = self.weight.shape[-1] ** -0.5 / STD_OF_TRUNCATED
         nn.init.trunc_normal_(self.weight, std=std, a=-2 * std, b=2 * std)
+        assert self.bias is not None
         nn.init.zeros_(self.bias)
 
     def forward(self, x_BTC: Tensor, state: State | None = None) -> tuple[Tensor, State]:

@@ -73,7 +73,9 @@ class Mamba(nn.Module):
         dt_BTE = F.linear(dt_BTR, self.dt_proj.weight)
         h_BEN = state["h"] if state else None
         scan = choose_scan(x_BTC.device, h_BEN, x_BTC.shape[1])
-        y_BTE, h_BEN = scan(u_BTE, dt_BTE, -self.A_log.exp(), B_BTN, C_BTN, self.D, z_BTE, self.dt_proj.bias, h_BEN)
+        # In at least float32 with weights of 16 bits too, as in the authors' code.
+        A_EN = -self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32)).exp()
+        y_BTE, h_BEN = scan(u_BTE, dt_BTE, A_EN, B_BTN, C_BTN, self.D, z_BTE, self.dt_proj.bias, h_BEN)
         return self.out_proj(y_BTE), named("conv1d", conv_state) | {"h": h_BEN}
 
 

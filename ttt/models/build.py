@@ -34,10 +34,11 @@ def build_model(
         raise bad_value("backbone.conv_init", backbone.conv_init, f"backbone={backbone.name} has no convolution")
     blocks = [chosen.block(build_layer(layer, spec), size) for _ in range(depth)]
     model = LanguageModel(vocab_size, size.width, blocks, size.init_std)
-    norm_eps = next((module.norm_eps for module in model.modules() if hasattr(module, "norm_eps")), None)
+    hooks = (getattr(module, "norm_eps", None) for module in model.modules())
+    norm_eps: float | None = next((value for value in hooks if value is not None), None)
     for module in model.modules():
         if isinstance(module, nn.RMSNorm) and norm_eps is not None:
-            module.eps = float(norm_eps)
+            module.eps = norm_eps
         elif isinstance(module, CausalConv) and backbone.conv_init == "lecun":
             module.init_lecun()
     return model

@@ -57,6 +57,7 @@ class Row(TypedDict):
         head_dim: D.
         warps: warps per program.
         stages: stages of the software pipeline.
+        remeasured: times that the row was measured again because it stood out (``ttt.bench.spikes``); absent: once.
     """
 
     model: str
@@ -77,6 +78,7 @@ class Row(TypedDict):
     head_dim: NotRequired[int]
     warps: NotRequired[int]
     stages: NotRequired[int]
+    remeasured: NotRequired[int]
 
 
 class Benchmark(TypedDict):
@@ -147,6 +149,16 @@ class BenchmarkLog:
         self._benchmark["rows"] += rows
         self._write()
 
+    def replace(self, rows: list[Row]) -> None:
+        """Put measurements in the places of former ones of the same workload, kernel and measure; write the file.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
+        new = {_place(row): row for row in rows}
+        self._benchmark["rows"] = [new.get(_place(row), row) for row in self._benchmark["rows"]]
+        self._write()
+
     def finish(self) -> None:
         """Mark the benchmark as finished."""
         self._benchmark["ended"] = datetime.now(UTC).isoformat()
@@ -155,6 +167,11 @@ class BenchmarkLog:
     def _write(self) -> None:
         self._benchmark["sha256"] = digest(self._benchmark)
         write_text(self.path, json.dumps(self._benchmark, indent=2) + "\n")
+
+
+def _place(row: Row) -> tuple[object, ...]:
+    keys = ("model", "backbone", "form", "checkpoint_group", "tokens", "mini_batch_size", "batch", "measure")
+    return tuple(row.get(key) for key in keys)
 
 
 def read_benchmark(path: Path) -> Benchmark:
