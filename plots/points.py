@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from ttt.analysis.comparison import RunRole, methods
@@ -76,7 +76,7 @@ def of_data(table: DataFrame, name: str) -> DataFrame:
     return others[others["data"] == (names.index[0] if len(names) else "")]
 
 
-def draw_lines(axes: Axes, part: DataFrame, x: str, all_x: Sequence[float] | None = None) -> None:
+def draw_lines(axes: Axes, part: DataFrame, x: str, all_x: list[float] | None = None) -> None:
     """Draw one line per method through the means over seeds, with bars from the lowest to the highest seed.
 
     Diverged runs are crosses in the colour of their method at the top of the panel. With ``all_x``, a line has a gap at
