@@ -98,7 +98,7 @@ def _measure_again(
     columns: Columns,
     device: torch.device,
 ) -> None:
-    """Replace the times that stand out, see ``ttt.bench.spikes``; print and record which they are."""
+    """Measure the times that stand out again, see ``ttt.bench.spikes``; print and record which they are."""
     counts: Counter[Place] = Counter()
     for _ in range(MOST_TIMES):
         found = standing_out(times)
@@ -109,9 +109,11 @@ def _measure_again(
         for group in groups() if found else ():
             chosen = [one for one in group if place_of(one) in found]
             for one, samples in take_turns(chosen, config.rounds, device, lambda _: None).items():
-                times[place_of(one)] = per_token(one, samples)
+                place, new = place_of(one), per_token(one, samples)
                 (rows,) = rows_of_group({one: samples}, config.dtype, log.machine["gpu"])
-                log.replace([{**row, "remeasured": counts[place_of(one)]} for row in rows])
+                shorter = new.median < times[place].median
+                log.measured_again(rows, counts[place], shorter)
+                times[place] = new if shorter else times[place]
                 print_rows(columns, rows)
 
 

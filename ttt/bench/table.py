@@ -132,7 +132,8 @@ LATENCY = Table(
     """\
 backbone: mamba is (M), transformer is (T), own is Mamba's; B: sequences in a batch
 ms: median over rounds after a warm-up, and quartiles; in every round all models and kernels take turns; times that
-  stand out (quartiles far apart, or far from the same model's neighbouring contexts) are measured again at the end
+  stand out (quartiles far apart, or longer than at the neighbouring contexts) are measured again at the end, and the
+  shorter median counts
 one more token: decoded after a prompt of as many tokens as the column tokens shows; ms per token of each sequence
 ms/token: ms divided by the tokens of all sequences that are read
 peak: the most memory beyond inputs and parameters; on a CPU resident memory, in a separate process

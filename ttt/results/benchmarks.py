@@ -149,14 +149,22 @@ class BenchmarkLog:
         self._benchmark["rows"] += rows
         self._write()
 
-    def replace(self, rows: list[Row]) -> None:
-        """Put measurements in the places of former ones of the same workload, kernel and measure; write the file.
+    def measured_again(self, rows: list[Row], times: int, replace: bool) -> None:
+        """Mark the former rows of the same workload, kernel and measure, and write the file.
+
+        Args:
+            rows: the new measurement.
+            times: the number of times that it was measured again.
+            replace: put ``rows`` in the place of the former rows.
 
         Raises:
             UserError: the file cannot be written.
         """
         new = {_place(row): row for row in rows}
-        self._benchmark["rows"] = [new.get(_place(row), row) for row in self._benchmark["rows"]]
+        former = self._benchmark["rows"]
+        for number, row in enumerate(former):
+            if _place(row) in new:
+                former[number] = {**(new[_place(row)] if replace else row), "remeasured": times}
         self._write()
 
     def finish(self) -> None:
