@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ttt.bench.measurement import Measurement, Samples, Workload
-from ttt.bench.spikes import FARTHEST, MOST_TIMES, WIDEST, Place, standing_out
+from ttt.bench.spikes import FARTHEST, WIDEST, Place, standing_out
 from ttt.bench.timing import Spread
 from ttt.cli import bench as command
 
@@ -62,15 +62,16 @@ def test_the_shortest_time_of_a_spike_is_in_the_file(
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
 ) -> None:
-    times: Counter[Place] = Counter()
+    times: Counter[tuple[str, int, str]] = Counter()
 
     def measured(measurements: list[Measurement], *_: object) -> dict[Measurement, Samples]:
         found = {}
         for one in measurements:
             place = (one.workload.model, one.workload.tokens, one.measure)
-            times[place] += 1  # type: ignore[index]
-            spike = place == ("ttt_linear", 16, "decode") and times[place] <= calm_after  # type: ignore[index]
-            found[one] = Samples({one.measure: [(5.0 if spike else 1.0) * one.read] * 2})
+            times[place] += 1
+            spike = place == ("ttt_linear", 16, "decode")
+            seconds = times_of_spike[times[place] - 1] if spike else 1.0
+            found[one] = Samples({one.measure: [seconds * one.read] * 2})
         return found
 
     monkeypatch.chdir(tmp_path)
@@ -81,12 +82,12 @@ def test_the_shortest_time_of_a_spike_is_in_the_file(
     rows = json.loads(path.read_text())["rows"]
     assert len(rows) == 2 * 3 * 2 * 2
     again = {(row["model"], row["tokens"], row["measure"]): row["remeasured"] for row in rows if "remeasured" in row}
-    number = min(calm_after, MOST_TIMES)
+    number = len(times_of_spike) - 1
     measures = ("decode", "decode_tokens_per_second")
     assert again == {("ttt_linear", 16, measure): number for measure in measures}
-    value = next(row["value"] for row in rows if row["measure"] == "decode" and "remeasured" in row)
-    assert value == (1.0 if calm_after < MOST_TIMES else 5.0)
-    line = (
-        "measured again, because it stands out: ttt_linear, decode, 16 tokens: 5.00 and 5.00 times the time per token"
-    )
-    assert capsys.readouterr().out.count(line) == number
+    values = {row["measure"]: row["value"] for row in rows if "remeasured" in row}
+    assert values == {"decode": kept, "decode_tokens_per_second": 1 / kept}
+    line = "measured again, because it stands out: ttt_linear, decode, 16 tokens: 5.00 and 5.00 times"
+    shown = capsys.readouterr().out
+    assert line in shown
+    assert shown.count("measured again, because it stands out: ") == number
