@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ttt.analysis.labels import COMPARED_AT, FINETUNED, METHOD
 from ttt.analysis.seeds import changed_settings, settings_of
@@ -217,12 +218,15 @@ def load_results(folder: Path, label: Callable[[Resolved], Label] = names_only, 
     left_out = {path.parent: longest[run.record["run_id"]].parent for path, run in by_path.items()}
     folders = [RunFolder(path) for path in runs]
     metrics = reader.read(read_metrics, (run.metrics for run in folders if run.metrics.exists()))
-    inner_loss = reader.read(read_inner_loss, (run.inner_loss for run in folders if run.inner_loss.exists()))
+    inner_loss = reader.read(
+        lambda path: _read_probe(path, runs[path.parent].record),
+        (run.inner_loss for run in folders if run.inner_loss.exists()),
+    )
     benchmarks = reader.read(read_benchmark, sorted(folder.rglob(BENCHMARK_FILE)))
     return Results(
         runs=_runs(runs),
         metrics=_metrics(list(metrics.values())),
-        inner_loss=_inner_loss(list(inner_loss.values()), [run.record for run in runs.values()]),
+        inner_loss=_inner_loss(list(inner_loss.values())),
         left_out={path: used for path, used in left_out.items() if path != used},
         benchmarks=_benchmarks(benchmarks.values()),
         settings={run.record["run_id"]: run.settings for run in runs.values()},
@@ -290,13 +294,25 @@ def _metrics(tables: list[pa.Table]) -> pd.DataFrame:
     return metrics.astype({"step": "int64"} | dict.fromkeys(TEXT_COLUMNS, "category"))
 
 
-def _inner_loss(tables: list[pa.Table], records: list[Record]) -> pd.DataFrame:
-    """Return the rows of all tables; losses are converted to mean squared errors per dimension."""
-    rows = _concatenated(tables, INNER_LOSS_SCHEMA).to_pandas().astype(dict.fromkeys(INNER_LOSS_TEXT, "category"))
-    probed = set(rows["run_id"].unique())
-    factors = {record["run_id"]: per_dimension(record["config"]) for record in records if record["run_id"] in probed}
-    factor = rows["run_id"].map(factors).astype(float)
-    return rows.assign(**{name: rows[name] * factor for name in LOSSES})
+def _read_probe(path: Path, record: Record) -> pa.Table:
+    """Read the inner losses of a run as mean squared errors per dimension.
+
+    Raises:
+        UserError: the file is not a table of inner losses, or the record lacks a setting that converts them.
+    """
+    table = read_inner_loss(path)
+    try:
+        factor = per_dimension(record["config"])
+    except (KeyError, TypeError, ZeroDivisionError) as error:
+        reason = f"its record lacks a setting that converts inner losses ({type(error).__name__}: {error})"
+        raise UserError(f"{path}: {reason}; restore or remove the run's folder") from error
+    for name in LOSSES:
+        table = table.set_column(table.schema.get_field_index(name), name, pc.multiply(table[name], factor))
+    return table
+
+
+def _inner_loss(tables: list[pa.Table]) -> pd.DataFrame:
+    return _concatenated(tables, INNER_LOSS_SCHEMA).to_pandas().astype(dict.fromkeys(INNER_LOSS_TEXT, "category"))
 
 
 def _concatenated(tables: list[pa.Table], schema: pa.Schema) -> pa.Table:

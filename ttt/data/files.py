@@ -2,6 +2,7 @@
 
 ===============================  =====================================================================================
 ``<split>-00000.npy`` ...        uint16 or uint32 [tokens]: documents in order; no document spans two files
+                                 (``data=tokens``: links to the user's ``.npy`` or ``.bin`` files)
 ``<split>.offsets.npy``          int64 [documents + 1]: document d is ``offsets[d] : offsets[d + 1]`` of all tokens
 ``<split>.sums.npy``             uint32 [blocks]: a sum of every block of the split's shards, see ``ttt.data.sums``
 ``tokenizer.json`` or ``.model`` the tokenizer
