@@ -26,18 +26,19 @@ def table(results: Results) -> DataFrame:
 
 
 def draw(table: DataFrame) -> Canvas:
-    """Draw one line per method through its contexts."""
+    """Draw one line per method through its contexts, with a gap where it has none of a context of the figure."""
     sizes = list(drawn(table).groupby("size")["parameters"].min().sort_values().index)
-    canvas, panels = grid(len(sizes), len(sizes), PANEL_HEIGHT, sharey=False)
+    canvas, panels = grid(len(sizes), len(sizes), PANEL_HEIGHT)
+    contexts = sorted(drawn(table)["ctx"].unique())
     for axes, name in zip(panels, sizes, strict=True):
         part = table[table["size"] == name].astype({"ctx": float})
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
-        draw_lines(axes, part, "ctx")
+        draw_lines(axes, part, "ctx", all_x=contexts)
         axes.set_title(f"{table['data'].iloc[0]}, size {name}")
         give_room(axes)
         powers_of_two(axes.xaxis, part["ctx"].max(), step=1)
-        plain_log_ticks(axes.yaxis)
+    plain_log_ticks(panels[0].yaxis)
     labels(canvas, "Context length (tokens)", PERPLEXITY_LABEL)
     legend(canvas)
     caption(canvas, *notes(table))

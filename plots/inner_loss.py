@@ -91,9 +91,9 @@ def draw(table: DataFrame) -> Canvas:
     splits = " and ".join(sorted(table["split"].unique(), reverse=True))
     caption(
         canvas,
-        f"Loss of token t under the weights before the sequence, before the token's update and after it. Mean over all "
-        f"heads and {sequences} {splits} documents read from their start, after {steps} training steps; moving average "
-        f"over {WINDOW} positions.",
+        f"Squared error of token t, mean over the dimensions of a head, under the weights before the sequence, before "
+        f"the token's update and after it. Mean over all heads and {sequences} {splits} documents read from their "
+        f"start, after {steps} training steps; moving average over {WINDOW} positions.",
         seeds_sentence(table, SAME_BUT_SEED),
     )
     return canvas
@@ -111,7 +111,7 @@ def _draw_seeds(grid: list[Axes], columns: int, seeds: DataFrame) -> None:
             axes.set_yscale("log")
             plain_log_ticks(axes.yaxis)
         axes.set_title(f"{_title(seeds)}\nlayer {layer}" if number == 0 else f"layer {layer}", loc="left")
-        axes.set_ylabel("Inner loss (no unit)" if number % columns == 0 else "")
+        axes.set_ylabel("Inner loss\n(squared error per dimension)" if number % columns == 0 else "")
         axes.set_xlabel("Token index t (tokens)" if number + columns >= len(layers) else "")
 
 

@@ -59,10 +59,14 @@ def _machine(table: DataFrame) -> str:
     batch = span(table["batch"].min(), table["batch"].max())
     slow = " Mamba runs without its authors' kernels (mamba-ssm)." if PLAIN_SCAN in set(table["form"]) else ""
     device = first["gpu"] or f"{counted(first['threads'], 'thread')} of {first['cpu']}"
+    weights, dtype = first["weights"], first["dtype"]
+    precision = dtype if weights == dtype else f"{dtype} by autocast over {weights} weights"
+    again = int((table["remeasured"] > 0).sum())
+    repeated = f" {counted(again, 'point')} stood out and were measured again." if again else ""
     return (
-        f"Width {first['width']}, {first['heads']} heads, batch {batch}, {first['dtype']}, on {device}; "
+        f"Width {first['width']}, {first['heads']} heads, batch {batch}, {precision}, on {device}; "
         f"median and quartiles of {first['rounds']} rounds. Time of a pass divided by the tokens of all its sequences."
-        f"{slow}"
+        f"{repeated}{slow}"
     )
 
 

@@ -71,14 +71,17 @@ def panels(table: DataFrame) -> tuple[Canvas, list[tuple[Axes, DataFrame]]]:
     return canvas, list(zip(axes, parts, strict=True))
 
 
-def grid(number: int, columns: int, height: float, sharey: bool = True) -> tuple[Canvas, list[Axes]]:
-    """Return a figure with ``number`` panels of ``height`` inches in rows of ``columns``, and the panels."""
+def grid(number: int, columns: int, height: float, sharex: bool = False) -> tuple[Canvas, list[Axes]]:
+    """Return a figure with ``number`` panels of ``height`` inches in rows of ``columns``, and the panels.
+
+    All have one y axis, and with ``sharex`` one x axis.
+    """
     from matplotlib.figure import Figure as Canvas
 
     rows = math.ceil(number / columns)
     size = max(PANEL_WIDTH * columns, LEAST_WIDTH), height * rows + CAPTION_HEIGHT
     canvas = Canvas(figsize=size, layout="constrained")
-    axes = canvas.subplots(rows, columns, sharey=sharey, squeeze=False).ravel()
+    axes = canvas.subplots(rows, columns, sharex=sharex, sharey=True, squeeze=False).ravel()
     for empty in axes[number:]:
         empty.set_axis_off()
     return canvas, list(axes[:number])

@@ -76,13 +76,15 @@ def of_data(table: DataFrame, name: str) -> DataFrame:
     return others[others["data"] == (names.index[0] if len(names) else "")]
 
 
-def draw_lines(axes: Axes, part: DataFrame, x: str) -> None:
+def draw_lines(axes: Axes, part: DataFrame, x: str, all_x: list[float] | None = None) -> None:
     """Draw one line per method through the means over seeds, with bars from the lowest to the highest seed.
 
-    Diverged runs are crosses in the colour of their method at the top of the panel.
+    Diverged runs are crosses in the colour of their method at the top of the panel. With ``all_x``, a line has a gap at
+    each of these places where its method has no point.
     """
     for style, rows in lines(part):
-        draw_points(axes, over_seeds_of(drawn(rows), x), style)
+        points = over_seeds_of(drawn(rows), x)
+        draw_points(axes, points.reindex(all_x) if all_x is not None and len(points) else points, style)
         mark_diverged(axes, rows, x, style)
 
 
@@ -136,7 +138,9 @@ def draw_stated(axes: Axes, stated: list[Stated], source: str) -> None:
 
 
 def notes(table: DataFrame, *more: str) -> list[str]:
-    """Return sentences of the caption: seeds, settings tried, and every run that is not drawn, by reason.
+    """Return sentences of the caption: seeds, settings tried, and the number of runs that are not drawn, by reason.
+
+    Their ids are in the figure's CSV.
 
     ``more`` are columns besides setting and method that identify a point.
     """
@@ -166,5 +170,4 @@ def _left_out(table: DataFrame) -> Iterator[str]:
     described = {RunRole.DRAWN, RunRole.DIVERGED, RunRole.OTHER_SETTING}
     for role in sorted(set(table["role"].dropna()) - described):
         rows = table[table["role"] == role]
-        names = ", ".join(sorted(rows["run_id"])[:3]) + (", ..." if len(rows) > 3 else "")
-        yield f"Not drawn, {role}: {counted(len(rows), 'run')} ({names})."
+        yield f"Not drawn, {role}: {counted(len(rows), 'run')}."

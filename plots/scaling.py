@@ -50,7 +50,7 @@ def draw(table: DataFrame) -> Canvas:
     """Draw one panel per context, with one line per method through its sizes, on logarithmic axes."""
     contexts = sorted(drawn(table)["ctx"].unique())
     columns = 2 if len(contexts) == 4 else min(len(contexts), MOST_COLUMNS)
-    canvas, panels = grid(len(contexts), columns, PANEL_HEIGHT)
+    canvas, panels = grid(len(contexts), columns, PANEL_HEIGHT, sharex=True)
     for axes, ctx in zip(panels, contexts, strict=True):
         part = table[table["ctx"] == ctx]
         axes.set(xscale="log", yscale="log")
@@ -59,7 +59,9 @@ def draw(table: DataFrame) -> Canvas:
         axes.set_title(f"{table['data'].iloc[0]}, context of {ctx:,} tokens")
     for axes in panels:
         give_room(axes)
-        scientific_log_ticks(axes.xaxis)
+        # Matplotlib hides the numbers of a shared axis but in the last row, which may have fewer panels.
+        axes.tick_params(labelbottom=True)
+    scientific_log_ticks(panels[0].xaxis)
     plain_log_ticks(panels[0].yaxis)
     labels(canvas, FLOPS_LABEL, PERPLEXITY_LABEL)
     legend(canvas)

@@ -35,6 +35,7 @@ DOCUMENTS = (
     "sweeps/README.md",
     "docs/kernels.md",
     "docs/data.md",
+    "docs/recipe.md",
 )
 
 PLACES = re.compile(r"`(ttt-[^`\n]+)`|^ +(ttt-.+)$|\| xargs -I\{\} (ttt-[^`\n]+)", re.MULTILINE)

@@ -115,6 +115,19 @@ def test_a_broken_file_of_a_run_is_an_error_or_named_and_left_out(file: str, tmp
     assert len(results.runs) == (1 if file == "record.json" else 2)
 
 
+def test_inner_losses_that_cannot_be_converted_are_named(tmp_path: Path) -> None:
+    run = make_probe(make_run(tmp_path, steps=2, ctx=8), T=8)
+    record = json.loads(run.record.read_text())
+    del record["config"]["size"]["heads"]
+    run.record.write_text(json.dumps(record))
+    results = load_results(tmp_path, strict=False)
+    (line,) = results.unreadable
+    assert line.startswith(
+        f"{run.inner_loss}: its record lacks a setting that converts inner losses (KeyError: 'heads')"
+    )
+    assert (len(results.runs), len(results.inner_loss)) == (1, 0)
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [

@@ -83,7 +83,7 @@ def test_plain_is_its_own_measure_and_alone_has_a_split(bench: Command, tmp_path
     for row in selected(benchmark, "forward_speedup") + selected(benchmark, "forward_backward_speedup"):
         if row["form"] == "plain":
             assert (row["low"], row["value"], row["high"]) == (1.0, 1.0, 1.0)
-    for measure in ("W", "z"):
+    for measure in ("W", "z", "total"):
         assert [row["form"] for row in selected(benchmark, measure)] == ["plain"]
 
 
@@ -122,10 +122,11 @@ def test_all_kernels_compute_the_same(model: str, b: int) -> None:
     torch.testing.assert_close(gradients, [gradients[0]] * len(gradients))
 
 
-def test_the_split_goes_the_whole_way(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("b", "tokens", "lengths"), [(8, 20, [8, 8, 4]), (128, 200, [128, 72])])
+def test_the_split_goes_the_whole_way(b: int, tokens: int, lengths: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     config = InnerBenchConfig(width=8, heads=2, batch=1)
-    inputs = random_inputs(config, InnerSpec(InnerMLP()), 8, 20)
+    inputs = random_inputs(config, InnerSpec(InnerMLP()), b, tokens)
     real = sys.modules["ttt.bench.inner"].dual_outputs
 
     def watched(*arguments: object) -> object:
@@ -133,9 +134,13 @@ def test_the_split_goes_the_whole_way(monkeypatch: pytest.MonkeyPatch) -> None:
         return seen[-1]
 
     monkeypatch.setattr("ttt.bench.inner.dual_outputs", watched)
-    assert set(split_times(inputs)) == {"W", "z"}
-    whole = inner_functions(InnerBenchConfig(width=8, heads=2, batch=1), "linear", 8, PLAIN, 20)["forward"]()
+    seconds = split_times(inputs)
+    assert seconds.keys() == {"W", "z", "total"}
+    assert seconds["total"] == seconds["W"] + seconds["z"]
+    whole = inner_functions(InnerBenchConfig(width=8, heads=2, batch=1), "linear", b, PLAIN, tokens)["forward"]()
     torch.testing.assert_close(torch.cat(seen, dim=2), whole)
+    # The paper's dual form: each mini-batch at once, however long.
+    assert [z.shape[2] for z in seen] == lengths
 
 
 def test_everything_is_timed_in_turn_and_the_first_time_does_not_count() -> None:

@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +15,14 @@ from ttt.analysis.latency import latencies
 from ttt.analysis.store import load_results
 from ttt.bench.latency_kernels import kernel_measurements
 from ttt.bench.measurement import Implementation, Measurement, Samples, Workload
-from ttt.bench.models import for_batch, prompt_state, random_model
+from ttt.bench.models import (
+    decode_functions,
+    for_batch,
+    loss_functions,
+    prefill_functions,
+    prompt_state,
+    random_model,
+)
 from ttt.bench.rows import rows_of_group
 from ttt.bench.timing import clock_of, timed, timed_by_gpu
 from ttt.bench.turns import take_turns
@@ -24,6 +32,7 @@ from ttt.config.bench import LatencyBenchConfig
 from ttt.config.errors import UserError
 from ttt.config.gpus import A100, B200, GPU, H100, H200, gpu_named
 from ttt.models.device import choose_device
+from ttt.models.language_model import LanguageModel
 from ttt.results.benchmarks import Row
 
 TINY = ["width=16", "heads=2", "blocks=1", "mlp_hidden=16", "vocab=16", "tokens=12,20", "rounds=1", "decode=3"]
@@ -169,6 +178,39 @@ def test_a_prompt_that_was_read_once_is_continued_by_every_sequence(name: str) -
     whole = model(torch.cat((prompt.expand(3, -1), more), dim=1))
     torch.testing.assert_close(after[:, -1], whole[:, -1])
     torch.testing.assert_close(model.read_prompt(prompt)[0], model(prompt)[:, -1])
+
+
+@pytest.mark.parametrize("name", ["ttt_linear", "ttt_mlp", "transformer", "mamba"])
+@pytest.mark.usefixtures("configure")
+def test_inference_in_half_precision_has_half_precision_weights(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decoding spends its time on reading weights: autocast would read float32 weights, twice the bytes."""
+    config = LatencyBenchConfig(
+        width=16, heads=2, blocks=1, mlp_hidden=16, vocab=16, decode=1, dtype="bfloat16", batch=1
+    )
+    its, dual, used = method(name, 21), Implementation("dual", None), []
+
+    def watched(*arguments: object) -> LanguageModel:
+        model = random_model(*arguments)  # type: ignore[arg-type]
+        model.register_forward_pre_hook(lambda *_: used.append((torch.is_autocast_enabled("cpu"), types(model))))
+        read = model.read_prompt
+        monkeypatch.setattr(model, "read_prompt", lambda ids: (used.append((False, types(model))), read(ids))[1])
+        return model
+
+    def types(model: LanguageModel) -> set[torch.dtype]:
+        return {parameter.dtype for parameter in model.parameters()}
+
+    monkeypatch.setattr("ttt.bench.models.random_model", watched)
+    prefill_functions(config, its, dual, 21)["prefill"]()
+    decode_functions(config, its, dual, partial(prompt_state, config, its, dual), 2, 21)["decode"]()
+    assert used == [(False, {torch.bfloat16})] * len(used)
+    assert len(used) == 3
+    used.clear()
+    loss_functions(config, its, dual, 1, 21)["train"]()
+    assert used == [(True, {torch.float32})]
+    used.clear()
+    other = replace(config, half_weights=False)
+    decode_functions(other, its, dual, partial(prompt_state, other, its, dual), 2, 21)["decode"]()
+    assert (True, {torch.float32}) in used
 
 
 @pytest.mark.usefixtures("configure")

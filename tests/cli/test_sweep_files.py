@@ -62,7 +62,7 @@ def test_a_figure_of_the_paper_has_both_scales() -> None:
 
 
 def test_the_papers_books_have_everything() -> None:
-    """Six contexts and four sizes of four methods; three finetuning rates and another RoPE base from 4k on."""
+    """Six contexts and four sizes of four methods; three finetuning rates; another RoPE base from 4k on for both."""
     runs, configs = plan("paper", "books_complete").runs, plan("paper", "books_complete").configs
     of = [configs[run.run_id] for run in runs]
     pretrained = [config for config in of if config.recipe.name == "paper"]
@@ -72,12 +72,41 @@ def test_the_papers_books_have_everything() -> None:
     assert len(other_base) == len(pretrained) - len(base) == 4 * 4
     assert min(length for _, length in other_base) == 4096
     finetuned = [(run, configs[run.run_id]) for run in runs if run.parent]
-    assert len(finetuned) == 4 * 4 * 3
+    assert len(finetuned) == 4 * 4 * 3 * 2
+    assert {config.model.rope_base for _, config in finetuned} == {1e4, 5e5}  # type: ignore[attr-defined]
     assert {config.recipe.learning_rate for _, config in finetuned} == {1e-5, 1e-4, 1e-3}
     for run, config in finetuned:
         assert run.parent is not None
         parent = configs[run.parent]
         assert (parent.ctx.length, parent.size.name, parent.model.name) == (2048, config.size.name, "transformer")
+        assert parent.model.rope_base == 1e4  # type: ignore[attr-defined]
+
+
+def test_the_transformer_by_token_index_is_finetuned() -> None:
+    """Appendix C: the best of three rates and two RoPE bases; at 32k no other Transformer is trained."""
+    found = plan("paper", "per_token")
+    methods = {(found.configs[run.run_id].model.name, run.parent is not None): run for run in found.runs}
+    assert methods.keys() == {("transformer", False), ("transformer", True)} | {
+        (model, False) for model in ("ttt_linear", "ttt_mlp", "mamba")
+    }
+    of = [(run.parent, found.configs[run.run_id]) for run in found.runs]
+    transformers = [(parent, config) for parent, config in of if config.model.name == "transformer"]
+    assert [config.ctx.length for parent, config in transformers if parent is None] == [2048]
+    tried = [
+        (config.ctx.length, config.model.rope_base, config.recipe.learning_rate)  # type: ignore[attr-defined]
+        for parent, config in transformers
+        if parent is not None
+    ]
+    assert sorted(tried) == [(32768, base, rate) for base in (1e4, 5e5) for rate in (1e-5, 1e-4, 1e-3)]
+    assert {config.ctx.length for _, config in of if config.model.name != "transformer"} == {32768}
+
+
+def test_another_rope_base_is_for_books_alone() -> None:
+    def bases(name: str) -> set[float]:
+        configs = plan("paper", name).configs.values()
+        return {config.model.rope_base for config in configs if config.model.name == "transformer"}  # type: ignore[attr-defined]
+
+    assert (bases("pile_scaling"), bases("books_scaling")) == ({1e4}, {1e4, 5e5})
 
 
 @pytest.mark.parametrize(("name", "contexts"), [("pile_scaling", {2048, 8192}), ("books_scaling", {2048, 32768})])

@@ -27,7 +27,7 @@ from ttt.layers.observing import Observation, record_inner_loops
 from ttt.layers.state import READ_CHUNK
 from ttt.models.build import build_model
 from ttt.results.checkpoints import write_digest
-from ttt.results.inner_loss import read_inner_loss
+from ttt.results.inner_loss import per_dimension, read_inner_loss
 from ttt.results.record import RunFolder
 
 Configure = Callable[..., TrainConfig]
@@ -99,7 +99,9 @@ def record(run: Path) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_the_command_writes_only_its_own_table(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_writes_only_its_own_table(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = {name: (run / name).read_bytes() for name in ("metrics.parquet", "record.json", "config.yaml")}
     capsys.readouterr()
     assert evaluate(run, probe="inner_loss", eval_tokens=256) == 0
@@ -113,12 +115,16 @@ def test_the_command_writes_only_its_own_table(run: Path, capsys: pytest.Capture
     rows = read_inner_loss(run / "inner_loss.parquet").to_pandas()
     assert rows.groupby("layer")["position"].agg(list).tolist() == [list(range(1, 65))] * 2
     assert set(rows["sequences"]) == {4}
-    assert rows.loc[rows["layer"] == 1, "loss_before"].mean() == pytest.approx(float(layers[0].split()[2]), rel=1e-3)
+    # The file has the layer's own loss, the output the error per dimension.
+    shown = rows.loc[rows["layer"] == 1, "loss_before"].mean() * per_dimension(record(run)["config"])
+    assert shown == pytest.approx(float(layers[0].split()[2]), rel=1e-3)
     probed = (run / "inner_loss.parquet").read_bytes()
     assert evaluate(run, probe="inner_loss", eval_tokens=256) == 0
     assert (run / "inner_loss.parquet").read_bytes() == probed
+    monkeypatch.setattr(command, "MOST_PROBED", 128)
     assert evaluate(run, probe="inner_loss", split="test") == 0
-    assert set(read_inner_loss(run / "inner_loss.parquet").to_pandas()["split"]) == {"validation", "test"}
+    rows = read_inner_loss(run / "inner_loss.parquet").to_pandas()
+    assert rows.groupby("split")["sequences"].max().to_dict() == {"validation": 4, "test": 2}
 
 
 @pytest.mark.slow

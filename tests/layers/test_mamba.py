@@ -49,6 +49,17 @@ def test_outputs_and_gradients_agree_with_transformers() -> None:
         assert_near(gradient, expected[name])
 
 
+def test_projections_start_as_in_the_package() -> None:
+    """Its ``nn.Linear`` are uniform in +-inputs^-0.5; ``_init_weights`` divides out_proj by the root of the depth."""
+    torch.manual_seed(0)
+    config = MambaConfig(name="mamba", projection_init="uniform")
+    layer = build_layer(config, LayerSpec(128, heads=4, init_std=0.02, depth=9)).requires_grad_(False)
+    assert isinstance(layer, Mamba)
+    for projection, bound in ((layer.in_proj, 128**-0.5), (layer.x_proj, 256**-0.5), (layer.out_proj, 256**-0.5 / 3)):
+        assert projection.weight.abs().max() == pytest.approx(bound, rel=0.01)
+        assert projection.weight.std() == pytest.approx(bound / 3**0.5, rel=0.02)
+
+
 def test_a_token_changes_nothing_before_itself() -> None:
     layer = make_mamba().double()
     x = torch.randn(1, TOKENS, WIDTH, dtype=torch.float64)

@@ -38,7 +38,7 @@ def mamba() -> nn.Module:
             vocab_size=V,
             hidden_size=SIZE.width,
             num_hidden_layers=2 * SIZE.blocks,
-            layer_norm_epsilon=1e-6,
+            layer_norm_epsilon=1e-5,
             tie_word_embeddings=True,
             use_mambapy=False,
         )
@@ -88,7 +88,7 @@ def logits_and_gradients(
     ("theirs", "translate", "layer", "backbone"),
     [
         (llama, from_llama, AttentionConfig(name="transformer"), "transformer"),
-        (mamba, from_mamba, MambaConfig(name="mamba"), "own"),
+        (mamba, from_mamba, MambaConfig(name="mamba", norm_eps=1e-5), "own"),
     ],
     ids=["transformer", "mamba"],
 )

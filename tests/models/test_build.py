@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from torch import nn
 
 from ttt.cli.compose import as_object, compose
 from ttt.config.errors import UserError
 from ttt.config.schema import TrainConfig
+from ttt.layers.convolution import CausalConv
 from ttt.models.build import build_model
 from ttt.models.flops import training_flops
 from ttt.models.language_model import LanguageModel
@@ -38,6 +40,36 @@ def test_a_transformers_parameters_and_flops_by_hand(name: str) -> None:
 
 def test_mamba_130m_has_its_authors_number_of_parameters() -> None:
     assert count(build("mamba", "125m", vocabulary=50280)[0]) == 129_135_360
+
+
+def test_mamba_has_its_packages_norms_and_initial_values() -> None:
+    model, config = build("mamba", "125m")
+    assert {module.eps for module in model.modules() if isinstance(module, nn.RMSNorm)} == {1e-5}
+    assert config.model.projection_init == "uniform"  # type: ignore[attr-defined]
+    others = build("ttt_linear", "125m")[0].modules()
+    assert {module.eps for module in others if isinstance(module, nn.RMSNorm)} == {1e-6}
+
+
+def test_convolutions_start_as_in_either_release_of_the_authors() -> None:
+    def convolutions(init: str) -> list[CausalConv]:
+        torch.manual_seed(0)
+        config = as_object(compose("train", [f"backbone.conv_init={init}", "size.width=512"]), TrainConfig)
+        model = build_model(config.model, config.size, config.backbone, config.kernel, 100)
+        return [module.requires_grad_(False) for module in model.modules() if isinstance(module, CausalConv)]
+
+    for conv in convolutions("torch"):
+        assert conv.weight.abs().max() == pytest.approx(0.5, abs=0.01)
+        assert conv.bias.std() == pytest.approx(0.5 / 3**0.5, rel=0.1)
+    for conv in convolutions("lecun"):
+        assert conv.weight.std() == pytest.approx(0.5, rel=0.05)
+        assert 0.9 < conv.weight.abs().max() < 1.14  # flax cuts the distribution off at 2 * 0.5 / 0.8796
+        assert not conv.bias.any()
+
+
+def test_an_initial_convolution_needs_a_convolution() -> None:
+    config = as_object(compose("train", ["backbone=transformer", "backbone.conv_init=lecun"]), TrainConfig)
+    with pytest.raises(UserError, match=r"^backbone.conv_init=lecun: backbone=transformer has no convolution$"):
+        build_model(config.model, config.size, config.backbone, config.kernel, 100)
 
 
 def test_a_width_of_the_convolution_needs_a_convolution() -> None:

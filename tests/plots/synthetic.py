@@ -9,7 +9,7 @@ import numpy as np
 
 from ttt.cli.label import label_of_plain, standard, table_1_row
 from ttt.results.benchmarks import BenchmarkLog, Row
-from ttt.results.inner_loss import write_inner_loss
+from ttt.results.inner_loss import per_dimension, write_inner_loss
 from ttt.results.metrics import MetricLog, Split
 from ttt.results.record import (
     SCHEMA_VERSION,
@@ -121,10 +121,15 @@ def make_reset(run: RunFolder, every: int, gain: float, ctx: int, steps: int, gr
 
 
 def make_probe(run: RunFolder, layers: int = 2, T: int = 64, split: Split = "validation", steps: int = 30) -> RunFolder:
-    """Write the inner losses of a probed run, which fall with the position and rise with the layer."""
+    """Write the inner losses of a probed run, which fall with the position and rise with the layer.
+
+    The losses are numbers per dimension; the file has sums over the dimensions.
+    """
+    factor = per_dimension(read_record(run.record)["config"])
     positions = np.arange(1, T + 1)
     learned = 4 + 12 / positions
-    values = {"loss_initial": np.full(T, 20.0), "loss_before": 1 + learned, "loss_after": learned}
+    losses = {"loss_initial": np.full(T, 20.0), "loss_before": 1 + learned, "loss_after": learned}
+    values = {name: value / factor for name, value in losses.items()}
     norms = {"update_norm": np.ones(T), "weight_norm": np.sqrt(positions)}
     seen = [{name: layer * value for name, value in (values | norms).items()} for layer in range(1, layers + 1)]
     write_inner_loss(run.inner_loss, run.path.name, split, steps, seen, sequences=8)
@@ -174,7 +179,8 @@ def make_record(
         "error": "the loss became nan at step 7" if status == "diverged" else None,
         "config": {
             "model": standard_model(model) | settings,
-            "size": {"name": size, "learning_rate": {"mamba": 1e-2, "transformer": 5e-3, "own": 1e-2}},
+            "size": {"name": size, "learning_rate": {"mamba": 1e-2, "transformer": 5e-3, "own": 1e-2}}
+            | standard("size", size),
             "ctx": {"length": ctx},
             "backbone": {"name": backbone},
             "kernel": {"name": "auto"},
@@ -209,7 +215,7 @@ def make_benchmark(folder: Path, sizes: tuple[int, ...] = (1, 4, 16, 64), tokens
     log = BenchmarkLog(folder, "inner", settings, threads=1)
     for b in sizes:
         seconds = {"W": 0.1 / b + 0.002, "z": 0.08 / b + 1e-5 * b}
-        for measure, value in (seconds | {"forward": sum(seconds.values())}).items():
+        for measure, value in (seconds | {"total": sum(seconds.values())}).items():
             row = {
                 "model": "linear",
                 "form": "plain",

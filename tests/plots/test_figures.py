@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 from typing import Any
 
@@ -176,11 +177,20 @@ def test_mini_batch_size_draws_time_alone_where_no_runs_differ_in_it(results: Re
     (axes,) = canvas.axes
     assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("Mini-batch size b (tokens)", "Forward time (ms)")
-    assert texts(canvas) == ["Whole forward pass", "Time for W", "Time for z"]
+    assert texts(canvas) == ["Total", "Time for W", "Time for z"]
     assert axes.lines[1].get_xdata().tolist() == [1, 4, 16, 64]
     np.testing.assert_allclose(axes.lines[1].get_ydata()[0], 102)
     caption = canvas.get_supxlabel().replace("\n", " ").replace("\N{NO-BREAK SPACE}", " ")
     assert "width 256, 4 heads, T = 2,048, batch 1, float32, 1 thread of " in caption
+
+
+def test_mini_batch_size_draws_no_times_of_mini_batches_in_chunks(tmp_path: Path) -> None:
+    path = make_benchmark(tmp_path)
+    assert len(FIGURES["mini_batch_size"].table(load_results(tmp_path))) == 12
+    benchmark = json.loads(path.read_text().replace('"total"', '"forward"'))
+    del benchmark["sha256"]
+    path.write_text(json.dumps(benchmark))
+    assert FIGURES["mini_batch_size"].table(load_results(tmp_path)).empty
 
 
 def test_mini_batch_size_draws_quality_of_runs_that_differ_in_nothing_else(tmp_path: Path) -> None:
@@ -225,7 +235,7 @@ def test_inner_loss_has_a_panel_for_each_layer_of_each_method(results: Results) 
     ]
     assert titles == expected
     assert {axes.get_yscale() for axes in canvas.axes} == {"linear"}
-    assert [axes.get_ylabel() for axes in canvas.axes] == ["Inner loss (no unit)", ""] * 2
+    assert [axes.get_ylabel() for axes in canvas.axes] == ["Inner loss\n(squared error per dimension)", ""] * 2
     assert {axes.get_xlabel() for axes in canvas.axes} == {"Token index t (tokens)"}
     assert texts(canvas) == ["under $W_0$", "under $W_{t-1}$", "under $W_t$"]
     caption = canvas.get_supxlabel().replace("\n", " ")

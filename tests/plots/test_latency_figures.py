@@ -78,6 +78,33 @@ def test_a_mamba_without_its_kernels_is_named(tmp_path: Path) -> None:
         assert ("Mamba runs without its authors' kernels" in drawn) == (form == PLAIN_SCAN)
 
 
+@pytest.mark.parametrize(
+    ("name", "half_weights", "words"),
+    [
+        ("decode", True, "bfloat16, on"),
+        ("prefill", True, "bfloat16, on"),
+        ("training", True, "bfloat16 by autocast over float32 weights, on"),
+        ("decode", False, "bfloat16 by autocast over float32 weights, on"),
+        ("decode", None, "bfloat16 by autocast over float32 weights, on"),  # an older benchmark
+    ],
+)
+def test_the_dtype_of_the_weights_and_points_measured_again_are_named(
+    name: str, half_weights: bool | None, words: str, tmp_path: Path
+) -> None:
+    path = make_latency(tmp_path, {"mamba": (1e-3, 0.0)}, contexts=(512, 1024, 2048))
+    benchmark = json.loads(path.read_text())
+    benchmark["settings"] |= {"dtype": "bfloat16"} | ({} if half_weights is None else {"half_weights": half_weights})
+    for row in benchmark["rows"]:
+        row |= {"remeasured": 1} if row["tokens"] != 512 else {}
+    write(path, benchmark)
+    figure = FIGURES[f"{name}_latency"]
+    table = figure.table(load_results(tmp_path))
+    shown = " ".join(figure.draw(table).get_supxlabel().split())
+    assert words in shown
+    assert "2 points stood out and were measured again." in shown
+    assert table["remeasured"].tolist() == [0, 1, 1]
+
+
 def test_the_newest_benchmark_of_a_machine_counts(tmp_path: Path) -> None:
     make_latency(tmp_path, {"mamba": (1e-3, 0.0)}, contexts=(512,))
     newest = make_latency(tmp_path, {"mamba": (2e-3, 0.0)}, contexts=(512,))

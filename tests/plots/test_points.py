@@ -1,5 +1,6 @@
 """The figures in which a run is a point: scaling, contexts, Table 1."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -75,13 +76,13 @@ def test_the_papers_contexts_of_the_papers_data_are_drawn(tmp_path: Path) -> Non
 def test_a_diverged_run_is_a_cross_at_the_top_and_one_without_a_result_is_named(tmp_path: Path) -> None:
     make_run(tmp_path, steps=2, perplexity=40)
     make_run(tmp_path, "mamba", "own", steps=2, status="diverged")
-    unfinished = make_run(tmp_path, "ttt_mlp", steps=2, status="interrupted", evaluated=False)
+    make_run(tmp_path, "ttt_mlp", steps=2, status="interrupted", evaluated=False)
     canvas = drawn("pile_scaling", tmp_path)
     lines = lines_of(canvas.axes[0])
     assert [text.get_text() for text in canvas.legends[0].get_texts()] == ["TTT-Linear (M)", "Mamba: diverged"]
     assert 0.9 < lines["Mamba: diverged"][1][0] < 1
     assert "runs that diverged" in caption(canvas)
-    assert f"no evaluation at the end of its schedule: 1 run ({unfinished.path.name})" in caption(canvas)
+    assert caption(canvas).endswith("Not drawn, no evaluation at the end of its schedule: 1 run.")
     table = FIGURES["pile_scaling"].table(load_results(tmp_path))
     assert sorted(table["role"]) == ["diverged", "drawn", "no evaluation at the end of its schedule"]
 
@@ -116,6 +117,30 @@ def test_context_has_a_panel_a_size_and_needs_two_contexts(tmp_path: Path) -> No
     assert [axes.get_title() for axes in canvas.axes] == ["pycode, size s2"]
     assert lines_of(canvas.axes[0])["TTT-Linear (M)"][0] == [256, 512, 1024]
     assert [label.get_text() for label in canvas.axes[0].get_xticklabels()] == ["1024", "512", "256"]
+
+
+def test_a_line_has_a_gap_at_a_context_that_was_not_measured(tmp_path: Path) -> None:
+    for ctx in (256, 512, 1024):
+        make_run(tmp_path, ctx=ctx, steps=1, perplexity=40, evaluated=False)
+        if ctx != 512:
+            make_run(tmp_path, "transformer", "transformer", ctx=ctx, steps=1, perplexity=30, evaluated=False)
+            make_run(tmp_path, size="s1", ctx=ctx, steps=1, perplexity=90, evaluated=False)
+    smaller, larger = drawn("context", tmp_path).axes
+    x, y = lines_of(larger)["Transformer"]
+    assert (x, [math.isnan(value) for value in y]) == ([256, 512, 1024], [False, True, False])
+    # Also where no method of the size has this context.
+    assert [math.isnan(value) for value in lines_of(smaller)["TTT-Linear (M)"][1]] == [False, True, False]
+    assert smaller.get_ylim() == larger.get_ylim()
+
+
+def test_scaling_has_one_range_of_flops_with_numbers_below_every_column(tmp_path: Path) -> None:
+    for number in range(5):
+        make_run(tmp_path, "transformer", "transformer", ctx=128 << number, steps=1, perplexity=40, evaluated=False)
+    canvas = drawn("books_complete", tmp_path)
+    panels = [axes for axes in canvas.axes if axes.axison]
+    assert len(panels) == 5
+    assert len({axes.get_xlim() for axes in panels}) == 1
+    assert all(axes.xaxis.get_tick_params()["labelbottom"] for axes in panels)
 
 
 def test_best_context_joins_the_best_of_each_size(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ import pytest
 
 from ttt.analysis.store import load_results
 from ttt.config.errors import UserError
-from ttt.results.inner_loss import SCHEMA, VALUES, read_inner_loss, write_inner_loss
-from ttt.results.record import Record, RunFolder
+from ttt.results.inner_loss import SCHEMA, VALUES, per_dimension, read_inner_loss, write_inner_loss
+from ttt.results.record import Record, RunFolder, read_record
 from ttt.results.run_record import RunRecord
 
 synthetic = run_path(str(Path(__file__).parents[1] / "plots" / "synthetic.py"))
@@ -31,6 +31,20 @@ def test_rows_are_read_back(tmp_path: Path) -> None:
     assert set(zip(rows["run_id"], rows["split"], rows["step"], rows["sequences"], strict=True)) == {
         ("a", "validation", 7, 5)
     }
+
+
+@pytest.mark.parametrize(("halved", "factor"), [(True, 2 / 16), (False, 1 / 16)])
+def test_losses_are_shown_per_dimension(tmp_path: Path, halved: bool, factor: float) -> None:
+    """The file keeps the layer's own loss, so that files of any version are converted in the same way."""
+    assert per_dimension({"size": {"width": 64, "heads": 4}, "model": {"halved_loss": halved}}) == factor
+    run = synthetic["make_run"](tmp_path, steps=1, evaluated=False, halved_loss=halved)
+    write_inner_loss(run.inner_loss, run.path.name, "validation", 1, layers(), sequences=5)
+    size = read_record(run.record)["config"]["size"]
+    shown = load_results(tmp_path).inner_loss
+    own = read_inner_loss(run.inner_loss).to_pandas()
+    expected = own["loss_before"] * factor * 16 / (size["width"] / size["heads"])
+    np.testing.assert_allclose(shown["loss_before"], expected)
+    np.testing.assert_array_equal(shown["weight_norm"], own["weight_norm"])
 
 
 def test_a_new_probe_replaces_its_split_and_equal_probes_leave_equal_bytes(tmp_path: Path) -> None:

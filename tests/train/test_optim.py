@@ -8,9 +8,11 @@ import torch
 
 from ttt.config.errors import UserError
 from ttt.config.identity import identity
+from ttt.config.plan import plan_steps
 from ttt.config.schema import TrainConfig
 from ttt.models.build import build_model
 from ttt.models.language_model import LanguageModel
+from ttt.train.module import TrainingModule
 from ttt.train.optim import FSDP_PREFIX, clip_gradients, decayed_parameters, learning_rate, make_optimizer
 from ttt.train.planning import plan_run
 
@@ -48,6 +50,15 @@ def test_only_matrices_decay(configure: Configure, model: str) -> None:
     for name in kept_names:
         assert any(word in name for word in ("norm", "bias", "W_init.b", "token_delta", "A_log", ".D")), name
     assert "embedding.weight" in decayed_names
+
+
+def test_all_parameters_decay_as_in_the_authors_jax_code(configure: Configure) -> None:
+    config = configure("recipe.decay=all")
+    module = TrainingModule(model_of(config), config.recipe, plan_steps(config))
+    optimizer = module.configure_optimizers()["optimizer"]
+    decayed, kept = optimizer.param_groups
+    assert len(decayed["params"]) == len(list(module.model.parameters()))
+    assert (decayed["weight_decay"], kept["params"]) == (0.1, [])
 
 
 def test_an_unknown_optimizer_is_refused_by_name(configure: Configure) -> None:

@@ -9,14 +9,21 @@ if TYPE_CHECKING:
 
     from ttt.analysis.store import Results
 
-SAME = ["cpu", "gpu", "threads", "width", "heads", "dtype", "batch"]
+SAME = ["cpu", "gpu", "threads", "width", "heads", "dtype", "weights", "batch"]
 """Columns that must be equal for benchmarks to appear in one figure."""
 
 COLUMNS = [
     *("benchmark_id", "started", *SAME, "rounds", "model", "backbone", "form", "tokens", "measure"),
-    *("seconds_per_token", "low", "high"),
+    *("seconds_per_token", "low", "high", "remeasured"),
 ]
-"""Columns of the table of latencies; ``low`` and ``high`` are the quartiles of ``seconds_per_token``."""
+"""Columns of the table of latencies.
+
+``weights`` is the dtype of the weights; ``low`` and ``high`` are the quartiles of ``seconds_per_token``;
+``remeasured``: times that a point was measured again because it stood out.
+"""
+
+HALF = ("bfloat16", "float16")
+"""The dtypes in which training, and in older benchmarks everything, is autocast over float32 weights."""
 
 
 def latencies(results: Results, measure: str) -> DataFrame:
@@ -32,6 +39,11 @@ def latencies(results: Results, measure: str) -> DataFrame:
     rows = results.benchmarks
     rows = rows.assign(gpu=rows["gpu"].fillna("") if "gpu" in rows else "", backbone=rows["backbone"].fillna(""))
     rows = rows[(rows["kind"] == "latency") & (rows["measure"] == measure)]
+    converted = rows["half_weights"].fillna(False).astype(bool) & (measure != "train")
+    rows = rows.assign(
+        weights=rows["dtype"].where(~rows["dtype"].isin(HALF) | converted, "float32"),
+        remeasured=rows["remeasured"].fillna(0),
+    )
     newest = rows.loc[rows["started"] == rows["started"].max(), SAME].drop_duplicates()
     rows = rows.merge(newest, on=SAME)
     line = ["model", "backbone", "tokens"]

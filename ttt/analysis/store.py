@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ttt.analysis.labels import COMPARED_AT, FINETUNED, METHOD
 from ttt.analysis.seeds import changed_settings, settings_of
@@ -15,9 +16,9 @@ from ttt.config.errors import UserError, bad_value
 from ttt.config.label import Label, names_only
 from ttt.config.schema import Resolved
 from ttt.results.benchmarks import BENCHMARK_FILE, Benchmark, read_benchmark
+from ttt.results.inner_loss import LOSSES, per_dimension, read_inner_loss
 from ttt.results.inner_loss import SCHEMA as INNER_LOSS_SCHEMA
 from ttt.results.inner_loss import TEXT_COLUMNS as INNER_LOSS_TEXT
-from ttt.results.inner_loss import read_inner_loss
 from ttt.results.metrics import SCHEMA, TEXT_COLUMNS, Split, read_metrics
 from ttt.results.record import RECORD_FILE, Record, RunFolder, read_record
 
@@ -77,6 +78,7 @@ BENCHMARK_COLUMNS: dict[str, tuple[str, str]] = {
     "heads": ("settings.heads", "Int64"),
     "dtype": ("settings.dtype", "string"),
     "rounds": ("settings.rounds", "Int64"),
+    "half_weights": ("settings.half_weights", "boolean"),
 }
 """Column of ``Results.benchmarks`` -> its key in the benchmark's file, and its dtype."""
 
@@ -97,6 +99,7 @@ MEASUREMENT_COLUMNS = {
     "head_dim": "Int64",
     "warps": "Int64",
     "stages": "Int64",
+    "remeasured": "Int64",
 }
 """Further columns of ``Results.benchmarks``, the keys of ``ttt.results.benchmarks.Row``, and their dtypes."""
 
@@ -118,7 +121,8 @@ class Results:
             these differ only in seed.
         metrics: the rows of all ``metrics.parquet`` (columns of ``ttt.results.metrics``); text is categorical,
             ``position`` nullable.
-        inner_loss: the rows of all ``inner_loss.parquet`` (columns of ``ttt.results.inner_loss``); text is categorical.
+        inner_loss: the rows of all ``inner_loss.parquet`` (columns of ``ttt.results.inner_loss``); text is categorical,
+            losses are mean squared errors per dimension.
         left_out: folder of a run that is left out as a duplicate -> folder of the same run in the tables.
         benchmarks: one row per measurement: ``BENCHMARK_COLUMNS`` and ``MEASUREMENT_COLUMNS``.
         settings: run_id -> every setting that affects what the run learns, see ``ttt.analysis.seeds.settings_of``.
@@ -214,7 +218,10 @@ def load_results(folder: Path, label: Callable[[Resolved], Label] = names_only, 
     left_out = {path.parent: longest[run.record["run_id"]].parent for path, run in by_path.items()}
     folders = [RunFolder(path) for path in runs]
     metrics = reader.read(read_metrics, (run.metrics for run in folders if run.metrics.exists()))
-    inner_loss = reader.read(read_inner_loss, (run.inner_loss for run in folders if run.inner_loss.exists()))
+    inner_loss = reader.read(
+        lambda path: _read_probe(path, runs[path.parent].record),
+        (run.inner_loss for run in folders if run.inner_loss.exists()),
+    )
     benchmarks = reader.read(read_benchmark, sorted(folder.rglob(BENCHMARK_FILE)))
     return Results(
         runs=_runs(runs),
@@ -285,6 +292,23 @@ def _lookup(record: Record | Benchmark, key: str) -> Any:
 def _metrics(tables: list[pa.Table]) -> pd.DataFrame:
     metrics = _concatenated(tables, SCHEMA).to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
     return metrics.astype({"step": "int64"} | dict.fromkeys(TEXT_COLUMNS, "category"))
+
+
+def _read_probe(path: Path, record: Record) -> pa.Table:
+    """Read the inner losses of a run as mean squared errors per dimension.
+
+    Raises:
+        UserError: the file is not a table of inner losses, or the record lacks a setting that converts them.
+    """
+    table = read_inner_loss(path)
+    try:
+        factor = per_dimension(record["config"])
+    except (KeyError, TypeError, ZeroDivisionError) as error:
+        reason = f"its record lacks a setting that converts inner losses ({type(error).__name__}: {error})"
+        raise UserError(f"{path}: {reason}; restore or remove the run's folder") from error
+    for name in LOSSES:
+        table = table.set_column(table.schema.get_field_index(name), name, pc.multiply(table[name], factor))
+    return table
 
 
 def _inner_loss(tables: list[pa.Table]) -> pd.DataFrame:

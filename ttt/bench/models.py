@@ -157,12 +157,12 @@ def prefill_functions(
     config: LatencyBenchConfig, method: Method, implementation: Implementation, tokens: int
 ) -> Functions:
     """Return the function that reads a prompt [B, T] of random tokens, up to the logits of the next token."""
-    model = random_model(config, method, implementation)
+    model = inference_model(config, method, implementation)
     ids_BT = torch.randint(config.vocab, (config.batch, tokens))
 
     @torch.no_grad()
     def prefill() -> object:
-        with _autocast(config, ids_BT.device):
+        with _inference(config, ids_BT.device):
             return model.read_prompt(ids_BT)
 
     return {"prefill": prefill}
@@ -170,9 +170,9 @@ def prefill_functions(
 
 def prompt_state(config: ModelsConfig, method: Method, implementation: Implementation, tokens: int) -> State:
     """Return the state after a prompt of one sequence, in the host's memory, which leaves the device's memory free."""
-    model = random_model(config, method, implementation)
+    model = inference_model(config, method, implementation)
     ids_BT = torch.randint(config.vocab, (1, tokens))
-    with torch.no_grad(), _autocast(config, ids_BT.device):
+    with torch.no_grad(), _inference(config, ids_BT.device):
         _, state = model.read_prompt(ids_BT)
     return {name: value.cpu() for name, value in state.items()}
 
@@ -189,14 +189,14 @@ def decode_functions(
 
     All sequences have the same prompt, which is read once instead of B times.
     """
-    model = random_model(config, method, implementation)
+    model = inference_model(config, method, implementation)
     next_ids = torch.randint(config.vocab, (config.decode, batch, 1))
     start = for_batch(prompt(tokens), batch, next_ids.device)
 
     @torch.no_grad()
     def decode() -> None:
         state = start
-        with _autocast(config, next_ids.device):
+        with _inference(config, next_ids.device):
             for ids_BT in next_ids:
                 _, state = model(ids_BT, state=state)
 
@@ -222,6 +222,21 @@ def random_model(config: ModelsConfig, method: Method, implementation: Implement
     size = SizeConfig("bench", config.width, config.blocks, config.heads, config.mlp_hidden)
     model = build_model(method.layer, size, method.backbone, implementation.config, config.vocab)
     return model.to(torch.float64 if config.dtype == "float64" else torch.float32)
+
+
+def inference_model(config: ModelsConfig, method: Method, implementation: Implementation) -> LanguageModel:
+    """Return ``random_model`` with weights of ``inference_dtype``: decoding spends its time on reading them.
+
+    Raises:
+        UserError: the model cannot be built.
+    """
+    model = random_model(config, method, implementation)
+    return model.to(DTYPES[config.inference_dtype]) if isinstance(config, LatencyBenchConfig) else model
+
+
+def _inference(config: ModelsConfig, device: torch.device) -> AbstractContextManager[object]:
+    converted = isinstance(config, LatencyBenchConfig) and config.half_weights
+    return nullcontext() if converted else _autocast(config, device)
 
 
 def _without_memory(config: ModelsConfig, method: Method, implementation: Implementation) -> LanguageModel:

@@ -1,5 +1,6 @@
 """A benchmark from start to end: check, measure, record, print."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
@@ -11,7 +12,9 @@ from ttt.bench.inner import inner_groups
 from ttt.bench.measurement import Measurement
 from ttt.bench.models import latency_groups, model_groups
 from ttt.bench.rows import rows_of_group
-from ttt.bench.table import KERNELS, LATENCY, Table, print_rows
+from ttt.bench.spikes import MOST_TIMES, Place, per_token, place_of, standing_out
+from ttt.bench.table import KERNELS, LATENCY, Columns, Table, print_rows
+from ttt.bench.timing import Spread
 from ttt.bench.turns import peak_bytes, take_turns
 from ttt.config.bench import BenchConfig, InnerBenchConfig, LatencyBenchConfig, Methods, ModelBenchConfig
 from ttt.config.text_table import print_headings
@@ -70,17 +73,48 @@ def _run(kind: Kind, config: BenchConfig, groups: Groups, table: Table, device: 
     log = BenchmarkLog(Path(config.runs), kind, asdict(config), config.threads, gpu)
     print(f"{_hardware(log.machine)}, torch {torch.__version__}, {_described(config)}\n")
     print_headings(table.columns)
-    rates = []
+    rates: list[float] = []
+    times: dict[Place, Spread] = {}
     for group in groups():
         measured = take_turns(group, config.rounds, device, partial(_peak, config, device))
+        times |= {place_of(one): per_token(one, samples) for one, samples in measured.items() if one.read}
         rows = list(rows_of_group(measured, config.dtype, gpu))
         log.add([row for several in rows for row in several])
         for several in rows:
             print_rows(table.columns, several)
             rates += [row["value"] / 1e9 for row in several if row["measure"] == "matmul"]
+    if kind == "latency":
+        _measure_again(config, groups, times, log, table.columns, device)
     print(f"\n{_matmul_line(rates)}{table.notes}")
     log.finish()
     return log.path
+
+
+def _measure_again(
+    config: BenchConfig,
+    groups: Groups,
+    times: dict[Place, Spread],
+    log: BenchmarkLog,
+    columns: Columns,
+    device: torch.device,
+) -> None:
+    """Measure the times that stand out again, see ``ttt.bench.spikes``; print and record which they are."""
+    counts: Counter[Place] = Counter()
+    for _ in range(MOST_TIMES):
+        found = standing_out(times)
+        counts.update(found.keys())
+        for place, why in found.items():
+            what = f"{place.workload.model}, {place.measure}, {place.workload.tokens:,} tokens"
+            print(f"measured again, because it stands out: {what}: {why}")
+        for group in groups() if found else ():
+            chosen = [one for one in group if place_of(one) in found]
+            for one, samples in take_turns(chosen, config.rounds, device, lambda _: None).items():
+                place, new = place_of(one), per_token(one, samples)
+                (rows,) = rows_of_group({one: samples}, config.dtype, log.machine["gpu"])
+                shorter = new.median < times[place].median
+                log.measured_again(rows, counts[place], shorter)
+                times[place] = new if shorter else times[place]
+                print_rows(columns, rows)
 
 
 def _peak(config: BenchConfig, device: torch.device, measurement: Measurement) -> int | None:

@@ -10,8 +10,9 @@ from ttt.results.benchmarks import Row
 LINES = {
     "forward": "forward",
     "forward_backward": "forward + backward",
-    "W": "forward, for W",
-    "z": "forward, for z",
+    "total": "dual form, W and z",
+    "W": "dual form, W",
+    "z": "dual form, z",
     "train": "forward + backward",
     "prefill": "prefill",
     "decode": "one more token",
@@ -130,7 +131,9 @@ LATENCY = Table(
     ),
     """\
 backbone: mamba is (M), transformer is (T), own is Mamba's; B: sequences in a batch
-ms: median over rounds after a warm-up, and quartiles; in every round all models and kernels take turns
+ms: median over rounds after a warm-up, and quartiles; in every round all models and kernels take turns; times that
+  stand out (quartiles far apart, or longer than at the neighbouring contexts) are measured again at the end, and the
+  shorter median counts
 one more token: decoded after a prompt of as many tokens as the column tokens shows; ms per token of each sequence
 ms/token: ms divided by the tokens of all sequences that are read
 peak: the most memory beyond inputs and parameters; on a CPU resident memory, in a separate process

@@ -10,7 +10,7 @@ from ttt.config.discover import names_in
 from ttt.config.layers import SHIPPED
 
 SHIPPED_BACKBONES = {"mamba", "own", "transformer"}
-SHIPPED_SOURCES = {"hub", "local", "pycode", "pyrepo"}
+SHIPPED_SOURCES = {"hub", "local", "pycode", "pyrepo", "tokens"}
 
 
 def added_layers() -> dict[str, Any]:

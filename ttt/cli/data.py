@@ -21,6 +21,7 @@ usage: ttt-data prepare data=NAME [KEY=VALUE ...]    tokenise a source once, int
   ttt-data prepare data=local data.path='logs/*.jsonl.gz' data.column=message
   ttt-data prepare data=pile data.tokenizer=tokenizer.model    Llama-2's, which is not shipped
   ttt-data prepare data=books data.path=/mirror/pg19           a copy of the data set, no network
+  ttt-data prepare data=tokens data.path=FOLDER data.tokenizer=tokenizer.model    the authors' train.npy or train.bin
   ttt-data prepare data=pile data.max_tokens=1000000000        a part of a large source
   ttt-data prepare data=pile data.hub=OWNER/NAME data.subset=en data.split=train    another data set of the hub
   ttt-data inspect data=pycode split=validation document=3

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from ttt.results.metrics import Split
     from ttt.results.record import RunFolder
 
+MOST_PROBED = 2**20
+"""Tokens that the inner-loss probe reads by default: token by token, it is much slower than an evaluation."""
+
 HELP = """\
 ttt-eval evaluates the newest checkpoint of a run: perplexity and loss by token index, or a probe.
 
@@ -82,18 +85,22 @@ def _evaluate(config: EvalConfig, folder: RunFolder, live: bool) -> None:
     from ttt.evaluate.reset import probe_resets
     from ttt.evaluate.run import evaluate_run, load_run
     from ttt.models.device import choose_device
+    from ttt.results.inner_loss import per_dimension
 
     split = cast("Split", config.split or ("all" if config.data else "validation"))
     device = choose_device(config.device, "device")
     run = load_run(folder, device, eval_tokens=config.eval_tokens, kernel=config.kernel)
     run = replace(_elsewhere(run, config, split), writable=not live)
+    if config.probe == "inner_loss" and config.eval_tokens is None:
+        run = replace(run, reading=replace(run.reading, eval_tokens=min(run.reading.eval_tokens, MOST_PROBED)))
     if run.outdated(split) and not live:
         _warn_of_older_weights(run)
     read = names_at_start(run.documents(split))
     if config.probe is None:
         _print_perplexity(run, split, evaluate_run(run, split), read)
     elif config.reset_every is None:
-        _print_inner_loss(folder, read, probe_run(run, split), stored=run.stores_probe(split))
+        factor = per_dimension(run.record.content["config"])
+        _print_inner_loss(folder, read, probe_run(run, split), factor, stored=run.stores_probe(split))
     else:
         _print_resets(folder, read, probe_resets(run, split, config.reset_every))
 
@@ -130,12 +137,12 @@ def _print_perplexity(run: TrainedRun, split: Split, evaluation: SplitEvaluation
     print(f"loss by token index: mean of {evaluation.documents} {read}", file=sys.stderr)
 
 
-def _print_inner_loss(folder: RunFolder, read: str, probe: Probe, stored: bool) -> None:
+def _print_inner_loss(folder: RunFolder, read: str, probe: Probe, factor: float, stored: bool) -> None:
     from ttt.evaluate.inner_loss import describe
 
     mean = f"mean over positions, heads and {probe.losses.sequences} {read}, at step {probe.step}"
-    print(f"{folder.path}: inner loss by layer, {mean}")
-    print(describe(probe.losses))
+    print(f"{folder.path}: inner loss by layer (mean squared error per dimension), {mean}")
+    print(describe(probe.losses, factor))
     if stored:
         print(folder.inner_loss)
     for subject, text in probe.warnings.items():

@@ -67,7 +67,9 @@ class InnerBenchConfig(CPUBenchConfig):
 
     inner_model: list[str] = key(list, "inner models to measure", choices=("linear", "mlp"))
     mini_batch_size: list[int] = key(list, "the paper's b", at_least=1, not_empty=True)
-    split: bool = key(True, "time W and z of the plain kernel separately (Figure 9)")
+    split: bool = key(
+        True, "time the forward pass for W and for z in the paper's dual form, each mini-batch whole (Figure 7)"
+    )
 
 
 @dataclass
@@ -102,8 +104,19 @@ class LatencyBenchConfig(ModelsConfig):
     train: bool = key(True, "time training steps: forward and backward pass")
     inner: bool = key(True, "on a GPU: also time the Triton kernels, next to the counts of ttt-bench kernels")
     memory: bool = key(True, "measure the peak memory of training and prefill; on a CPU each in a separate process")
-    # bfloat16 and float16 are autocast over float32 parameters, as in training.
-    dtype: str = key("float32", "precision; 16 bits by autocast", choices=("bfloat16", "float16", "float32"))
+    dtype: str = key(
+        "float32",
+        "precision; in 16 bits training is autocast over float32 weights, prefill and decoding see half_weights",
+        choices=("bfloat16", "float16", "float32"),
+    )
+    half_weights: bool = key(
+        True, "with a dtype of 16 bits: prefill and decoding have weights of that type; false: autocast, as in training"
+    )
+
+    @property
+    def inference_dtype(self) -> str:
+        """The dtype of the weights in prefill and decoding."""
+        return self.dtype if self.half_weights else "float32"
 
     def train_batch(self, tokens: int) -> int:
         """Return the number of sequences of ``tokens`` tokens in a training step."""

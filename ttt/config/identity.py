@@ -17,6 +17,7 @@ BOOKKEEPING = ("trainer", "runs", "run", "runs_dir", "run_dir", "ckpt", "overwri
 """Keys of a configuration that specify where and how to run, and their names in old records."""
 
 WITHOUT_INFLUENCE = (
+    ("data", "tokens_estimate"),
     ("data", "cache_dir"),
     ("data", "workers"),
     ("kernel", "checkpoint_group"),

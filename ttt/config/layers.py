@@ -97,6 +97,14 @@ class MambaConfig(LayerConfig):
     expand: int = key(2, "inner width in multiples of the model width", at_least=1)
     conv_kernel: int = key(CONV_KERNEL, "width of the convolution in tokens", at_least=1)
     dt_rank: int | None = key(None, "rank of the step size's projection; null: ceil(width / 16)", at_least=1)
+    # These two defaults are the values of the runs before the keys existed; conf/model/mamba.yaml has the package's.
+    projection_init: str = key(
+        "normal",
+        "initial in_proj, x_proj and out_proj; uniform: torch's default, standard deviation (3 inputs)^-0.5, as in the "
+        "package mamba-ssm, the public code that the paper's baseline uses; normal: size.init_std, as other layers",
+        choices=("normal", "uniform"),
+    )
+    norm_eps: float = key(1e-6, "epsilon of the model's norms; the package's is 1e-5", above=0)
 
 
 SHIPPED: dict[str, type[LayerConfig]] = {

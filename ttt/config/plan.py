@@ -143,7 +143,7 @@ def check_data(data: DataConfig) -> None:
     if data.tokenizer is None and data.vocab_size < SMALLEST_VOCABULARY:
         allowed = f"must be at least {SMALLEST_VOCABULARY}: one token per byte and one for the end of a document"
         raise bad_value("data.vocab_size", data.vocab_size, allowed)
-    if data.path or data.source in ("local", "pycode", "pyrepo"):
+    if data.path or data.source in ("local", "pycode", "pyrepo", "tokens"):
         for key, default in (("subset", None), ("split", "train")):
             if getattr(data, key) != default:
                 allowed = "chooses from a data set of the hub; without one, choose files by a pattern in data.path"
@@ -165,7 +165,7 @@ def check_paths(data: DataConfig) -> None:
     """
     if data.source == "local" and not data.path:
         raise bad_value("data.path", data.path, "give a folder, a file, or a pattern such as texts/*.txt")
-    single = data.path if data.source in ("local", "hub") and not glob.has_magic(data.path or "") else None
+    single = data.path if data.source in ("local", "hub", "tokens") and not glob.has_magic(data.path or "") else None
     if single and not user_path(single).exists():
         raise bad_value("data.path", single, "does not exist")
     if data.tokenizer is not None and not user_path(data.tokenizer).is_file():

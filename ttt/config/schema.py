@@ -59,6 +59,12 @@ class BackboneConfig:
     """The block around a sequence layer."""
 
     name: str = key(REQUIRED, "the backbone's name in the registry", file_name=True)
+    conv_init: str = key(
+        "torch",
+        "initial convolutions of backbone=mamba (the paper's text does not say); torch: uniform, with random biases, "
+        "as in the authors' PyTorch release; lecun: LeCun normal, biases 0, as in their JAX code",
+        choices=("torch", "lecun"),
+    )
 
 
 @dataclass
@@ -110,6 +116,11 @@ class DataConfig:
         "spans two documents, and documents of fewer tokens than the context are left out",
     )
     eval_tokens: int = key(131072, "maximum number of tokens that an evaluation reads", at_least=1)
+    tokens_estimate: int | None = key(
+        None,
+        "estimated tokens of the whole text, for ttt-sweep plan until the text is prepared: how often runs read it",
+        at_least=1,
+    )
     cache_dir: str | None = key(None, "folder of prepared data; null: the user's cache", free_text=True)
     workers: int = key(
         1, "processes that prepare the data, with the same result; 0: one per core", at_least=0, at_most=MOST_WORKERS
@@ -128,7 +139,13 @@ class RecipeConfig:
     warmup: float = key(0.0, "share of the steps in which the learning rate rises", at_least=0, below=1)
     optimizer: str = key("adamw", "a name registered in ttt/train/optimizers/")
     betas: tuple[float, float] = key((0.9, 0.95), "AdamW's betas", at_least=0, below=1)
-    weight_decay: float = key(0.0, "weight decay of matrices", at_least=0)
+    weight_decay: float = key(0.0, "weight decay of the parameters that decay chooses", at_least=0)
+    decay: str = key(
+        "matrices",
+        "parameters with weight decay; matrices: no norms, biases and other vectors (the paper's text does not say); "
+        "all: every parameter, as in the authors' JAX code",
+        choices=("matrices", "all"),
+    )
     clip: float = key(0.0, "maximum gradient norm; 0: no clipping", at_least=0)
     parent_share: float = key(0.0, "training tokens as a share of the parent's", at_least=0)
 
@@ -241,7 +258,9 @@ class EvalConfig:
     )
     reset_every: int | None = key(None, "tokens after which probe=reset forgets the context", at_least=1)
     eval_tokens: int | None = key(
-        None, "maximum number of tokens to read for each measure; null: as in training", at_least=1
+        None,
+        "maximum number of tokens to read for each measure; null: as in training, probe=inner_loss at most 1,048,576",
+        at_least=1,
     )
     device: str = key("auto", "where to compute", choices=DEVICES)
     kernel: KernelConfig | None = key(

@@ -4,16 +4,17 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import filelock
 import platformdirs
 
-from ttt.config.errors import bad_value
+from ttt.config.errors import UserError, bad_value
 from ttt.config.schema import DataConfig
 from ttt.config.system import user_path
-from ttt.data.manifest import corpus_key, describe
+from ttt.data.manifest import Manifest, NewerManifestError, corpus_key, describe, read_manifest
 from ttt.data.prepare import prepare
-from ttt.data.sources import Source
+from ttt.data.sources import Source, TokenSource, open_source
 from ttt.data.stopping import stoppable
 from ttt.data.vocabulary import tokenizer_version
 
@@ -32,26 +33,53 @@ def prepared_folder(source: Source[DataConfig], show_progress: bool) -> Path:
         InterruptedPreparationError: a signal stopped the preparation.
     """
     config = source.config
-    versions = source.versions()
-    if config.tokenizer is not None:
-        versions = versions | tokenizer_version(user_path(config.tokenizer))
-    description = describe(config, versions)
-    root = cache_folder(config.cache_dir)
-    folder = root / f"{config.name}-{corpus_key(description)}"
+    description, folder = _described(source)
+    root = folder.parent
+    tokens = source if isinstance(source, TokenSource) else None
     if folder.exists():
+        if tokens:
+            tokens.link(folder)
         return folder
     try:
         root.mkdir(parents=True, exist_ok=True)
         with stoppable(config.name), _lock(folder, show_progress):
             # Another process may have prepared it in the meantime.
             if not folder.exists():
-                part = f", until it has {config.max_tokens:,} tokens (data.max_tokens)" if config.max_tokens else ""
-                _report(f"preparing data={config.name} in {folder}, only this time{part}", show_progress)
-                prepare(source, description, folder, show_progress)
+                limit = f", until it has {config.max_tokens:,} tokens (data.max_tokens)" if config.max_tokens else ""
+                _report(f"preparing data={config.name} in {folder}, only this time{limit}", show_progress)
+                if tokens:
+                    tokens.write(description, folder, show_progress)
+                else:
+                    prepare(source, description, folder, show_progress)
     except OSError as error:
         allowed = f"cannot be written ({error.strerror or error}); make room or choose another folder"
         raise bad_value("data.cache_dir", root, allowed) from error
     return folder
+
+
+def training_tokens(config: DataConfig) -> tuple[int, bool] | None:
+    """Return the number of training tokens, and whether it was counted in the prepared corpus.
+
+    Without a prepared corpus it follows from ``data.tokens_estimate``; None: it is not known. Nothing is read but the
+    manifest.
+    """
+    try:
+        _, folder = _described(open_source(config))
+        return int(read_manifest(folder)["splits"]["train"]["tokens"]), True
+    except (UserError, OSError, ValueError, LookupError, NewerManifestError):
+        if config.tokens_estimate is None:
+            return None
+    estimated = min(config.tokens_estimate, config.max_tokens or config.tokens_estimate)
+    return round(estimated * (1 - config.validation_fraction - config.test_fraction)), False
+
+
+def _described(source: Source[Any]) -> tuple[Manifest, Path]:
+    """Return the first entries of the manifest of a corpus, and its folder in the cache."""
+    config, versions = source.config, source.versions()
+    if config.tokenizer is not None:
+        versions = versions | tokenizer_version(user_path(config.tokenizer))
+    description = describe(config, versions)
+    return description, cache_folder(config.cache_dir) / f"{config.name}-{corpus_key(description)}"
 
 
 @contextmanager

@@ -116,6 +116,9 @@ def verify(corpus: Corpus) -> None:
 def _open(folder: Path, data: str, joined: bool) -> Corpus:
     manifest = read_manifest(folder)
     for file, written in manifest["files"].items():
+        if (folder / file).is_symlink() and not (folder / file).exists():
+            gone = f"{(folder / file).readlink()}: is gone, and data={data} reads it"
+            raise UserError(f"{gone}; restore it, or name its new place with data.path")
         size = (folder / file).stat().st_size
         if size != written["bytes"]:
             raise ValueError(f"{file} has {size} bytes, not the {written['bytes']} of its manifest")

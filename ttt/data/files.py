@@ -2,6 +2,7 @@
 
 ===============================  =====================================================================================
 ``<split>-00000.npy`` ...        uint16 or uint32 [tokens]: documents in order; no document spans two files
+                                 (``data=tokens``: links to the user's ``.npy`` or ``.bin`` files)
 ``<split>.offsets.npy``          int64 [documents + 1]: document d is ``offsets[d] : offsets[d + 1]`` of all tokens
 ``<split>.sums.npy``             uint32 [blocks]: a sum of every block of the split's shards, see ``ttt.data.sums``
 ``tokenizer.json`` or ``.model`` the tokenizer
@@ -10,7 +11,7 @@
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -52,12 +53,21 @@ def content_digest(folder: Path, shards: dict[str, list[str]], dtype: np.dtype) 
 
     ``shards`` names the shards of each split; their sizes do not affect the digest.
     """
+
+    def opened(name: str) -> np.ndarray:
+        return np.load(folder / name, mmap_mode="r", allow_pickle=False)
+
+    return digest_of_tokens(folder, {split: map(opened, names) for split, names in shards.items()}, dtype)
+
+
+def digest_of_tokens(folder: Path, tokens: Mapping[str, Iterable[np.ndarray]], dtype: np.dtype) -> str:
+    """Return the digest of ``content_digest`` from the arrays of tokens of each split, of ``dtype``."""
     digest = hashlib.sha256(tokenizer_file(folder).read_bytes())
-    for split, names in shards.items():
+    for split, arrays in tokens.items():
         offsets = read_offsets(folder, split)
         digest.update(f"{split} {dtype.str} {offsets[-1]}".encode())
-        for name in names:
-            for block in blocks(np.load(folder / name, mmap_mode="r", allow_pickle=False)):
+        for array in arrays:
+            for block in blocks(array):
                 digest.update(np.ascontiguousarray(block).data)
         digest.update(f"{split} {offsets.dtype.str} {len(offsets)}".encode())
         for block in blocks(offsets):

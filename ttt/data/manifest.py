@@ -14,7 +14,9 @@ FORMAT_VERSION = 3
 """Raise it when a change of the code changes the files of the same configuration and source."""
 
 MANIFEST = "manifest.json"
-FIELDS_WITHOUT_INFLUENCE = {"name", "path", "tokenizer", "join", "eval_tokens", "cache_dir", "workers"}
+FIELDS_WITHOUT_INFLUENCE = {
+    "name", "path", "tokenizer", "join", "eval_tokens", "tokens_estimate", "cache_dir", "workers",
+}  # fmt: skip
 """Paths count only by their content: the ``versions`` of a source, and the hash of a tokenizer."""
 
 LATER_FIELDS = ("subset", "split", "max_tokens")

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 from ttt.config.discover import modules_of
@@ -62,6 +63,32 @@ class Source(ABC, Generic[C]):
     def text_bytes(self) -> int | None:
         """Return the approximate number of bytes of text; None if that requires reading them."""
         return None
+
+
+class TokenSource(Source[C]):
+    """A source that has tokens instead of texts, and writes its corpus itself."""
+
+    def documents(self) -> Iterator[Document]:
+        """Return no documents."""
+        return iter(())
+
+    @abstractmethod
+    def write(self, description: Resolved, folder: Path, show_progress: bool) -> None:
+        """Write the corpus; ``folder`` is created only when it is complete.
+
+        Args:
+            description: the first entries of the manifest.
+            folder: of the corpus, in the cache.
+            show_progress: show progress bars.
+
+        Raises:
+            UserError: the tokens or the tokenizer cannot be used.
+            OSError: the folder cannot be written.
+        """
+
+    @abstractmethod
+    def link(self, folder: Path) -> None:
+        """Let a corpus that was written before read the files that ``config`` names now."""
 
 
 _SOURCES: dict[str, type[Source[Any]]] = {}

@@ -116,13 +116,18 @@ def observed(model: nn.Module, ids_BT: Tensor) -> Tensor:
     return torch.cat(chunks, dim=-1)
 
 
-def describe(losses: InnerLosses) -> str:
-    """Return a table of each layer's mean losses; gain: loss under W_0 minus loss under W_{t-1}, over a quarter."""
+def describe(losses: InnerLosses, factor: float) -> str:
+    """Return a table of each layer's mean losses; gain: loss under W_0 minus loss under W_{t-1}, over a quarter.
+
+    Args:
+        losses: of the layers.
+        factor: multiplies them; see ``ttt.results.inner_loss.per_dimension``.
+    """
     T = losses.layers[0].loss_before.shape[-1]
     quarter = max(1, T // 4)
     rows = [["layer", "W_0", "W_{t-1}", "W_t", f"gain 1-{quarter}", f"gain {T - quarter + 1}-{T}"]]
     for number, layer in enumerate(losses.layers, 1):
         gain_T = (layer.loss_initial - layer.loss_before).mean(0)
         means = (layer.loss_initial, layer.loss_before, layer.loss_after, gain_T[:quarter], gain_T[-quarter:])
-        rows.append([str(number), *(f"{mean.mean():.4g}" for mean in means)])
+        rows.append([str(number), *(f"{factor * mean.mean():.4g}" for mean in means)])
     return text_table(rows)

@@ -27,8 +27,9 @@ class Mamba(nn.Module):
     """Mamba's mixer, with the parameter names and shapes of the authors' ``mamba_simple.py``. [B, T, C] -> [B, T, C].
 
     Any floating dtype; ``A_log``, ``D`` and the state stay in float32 under autocast. Initial values are the
-    authors', except that ``in_proj``, ``x_proj`` and ``out_proj`` are normal with ``spec.init_std``, as in the rest of
-    the model. ``out_proj`` is then divided by the square root of ``spec.depth``, as the authors do.
+    authors', except that ``in_proj``, ``x_proj`` and ``out_proj`` are normal with ``spec.init_std`` if
+    ``projection_init`` is ``normal``. ``out_proj`` is then divided by the square root of ``spec.depth``, as the
+    authors do. ``norm_eps`` is the epsilon of all norms of the model.
 
     The state holds ``h`` [B, E, N], in at least float32, and the convolution's state.
     """
@@ -39,13 +40,17 @@ class Mamba(nn.Module):
         super().__init__()
         inner, N = config.expand * spec.width, config.state_size
         rank = math.ceil(spec.width / 16) if config.dt_rank is None else config.dt_rank
-        self.in_proj = linear(spec.width, 2 * inner, spec.init_std)
+        init_std = None if config.projection_init == "uniform" else spec.init_std
+        self.norm_eps = config.norm_eps
+        self.in_proj = linear(spec.width, 2 * inner, init_std)
         self.conv1d = CausalConv(inner, config.conv_kernel)
-        self.x_proj = linear(inner, rank + 2 * N, spec.init_std)
+        self.x_proj = linear(inner, rank + 2 * N, init_std)
         self.dt_proj = _delta_projection(rank, inner)
         self.A_log = nn.Parameter(torch.arange(1.0, N + 1).log().repeat(inner, 1))
         self.D = nn.Parameter(torch.ones(inner))
-        self.out_proj = linear(inner, spec.width, spec.init_std / math.sqrt(spec.depth))
+        self.out_proj = linear(inner, spec.width, init_std and init_std / math.sqrt(spec.depth))
+        if init_std is None:
+            self.out_proj.weight.data /= math.sqrt(spec.depth)
 
     def flops(self, tokens: int) -> int:
         """Return the FLOPs of the matrix products and the scan of a forward pass over one sequence."""
@@ -68,7 +73,9 @@ class Mamba(nn.Module):
         dt_BTE = F.linear(dt_BTR, self.dt_proj.weight)
         h_BEN = state["h"] if state else None
         scan = choose_scan(x_BTC.device, h_BEN, x_BTC.shape[1])
-        y_BTE, h_BEN = scan(u_BTE, dt_BTE, -self.A_log.exp(), B_BTN, C_BTN, self.D, z_BTE, self.dt_proj.bias, h_BEN)
+        # In at least float32 with weights of 16 bits too, as in the authors' code.
+        A_EN = -self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32)).exp()
+        y_BTE, h_BEN = scan(u_BTE, dt_BTE, A_EN, B_BTN, C_BTN, self.D, z_BTE, self.dt_proj.bias, h_BEN)
         return self.out_proj(y_BTE), named("conv1d", conv_state) | {"h": h_BEN}
 
 

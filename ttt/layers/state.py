@@ -24,6 +24,7 @@ class SequenceLayer(Protocol):
       FLOPs of linear maps and causal convolutions inside are summed (``ttt.layers.flops``).
     - ``elementwise_flops(tokens: int) -> int``: the part of ``flops`` that torch does not count; for the tests.
     - ``conv_kernel: int``: width in tokens of the Mamba backbone's convolution before a layer. Without it, 4.
+    - ``norm_eps: float``: epsilon of the RMSNorms of the model around a layer. Without it, 1e-6.
     - ``no_weight_decay: tuple[str, ...]``: the module's own parameters without weight decay. Vectors have none.
     - ``set_warmup(progress: float) -> None``: called before every training step with the progress of the learning
       rate's warm-up, 0 at the start and at least 1 after it.

@@ -12,10 +12,14 @@ from ttt.layers.registry import LayerSpec
 from ttt.layers.state import State, named, part
 
 
-def linear(in_features: int, out_features: int, init_std: float) -> nn.Linear:
-    """Return a projection without bias, initially normal with standard deviation ``init_std``."""
+def linear(in_features: int, out_features: int, init_std: float | None) -> nn.Linear:
+    """Return a projection without bias, initially normal with standard deviation ``init_std``.
+
+    None: torch's default, uniform with standard deviation (3 ``in_features``)^-0.5.
+    """
     layer = nn.Linear(in_features, out_features, bias=False)
-    nn.init.normal_(layer.weight, std=init_std)
+    if init_std is not None:
+        nn.init.normal_(layer.weight, std=init_std)
     return layer
 
 

@@ -1,9 +1,12 @@
 """Build a model from a configuration."""
 
+from torch import nn
+
 from ttt.backbones.registry import backbones
 from ttt.config.errors import bad_value
 from ttt.config.layers import CONV_KERNEL, TTTConfig
 from ttt.config.schema import BackboneConfig, KernelConfig, LayerConfig, SizeConfig
+from ttt.layers.convolution import CausalConv
 from ttt.layers.registry import LayerSpec, build_layer, layer_type
 from ttt.models.language_model import LanguageModel
 
@@ -27,8 +30,18 @@ def build_model(
         raise bad_value("model.conv_kernel", layer.conv_kernel, f"backbone={backbone.name} has no convolution")
     depth = size.blocks * chosen.layers_per_block
     spec = LayerSpec(size.width, size.heads, size.init_std, chosen.conv_gate, depth, kernel)
+    if backbone.conv_init != "torch" and not chosen.conv_gate:
+        raise bad_value("backbone.conv_init", backbone.conv_init, f"backbone={backbone.name} has no convolution")
     blocks = [chosen.block(build_layer(layer, spec), size) for _ in range(depth)]
-    return LanguageModel(vocab_size, size.width, blocks, size.init_std)
+    model = LanguageModel(vocab_size, size.width, blocks, size.init_std)
+    hooks = (getattr(module, "norm_eps", None) for module in model.modules())
+    norm_eps: float | None = next((value for value in hooks if value is not None), None)
+    for module in model.modules():
+        if isinstance(module, nn.RMSNorm) and norm_eps is not None:
+            module.eps = norm_eps
+        elif isinstance(module, CausalConv) and backbone.conv_init == "lecun":
+            module.init_lecun()
+    return model
 
 
 def backbones_of(layer: str) -> tuple[str, ...]:

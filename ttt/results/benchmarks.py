@@ -38,11 +38,13 @@ class Row(TypedDict):
         mini_batch_size: None for a layer without mini-batches.
         batch: number of sequences.
         measure: forward, forward_backward, decode (s), each with _speedup (1), _tokens_per_second (tokens/s) and _share
-            (1); W, z (s); peak_memory (B); matmul (FLOP/s). ``ttt-bench latency``: train, prefill, decode and
-            inner_forward, inner_train, inner_decode (s), each with _tokens_per_second; train and prefill also with
-            _memory (B), the last three with _bandwidth (B/s) and _of_bound (1). ``ttt-bench kernels``: registers (1),
-            spilled, spilled_in_loops, shared, scratch (B); and, per token and head, flops (FLOP), device_bytes,
-            least_bytes, l2_bytes (B) and model_<device> (s), a modelled, not a measured time.
+            (1); total, W, z (s): a forward pass with whole mini-batches, and its parts (older files have W and z
+            without total, of mini-batches in chunks of at most 64 tokens); peak_memory (B); matmul (FLOP/s).
+            ``ttt-bench latency``: train, prefill, decode and inner_forward, inner_train, inner_decode (s), each with
+            _tokens_per_second; train and prefill also with _memory (B), the last three with _bandwidth (B/s) and
+            _of_bound (1). ``ttt-bench kernels``: registers (1), spilled, spilled_in_loops, shared, scratch (B); and,
+            per token and head, flops (FLOP), device_bytes, least_bytes, l2_bytes (B) and model_<device> (s), a
+            modelled, not a measured time.
         value: the median over rounds, in ``unit``.
         low: the lower quartile.
         high: the upper quartile.
@@ -55,6 +57,7 @@ class Row(TypedDict):
         head_dim: D.
         warps: warps per program.
         stages: stages of the software pipeline.
+        remeasured: times that the row was measured again because it stood out (``ttt.bench.spikes``); absent: once.
     """
 
     model: str
@@ -75,6 +78,7 @@ class Row(TypedDict):
     head_dim: NotRequired[int]
     warps: NotRequired[int]
     stages: NotRequired[int]
+    remeasured: NotRequired[int]
 
 
 class Benchmark(TypedDict):
@@ -145,6 +149,24 @@ class BenchmarkLog:
         self._benchmark["rows"] += rows
         self._write()
 
+    def measured_again(self, rows: list[Row], times: int, replace: bool) -> None:
+        """Mark the former rows of the same workload, kernel and measure, and write the file.
+
+        Args:
+            rows: the new measurement.
+            times: the number of times that it was measured again.
+            replace: put ``rows`` in the place of the former rows.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
+        new = {_place(row): row for row in rows}
+        former = self._benchmark["rows"]
+        for number, row in enumerate(former):
+            if _place(row) in new:
+                former[number] = {**(new[_place(row)] if replace else row), "remeasured": times}
+        self._write()
+
     def finish(self) -> None:
         """Mark the benchmark as finished."""
         self._benchmark["ended"] = datetime.now(UTC).isoformat()
@@ -153,6 +175,11 @@ class BenchmarkLog:
     def _write(self) -> None:
         self._benchmark["sha256"] = digest(self._benchmark)
         write_text(self.path, json.dumps(self._benchmark, indent=2) + "\n")
+
+
+def _place(row: Row) -> tuple[object, ...]:
+    keys = ("model", "backbone", "form", "checkpoint_group", "tokens", "mini_batch_size", "batch", "measure")
+    return tuple(row.get(key) for key in keys)
 
 
 def read_benchmark(path: Path) -> Benchmark:

@@ -14,8 +14,9 @@
 | weight_norm  | double | norm of W_t                                                       |
 | sequences    | int64  | number of sequences, with all their heads, that were averaged     |
 
-The inner loss has no unit. A new probe of a split replaces the split's rows. The file contains no times, so that equal
-runs write equal bytes.
+The inner loss is the layer's: the sum of squared errors over the head's dimensions, halved with
+``model.halved_loss``. ``per_dimension`` converts it to the paper's measure. A new probe of a split replaces the split's
+rows. The file contains no times, so that equal runs write equal bytes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,10 +26,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ttt.config.schema import Resolved
 from ttt.results.metrics import Split
 from ttt.results.parquet import read_table, write_table
 
-VALUES = ("loss_initial", "loss_before", "loss_after", "update_norm", "weight_norm")
+LOSSES = ("loss_initial", "loss_before", "loss_after")
+VALUES = (*LOSSES, "update_norm", "weight_norm")
 
 SCHEMA = pa.schema(
     [
@@ -66,6 +69,19 @@ def write_inner_loss(
         tables.append(former.filter(pc.not_equal(former["split"], split)))
     order = [(name, "ascending") for name in ("split", "layer", "position")]
     write_table(path, pa.concat_tables(tables).sort_by(order).combine_chunks())
+
+
+def per_dimension(config: Resolved) -> float:
+    """Return the factor from a layer's inner loss to the mean squared error per dimension, which the paper shows.
+
+    The authors' code takes the mean over the dimensions of a head and does not halve it (``ttt_loss_mse`` in
+    ttt-lm-jax), so that heads of different widths compare.
+
+    Args:
+        config: a run's configuration, as in its record.
+    """
+    head_dim = config["size"]["width"] / config["size"]["heads"]
+    return (2 if config["model"].get("halved_loss") else 1) / head_dim
 
 
 def read_inner_loss(path: Path) -> pa.Table:

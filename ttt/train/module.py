@@ -35,7 +35,7 @@ class TrainingModule(pl.LightningModule):
         self.step_loss = torch.tensor(float("nan"))
         self.gradient_norm = float("nan")
         self._losses: list[Tensor] = []
-        self._decayed = decayed_parameters(model)
+        self._decayed = decayed_parameters(model, recipe.decay)
         hooks = (getattr(module, "set_warmup", None) for module in model.modules())
         self._set_warmups: list[Callable[[float], None]] = [hook for hook in hooks if hook is not None]
 

@@ -15,11 +15,14 @@ FSDP_PREFIX = "_fsdp_wrapped_module."
 """Prefix that FSDP adds to the names of parameters."""
 
 
-def decayed_parameters(model: nn.Module) -> frozenset[str]:
+def decayed_parameters(model: nn.Module, decay: str = "matrices") -> frozenset[str]:
     """Return the names of the parameters with weight decay: matrices, but not norms, biases and other vectors.
 
-    A module lists further exceptions among its own parameters in ``no_weight_decay``.
+    A module lists further exceptions among its own parameters in ``no_weight_decay``. With ``decay="all"`` there are
+    no exceptions, as in the authors' JAX code, where ``get_weight_decay_exclusions`` is empty.
     """
+    if decay == "all":
+        return frozenset(name for name, _ in model.named_parameters())
     exempt = {
         f"{module_name}.{name}".lstrip(".")
         for module_name, module in model.named_modules()

@@ -74,6 +74,9 @@ def _report_start(prepared: "PreparedRun") -> None:
         steps = f"{plan.step_plan.steps} steps of {plan.step_plan.tokens_per_step:,} tokens"
         print(f"{verb} {plan.folder.path}: {steps}", file=sys.stderr)
         print(describe_usage(prepared.corpus.splits["train"], plan.config.ctx.length), file=sys.stderr)
+        times = plan.step_plan.steps * plan.step_plan.sequences / len(prepared.windows)
+        if times > 1:
+            print(f"the {plan.step_plan.steps} steps read these windows {times:.2g} times", file=sys.stderr)
 
 
 def read_config(path: Path) -> TrainConfig:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+from ttt.cli.sweep.epochs import repeated_reading
 from ttt.cli.sweep.expand import expand, load_sweep
 from ttt.cli.sweep.overrides import with_overrides
 from ttt.cli.sweep.request import Request
@@ -26,9 +27,12 @@ from ttt.results.atomic import write_text
 
 
 def plan(request: Request) -> None:
-    """Print the runs of the sweep and their estimated cost."""
+    """Print the runs of the sweep, their estimated cost, and how often they read their text if more than once."""
     device, utilisation = request.options.get("device", "h100"), request.number("utilisation", 0.4, 0)
-    print(cost_table(run_costs(_expand(request), device, utilisation), device, utilisation))
+    found = _expand(request)
+    print(cost_table(run_costs(found, device, utilisation), device, utilisation))
+    for line in repeated_reading(found):
+        print(line)
 
 
 def submit(request: Request) -> None:
