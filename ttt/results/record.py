@@ -67,6 +67,16 @@ class RunFolder:
         return self.path / "inner_loss.parquet"
 
     @property
+    def context_gain(self) -> Path:
+        """The losses by context measured by a probe, see ``ttt.results.context_gain``; most runs have none."""
+        return self.path / "context_gain.parquet"
+
+    @property
+    def probes(self) -> list[Path]:
+        """The possible tables of probes."""
+        return [self.inner_loss, self.context_gain]
+
+    @property
     def evaluations(self) -> Path:
         """The folder of evaluations at other contexts and on other texts."""
         return self.path / EVALUATIONS
