@@ -172,7 +172,8 @@ def _print_copying(run: TrainedRun, split: Split) -> None:
     measured = (
         f"{losses.repeated:.4f} nats/token on repeated text, {losses.first:.4f} on its first reading ({share:.0%})"
     )
-    print(f"{run.record.folder.path}: {measured}: the run {'copies' if share < COPIES_BELOW else 'does not copy'}")
+    verdict = "copies" if share < COPIES_BELOW else "does not copy"
+    print(f"{run.record.folder.path}: {measured}: the run {verdict}")
     if split == "validation" and run.stores_probe(split):
         run.record.write()
 
