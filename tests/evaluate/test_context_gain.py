@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
@@ -57,7 +58,7 @@ def counting_windows(documents: list[int], longest: int = 2048) -> TargetWindows
 @pytest.mark.parametrize(("ctx", "contexts"), [(700, [256]), (1024, [256, 768]), (9000, [256, 768, 1792])])
 def test_each_context_is_that_many_tokens_before_the_targets(ctx: int, contexts: list[int]) -> None:
     gain = measure_contexts(run_of(Counting(), ctx), counting_windows([3, 3, 5]))
-    rows = gain.losses
+    rows = pd.DataFrame(gain.losses)
     assert sorted(rows["context"].unique()) == contexts
     assert not gain.lonely
     for row in rows.itertuples():
@@ -72,7 +73,8 @@ def test_windows_of_a_document_are_averaged_first() -> None:
     """The second window counts backwards, which the model does not expect."""
     windows = counting_windows([3, 3, 5])
     windows.ids[1] = windows.ids[1, ::-1]
-    losses = measure_contexts(run_of(Counting(), 512), windows).losses.set_index("document")["loss"]
+    rows = measure_contexts(run_of(Counting(), 512), windows).losses
+    losses = {row.document: row.loss for row in rows}
     logits = np.arange(TARGETS + 1, 513) / 500
     wrong = float(np.mean(np.log(np.exp(logits) + V - 1)))
     assert losses[3] == pytest.approx((expected_loss(512) + wrong) / 2, abs=1e-6)
@@ -82,7 +84,7 @@ def test_windows_of_a_document_are_averaged_first() -> None:
 def test_one_document_has_no_foreign_context() -> None:
     gain = measure_contexts(run_of(Counting(), 1024), counting_windows([3, 3]))
     assert gain.lonely
-    assert set(gain.losses["control"]) == {"own", "shuffled"}
+    assert {row.control for row in gain.losses} == {"own", "shuffled"}
     assert "foreign" not in describe(gain)
 
 

@@ -2,24 +2,22 @@
 
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
 from ttt.config.errors import UserError
-from ttt.results.context_gain import SCHEMA, read_context_gain, write_context_gain
+from ttt.results.context_gain import SCHEMA, Loss, read_context_gain, write_context_gain
 
 
-def losses(loss: float = 1.0) -> pd.DataFrame:
-    rows = [(document, context, "own", loss + document) for context in (256, 768) for document in (4, 9)]
-    table = pd.DataFrame(rows, columns=["document", "context", "control", "loss"])
-    return table.assign(targets="abc", longest=1024, windows=2)
+def losses(loss: float = 1.0) -> list[Loss]:
+    cases = ((document, context) for context in (256, 768) for document in (4, 9))
+    return [Loss("abc", 1024, document, context, "own", loss + document, 2) for document, context in cases]
 
 
 def test_a_new_probe_replaces_its_split_and_equal_probes_leave_equal_bytes(tmp_path: Path) -> None:
     path, other = tmp_path / "a.parquet", tmp_path / "b.parquet"
     write_context_gain(path, "a", "validation", 7, losses(2.0))
     write_context_gain(path, "a", "test", 7, losses())
-    write_context_gain(path, "a", "validation", 8, losses().iloc[::-1])
+    write_context_gain(path, "a", "validation", 8, losses()[::-1])
     write_context_gain(other, "a", "validation", 8, losses())
     write_context_gain(other, "a", "test", 7, losses())
     assert path.read_bytes() == other.read_bytes()

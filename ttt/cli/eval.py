@@ -154,8 +154,8 @@ def _print_context_gain(run: TrainedRun, split: Split, config: EvalConfig) -> No
     from ttt.evaluate.context_gain import describe, probe_context
 
     gain = probe_context(run, split, config.longest, config.eval_tokens)
-    first = gain.losses.drop_duplicates("document")
-    text = f"the last {TARGETS} tokens of {first['windows'].sum()} windows of {len(first)} {split} documents"
+    windows = {row.document: row.windows for row in gain.losses}
+    text = f"the last {TARGETS} tokens of {sum(windows.values())} windows of {len(windows)} {split} documents"
     print(f"{run.record.folder.path}: nats/token of {text}, at step {run.step}")
     print(describe(gain))
     if run.stores_probe(split):

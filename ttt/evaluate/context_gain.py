@@ -10,11 +10,11 @@ use of what the context says from the use of its length; both leave the last ``N
 Shapes: N windows, w input tokens of a shorter window, S = longest + 1, D documents.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 import torch
 
 from ttt.config.errors import bad_value
@@ -23,7 +23,7 @@ from ttt.data.targets import TARGETS, TargetWindows, target_windows
 from ttt.data.windows import Windows
 from ttt.evaluate.losses import window_losses
 from ttt.evaluate.run import TrainedRun
-from ttt.results.context_gain import FOREIGN, OWN, SHUFFLED, write_context_gain
+from ttt.results.context_gain import FOREIGN, OWN, SHUFFLED, Loss, write_context_gain
 from ttt.results.metrics import Split
 
 NEAR = 512
@@ -41,11 +41,11 @@ class ContextGain:
     """The result of ``probe_context``.
 
     Attributes:
-        losses: targets, longest, document, context, control, loss and windows of ``ttt.results.context_gain``.
+        losses: of every document, context and control.
         lonely: all windows are of one document, so that there is no foreign context.
     """
 
-    losses: pd.DataFrame
+    losses: list[Loss]
     lonely: bool
 
 
@@ -81,15 +81,17 @@ def measure_contexts(run: TrainedRun, windows: TargetWindows) -> ContextGain:
     Raises:
         DivergedError: the model's loss is not finite.
     """
-    longest = windows.ids.shape[1] - 1
+    longest, digest = windows.ids.shape[1] - 1, windows.digest
     documents, counts = np.unique(windows.document, return_counts=True)
-    rows = []
+    losses: list[Loss] = []
     for width, control, ids in _cases(windows, min(longest, run.reading.ctx)):
         loss_N = _target_losses(run, ids, f"{control} context of {width - TARGETS}")
         loss_D = np.bincount(np.searchsorted(documents, windows.document), loss_N) / counts
-        columns = {"document": documents, "context": width - TARGETS, "control": control, "loss": loss_D}
-        rows.append(pd.DataFrame(columns | {"windows": counts}))
-    losses = pd.concat(rows, ignore_index=True).assign(targets=windows.digest, longest=longest)
+        of_documents = zip(documents.tolist(), loss_D.tolist(), counts.tolist(), strict=True)
+        losses += [
+            Loss(digest, longest, document, width - TARGETS, control, loss, count)
+            for document, loss, count in of_documents
+        ]
     return ContextGain(losses, lonely=len(documents) < 2)
 
 
@@ -110,12 +112,17 @@ def with_shuffled_context(ids: np.ndarray) -> np.ndarray:
 
 def describe(gain: ContextGain) -> str:
     """Return a table of the mean loss over documents by context, and the gains over the shortest context."""
-    means = gain.losses.groupby(["context", "control"])["loss"].mean().unstack()
-    names = [name for name in (OWN, FOREIGN, SHUFFLED) if name in means]
-    rows = [["context", "loss", *(f"gain, {name}" for name in names)]]
-    for context, losses in means.iterrows():
-        gains = [means[OWN].iloc[0] - losses[name] for name in names]
-        rows.append([str(context), f"{losses[OWN]:.4f}", *("" if np.isnan(gain) else f"{gain:+.4f}" for gain in gains)])
+    of_case: dict[tuple[int, str], list[float]] = defaultdict(list)
+    for row in gain.losses:
+        of_case[row.context, row.control].append(row.loss)
+    means = {case: float(np.mean(losses)) for case, losses in of_case.items()}
+    contexts, controls = (list(dict.fromkeys(part)) for part in zip(*means, strict=True))
+    shortest = means[contexts[0], OWN]
+    rows = [["context", "loss", *(f"gain, {control}" for control in controls)]]
+    for context in contexts:
+        cases = ((context, control) for control in controls)
+        gains = (f"{shortest - means[case]:+.4f}" if case in means else "" for case in cases)
+        rows.append([str(context), f"{means[context, OWN]:.4f}", *gains])
     return text_table(rows)
 
 

@@ -16,9 +16,10 @@
 A new probe of a split replaces the split's rows. The file contains no times, so that equal runs write equal bytes.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -43,9 +44,23 @@ SCHEMA = pa.schema(
     ]
 )
 TEXT_COLUMNS = ["run_id", "split", "targets", "control"]
+WHAT = "losses by context"
+"""The content of the table, for error messages."""
 
 
-def write_context_gain(path: Path, run_id: str, split: Split, step: int, losses: pd.DataFrame) -> None:
+class Loss(NamedTuple):
+    """A row of the table without its first three columns."""
+
+    targets: str
+    longest: int
+    document: int
+    context: int
+    control: str
+    loss: float
+    windows: int
+
+
+def write_context_gain(path: Path, run_id: str, split: Split, step: int, losses: Sequence[Loss]) -> None:
     """Write the result of a probe, which replaces the split's former result.
 
     Args:
@@ -53,13 +68,14 @@ def write_context_gain(path: Path, run_id: str, split: Split, step: int, losses:
         run_id: the run, for every row.
         split: the split that was read.
         step: optimiser steps of the weights.
-        losses: the other columns of the table.
+        losses: at least one row.
 
     Raises:
         UserError: the file cannot be written, or the existing file is another table.
     """
-    rows = losses.assign(run_id=run_id, split=split, step=step)[SCHEMA.names]
-    tables = [pa.Table.from_pandas(rows, SCHEMA, preserve_index=False).replace_schema_metadata()]
+    rows = ((run_id, split, step, *loss) for loss in losses)
+    columns = dict(zip(SCHEMA.names, zip(*rows, strict=True), strict=True))
+    tables = [pa.table({name: list(values) for name, values in columns.items()}, schema=SCHEMA)]
     if path.exists():
         former = read_table(path, SCHEMA, (), WHAT)
         tables.append(former.filter(pc.not_equal(former["split"], split)))
@@ -74,7 +90,3 @@ def read_context_gain(path: Path) -> pa.Table:
         UserError: the file is missing or is not a table of losses by context.
     """
     return read_table(path, SCHEMA, TEXT_COLUMNS, WHAT)
-
-
-WHAT = "losses by context"
-"""The content of the table, for error messages."""
