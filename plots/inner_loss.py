@@ -92,7 +92,7 @@ def draw(table: DataFrame) -> Canvas:
     caption(
         canvas,
         f"Loss of token t under the weights before the sequence, before the token's update and after it. Mean over all "
-        f"heads and {sequences} {splits} documents read from their start, after {steps} training steps; moving average "
+        f"heads and {sequences} windows of {splits} documents, after {steps} training steps; moving average "
         f"over {WINDOW} positions.",
         seeds_sentence(table, SAME_BUT_SEED),
     )

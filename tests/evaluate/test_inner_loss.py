@@ -104,7 +104,7 @@ def test_the_command_writes_only_its_own_table(run: Path, capsys: pytest.Capture
     capsys.readouterr()
     assert evaluate(run, probe="inner_loss", eval_tokens=256) == 0
     first, header, *layers, last = capsys.readouterr().out.splitlines()
-    assert "4 validation documents read from their start, at step 2" in first
+    assert "4 windows of validation documents, at step 2" in first
     assert header.split("  ")[0] == "layer"
     assert header.endswith("gain 1-16  gain 49-64")
     assert [line.split()[0] for line in layers] == ["1", "2"]

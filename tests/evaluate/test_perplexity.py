@@ -44,15 +44,15 @@ def expected_losses() -> list[float]:
 def test_loss_by_index_and_perplexity(evaluate: Callable[..., SplitEvaluation]) -> None:
     result = evaluate(6, 3, 17)
     assert result.loss_by_index.tolist() == pytest.approx(expected_losses(), rel=1e-6)
-    assert result.documents == 2  # the document of 3 tokens is shorter than the context
-    assert (result.sequences, result.tokens) == (4, 20)  # 1 + 3 windows of 5 tokens
+    assert (result.sequences, result.tokens) == (4, 20)  # 1 + 0 + 3 windows of 5 tokens
+    assert result.judged == 2  # the document of 3 tokens is shorter than the context
     assert result.loss == pytest.approx(sum(expected_losses()) / CTX, rel=1e-6)
     assert result.perplexity == pytest.approx(math.exp(result.loss))
 
 
 def test_the_number_of_tokens_is_limited(evaluate: Callable[..., SplitEvaluation]) -> None:
     result = evaluate(100, 100, eval_tokens=12)
-    assert (result.sequences, result.documents) == (2, 2)
+    assert (result.sequences, result.judged) == (2, 2)
     assert evaluate(100, eval_tokens=1).sequences == 1
 
 

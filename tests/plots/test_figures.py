@@ -229,7 +229,7 @@ def test_inner_loss_has_a_panel_for_each_layer_of_each_method(results: Results) 
     assert {axes.get_xlabel() for axes in canvas.axes} == {"Token index t (tokens)"}
     assert texts(canvas) == ["under $W_0$", "under $W_{t-1}$", "under $W_t$"]
     caption = canvas.get_supxlabel().replace("\n", " ")
-    assert "all heads and 8 validation documents read from their start, after 30 training steps" in caption
+    assert "all heads and 8 windows of validation documents, after 30 training steps" in caption
     assert "moving average over 10 positions" in caption
 
 

@@ -81,7 +81,7 @@ def _check(config: EvalConfig) -> None:
 
 
 def _evaluate(config: EvalConfig, folder: RunFolder, live: bool) -> None:
-    from ttt.data.windows import names_at_start
+    from ttt.data.windows import describe_windows
     from ttt.evaluate.inner_loss import probe_run
     from ttt.evaluate.run import evaluate_run, load_run
     from ttt.models.device import choose_device
@@ -92,7 +92,7 @@ def _evaluate(config: EvalConfig, folder: RunFolder, live: bool) -> None:
     run = replace(_elsewhere(run, config, split), writable=not live)
     if run.outdated(split) and not live:
         _warn_of_older_weights(run)
-    read = names_at_start(run.documents(split))
+    read = describe_windows(run.documents(split))
     if config.probe is None:
         _print_perplexity(run, split, evaluate_run(run, split), read)
     elif config.probe == "inner_loss":
@@ -132,7 +132,7 @@ def _print_perplexity(run: TrainedRun, split: Split, evaluation: SplitEvaluation
             print(run.record.folder.evaluation(run.evaluation_name(split)))
     else:
         print(f"{run.record.folder.path}: {split} {reached}")
-    print(f"loss by token index: mean of {evaluation.documents} {read}", file=sys.stderr)
+    print(f"loss by token index: mean of {evaluation.sequences} {read}", file=sys.stderr)
 
 
 def _print_inner_loss(folder: RunFolder, read: str, probe: Probe, stored: bool) -> None:

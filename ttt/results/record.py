@@ -146,11 +146,12 @@ class Judged(TypedDict):
 
 
 class Evaluation(TypedDict):
-    """The result on a split: ``loss`` in nats per token; ``per_token_sequences`` counts for the loss by token index.
+    """The result on a split: ``loss`` in nats per token.
 
-    ``perplexity`` is None if it is infinite. ``judged`` names the text of ``loss``. ``step`` is the number of optimizer
-    steps of the evaluated weights; a record without it means the last step of the run. ``data`` and ``split``
-    name the text of an evaluation at another context or on another text.
+    ``per_token_sequences`` counts the windows of the loss by token index. ``perplexity`` is None if it is infinite.
+    ``judged`` names the text of ``loss``. ``step`` is the number of optimizer steps of the evaluated weights; a record
+    without it means the last step of the run. ``data`` and ``split`` name the text of an evaluation at another context
+    or on another text.
     """
 
     loss: float

@@ -11,7 +11,7 @@ from ttt.config.plain import to_plain
 from ttt.config.plan import check_device
 from ttt.data.corpus import Corpus, load_corpus
 from ttt.data.usage import usage
-from ttt.data.windows import Windows, windows_at_start, windows_within
+from ttt.data.windows import Windows, windows_within
 from ttt.evaluate.run import Reading
 from ttt.models.build import build_model
 from ttt.models.device import choose_device
@@ -86,7 +86,7 @@ def prepare(plan: RunPlan, former: Record | None) -> PreparedRun:
         require_data(plan.folder, former, corpus.digest)
     windows = windows_within(corpus.splits["train"], config.ctx.length)
     # Refuse a context that is too long for validation now, not at the end of training.
-    windows_at_start(corpus.splits["validation"], config.ctx.length)
+    windows_within(corpus.splits["validation"], config.ctx.length)
     pl.seed_everything(config.seed, verbose=False)
     model = build_model(config.model, config.size, config.backbone, config.kernel, corpus.vocab_size)
     if newest is not None:
