@@ -17,13 +17,13 @@ from ttt.cli import eval as command
 from ttt.cli.train import train
 from ttt.config.errors import UserError
 from ttt.config.schema import EvalConfig, TrainConfig
-from ttt.data.targets import TARGETS, TargetWindows
 from ttt.evaluate.context_gain import describe, measure_contexts, with_foreign_context, with_shuffled_context
 from ttt.evaluate.run import Reading, TrainedRun
+from ttt.evaluate.targets import TargetWindows
 from ttt.launch.collect import copy_results
 from ttt.launch.plan import PlannedRun
 from ttt.launch.status import RunStatus
-from ttt.results.context_gain import read_context_gain
+from ttt.results.context_gain import TARGETS, read_context_gain
 
 Configure = Callable[..., TrainConfig]
 

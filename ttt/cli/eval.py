@@ -150,8 +150,8 @@ def _print_inner_loss(folder: RunFolder, read: str, probe: Probe, stored: bool) 
 
 
 def _print_context_gain(run: TrainedRun, split: Split, config: EvalConfig) -> None:
-    from ttt.data.targets import TARGETS
     from ttt.evaluate.context_gain import describe, probe_context
+    from ttt.results.context_gain import TARGETS
 
     gain = probe_context(run, split, config.longest, config.eval_tokens)
     windows = {row.document: row.windows for row in gain.losses}

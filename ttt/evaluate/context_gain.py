@@ -19,11 +19,11 @@ import torch
 
 from ttt.config.errors import bad_value
 from ttt.config.text_table import text_table
-from ttt.data.targets import TARGETS, TargetWindows, target_windows
 from ttt.data.windows import Windows
 from ttt.evaluate.losses import window_losses
 from ttt.evaluate.run import TrainedRun
-from ttt.results.context_gain import FOREIGN, OWN, SHUFFLED, Loss, write_context_gain
+from ttt.evaluate.targets import TargetWindows, target_windows
+from ttt.results.context_gain import FOREIGN, OWN, SHUFFLED, TARGETS, Loss, write_context_gain
 from ttt.results.metrics import Split
 
 NEAR = 512

@@ -26,6 +26,9 @@ import pyarrow.compute as pc
 from ttt.results.metrics import Split
 from ttt.results.parquet import read_table, write_table
 
+TARGETS = 256
+"""Tokens at the end of a window that are judged."""
+
 OWN, FOREIGN, SHUFFLED = "own", "foreign", "shuffled"
 """Values of ``control``."""
 

@@ -13,9 +13,7 @@ import numpy as np
 from ttt.config.errors import UserError
 from ttt.data.corpus import Documents
 from ttt.data.windows import Windows
-
-TARGETS = 256
-"""Tokens at the end of a window that are judged."""
+from ttt.results.context_gain import TARGETS
 
 GOLDEN = (5**0.5 - 1) / 2
 """Multiples of the golden ratio modulo 1 spread the first windows of documents evenly over their documents."""

@@ -1,6 +1,5 @@
 """The choice of windows whose last tokens are judged with more and less context."""
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -8,12 +7,17 @@ import pytest
 
 from ttt.config.errors import UserError
 from ttt.data.corpus import Documents
-from ttt.data.targets import TARGETS, target_windows
+from ttt.evaluate.targets import target_windows
+from ttt.results.context_gain import TARGETS
 
-Make = Callable[[list[int]], Documents]
+
+def make_documents(lengths: list[int]) -> Documents:
+    """Return documents of these lengths; every token is its position among all tokens."""
+    offsets = np.cumsum([0, *lengths])
+    return Documents("made", "train", np.arange(offsets[-1], dtype=np.uint32), offsets)
 
 
-def test_windows_lie_in_long_documents_and_share_no_target(make_documents: Make) -> None:
+def test_windows_lie_in_long_documents_and_share_no_target() -> None:
     lengths = [2000, 513, 100, 512, 9000, 4000]
     documents = make_documents(lengths)
     windows = target_windows(documents, 512, 16)
@@ -30,7 +34,7 @@ def test_windows_lie_in_long_documents_and_share_no_target(make_documents: Make)
     assert len(np.unique(targets)) == len(targets)
 
 
-def test_documents_and_positions_are_evenly_spread(make_documents: Make) -> None:
+def test_documents_and_positions_are_evenly_spread() -> None:
     documents = make_documents([10_000] * 40)
     few, many = target_windows(documents, 1024, 10), target_windows(documents, 1024, 200)
     assert few.document.tolist() == list(range(0, 40, 4))
@@ -42,7 +46,7 @@ def test_documents_and_positions_are_evenly_spread(make_documents: Make) -> None
         assert place.mean() == pytest.approx(0.5, abs=0.06)
 
 
-def test_the_choice_depends_on_the_documents_alone(make_documents: Make) -> None:
+def test_the_choice_depends_on_the_documents_alone() -> None:
     """Joined documents give the same windows; other windows have another digest."""
     documents = make_documents([3000, 5000])
     windows = target_windows(documents, 1024, 8)
@@ -52,7 +56,7 @@ def test_the_choice_depends_on_the_documents_alone(make_documents: Make) -> None
     assert target_windows(documents, 1024, 4).digest != windows.digest
 
 
-def test_the_window_of_another_document_is_of_another_document(make_documents: Make) -> None:
+def test_the_window_of_another_document_is_of_another_document() -> None:
     windows = target_windows(make_documents([5000, 1300, 9000]), 1024, 12)
     other = windows.of_another_document()
     assert (windows.document[other] != windows.document).all()
@@ -60,7 +64,7 @@ def test_the_window_of_another_document_is_of_another_document(make_documents: M
         target_windows(make_documents([5000]), 1024, 12).of_another_document()
 
 
-def test_no_document_is_long_enough(make_documents: Make) -> None:
+def test_no_document_is_long_enough() -> None:
     expected = r"^longest=1024: no train document of data=made has 1025 tokens; the longest has 1024; choose fewer$"
     with pytest.raises(UserError, match=expected):
         target_windows(make_documents([3, 1024]), 1024, 8)
