@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
     from .style import LineStyle
 
-PANEL_HEIGHT, LEAST_WIDTH = 2.8, 4.6
+PANEL_HEIGHT, LEAST_WIDTH = 2.8, 4.8
 """Inches; a single panel is wider than those of other figures, because it has many lines."""
 
 CONTROLS = {
-    FOREIGN: ((0, (5, 2)), "context beyond 512 from another document"),
-    SHUFFLED: ((0, (1, 1.5)), "context beyond 512 in random order"),
+    FOREIGN: ((0, (5, 2)), "beyond 512: another document"),
+    SHUFFLED: ((0, (1, 1.5)), "beyond 512: shuffled"),
 }
 """Control -> line style and label."""
 
@@ -90,10 +90,12 @@ def _draw_method(axes: Axes, rows: DataFrame, style: LineStyle) -> None:
     look = style.line | {"linestyle": "-"}
     axes.errorbar(line.index, line["mean"], errors, **look, label=style.label, capsize=1.8, elinewidth=0.8)
     for control, (dashes, text) in CONTROLS.items():
-        line = over_seeds(rows[rows["control"] == control], "context", "gain")
-        if len(line):
+        # The controls keep the shortest context as it is.
+        of_control = (rows["control"] == control) | ((rows["control"] == OWN) & (rows["context"] == line.index[0]))
+        changed = over_seeds(rows[of_control], "context", "gain")
+        if len(changed) > 1:
             thin = {"linestyle": dashes, "linewidth": 0.9}
-            axes.plot(line.index, line["mean"], color=style.colour, **thin)
+            axes.plot(changed.index, changed["mean"], color=style.colour, **thin)
             # One entry of the legend for all methods: it already has their colours.
             axes.plot([], [], color="0.4", **thin, label=text)
 
@@ -120,7 +122,8 @@ def _sentences(table: DataFrame) -> list[str]:
     return [
         f"Loss of the last {TARGETS} tokens of {windows} windows of {documents} ({splits}), read with the least "
         "context, less that with more. All lines of a panel are about the same tokens.",
-        "Error bars: 95% confidence over documents.",
+        "Error bars: 95% confidence over documents. Thin lines: the context beyond the last 512 tokens is from another "
+        "document, or its pieces of 64 tokens are shuffled.",
         several if seeds.max() > 1 else "",
     ]
 
