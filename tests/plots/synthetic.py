@@ -109,6 +109,7 @@ def make_context_gain(
     longest: int = 2048,
     documents: int = 12,
     noise: float = 0.01,
+    targets: str = "abc",
     steps: int = 8,
 ) -> RunFolder:
     """Write the losses by context of a probed run, up to its context ``ctx``.
@@ -124,7 +125,7 @@ def make_context_gain(
             own = noise * math.sin(17 * document + 1)
             rows += [
                 Loss(
-                    "abc",
+                    targets,
                     longest,
                     document,
                     width - 256,

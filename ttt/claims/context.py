@@ -36,15 +36,15 @@ def far_context(results: Results) -> list[Part]:
     """
     parts = []
     for scope, rows in _scopes(context_losses(results)):
-        longest = rows[rows["ctx"] == rows["ctx"].max()]
+        learners = rows[rows["model"].isin(TTT) & (rows["start"] == "")]
+        longest = rows[rows["ctx"] == learners["ctx"].max()]
         growths = {name: _by_seed(runs, _growth) for name, runs in _methods(longest, [*TTT, "mamba"])}
         contexts = sorted(longest["context"].unique())
         mamba = growths.pop("Mamba", {})
         for name, growth in growths.items():
             ids = _ids(longest, name, "Mamba")
             if len(contexts) < 3:
-                text = f"{name}: one long context only, {contexts[-1]} tokens; train at 2,048 or more, {scope}"
-                parts.append(unmeasured(text, ids))
+                parts.append(unmeasured(f"{name}: no more than c = {contexts[-1]:,}; 1,792 is needed, {scope}", ids))
                 continue
             span = f"at c = {contexts[-1]:,} than at {contexts[1]:,}"
             parts.append(_part(f"{name}: own context gains more over a foreign one {span}, {scope}", growth, ids, 1))
