@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from ttt.analysis.comparison import SIZE
 from ttt.analysis.context_gain import SAME_TARGETS, context_losses
@@ -94,7 +94,7 @@ def _draw_method(axes: Axes, rows: DataFrame, style: LineStyle) -> None:
         of_control = (rows["control"] == control) | ((rows["control"] == OWN) & (rows["context"] == line.index[0]))
         changed = over_seeds(rows[of_control], "context", "gain")
         if len(changed) > 1:
-            thin = {"linestyle": dashes, "linewidth": 0.9}
+            thin: dict[str, Any] = {"linestyle": dashes, "linewidth": 0.9}
             axes.plot(changed.index, changed["mean"], color=style.colour, **thin)
             # One entry of the legend for all methods: it already has their colours.
             axes.plot([], [], color="0.4", **thin, label=text)

@@ -28,7 +28,7 @@ MOST_BYTES = 16e6
 """Largest size of the whole folder, which holds records and metrics but no weights."""
 
 PUBLISHED = sorted(figures().keys() - {"elsewhere", "context_gain"})
-"""Figures of the committed runs, which have no evaluation at another context or on another text and no probe of contexts."""
+"""Figures of the committed runs, which were evaluated only at their own context and text."""
 
 
 @cache

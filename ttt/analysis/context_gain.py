@@ -32,4 +32,6 @@ def context_losses(results: Results) -> DataFrame:
     standard = is_standard(results, "model") & is_standard(results, "size")
     probed = results.runs["run_id"].isin(rows["run_id"].unique())
     runs = compare(results, results.runs[standard & probed], length=longest_shared)
-    return rows.merge(runs.loc[runs["role"] == RunRole.DRAWN, RUN_COLUMNS], on="run_id")
+    drawn = runs.loc[runs["role"] == RunRole.DRAWN, RUN_COLUMNS]
+    # Runs that differ only in what has no influence, such as the kernel, are one.
+    return rows.merge(drawn.drop_duplicates([*SIZE, "ctx", *METHOD, "seed"]), on="run_id")

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +27,7 @@ def bootstrap(differences: Sequence[float], seed: int = 0) -> tuple[float, float
         seed: of the resamples.
     """
     values = np.asarray(differences, float)
-    n, mean, error = len(values), float(values.mean()), _error(values)
+    n, mean, error = len(values), float(values.mean()), float(_error(values))
     if error == 0:
         return mean, mean, mean, float(mean == 0)
     drawn = values[np.random.default_rng(seed).integers(n, size=(RESAMPLES, n))]
@@ -47,14 +48,14 @@ def over_documents(
     """
     ids, n = tuple(run_ids), len(differences)
     if n < LEAST_DOCUMENTS:
-        mean = float(np.mean(differences))
-        numbers = (mean, math.nan, math.nan, None, n, LEAST_DOCUMENTS)
-        return Part(name, Verdict.UNRESOLVED, *numbers, unit, ids, None, sign, "document")
+        mean, none = float(np.mean(differences)), math.nan
+        few = LEAST_DOCUMENTS
+        return Part(name, Verdict.UNRESOLVED, mean, none, none, None, n, few, unit, ids, None, sign, "document")
     mean, low, high, p = bootstrap(differences)
-    numbers = (mean, low, high, None, n, pairs_needed(mean, differences))
-    return Part(name, Verdict.UNRESOLVED, *numbers, unit, ids, p, sign, "document")
+    needed = pairs_needed(mean, differences)
+    return Part(name, Verdict.UNRESOLVED, mean, low, high, None, n, needed, unit, ids, p, sign, "document")
 
 
-def _error(values: np.ndarray) -> np.ndarray:
+def _error(values: np.ndarray) -> Any:
     """Return the standard error of the mean over the last axis."""
     return values.std(axis=-1, ddof=1) / math.sqrt(values.shape[-1])

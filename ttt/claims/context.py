@@ -58,11 +58,10 @@ def against_mamba(results: Results) -> list[Part]:
     parts = []
     for scope, rows in _scopes(_at_full_context(context_losses(results)), with_ctx=False):
         rows = rows[rows["start"] == ""]
-        mamba = {ctx: _by_seed(runs, _losses) for ctx, runs in rows[rows["model"] == "mamba"].groupby("ctx")}
+        mamba = _by_context(rows[rows["model"] == "mamba"])
         for name, runs in _methods(rows[rows["backbone"] == "mamba"], TTT):
             ids = _ids(rows, name, "Mamba")
-            losses = {ctx: _by_seed(of_ctx, _losses) for ctx, of_ctx in runs.groupby("ctx")}
-            less = {ctx: _less(losses[ctx], mamba.get(ctx, {})) for ctx in losses}
+            less = {ctx: _less(losses, mamba.get(ctx, {})) for ctx, losses in _by_context(runs).items()}
             contexts, seeds = _most_seeds({ctx: set(by_seed) for ctx, by_seed in less.items()})
             claim = f"{name} less Mamba falls with log2 T"
             if len(contexts) < 2:
@@ -116,6 +115,10 @@ def _at_full_context(rows: pd.DataFrame) -> pd.DataFrame:
     return own[own["context"] == own.groupby("run_id")["context"].transform("max")]
 
 
+def _by_context(rows: pd.DataFrame) -> dict[int, BySeed]:
+    return {cast(int, ctx): _by_seed(runs, _losses) for ctx, runs in rows.groupby("ctx")}
+
+
 def _by_seed(rows: pd.DataFrame, number: Callable[[pd.DataFrame], pd.Series]) -> BySeed:
     """Return a number of each document for every seed; seeds for which it does not exist are left out."""
     found = {cast(int, seed): number(run).dropna() for seed, run in rows.groupby("seed")}
@@ -157,7 +160,7 @@ def _most_seeds(seeds_of: Mapping[int, set[int]]) -> tuple[list[int], list[int]]
 
 def _slope(losses: Mapping[int, pd.Series]) -> pd.Series:
     """Return each document's slope over log2 of the context."""
-    table = pd.DataFrame(losses).dropna()
+    table = pd.DataFrame(dict(losses)).dropna()
     slopes = np.polyfit(np.log2(table.columns.to_numpy(float)), table.to_numpy(float).T, 1)[0]
     return pd.Series(slopes, index=table.index)
 
