@@ -117,7 +117,7 @@ def _claim(judged: Judged) -> Iterator[str]:
     from ttt.claims.table import numbers
 
     whole = _verdict(judged.verdict.name, judged.verdict.value)
-    give = "" if judged.parts else f"<code>{escape(judged.claim.give)}</code>"
+    give = f"<code>{escape(judged.claim.give)}</code>" if judged.lacks_runs else ""
     yield f"<tr><td><b>{judged.claim.number}. {escape(judged.claim.text)}</b></td><td>{whole}</td><td>{give}</td></tr>"
     for part in judged.parts:
         verdict = _verdict(part.verdict.name, part.verdict.value)

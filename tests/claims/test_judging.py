@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from ttt.analysis.store import load_results
-from ttt.claims.table import CLAIMS, Judged, as_csv, as_json, as_text, judge_all
+from ttt.claims.table import CLAIMS, Judged, as_csv, as_json, as_markdown, as_text, judge_all
 from ttt.claims.verdict import Verdict
 from ttt.results.inner_loss import write_inner_loss
 from ttt.results.record import RunFolder
@@ -202,6 +202,7 @@ def test_missing_runs_are_named_with_the_command(number: int, missing: str, text
     assert any(text in part.name and part.pairs == 0 for part in claim.parts)
     assert f"the missing runs: {claim.claim.give}" in as_text([claim])
     assert "not measured" in as_text([claim])
+    assert f"`{claim.claim.give}`" in as_markdown([claim])
 
 
 def test_losses_of_other_targets_are_apart(tmp_path: Path) -> None:

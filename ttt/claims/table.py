@@ -43,6 +43,11 @@ class Judged:
     verdict: Verdict
     parts: list[Part]
 
+    @property
+    def lacks_runs(self) -> bool:
+        """Whether there is no part, or one that was not measured."""
+        return not self.parts or any(not part.pairs for part in self.parts)
+
 
 CLAIMS = (
     Claim(
@@ -115,7 +120,7 @@ def as_text(judged: list[Judged]) -> str:
         lines += [f"   - {part.name}: {numbers(part)}: {part.verdict}" for part in item.parts]
         if not item.parts:
             lines.append(f"   the runs: {item.claim.give}")
-        elif any(part.pairs == 0 for part in item.parts):
+        elif item.lacks_runs:
             lines.append(f"   the missing runs: {item.claim.give}")
         elif any(part.pairs < 2 for part in item.parts):
             lines.append(f"   a single pair has no interval; another seed: {item.claim.give}")
@@ -143,7 +148,7 @@ def as_markdown(judged: list[Judged]) -> str:
     """Format as a Markdown table: one bold row per claim, below it one row per part."""
     lines = ["| claim, and what it is judged by | verdict | measured |", "|---|---|---|"]
     for item in judged:
-        give = "" if item.parts else f"`{item.claim.give}`"
+        give = f"`{item.claim.give}`" if item.lacks_runs else ""
         lines.append(f"| **{item.claim.number}. {item.claim.text}** | **{item.verdict}** | {give} |")
         lines += [f"| {part.name} | {part.verdict} | {numbers(part)} |" for part in item.parts]
     return "\n".join(lines) + "\n"
