@@ -18,7 +18,7 @@ from ttt.data.inspect import describe_corpus
 from ttt.data.loader import TrainLoader
 from ttt.data.usage import Usage, describe_usage, documents_in, usage
 from ttt.data.vocabulary import open_vocabulary
-from ttt.data.windows import windows_within
+from ttt.data.windows import describe_windows, windows_within
 
 Make = Callable[[list[int]], Documents]
 
@@ -61,6 +61,11 @@ def test_one_line_with_the_share(make_documents: Make) -> None:
     assert describe_usage(joined(documents), 9) == line
     assert "0 of 4 documents (0%), 0% of the tokens" in describe_usage(documents, 4096)
     assert "99.9% of the tokens" in describe_usage(joined(make_documents([10_002])), 10)
+
+
+def test_the_noun_for_windows(make_documents: Make) -> None:
+    assert describe_windows(make_documents([5])) == "windows of train documents"
+    assert describe_windows(joined(make_documents([5]))) == "windows of the joined train documents"
 
 
 def test_joined_text_that_is_too_short(make_documents: Make) -> None:
