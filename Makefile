@@ -38,7 +38,7 @@ laptop: setup ## every figure and claim from runs on this machine (two hours on 
 	  $(call SWEEP,status,$$sweep) --watch interval=60 || exit; \
 	done
 	$(call SWEEP,status,inner_loss) --folders | xargs -I{} $(BIN)/ttt-eval run={} probe=inner_loss
-	$(call SWEEP,status,per_token) --folders | xargs -I{} $(BIN)/ttt-eval run={} probe=reset reset_every=512
+	$(call SWEEP,status,per_token) --folders | xargs -I{} $(BIN)/ttt-eval run={} probe=context_gain
 	$(BIN)/ttt-bench inner inner_model=linear kernels=plain width=2048 heads=32 backward=false \
 	  mini_batch_size=1,2,4,8,16,32,64,128,256,512,1024,2048 runs=$(LAPTOP_RUNS)
 	$(BIN)/ttt-bench latency runs=$(LAPTOP_RUNS)

@@ -56,7 +56,7 @@ def draw(table: DataFrame) -> Canvas:
         axes.axvline(part["ctx"].max(), color="0.4", linestyle=":", linewidth=0.9, label="context of the training")
         powers_of_two(axes.xaxis, part["judged_ctx"].max())
     plain_log_ticks(parts[0][0].yaxis)
-    labels(canvas, "Token index (tokens of context)", "Perplexity (per token)")
+    labels(canvas, "Token index in the window (tokens)", "Perplexity (per token)")
     legend(canvas)
     sequences = span(table["sequences"].min(), table["sequences"].max())
     noun = "sequence" if sequences == "1" else "sequences"

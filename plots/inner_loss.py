@@ -92,8 +92,8 @@ def draw(table: DataFrame) -> Canvas:
     caption(
         canvas,
         f"Squared error of token t, mean over the dimensions of a head, under the weights before the sequence, before "
-        f"the token's update and after it. Mean over all heads and {sequences} {splits} documents read from their "
-        f"start, after {steps} training steps; moving average over {WINDOW} positions.",
+        f"the token's update and after it. Mean over all heads and {sequences} windows of {splits} documents, after "
+        f"{steps} training steps; moving average over {WINDOW} positions.",
         seeds_sentence(table, SAME_BUT_SEED),
     )
     return canvas

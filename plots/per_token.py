@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -28,13 +28,11 @@ from .registry import Figure
 from .smoothing import window_means
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
     from pandas import DataFrame, Series
 
     from ttt.analysis.store import Results
 
-    from .style import LineStyle
 
 FIRST_INDEX = 8
 """First token index of the curves. Before it perplexity falls so steeply that the rest would look flat."""
@@ -49,8 +47,7 @@ def table(results: Results) -> DataFrame:
 
     Each point is the mean loss of all ``sequences`` over an octave of token index, from ``token_index`` / sqrt(2) to
     ``token_index`` * sqrt(2), cut off at the end of the context. ``token_index`` is the geometric mean of the averaged
-    indexes, so that a curve that is straight in log(index) keeps its place. ``reset_loss`` and ``reset_perplexity`` are
-    for the same tokens with the state reset every ``reset_every`` tokens, for runs that were probed.
+    indexes, so that a curve that is straight in log(index) keeps its place.
 
     The runs are at the longest context of each size. Among the shapes of a method, the figure takes the one whose FLOPs
     per token are nearest to Mamba's; among learning rates, the best; among training lengths, the longest that two
@@ -60,8 +57,8 @@ def table(results: Results) -> DataFrame:
 
     rows = _last_evaluation(results)
     by_run = rows.groupby("run_id", observed=True)
-    curves = [smoothed(run, reset_="reset_loss").assign(run_id=run_id) for run_id, run in by_run]
-    runs = rows[[*ID_COLUMNS, "flops", "step", "steps_planned", "reset_every"]].drop_duplicates()
+    curves = [smoothed(run).assign(run_id=run_id) for run_id, run in by_run]
+    runs = rows[[*ID_COLUMNS, "flops", "step", "steps_planned"]].drop_duplicates()
     return runs.merge(pd.concat(curves), on="run_id") if curves else runs
 
 
@@ -73,39 +70,25 @@ def draw(table: DataFrame) -> Canvas:
         for number, (style, rows) in enumerate(lines(part)):
             line = over_seeds(rows, "token_index", "loss").apply(np.exp)
             band(axes, line, style, number)
-            _draw_reset(axes, rows, style)
         powers_of_two(axes.xaxis, part["ctx"].max())
     plain_log_ticks(parts[0][0].yaxis)
-    labels(canvas, "Token index (tokens of context)", "Validation perplexity (per token)")
+    labels(canvas, "Token index in the window (tokens)", "Validation perplexity (per token)")
     legend(canvas)
     sequences = span(table["sequences"].min(), table["sequences"].max())
     caption(
         canvas,
-        f"Loss of {sequences} validation sequences, mean over an octave of token index.",
+        f"Loss of {sequences} windows from anywhere in the validation text, mean over an octave of token index.",
         seeds_sentence(table),
         _unfinished_sentence(table),
     )
     return canvas
 
 
-def _draw_reset(axes: Axes, rows: DataFrame, style: LineStyle) -> None:
-    """Draw the loss of the same tokens with the state reset at regular intervals."""
-    probed = rows.dropna(subset=["reset_loss"])
-    if len(probed):
-        line = over_seeds(probed, "token_index", "reset_loss").apply(np.exp)
-        every = span(probed["reset_every"].min(), probed["reset_every"].max())
-        thin: dict[str, Any] = {"color": style.colour, "linestyle": (0, (1, 2)), "linewidth": 0.9}
-        axes.plot(line.index, line["mean"], **thin)
-        # One legend entry for all methods: the legend already has their colours.
-        axes.plot([], [], **thin | {"color": "0.4"}, label=f"state reset every {every} tokens, thin")
-
-
-def smoothed(run: DataFrame, **columns: str) -> DataFrame:
-    """Return losses of a run by token index, as described in ``table``, and their perplexities.
+def smoothed(run: DataFrame) -> DataFrame:
+    """Return the loss of a run by token index, as described in ``table``, and its perplexity.
 
     Args:
         run: columns ``position``, ``sequences`` and ``loss``.
-        columns: further losses, prefix of the columns of the result -> column of ``run``.
     """
     import pandas as pd
 
@@ -113,11 +96,8 @@ def smoothed(run: DataFrame, **columns: str) -> DataFrame:
     centres = np.arange(np.log2(FIRST_INDEX), octave.max(), 1 / POINTS_PER_OCTAVE)
     weight = window_means(octave, sequences, centres, width=1)
     token_index = 2 ** window_means(octave, octave, centres, width=1)
-    values = {"token_index": token_index, "sequences": weight}
-    for prefix, column in ({"": "loss"} | columns).items():
-        loss = window_means(octave, sequences * run[column].to_numpy(float), centres, width=1) / weight
-        values |= {f"{prefix}loss": loss, f"{prefix}perplexity": np.exp(loss)}
-    return pd.DataFrame(values)
+    loss = window_means(octave, sequences * run["loss"].to_numpy(float), centres, width=1) / weight
+    return pd.DataFrame({"token_index": token_index, "sequences": weight, "loss": loss, "perplexity": np.exp(loss)})
 
 
 def _unfinished_sentence(table: DataFrame) -> str:
@@ -131,9 +111,6 @@ def _last_evaluation(results: Results) -> DataFrame:
     losses = _by_position(results, "loss")
     losses = losses[losses["step"] == losses.groupby("run_id", observed=True)["step"].transform("max")]
     rows = losses.merge(_by_position(results, "sequences"), on=KEY)
-    rows = rows.merge(_by_position(results, "loss_reset").rename(columns={"loss_reset": "reset_loss"}), "left", on=KEY)
-    every = results.select("validation", "reset_every").rename(columns={"value": "reset_every"})
-    rows = rows.merge(every[["run_id", "step", "reset_every"]], "left", on=["run_id", "step"])
     columns = [*ID_COLUMNS, "flops", "steps_planned"]
     rows = rows.merge(_shown(results, losses["run_id"].unique())[columns], on="run_id")
     # A seed that stopped earlier than the others of its line would raise the mean.

@@ -104,19 +104,20 @@ def _link(anchor: str, text: str) -> str:
 
 
 def _claims(judged: Iterable[Judged]) -> str:
-    from ttt.claims import speed
+    from ttt.claims import context, speed
     from ttt.claims.verdict import RULE
 
     rows = [row for claim in judged for row in _claim(claim)]
     head = "<tr><th>claim</th><th>verdict</th><th>measured: effect [95% interval] (the paper's), pairs</th></tr>"
-    return f"<table>{head}{''.join(rows)}</table>\n<p class='small'>{escape(RULE)} Claim 6: {escape(speed.RULE)}</p>"
+    rules = f"{RULE} Claim 6: {speed.RULE} Claims 4, 7, 8: {context.RULE}"
+    return f"<table>{head}{''.join(rows)}</table>\n<p class='small'>{escape(rules)}</p>"
 
 
 def _claim(judged: Judged) -> Iterator[str]:
     from ttt.claims.table import numbers
 
     whole = _verdict(judged.verdict.name, judged.verdict.value)
-    give = "" if judged.parts else f"<code>{escape(judged.claim.give)}</code>"
+    give = f"<code>{escape(judged.claim.give)}</code>" if judged.lacks_runs else ""
     yield f"<tr><td><b>{judged.claim.number}. {escape(judged.claim.text)}</b></td><td>{whole}</td><td>{give}</td></tr>"
     for part in judged.parts:
         verdict = _verdict(part.verdict.name, part.verdict.value)

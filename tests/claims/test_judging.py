@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 
 from ttt.analysis.store import load_results
-from ttt.claims.table import CLAIMS, Judged, as_csv, as_json, as_text, judge_all
+from ttt.claims.table import CLAIMS, Judged, as_csv, as_json, as_markdown, as_text, judge_all
 from ttt.claims.verdict import Verdict
 from ttt.results.inner_loss import write_inner_loss
+from ttt.results.record import RunFolder
 
 synthetic = run_path(str(Path(__file__).parents[1] / "plots" / "synthetic.py"))
 make_run, make_ladder, make_latency = (synthetic[name] for name in ("make_run", "make_ladder", "make_latency"))
-make_reset = synthetic["make_reset"]
+make_context_gain = synthetic["make_context_gain"]
 
 PAPER_ORDER = (4.5, 4.2, 4.2, 4.21, 4.1, 4.0, 3.9, 3.6)
 SEEDS = (0, 1, 2)
@@ -64,12 +65,40 @@ def backbones(folder: Path, direction: int) -> None:
             make_run(folder, model, backbone, seed=seed, steps=1, perplexity=math.exp(loss), evaluated=False)
 
 
-def later_tokens(folder: Path, direction: int) -> None:
-    for model, backbone in (("ttt_linear", "mamba"), ("transformer", "transformer")):
-        for seed in SEEDS:
-            run = make_run(folder, model, backbone, ctx=64, seed=seed, steps=1)
-            gain = 0.1 * (direction or 1) * (1 + (JITTER if direction else WIDE)[seed])
-            make_reset(run, 16, gain, 64, steps=1, growth=gain / 64)
+def far_context(folder: Path, direction: int, seeds: tuple[int, ...] = SEEDS, noise: float = 0.0) -> None:
+    """Own context of TTT gains 0.05 nats per doubling, context of Mamba and foreign context nothing."""
+    for model, backbone in (("ttt_linear", "mamba"), ("ttt_mlp", "mamba"), ("mamba", "own")):
+        for seed in seeds:
+            run = make_run(folder, model, backbone, ctx=2048, seed=seed, steps=1, perplexity=50.0, evaluated=False)
+            gain = 0.05 * (model != "mamba") * (direction or 1) * (1 + (JITTER if direction else WIDE)[seed])
+            make_context_gain(run, 2048, gain=gain, foreign=0.0, noise=noise)
+
+
+def against_mamba(folder: Path, direction: int, seeds: tuple[int, ...] = SEEDS, noise: float = 0.0) -> None:
+    """TTT gains 0.05 nats over Mamba per doubling of the context that both are trained at."""
+    for ctx in (512, 2048):
+        for model, backbone in (("ttt_linear", "mamba"), ("mamba", "own")):
+            for seed in seeds:
+                run = make_run(folder, model, backbone, ctx=ctx, seed=seed, steps=1, perplexity=50.0, evaluated=False)
+                step = 0.05 * (model != "mamba") * (direction or 1) * (1 + (JITTER if direction else WIDE)[seed])
+                make_context_gain(run, ctx, 3.0 + seed - step * math.log2(ctx / 512), 0.0, noise=noise)
+
+
+def finetuning(folder: Path, direction: int, seeds: tuple[int, ...] = SEEDS) -> None:
+    """Finetuning gains 0.05 nats over training at the longer context."""
+    transformer = {
+        "model": "transformer",
+        "backbone": "transformer",
+        "steps": 1,
+        "evaluated": False,
+        "perplexity": 50.0,
+    }
+    for seed in seeds:
+        parent = make_run(folder, ctx=512, seed=seed, **transformer)
+        less = 0.05 * (direction or 1) * (1 + (JITTER if direction else WIDE)[seed])
+        make_context_gain(make_run(folder, ctx=2048, seed=seed, **transformer), 2048, 3.0 + seed)
+        child = make_run(folder, ctx=2048, seed=seed, parent=parent, **transformer)
+        make_context_gain(child, 2048, 3.0 + seed - less)
 
 
 def inner_losses(folder: Path, direction: int) -> None:
@@ -103,9 +132,11 @@ PLANTED: dict[int, Callable[[Path, int], None]] = {
     1: ladder,
     2: mini_batches,
     3: backbones,
-    4: later_tokens,
+    4: far_context,
     5: inner_losses,
     6: latencies,
+    7: against_mamba,
+    8: finetuning,
 }
 
 
@@ -128,6 +159,66 @@ def test_planted_data_are_judged_as_planted(
     assert found[number].verdict in verdicts, as_text(list(found.values()))
     runs = {path.name for path in tmp_path.iterdir()}
     assert all(part.run_ids and set(part.run_ids) <= runs for part in found[number].parts)
+
+
+def test_the_units_of_long_contexts_are_seeds(tmp_path: Path) -> None:
+    far_context(tmp_path, 1, noise=1.0)
+    alone, contrast, *_ = judged(tmp_path)[4].parts
+    assert alone.name.startswith("TTT-Linear (M): own context gains more over a foreign one at c = 1,792 than at 768")
+    assert contrast.name == "TTT-Linear (M) less Mamba: the same growth, pycode s2 at 2048"
+    for part in (alone, contrast):
+        assert (part.pairs, part.counted) == (3, "seed")
+    # The contrast is on the same documents, so that their differences cancel.
+    assert contrast.effect == pytest.approx(0.05, rel=0.01)
+    assert contrast.high - contrast.low < 0.001
+
+
+def test_documents_are_the_units_of_one_seed(tmp_path: Path) -> None:
+    far_context(tmp_path / "far", 1, seeds=(0,), noise=0.02)
+    against_mamba(tmp_path / "mamba", 1, seeds=(0,), noise=0.02)
+    far, mamba = judged(tmp_path / "far")[4].parts, judged(tmp_path / "mamba")[7].parts
+    for part in (*far, *mamba):
+        assert part.name.endswith(", one seed")
+        assert (part.verdict, part.pairs, part.counted) == (Verdict.HELD, 12, "document")
+    assert mamba[0].effect == pytest.approx(-0.05, rel=1e-6)
+    assert mamba[0].unit == "nats/token per doubling"
+    assert far[0].low < far[0].effect < far[0].high
+
+
+@pytest.mark.parametrize(
+    ("number", "missing", "text"),
+    [
+        (4, "mamba-own-s2-2048-*", "TTT-Linear (M) less Mamba: the same growth, pycode s2 at 2048: Mamba is missing"),
+        (7, "mamba-own-s2-512-*", "both at two contexts on the same targets, have T = 2,048, pycode s2"),
+        (8, "transformer-transformer-s2-2048-?", "pycode s2 at 2048: TF pretrain is missing on these targets"),
+    ],
+)
+def test_missing_runs_are_named_with_the_command(number: int, missing: str, text: str, tmp_path: Path) -> None:
+    PLANTED[number](tmp_path, 1)
+    for path in tmp_path.glob(missing):
+        (path / "context_gain.parquet").unlink()
+    claim = judged(tmp_path)[number]
+    assert claim.verdict in (Verdict.UNRESOLVED, Verdict.HELD)
+    assert any(text in part.name and part.pairs == 0 for part in claim.parts)
+    assert f"the missing runs: {claim.claim.give}" in as_text([claim])
+    assert "not measured" in as_text([claim])
+    assert f"`{claim.claim.give}`" in as_markdown([claim])
+
+
+def test_losses_of_other_targets_are_apart(tmp_path: Path) -> None:
+    """A run that was probed with another ``longest`` is no partner."""
+    against_mamba(tmp_path, 1)
+    for path in tmp_path.glob("mamba-own-s2-512-*"):
+        make_context_gain(RunFolder(path), 512, longest=512, targets="other")
+    (part,) = judged(tmp_path)[7].parts
+    assert "have T = 2,048" in part.name
+
+
+def test_a_short_context_has_no_far_context(tmp_path: Path) -> None:
+    run = make_run(tmp_path, ctx=1024, steps=1, perplexity=50.0, evaluated=False)
+    make_context_gain(run, 1024)
+    (part,) = judged(tmp_path)[4].parts
+    assert part.name == "TTT-Linear (M): no more than c = 768; 1,792 is needed, pycode s2 at 1024"
 
 
 def test_no_runs_are_said_with_the_command_that_gives_them(tmp_path: Path) -> None:
@@ -201,11 +292,11 @@ def test_csv_and_json_have_every_part_with_its_runs(tmp_path: Path) -> None:
     ladder(tmp_path, 1)
     found = judge_all(load_results(tmp_path))
     rows: list[dict[str, Any]] = list(csv.DictReader(io.StringIO(as_csv(found))))
-    assert [row["claim"] for row in rows] == ["1"] * 7 + ["2", "3", "4", "5", "6"]
+    assert [row["claim"] for row in rows] == ["1"] * 7 + ["2", "3", "4", "5", "6", "7", "8"]
     assert [row["verdict"] for row in rows[:8]] == ["held"] * 7 + ["no runs"]
     assert [row["part"].split(" (")[0] for row in rows[:2]] == ["row 5", "row 6"]
     assert len(rows[0]["run_ids"].split()) == int(rows[0]["pairs"]) * 2
     whole = json.loads(as_json(found))
-    assert [claim["number"] for claim in whole["claims"]] == [1, 2, 3, 4, 5, 6]
+    assert [claim["number"] for claim in whole["claims"]] == [1, 2, 3, 4, 5, 6, 7, 8]
     assert whole["claims"][0]["parts"][0]["effect"] == pytest.approx(float(rows[0]["effect"]), rel=1e-5)
     assert "Holm" in whole["rule"]

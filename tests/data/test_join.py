@@ -18,7 +18,7 @@ from ttt.data.inspect import describe_corpus
 from ttt.data.loader import TrainLoader
 from ttt.data.usage import Usage, describe_usage, documents_in, usage
 from ttt.data.vocabulary import open_vocabulary
-from ttt.data.windows import windows_at_start, windows_within
+from ttt.data.windows import describe_windows, windows_within
 
 Make = Callable[[list[int]], Documents]
 
@@ -33,11 +33,11 @@ def joined(documents: Documents) -> Documents:
 def test_joined_windows_are_consecutive_parts_of_the_stream(make_documents: Make, lengths: list[int], ctx: int) -> None:
     documents = joined(make_documents([*lengths, ctx + 1]))
     total = len(documents.tokens)
-    for windows in (windows_within(documents, ctx), windows_at_start(documents, ctx)):
-        rows = windows.batch(range(len(windows)))
-        # As in the authors' code, where row i is tokens[i ctx : i ctx + ctx + 1].
-        assert len(rows) == (total - 1) // ctx
-        assert torch.equal(rows, torch.arange(len(rows))[:, None] * ctx + torch.arange(ctx + 1))
+    windows = windows_within(documents, ctx)
+    rows = windows.batch(range(len(windows)))
+    # As in the authors' code, where row i is tokens[i ctx : i ctx + ctx + 1].
+    assert len(rows) == (total - 1) // ctx
+    assert torch.equal(rows, torch.arange(len(rows))[:, None] * ctx + torch.arange(ctx + 1))
 
 
 @given(lengths=LENGTHS, ctx=st.integers(1, 12), join=st.booleans())
@@ -63,11 +63,16 @@ def test_one_line_with_the_share(make_documents: Make) -> None:
     assert "99.9% of the tokens" in describe_usage(joined(make_documents([10_002])), 10)
 
 
+def test_the_noun_for_windows(make_documents: Make) -> None:
+    assert describe_windows(make_documents([5])) == "windows of train documents"
+    assert describe_windows(joined(make_documents([5]))) == "windows of the joined train documents"
+
+
 def test_joined_text_that_is_too_short(make_documents: Make) -> None:
     with pytest.raises(UserError, match=r"^ctx=8: no train document .* choose a shorter context or data\.join=true$"):
         windows_within(make_documents([4, 3]), 8)
     with pytest.raises(UserError, match=r"^ctx=8: the joined train documents of data=made have 7 tokens, not 9; "):
-        windows_at_start(joined(make_documents([4, 3])), 8)
+        windows_within(joined(make_documents([4, 3])), 8)
     with pytest.raises(UserError, match=r"^data=made: there is no train document; add text$"):
         windows_within(joined(make_documents([])), 8)
     with pytest.raises(IndexError):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ttt.config.errors import UserError
 from ttt.data.corpus import Documents
-from ttt.data.windows import StartsWithin, Windows, windows_at_start, windows_within
+from ttt.data.windows import StartsWithin, Windows, windows_within
 
 Make = Callable[[list[int]], Documents]
 
@@ -37,15 +37,9 @@ def test_windows_give_every_token_back_in_order_and_once(make_documents: Make, l
 def test_windows_never_cross_documents(make_documents: Make, lengths: list[int], ctx: int) -> None:
     documents = make_documents([*lengths, ctx + 1])
     owner = np.repeat(np.arange(len(documents)), documents.lengths)
-    for windows in (windows_within(documents, ctx), windows_at_start(documents, ctx)):
-        for row in all_rows(windows):
-            assert row.tolist() == list(range(int(row[0]), int(row[0]) + ctx + 1))
-            assert len(set(owner[row.numpy()])) == 1
-
-
-def test_windows_at_start_take_each_long_document_once(make_documents: Make) -> None:
-    windows = windows_at_start(make_documents([5, 4, 12, 1]), ctx=4)
-    assert all_rows(windows).tolist() == [[0, 1, 2, 3, 4], [9, 10, 11, 12, 13]]
+    for row in all_rows(windows_within(documents, ctx)):
+        assert row.tolist() == list(range(int(row[0]), int(row[0]) + ctx + 1))
+        assert len(set(owner[row.numpy()])) == 1
 
 
 def test_batch(make_documents: Make) -> None:
@@ -64,14 +58,13 @@ def test_subset_is_spread_out(make_documents: Make) -> None:
     assert len(windows.subset(7)) == 7
 
 
-@pytest.mark.parametrize("make_windows", [windows_within, windows_at_start])
-def test_no_document_is_long_enough(make_documents: Make, make_windows: Callable) -> None:
+def test_no_document_is_long_enough(make_documents: Make) -> None:
     with pytest.raises(UserError, match=r"^ctx=8: no train document of data=made has 9 tokens; the longest has 8; "):
-        make_windows(make_documents([3, 8]), ctx=8)
+        windows_within(make_documents([3, 8]), ctx=8)
     with pytest.raises(UserError, match=r"^data=made: there is no train document; add text$"):
-        make_windows(make_documents([]), ctx=8)
+        windows_within(make_documents([]), ctx=8)
     with pytest.raises(UserError, match=r"^ctx=0: "):
-        make_windows(make_documents([3]), ctx=0)
+        windows_within(make_documents([3]), ctx=0)
 
 
 @given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=300), ctx=st.integers(1, 12))

@@ -51,7 +51,8 @@ def test_another_context_and_another_text_are_stored_beside_the_runs_own(
     assert (context["data"], context["split"], context["judged"]["ctx"]) == ("local", "validation", 96)
     assert context["judged"]["digest"] == own["validation"]["judged"]["digest"]
     assert (text["data"], text["split"], text["judged"]["ctx"]) == ("letters", "all", 256)
-    assert text["judged"]["documents"] == text["per_token_sequences"] == 5
+    # Each of the five documents has two windows.
+    assert (text["judged"]["documents"], text["per_token_sequences"]) == (5, 10)
     printed = capsys.readouterr().out
     for name, result in record(run_of_texts)["evaluations"].items():
         rows = read_metrics(run_of_texts / f"evaluations/{name}.parquet").to_pandas()

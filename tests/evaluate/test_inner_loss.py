@@ -106,7 +106,7 @@ def test_the_command_writes_only_its_own_table(
     capsys.readouterr()
     assert evaluate(run, probe="inner_loss", eval_tokens=256) == 0
     first, header, *layers, last = capsys.readouterr().out.splitlines()
-    assert "4 validation documents read from their start, at step 2" in first
+    assert "4 windows of validation documents, at step 2" in first
     assert header.split("  ")[0] == "layer"
     assert header.endswith("gain 1-16  gain 49-64")
     assert [line.split()[0] for line in layers] == ["1", "2"]
@@ -130,14 +130,16 @@ def test_the_command_writes_only_its_own_table(
 @pytest.mark.slow
 def test_a_new_run_in_the_folder_leaves_no_former_probe(run: Path, configure: Configure) -> None:
     assert evaluate(run, probe="inner_loss") == 0
+    probes = [run / "inner_loss.parquet", run / "context_gain.parquet"]
+    probes[1].write_bytes(probes[0].read_bytes())
     train(configure(f"run={run}", "size.blocks=2", "trainer.max_steps=1", "overwrite=true"), [])
-    assert not (run / "inner_loss.parquet").exists()
+    assert not any(path.exists() for path in probes)
 
 
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["probe=outer_loss"], "probe=outer_loss: choose one of inner_loss, reset, or null"),
+        (["probe=outer_loss"], "probe=outer_loss: choose one of inner_loss, context_gain, copy, or null"),
         (["probe=inner_loss", "split=train"], "split=train: choose one of validation, test, all, or null"),
         (["probe=inner_loss", "eval_tokens=0"], "eval_tokens=0: must be at least 1, or null"),
     ],

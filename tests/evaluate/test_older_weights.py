@@ -46,9 +46,7 @@ def change(run: Path, **values: Any) -> None:
     (run / "record.json").write_text(json.dumps(record(run) | values))
 
 
-@pytest.mark.parametrize(
-    "settings", [{}, {"split": "test"}, {"probe": "inner_loss"}, {"probe": "reset", "reset_every": 16}], ids=str
-)
+@pytest.mark.parametrize("settings", [{}, {"split": "test"}, {"probe": "inner_loss"}, {"probe": "copy"}], ids=str)
 def test_a_finished_run_keeps_its_results(
     run: Path, capsys: pytest.CaptureFixture[str], settings: dict[str, Any]
 ) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -44,15 +45,28 @@ def expected_losses() -> list[float]:
 def test_loss_by_index_and_perplexity(evaluate: Callable[..., SplitEvaluation]) -> None:
     result = evaluate(6, 3, 17)
     assert result.loss_by_index.tolist() == pytest.approx(expected_losses(), rel=1e-6)
-    assert result.documents == 2  # the document of 3 tokens is shorter than the context
-    assert (result.sequences, result.tokens) == (4, 20)  # 1 + 3 windows of 5 tokens
+    assert (result.sequences, result.tokens) == (4, 20)  # 1 + 0 + 3 windows of 5 tokens
+    assert result.judged == 2  # the document of 3 tokens is shorter than the context
     assert result.loss == pytest.approx(sum(expected_losses()) / CTX, rel=1e-6)
     assert result.perplexity == pytest.approx(math.exp(result.loss))
 
 
+@pytest.mark.parametrize("joined", [False, True])
+def test_loss_by_index_is_not_of_the_start_of_documents(joined: bool) -> None:
+    """The first of three windows does not count, so that the model is wrong there and right in the others."""
+    counting = documents(3 * CTX + 1)
+    counting.tokens[: CTX + 1] = 0  # type: ignore[index]
+    result = evaluate_split(Counting(), replace(counting, joined=joined), CTX, 1000, torch.device("cpu"), 10, False)
+    wrong = [math.log(math.exp(t) + V - 1) for t in range(1, CTX + 1)]
+    expected = [(first + 2 * other) / 3 for first, other in zip(wrong, expected_losses(), strict=True)]
+    # The second window begins with the last token of the first.
+    assert result.loss_by_index.tolist()[1:] == pytest.approx(expected[1:], rel=1e-6)
+    assert result.loss == pytest.approx(result.loss_by_index.mean().item(), rel=1e-6)
+
+
 def test_the_number_of_tokens_is_limited(evaluate: Callable[..., SplitEvaluation]) -> None:
     result = evaluate(100, 100, eval_tokens=12)
-    assert (result.sequences, result.documents) == (2, 2)
+    assert (result.sequences, result.judged) == (2, 2)
     assert evaluate(100, eval_tokens=1).sequences == 1
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from ttt.cli.label import label_of_plain, standard, table_1_row
 from ttt.results.benchmarks import BenchmarkLog, Row
+from ttt.results.context_gain import Loss, write_context_gain
 from ttt.results.inner_loss import per_dimension, write_inner_loss
 from ttt.results.metrics import MetricLog, Split
 from ttt.results.record import (
@@ -99,25 +100,44 @@ def flops(model: str, size: str, ctx: int) -> float:
     return {"s1": 1.2e6, "s2": 3e6, "s3": 8e6}.get(size, 1e9) * (1 + (ctx / 4096 if model == "transformer" else 0.1))
 
 
-def make_reset(run: RunFolder, every: int, gain: float, ctx: int, steps: int, growth: float = 0.0) -> None:
-    """Add the results of ``probe=reset``: the loss of every token, which is ``gain`` higher after the first reset.
+def make_context_gain(
+    run: RunFolder,
+    ctx: int,
+    loss: float = 3.0,
+    gain: float = 0.02,
+    foreign: float = -0.01,
+    longest: int = 2048,
+    documents: int = 12,
+    noise: float = 0.01,
+    targets: str = "abc",
+    steps: int = 8,
+) -> RunFolder:
+    """Write the losses by context of a probed run, up to its context ``ctx``.
 
-    ``growth``: additional rise per token of position.
+    ``loss`` is of the shortest context. Each doubling of the window gains ``gain``, of another document ``foreign``.
+    Documents differ by up to ``noise`` per doubling, the same in all runs.
     """
-    log = MetricLog.resume(run.metrics, run.path.name, steps)
-    rows = [(key.position, value) for key, (value, _) in log._values.items() if key.metric == "loss" and key.position]
-    positions, losses = np.array(sorted(rows)).T
-    log.add("validation", steps, "reset_every", every, "tokens")
-    log.add_many(
-        "validation",
-        steps,
-        "loss_reset",
-        losses + (gain + growth * positions) * (positions > every),
-        "nats/token",
-        positions,
-    )
-    log.write()
-    assert len(positions) == ctx
+    rows, width = [], 512
+    while width <= min(ctx, longest):
+        doublings = math.log2(width / 512)
+        cases = {"own": gain} | ({"foreign": foreign, "shuffled": gain / 2} if doublings else {})
+        for document in range(documents):
+            own = noise * math.sin(17 * document + 1)
+            rows += [
+                Loss(
+                    targets,
+                    longest,
+                    document,
+                    width - 256,
+                    control,
+                    loss + own - (step + own * (control == "own")) * doublings,
+                    2,
+                )
+                for control, step in cases.items()
+            ]
+        width *= 2
+    write_context_gain(run.context_gain, run.path.name, "validation", steps, rows)
+    return run
 
 
 def make_probe(run: RunFolder, layers: int = 2, T: int = 64, split: Split = "validation", steps: int = 30) -> RunFolder:
@@ -289,8 +309,8 @@ def make_suite(folder: Path, seeds: tuple[int, ...] = (0, 1, 2), steps: int = 8,
                         run = make_run(
                             folder, model, backbone, size, ctx, seed, steps, perplexity=math.exp(loss), evaluated=both
                         )
-                        if ctx == 2048 and size == "s2" and model != "mamba":
-                            make_reset(run, 512, 0.01 + 0.001 * seed, ctx, steps)
+                        if both and size == "s2":
+                            make_context_gain(run, ctx, loss, 0.02 - 0.1 * above + 0.001 * seed)
                         if ctx == 512 and model == "transformer":
                             make_run(
                                 folder,

@@ -1,4 +1,5 @@
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from synthetic import (
     METHODS,
     TOKENS_PER_STEP,
     make_benchmark,
+    make_context_gain,
     make_elsewhere,
     make_ladder,
     make_latency,
@@ -41,6 +43,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     make_run(folder, "ttt_linear", "mamba", "s2", 64, steps=5, steps_planned=30, evaluated=False, status="running")
     for model in ("ttt_linear", "ttt_mlp"):
         make_elsewhere(make_probe(make_run(folder, model, "mamba", "s1", 64, seed=0, steps=30)))
+    make_context_gain(RunFolder(folder / "mamba-own-s2-128-0"), 2048, steps=30)
     make_benchmark(folder)
     return load_results(folder)
 
@@ -92,6 +95,8 @@ def test_the_least_that_a_figure_needs_suffices(name: str, tmp_path: Path) -> No
         make_run(tmp_path / "runs", "linear_attention", "transformer", "s1", 64, steps=1, perplexity=60)
     if name == "elsewhere":
         make_elsewhere(RunFolder(next((tmp_path / "runs").iterdir())), steps=1)
+    if name == "context_gain":
+        make_context_gain(RunFolder(next((tmp_path / "runs").iterdir())), 1024, documents=1)
     make_benchmark(tmp_path / "runs", sizes=(1, 16))
     make_latency(tmp_path / "runs", {"gla": (1e-4, 0.0)}, contexts=(512,))
     figure = FIGURES[name]
@@ -128,7 +133,7 @@ def test_per_token_is_logarithmic_with_plain_ticks_and_a_line_a_method(results: 
     assert texts(canvas) == ["TTT-Linear (M)", "TTT-MLP (M)", "Transformer", "Mamba"]
     assert [label.get_text() for label in axes.get_xticklabels()][:2] == ["64", "16"]
     assert all(label.get_text().replace(".", "").isdigit() for label in axes.get_yticklabels())
-    assert "64 validation sequences" in canvas.get_supxlabel()
+    assert "64 windows from anywhere in the validation text" in canvas.get_supxlabel()
     assert "2 seeds" in canvas.get_supxlabel()
     titles = [panel.get_title() for panel in canvas.axes if panel.axison]
     assert titles == ["size s1, context of 64 tokens", "size s2, context of 128 tokens"]
@@ -239,8 +244,33 @@ def test_inner_loss_has_a_panel_for_each_layer_of_each_method(results: Results) 
     assert {axes.get_xlabel() for axes in canvas.axes} == {"Token index t (tokens)"}
     assert texts(canvas) == ["under $W_0$", "under $W_{t-1}$", "under $W_t$"]
     caption = canvas.get_supxlabel().replace("\n", " ")
-    assert "all heads and 8 validation documents read from their start, after 30 training steps" in caption
+    assert "all heads and 8 windows of validation documents, after 30 training steps" in caption
     assert "moving average over 10 positions" in caption
+
+
+def test_context_gain_is_about_the_targets_of_most_runs_at_the_longest_context(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        for ctx in (512, 2048):
+            run = make_run(tmp_path, ctx=ctx, seed=seed, steps=1, perplexity=40, evaluated=False)
+            make_context_gain(run, ctx, gain=0.02 + 0.01 * seed, foreign=-0.01)
+    alone = make_run(tmp_path, "mamba", "own", ctx=2048, steps=1, perplexity=40, evaluated=False)
+    make_context_gain(alone, 2048, targets="other")
+    table = FIGURES["context_gain"].table(load_results(tmp_path))
+    assert set(table["run_id"]) == {f"ttt_linear-mamba-s2-2048-{seed}" for seed in (0, 1)}
+    gains = table.pivot(index="context", columns=["seed", "control"], values="gain")
+    bias = 0.01 * np.mean([math.sin(17 * document + 1) for document in range(12)])
+    for seed in (0, 1):
+        assert gains[seed, "own"].tolist() == pytest.approx([k * (0.02 + 0.01 * seed + bias) for k in range(3)])
+        assert gains[seed, "foreign"].tolist()[1:] == pytest.approx([-0.01, -0.02])
+    assert (table["half_width"][table["control"] == "foreign"] < 1e-6).all()
+    assert (table["half_width"][(table["control"] == "own") & (table["context"] > 256)] > 0.002).all()
+    canvas = drawn(FIGURES["context_gain"], load_results(tmp_path))
+    assert texts(canvas) == ["TTT-Linear (M)", "beyond 512: another document", "beyond 512: shuffled"]
+    (axes,) = canvas.axes
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["256", "768", "1,792"]
+    assert "24 windows of 12 documents (validation)" in canvas.get_supxlabel()
+    assert "bands: lowest to highest seed" in canvas.get_supxlabel()
+    assert not any(run_id in canvas.get_supxlabel() for run_id in table["run_id"])
 
 
 def test_inner_loss_takes_the_validation_and_smooths_over_ten_positions(tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def test_a_run_that_is_training_is_evaluated_without_a_trace(run: Path, capsys: 
     capsys.readouterr()
     with locked(run):
         before = contents(run)
-        for options in ({}, {"probe": "inner_loss"}, {"probe": "reset", "reset_every": 16}):
+        for options in ({}, {"probe": "inner_loss"}, {"probe": "copy"}):
             evaluate(EvalConfig(run=str(run), device="cpu", **options), [])
         assert contents(run) == before
     printed = capsys.readouterr()

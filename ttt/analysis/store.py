@@ -16,6 +16,10 @@ from ttt.config.errors import UserError, bad_value
 from ttt.config.label import Label, names_only
 from ttt.config.schema import Resolved
 from ttt.results.benchmarks import BENCHMARK_FILE, Benchmark, read_benchmark
+from ttt.results.context_gain import SCHEMA as CONTEXT_GAIN_SCHEMA
+from ttt.results.context_gain import TEXT_COLUMNS as CONTEXT_GAIN_TEXT
+from ttt.results.context_gain import read_context_gain
+from ttt.results.copying import COPIES_BELOW, FIRST_LOSS, REPEATED_LOSS
 from ttt.results.inner_loss import LOSSES, per_dimension, read_inner_loss
 from ttt.results.inner_loss import SCHEMA as INNER_LOSS_SCHEMA
 from ttt.results.inner_loss import TEXT_COLUMNS as INNER_LOSS_TEXT
@@ -56,6 +60,8 @@ RUN_COLUMNS: dict[str, tuple[str, str]] = {
     "tokens_per_second": ("timing.tokens_per_second", "Float64"),
     "commit": ("git.commit", "string"),
     "data_digest": ("data.digest", "string"),
+    FIRST_LOSS: (f"measurements.{FIRST_LOSS}", "Float64"),
+    REPEATED_LOSS: (f"measurements.{REPEATED_LOSS}", "Float64"),
 }
 """Column of ``Results.runs`` -> its key in the record, and its dtype. Values are missing where a record lacks it."""
 
@@ -116,13 +122,16 @@ class Results:
 
     Attributes:
         runs: one row per run, indexed from 0: ``RUN_COLUMNS``; the ``measurements`` of any record, missing in the
-            others; ``run_dir``, the run's folder; ``start``, empty or ``FINETUNED``; and ``changed``, the settings, as
-            text, in which runs of one ``METHOD`` at the same data, size and context differ. Runs that agree in all of
-            these differ only in seed.
+            others; ``run_dir``, the run's folder; ``copies``, whether the run has learned to copy repeated text
+            (``ttt.results.copying``), missing if it was not measured; ``start``, empty or ``FINETUNED``; and
+            ``changed``, the settings, as text, in which runs of one ``METHOD`` at the same data, size and context
+            differ. Runs that agree in all settings differ only in seed.
         metrics: the rows of all ``metrics.parquet`` (columns of ``ttt.results.metrics``); text is categorical,
             ``position`` nullable.
         inner_loss: the rows of all ``inner_loss.parquet`` (columns of ``ttt.results.inner_loss``); text is categorical,
             losses are mean squared errors per dimension.
+        context_gain: the rows of all ``context_gain.parquet`` (columns of ``ttt.results.context_gain``); text is
+            categorical.
         left_out: folder of a run that is left out as a duplicate -> folder of the same run in the tables.
         benchmarks: one row per measurement: ``BENCHMARK_COLUMNS`` and ``MEASUREMENT_COLUMNS``.
         settings: run_id -> every setting that affects what the run learns, see ``ttt.analysis.seeds.settings_of``.
@@ -135,6 +144,7 @@ class Results:
     runs: pd.DataFrame
     metrics: pd.DataFrame
     inner_loss: pd.DataFrame
+    context_gain: pd.DataFrame
     left_out: dict[Path, Path]
     benchmarks: pd.DataFrame
     settings: dict[str, dict[str, str]]
@@ -222,11 +232,13 @@ def load_results(folder: Path, label: Callable[[Resolved], Label] = names_only, 
         lambda path: _read_probe(path, runs[path.parent].record),
         (run.inner_loss for run in folders if run.inner_loss.exists()),
     )
+    gains = reader.read(read_context_gain, (run.context_gain for run in folders if run.context_gain.exists()))
     benchmarks = reader.read(read_benchmark, sorted(folder.rglob(BENCHMARK_FILE)))
     return Results(
         runs=_runs(runs),
         metrics=_metrics(list(metrics.values())),
-        inner_loss=_inner_loss(list(inner_loss.values())),
+        inner_loss=_probed(list(inner_loss.values()), INNER_LOSS_SCHEMA, INNER_LOSS_TEXT),
+        context_gain=_probed(list(gains.values()), CONTEXT_GAIN_SCHEMA, CONTEXT_GAIN_TEXT),
         left_out={path: used for path, used in left_out.items() if path != used},
         benchmarks=_benchmarks(benchmarks.values()),
         settings={run.record["run_id"]: run.settings for run in runs.values()},
@@ -276,6 +288,7 @@ def _runs(found: dict[Path, _Run]) -> pd.DataFrame:
         }
     )
     runs["run_dir"] = pd.array([str(path) for path in found], dtype="string")
+    runs["copies"] = runs[REPEATED_LOSS] < COPIES_BELOW * runs[FIRST_LOSS]
     runs["start"] = runs["parent"].notna().map({True: FINETUNED, False: ""}).astype("string")
     groups = list(runs[[*COMPARED_AT, *METHOD]].itertuples(index=False, name=None))
     runs["changed"] = pd.array(changed_settings(groups, [run.settings for run in found.values()]), dtype="string")
@@ -311,8 +324,8 @@ def _read_probe(path: Path, record: Record) -> pa.Table:
     return table
 
 
-def _inner_loss(tables: list[pa.Table]) -> pd.DataFrame:
-    return _concatenated(tables, INNER_LOSS_SCHEMA).to_pandas().astype(dict.fromkeys(INNER_LOSS_TEXT, "category"))
+def _probed(tables: list[pa.Table], schema: pa.Schema, text_columns: list[str]) -> pd.DataFrame:
+    return _concatenated(tables, schema).to_pandas().astype(dict.fromkeys(text_columns, "category"))
 
 
 def _concatenated(tables: list[pa.Table], schema: pa.Schema) -> pa.Table:

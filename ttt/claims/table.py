@@ -1,4 +1,4 @@
-"""The six claims, their verdicts from the table of results, and the formats in which verdicts are written."""
+"""The claims, their verdicts from the table of results, and the formats in which verdicts are written."""
 
 import csv
 import io
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 from ttt.analysis.store import Results
-from ttt.claims import inside, quality, speed, verdict
+from ttt.claims import context, inside, quality, speed, verdict
 from ttt.claims.verdict import Part, Verdict, corrected, together
 
 COLUMNS = (
@@ -43,6 +43,11 @@ class Judged:
     verdict: Verdict
     parts: list[Part]
 
+    @property
+    def lacks_runs(self) -> bool:
+        """Whether there is no part, or one that was not measured."""
+        return not self.parts or any(not part.pairs for part in self.parts)
+
 
 CLAIMS = (
     Claim(
@@ -65,10 +70,11 @@ CLAIMS = (
     ),
     Claim(
         4,
-        "With longer context, later tokens keep getting easier for TTT and the Transformer",
+        "TTT uses context far back: its own text gains more over another document's as the context grows, more than "
+        "in Mamba",
         "ttt-sweep submit sweep=per_token scale=laptop slurm=local, then of each run "
-        "ttt-eval run=FOLDER probe=reset reset_every=512",
-        inside.later_tokens,
+        "ttt-eval run=FOLDER probe=context_gain longest=8192",
+        context.far_context,
     ),
     Claim(
         5,
@@ -82,6 +88,20 @@ CLAIMS = (
         "Time per token is flat in the context for TTT and Mamba, linear for the Transformer",
         "ttt-bench latency",
         speed.time_per_token,
+    ),
+    Claim(
+        7,
+        "The difference TTT - Mamba falls as the context grows",
+        "ttt-sweep submit sweep=books_complete scale=laptop slurm=local, then of each run "
+        "ttt-eval run=FOLDER probe=context_gain longest=8192",
+        context.against_mamba,
+    ),
+    Claim(
+        8,
+        "A Transformer finetuned at a longer context beats one trained at it only",
+        "ttt-sweep submit sweep=books_complete scale=laptop slurm=local, then of each run "
+        "ttt-eval run=FOLDER probe=context_gain longest=8192",
+        context.finetuning,
     ),
 )
 
@@ -100,14 +120,20 @@ def as_text(judged: list[Judged]) -> str:
         lines += [f"   - {part.name}: {numbers(part)}: {part.verdict}" for part in item.parts]
         if not item.parts:
             lines.append(f"   the runs: {item.claim.give}")
+        elif item.lacks_runs:
+            lines.append(f"   the missing runs: {item.claim.give}")
         elif any(part.pairs < 2 for part in item.parts):
             lines.append(f"   a single pair has no interval; another seed: {item.claim.give}")
         paragraphs.append("\n".join(lines))
-    return "\n\n".join([*paragraphs, f"Rule: {verdict.RULE}", f"Claim 6: {speed.RULE}"])
+    return "\n\n".join(
+        [*paragraphs, f"Rule: {verdict.RULE}", f"Claim 6: {speed.RULE}", f"Claims 4, 7, 8: {context.RULE}"]
+    )
 
 
 def numbers(part: Part) -> str:
     """Format the effect of a part with its interval, the paper's effect, and the number of pairs."""
+    if not part.pairs:
+        return "not measured"
     count = f"{part.pairs} {part.counted}" + "s" * (part.pairs > 1)
     if math.isnan(part.effect):
         return count
@@ -122,7 +148,7 @@ def as_markdown(judged: list[Judged]) -> str:
     """Format as a Markdown table: one bold row per claim, below it one row per part."""
     lines = ["| claim, and what it is judged by | verdict | measured |", "|---|---|---|"]
     for item in judged:
-        give = "" if item.parts else f"`{item.claim.give}`"
+        give = f"`{item.claim.give}`" if item.lacks_runs else ""
         lines.append(f"| **{item.claim.number}. {item.claim.text}** | **{item.verdict}** | {give} |")
         lines += [f"| {part.name} | {part.verdict} | {numbers(part)} |" for part in item.parts]
     return "\n".join(lines) + "\n"
@@ -158,7 +184,7 @@ def as_json(judged: list[Judged]) -> str:
         }
         for item in judged
     ]
-    rules = {"rule": verdict.RULE, "rule_of_claim_6": speed.RULE}
+    rules = {"rule": verdict.RULE, "rule_of_claim_6": speed.RULE, "rule_of_claims_4_7_8": context.RULE}
     return json.dumps(rules | {"claims": claims}, indent=2, ensure_ascii=False) + "\n"
 
 

@@ -113,6 +113,12 @@ def near(name: str, differences: Sequence[float], run_ids: Iterable[str], paper:
     return replace(part, verdict=Verdict.REVERSED) if outside else part
 
 
+def unmeasured(name: str, run_ids: Iterable[str]) -> Part:
+    """Return a part for which runs or probes are missing, as ``name`` says."""
+    nan = math.nan
+    return Part(name, Verdict.UNRESOLVED, nan, nan, nan, None, 0, None, "nats/token", tuple(run_ids))
+
+
 def corrected(parts: Sequence[Part]) -> list[Part]:
     """Return the parts of a claim with verdicts by Holm's method; those without a p value keep theirs."""
     order = sorted((part.p, number) for number, part in enumerate(parts) if part.p is not None)

@@ -15,11 +15,11 @@ from ttt.config.identity import context_name
 from ttt.config.keys import check_keys
 from ttt.config.plan import check_paths
 from ttt.config.schema import EvalConfig
+from ttt.results.copying import COPIES_BELOW
 
 if TYPE_CHECKING:
     from ttt.evaluate.inner_loss import Probe
     from ttt.evaluate.perplexity import SplitEvaluation
-    from ttt.evaluate.reset import ResetLosses
     from ttt.evaluate.run import TrainedRun
     from ttt.results.metrics import Split
     from ttt.results.record import RunFolder
@@ -36,7 +36,9 @@ usage: ttt-eval run=FOLDER [KEY=VALUE ...]
   ttt-eval run=runs/NAME ctx=8k                         at another context than trained
   ttt-eval run=runs/NAME data=local data.path=texts     on another text, in the run's tokens
   ttt-eval run=runs/NAME probe=inner_loss               the inner loss of every token before and after its update
-  ttt-eval run=runs/NAME probe=reset reset_every=512    the gain from context beyond 512 tokens
+  ttt-eval run=runs/NAME probe=context_gain             nats gained on the same 256 tokens by the context before them
+  ttt-eval run=runs/NAME probe=context_gain longest=8192  on the tokens on which runs of context 8k are judged
+  ttt-eval run=runs/NAME probe=copy                     the loss of repeated text: has the run learned to copy?
 """
 
 
@@ -72,17 +74,18 @@ def _check(config: EvalConfig) -> None:
             allowed = "must be left out: the text is read in the run's tokens"
             raise bad_value("data.tokenizer", config.data.tokenizer, allowed)
         check_paths(config.data)
-    if (config.probe == "reset") != (config.reset_every is not None):
-        raise bad_value("reset_every", config.reset_every, "probe=reset requires a number of tokens, other probes none")
+    if config.longest is not None and config.probe != "context_gain":
+        raise bad_value("longest", config.longest, "belongs to probe=context_gain; leave it out")
+    if config.longest is not None and config.longest & (config.longest - 1):
+        raise bad_value("longest", config.longest, "must be a power of two")
     if config.split == "all" and config.data is None:
         allowed = "the run's own data has training text; choose validation or test, or give another text by data="
         raise bad_value("split", "all", allowed)
 
 
 def _evaluate(config: EvalConfig, folder: RunFolder, live: bool) -> None:
-    from ttt.data.windows import names_at_start
+    from ttt.data.windows import describe_windows
     from ttt.evaluate.inner_loss import probe_run
-    from ttt.evaluate.reset import probe_resets
     from ttt.evaluate.run import evaluate_run, load_run
     from ttt.models.device import choose_device
     from ttt.results.inner_loss import per_dimension
@@ -95,14 +98,16 @@ def _evaluate(config: EvalConfig, folder: RunFolder, live: bool) -> None:
         run = replace(run, reading=replace(run.reading, eval_tokens=min(run.reading.eval_tokens, MOST_PROBED)))
     if run.outdated(split) and not live:
         _warn_of_older_weights(run)
-    read = names_at_start(run.documents(split))
+    read = describe_windows(run.documents(split))
     if config.probe is None:
         _print_perplexity(run, split, evaluate_run(run, split), read)
-    elif config.reset_every is None:
+    elif config.probe == "inner_loss":
         factor = per_dimension(run.record.content["config"])
         _print_inner_loss(folder, read, probe_run(run, split), factor, stored=run.stores_probe(split))
+    elif config.probe == "context_gain":
+        _print_context_gain(run, split, config)
     else:
-        _print_resets(folder, read, probe_resets(run, split, config.reset_every))
+        _print_copying(run, split)
 
 
 def _elsewhere(run: TrainedRun, config: EvalConfig, split: Split) -> TrainedRun:
@@ -134,7 +139,7 @@ def _print_perplexity(run: TrainedRun, split: Split, evaluation: SplitEvaluation
             print(run.record.folder.evaluation(run.evaluation_name(split)))
     else:
         print(f"{run.record.folder.path}: {split} {reached}")
-    print(f"loss by token index: mean of {evaluation.documents} {read}", file=sys.stderr)
+    print(f"loss by token index: mean of {evaluation.sequences} {read}", file=sys.stderr)
 
 
 def _print_inner_loss(folder: RunFolder, read: str, probe: Probe, factor: float, stored: bool) -> None:
@@ -151,11 +156,33 @@ def _print_inner_loss(folder: RunFolder, read: str, probe: Probe, factor: float,
         raise DivergedError(f"{folder.path}: {probe.failure}")
 
 
-def _print_resets(folder: RunFolder, read: str, losses: ResetLosses) -> None:
-    print(
-        f"{folder.path}: context beyond the last {losses.every} tokens gains {losses.gain:+.4f} nats/token, standard "
-        f"error {losses.gain_error:.4f}, over {len(losses.whole)} {read}"
+def _print_context_gain(run: TrainedRun, split: Split, config: EvalConfig) -> None:
+    from ttt.evaluate.context_gain import describe, probe_context
+    from ttt.results.context_gain import TARGETS
+
+    gain = probe_context(run, split, config.longest, config.eval_tokens)
+    windows = {row.document: row.windows for row in gain.losses}
+    text = f"the last {TARGETS} tokens of {sum(windows.values())} windows of {len(windows)} {split} documents"
+    print(f"{run.record.folder.path}: nats/token of {text}, at step {run.step}")
+    print(describe(gain))
+    if run.stores_probe(split):
+        print(run.record.folder.context_gain)
+    if gain.lonely:
+        print("warning: the windows are of one document, so that there is no foreign context", file=sys.stderr)
+
+
+def _print_copying(run: TrainedRun, split: Split) -> None:
+    from ttt.evaluate.copying import probe_copying
+
+    losses = probe_copying(run, split)
+    share = losses.repeated / losses.first
+    measured = (
+        f"{losses.repeated:.4f} nats/token on repeated text, {losses.first:.4f} on its first reading ({share:.0%})"
     )
+    verdict = "copies" if share < COPIES_BELOW else "does not copy"
+    print(f"{run.record.folder.path}: {measured}: the run {verdict}")
+    if split == "validation" and run.stores_probe(split):
+        run.record.write()
 
 
 COMMAND = Command("eval", EvalConfig, evaluate, HELP)

@@ -252,14 +252,20 @@ class EvalConfig:
     )
     probe: str | None = key(
         None,
-        "null: the perplexity; inner_loss: the inner loss of every token before and after its update; reset: the loss "
-        "with the context forgotten every reset_every tokens, on the same tokens",
-        choices=("inner_loss", "reset"),
+        "null: the perplexity; inner_loss: the inner loss of every token before and after its update; context_gain: "
+        "the loss of the same tokens with more and less context before them; copy: the loss of text that is repeated",
+        choices=("inner_loss", "context_gain", "copy"),
     )
-    reset_every: int | None = key(None, "tokens after which probe=reset forgets the context", at_least=1)
+    longest: int | None = key(
+        None,
+        "tokens of the windows whose last 256 tokens probe=context_gain judges, a power of two; runs of several "
+        "contexts are judged on the same tokens if it is the same; null: the run's context",
+        at_least=512,
+    )
     eval_tokens: int | None = key(
         None,
-        "maximum number of tokens to read for each measure; null: as in training, probe=inner_loss at most 1,048,576",
+        "maximum number of tokens to read for each measure; null: as in training, for probe=context_gain 256 windows, "
+        "for probe=inner_loss at most 1,048,576",
         at_least=1,
     )
     device: str = key("auto", "where to compute", choices=DEVICES)

@@ -77,24 +77,9 @@ def windows_within(documents: Documents, ctx: int) -> Windows:
     return Windows(documents.tokens, starts, ctx)
 
 
-def windows_at_start(documents: Documents, ctx: int) -> Windows:
-    """Return the first window of every document that has ``ctx + 1`` tokens; of joined documents all windows.
-
-    Raises:
-        UserError: as ``windows_within``.
-    """
-    if documents.joined:
-        return windows_within(documents, ctx)
-    starts = documents.offsets[:-1][documents.lengths > ctx]
-    _check(documents, ctx, len(starts))
-    return Windows(documents.tokens, starts, ctx)
-
-
-def names_at_start(documents: Documents) -> str:
-    """Return the noun for the windows of ``windows_at_start``."""
-    if documents.joined:
-        return f"windows of the joined {documents.split} documents"
-    return f"{documents.split} documents read from their start"
+def describe_windows(documents: Documents) -> str:
+    """Return a noun for the windows of ``windows_within``."""
+    return f"windows of {'the joined ' if documents.joined else ''}{documents.split} documents"
 
 
 def _starts(documents: Documents, ctx: int) -> Starts:

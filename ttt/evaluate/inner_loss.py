@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from ttt.config.errors import bad_value
 from ttt.config.text_table import text_table
-from ttt.data.windows import Windows, windows_at_start
+from ttt.data.windows import Windows, windows_within
 from ttt.evaluate.growth import unbounded_growth
 from ttt.evaluate.run import TrainedRun
 from ttt.layers.diagnose import with_diagnosis
@@ -55,8 +55,8 @@ class Probe:
 def probe_run(run: TrainedRun, split: Split) -> Probe:
     """Measure the inner losses of a run's model and write them into its ``inner_loss.parquet``.
 
-    Warnings go into the run's record. See ``TrainedRun.stores_probe``. Only documents longer than the context are read,
-    each from its start, so that position t always means t tokens of one document; at least one document is read.
+    Warnings go into the run's record. See ``TrainedRun.stores_probe``. The windows are those of the perplexity;
+    position t is the place in the window.
 
     Raises:
         UserError: there is no such split, or the model has no TTT layer.
@@ -65,7 +65,7 @@ def probe_run(run: TrainedRun, split: Split) -> Probe:
     if not ttt_layers(run.model):
         model = run.record.content["config"]["model"]["name"]
         raise bad_value("probe", "inner_loss", f"{folder.path} has no inner loop: its model is {model}")
-    windows = windows_at_start(run.documents(split), ctx).subset(max(1, reading.eval_tokens // ctx))
+    windows = windows_within(run.documents(split), ctx).subset(max(1, reading.eval_tokens // ctx))
     losses = measure_inner_losses(run.model, windows, reading.device, reading.device_tokens, reading.show_progress)
     layers = [{name: value.mean(0).numpy() for name, value in layer._asdict().items()} for layer in losses.layers]
     growths = unbounded_growth(losses.layers)
@@ -85,7 +85,7 @@ def measure_inner_losses(
 
     Args:
         model: a language model with TTT layers, on ``device``.
-        windows: the windows to read, each from the start of a document.
+        windows: the windows to read.
         device: where to compute.
         device_tokens: tokens on the device at once.
         show_progress: show a progress bar.

@@ -1,4 +1,4 @@
-"""Perplexity on a split, and the loss by token index.
+"""Perplexity on a split, and the loss by token index, on the same windows.
 
 Shapes: T context length.
 """
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ttt.data.corpus import Documents
 from ttt.data.usage import documents_in
-from ttt.data.windows import windows_at_start, windows_within
+from ttt.data.windows import windows_within
 from ttt.evaluate.losses import window_losses
 
 
@@ -24,8 +24,7 @@ class SplitEvaluation:
         loss: mean in nats per token over windows from anywhere in the documents.
         tokens: number of tokens in ``loss``.
         sequences: number of windows in ``loss``.
-        loss_by_index: [T], mean loss at token index 1 ... T over documents read from their start.
-        documents: number of documents in ``loss_by_index``, or of windows of joined documents.
+        loss_by_index: [T], mean loss at token index 1 ... T of the windows.
         judged: number of documents with tokens in ``loss``.
     """
 
@@ -33,7 +32,6 @@ class SplitEvaluation:
     tokens: int
     sequences: int
     loss_by_index: Tensor
-    documents: int
     judged: int
 
     @property
@@ -54,28 +52,19 @@ def evaluate_split(
     device_tokens: int,
     show_progress: bool = True,
 ) -> SplitEvaluation:
-    """Evaluate a model by two measures, each on at most ``eval_tokens`` tokens and at least one window.
+    """Evaluate a model on windows of at most ``eval_tokens`` tokens, at least one.
 
-    The loss by token index uses only documents longer than the context, each from its start, so that index t
-    always means t tokens of context and no window mixes documents. Joined documents (``data.join``) are read in windows
-    of the stream by both measures, and index t is the place in the window.
+    Windows begin anywhere in the documents, so that the loss by token index tells the use of t tokens of context and
+    not the difference between the start of a document and its end. Joined documents (``data.join``) are read in windows
+    of the stream, as the authors chunk it.
 
     Raises:
         UserError: no document is longer than the context.
     """
-    count = max(1, eval_tokens // ctx)
-    anywhere = windows_within(documents, ctx).subset(count)
-    at_start = windows_at_start(documents, ctx).subset(count)
-    losses = window_losses(model, anywhere, device, device_tokens, show_progress, "perplexity")
-    by_index = window_losses(model, at_start, device, device_tokens, show_progress, "loss by token index")
-    loss = mean_loss(losses)
+    windows = windows_within(documents, ctx).subset(max(1, eval_tokens // ctx))
+    loss_T = _mean_over_windows(window_losses(model, windows, device, device_tokens, show_progress, "perplexity"))
     return SplitEvaluation(
-        loss,
-        len(anywhere) * ctx,
-        len(anywhere),
-        _mean_over_windows(by_index),
-        len(at_start),
-        documents_in(anywhere, documents),
+        float(loss_T.mean()), len(windows) * ctx, len(windows), loss_T, documents_in(windows, documents)
     )
 
 

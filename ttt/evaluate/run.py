@@ -258,7 +258,7 @@ def _log_evaluation(log: MetricLog, split: Split, step: int, evaluation: SplitEv
     log.add(split, step, "perplexity", evaluation.perplexity, "1")
     positions = range(1, len(evaluation.loss_by_index) + 1)
     log.add_many(split, step, "loss", evaluation.loss_by_index.tolist(), "nats/token", positions)
-    log.add_many(split, step, "sequences", [evaluation.documents] * len(positions), "1", positions)
+    log.add_many(split, step, "sequences", [evaluation.sequences] * len(positions), "1", positions)
 
 
 def _result(run: TrainedRun, documents: Documents, evaluation: SplitEvaluation) -> Evaluation:
@@ -268,7 +268,7 @@ def _result(run: TrainedRun, documents: Documents, evaluation: SplitEvaluation) 
         "perplexity": evaluation.perplexity if math.isfinite(evaluation.perplexity) else None,
         "tokens": evaluation.tokens,
         "sequences": evaluation.sequences,
-        "per_token_sequences": evaluation.documents,
+        "per_token_sequences": evaluation.sequences,
         "judged": {
             "digest": run.corpus.digest,
             "ctx": run.reading.ctx,

@@ -67,6 +67,16 @@ class RunFolder:
         return self.path / "inner_loss.parquet"
 
     @property
+    def context_gain(self) -> Path:
+        """The losses by context measured by a probe, see ``ttt.results.context_gain``; most runs have none."""
+        return self.path / "context_gain.parquet"
+
+    @property
+    def probes(self) -> list[Path]:
+        """The possible tables of probes."""
+        return [self.inner_loss, self.context_gain]
+
+    @property
     def evaluations(self) -> Path:
         """The folder of evaluations at other contexts and on other texts."""
         return self.path / EVALUATIONS
@@ -136,11 +146,12 @@ class Judged(TypedDict):
 
 
 class Evaluation(TypedDict):
-    """The result on a split: ``loss`` in nats per token; ``per_token_sequences`` counts for the loss by token index.
+    """The result on a split: ``loss`` in nats per token.
 
-    ``perplexity`` is None if it is infinite. ``judged`` names the text of ``loss``. ``step`` is the number of optimizer
-    steps of the evaluated weights; a record without it means the last step of the run. ``data`` and ``split``
-    name the text of an evaluation at another context or on another text.
+    ``per_token_sequences`` counts the windows of the loss by token index. ``perplexity`` is None if it is infinite.
+    ``judged`` names the text of ``loss``. ``step`` is the number of optimizer steps of the evaluated weights; a record
+    without it means the last step of the run. ``data`` and ``split`` name the text of an evaluation at another context
+    or on another text.
     """
 
     loss: float

@@ -109,7 +109,7 @@ def _other_files(folder: RunFolder) -> bool:
     """Return whether a folder without a record contains anything that a killed run cannot have left there."""
     left = {path.name for path in folder.path.iterdir() if not path.match(f".*{PARTIAL}")} - {*LOCK_FILES}
     folders = {folder.checkpoints, folder.evaluations, folder.path / LOGS}
-    own = {folder.config, folder.metrics, folder.inner_loss, *folder.tokenizers, *folders}
+    own = {folder.config, folder.metrics, *folder.probes, *folder.tokenizers, *folders}
     return bool(left) and (_left_config(folder) is None or bool(left - {path.name for path in own}))
 
 
@@ -136,7 +136,7 @@ def reset_folder(folder: RunFolder) -> None:
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
         remove_partials(folder.path)
-        for file in (folder.record, folder.metrics, folder.inner_loss, *folder.tokenizers):
+        for file in (folder.record, folder.metrics, *folder.probes, *folder.tokenizers):
             file.unlink(missing_ok=True)
         for part in (folder.evaluations, folder.checkpoints, folder.path / LOGS):
             _empty(part)

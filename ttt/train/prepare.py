@@ -9,7 +9,7 @@ from ttt.config.errors import bad_value
 from ttt.config.plain import to_plain
 from ttt.data.corpus import Corpus, load_corpus
 from ttt.data.usage import usage
-from ttt.data.windows import Windows, windows_at_start, windows_within
+from ttt.data.windows import Windows, windows_within
 from ttt.evaluate.run import Reading
 from ttt.models.build import build_model
 from ttt.models.flops import training_flops
@@ -71,7 +71,7 @@ def prepare(plan: RunPlan, opening: Opening) -> PreparedRun:
         require_parent(plan.parent, corpus)
     windows = windows_within(corpus.splits["train"], ctx)
     # Refuse a context that is too long for validation now, not at the end of training.
-    windows_at_start(corpus.splits["validation"], ctx)
+    windows_within(corpus.splits["validation"], ctx)
     pl.seed_everything(config.seed, verbose=False)
     model = build_model(config.model, config.size, config.backbone, config.kernel, corpus.vocab_size)
     if newest is not None:

@@ -9,6 +9,7 @@ import lightning.pytorch as pl
 from ttt.config.errors import DivergedError
 from ttt.data.loader import TrainLoader
 from ttt.data.vocabulary import tokenizer_file
+from ttt.evaluate.copying import probe_copying
 from ttt.evaluate.perplexity import SplitEvaluation
 from ttt.evaluate.run import TrainedRun, evaluate_run
 from ttt.layers.observing import ttt_layers
@@ -49,8 +50,18 @@ def run(prepared: PreparedRun) -> SplitEvaluation | None:
         return None
     _open_folder(prepared)
     with recording(record):
-        metrics = _train(prepared)
-        return evaluate_run(_trained(prepared, metrics), "validation")
+        trained = _trained(prepared, _train(prepared))
+        evaluation = evaluate_run(trained, "validation")
+        _measure_copying(trained)
+        return evaluation
+
+
+def _measure_copying(trained: TrainedRun) -> None:
+    """Note the losses on repeated text in the record, which is written at the end; a failure is only a warning."""
+    try:
+        probe_copying(trained, "validation")
+    except DivergedError as error:
+        trained.record.warn({"validation, repeated text": str(error)})
 
 
 def _open_folder(prepared: PreparedRun) -> None:
