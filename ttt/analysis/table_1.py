@@ -34,19 +34,26 @@ TABLE_1: dict[int, TableRow] = {
     4: TableRow("+ learnable W_0", 15.27),
     5: TableRow("+ LN and residual in f", 14.05),
     6: TableRow("+ mini-batch b = 16", 12.35),
-    7: TableRow("+ learnable eta", 11.99),
+    7: TableRow("+ learnable eta and token scale", 11.99),
     8: TableRow("+ Mamba backbone", 11.09),
 }
 """Number -> row."""
+
+FIRST_TTT_ROW = 3
+"""The rows before it are linear attention."""
 
 STATED = "Table 1 of the paper: 125M, the Pile, context of 2,048"
 """The source of ``TableRow.stated``."""
 
 
-def table_1_runs(results: Results) -> DataFrame:
-    """Return the runs that are rows of Table 1 as in the paper, with ``row`` and the columns of ``compare``."""
+def table_1_runs(results: Results, form: TableForm = TableForm.RELEASED) -> DataFrame:
+    """Return the runs that are rows of Table 1 in this form, with ``row`` and the columns of ``compare``.
+
+    The first two rows, linear attention, belong to both forms.
+    """
     labels = [results.labels[run_id] for run_id in results.runs["run_id"]]
-    numbers = [label.row if label.form == TableForm.PAPER else None for label in labels]
+    both = {number for number in TABLE_1 if number < FIRST_TTT_ROW}
+    numbers = [label.row if label.form == form or label.row in both else None for label in labels]
     rows = results.runs.copy()
     rows["row"] = numbers
     rows = rows.astype({"row": "Int64"})

@@ -15,9 +15,10 @@ from omegaconf.errors import InterpolationResolutionError
 
 from ttt.cli.compose import quote_option, register_schemas
 from ttt.config.assets import assets
-from ttt.config.label import TRIED, Label, TableForm, names_only
-from ttt.config.plain import to_plain
-from ttt.config.schema import Resolved, TrainConfig
+from ttt.config.label import TRIED, TRIED_IN_TEXT, Label, TableForm, names_only
+from ttt.config.layers import SHIPPED
+from ttt.config.plain import present_values, to_plain
+from ttt.config.schema import LayerConfig, Resolved, TrainConfig
 
 STANDARDS = "standards"
 """Name of a primary configuration with only the groups that a label needs; it composes in 0.1 s."""
@@ -40,6 +41,7 @@ def label_of_plain(config: Resolved) -> Label:
     A model, size or key that ``conf/`` does not have counts as no departure.
     """
     label = names_only(config)
+    config = config | {"model": present_values(SHIPPED.get(label.model, LayerConfig), config["model"])}
     departures: dict[str, Any] = {}
     for group, name in (("model", label.model), ("size", label.size)):
         default = standard(group, name, label.ctx)
@@ -71,13 +73,16 @@ def table_1_row(number: int, ctx: int) -> tuple[str, str, Resolved]:
 def _row_and_form(label: Label, model: Resolved) -> tuple[int | None, TableForm | None]:
     if label.model not in LAYERS_OF_TABLE_1:
         return None, None
-    # Last rows first: a standard TTT-Linear (M), the most frequent run, is the released form of the last row.
+    # Last rows first: a standard TTT-Linear (M), the most frequent run, is the last row.
     for number in reversed(range(1, _rows() + 1)):
         layer, backbone, settings = table_1_row(number, label.ctx)
         if (layer, backbone) == (label.model, label.backbone):
-            for form, changed in ((TableForm.PAPER, {}), (TableForm.RELEASED, _released_terms())):
+            for form, changed, tried in (
+                (TableForm.RELEASED, {}, TRIED),
+                (TableForm.PAPER, _paper_text(), TRIED | TRIED_IN_TEXT),
+            ):
                 expected = (settings | changed).items()
-                if all(model.get(key, value) == value for key, value in expected if f"model.{key}" not in TRIED):
+                if all(model.get(key, value) == value for key, value in expected if f"model.{key}" not in tried):
                     return number, form
     return None, None
 
@@ -88,10 +93,12 @@ def _rows() -> int:
 
 
 @cache
-def _released_terms() -> Resolved:
-    """Return the settings of the released code that differ from the last row, the paper's text."""
-    layer, _, text = table_1_row(_rows(), 512)
-    return {key: value for key, value in standard("model", layer).items() if value != text[key]}
+def _paper_text() -> Resolved:
+    """Return the settings of the paper's text that differ from the released code."""
+    composed = _composed("+ablation=paper_text")
+    assert composed is not None
+    released = standard("model", composed.model.name)
+    return {key: value for key, value in _settings(composed, "model", 512).items() if value != released[key]}
 
 
 def _settings(composed: DictConfig, group: str, ctx: int) -> Resolved:

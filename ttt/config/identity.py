@@ -68,12 +68,20 @@ def _one_rate_per_backbone(rate: Any) -> Any:
     return rate if isinstance(rate, dict) else dict.fromkeys(("transformer", "mamba", "own"), rate)
 
 
-HASHED_AS: dict[tuple[str, str], Callable[[Any], Any]] = {("size", "learning_rate"): _one_rate_per_backbone}
+def _switch(token_scale: Any) -> Any:
+    return {"learned": True, "none": False}.get(token_scale, token_scale)
+
+
+HASHED_AS: dict[tuple[str, str], Callable[[Any], Any]] = {
+    ("size", "learning_rate"): _one_rate_per_backbone,
+    ("model", "token_scale"): _switch,
+}
 """Group and key -> translation of its value to the type that it had in the first records.
 
 | key                | value since        | counts as                                        |
 |--------------------|--------------------|--------------------------------------------------|
 | size.learning_rate | one number x       | {transformer: x, mamba: x, own: x}, as it was    |
+| model.token_scale  | learned, none      | true, false                                      |
 
 A table in an old record stays as it is: 28 of the published runs have different rates for different backbones.
 """

@@ -34,8 +34,13 @@ def key(default: Any, meaning: str, **rules: Any) -> Any:
             ``below``, which also exclude infinity; ``choices``, a tuple of all allowed values; ``not_empty=True`` for
             a list; ``file_name=True`` for a text that becomes the name of a folder or a part of it. ``hidden=True``
             omits the key, or the keys of a group, from ``--help``. ``free_text=True``: see ``free_text_keys``.
+            ``formerly``: value of an earlier version, as in old records -> present value.
     """
-    if unknown := rules.keys() - BOUNDS.keys() - {"choices", "not_empty", "file_name", "hidden", "free_text"}:
+    if (
+        unknown := rules.keys()
+        - BOUNDS.keys()
+        - {"choices", "not_empty", "file_name", "hidden", "free_text", "formerly"}
+    ):
         raise TypeError(f"no such rule: {', '.join(sorted(unknown))}")
     metadata = {"help": meaning, **rules}
     if isinstance(default, type):

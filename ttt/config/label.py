@@ -11,8 +11,12 @@ TRIED = {"model.rope_base"}
 """Settings of a layer for which the paper reports the best of several values."""
 
 
+TRIED_IN_TEXT = {"model.eta_base", "model.eta_base_start"}
+"""The same for a row of Table 1 in the form of the paper's text, which does not say the inner rate of these rows."""
+
+
 class TableForm(StrEnum):
-    """The two forms of a row of Table 1."""
+    """The two forms of a row of Table 1: the literal text of the paper, and the authors' code."""
 
     PAPER = "paper"
     RELEASED = "released"
@@ -29,7 +33,7 @@ class Label:
         ctx: context length in tokens.
         departures: dotted key of ``model`` or ``size`` -> the run's value, where it differs from ``conf/``.
         row: number of the row of Table 1, if the run is one.
-        form: ``PAPER`` for a row as in ``conf/ablation/``, ``RELEASED`` with the terms that the released code adds.
+        form: ``RELEASED`` for a row as in ``conf/ablation/``, ``PAPER`` without the terms that the released code adds.
     """
 
     model: str

@@ -34,10 +34,21 @@ class TTTConfig(LayerConfig):
     eta_base: float = key(1.0, "base of eta, after the warm-up", above=0)
     eta_base_start: float = key(1.0, "base of eta at the first step; it rises linearly to eta_base", at_least=0)
     eta_over_dim: bool = key(True, "divide eta by the head width")
-    token_scale: bool = key(True, "tau_i = max(0, 1 / i + delta_i) at token i of a mini-batch, delta learned; false: 1")
+    token_scale: str = key(
+        "learned",
+        "scale of eta at token i of a mini-batch. learned: tau_i = max(0, 1 / i + delta_i), delta learned; "
+        "fixed: 1 / i; none: 1",
+        choices=("learned", "fixed", "none"),
+        formerly={True: "learned", False: "none"},
+    )
     momentum: float = key(0.0, "share of the last update in each update (beyond the paper)", at_least=0, below=1)
     forget_gate: bool = key(False, "each token keeps a learned share of W (beyond the paper)")
-    rope_base: float = key(10000.0, "base of RoPE; positions restart in every mini-batch", above=0)
+    rope_base: float = key(10000.0, "base of RoPE", above=0)
+    rope_period: int | None = key(
+        None,
+        "tokens after which RoPE's positions restart, a divisor of mini_batch_size; null: with every mini-batch",
+        at_least=1,
+    )
     conv_kernel: int = key(
         CONV_KERNEL, "width in tokens of the convolutions of backbone=mamba, in the block and in the layer", at_least=1
     )
@@ -58,6 +69,9 @@ class TTTConfig(LayerConfig):
             raise bad_value("model.W_init", "zero", reason)
         if self.learnable_norm and not self.norm:
             raise bad_value("model.learnable_norm", True, "model.norm=false leaves no LN to learn; set both to false")
+        if self.rope_period and self.mini_batch_size % self.rope_period:
+            allowed = f"must divide model.mini_batch_size={self.mini_batch_size}"
+            raise bad_value("model.rope_period", self.rope_period, allowed)
         if self.eta_base_start > self.eta_base:
             allowed = f"must be at most model.eta_base={self.eta_base}, to which it rises; set both"
             raise bad_value("model.eta_base_start", self.eta_base_start, allowed)

@@ -1,6 +1,7 @@
 """Conversion of configurations to plain containers and back."""
 
-from dataclasses import asdict, fields, is_dataclass
+from collections.abc import Hashable
+from dataclasses import Field, asdict, fields, is_dataclass
 from typing import Any, TypeVar, cast, get_type_hints
 
 from ttt.config.keys import RENAMED
@@ -28,8 +29,19 @@ def _build(schema: type[C], plain: Resolved) -> C:
     for field in fields(cast(Any, schema)):
         if field.name in plain:
             value, kind = plain[field.name], hints[field.name]
-            values[field.name] = _build(cast(type, kind), value) if is_dataclass(kind) else value
+            values[field.name] = _build(cast(type, kind), value) if is_dataclass(kind) else _present(field, value)
     return schema(**values)
+
+
+def present_values(schema: type[Any], plain: Resolved) -> Resolved:
+    """Return the plain values of a group with values of an earlier version translated."""
+    known = {field.name: field for field in fields(schema)}
+    return {key: _present(known[key], value) if key in known else value for key, value in plain.items()}
+
+
+def _present(field: "Field[Any]", value: Any) -> Any:
+    formerly = field.metadata.get("formerly", {})
+    return formerly.get(value, value) if isinstance(value, Hashable) else value
 
 
 def to_plain(config: TrainConfig) -> Resolved:

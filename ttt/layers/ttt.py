@@ -69,7 +69,7 @@ class TTT(nn.Module):
             nn.Parameter(torch.randn(spec.heads, spec.width) * spec.init_std) if config.learnable_eta else None
         )
         self.eta_bias = _parameter(torch.zeros(spec.heads), config.learnable_eta)
-        self.token_delta = _parameter(torch.zeros(config.mini_batch_size), config.token_scale)
+        self.token_delta = _parameter(torch.zeros(config.mini_batch_size), config.token_scale == "learned")
         self.gate_weight = _parameter(torch.zeros(spec.heads, spec.width), config.forget_gate)
         self.gate_bias = _parameter(torch.logit(torch.full((spec.heads,), INITIAL_DECAY)), config.forget_gate)
         self.post_norm = nn.LayerNorm(spec.width, eps=EPS)
@@ -124,9 +124,9 @@ class TTT(nn.Module):
 
     def _rotated(self, q: Tensor, k: Tensor, offset: int) -> tuple[Tensor, Tensor]:
         # Positions restart in every mini-batch: earlier tokens act through W, not through attention.
-        b = self.config.mini_batch_size
-        turn = first_rotations(b, self.head_dim, self.config.rope_base, q.dtype, q.device)
-        turn = turn[(offset + torch.arange(q.shape[2], device=q.device)) % b]
+        period = self.config.rope_period or self.config.mini_batch_size
+        turn = first_rotations(period, self.head_dim, self.config.rope_base, q.dtype, q.device)
+        turn = turn[(offset + torch.arange(q.shape[2], device=q.device)) % period]
         return rotate(q, turn), rotate(k, turn)
 
     def _rates(self, x_BTC: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -150,9 +150,10 @@ class TTT(nn.Module):
         return LayerNormParams(self.norm_scale[:, None].to(dtype), self.norm_shift[:, None].to(dtype))
 
     def _tau(self, dtype: torch.dtype) -> Tensor:
-        if self.token_delta is None:
-            return torch.ones(self.config.mini_batch_size, device=self.eta_warmup.device, dtype=dtype)
-        return token_scale(self.token_delta.to(dtype))
+        if self.token_delta is not None:
+            return token_scale(self.token_delta.to(dtype))
+        none_b = torch.ones(self.config.mini_batch_size, device=self.eta_warmup.device, dtype=dtype)
+        return none_b if self.config.token_scale == "none" else token_scale(torch.zeros_like(none_b))
 
 
 def _parameter(value: Tensor, learned: bool) -> nn.Parameter | None:
