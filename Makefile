@@ -4,7 +4,7 @@ BIN := .venv/bin
 DEMO_RUNS := runs/demo
 DEMO_FIGURES := figures/demo
 
-LAPTOP_SWEEPS := rates ablation ablation_released mini_batch_size inner_loss per_token books_scaling books_complete \
+LAPTOP_SWEEPS := rates ablation ablation_text mini_batch_size inner_loss per_token books_scaling books_complete \
   pile_scaling training
 LAPTOP_RUNS := runs/laptop
 LAPTOP_FIGURES := figures/laptop

@@ -1,4 +1,4 @@
-"""Table 1: from linear attention to TTT-Linear, row by row, as a table and as bars."""
+"""Table 1: from linear attention to TTT-Linear, row by row, with the step in loss beside the paper's."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import numpy as np
 
 from ttt.analysis.comparison import RunRole
 from ttt.analysis.labels import COMPARED_AT
-from ttt.analysis.table_1 import STATED, TABLE_1, table_1_runs
+from ttt.analysis.table_1 import FIRST_TTT_ROW, STATED, TABLE_1, stated_step, table_1_runs
+from ttt.claims.verdict import interval
+from ttt.config.label import TableForm
 
 from .panels import caption
-from .points import PERPLEXITY_LABEL, as_points, drawn, notes
+from .points import as_points, drawn, notes
 from .registry import Figure
 
 if TYPE_CHECKING:
@@ -22,67 +24,104 @@ if TYPE_CHECKING:
 
     from ttt.analysis.store import Results
 
-WIDTH, ROW_HEIGHT, REST = 9.2, 0.27, 1.5
+WIDTH, ROW_HEIGHT, REST = 9.2, 0.3, 1.7
 """Inches."""
 
-MEASURED_BARS: dict[str, Any] = {"color": "#0072B2", "height": 0.62}
-STATED_BARS: dict[str, Any] = {"color": "white", "edgecolor": "0.25", "hatch": "////", "height": 0.62}
-
-COLUMNS = {"": 0.0, "difference from the previous row": 0.05, "perplexity": 0.66, "step (nats)": 1.0}
+COLUMNS = {"": 0.0, "difference from the previous row": 0.05, "perplexity": 0.72, "step (nats)": 1.0}
 """Heading of a column of the table -> its horizontal position; the last column ends there."""
+
+MARKS: dict[TableForm, tuple[str, float, dict[str, Any]]] = {
+    TableForm.RELEASED: ("measured", -0.12, {"marker": "o", "color": "#0072B2"}),
+    TableForm.PAPER: ("the paper's literal text", 0.3, {"marker": "s", "color": "0.55", "markersize": 4}),
+    TableForm.SHORT_ROPE: ("of it, RoPE's shorter period", 0.3, {"marker": "^", "color": "#D55E00", "markersize": 5}),
+}
+"""Form -> its entry in the legend, its vertical distance from the row, and how it is drawn."""
+
+STATED_MARK: dict[str, Any] = {"marker": "*", "markersize": 9, "markerfacecolor": "white", "color": "0.25"}
+
+STATED_OFFSET = 0.09
 
 
 def table(results: Results) -> DataFrame:
-    """Return one row per run: ``points.POINT_COLUMNS``, ``row``, and the paper's number: ``stated``, ``source``.
+    """Return one row per run: ``points.POINT_COLUMNS``, ``row``, ``form``, and the paper's: ``stated``, ``source``.
 
-    The runs are from the data, size and context with the most rows of Table 1.
+    The runs are from the data, size and context with the most rows of Table 1. ``form`` is a ``TableForm``.
     """
-    rows = as_points(results, table_1_runs(results), "row")
-    if len(rows):
-        counts = drawn(rows).groupby(COMPARED_AT, observed=True)["row"].nunique().reset_index()
+    import pandas as pd
+
+    forms = [table_1_runs(results, form).assign(form=form.value) for form in TableForm]
+    tables = [as_points(results, runs, "row", "form") for runs in forms]
+    # The first rows belong to both forms.
+    rows = pd.concat([part for part in tables if len(part)] or tables[:1]).drop_duplicates("run_id")
+    released = drawn(rows[rows["form"] == TableForm.RELEASED])
+    if len(released):
+        counts = released.groupby(COMPARED_AT, observed=True)["row"].nunique().reset_index()
         rows = rows.merge(counts.loc[[counts["row"].idxmax()], COMPARED_AT], on=COMPARED_AT)
+    else:
+        rows = rows.iloc[:0]
     stated = [TABLE_1[row].stated for row in rows["row"]]
-    return rows.assign(stated=stated, source=STATED).sort_values(["row", "seed"], ignore_index=True)
+    return rows.assign(stated=stated, source=STATED).sort_values(["row", "form", "seed"], ignore_index=True)
+
+
+def steps(table: DataFrame) -> dict[tuple[int, TableForm], tuple[float, float, float]]:
+    """Return (row, form) -> loss minus the previous row's in nats/token: mean over seeds and its 95% interval.
+
+    For ``SHORT_ROPE`` the row is 6 and the difference is from row 5 with its own period to row 5 with that of row 6.
+    """
+    shown = drawn(table)
+    losses = shown.assign(loss=np.log(shown["perplexity"].astype(float))).pivot_table(
+        index="seed", columns=["form", "row"], values="loss"
+    )
+    found = {}
+    for form, row in losses:
+        shared = form == TableForm.SHORT_ROPE or row <= FIRST_TTT_ROW
+        before = TableForm.RELEASED if shared else form, row if form == TableForm.SHORT_ROPE else row - 1
+        if before in losses:
+            differences = (losses[form, row] - losses[before]).dropna()
+            if len(differences):
+                found[int(before[1]) + 1, TableForm(form)] = interval(list(differences))
+    return found
 
 
 def draw(table: DataFrame) -> Canvas:
-    """Draw one line per row of Table 1, with the measured perplexity and, in a separate panel, the paper's."""
+    """Draw one line per row of Table 1, with the measured perplexity, and the steps beside the paper's."""
     from matplotlib.figure import Figure as Canvas
 
     canvas = Canvas(figsize=(WIDTH, ROW_HEIGHT * len(TABLE_1) + REST), layout="constrained")
-    words, bars, paper = canvas.subplots(1, 3, width_ratios=(2.4, 1, 0.8), sharey=True)
+    words, dots = canvas.subplots(1, 2, width_ratios=(1.35, 1), sharey=True)
     _write(words, table)
-    _draw_measured(bars, table)
-    paper.barh(list(TABLE_1), [row.stated for row in TABLE_1.values()], **STATED_BARS)
-    for number, row in TABLE_1.items():
-        paper.text(row.stated, number, f" {row.stated:.2f}", va="center", fontsize=7)
-    paper.set_xlim(10, 17.6)
-    paper.set_xlabel("Perplexity stated in the paper\n(axis from 10)")
+    _draw_steps(dots, table)
     first = table.iloc[0]
-    bars.set_title(f"measured: {first['data']}, size {first['size']},\ncontext of {first['ctx']:,} tokens")
-    paper.set_title("stated: 125M, the Pile,\ncontext of 2,048 tokens")
-    words.set_ylim(len(TABLE_1) + 0.5, 0.2)
+    dots.set_title(f"{first['data']}, size {first['size']}, context of {first['ctx']:,} tokens")
+    words.set_ylim(len(TABLE_1) + 0.6, 0.2)
     caption(
         canvas,
-        "Step: validation loss minus the loss of the previous row, mean and standard deviation over pairs of runs with "
-        "the same seed and data.",
-        *notes(table, "row"),
-        f"Hatched: {STATED}; not measured here.",
+        "Step: validation loss minus that of the previous row, mean over pairs of runs with the same seed and data; "
+        "with its 95% interval by Student's t where there are several.",
+        *notes(table, "row", "form"),
+        f"Stars: {STATED}.",
     )
     return canvas
 
 
-def _draw_measured(axes: Axes, table: DataFrame) -> None:
-    rows = drawn(table).groupby("row")["perplexity"].agg(["mean", "min", "max"]).astype(float)
-    spread = [rows["mean"] - rows["min"], rows["max"] - rows["mean"]]
-    axes.barh(rows.index, rows["mean"], **MEASURED_BARS)
-    axes.errorbar(rows["mean"], rows.index, xerr=spread, fmt="none", color="black", capsize=2, elinewidth=0.9)
-    lowest = 0.9 * rows["min"].min()
-    axes.set_xlim(lowest, rows["max"].max() + 0.08 * (rows["max"].max() - lowest))
+def _draw_steps(axes: Axes, table: DataFrame) -> None:
+    measured = steps(table)
+    for form, (name, offset, style) in MARKS.items():
+        places = {row: step for (row, of), step in measured.items() if of == form}
+        if not places:
+            continue
+        means, lows, highs = (np.array(column) for column in zip(*places.values(), strict=True))
+        errors = np.nan_to_num([means - lows, highs - means])
+        rows = [row + offset for row in places]
+        axes.errorbar(means, rows, xerr=errors, linestyle="none", capsize=2, elinewidth=0.9, label=name, **style)
+    stated = [(stated_step(row), row + STATED_OFFSET) for row in TABLE_1 if row > 1]
+    axes.plot(*zip(*stated, strict=True), linestyle="none", label="the paper, 125M on the Pile", **STATED_MARK)
+    axes.axvline(0, color="0.6", linewidth=0.8, zorder=0)
     for row in sorted(set(table.loc[table["role"] == RunRole.DIVERGED, "row"])):
         axes.plot(0.97, row, "x", color="#D55E00", transform=axes.get_yaxis_transform(), markersize=6)
-    axes.tick_params(left=False)
-    axes.set_xlabel(f"{PERPLEXITY_LABEL}\n(axis from {lowest:.3g})")
+    axes.tick_params(left=False, labelleft=False)
+    axes.set_xlabel("Step from the previous row (nats per token)")
+    axes.legend(loc="best", fontsize=7)
 
 
 def _write(axes: Axes, table: DataFrame) -> None:
@@ -90,26 +129,18 @@ def _write(axes: Axes, table: DataFrame) -> None:
     heading: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "fontsize": 7.5, "va": "center"}
     for (name, x), side in zip(COLUMNS.items(), ("left", "left", "center", "right"), strict=True):
         axes.text(x, 0.35, name, ha=side, fontweight="bold", **heading)
-    shown, steps = drawn(table), paired_steps(table)
+    shown, measured = drawn(table[table["form"] == TableForm.RELEASED]), steps(table)
     for number, row in TABLE_1.items():
         perplexities = shown.loc[shown["row"] == number, "perplexity"].astype(float)
-        measured = _mean_and_spread(perplexities.mean(), perplexities.std(), ".2f") if len(perplexities) else "not run"
-        step = _mean_and_spread(*steps[number], "+.3f") if number in steps else ""
-        cells = (str(number), _mathematical(row.text), measured, step)
+        perplexity = f"{perplexities.mean():.2f}" if len(perplexities) else "not run"
+        step = _with_interval(*measured[found]) if (found := (number, TableForm.RELEASED)) in measured else ""
+        cells = (str(number), _mathematical(row.text), perplexity, step)
         for x, cell, side in zip(COLUMNS.values(), cells, ("left", "left", "center", "right"), strict=True):
             axes.text(x, number, cell, ha=side, **heading)
 
 
-def paired_steps(table: DataFrame) -> dict[int, tuple[float, float]]:
-    """Return for each row the mean and standard deviation of its loss minus the previous row's (nats/token)."""
-    losses = np.log(drawn(table).pivot_table(index="seed", columns="row", values="perplexity").astype(float))
-    steps = {row: (losses[row] - losses[row - 1]).dropna() for row in losses if row - 1 in losses}
-    return {int(row): (step.mean(), step.std()) for row, step in steps.items() if len(step)}
-
-
-def _mean_and_spread(mean: float, spread: float, number_format: str) -> str:
-    text = f"{mean:{number_format}}"
-    return text if math.isnan(spread) else f"{text} ± {spread:{number_format.lstrip('+')}}"
+def _with_interval(mean: float, low: float, high: float) -> str:
+    return f"{mean:+.3f}" if math.isnan(low) else f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
 def _mathematical(text: str) -> str:

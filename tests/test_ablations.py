@@ -17,7 +17,7 @@ STEPS: dict[str, list[str]] = {
     "row4": ["model.W_init=learnable, not zero"],
     "row5": ["model.learnable_norm=True, not False", "model.norm=True, not False", "model.residual=True, not False"],
     "row6": ["model.mini_batch_size=16, not 64"],
-    "row7": ["model.learnable_eta=True, not False"],
+    "row7": ["model.learnable_eta=True, not False", "model.token_scale=learned, not fixed"],
     "row8": ["backbone.name=mamba, not transformer"],
 }
 """Row -> differences between its resolved configuration and the previous row's."""
@@ -44,21 +44,21 @@ def test_only_the_model_changes_from_row_2_to_row_3(row: Callable[[str], Resolve
     assert all(difference.startswith("model.") for difference in differences(row("row3"), row("row2")))
 
 
-def test_the_last_row_is_the_papers_text(row: Callable[[str], Resolved]) -> None:
-    """Row 8 is TTT-Linear (M) without the additions of the released code."""
-    assert differences(row("row8"), row("paper_text")) == []
+def test_the_last_row_is_ttt_linear(row: Callable[[str], Resolved], configure: Configure) -> None:
+    assert differences(row("row8"), asdict(configure("model=ttt_linear", "recipe.learning_rate=0.01"))) == []
 
 
 def test_the_papers_text_changes_four_switches(configure: Configure) -> None:
     text, released = asdict(configure("+ablation=paper_text")), asdict(configure())
-    switches = ("eta_over_dim", "halved_loss", "inner_bias", "token_scale")
-    assert differences(text, released) == [f"model.{key}=False, not True" for key in switches]
+    switches = ("eta_over_dim", "halved_loss", "inner_bias")
+    expected = [f"model.{key}=False, not True" for key in switches]
+    assert differences(text, released) == [*expected, "model.token_scale=none, not learned"]
 
 
-def test_row_3_computes_row_2(configure: Configure) -> None:
+def test_row_3_in_the_form_of_the_text_computes_row_2(configure: Configure) -> None:
     """Check Theorem 1 for the whole layer, with RoPE, projections and norm."""
     layers = []
-    for name in ("row2", "row3"):
+    for name in ("row2", "[row3,paper_text]"):
         config = configure(f"+ablation={name}", "ctx.length=150")
         torch.manual_seed(0)
         layers.append(build_layer(config.model, LayerSpec(width=16, heads=2, init_std=0.3)).double())

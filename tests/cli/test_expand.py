@@ -189,7 +189,7 @@ def test_one_name_has_two_scales(name: str, scale: str | None, found: str) -> No
         ("training", "paper", "scale=paper: sweep=training has only scale=laptop"),
         ("training", "desk", "scale=desk: choose one of paper, laptop"),
         ("own.yaml", "paper", "scale=paper: is for sweeps of the suite; sweep=own.yaml is a file of your own"),
-        ("paper", None, "sweep=paper: choose one of ablation, ablation_released, "),
+        ("paper", None, "sweep=paper: choose one of ablation, ablation_text, "),
     ],
 )
 def test_an_unknown_scale_is_refused(name: str, scale: str | None, line: str) -> None:

@@ -82,7 +82,7 @@ def test_the_released_names_give_the_same_logits(
     ("overrides", "line"),
     [
         (["model=transformer"], "model=transformer: the released code has TTT-Linear and TTT-MLP only"),
-        (["model.learnable_eta=false", "model.token_scale=false"], "model.learnable_eta=False, not True"),
+        (["model.learnable_eta=false", "model.token_scale=none"], "model.learnable_eta=False, not True"),
         (["model.hidden=[2]", "model=ttt_mlp"], r"model.hidden=\[2\], not \[4\]"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

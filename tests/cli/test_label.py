@@ -17,7 +17,7 @@ Configure = Callable[..., TrainConfig]
 @pytest.mark.parametrize("row", TABLE_1)
 def test_a_row_of_table_1_is_recognised_at_any_context(row: int, configure: Configure) -> None:
     label = label_of(configure(f"+ablation=row{row}", "ctx.length=192"))
-    assert (label.row, label.form) == (row, TableForm.PAPER)
+    assert (label.row, label.form) == (row, TableForm.RELEASED)
 
 
 def test_one_setting_more_is_no_row_but_a_rope_base_may_differ(configure: Configure) -> None:
@@ -26,10 +26,24 @@ def test_one_setting_more_is_no_row_but_a_rope_base_may_differ(configure: Config
     assert label_of(configure("model=ttt_mlp")).row is None
 
 
-def test_a_sweep_stores_its_labels_and_the_released_form_is_a_form_of_the_rows(tmp_path) -> None:
-    plan = expand(load_sweep("ablation_released", "laptop"), tmp_path)
+def test_a_row_in_the_form_of_the_text_may_have_any_inner_rate(configure: Configure) -> None:
+    text = label_of(configure("+ablation=[row5,paper_text]", "model.eta_base=0.1", "model.eta_base_start=0.1"))
+    assert (text.row, text.form) == (5, TableForm.PAPER)
+    assert label_of(configure("+ablation=row5", "model.eta_base_start=0.1")).row is None
+
+
+def test_values_of_an_earlier_version_are_no_departures(configure: Configure) -> None:
+    plain = asdict(configure())
+    plain["model"]["token_scale"] = True
+    assert label_of_plain(plain) == label_of(configure())
+
+
+def test_a_sweep_stores_its_labels(tmp_path) -> None:
+    plan = expand(load_sweep("ablation", "laptop"), tmp_path)
     labels = [Label.from_plain(run.label) for run in plan.runs if run.label]
-    assert [(label.row, label.form) for label in labels[::3]] == [(row, TableForm.RELEASED) for row in (5, 6, 7, 8)]
+    released, short = TableForm.RELEASED, TableForm.SHORT_ROPE
+    expected = [(4, released), (5, released), (5, short), (6, released)]
+    assert [(label.row, label.form) for label in labels[3:7]] == expected
 
 
 def test_departures_have_their_types_and_survive_a_record(configure: Configure) -> None:

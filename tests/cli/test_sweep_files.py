@@ -57,7 +57,7 @@ def test_every_sweep_has_a_price(scale: str, name: str) -> None:
 
 
 def test_a_figure_of_the_paper_has_both_scales() -> None:
-    laptop_only = ("ablation_released", "rates", "training")
+    laptop_only = ("rates", "training")
     assert sweep_names("paper") == [name for name in sweep_names("laptop") if name not in laptop_only]
 
 

@@ -10,6 +10,9 @@ from synthetic import LADDER_LOSSES, flops, make_ladder, make_run
 
 from ttt.analysis.store import load_results
 from ttt.analysis.table_1 import TABLE_1
+from ttt.cli.label import table_1_row
+from ttt.config.label import TableForm
+from ttt.plots.ablation import steps
 from ttt.plots.registry import figures
 from ttt.plots.style import paper_style
 
@@ -165,11 +168,27 @@ def test_ablation_has_the_rows_of_table_1_with_what_the_paper_states(tmp_path: P
     np.testing.assert_allclose(table["stated"].unique(), [15.91, 15.23, 15.27, 14.05, 12.35, 11.99, 11.09])
     canvas = drawn("ablation", tmp_path)
     words = [text.get_text() for text in canvas.axes[0].texts]
-    assert f"{LADDER_LOSSES[4] - LADDER_LOSSES[3]:+.3f} ± 0.000" in words
-    measured, stated = canvas.axes[1:]
-    assert len(measured.patches) == len(stated.patches) == 8
-    assert {patch.get_hatch() for patch in stated.patches} == {"////"}
-    assert {patch.get_hatch() for patch in measured.patches} == {None}
+    step = LADDER_LOSSES[4] - LADDER_LOSSES[3]
+    assert f"{step:+.3f} [{step:+.3f}, {step:+.3f}]" in words
+    dots = {line.get_label(): line for line in canvas.axes[1].lines}
+    np.testing.assert_allclose(dots["the paper, 125M on the Pile"].get_xdata()[-1], np.log(11.09 / 11.99))
+    (measured,) = canvas.axes[1].containers
+    np.testing.assert_allclose(measured.lines[0].get_xdata(), np.diff(LADDER_LOSSES), atol=1e-9)
+
+
+@pytest.mark.slow
+def test_ablation_shows_the_forms_of_a_row_apart(tmp_path: Path) -> None:
+    make_ladder(tmp_path, seeds=(0, 1), noise=0, own_noise=0)
+    text = {"inner_bias": False, "halved_loss": False, "eta_over_dim": False, "token_scale": "none"}
+    for form, row, loss in (({"rope_period": 16}, 5, 3.9), (text, 5, 4.5), (text, 6, 4.4)):
+        _, _, settings = table_1_row(row, 512)
+        for seed in (0, 1):
+            changed = {"seed": seed, "steps": 8, "perplexity": math.exp(loss), "evaluated": False}
+            make_run(tmp_path, "ttt_linear", "transformer", **changed, **(settings | form))
+    table = FIGURES["ablation"].table(load_results(tmp_path))
+    found = {key: value[0] for key, value in steps(table).items() if key[1] != TableForm.RELEASED}
+    expected = {(6, TableForm.SHORT_ROPE): 3.9 - LADDER_LOSSES[4], (6, TableForm.PAPER): -0.1}
+    assert found == pytest.approx(expected)
 
 
 def test_ablation_says_what_was_not_run(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -44,6 +45,11 @@ FIRST_TTT_ROW = 3
 
 STATED = "Table 1 of the paper: 125M, the Pile, context of 2,048"
 """The source of ``TableRow.stated``."""
+
+
+def stated_step(row: int) -> float:
+    """Return the paper's step in nats/token from the previous row to ``row``, 2 to 8."""
+    return math.log(TABLE_1[row].stated / TABLE_1[row - 1].stated)
 
 
 def table_1_runs(results: Results, form: TableForm = TableForm.RELEASED) -> DataFrame:

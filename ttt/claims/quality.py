@@ -10,7 +10,7 @@ import pandas as pd
 from ttt.analysis.comparison import RunRole, methods, mini_batch_sizes
 from ttt.analysis.labels import describe_scope
 from ttt.analysis.store import Results
-from ttt.analysis.table_1 import TABLE_1, table_1_runs
+from ttt.analysis.table_1 import TABLE_1, stated_step, table_1_runs
 from ttt.claims.verdict import Part, near, paired
 
 SCOPE = ["data", "data_digest", "size", "ctx"]
@@ -43,7 +43,7 @@ def table_1(results: Results) -> list[Part]:
     for row in sorted(TABLE_1, key=lambda row: (row not in BIG_STEPS, row)):
         for scope, steps in _differences(losses, row, row - 1):
             run_ids = ids.loc[steps.index, [row - 1, row]].to_numpy().ravel()
-            stated = math.log(TABLE_1[row].stated / TABLE_1[row - 1].stated) if row > 1 else 0.0
+            stated = stated_step(row) if row > 1 else 0.0
             if abs(stated) < TOLERANCE / 2:
                 name = f"row {row} ({TABLE_1[row].text}) within {TOLERANCE} of row {row - 1}, {scope}"
                 parts.append(near(name, list(steps), run_ids, stated, TOLERANCE))

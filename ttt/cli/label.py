@@ -77,10 +77,7 @@ def _row_and_form(label: Label, model: Resolved) -> tuple[int | None, TableForm 
     for number in reversed(range(1, _rows() + 1)):
         layer, backbone, settings = table_1_row(number, label.ctx)
         if (layer, backbone) == (label.model, label.backbone):
-            for form, changed, tried in (
-                (TableForm.RELEASED, {}, TRIED),
-                (TableForm.PAPER, _paper_text(), TRIED | TRIED_IN_TEXT),
-            ):
+            for form, changed, tried in _forms():
                 expected = (settings | changed).items()
                 if all(model.get(key, value) == value for key, value in expected if f"model.{key}" not in tried):
                     return number, form
@@ -90,6 +87,13 @@ def _row_and_form(label: Label, model: Resolved) -> tuple[int | None, TableForm 
 @cache
 def _rows() -> int:
     return len(list((assets() / "conf" / "ablation").glob("row*.yaml")))
+
+
+def _forms() -> Iterator[tuple[TableForm, Resolved, set[str]]]:
+    """Yield each form of a row with the settings that it changes, and the settings that may have any value."""
+    yield TableForm.RELEASED, {}, TRIED
+    yield TableForm.PAPER, _paper_text(), TRIED | TRIED_IN_TEXT
+    yield TableForm.SHORT_ROPE, {"rope_period": standard("model", "ttt_linear")["mini_batch_size"]}, TRIED
 
 
 @cache

@@ -14,6 +14,8 @@ REQUIRED = "???"
 
 BOUNDS = {"at_least": operator.ge, "above": operator.gt, "at_most": operator.le, "below": operator.lt}
 
+OTHER_RULES = {"choices", "not_empty", "file_name", "hidden", "free_text", "formerly"}
+
 LARGEST_SEED = 2**32 - 1
 """Of NumPy's global generator, which Lightning seeds together with torch's."""
 

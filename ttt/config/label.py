@@ -16,10 +16,15 @@ TRIED_IN_TEXT = {"model.eta_base", "model.eta_base_start"}
 
 
 class TableForm(StrEnum):
-    """The two forms of a row of Table 1: the literal text of the paper, and the authors' code."""
+    """The forms of a row of Table 1.
 
-    PAPER = "paper"
+    ``RELEASED``: as in ``conf/ablation/``, with the terms of the authors' code. ``PAPER``: the literal text of the
+    paper, without these terms. ``SHORT_ROPE``: a control, with the period of RoPE that rows from 6 on have.
+    """
+
     RELEASED = "released"
+    PAPER = "paper"
+    SHORT_ROPE = "short RoPE"
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,7 @@ class Label:
         ctx: context length in tokens.
         departures: dotted key of ``model`` or ``size`` -> the run's value, where it differs from ``conf/``.
         row: number of the row of Table 1, if the run is one.
-        form: ``RELEASED`` for a row as in ``conf/ablation/``, ``PAPER`` without the terms that the released code adds.
+        form: the form of this row.
     """
 
     model: str
