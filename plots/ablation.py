@@ -69,9 +69,10 @@ def steps(table: DataFrame) -> dict[tuple[int, TableForm], tuple[float, float, f
     For ``SHORT_ROPE`` the row is 6 and the difference is from row 5 with its own period to row 5 with that of row 6.
     """
     shown = drawn(table)
-    losses = shown.assign(loss=np.log(shown["perplexity"].astype(float))).pivot_table(
-        index="seed", columns=["form", "row"], values="loss"
-    )
+    by_row = shown.assign(loss=np.log(shown["perplexity"].astype(float))).groupby(["form", "row"])
+    losses = {
+        (TableForm(str(form)), int(str(row))): runs.groupby("seed")["loss"].mean() for (form, row), runs in by_row
+    }
     found = {}
     for form, row in losses:
         shared = form == TableForm.SHORT_ROPE or row <= FIRST_TTT_ROW
@@ -79,7 +80,7 @@ def steps(table: DataFrame) -> dict[tuple[int, TableForm], tuple[float, float, f
         if before in losses:
             differences = (losses[form, row] - losses[before]).dropna()
             if len(differences):
-                found[int(before[1]) + 1, TableForm(form)] = interval(list(differences))
+                found[before[1] + 1, form] = interval(list(differences))
     return found
 
 

@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from ttt.config.errors import UserError
+from ttt.config.errors import UserError, bad_value
 from ttt.config.system import file_sha256
 from ttt.results.atomic import write_text
 
@@ -72,16 +72,15 @@ def newest_whole(folder: Path) -> Checkpoint | None:
     return None
 
 
-def lost_last(folder: Path, step: int) -> bool:
-    """Return whether ``folder`` has checkpoints, but no whole one after ``step`` steps as its newest.
+def require_newest(checkpoint: Checkpoint, run: str) -> None:
+    """Check that a run to start from (``from=run``) has written no checkpoint since ``checkpoint`` was chosen.
 
-    A run of which all checkpoints were removed has lost none that it could resume from.
+    Raises:
+        UserError: it has.
     """
-    paths = checkpoints(folder)
-    try:
-        return bool(paths) and not (checkpoint_step(paths[-1]) == step and _verified(paths[-1]))
-    except ValueError:
-        return True
+    newest = newest_whole(checkpoint.path.parent)
+    if newest is None or newest.sha256 != checkpoint.sha256:
+        raise bad_value("from", run, "has just written another checkpoint; start again when it has ended")
 
 
 def write_digest(path: Path, sha256: str) -> None:

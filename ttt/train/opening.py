@@ -14,7 +14,7 @@ from ttt.config.plain import from_plain
 from ttt.config.plan import check_same_batches
 from ttt.config.schema import Resolved, TrainConfig
 from ttt.results.atomic import PARTIAL, remove_partials
-from ttt.results.checkpoints import Checkpoint, checkpoint_step, checkpoints, lost_last, newest_whole, set_aside
+from ttt.results.checkpoints import Checkpoint, checkpoint_step, checkpoints, newest_whole, set_aside
 from ttt.results.lock import LOCK_FILES
 from ttt.results.record import Record, RunFolder, read_record
 from ttt.train.planning import RunPlan
@@ -61,21 +61,32 @@ def open_run(plan: RunPlan) -> Opening:
         return Opening("start")
     if plan.parent is not None and folder.path.samefile(plan.parent.run):
         raise bad_value("run", folder.path, "is the run to start from; choose another folder")
-    if not folder.record.exists():
-        _check_without_record(plan)
-        return Opening("start")
-    record = read_record(folder.record)
-    if config.overwrite:
-        return Opening("start")
+    if folder.record.exists():
+        record = read_record(folder.record)
+        return Opening("start") if config.overwrite else _open_record(plan, record)
+    _check_without_record(plan)
+    return Opening("start")
+
+
+def _open_record(plan: RunPlan, record: Record) -> Opening:
+    """Return the action for a folder with this record: ``open_run`` without ``overwrite``.
+
+    A finished run that has lost its last checkpoint resumes from an earlier one. If all its checkpoints were removed,
+    it has lost none that it could resume from.
+    """
+    folder, config = plan.folder, plan.config
     former = _check_same_run(plan, record["config"])
     finished = record["status"] == "finished" and record["steps"] >= plan.step_plan.steps
-    if finished and not (config.ckpt == "last" and lost_last(folder.checkpoints, record["steps"])):
+    paths = checkpoints(folder.checkpoints)
+    if finished and (config.ckpt != "last" or not paths):
         return Opening("finished", record)
-    if not checkpoints(folder.checkpoints):
+    if not paths:
         return Opening("start")
     if config.ckpt != "last":
         raise UserError(f"{folder.path}: contains {record['steps']} steps of this run ({record['status']}); {REMEDY}")
     newest = newest_whole(folder.checkpoints)
+    if finished and newest is not None and newest.path == paths[-1] and newest.step == record["steps"]:
+        return Opening("finished", record)
     check_same_batches(config, former)
     # If no checkpoint was finished, the run starts from its first step, with a new record.
     return Opening("start") if newest is None else Opening("resume", record, newest)

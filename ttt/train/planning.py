@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ttt.config.errors import bad_value
 from ttt.config.identity import differences, identity, model_shape, run_id, settings_digest
+from ttt.config.plain import to_plain
 from ttt.config.plan import StepPlan, check, check_paths, order_seed, plan_steps
 from ttt.config.schema import ParentConfig, Resolved, TrainConfig
 from ttt.results.checkpoints import Checkpoint, newest_whole
@@ -52,6 +53,7 @@ class RunPlan:
         folder: its folder.
         order_seed: seed of the data's order.
         parent: the run whose weights it starts from.
+        plain: the configuration as plain containers, for the record.
         overrides: overrides on the command line, for the record.
         sweep: the sweep that it belongs to, for the record.
         label: its description for figures, for the record.
@@ -64,6 +66,7 @@ class RunPlan:
     folder: RunFolder
     order_seed: int
     parent: TrainedParent | None
+    plain: Resolved
     overrides: list[str]
     sweep: str | None
     label: Label
@@ -83,13 +86,13 @@ def plan_run(config: TrainConfig, overrides: list[str], sweep: str | None = None
     elif config.recipe.parent_share:
         name = config.recipe.name
         raise bad_value("recipe", name, "starts from the weights of another run; name it with from=FOLDER")
-    name, settings = run_id(config), identity(config)
+    name, settings, plain = run_id(config), identity(config), to_plain(config)
     folder = RunFolder(Path(config.run) if config.run else Path(config.runs) / name)
     step_plan, seed = check(config), order_seed(config)
     if not folder.record.exists():
         check_paths(config.data)
     check_optimizer(config.recipe)
-    return RunPlan(config, step_plan, settings, name, folder, seed, parent, overrides, sweep, label)
+    return RunPlan(config, step_plan, settings, name, folder, seed, parent, plain, overrides, sweep, label)
 
 
 def trained_parent(run: str) -> TrainedParent:

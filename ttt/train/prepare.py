@@ -5,8 +5,6 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 
-from ttt.config.errors import bad_value
-from ttt.config.plain import to_plain
 from ttt.data.corpus import Corpus, load_corpus
 from ttt.data.usage import usage
 from ttt.data.windows import Windows, windows_within
@@ -15,15 +13,15 @@ from ttt.models.build import build_model
 from ttt.models.flops import training_flops
 from ttt.models.language_model import LanguageModel
 from ttt.models.weights import check_resumable, load_weights
-from ttt.results.checkpoints import Checkpoint, newest_whole
+from ttt.results.checkpoints import Checkpoint, require_newest
 from ttt.results.metrics import MetricLog
 from ttt.results.provenance import git_state, versions
-from ttt.results.record import SCHEMA_VERSION, Device, Record, require_data
+from ttt.results.record import SCHEMA_VERSION, Device, Record, require_data, require_tokenizer
 from ttt.results.run_record import RunRecord, now
 from ttt.train.device import Hardware, choose_hardware
 from ttt.train.loggers import require_logger
 from ttt.train.opening import Opening
-from ttt.train.planning import RunPlan, TrainedParent
+from ttt.train.planning import RunPlan
 from ttt.train.processes import rank
 
 
@@ -68,7 +66,9 @@ def prepare(plan: RunPlan, opening: Opening) -> PreparedRun:
     if opening.record is not None:
         require_data(plan.folder, opening.record, corpus.digest)
     elif plan.parent is not None:
-        require_parent(plan.parent, corpus)
+        parent = plan.parent
+        require_tokenizer(parent.run, parent.data, corpus.manifest["tokenizer_sha256"], corpus.vocab_size)
+        require_newest(parent.checkpoint, parent.run)
     windows = windows_within(corpus.splits["train"], ctx)
     # Refuse a context that is too long for validation now, not at the end of training.
     windows_within(corpus.splits["validation"], ctx)
@@ -96,22 +96,6 @@ def _metrics(record: RunRecord, newest: Checkpoint | None) -> MetricLog:
     return MetricLog.resume(record.folder.metrics, record.run_id, newest.step, training_only=True)
 
 
-def require_parent(parent: TrainedParent, corpus: Corpus) -> None:
-    """Check that the weights of a parent fit the corpus; the parent may have been trained on other text.
-
-    Raises:
-        UserError: the parent was trained with another tokenizer, or has written a checkpoint since the run was planned.
-    """
-    digest, parent_digest = corpus.manifest["tokenizer_sha256"], parent.data.get("tokenizer_sha256")
-    if digest != parent_digest:
-        sizes = f"data.vocab_size={corpus.vocab_size}, not {parent.data['vocab_size']}"
-        digests = f"tokenizer {digest[:12]}, not {parent_digest[:12] if parent_digest else 'known'}"
-        raise bad_value("from", parent.run, f"was trained with another tokenizer ({sizes}; {digests})")
-    newest = newest_whole(parent.checkpoint.path.parent)
-    if newest is None or newest.sha256 != parent.checkpoint.sha256:
-        raise bad_value("from", parent.run, "has just written another checkpoint; start again when it has ended")
-
-
 def new_record(plan: RunPlan, device: Device, corpus: Corpus, model: LanguageModel) -> Record:
     """Return the record of a new run."""
     config, step_plan = plan.config, plan.step_plan
@@ -121,7 +105,7 @@ def new_record(plan: RunPlan, device: Device, corpus: Corpus, model: LanguageMod
         "name": plan.folder.path.name,
         "status": "running",
         "error": None,
-        "config": to_plain(config),
+        "config": plan.plain,
         "identity": plan.identity,
         "overrides": plan.overrides,
         "sweep": plan.sweep,
