@@ -4,8 +4,7 @@ BIN := .venv/bin
 DEMO_RUNS := runs/demo
 DEMO_FIGURES := figures/demo
 
-LAPTOP_SWEEPS := rates ablation ablation_text mini_batch_size inner_loss per_token books_scaling books_complete \
-  pile_scaling training
+LAPTOP_SWEEPS := rates ablation ablation_text mini_batch_size inner_loss per_token books_scaling books_complete training
 LAPTOP_RUNS := runs/laptop
 LAPTOP_FIGURES := figures/laptop
 # A worker takes whole files, the slowest first, so that no long file is left at the end. There is one worker more than

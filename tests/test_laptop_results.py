@@ -27,8 +27,8 @@ REPRODUCE = (ROOT / "REPRODUCE.md").read_text(encoding="utf-8")
 MOST_BYTES = 16e6
 """Largest size of the whole folder, which holds records and metrics but no weights."""
 
-PUBLISHED = sorted(figures().keys() - {"elsewhere", "context_gain"})
-"""Figures of the committed runs, which were evaluated only at their own context and text."""
+PUBLISHED = sorted(figures().keys() - {"elsewhere", "context_gain", "pile_scaling"})
+"""Figures of the committed runs, which were evaluated only at their own context and text, and not on the Pile."""
 
 
 @cache

@@ -302,7 +302,7 @@ def test_a_file_builds_on_its_defaults(tmp_path: Path) -> None:
     (tmp_path / "a100.yaml").write_text("{defaults: a100, partition: mine}")
     here, suite = load_cluster(f"{tmp_path}/a100.yaml", []), load_cluster("a100", [])
     assert here == replace(suite, partition="mine")
-    assert load_sweep("pile_scaling", "laptop").rules == load_sweep("books_scaling", "laptop").rules
+    assert load_sweep("pile_scaling", "paper").rules == load_sweep("books_scaling", "paper").rules
     for text in ("defaults: nothing", "defaults: mine"):
         (tmp_path / "mine.yaml").write_text(text)
         with pytest.raises(UserError, match=rf"mine.yaml: {text.replace(': ', '=')}: no other file of this name"):

@@ -38,6 +38,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
             make_run(folder, model, backbone, "s1", 64, seed, steps=30, perplexity=90 + seed)
             make_run(folder, model, backbone, "s2", 128, seed, steps=30, perplexity=50 + seed)
     make_run(folder, size="s1", ctx=128, steps=30, perplexity=88, evaluated=False)
+    make_run(folder, size="s1", ctx=64, steps=1, perplexity=60, data="pile", evaluated=False)
     make_ladder(folder, seeds=(0,))
     make_latency(folder)
     make_run(folder, "ttt_linear", "mamba", "s2", 64, steps=5, steps_planned=30, evaluated=False, status="running")
@@ -60,7 +61,8 @@ def test_a_figure_says_what_it_is(name: str) -> None:
     assert figure.id == name
     sweep = figure.give.partition("sweep=")[2].partition(" ")[0]
     if sweep:
-        assert (SWEEPS / "laptop" / f"{sweep}.yaml").is_file()
+        scale = "laptop" if "scale=laptop" in figure.give else "paper"
+        assert (SWEEPS / scale / f"{sweep}.yaml").is_file()
     else:
         assert figure.give.startswith(("ttt-bench ", "ttt-eval "))
 
@@ -91,6 +93,8 @@ def test_the_least_that_a_figure_needs_suffices(name: str, tmp_path: Path) -> No
     make_probe(make_run(tmp_path / "runs", "gla", "own", "s1", 64, steps=1, perplexity=60), layers=1)
     if name in ("context", "best_context"):
         make_run(tmp_path / "runs", "gla", "own", "s1", 128, steps=1, perplexity=59)
+    if name == "pile_scaling":
+        make_run(tmp_path / "runs", "gla", "own", "s1", 64, steps=1, perplexity=60, data="pile", evaluated=False)
     if name == "ablation":
         make_run(tmp_path / "runs", "linear_attention", "transformer", "s1", 64, steps=1, perplexity=60)
     if name == "elsewhere":

@@ -38,7 +38,7 @@ def caption(canvas: Any) -> str:
     return canvas.get_supxlabel().replace("\n", " ")
 
 
-@pytest.mark.parametrize("name", ["pile_scaling", "books_scaling", "books_complete"])
+@pytest.mark.parametrize("name", ["books_scaling", "books_complete"])
 def test_scaling_has_a_panel_a_context_and_a_line_a_method(name: str, tmp_path: Path) -> None:
     for ctx in (512, 2048):
         for size, perplexity in (("s1", 90.0), ("s2", 40.0)):
@@ -76,17 +76,23 @@ def test_the_papers_contexts_of_the_papers_data_are_drawn(tmp_path: Path) -> Non
     assert titles == ["pile, context of 2,048 tokens", "pile, context of 8,192 tokens"]
 
 
+def test_no_other_data_stands_in_for_the_pile(tmp_path: Path) -> None:
+    make_run(tmp_path, steps=2, perplexity=40)
+    assert FIGURES["pile_scaling"].table(load_results(tmp_path)).empty
+    assert len(FIGURES["books_scaling"].table(load_results(tmp_path))) == 1
+
+
 def test_a_diverged_run_is_a_cross_at_the_top_and_one_without_a_result_is_named(tmp_path: Path) -> None:
     make_run(tmp_path, steps=2, perplexity=40)
     make_run(tmp_path, "mamba", "own", steps=2, status="diverged")
     make_run(tmp_path, "ttt_mlp", steps=2, status="interrupted", evaluated=False)
-    canvas = drawn("pile_scaling", tmp_path)
+    canvas = drawn("books_scaling", tmp_path)
     lines = lines_of(canvas.axes[0])
     assert [text.get_text() for text in canvas.legends[0].get_texts()] == ["TTT-Linear (M)", "Mamba: diverged"]
     assert 0.9 < lines["Mamba: diverged"][1][0] < 1
     assert "runs that diverged" in caption(canvas)
     assert caption(canvas).endswith("Not drawn, no evaluation at the end of its schedule: 1 run.")
-    table = FIGURES["pile_scaling"].table(load_results(tmp_path))
+    table = FIGURES["books_scaling"].table(load_results(tmp_path))
     assert sorted(table["role"]) == ["diverged", "drawn", "no evaluation at the end of its schedule"]
 
 

@@ -65,7 +65,7 @@ CLAIMS = (
     Claim(
         3,
         "TTT-MLP (T) beats TTT-Linear (T); the Mamba backbone helps TTT-Linear more than TTT-MLP",
-        "ttt-sweep submit sweep=pile_scaling scale=laptop slurm=local",
+        "ttt-sweep submit sweep=books_scaling scale=laptop slurm=local",
         quality.backbones,
     ),
     Claim(
