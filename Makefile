@@ -4,17 +4,22 @@ BIN := .venv/bin
 DEMO_RUNS := runs/demo
 DEMO_FIGURES := figures/demo
 
-LAPTOP_SWEEPS := rates ablation ablation_text mini_batch_size inner_loss per_token books_scaling books_complete training
+LAPTOP_SWEEPS := rates mini_batch_size inner_loss per_token books_scaling books_complete training
+NIGHT_SWEEPS := ablation ablation_text
 LAPTOP_RUNS := runs/laptop
+# The rows of Table 1 from the learnable W_0 on, two seeds; make night adds the other rows, seeds and controls.
+QUICK_TABLE_1 := +ablation=row4,row5,row6,row7,row8 seed=0,1 model.rope_period=default
 LAPTOP_FIGURES := figures/laptop
 # A worker takes whole files, the slowest first, so that no long file is left at the end. There is one worker more than
 # cores, because the tests on a cluster mostly wait.
 WORKERS = $(shell $(PYTHON) -c "import os; print(min(8, os.cpu_count() + 1))")
 PYTEST = $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 SWEEP = $(BIN)/ttt-sweep $(1) sweep=$(2) scale=laptop runs=$(LAPTOP_RUNS)
+TRAIN = $(call SWEEP,submit,$(1)) $(2) slurm=local slurm.parallel=2 trainer.progress=false && \
+  $(call SWEEP,status,$(1)) --watch interval=60
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo laptop test quick check gpu clean
+.PHONY: help setup demo laptop night test quick check gpu clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 12
@@ -31,11 +36,9 @@ demo: setup ## train the default model, evaluate it and draw its figures (a few 
 	$(BIN)/ttt-train runs=$(DEMO_RUNS) ckpt=last
 	$(BIN)/ttt-plot --all runs=$(DEMO_RUNS) out=$(DEMO_FIGURES)
 
-laptop: setup ## every figure and claim from runs on this machine (two hours on 2 cores; once more goes on where it ended)
-	@for sweep in $(LAPTOP_SWEEPS); do \
-	  $(call SWEEP,submit,$$sweep) slurm=local slurm.parallel=2 trainer.progress=false && \
-	  $(call SWEEP,status,$$sweep) --watch interval=60 || exit; \
-	done
+laptop: setup ## every figure and claim from runs on this machine (over two hours on 2 cores; can be resumed)
+	@for sweep in $(LAPTOP_SWEEPS); do $(call TRAIN,$$sweep) || exit; done
+	@$(call TRAIN,ablation folder=$(LAPTOP_RUNS)/sweeps/table_1,$(QUICK_TABLE_1))
 	$(call SWEEP,status,inner_loss) --folders | xargs -I{} $(BIN)/ttt-eval run={} probe=inner_loss
 	$(call SWEEP,status,per_token) --folders | xargs -I{} $(BIN)/ttt-eval run={} probe=context_gain
 	$(BIN)/ttt-bench inner inner_model=linear kernels=plain width=2048 heads=32 backward=false \
@@ -43,6 +46,11 @@ laptop: setup ## every figure and claim from runs on this machine (two hours on 
 	$(BIN)/ttt-bench latency runs=$(LAPTOP_RUNS)
 	$(BIN)/ttt-plot --all runs=$(LAPTOP_RUNS) out=$(LAPTOP_FIGURES)
 	$(BIN)/ttt-plot report runs=$(LAPTOP_RUNS) out=$(LAPTOP_FIGURES)/report.html
+	$(BIN)/ttt-claims runs=$(LAPTOP_RUNS) out=$(LAPTOP_FIGURES)/claims.csv
+
+night: laptop ## Table 1 whole: all rows, five seeds, the paper's literal text (over two hours more; can be resumed)
+	@for sweep in $(NIGHT_SWEEPS); do $(call TRAIN,$$sweep) || exit; done
+	$(BIN)/ttt-plot --all runs=$(LAPTOP_RUNS) out=$(LAPTOP_FIGURES)
 	$(BIN)/ttt-claims runs=$(LAPTOP_RUNS) out=$(LAPTOP_FIGURES)/claims.csv
 
 test: setup ## run all tests (11 minutes on 2 cores)
