@@ -15,6 +15,7 @@ from ttt.cli.sweep import commands
 from ttt.cli.sweep.expand import expand
 from ttt.cli.sweep.main import main
 from ttt.config.sweep import read_sweep
+from ttt.launch.cost import RunCost
 from ttt.launch.plan import Plan, PlannedRun, SweepFolder, read_runs
 
 SUBMIT = ("submit", "sweep=mine.yaml", "slurm=a100")
@@ -163,16 +164,13 @@ def make_known(cluster: Cluster, *numbers: int, digest: str = "a" * 64) -> None:
 def test_known_runs_count_as_made_and_are_remembered(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ttt.data.cache.prepared_digest", lambda _: "a" * 64)
     make_known(cluster, 0, 3)
-    out = cluster("plan", "sweep=mine.yaml", "known=made")
-    assert len(re.findall(r"made, in made\n", out)) == 2
-    assert "4 runs, 2 of them made and not in the sum." in out
     write_sacct(cluster.program, [])
     assert "2 submitted, 0 were queued or running, 2 finished (2 of them in made)" in cluster(*SUBMIT, "known=made")
     cluster.set_state("PENDING")
     states = [(run["state"], run["known"] is not None) for run in json.loads(cluster(*STATUS, "--json"))]
     assert states == [("finished", True), ("queued", False), ("queued", False), ("finished", True)]
     assert cluster(*STATUS, "--folders") == "", "nothing has been made here"
-    assert "4 runs: 2 queued, 2 not submitted" in cluster(*STATUS, "known=null")
+    assert "4 runs: 2 not submitted, 2 queued" in cluster(*STATUS, "known=null")
     write_record(cluster.runs()[1], "finished", cluster.runs()[1].steps)
     cluster.set_state("FAILED")
     assert "1 submitted, 0 were queued or running, 3 finished (2 of them in made)" in cluster(
@@ -181,6 +179,18 @@ def test_known_runs_count_as_made_and_are_remembered(cluster: Cluster, monkeypat
     assert "0 submitted" in cluster(*SUBMIT, "limit=1"), "submit without known= keeps the folder"
     cluster.set_state("PENDING")
     assert "2 submitted, 1 were queued or running, 1 finished, of" in cluster(*SUBMIT, "known=null")
+
+
+def test_a_plan_leaves_known_runs_out_of_the_sum(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ttt.data.cache.prepared_digest", lambda _: "a" * 64)
+    monkeypatch.setattr(commands, "run_costs", lambda plan, *_: [RunCost(run, 8, 1000, 1e9, 1, 8) for run in plan.runs])
+    make_known(cluster, 0, 3)
+    out = cluster("plan", "sweep=mine.yaml", "known=made")
+    rows = [line for line in out.splitlines() if line.endswith("made, in made")]
+    assert [line.split()[0] for line in rows] == [plan().runs[number].run_id for number in (0, 3)]
+    assert "4 runs, 2 of them made and not in the sum." in out
+    (total,) = (line for line in out.splitlines() if line.startswith("sum"))
+    assert total.split()[1] == "2k"
 
 
 @pytest.mark.parametrize(

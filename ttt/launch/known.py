@@ -74,10 +74,9 @@ def check_same_data(folder: Path, known: Mapping[str, Record], runs: Iterable[Pl
     own = {run.run_id: read_record_of(Path(run.folder)) for run in runs}
     seen = dict[str, tuple[str, str]]()
     for run_id, record in (*known.items(), *own.items()):
-        if not isinstance(record, dict):
+        if not isinstance(record, dict) or not (digest := record["data"].get("digest")):
             continue
         settings = {key: value for key, value in record["config"].get("data", {}).items() if key != "cache_dir"}
-        digest = record["data"].get("digest", "")
         first, other = seen.setdefault(json.dumps(settings, sort_keys=True), (run_id, digest))
         if digest != other:
             reason = f"{first} and {run_id} were made on different data (digests {other[:12]} and {digest[:12]})"
