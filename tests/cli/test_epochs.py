@@ -11,6 +11,7 @@ import pytest
 from ttt.cli.sweep.epochs import repeated_reading
 from ttt.config.identity import identity
 from ttt.config.schema import TrainConfig
+from ttt.data.cache import prepared_digest
 from ttt.data.corpus import load_corpus
 from ttt.data.windows import windows_within
 from ttt.launch.plan import Plan, PlannedRun
@@ -29,6 +30,7 @@ def test_an_estimate_is_called_one(configure: Configure, tmp_path: Path) -> None
     here = f"data.cache_dir={tmp_path}"
     books = [configure("data=books", here, f"size.name={size}") for size in ("small", "large", "larger")]
     pile = configure("data=pile", here)
+    assert prepared_digest(pile.data) is None
     (line,) = repeated_reading(planned([*books, pile], [2 * 10**9, 287 * 10**8, 5740 * 10**7, 10**15]))
     assert line == (
         "data=books has about 2.87G training tokens (data.tokens_estimate, not counted). "
@@ -38,7 +40,9 @@ def test_an_estimate_is_called_one(configure: Configure, tmp_path: Path) -> None
 
 def test_a_prepared_text_is_counted(configure: Configure) -> None:
     config = configure("data.tokens_estimate=1")
-    tokens = len(load_corpus(config.data, show_progress=False).splits["train"].tokens)
+    corpus = load_corpus(config.data, show_progress=False)
+    tokens = len(corpus.splits["train"].tokens)
+    assert prepared_digest(config.data) == corpus.digest
     assert list(repeated_reading(planned([config], [tokens]))) == []
     (line,) = repeated_reading(planned([config], [3 * tokens]))
     assert f"M training tokens. Runs read it more than once: {config.size.name} 3 times (" in line

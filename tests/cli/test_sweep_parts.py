@@ -1,6 +1,7 @@
 """``ttt-sweep submit`` in parts: a limit, canaries, and the same command again; with a stand-in for SLURM."""
 
 import json
+import re
 import sys
 import time
 from dataclasses import replace
@@ -14,6 +15,7 @@ from ttt.cli.sweep import commands
 from ttt.cli.sweep.expand import expand
 from ttt.cli.sweep.main import main
 from ttt.config.sweep import read_sweep
+from ttt.launch.cost import RunCost
 from ttt.launch.plan import Plan, PlannedRun, SweepFolder, read_runs
 
 SUBMIT = ("submit", "sweep=mine.yaml", "slurm=a100")
@@ -148,3 +150,65 @@ def test_a_watch_ends_when_a_canary_dies(cluster: Cluster, monkeypatch: pytest.M
     with pytest.raises(AssertionError, match=r"is killed \(out of memory; .*\); 1 run held back by canaries"):
         cluster(*SUBMIT, "canary=true", "--watch")
     assert len(cluster.jobs()) == 3
+
+
+def make_known(cluster: Cluster, *numbers: int, digest: str = "a" * 64) -> None:
+    """Write finished records of these runs into the folder ``made``."""
+    for number in numbers:
+        run = plan().runs[number]
+        write_record(replace(run, folder=f"{cluster.folder}/made/{run.run_id}"), "finished", run.steps)
+        path = cluster.folder / "made" / run.run_id / "record.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"data": {"name": "pycode", "digest": digest}}))
+
+
+def test_known_runs_count_as_made_and_are_remembered(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ttt.data.cache.prepared_digest", lambda _: "a" * 64)
+    make_known(cluster, 0, 3)
+    write_sacct(cluster.program, [])
+    assert "2 submitted, 0 were queued or running, 2 finished (2 of them in made)" in cluster(*SUBMIT, "known=made")
+    cluster.set_state("PENDING")
+    states = [(run["state"], run["known"] is not None) for run in json.loads(cluster(*STATUS, "--json"))]
+    assert states == [("finished", True), ("queued", False), ("queued", False), ("finished", True)]
+    assert cluster(*STATUS, "--folders") == "", "nothing has been made here"
+    assert "4 runs: 2 not submitted, 2 queued" in cluster(*STATUS, "known=null")
+    write_record(cluster.runs()[1], "finished", cluster.runs()[1].steps)
+    cluster.set_state("FAILED")
+    assert "1 submitted, 0 were queued or running, 3 finished (2 of them in made)" in cluster(
+        "retry", "sweep=mine.yaml"
+    )
+    assert "0 submitted" in cluster(*SUBMIT, "limit=1"), "submit without known= keeps the folder"
+    cluster.set_state("PENDING")
+    assert "2 submitted, 1 were queued or running, 1 finished, of" in cluster(*SUBMIT, "known=null")
+
+
+def test_a_plan_leaves_known_runs_out_of_the_sum(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ttt.data.cache.prepared_digest", lambda _: "a" * 64)
+    monkeypatch.setattr(commands, "run_costs", lambda plan, *_: [RunCost(run, 8, 1000, 1e9, 1, 8) for run in plan.runs])
+    make_known(cluster, 0, 3)
+    out = cluster("plan", "sweep=mine.yaml", "known=made")
+    rows = [line for line in out.splitlines() if line.endswith("made, in made")]
+    assert [line.split()[0] for line in rows] == [plan().runs[number].run_id for number in (0, 3)]
+    assert "4 runs, 2 of them made and not in the sum." in out
+    (total,) = (line for line in out.splitlines() if line.startswith("sum"))
+    assert total.split()[1] == "2k"
+
+
+@pytest.mark.parametrize(
+    ("here", "line"),
+    [
+        (None, "data=pycode is not prepared here; known runs were made on digest aaaaaaaaaaaa of it"),
+        ("b" * 64, "was made on other data (digest aaaaaaaaaaaa, here it is bbbbbbbbbbbb); install the versions in"),
+    ],
+    ids=["not prepared", "other data"],
+)
+def test_known_runs_of_other_data(
+    here: str | None, line: str, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ttt.data.cache.prepared_digest", lambda _: here)
+    make_known(cluster, 0)
+    if here is None:
+        assert line in cluster(*SUBMIT, "known=made").splitlines()
+    for command in (SUBMIT, ("plan", "sweep=mine.yaml")) if here else ():
+        with pytest.raises(AssertionError, match=re.escape(line)):
+            cluster(*command, "known=made")
+    assert cluster.sweep.path.exists() is (here is None), "nothing is left of a command that is refused"

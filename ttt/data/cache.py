@@ -18,6 +18,9 @@ from ttt.data.sources import Source, TokenSource, open_source
 from ttt.data.stopping import stoppable
 from ttt.data.vocabulary import tokenizer_version
 
+UNPREPARED = (UserError, OSError, ValueError, LookupError, NewerManifestError)
+"""Errors of reading the manifest of a corpus that is not prepared, or whose source cannot be read."""
+
 
 def cache_folder(chosen: str | None) -> Path:
     """Return the folder of prepared corpora, as an absolute path: ``data.cache_dir``, or the user's cache for None."""
@@ -64,13 +67,25 @@ def training_tokens(config: DataConfig) -> tuple[int, bool] | None:
     manifest.
     """
     try:
-        _, folder = _described(open_source(config))
-        return int(read_manifest(folder)["splits"]["train"]["tokens"]), True
-    except (UserError, OSError, ValueError, LookupError, NewerManifestError):
+        return int(_prepared_manifest(config)["splits"]["train"]["tokens"]), True
+    except UNPREPARED:
         if config.tokens_estimate is None:
             return None
     estimated = min(config.tokens_estimate, config.max_tokens or config.tokens_estimate)
     return round(estimated * (1 - config.validation_fraction - config.test_fraction)), False
+
+
+def prepared_digest(config: DataConfig) -> str | None:
+    """Return the digest of the prepared corpus; None if it is not prepared. Nothing is read but the manifest."""
+    try:
+        return str(_prepared_manifest(config)["digest"])
+    except UNPREPARED:
+        return None
+
+
+def _prepared_manifest(config: DataConfig) -> Manifest:
+    _, folder = _described(open_source(config))
+    return read_manifest(folder)
 
 
 def _described(source: Source[Any]) -> tuple[Manifest, Path]:

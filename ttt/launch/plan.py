@@ -70,6 +70,7 @@ class SweepFolder:
         plan: the runs, JSON.
         cluster: the cluster of the last submission, JSON.
         held: the runs that the last submission held back, JSON; see ``ttt.launch.choice``.
+        known: the folder of known runs, JSON; see ``ttt.launch.known``.
         jobs: one line of JSON per job; see ``ttt.launch.journal``.
         submitit: folder of submitit's scripts, pickled jobs and logs.
     """
@@ -77,6 +78,7 @@ class SweepFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.plan, self.cluster, self.held = path / PLAN_FILE, path / "cluster.json", path / "held.json"
+        self.known = path / "known.json"
         self.jobs, self.submitit = path / "jobs.jsonl", path / "submitit"
 
     def make(self) -> None:

@@ -79,6 +79,7 @@ class RunStatus:
         tokens_per_second: latest training speed.
         seconds_left: training time left at that speed.
         elsewhere: folder of the sweep that submitted its last job, if it is another sweep.
+        known: run folder with its finished record, if it lies in the folder of ``known=`` and is not finished here.
     """
 
     run: PlannedRun
@@ -90,6 +91,7 @@ class RunStatus:
     tokens_per_second: float | None = None
     seconds_left: float | None = None
     elsewhere: Path | None = None
+    known: Path | None = None
 
     @property
     def has_trained(self) -> bool:
@@ -105,8 +107,8 @@ def sweep_status(folder: SweepFolder) -> list[RunStatus]:
     """
     runs = read_runs(folder)
     jobs = jobs_by_run(folder, runs)
-    records = {run.run_id: _read_record(run) for run in runs}
-    finished = {run.run_id for run in runs if _is_finished(run, records[run.run_id])}
+    records = {run.run_id: read_record_of(Path(run.folder)) for run in runs}
+    finished = {run.run_id for run in runs if is_finished(run, records[run.run_id])}
     states = states_by_job([job for run_id, of_run in jobs.items() if run_id not in finished for job in of_run])
     statuses: dict[str, RunStatus] = {}
     for run in runs:
@@ -130,8 +132,9 @@ def sweep_status(folder: SweepFolder) -> list[RunStatus]:
     return list(statuses.values())
 
 
-def _read_record(run: PlannedRun) -> Record | UserError | None:
-    path = RunFolder(Path(run.folder)).record
+def read_record_of(folder: Path) -> Record | UserError | None:
+    """Return the record in a run folder, the error if it is broken, or None if there is none."""
+    path = RunFolder(folder).record
     if not path.exists():
         return None
     try:
@@ -140,7 +143,8 @@ def _read_record(run: PlannedRun) -> Record | UserError | None:
         return error
 
 
-def _is_finished(run: PlannedRun, record: Record | UserError | None) -> bool:
+def is_finished(run: PlannedRun, record: Record | UserError | None) -> bool:
+    """Return whether a record says that the run has done its whole schedule."""
     return isinstance(record, dict) and record["status"] == "finished" and record["steps"] >= run.steps
 
 

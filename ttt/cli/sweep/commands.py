@@ -9,6 +9,7 @@ from typing import Any
 
 from ttt.cli.sweep.epochs import repeated_reading
 from ttt.cli.sweep.expand import expand, load_sweep
+from ttt.cli.sweep.known import compare_data, count_known, known_folder, known_status, trained_for_weights
 from ttt.cli.sweep.overrides import with_overrides
 from ttt.cli.sweep.request import Request
 from ttt.cli.sweep.submit import retry, select
@@ -30,8 +31,12 @@ def plan(request: Request) -> None:
     """Print the runs of the sweep, their estimated cost, and how often they read their text if more than once."""
     device, utilisation = request.options.get("device", "h100"), request.number("utilisation", 0.4, 0)
     found = _expand(request)
-    print(cost_table(run_costs(found, device, utilisation), device, utilisation))
-    for line in repeated_reading(found):
+    known = known_folder(request, SweepFolder(request.folder))
+    statuses = count_known(known, [RunStatus(run) for run in found.runs])
+    made = {status.run.run_id: status.detail for status in statuses if status.state == "finished"}
+    notes = [*compare_data(known, found), *trained_for_weights(statuses)]
+    print(cost_table(run_costs(found, device, utilisation), device, utilisation, made))
+    for line in (*notes, *repeated_reading(found)):
         print(line)
 
 
@@ -41,14 +46,15 @@ def submit(request: Request) -> None:
 
 
 def status(request: Request) -> None:
-    """Print one line per run, or the folders of finished runs; with ``--watch``, until all runs have ended."""
+    """Print one line per run, or the folders of the runs finished here; with ``--watch``, until all runs have ended."""
     folder, interval = SweepFolder(request.folder), request.number("interval", 10, 1)
     while True:
-        statuses = with_reasons(folder, sweep_status(folder))
+        statuses = with_reasons(folder, known_status(request, folder))
         if "--json" in request.flags:
             print(json.dumps([_as_json(status) for status in statuses], indent=1))
         elif "--folders" in request.flags:
-            sys.stdout.writelines(f"{status.run.folder}\n" for status in statuses if status.state == "finished")
+            made_here = (status for status in statuses if status.state == "finished" and not status.known)
+            sys.stdout.writelines(f"{status.run.folder}\n" for status in made_here)
         else:
             clear = "\x1b[H\x1b[2J" if "--watch" in request.flags and sys.stdout.isatty() else ""
             print(clear + status_table(statuses), flush=True)
@@ -86,8 +92,9 @@ def collect(request: Request) -> None:
     # Importing pandas takes a second, and the other commands do not need it.
     from ttt.cli.results import read_results
 
-    statuses, table = sweep_status(SweepFolder(request.folder)), out / "runs.csv"
-    copy_results(statuses, out)
+    statuses, table = known_status(request, SweepFolder(request.folder)), out / "runs.csv"
+    for line in copy_results(statuses, out):
+        print(line, file=sys.stderr)
     write_text(table, read_results(out, strict=True).runs.drop(columns="run_dir").to_csv(index=False))
     for status in statuses:
         if status.state != "finished":
@@ -120,5 +127,5 @@ def _as_json(status: RunStatus) -> dict[str, Any]:
     plain = asdict(status)
     run = plain.pop("run")
     identity = {key: run[key] for key in ("run_id", "folder", "parent")}
-    elsewhere = str(status.elsewhere) if status.elsewhere else None
-    return {**identity, **plain, "steps_planned": run["steps"], "elsewhere": elsewhere}
+    paths = {key: str(plain[key]) if plain[key] else None for key in ("elsewhere", "known")}
+    return {**identity, **plain, "steps_planned": run["steps"], **paths}

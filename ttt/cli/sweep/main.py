@@ -16,7 +16,7 @@ ttt-sweep plans many runs, submits them to a cluster, watches and retries them, 
 usage: ttt-sweep plan    sweep=NAME [KEY=VALUE ...]                  list the runs and estimate their cost
        ttt-sweep submit  sweep=NAME slurm=CLUSTER [KEY=VALUE ...]    submit runs that are not finished or queued
        ttt-sweep status  sweep=NAME [--watch] [--json]               print one line per run
-       ttt-sweep status  sweep=NAME --folders                        print the folders of finished runs
+       ttt-sweep status  sweep=NAME --folders                        print the folders of runs finished here
        ttt-sweep retry   sweep=NAME [RUN ...] [slurm.mem_gb=128]     resubmit runs that failed, died or timed out
        ttt-sweep cancel  sweep=NAME [RUN ...]                        cancel runs that wait or run
        ttt-sweep logs    sweep=NAME RUN                              print the output of a run's last job
@@ -30,6 +30,8 @@ usage: ttt-sweep plan    sweep=NAME [KEY=VALUE ...]                  list the ru
   ttt-sweep submit sweep=training slurm=a100 canary=true --watch   one run of each shape first, then the others
   ttt-sweep submit sweep=training slurm=a100 limit=100       a part now, the next with the same command
   ttt-sweep status sweep=training --watch
+  ttt-sweep submit sweep=training slurm=local known=results/mine   only the runs that do not lie in results/mine
+  ttt-sweep collect sweep=training out=results/mine                add the others; runs that lie there stay
 
 RUN is a run's id or a unique part of it. You can submit again at any time: runs that are finished, queued or running
 are skipped, whichever sweep submitted them.
@@ -51,6 +53,10 @@ Keys of ttt-sweep:
   scale=paper                    paper or laptop
   runs=runs                      folder of all run folders
   folder=FOLDER                  folder for the sweep's plan, jobs and logs (default: runs/sweeps/SCALE_NAME)
+  known=FOLDER                   plan, submit, status, collect: runs that lie finished in FOLDER/RUN_ID, as ttt-sweep
+                                 collect or ttt-train writes them, count as made. Known runs from whose weights others
+                                 start are trained, unless those are made. submit remembers FOLDER for all later
+                                 commands of the sweep; known=null forgets it
   device=h100 utilisation=0.4    plan: GPU and utilisation for the estimate of GPU-hours
   slurm.KEY=VALUE                submit, retry: override a value of the cluster's file for all runs
   limit=N                        submit: at most N runs; the same command later submits the next

@@ -15,13 +15,13 @@ FLAGS = {"status": ("--watch", "--json", "--folders"), "submit": ("--watch",)}
 COMMON_KEYS = ("sweep", "scale", "runs", "folder")
 
 KEYS = {
-    "plan": (*COMMON_KEYS, "device", "utilisation"),
-    "submit": (*COMMON_KEYS, "slurm", "limit", "canary", "interval"),
-    "status": (*COMMON_KEYS, "interval"),
+    "plan": (*COMMON_KEYS, "known", "device", "utilisation"),
+    "submit": (*COMMON_KEYS, "known", "slurm", "limit", "canary", "interval"),
+    "status": (*COMMON_KEYS, "known", "interval"),
     "retry": (*COMMON_KEYS, "slurm", "force"),
     "cancel": COMMON_KEYS,
     "logs": (*COMMON_KEYS, "lines"),
-    "collect": (*COMMON_KEYS, "out"),
+    "collect": (*COMMON_KEYS, "known", "out"),
 }
 """The keys of each command; ``plan`` and ``submit`` pass any other key on to ``ttt-train``."""
 

@@ -3,12 +3,14 @@
 from time import sleep
 
 from ttt.cli.sweep.expand import change_cluster, load_cluster
+from ttt.cli.sweep.known import compare_data, finished, known_folder, known_status, trained_for_weights
 from ttt.cli.sweep.request import COMMON_KEYS, Request
 from ttt.config.errors import RunError, UserError, counted
 from ttt.launch.choice import Choice, choose, shapes, summary, write_held
+from ttt.launch.known import remember
 from ttt.launch.plan import Plan, SweepFolder, freeze, submit_lock
 from ttt.launch.resources import Resources, read_resources, write_resources
-from ttt.launch.status import ACTIVE, BROKEN, RunStatus, sweep_status
+from ttt.launch.status import ACTIVE, BROKEN, RunStatus
 from ttt.launch.submit import submit as submit_runs
 
 
@@ -25,10 +27,15 @@ def submit(request: Request, sweep_plan: Plan) -> None:
     for run in sweep_plan.runs:
         resources.of(run)
     folder = SweepFolder(request.folder)
+    known = known_folder(request, folder)
+    notes = list(compare_data(known, sweep_plan))
     folder.make()
     with submit_lock(folder):
         freeze(sweep_plan, folder)
-        statuses = sweep_status(folder)
+        statuses = known_status(request, folder)
+        remember(folder, known)
+        for line in (*notes, *trained_for_weights(statuses)):
+            print(line)
         open_runs = [status for status in statuses if status.state not in (*ACTIVE, "finished")]
         candidates = {status.run.run_id for status in worth_retrying(open_runs)}
         choice = choose(statuses, candidates, shape_of, limit)
@@ -40,7 +47,7 @@ def submit(request: Request, sweep_plan: Plan) -> None:
     while _waits_for_a_canary(choice, statuses):
         sleep(interval)
         with submit_lock(folder):
-            statuses = sweep_status(folder)
+            statuses = known_status(request, folder)
             choice = choose(statuses, choice.held, shape_of, None if limit is None else limit - sent)
             if choice.now:
                 write_held(folder, choice.held)
@@ -67,7 +74,7 @@ def retry(request: Request) -> None:
         changed = tuple(sorted({*resources.changed, *_changed_keys(request)}))
         resources = Resources(change_cluster(resources.cluster, request.cluster_changes), changed)
     with submit_lock(folder):
-        statuses = sweep_status(folder)
+        statuses = known_status(request, folder)
         chosen = select(request, statuses, [status for status in statuses if status.state in BROKEN])
         if not force:
             chosen = worth_retrying(chosen)
@@ -100,8 +107,7 @@ def submit_choice(
     if choice.now:
         write_resources(folder, resources)
         submit_runs(folder, resources, [status.run for status in choice.now], active, print)
-    finished = sum(status.state == "finished" for status in statuses)
-    numbers = f"{len(choice.now)} submitted, {len(active)} were queued or running, {finished} finished"
+    numbers = f"{len(choice.now)} submitted, {len(active)} were queued or running, {finished(statuses)}"
     print(f"{numbers}, of {counted(len(statuses), 'run')}")
     if choice.held:
         print(f"{summary(choice.held)}; submit again with the same command")

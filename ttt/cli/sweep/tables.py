@@ -1,6 +1,7 @@
 """The tables that ``ttt-sweep`` prints: one line per run."""
 
 from collections import Counter
+from collections.abc import Mapping
 
 from ttt.config.errors import counted
 from ttt.config.text_table import text_table
@@ -12,19 +13,22 @@ KEYS_IN_ID = ("model", "backbone", "size", "ctx", "data", "seed")
 """Keys whose values are part of a run's id."""
 
 
-def cost_table(costs: list[RunCost], device: str, utilisation: float) -> str:
-    """Return one line per run with its cost, and their sum."""
+def cost_table(costs: list[RunCost], device: str, utilisation: float, made: Mapping[str, str]) -> str:
+    """Return one line per run with its cost, and their sum; the runs of ``made``, run_id -> detail, have no cost."""
     names = _row_names([cost.run for cost in costs])
     rows = [("run", "starts from", "parameters", "tokens", "FLOPs", "GPU-hours", "disk")]
     for cost in costs:
         parameters, parent = quantity(cost.parameters), cost.run.parent or ""
-        rows.append(
-            (names[cost.run.run_id], parent, parameters, *_cells(cost.tokens, cost.flops, cost.gpu_hours, cost.disk))
-        )
-    totals = [sum(getattr(cost, key) for cost in costs) for key in ("tokens", "flops", "gpu_hours", "disk")]
+        cells = _cells(cost.tokens, cost.flops, cost.gpu_hours, cost.disk)
+        if cost.run.run_id in made:
+            cells = (f"made, {made[cost.run.run_id]}", "", "", "")
+        rows.append((names[cost.run.run_id], parent, parameters, *cells))
+    left = [cost for cost in costs if cost.run.run_id not in made]
+    totals = [sum(getattr(cost, key) for cost in left) for key in ("tokens", "flops", "gpu_hours", "disk")]
     rows.append(("sum", "", "", *_cells(*totals)))
     note = f"GPU-hours: an estimate, FLOPs over {utilisation:.0%} of the peak rate of one {device}."
-    return f"{text_table(rows, left=(0, 1, 6))}\n{counted(len(costs), 'run')}. {note}"
+    number = counted(len(costs), "run") + (f", {len(made)} of them made and not in the sum" if made else "")
+    return f"{text_table(rows, left=(0, 1, 6))}\n{number}. {note}"
 
 
 def status_table(statuses: list[RunStatus]) -> str:
