@@ -7,6 +7,9 @@ DEMO_FIGURES := figures/demo
 LAPTOP_SWEEPS := rates mini_batch_size inner_loss per_token books_scaling books_complete training
 NIGHT_SWEEPS := ablation ablation_text
 LAPTOP_RUNS := runs/laptop
+# make laptop KNOWN=FOLDER: runs that lie in FOLDER count as made, and new ones are collected there.
+KNOWN ?=
+LAPTOP_RESULTS := $(or $(KNOWN),$(LAPTOP_RUNS))
 # The rows of Table 1 from the learnable W_0 on, two seeds; make night adds the other rows, seeds and controls.
 QUICK_TABLE_1 := +ablation=row4,row5,row6,row7,row8 seed=0,1 model.rope_period=default
 LAPTOP_FIGURES := figures/laptop
@@ -15,8 +18,9 @@ LAPTOP_FIGURES := figures/laptop
 WORKERS = $(shell $(PYTHON) -c "import os; print(min(8, os.cpu_count() + 1))")
 PYTEST = $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 SWEEP = $(BIN)/ttt-sweep $(1) sweep=$(2) scale=laptop runs=$(LAPTOP_RUNS)
-TRAIN = $(call SWEEP,submit,$(1)) $(2) slurm=local slurm.parallel=2 trainer.progress=false && \
+TRAIN = $(call SWEEP,submit,$(1)) $(2) slurm=local slurm.parallel=2 trainer.progress=false $(KNOWN:%=known=%) && \
   $(call SWEEP,status,$(1)) --watch interval=60
+COLLECT = $(if $(KNOWN),$(call SWEEP,collect,$(1)) out=$(KNOWN),true)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo laptop night test quick check gpu clean
@@ -44,14 +48,15 @@ laptop: setup ## every figure and claim from runs on this machine (over two hour
 	$(BIN)/ttt-bench inner inner_model=linear kernels=plain width=2048 heads=32 backward=false \
 	  mini_batch_size=1,2,4,8,16,32,64,128,256,512,1024,2048 runs=$(LAPTOP_RUNS)
 	$(BIN)/ttt-bench latency runs=$(LAPTOP_RUNS)
-	$(BIN)/ttt-plot --all runs=$(LAPTOP_RUNS) out=$(LAPTOP_FIGURES)
-	$(BIN)/ttt-plot report runs=$(LAPTOP_RUNS) out=$(LAPTOP_FIGURES)/report.html
-	$(BIN)/ttt-claims runs=$(LAPTOP_RUNS) out=$(LAPTOP_FIGURES)/claims.csv
+	@for sweep in $(LAPTOP_SWEEPS) "ablation folder=$(LAPTOP_RUNS)/sweeps/table_1"; do $(call COLLECT,$$sweep) || exit; done
+	$(BIN)/ttt-plot --all runs=$(LAPTOP_RESULTS) out=$(LAPTOP_FIGURES)
+	$(BIN)/ttt-plot report runs=$(LAPTOP_RESULTS) out=$(LAPTOP_FIGURES)/report.html
+	$(BIN)/ttt-claims runs=$(LAPTOP_RESULTS) out=$(LAPTOP_FIGURES)/claims.csv
 
 night: laptop ## Table 1 whole: all rows, five seeds, the paper's literal text (over two hours more; can be resumed)
-	@for sweep in $(NIGHT_SWEEPS); do $(call TRAIN,$$sweep) || exit; done
-	$(BIN)/ttt-plot --all runs=$(LAPTOP_RUNS) out=$(LAPTOP_FIGURES)
-	$(BIN)/ttt-claims runs=$(LAPTOP_RUNS) out=$(LAPTOP_FIGURES)/claims.csv
+	@for sweep in $(NIGHT_SWEEPS); do $(call TRAIN,$$sweep) && $(call COLLECT,$$sweep) || exit; done
+	$(BIN)/ttt-plot --all runs=$(LAPTOP_RESULTS) out=$(LAPTOP_FIGURES)
+	$(BIN)/ttt-claims runs=$(LAPTOP_RESULTS) out=$(LAPTOP_FIGURES)/claims.csv
 
 test: setup ## run all tests (11 minutes on 2 cores)
 	$(PYTEST)
