@@ -36,7 +36,7 @@ def copy_results(statuses: list[RunStatus], out: Path) -> None:
 
 
 def _copy(run: RunFolder, copy: RunFolder) -> None:
-    tables = [run.metrics, *run.probes, *sorted(run.evaluations.glob("*.parquet"))]
+    tables = [run.metrics, *run.tables, *sorted(run.evaluations.glob("*.parquet"))]
     for source, target in ((table, copy.path / table.relative_to(run.path)) for table in tables):
         if source.exists():
             with source.open("rb") as original, replacing(target) as file:
