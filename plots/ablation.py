@@ -12,7 +12,7 @@ from ttt.analysis.labels import COMPARED_AT
 from ttt.analysis.table_1 import STATED, TABLE_1, table_1_runs
 
 from .panels import caption
-from .points import PERPLEXITY_LABEL, as_points, drawn, notes
+from .points import as_points, drawn, notes, perplexity_label, reported
 from .registry import Figure
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def table(results: Results) -> DataFrame:
         counts = drawn(rows).groupby(COMPARED_AT, observed=True)["row"].nunique().reset_index()
         rows = rows.merge(counts.loc[[counts["row"].idxmax()], COMPARED_AT], on=COMPARED_AT)
     stated = [TABLE_1[row].stated for row in rows["row"]]
-    return rows.assign(stated=stated, source=STATED).sort_values(["row", "seed"], ignore_index=True)
+    return reported(rows).assign(stated=stated, source=STATED).sort_values(["row", "seed"], ignore_index=True)
 
 
 def draw(table: DataFrame) -> Canvas:
@@ -64,8 +64,8 @@ def draw(table: DataFrame) -> Canvas:
     words.set_ylim(len(TABLE_1) + 0.5, 0.2)
     caption(
         canvas,
-        "Step: validation loss minus the loss of the previous row, mean and standard deviation over pairs of runs with "
-        "the same seed and data.",
+        f"Step: {first['split']} loss minus the loss of the previous row, mean and standard deviation over pairs of "
+        "runs with the same seed and data.",
         *notes(table, "row"),
         f"Hatched: {STATED}; not measured here.",
     )
@@ -82,7 +82,7 @@ def _draw_measured(axes: Axes, table: DataFrame) -> None:
     for row in sorted(set(table.loc[table["role"] == RunRole.DIVERGED, "row"])):
         axes.plot(0.97, row, "x", color="#D55E00", transform=axes.get_yaxis_transform(), markersize=6)
     axes.tick_params(left=False)
-    axes.set_xlabel(f"{PERPLEXITY_LABEL}\n(axis from {lowest:.3g})")
+    axes.set_xlabel(f"{perplexity_label(table)}\n(axis from {lowest:.3g})")
 
 
 def _write(axes: Axes, table: DataFrame) -> None:

@@ -41,6 +41,9 @@ RUN_COLUMNS: dict[str, tuple[str, str]] = {
     "validation_loss": ("results.validation.loss", "Float64"),
     "validation_perplexity": ("results.validation.perplexity", "Float64"),
     "validation_sequences": ("results.validation.sequences", "Int64"),
+    "test_loss": ("results.test.loss", "Float64"),
+    "test_perplexity": ("results.test.perplexity", "Float64"),
+    "test_tokens": ("results.test.tokens", "Int64"),
     "device": ("device.name", "string"),
     "precision": ("device.precision", "string"),
     "seconds": ("timing.seconds", "Float64"),
@@ -117,12 +120,20 @@ def runs_table(found: dict[Path, ReadRun]) -> pd.DataFrame:
             for column, dtype in columns.items()
         }
     )
+    runs["data"] = named_apart(runs["data"], runs["data_digest"])
     runs["run_dir"] = pd.array([str(path) for path in found], dtype="string")
     runs["copies"] = runs[REPEATED_LOSS] < COPIES_BELOW * runs[FIRST_LOSS]
     runs["start"] = runs["parent"].notna().map({True: FINETUNED, False: ""}).astype("string")
     groups = list(runs[[*COMPARED_AT, *METHOD]].itertuples(index=False, name=None))
     runs["changed"] = pd.array(changed_settings(groups, [run.settings for run in found.values()]), dtype="string")
     return runs
+
+
+def named_apart(names: pd.Series, digests: pd.Series) -> pd.Series:
+    """Add the digest to names of data that stand for several texts: of other packages, or of joined documents."""
+    several = digests.groupby(names).transform("nunique") > 1
+    short = digests.str.replace(r"^([^ ]{6})[^ ]*", r"\1", regex=True)
+    return names.mask(several, names + " (" + short + ")")
 
 
 def lookup(content: Mapping[str, Any], key: str) -> Any:

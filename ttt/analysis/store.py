@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ttt.analysis.benchmarks import benchmarks_table
-from ttt.analysis.run_rows import ReadRun, read_run, runs_table
+from ttt.analysis.run_rows import ReadRun, named_apart, read_run, runs_table
 from ttt.config.errors import UserError, bad_value
 from ttt.config.label import Label, names_only
 from ttt.config.schema import Resolved
@@ -19,6 +19,9 @@ from ttt.results.benchmarks import BENCHMARK_FILE, read_benchmark
 from ttt.results.context_gain import SCHEMA as CONTEXT_GAIN_SCHEMA
 from ttt.results.context_gain import TEXT_COLUMNS as CONTEXT_GAIN_TEXT
 from ttt.results.context_gain import read_context_gain
+from ttt.results.document_losses import SCHEMA as DOCUMENTS_SCHEMA
+from ttt.results.document_losses import TEXT_COLUMNS as DOCUMENTS_TEXT
+from ttt.results.document_losses import read_document_losses
 from ttt.results.inner_loss import LOSSES, per_dimension, read_inner_loss
 from ttt.results.inner_loss import SCHEMA as INNER_LOSS_SCHEMA
 from ttt.results.inner_loss import TEXT_COLUMNS as INNER_LOSS_TEXT
@@ -36,7 +39,8 @@ class Results:
 
     Attributes:
         runs: one row per run, indexed from 0: ``RUN_COLUMNS``; the ``measurements`` of any record, missing in the
-            others; ``run_dir``, the run's folder; ``copies``, whether the run has learned to copy repeated text
+            others; ``data`` has the digest besides the name where a name stands for several texts; ``run_dir``, the
+            run's folder; ``copies``, whether the run has learned to copy repeated text
             (``ttt.results.copying``), missing if it was not measured; ``start``, empty or ``FINETUNED``; and
             ``changed``, the settings, as text, in which runs of one ``METHOD`` at the same data, size and context
             differ. Runs that agree in all settings differ only in seed.
@@ -46,11 +50,13 @@ class Results:
             losses are mean squared errors per dimension.
         context_gain: the rows of all ``context_gain.parquet`` (columns of ``ttt.results.context_gain``); text is
             categorical.
+        documents: the rows of all ``documents.parquet`` (columns of ``ttt.results.document_losses``) that belong to a
+            result in the run's record; text is categorical.
         left_out: folder of a run that is left out as a duplicate -> folder of the same run in the tables.
         benchmarks: one row per measurement: ``BENCHMARK_COLUMNS`` and ``MEASUREMENT_COLUMNS``.
         settings: run_id -> every setting that affects what the run learns, see ``ttt.analysis.seeds.settings_of``.
         labels: run_id -> label.
-        evaluations: losses by token index at other contexts and on other texts: run_id; ``data``, ``split`` and
+        evaluations: losses by token index at other contexts and on other texts: run_id; ``data`` as in ``runs``, ``split`` and
             ``judged_ctx`` of the evaluation; position, ``loss`` (nats/token) and ``sequences``.
         unreadable: one line for each file that was left out because it could not be read.
     """
@@ -59,6 +65,7 @@ class Results:
     metrics: pd.DataFrame
     inner_loss: pd.DataFrame
     context_gain: pd.DataFrame
+    documents: pd.DataFrame
     left_out: dict[Path, Path]
     benchmarks: pd.DataFrame
     settings: dict[str, dict[str, str]]
@@ -143,6 +150,7 @@ def load_results(folder: Path, label: Callable[[Resolved], Label] = names_only, 
         metrics=_metrics(list(metrics.values())),
         inner_loss=_probed(list(inner_loss.values()), INNER_LOSS_SCHEMA, INNER_LOSS_TEXT),
         context_gain=_probed(list(gains.values()), CONTEXT_GAIN_SCHEMA, CONTEXT_GAIN_TEXT),
+        documents=_documents(runs, reader),
         left_out={path: used for path, used in left_out.items() if path != used},
         benchmarks=benchmarks_table(benchmarks.values()),
         settings={run.record["run_id"]: run.settings for run in runs.values()},
@@ -178,12 +186,26 @@ def _probed(tables: list[pa.Table], schema: pa.Schema, text_columns: list[str]) 
     return _concatenated(tables, schema).to_pandas().astype(dict.fromkeys(text_columns, "category"))
 
 
+def _documents(found: dict[Path, ReadRun], reader: _Reader) -> pd.DataFrame:
+    folders = [RunFolder(path) for path in found]
+    tables = reader.read(read_document_losses, (run.documents for run in folders if run.documents.exists()))
+    kept = []
+    for path, table in tables.items():
+        record = found[path.parent].record
+        for split, result in record["results"].items():
+            chosen = pc.and_(
+                pc.equal(table["split"], split), pc.equal(table["step"], result.get("step", record["steps"]))
+            )
+            kept.append(table.filter(chosen))
+    return _probed(kept, DOCUMENTS_SCHEMA, DOCUMENTS_TEXT)
+
+
 def _concatenated(tables: list[pa.Table], schema: pa.Schema) -> pa.Table:
     return pa.concat_tables(tables).unify_dictionaries() if tables else schema.empty_table()
 
 
 def _evaluations(found: dict[Path, ReadRun], reader: _Reader) -> pd.DataFrame:
-    tables = [pd.DataFrame(columns=EVALUATION_COLUMNS)]
+    tables = [pd.DataFrame(columns=[*EVALUATION_COLUMNS, "digest"])]
     for path, run in found.items():
         named = {RunFolder(path).evaluation(name): name for name in run.record.get("evaluations", {})}
         for file, table in reader.read(read_metrics, filter(Path.exists, named)).items():
@@ -192,5 +214,7 @@ def _evaluations(found: dict[Path, ReadRun], reader: _Reader) -> pd.DataFrame:
             rows = rows[rows["position"].notna() & (rows["step"] == result["step"])]
             losses = rows.pivot_table("value", "position", "metric", observed=True).reset_index()
             judged = {"data": result["data"], "split": result["split"], "judged_ctx": result["judged"]["ctx"]}
-            tables.append(losses.assign(run_id=run.record["run_id"], **judged)[EVALUATION_COLUMNS])
-    return pd.concat([table for table in tables if len(table)] or tables, ignore_index=True)
+            judged |= {"run_id": run.record["run_id"], "digest": result["judged"]["digest"]}
+            tables.append(losses.assign(**judged)[[*EVALUATION_COLUMNS, "digest"]])
+    found_rows = pd.concat([table for table in tables if len(table)] or tables, ignore_index=True)
+    return found_rows.assign(data=named_apart(found_rows["data"], found_rows["digest"]))[EVALUATION_COLUMNS]
