@@ -56,8 +56,9 @@ class Results:
         benchmarks: one row per measurement: ``BENCHMARK_COLUMNS`` and ``MEASUREMENT_COLUMNS``.
         settings: run_id -> every setting that affects what the run learns, see ``ttt.analysis.seeds.settings_of``.
         labels: run_id -> label.
-        evaluations: losses by token index at other contexts and on other texts: run_id; ``data`` as in ``runs``, ``split`` and
-            ``judged_ctx`` of the evaluation; position, ``loss`` (nats/token) and ``sequences``.
+        evaluations: losses by token index at other contexts and on other texts: run_id; ``data``, with the digest as
+            in ``runs``, ``split`` and ``judged_ctx`` of the evaluation; position, ``loss`` (nats/token) and
+            ``sequences``.
         unreadable: one line for each file that was left out because it could not be read.
     """
 
