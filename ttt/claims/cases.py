@@ -3,6 +3,7 @@
 Shapes: D documents.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -91,8 +92,8 @@ class Cases:
             words = describe_scope(losses.index.to_frame(index=False))
             full_name = f"{name}, {words}" + (", test" if split == "test" else "")
             run_ids = list(self.ids.loc[losses.index, cases].to_numpy().ravel())
-            sums = list(losses @ np.array([weights[case] for case in cases]))
-            one_seed = len(sums) == 1 and bool(np.isfinite(sums[0]))
+            sums = (losses.to_numpy(float) @ np.array([weights[case] for case in cases])).tolist()
+            one_seed = len(sums) == 1 and math.isfinite(sums[0])
             by_document = self._by_document(run_ids, list(weights.values()), split) if one_seed else None
             if by_document is None:
                 part = paired(full_name, sums, run_ids, unit, paper, sign)
