@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from synthetic import LADDER_LOSSES, flops, make_ladder, make_run
+from synthetic import LADDER_LOSSES, flops, make_elsewhere, make_ladder, make_run
 
 from ttt.analysis.store import load_results
 from ttt.analysis.table_1 import TABLE_1
 from ttt.plots.registry import figures
 from ttt.plots.style import paper_style
+from ttt.results.metrics import MetricLog
 
 FIGURES = figures()
 
@@ -80,6 +81,30 @@ def test_a_figure_is_on_test_if_all_its_runs_are(tmp_path: Path) -> None:
     canvas = drawn("pile_scaling", tmp_path)
     assert canvas.axes[0].get_ylabel() == "Validation perplexity (per token)"
     assert lines_of(canvas.axes[0])["TTT-Linear (M)"][1] == [41.0]
+
+
+def test_losses_by_token_index_are_on_test_if_all_runs_are(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path, seed=seed, steps=1, perplexity=40) for seed in (0, 1)]
+    for number, run in enumerate(runs):
+        log = MetricLog.resume(run.metrics, run.path.name, None)
+        log.add_many("test", 1, "loss", [5.0] * 512, "nats/token", range(1, 513))
+        log.add_many("test", 1, "sequences", [64] * 512, "1", range(1, 513))
+        log.write()
+        table = FIGURES["per_token"].table(load_results(tmp_path))
+        assert set(table["split"]) == {"test" if number else "validation"}
+    np.testing.assert_allclose(table["loss"], 5.0)
+    assert "windows from anywhere in the test text" in caption(drawn("per_token", tmp_path))
+
+
+def test_evaluations_of_several_splits_elsewhere_are_apart(tmp_path: Path) -> None:
+    run = make_elsewhere(make_run(tmp_path, steps=30))
+    record = json.loads(run.record.read_text())
+    (name, where), new = *record["evaluations"].items(), "pycode-256-test-00000000"
+    record["evaluations"][new] = where | {"split": "test"}
+    run.record.write_text(json.dumps(record))
+    run.evaluation(new).write_bytes(run.evaluation(name).read_bytes())
+    table = FIGURES["elsewhere"].table(load_results(tmp_path))
+    assert set(table["data"]) == {"pycode, validation", "pycode, test"}
 
 
 def test_texts_of_one_name_and_other_digests_are_apart(tmp_path: Path) -> None:
