@@ -70,15 +70,15 @@ def test_a_finetuned_transformer_is_a_method_of_its_own_and_costs_what_its_paren
 def test_a_figure_is_on_test_if_all_its_runs_are(tmp_path: Path) -> None:
     for ctx in (512, 2048):
         make_run(tmp_path, ctx=ctx, steps=1, perplexity=40 + ctx / 512, test=50.0, evaluated=False)
-    for name in ("pile_scaling", "context", "best_context"):
+    for name in ("books_scaling", "context", "best_context"):
         table = FIGURES[name].table(load_results(tmp_path))
         assert set(table["split"]) == {"test"}
         assert set(table["perplexity"]) == {50.0}
     # Contexts are chosen by validation, at equal test perplexities.
     assert table.loc[table["best"], "ctx"].tolist() == [512]
-    assert drawn("pile_scaling", tmp_path).axes[0].get_ylabel() == "Test perplexity (per token)"
+    assert drawn("books_scaling", tmp_path).axes[0].get_ylabel() == "Test perplexity (per token)"
     make_run(tmp_path, "mamba", "own", ctx=512, steps=1, perplexity=60, evaluated=False)
-    canvas = drawn("pile_scaling", tmp_path)
+    canvas = drawn("books_scaling", tmp_path)
     assert canvas.axes[0].get_ylabel() == "Validation perplexity (per token)"
     assert lines_of(canvas.axes[0])["TTT-Linear (M)"][1] == [41.0]
 
@@ -114,7 +114,7 @@ def test_texts_of_one_name_and_other_digests_are_apart(tmp_path: Path) -> None:
     record = json.loads(other.record.read_text())
     record["data"]["digest"] = "f" * 64
     other.record.write_text(json.dumps(record))
-    canvas = drawn("pile_scaling", tmp_path)
+    canvas = drawn("books_scaling", tmp_path)
     assert canvas.axes[0].get_title() == "pycode (abc), context of 512 tokens"
     assert lines_of(canvas.axes[0])["TTT-Linear (M)"][1] == [40.0]
     assert "Not drawn, another text of this name: 1 run." in caption(canvas)
