@@ -14,7 +14,7 @@ from ttt.claims.verdict import interval
 from ttt.config.label import TableForm
 
 from .panels import caption
-from .points import as_points, drawn, notes
+from .points import as_points, drawn, notes, reported
 from .registry import Figure
 
 if TYPE_CHECKING:
@@ -60,7 +60,8 @@ def table(results: Results) -> DataFrame:
     else:
         rows = rows.iloc[:0]
     stated = [TABLE_1[row].stated for row in rows["row"]]
-    return rows.assign(stated=stated, source=STATED).sort_values(["row", "form", "seed"], ignore_index=True)
+    rows = reported(rows).assign(stated=stated, source=STATED)
+    return rows.sort_values(["row", "form", "seed"], ignore_index=True)
 
 
 def steps(table: DataFrame) -> dict[tuple[int, TableForm], tuple[float, float, float]]:
@@ -97,8 +98,8 @@ def draw(table: DataFrame) -> Canvas:
     words.set_ylim(len(TABLE_1) + 0.6, 0.2)
     caption(
         canvas,
-        "Step: validation loss minus that of the previous row, mean over pairs of runs with the same seed and data; "
-        "with its 95% interval by Student's t where there are several.",
+        f"Step: {first['split']} loss minus that of the previous row, mean over pairs of runs with the same seed and "
+        "data; with its 95% interval by Student's t where there are several.",
         *notes(table, "row", "form"),
         f"Stars: {STATED}.",
     )

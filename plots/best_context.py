@@ -8,7 +8,7 @@ from ttt.analysis.comparison import RunRole
 from ttt.analysis.labels import METHOD
 
 from .panels import CAPTION_HEIGHT, caption, give_room, labels, legend, lines, plain_log_ticks, scientific_log_ticks
-from .points import PERPLEXITY_LABEL, draw_points, drawn, mark_diverged, notes, of_data, over_seeds_of, points
+from .points import draw_points, drawn, mark_diverged, notes, of_data, over_seeds_of, perplexity_label, points, reported
 from .registry import Figure
 from .scaling import FLOPS_LABEL
 
@@ -26,15 +26,18 @@ WIDTH, HEIGHT = 4.6, 3.2
 
 
 def table(results: Results) -> DataFrame:
-    """Return one row per run: ``points.POINT_COLUMNS``, and ``best``: at the best context of method and size."""
+    """Return one row per run: ``points.POINT_COLUMNS``, and ``best``: at the best context of method and size.
+
+    Contexts are chosen by validation.
+    """
     rows = of_data(points(results), "books")
     if drawn(rows)["ctx"].nunique() < 2:
-        return rows.assign(best=False).iloc[:0]
+        return reported(rows.assign(best=False).iloc[:0])
     point = ["size", *METHOD]
     means = drawn(rows).groupby([*point, "ctx"], observed=True)["perplexity"].mean().reset_index()
     best = means.loc[means.groupby(point, observed=True)["perplexity"].idxmin(), [*point, "ctx"]]
     chosen = rows.merge(best, on=[*point, "ctx"], how="left", indicator=True)["_merge"] == "both"
-    return rows.assign(best=chosen.to_numpy() & (rows["role"] == RunRole.DRAWN).to_numpy())
+    return reported(rows).assign(best=chosen.to_numpy() & (rows["role"] == RunRole.DRAWN).to_numpy())
 
 
 def draw(table: DataFrame) -> Canvas:
@@ -51,9 +54,9 @@ def draw(table: DataFrame) -> Canvas:
     give_room(axes)
     scientific_log_ticks(axes.xaxis)
     plain_log_ticks(axes.yaxis)
-    labels(canvas, FLOPS_LABEL, PERPLEXITY_LABEL)
+    labels(canvas, FLOPS_LABEL, perplexity_label(table))
     legend(canvas)
-    caption(canvas, "Small points: every context; joined: the best context of each size.", *notes(table))
+    caption(canvas, "Small points: every context; joined: the best context of each size, by validation.", *notes(table))
     return canvas
 
 

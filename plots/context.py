@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .panels import caption, give_room, grid, labels, legend, plain_log_ticks, powers_of_two
-from .points import PERPLEXITY_LABEL, draw_lines, drawn, notes, of_data, points
+from .points import draw_lines, drawn, notes, of_data, perplexity_label, points, reported
 from .registry import Figure
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def table(results: Results) -> DataFrame:
     """Return one row per run of the sizes trained at several contexts: ``points.POINT_COLUMNS``."""
     rows = of_data(points(results), "books")
     contexts = drawn(rows).groupby("size")["ctx"].nunique()
-    return rows[rows["size"].isin(contexts[contexts > 1].index)]
+    return reported(rows[rows["size"].isin(contexts[contexts > 1].index)])
 
 
 def draw(table: DataFrame) -> Canvas:
@@ -39,7 +39,7 @@ def draw(table: DataFrame) -> Canvas:
         give_room(axes)
         powers_of_two(axes.xaxis, part["ctx"].max(), step=1)
     plain_log_ticks(panels[0].yaxis)
-    labels(canvas, "Context length (tokens)", PERPLEXITY_LABEL)
+    labels(canvas, "Context length (tokens)", perplexity_label(table))
     legend(canvas)
     caption(canvas, *notes(table))
     return canvas

@@ -38,12 +38,19 @@ def table(results: Results) -> DataFrame:
     """
     import pandas as pd
 
-    rows = results.evaluations
+    rows = _named_apart(results.evaluations)
     rows = rows[rows["judged_ctx"] == rows.groupby(["run_id", "data"])["judged_ctx"].transform("max")]
     by_run = rows.groupby(["run_id", "data", "judged_ctx"])
     curves = [smoothed(run).assign(**run.iloc[0][["run_id", "data", "judged_ctx"]]) for _, run in by_run]
     runs = results.runs[[column for column in ID_COLUMNS if column != "data"]]
     return runs.merge(pd.concat(curves or [rows]), on="run_id")
+
+
+def _named_apart(evaluations: DataFrame) -> DataFrame:
+    """Add the split to names of data that were read in several, so that each has a panel of its own."""
+    several = evaluations.groupby("data")["split"].transform("nunique") > 1
+    names = evaluations["data"].mask(several, evaluations["data"] + ", " + evaluations["split"])
+    return evaluations.assign(data=names)
 
 
 def draw(table: DataFrame) -> Canvas:

@@ -46,7 +46,7 @@ MOST_COLUMNS = 4
 LOG_FROM = 30
 """Use a log axis if a panel's highest loss exceeds its lowest by this factor, as when an inner loop diverges."""
 
-SAME_BUT_SEED = ["size", "data", "ctx", *LINE, "mini_batch_size", "step"]
+SAME_BUT_SEED = ["size", "data", "ctx", *LINE, "mini_batch_size", "step", "split"]
 """Columns that are equal for runs that differ only in seed."""
 
 LOSSES = {
@@ -121,7 +121,7 @@ def _title(seeds: DataFrame) -> str:
     first = seeds.iloc[0]
     method = line_style(*first[LINE]).label
     b = "" if pd.isna(first["mini_batch_size"]) else f", b = {first['mini_batch_size']}"
-    return f"{method}{b}, size {first['size']}"
+    return f"{method}{b}, size {first['size']}" + (", test" if first["split"] == "test" else "")
 
 
 def _changed(results: Results) -> list[str]:

@@ -10,7 +10,18 @@ from ttt.analysis.table_1 import STATED, TABLE_1
 from ttt.config.errors import counted
 
 from .panels import caption, legend, lines, over_seeds, plain_log_ticks, powers_of_two
-from .points import POINT_COLUMNS, Stated, as_points, draw_stated, drawn, mark_diverged, notes
+from .points import (
+    POINT_COLUMNS,
+    Stated,
+    as_points,
+    base_names,
+    draw_stated,
+    drawn,
+    mark_diverged,
+    notes,
+    perplexity_label,
+    reported,
+)
 from .registry import Figure
 from .style import LineStyle
 
@@ -73,9 +84,10 @@ def _draw_quality(axes: Axes, quality: DataFrame) -> str:
         line = over_seeds(drawn(rows), "mini_batch_size", "value")
         _line(axes, style, line.rename(columns={"mean": "value", "min": "low", "max": "high"}))
         mark_diverged(axes, rows.astype({"mini_batch_size": float}), "mini_batch_size", style)
-    if all(quality[column].iloc[0] == value for column, value in STATED_IN.items()):
+    first = quality.assign(data=base_names(quality)).iloc[0]
+    if all(first[column] == value for column, value in STATED_IN.items()):
         draw_stated(axes, [Stated(16, TABLE_1[8].stated)], STATED)
-    _axes(axes, quality, "Validation perplexity (per token)")
+    _axes(axes, quality, perplexity_label(quality))
     data, size, ctx = quality[COMPARED_AT].iloc[0]
     return "\n".join(
         [f"Perplexity: size {size}, context of {ctx:,} tokens, {data}.", *notes(quality, "mini_batch_size")]
@@ -116,7 +128,6 @@ def _line(axes: Axes, style: LineStyle, line: DataFrame) -> None:
 def _perplexities(results: Results) -> DataFrame:
     """Return the runs of the setting with the most mini-batch sizes, without methods that have only one size."""
     rows = as_points(results, mini_batch_sizes(results), "mini_batch_size")
-    rows = rows.assign(measure=PERPLEXITY, value=rows["perplexity"].astype(float), unit="1")
     line = [*COMPARED_AT, *METHOD]
     sizes = drawn(rows).groupby(line, observed=True)["mini_batch_size"].nunique()
     rows = rows.merge(sizes[sizes > 1].rename("sizes").reset_index(), on=line)
@@ -124,6 +135,8 @@ def _perplexities(results: Results) -> DataFrame:
         rows = _with_shared_seeds(
             rows.merge(rows.loc[[rows["sizes"].astype(int).idxmax()], COMPARED_AT], on=COMPARED_AT)
         )
+    rows = reported(rows)
+    rows = rows.assign(measure=PERPLEXITY, value=rows["perplexity"].astype(float), unit="1")
     return rows[[*POINT_COLUMNS, "mini_batch_size", "measure", "value", "unit"]]
 
 

@@ -24,6 +24,7 @@ from .panels import (
     seeds_sentence,
     span,
 )
+from .points import perplexity_label
 from .registry import Figure
 from .smoothing import window_means
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
     from ttt.analysis.store import Results
+    from ttt.results.metrics import Split
 
 
 FIRST_INDEX = 8
@@ -43,7 +45,9 @@ KEY = ["run_id", "step", "position"]
 
 
 def table(results: Results) -> DataFrame:
-    """Return validation loss (nats/token) and perplexity of each run's last evaluation, smoothed over token index.
+    """Return loss (nats/token) and perplexity of each run's last evaluation, smoothed over token index.
+
+    The ``split`` is test if all runs of the figure were evaluated on it at the same step, otherwise validation.
 
     Each point is the mean loss of all ``sequences`` over an octave of token index, from ``token_index`` / sqrt(2) to
     ``token_index`` * sqrt(2), cut off at the end of the context. ``token_index`` is the geometric mean of the averaged
@@ -55,10 +59,15 @@ def table(results: Results) -> DataFrame:
     """
     import pandas as pd
 
-    rows = _last_evaluation(results)
+    rows = _last_evaluation(results, "validation")
+    tested = _last_evaluation(results, "test")
+    evaluation = ["run_id", "step"]
+    split: Split = "validation"
+    if len(rows) and set(map(tuple, tested[evaluation].to_numpy())) == set(map(tuple, rows[evaluation].to_numpy())):
+        rows, split = tested, "test"
     by_run = rows.groupby("run_id", observed=True)
     curves = [smoothed(run).assign(run_id=run_id) for run_id, run in by_run]
-    runs = rows[[*ID_COLUMNS, "flops", "step", "steps_planned"]].drop_duplicates()
+    runs = rows[[*ID_COLUMNS, "flops", "step", "steps_planned"]].drop_duplicates().assign(split=split)
     return runs.merge(pd.concat(curves), on="run_id") if curves else runs
 
 
@@ -72,12 +81,12 @@ def draw(table: DataFrame) -> Canvas:
             band(axes, line, style, number)
         powers_of_two(axes.xaxis, part["ctx"].max())
     plain_log_ticks(parts[0][0].yaxis)
-    labels(canvas, "Token index in the window (tokens)", "Validation perplexity (per token)")
+    labels(canvas, "Token index in the window (tokens)", perplexity_label(table))
     legend(canvas)
-    sequences = span(table["sequences"].min(), table["sequences"].max())
+    sequences, split = span(table["sequences"].min(), table["sequences"].max()), table["split"].iloc[0]
     caption(
         canvas,
-        f"Loss of {sequences} windows from anywhere in the validation text, mean over an octave of token index.",
+        f"Loss of {sequences} windows from anywhere in the {split} text, mean over an octave of token index.",
         seeds_sentence(table),
         _unfinished_sentence(table),
     )
@@ -106,11 +115,11 @@ def _unfinished_sentence(table: DataFrame) -> str:
     return f"Evaluated before the planned end of training: {', '.join(unfinished)}." if unfinished else ""
 
 
-def _last_evaluation(results: Results) -> DataFrame:
+def _last_evaluation(results: Results, split: Split) -> DataFrame:
     """Return loss and sequences by position at the last step at which the runs of a method were evaluated."""
-    losses = _by_position(results, "loss")
+    losses = _by_position(results, split, "loss")
     losses = losses[losses["step"] == losses.groupby("run_id", observed=True)["step"].transform("max")]
-    rows = losses.merge(_by_position(results, "sequences"), on=KEY)
+    rows = losses.merge(_by_position(results, split, "sequences"), on=KEY)
     columns = [*ID_COLUMNS, "flops", "steps_planned"]
     rows = rows.merge(_shown(results, losses["run_id"].unique())[columns], on="run_id")
     # A seed that stopped earlier than the others of its line would raise the mean.
@@ -118,8 +127,8 @@ def _last_evaluation(results: Results) -> DataFrame:
     return rows[rows["step"] == line["step"].transform("max")].copy()
 
 
-def _by_position(results: Results, metric: str) -> DataFrame:
-    return results.select("validation", metric, by_position=True).rename(columns={"value": metric})
+def _by_position(results: Results, split: Split, metric: str) -> DataFrame:
+    return results.select(split, metric, by_position=True).rename(columns={"value": metric})
 
 
 def _shown(results: Results, evaluated: Collection[str]) -> DataFrame:

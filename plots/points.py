@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from ttt.analysis.comparison import RunRole, methods
+from ttt.analysis.comparison import RunRole, methods, reported_split
 from ttt.analysis.labels import COMPARED_AT, METHOD
 from ttt.config.errors import counted
 
@@ -13,7 +13,7 @@ from .panels import ID_COLUMNS, MARK, lines, span
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from pandas import DataFrame
+    from pandas import DataFrame, Series
 
     from ttt.analysis.store import Results
 
@@ -25,19 +25,24 @@ POINT_COLUMNS = [
     "rope_base",
     "tokens_planned",
     "flops",
+    "split",
     "perplexity",
     "status",
     "role",
 ]
-"""Columns of the tables of these figures. ``role`` is "drawn", or the reason why the run is not drawn."""
+"""Columns of the tables of these figures. ``role`` is "drawn", or the reason why the run is not drawn.
+
+``perplexity`` is on ``split``, the same for all rows: see ``ttt.analysis.comparison.reported_split``.
+"""
+
+RESULT_COLUMNS = ["data_digest", "test_loss", "test_tokens", "test_perplexity", "validation_perplexity"]
+"""Columns from which ``reported`` makes ``split`` and ``perplexity``."""
 
 STAND_INS = ("pile", "books")
 """Names of the data of the paper's figures; any other data can be a stand-in for them."""
 
 DIVERGED_HEIGHT = 0.965
 """Height of the marks of diverged runs, as a share of the panel's height."""
-
-PERPLEXITY_LABEL = "Validation perplexity (per token)"
 
 
 class Stated(NamedTuple):
@@ -48,7 +53,7 @@ class Stated(NamedTuple):
 
 
 def points(results: Results) -> DataFrame:
-    """Return ``POINT_COLUMNS`` of every run of a standard method; no rows if no run has a perplexity."""
+    """Return every run of a standard method with the columns of ``as_points``; no rows if no run has a perplexity."""
     rows = methods(results)
     # Linear attention is only a row of Table 1; the paper does not compare it at several sizes.
     rows = rows[rows["model"] != "linear_attention"]
@@ -56,10 +61,25 @@ def points(results: Results) -> DataFrame:
 
 
 def as_points(results: Results, rows: DataFrame, *more: str) -> DataFrame:
-    """Return ``POINT_COLUMNS`` and ``more`` of rows returned by ``ttt.analysis.comparison.compare``."""
+    """Add ``rope_base`` and ``perplexity``, on validation, to rows of ``ttt.analysis.comparison.compare``.
+
+    The figure chooses its runs from the result and then calls ``reported``. ``more`` are further columns to keep.
+    """
     bases = [results.settings[run_id].get("model.rope_base", "") for run_id in rows["run_id"]]
-    table = rows.assign(rope_base=bases, perplexity=rows["validation_perplexity"])[[*POINT_COLUMNS, *more]]
-    return table if drawn(table).size else table.iloc[:0]
+    table = rows.assign(rope_base=bases, split="validation", perplexity=rows["validation_perplexity"])
+    table = table[[*POINT_COLUMNS, *more, *RESULT_COLUMNS]]
+    return table if len(drawn(table)) else table.iloc[:0]
+
+
+def reported(table: DataFrame) -> DataFrame:
+    """Return the runs of a figure with ``split`` and ``perplexity``: on test if all drawn runs have it."""
+    split = reported_split(table)
+    return table.assign(split=split, perplexity=table[f"{split}_perplexity"]).drop(columns=RESULT_COLUMNS)
+
+
+def perplexity_label(table: DataFrame) -> str:
+    """Return the label of the axis of perplexity: with the split."""
+    return f"{table['split'].iloc[0].capitalize()} perplexity (per token)"
 
 
 def drawn(table: DataFrame) -> DataFrame:
@@ -68,12 +88,26 @@ def drawn(table: DataFrame) -> DataFrame:
 
 
 def of_data(table: DataFrame, name: str) -> DataFrame:
-    """Return the runs on the data set ``name``, or if there are none, on the stand-in with the most runs."""
-    if (table["data"] == name).any():
-        return table[table["data"] == name]
-    others = table[~table["data"].isin(STAND_INS)]
-    names = others["data"].value_counts()
-    return others[others["data"] == (names.index[0] if len(names) else "")]
+    """Return the runs on the data set ``name``, or if there are none, on the stand-in with the most runs.
+
+    Of several texts of this name, such as of other packages, the one with the most runs is drawn; the runs on the
+    others, which come last, get the role ``OTHER_TEXT``.
+    """
+    import pandas as pd
+
+    names = base_names(table)
+    if not (names == name).any():
+        stand_ins = names[~names.isin(STAND_INS)].value_counts()
+        name = stand_ins.index[0] if len(stand_ins) else ""
+    table = table[names == name]
+    texts = table["data"].value_counts()
+    of_text = table["data"] == (texts.index[0] if len(texts) else "")
+    return pd.concat([table[of_text], table[~of_text].assign(role=RunRole.OTHER_TEXT.value)])
+
+
+def base_names(table: DataFrame) -> Series:
+    """Return the names of the data without the digests that tell texts of one name apart."""
+    return table["data"].str.replace(r" \([^)]*\)$", "", regex=True)
 
 
 def draw_lines(axes: Axes, part: DataFrame, x: str, all_x: list[float] | None = None) -> None:

@@ -27,6 +27,7 @@ PROVENANCE = {
     "tokens": "tokens",
     "training_flops": "FLOPs",
     "validation_perplexity": "validation perplexity",
+    "test_perplexity": "test perplexity",
     "seconds": "seconds",
     "device": "device",
     "precision": "precision",

@@ -9,7 +9,18 @@ from ttt.analysis.labels import METHOD
 from ttt.analysis.table_1 import STATED, TABLE_1
 
 from .panels import caption, give_room, grid, labels, legend, plain_log_ticks, scientific_log_ticks
-from .points import PERPLEXITY_LABEL, Stated, draw_lines, draw_stated, drawn, notes, of_data, points
+from .points import (
+    Stated,
+    base_names,
+    draw_lines,
+    draw_stated,
+    drawn,
+    notes,
+    of_data,
+    perplexity_label,
+    points,
+    reported,
+)
 from .registry import Figure
 
 if TYPE_CHECKING:
@@ -32,7 +43,7 @@ MOST_COLUMNS = 3
 def pile_table(results: Results) -> DataFrame:
     """Return the runs on the Pile. No other data stands in for it, or the figure would be ``books_scaling`` again."""
     table = scaling_table(results, "pile", (2048, 8192))
-    return table[table["data"] == "pile"]
+    return table[base_names(table) == "pile"]
 
 
 def scaling_table(results: Results, data: str, contexts: tuple[int, ...], finetuned: bool = False) -> DataFrame:
@@ -47,9 +58,9 @@ def scaling_table(results: Results, data: str, contexts: tuple[int, ...], finetu
     table = of_data(points(results), data)
     if not finetuned:
         table = table[table["start"] == ""]
-    chosen = _contexts(table, contexts if (table["data"] == data).any() else (), len(contexts))
+    chosen = _contexts(table, contexts if (base_names(table) == data).any() else (), len(contexts))
     table = table[table["ctx"].isin(chosen)]
-    return table if len(drawn(table)) else table.iloc[:0]
+    return reported(table if len(drawn(table)) else table.iloc[:0])
 
 
 def draw(table: DataFrame) -> Canvas:
@@ -69,7 +80,7 @@ def draw(table: DataFrame) -> Canvas:
         axes.tick_params(labelbottom=True)
     scientific_log_ticks(panels[0].xaxis)
     plain_log_ticks(panels[0].yaxis)
-    labels(canvas, FLOPS_LABEL, PERPLEXITY_LABEL)
+    labels(canvas, FLOPS_LABEL, perplexity_label(table))
     legend(canvas)
     caption(canvas, _sizes(table), *notes(table[table["ctx"].isin(contexts)]))
     return canvas
@@ -77,7 +88,7 @@ def draw(table: DataFrame) -> Canvas:
 
 def _stated(part: DataFrame) -> list[Stated]:
     """Return the number of Table 1 that belongs to a run of this panel, if any."""
-    rows = drawn(part)
+    rows = drawn(part).assign(data=base_names(drawn(part)))
     for column, value in STATED_IN.items():
         rows = rows[rows[column] == value]
     return [Stated(rows["flops"].mean(), TABLE_1[8].stated)] if len(rows) else []

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from ttt.analysis.store import RUN_COLUMNS, load_results
+from ttt.analysis.run_rows import RUN_COLUMNS
+from ttt.analysis.store import load_results
 from ttt.cli.label import label_of_plain
 from ttt.config.errors import UserError
 from ttt.results.metrics import SCHEMA

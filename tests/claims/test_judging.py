@@ -178,7 +178,7 @@ def test_documents_are_the_units_of_one_seed(tmp_path: Path) -> None:
     against_mamba(tmp_path / "mamba", 1, seeds=(0,), noise=0.02)
     far, mamba = judged(tmp_path / "far")[4].parts, judged(tmp_path / "mamba")[7].parts
     for part in (*far, *mamba):
-        assert part.name.endswith(", one seed")
+        assert part.name.endswith(", one seed, 12 documents")
         assert (part.verdict, part.pairs, part.counted) == (Verdict.HELD, 12, "document")
     assert mamba[0].effect == pytest.approx(-0.05, rel=1e-6)
     assert mamba[0].unit == "nats/token per doubling"

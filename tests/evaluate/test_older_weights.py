@@ -15,7 +15,7 @@ from ttt.results.metrics import read_metrics
 
 Configure = Callable[..., TrainConfig]
 
-COMMON = ["trainer.checkpoint_every=2", "trainer.max_steps=3"]
+COMMON = ["trainer.checkpoint_every=2", "trainer.max_steps=3", "trainer.eval_test=false"]
 
 
 @pytest.fixture

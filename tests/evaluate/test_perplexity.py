@@ -51,6 +51,21 @@ def test_loss_by_index_and_perplexity(evaluate: Callable[..., SplitEvaluation]) 
     assert result.perplexity == pytest.approx(math.exp(result.loss))
 
 
+def test_losses_by_document_are_sums_over_its_windows(evaluate: Callable[..., SplitEvaluation]) -> None:
+    result = evaluate(6, 3, 17)
+    assert result.document.tolist() == [0, 2]
+    assert result.document_tokens.tolist() == [5, 15]
+    assert result.document_loss.tolist() == pytest.approx([sum(expected_losses()), 3 * sum(expected_losses())])
+
+
+def test_tokens_of_joined_documents_belong_to_the_document_they_stand_in() -> None:
+    """Of 26 tokens the first is not predicted, and all 5 windows are read."""
+    joined = replace(documents(6, 3, 17), joined=True)
+    result = evaluate_split(Counting(), joined, CTX, 1000, torch.device("cpu"), 10, False)
+    assert result.document_tokens.tolist() == [5, 3, 17]
+    assert result.document_loss.sum() == pytest.approx(result.loss * result.tokens)
+
+
 @pytest.mark.parametrize("joined", [False, True])
 def test_loss_by_index_is_not_of_the_start_of_documents(joined: bool) -> None:
     """The first of three windows does not count, so that the model is wrong there and right in the others."""

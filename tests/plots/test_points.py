@@ -1,12 +1,13 @@
 """The figures in which a run is a point: scaling, contexts, Table 1."""
 
+import json
 import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from synthetic import LADDER_LOSSES, flops, make_ladder, make_run
+from synthetic import LADDER_LOSSES, flops, make_elsewhere, make_ladder, make_run
 
 from ttt.analysis.store import load_results
 from ttt.analysis.table_1 import TABLE_1
@@ -15,6 +16,7 @@ from ttt.config.label import TableForm
 from ttt.plots.ablation import steps
 from ttt.plots.registry import figures
 from ttt.plots.style import paper_style
+from ttt.results.metrics import MetricLog
 
 FIGURES = figures()
 
@@ -66,6 +68,59 @@ def test_a_finetuned_transformer_is_a_method_of_its_own_and_costs_what_its_paren
     own, of_parent = (1024 * steps * flops("transformer", "s2", ctx) for steps, ctx in ((2, 1024), (10, 512)))
     np.testing.assert_allclose(lines["TF finetune"][0], [own + of_parent])
     assert "TF finetune" not in lines_of(drawn("books_scaling", tmp_path).axes[0])
+
+
+def test_a_figure_is_on_test_if_all_its_runs_are(tmp_path: Path) -> None:
+    for ctx in (512, 2048):
+        make_run(tmp_path, ctx=ctx, steps=1, perplexity=40 + ctx / 512, test=50.0, evaluated=False)
+    for name in ("books_scaling", "context", "best_context"):
+        table = FIGURES[name].table(load_results(tmp_path))
+        assert set(table["split"]) == {"test"}
+        assert set(table["perplexity"]) == {50.0}
+    # Contexts are chosen by validation, at equal test perplexities.
+    assert table.loc[table["best"], "ctx"].tolist() == [512]
+    assert drawn("books_scaling", tmp_path).axes[0].get_ylabel() == "Test perplexity (per token)"
+    make_run(tmp_path, "mamba", "own", ctx=512, steps=1, perplexity=60, evaluated=False)
+    canvas = drawn("books_scaling", tmp_path)
+    assert canvas.axes[0].get_ylabel() == "Validation perplexity (per token)"
+    assert lines_of(canvas.axes[0])["TTT-Linear (M)"][1] == [41.0]
+
+
+def test_losses_by_token_index_are_on_test_if_all_runs_are(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path, seed=seed, steps=1, perplexity=40) for seed in (0, 1)]
+    for number, run in enumerate(runs):
+        log = MetricLog.resume(run.metrics, run.path.name, None)
+        log.add_many("test", 1, "loss", [5.0] * 512, "nats/token", range(1, 513))
+        log.add_many("test", 1, "sequences", [64] * 512, "1", range(1, 513))
+        log.write()
+        table = FIGURES["per_token"].table(load_results(tmp_path))
+        assert set(table["split"]) == {"test" if number else "validation"}
+    np.testing.assert_allclose(table["loss"], 5.0)
+    assert "windows from anywhere in the test text" in caption(drawn("per_token", tmp_path))
+
+
+def test_evaluations_of_several_splits_elsewhere_are_apart(tmp_path: Path) -> None:
+    run = make_elsewhere(make_run(tmp_path, steps=30))
+    record = json.loads(run.record.read_text())
+    (name, where), new = *record["evaluations"].items(), "pycode-256-test-00000000"
+    record["evaluations"][new] = where | {"split": "test"}
+    run.record.write_text(json.dumps(record))
+    run.evaluation(new).write_bytes(run.evaluation(name).read_bytes())
+    table = FIGURES["elsewhere"].table(load_results(tmp_path))
+    assert set(table["data"]) == {"pycode, validation", "pycode, test"}
+
+
+def test_texts_of_one_name_and_other_digests_are_apart(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        make_run(tmp_path, seed=seed, steps=1, perplexity=40, evaluated=False)
+    other = make_run(tmp_path, seed=2, steps=1, perplexity=90, evaluated=False)
+    record = json.loads(other.record.read_text())
+    record["data"]["digest"] = "f" * 64
+    other.record.write_text(json.dumps(record))
+    canvas = drawn("books_scaling", tmp_path)
+    assert canvas.axes[0].get_title() == "pycode (abc), context of 512 tokens"
+    assert lines_of(canvas.axes[0])["TTT-Linear (M)"][1] == [40.0]
+    assert "Not drawn, another text of this name: 1 run." in caption(canvas)
 
 
 def test_the_papers_contexts_of_the_papers_data_are_drawn(tmp_path: Path) -> None:

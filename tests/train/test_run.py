@@ -288,12 +288,14 @@ def test_a_name_that_becomes_a_folder_has_no_separator(configure: Configure, tmp
 
 def test_evaluation_can_be_repeated(configure: Configure, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train(configure(f"run={tmp_path}/run"), [])
-    before = record(tmp_path / "run")["results"]["validation"]
-    metrics = (tmp_path / "run/metrics.parquet").read_bytes()
+    before = record(tmp_path / "run")["results"]
+    assert set(before) == {"validation", "test"}
+    tables = [tmp_path / "run" / name for name in ("metrics.parquet", "documents.parquet")]
+    contents = [table.read_bytes() for table in tables]
     evaluate(EvalConfig(run=f"{tmp_path}/run"), [])
-    assert f"validation perplexity {before['perplexity']:.2f}" in capsys.readouterr().out
-    assert record(tmp_path / "run")["results"] == {"validation": before}
-    assert (tmp_path / "run/metrics.parquet").read_bytes() == metrics
+    assert f"validation perplexity {before['validation']['perplexity']:.2f}" in capsys.readouterr().out
+    assert record(tmp_path / "run")["results"] == before
+    assert [table.read_bytes() for table in tables] == contents
     evaluate(EvalConfig(run=f"{tmp_path}/run", split="test", eval_tokens=64), [])
     assert record(tmp_path / "run")["results"]["test"]["tokens"] == 64
 

@@ -10,6 +10,8 @@ All figures and claims use the same rules:
 - If a method was trained with several settings, such as learning rates, one represents it: among the settings run with
   the most seeds, the one with the lowest mean validation loss over the seeds they share. A one-seed search therefore
   never replaces the setting it selected. A setting with a diverged seed comes last.
+- Settings are chosen by validation loss. The losses that are shown are of the test split if all runs that are compared
+  have a test result, otherwise of validation.
 """
 
 from __future__ import annotations
@@ -45,6 +47,7 @@ class RunRole(StrEnum):
     OTHER_LENGTH = "planned for another number of tokens"
     NO_PARENT = "the run that it starts from is missing"
     OTHER_SEED = "a seed that other points lack"
+    OTHER_TEXT = "another text of this name"
 
 
 def methods(results: Results) -> DataFrame:
@@ -117,6 +120,17 @@ def compare(
         worse = group.index[(group["setting"] != _best_setting(group)) & (group["role"] == RunRole.DRAWN)]
         rows.loc[worse, "role"] = RunRole.OTHER_SETTING
     return rows.reset_index(drop=True)
+
+
+def reported_split(rows: DataFrame) -> str:
+    """Return the split whose losses are shown of the drawn ``rows``: test, or validation.
+
+    It is test if all of them were evaluated on test, those of one context on equally many tokens.
+    """
+    drawn = rows[rows["role"] == RunRole.DRAWN]
+    tokens = drawn.groupby(["data_digest", "ctx"], dropna=False)["test_tokens"].nunique()
+    tested = len(drawn) and drawn["test_loss"].notna().all() and tokens.max() <= 1
+    return "test" if tested else "validation"
 
 
 def _learned_from(settings: Mapping[str, str]) -> str:

@@ -3,115 +3,32 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ttt.analysis.labels import COMPARED_AT, FINETUNED, METHOD
-from ttt.analysis.seeds import changed_settings, settings_of
+from ttt.analysis.benchmarks import benchmarks_table
+from ttt.analysis.run_rows import ReadRun, named_apart, read_run, runs_table
 from ttt.config.errors import UserError, bad_value
 from ttt.config.label import Label, names_only
 from ttt.config.schema import Resolved
-from ttt.results.benchmarks import BENCHMARK_FILE, Benchmark, read_benchmark
+from ttt.results.benchmarks import BENCHMARK_FILE, read_benchmark
 from ttt.results.context_gain import SCHEMA as CONTEXT_GAIN_SCHEMA
 from ttt.results.context_gain import TEXT_COLUMNS as CONTEXT_GAIN_TEXT
 from ttt.results.context_gain import read_context_gain
-from ttt.results.copying import COPIES_BELOW, FIRST_LOSS, REPEATED_LOSS
+from ttt.results.document_losses import SCHEMA as DOCUMENTS_SCHEMA
+from ttt.results.document_losses import TEXT_COLUMNS as DOCUMENTS_TEXT
+from ttt.results.document_losses import read_document_losses
 from ttt.results.inner_loss import LOSSES, per_dimension, read_inner_loss
 from ttt.results.inner_loss import SCHEMA as INNER_LOSS_SCHEMA
 from ttt.results.inner_loss import TEXT_COLUMNS as INNER_LOSS_TEXT
 from ttt.results.metrics import SCHEMA, TEXT_COLUMNS, Split, read_metrics
-from ttt.results.record import RECORD_FILE, Record, RunFolder, read_record
+from ttt.results.record import RECORD_FILE, Record, RunFolder
 
 T = TypeVar("T")
-
-RUN_COLUMNS: dict[str, tuple[str, str]] = {
-    "run_id": ("run_id", "string"),
-    "name": ("name", "string"),
-    "status": ("status", "string"),
-    "error": ("error", "string"),
-    "sweep": ("sweep", "string"),
-    "parent": ("config.parent.run_id", "string"),
-    "model": ("config.model.name", "string"),
-    "backbone": ("config.backbone.name", "string"),
-    "size": ("config.size.name", "string"),
-    "ctx": ("config.ctx.length", "Int64"),
-    "data": ("data.name", "string"),
-    "seed": ("seed", "Int64"),
-    "mini_batch_size": ("config.model.mini_batch_size", "Int64"),
-    "learning_rate": ("config.recipe.learning_rate", "Float64"),
-    "kernel": ("config.kernel.name", "string"),
-    "parameters": ("parameters.total", "Int64"),
-    "embedding_parameters": ("parameters.embedding", "Int64"),
-    "training_flops": ("training_flops", "Float64"),
-    "tokens_per_step": ("tokens_per_step", "Int64"),
-    "steps": ("steps", "Int64"),
-    "steps_planned": ("steps_planned", "Int64"),
-    "tokens": ("tokens", "Int64"),
-    "validation_loss": ("results.validation.loss", "Float64"),
-    "validation_perplexity": ("results.validation.perplexity", "Float64"),
-    "validation_sequences": ("results.validation.sequences", "Int64"),
-    "device": ("device.name", "string"),
-    "precision": ("device.precision", "string"),
-    "seconds": ("timing.seconds", "Float64"),
-    "tokens_per_second": ("timing.tokens_per_second", "Float64"),
-    "commit": ("git.commit", "string"),
-    "data_digest": ("data.digest", "string"),
-    FIRST_LOSS: (f"measurements.{FIRST_LOSS}", "Float64"),
-    REPEATED_LOSS: (f"measurements.{REPEATED_LOSS}", "Float64"),
-}
-"""Column of ``Results.runs`` -> its key in the record, and its dtype. Values are missing where a record lacks it."""
-
-KINDS: dict[str, tuple[type, ...]] = {"string": (str,), "Int64": (int,), "Float64": (int, float)}
-"""Dtype of a column -> types of its values in a record."""
-
-NEVER_MISSING = ("run_id", "status", "model", "backbone", "size", "ctx", "data", "seed", "steps")
-"""Columns that a run must have."""
-
-BENCHMARK_COLUMNS: dict[str, tuple[str, str]] = {
-    "benchmark_id": ("benchmark_id", "string"),
-    "kind": ("kind", "string"),
-    "started": ("started", "string"),
-    "cpu": ("machine.cpu", "string"),
-    "cores": ("machine.cores", "Int64"),
-    "threads": ("machine.threads", "Int64"),
-    "gpu": ("machine.gpu", "string"),
-    "backbone": ("settings.backbone.name", "string"),
-    "width": ("settings.width", "Int64"),
-    "heads": ("settings.heads", "Int64"),
-    "dtype": ("settings.dtype", "string"),
-    "rounds": ("settings.rounds", "Int64"),
-    "half_weights": ("settings.half_weights", "boolean"),
-}
-"""Column of ``Results.benchmarks`` -> its key in the benchmark's file, and its dtype."""
-
-MEASUREMENT_COLUMNS = {
-    "model": "string",
-    "form": "string",
-    "checkpoint_group": "Int64",
-    "tokens": "Int64",
-    "mini_batch_size": "Int64",
-    "batch": "Int64",
-    "measure": "string",
-    "value": "float64",
-    "low": "float64",
-    "high": "float64",
-    "unit": "string",
-    "kernel": "string",
-    "target": "string",
-    "head_dim": "Int64",
-    "warps": "Int64",
-    "stages": "Int64",
-    "remeasured": "Int64",
-}
-"""Further columns of ``Results.benchmarks``, the keys of ``ttt.results.benchmarks.Row``, and their dtypes."""
-
-
-JOINED = " joined"
-"""End of ``data_digest`` of runs with ``data.join=true``."""
 
 EVALUATION_COLUMNS = ["run_id", "data", "split", "judged_ctx", "position", "loss", "sequences"]
 
@@ -122,7 +39,8 @@ class Results:
 
     Attributes:
         runs: one row per run, indexed from 0: ``RUN_COLUMNS``; the ``measurements`` of any record, missing in the
-            others; ``run_dir``, the run's folder; ``copies``, whether the run has learned to copy repeated text
+            others; ``data`` has the digest besides the name where a name stands for several texts; ``run_dir``, the
+            run's folder; ``copies``, whether the run has learned to copy repeated text
             (``ttt.results.copying``), missing if it was not measured; ``start``, empty or ``FINETUNED``; and
             ``changed``, the settings, as text, in which runs of one ``METHOD`` at the same data, size and context
             differ. Runs that agree in all settings differ only in seed.
@@ -132,12 +50,15 @@ class Results:
             losses are mean squared errors per dimension.
         context_gain: the rows of all ``context_gain.parquet`` (columns of ``ttt.results.context_gain``); text is
             categorical.
+        documents: the rows of all ``documents.parquet`` (columns of ``ttt.results.document_losses``) that belong to a
+            result in the run's record; text is categorical.
         left_out: folder of a run that is left out as a duplicate -> folder of the same run in the tables.
         benchmarks: one row per measurement: ``BENCHMARK_COLUMNS`` and ``MEASUREMENT_COLUMNS``.
         settings: run_id -> every setting that affects what the run learns, see ``ttt.analysis.seeds.settings_of``.
         labels: run_id -> label.
-        evaluations: losses by token index at other contexts and on other texts: run_id; ``data``, ``split`` and
-            ``judged_ctx`` of the evaluation; position, ``loss`` (nats/token) and ``sequences``.
+        evaluations: losses by token index at other contexts and on other texts: run_id; ``data``, with the digest as
+            in ``runs``, ``split`` and ``judged_ctx`` of the evaluation; position, ``loss`` (nats/token) and
+            ``sequences``.
         unreadable: one line for each file that was left out because it could not be read.
     """
 
@@ -145,6 +66,7 @@ class Results:
     metrics: pd.DataFrame
     inner_loss: pd.DataFrame
     context_gain: pd.DataFrame
+    documents: pd.DataFrame
     left_out: dict[Path, Path]
     benchmarks: pd.DataFrame
     settings: dict[str, dict[str, str]]
@@ -171,16 +93,6 @@ class Results:
         on_validation = rows["split"] == "validation"
         validated = rows["run_id"].isin(rows.loc[on_validation, "run_id"].unique())
         return rows[on_validation | ~validated]
-
-
-@dataclass(frozen=True)
-class _Run:
-    """The parts of a record that the tables are made of; ``row`` has a value for each column."""
-
-    record: Record
-    row: dict[str, Any]
-    settings: dict[str, str]
-    label: Label
 
 
 @dataclass
@@ -220,7 +132,7 @@ def load_results(folder: Path, label: Callable[[Resolved], Label] = names_only, 
     if not folder.is_dir():
         raise bad_value("runs", folder, "no such folder; give one that holds runs of ttt-train")
     reader = _Reader(strict)
-    by_path = reader.read(lambda path: _read_run(path, label), sorted(folder.rglob(RECORD_FILE)))
+    by_path = reader.read(lambda path: read_run(path, label), sorted(folder.rglob(RECORD_FILE)))
     longest: dict[str, Path] = {}
     for path in sorted(by_path, key=lambda path: by_path[path].record["steps"]):
         longest[by_path[path].record["run_id"]] = path
@@ -235,71 +147,18 @@ def load_results(folder: Path, label: Callable[[Resolved], Label] = names_only, 
     gains = reader.read(read_context_gain, (run.context_gain for run in folders if run.context_gain.exists()))
     benchmarks = reader.read(read_benchmark, sorted(folder.rglob(BENCHMARK_FILE)))
     return Results(
-        runs=_runs(runs),
+        runs=runs_table(runs),
         metrics=_metrics(list(metrics.values())),
         inner_loss=_probed(list(inner_loss.values()), INNER_LOSS_SCHEMA, INNER_LOSS_TEXT),
         context_gain=_probed(list(gains.values()), CONTEXT_GAIN_SCHEMA, CONTEXT_GAIN_TEXT),
+        documents=_documents(runs, reader),
         left_out={path: used for path, used in left_out.items() if path != used},
-        benchmarks=_benchmarks(benchmarks.values()),
+        benchmarks=benchmarks_table(benchmarks.values()),
         settings={run.record["run_id"]: run.settings for run in runs.values()},
         labels={run.record["run_id"]: run.label for run in runs.values()},
         evaluations=_evaluations(runs, reader),
         unreadable=reader.unreadable,
     )
-
-
-def _read_run(path: Path, label: Callable[[Resolved], Label]) -> _Run:
-    record = read_record(path)
-    try:
-        plain = record.get("label")
-        of_run = Label.from_plain(plain) if plain else label(record["config"])
-        return _Run(record, _row(record), settings_of(record), of_run)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{path}: not a run's record ({type(error).__name__}: {error}); restore or remove the run's folder"
-        ) from error
-
-
-def _row(record: Record) -> dict[str, Any]:
-    """Return the run's row: ``RUN_COLUMNS`` and the record's measurements.
-
-    Raises:
-        TypeError: a value of another type than its column.
-    """
-    measured = {name: (f"measurements.{name}", "Float64") for name in record.get("measurements", {})}
-    row: dict[str, Any] = {}
-    for column, (key, dtype) in (measured | RUN_COLUMNS).items():
-        row[column] = value = _lookup(record, key)
-        if not isinstance(value, KINDS[dtype]) and (value is not None or column in NEVER_MISSING):
-            raise TypeError(f"{key}={value!r} is not of type {dtype}")
-    if _lookup(record, "config.data.join"):
-        # Joined documents give other windows of the same text, so that losses do not compare.
-        row["data_digest"] = f"{row['data_digest'] or ''}{JOINED}"
-    return row
-
-
-def _runs(found: dict[Path, _Run]) -> pd.DataFrame:
-    measured = {column for run in found.values() for column in run.row} - RUN_COLUMNS.keys()
-    columns = {column: dtype for column, (_, dtype) in RUN_COLUMNS.items()} | dict.fromkeys(sorted(measured), "Float64")
-    runs = pd.DataFrame(
-        {
-            column: pd.array([run.row.get(column) for run in found.values()], dtype=dtype)  # type: ignore[call-overload]
-            for column, dtype in columns.items()
-        }
-    )
-    runs["run_dir"] = pd.array([str(path) for path in found], dtype="string")
-    runs["copies"] = runs[REPEATED_LOSS] < COPIES_BELOW * runs[FIRST_LOSS]
-    runs["start"] = runs["parent"].notna().map({True: FINETUNED, False: ""}).astype("string")
-    groups = list(runs[[*COMPARED_AT, *METHOD]].itertuples(index=False, name=None))
-    runs["changed"] = pd.array(changed_settings(groups, [run.settings for run in found.values()]), dtype="string")
-    return runs
-
-
-def _lookup(record: Record | Benchmark, key: str) -> Any:
-    value: Any = record
-    for part in key.split("."):
-        value = value.get(part) if isinstance(value, dict) else None
-    return value
 
 
 def _metrics(tables: list[pa.Table]) -> pd.DataFrame:
@@ -328,12 +187,26 @@ def _probed(tables: list[pa.Table], schema: pa.Schema, text_columns: list[str]) 
     return _concatenated(tables, schema).to_pandas().astype(dict.fromkeys(text_columns, "category"))
 
 
+def _documents(found: dict[Path, ReadRun], reader: _Reader) -> pd.DataFrame:
+    folders = [RunFolder(path) for path in found]
+    tables = reader.read(read_document_losses, (run.documents for run in folders if run.documents.exists()))
+    kept = []
+    for path, table in tables.items():
+        record = found[path.parent].record
+        for split, result in record["results"].items():
+            chosen = pc.and_(
+                pc.equal(table["split"], split), pc.equal(table["step"], result.get("step", record["steps"]))
+            )
+            kept.append(table.filter(chosen))
+    return _probed(kept, DOCUMENTS_SCHEMA, DOCUMENTS_TEXT)
+
+
 def _concatenated(tables: list[pa.Table], schema: pa.Schema) -> pa.Table:
     return pa.concat_tables(tables).unify_dictionaries() if tables else schema.empty_table()
 
 
-def _evaluations(found: dict[Path, _Run], reader: _Reader) -> pd.DataFrame:
-    tables = [pd.DataFrame(columns=EVALUATION_COLUMNS)]
+def _evaluations(found: dict[Path, ReadRun], reader: _Reader) -> pd.DataFrame:
+    tables = [pd.DataFrame(columns=[*EVALUATION_COLUMNS, "digest"])]
     for path, run in found.items():
         named = {RunFolder(path).evaluation(name): name for name in run.record.get("evaluations", {})}
         for file, table in reader.read(read_metrics, filter(Path.exists, named)).items():
@@ -342,17 +215,7 @@ def _evaluations(found: dict[Path, _Run], reader: _Reader) -> pd.DataFrame:
             rows = rows[rows["position"].notna() & (rows["step"] == result["step"])]
             losses = rows.pivot_table("value", "position", "metric", observed=True).reset_index()
             judged = {"data": result["data"], "split": result["split"], "judged_ctx": result["judged"]["ctx"]}
-            tables.append(losses.assign(run_id=run.record["run_id"], **judged)[EVALUATION_COLUMNS])
-    return pd.concat([table for table in tables if len(table)] or tables, ignore_index=True)
-
-
-def _benchmarks(benchmarks: Iterable[Benchmark]) -> pd.DataFrame:
-    rows: list[dict[str, Any]] = []
-    for benchmark in benchmarks:
-        whole = {column: _lookup(benchmark, key) for column, (key, _) in BENCHMARK_COLUMNS.items()}
-        # A value of the row, such as the dtype of a kernel, overrides the value of the whole benchmark.
-        rows += [{**whole, **row} for row in benchmark["rows"]]
-    dtypes = {column: dtype for column, (_, dtype) in BENCHMARK_COLUMNS.items()} | MEASUREMENT_COLUMNS
-    return pd.DataFrame(
-        {column: pd.array([row.get(column) for row in rows], dtype=dtype) for column, dtype in dtypes.items()}  # type: ignore[call-overload]
-    )
+            judged |= {"run_id": run.record["run_id"], "digest": result["judged"]["digest"]}
+            tables.append(losses.assign(**judged)[[*EVALUATION_COLUMNS, "digest"]])
+    found_rows = pd.concat([table for table in tables if len(table)] or tables, ignore_index=True)
+    return found_rows.assign(data=named_apart(found_rows["data"], found_rows["digest"]))[EVALUATION_COLUMNS]

@@ -40,20 +40,27 @@ def bootstrap(differences: Sequence[float], seed: int = 0) -> tuple[float, float
 
 
 def over_documents(
-    name: str, differences: Sequence[float], run_ids: Iterable[str], unit: str = "nats/token", sign: int = -1
+    name: str,
+    differences: Sequence[float],
+    run_ids: Iterable[str],
+    unit: str = "nats/token",
+    paper: float | None = None,
+    sign: int = -1,
 ) -> Part:
     """Return the part that ``differences`` of documents, read by runs of one seed, have this ``sign``.
 
-    With fewer than ``LEAST_DOCUMENTS`` it has no interval and stays unresolved.
+    The name gets "one seed" and the number of documents. With fewer than ``LEAST_DOCUMENTS`` it has no interval and
+    stays unresolved.
     """
     ids, n = tuple(run_ids), len(differences)
+    name = f"{name}, one seed, {n} documents"
     if n < LEAST_DOCUMENTS:
         mean, none = float(np.mean(differences)), math.nan
         few = LEAST_DOCUMENTS
-        return Part(name, Verdict.UNRESOLVED, mean, none, none, None, n, few, unit, ids, None, sign, "document")
+        return Part(name, Verdict.UNRESOLVED, mean, none, none, paper, n, few, unit, ids, None, sign, "document")
     mean, low, high, p = bootstrap(differences)
-    needed = pairs_needed(mean, differences)
-    return Part(name, Verdict.UNRESOLVED, mean, low, high, None, n, needed, unit, ids, p, sign, "document")
+    needed = pairs_needed(mean if paper is None else paper, differences)
+    return Part(name, Verdict.UNRESOLVED, mean, low, high, paper, n, needed, unit, ids, p, sign, "document")
 
 
 def _error(values: np.ndarray) -> Any:

@@ -18,10 +18,8 @@ TTT = ("ttt_linear", "ttt_mlp")
 TRANSFORMER = "transformer"
 
 RULE = (
-    "Losses are of the same tokens: the last 256 of windows of validation documents, chosen from the documents alone. "
-    "The unit is the seed. Where there is one seed it is the document, with a studentised bootstrap of 10,000 "
-    "resamples and at least 10 documents; such a part says so in its name, and its interval knows nothing of the "
-    "spread of seeds."
+    "Losses are of the same tokens: the last 256 of windows of validation documents, chosen from the documents alone; "
+    "of test documents if the name says so. The unit is the seed, and the document where there is one seed."
 )
 """The rule for the verdicts of claims 4, 7 and 8, besides the rule for all claims."""
 
@@ -96,9 +94,8 @@ def _scopes(rows: pd.DataFrame, with_ctx: bool = True) -> Iterator[tuple[str, pd
     for _, group in rows.groupby(SAME_TARGETS, observed=True):
         first = group.iloc[0]
         words = describe_scope(group[group["ctx"] == group["ctx"].max()])
-        several = rows.loc[rows["data"] == first["data"], "data_digest"].nunique() > 1
         text = words if with_ctx else f"{first['data']} {first['size']}"
-        yield text + (f" ({first['data_digest'][:6]})" if several else ""), group
+        yield text + (", test" if first["split"] == "test" else ""), group
 
 
 def _methods(rows: pd.DataFrame, models: Iterable[str]) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -181,4 +178,4 @@ def _part(
             name, [float(values.mean()) for values in by_seed.values()], run_ids, unit, sign=sign, counted="seed"
         )
     (values,) = by_seed.values()
-    return over_documents(f"{name}, one seed", list(values), run_ids, unit, sign)
+    return over_documents(name, list(values), run_ids, unit, sign=sign)

@@ -17,7 +17,7 @@ def inner_loss(results: Results) -> list[Part]:
     """Judge loss(W_t) < loss(W_{t-1}) < loss(W_0), the last gap growing with t, from the mean over a run's layers."""
     rows = results.select_inner_loss().merge(_with_case(results), on="run_id")
     parts = []
-    for case, group in rows.groupby(CASE, dropna=False):
+    for case, group in rows.groupby([*CASE, "split"], dropna=False, observed=True):
         runs = [run.groupby("position")[LOSSES].mean() for _, run in group.groupby("run_id", observed=True)]
         name, ids = _describe(cast(tuple, case), group), list(group["run_id"].unique())
         for lower, higher, text in STEPS:
@@ -49,6 +49,7 @@ def _with_case(results: Results) -> pd.DataFrame:
 
 
 def _describe(case: tuple, rows: pd.DataFrame) -> str:
-    model, backbone, b, start = case[len(COMPARED_AT) :]
+    model, backbone, b, start, split = case[len(COMPARED_AT) :]
     texts = [method_label(model, backbone), "" if pd.isna(b) else f"b = {b}", start, describe_scope(rows)]
+    texts.append("test" if split == "test" else "")
     return ", ".join(filter(None, texts))

@@ -10,11 +10,11 @@ from dataclasses import asdict, dataclass
 
 from ttt.analysis.store import Results
 from ttt.claims import context, inside, quality, speed, verdict
-from ttt.claims.verdict import Part, Verdict, corrected, together
+from ttt.claims.verdict import Part, Verdict, corrected, together, with_spread_of_seeds
 
 COLUMNS = (
     *("claim", "verdict", "part", "part_verdict", "effect", "low", "high", "paper", "pairs", "needed", "unit"),
-    *("run_ids", "give"),
+    *("run_ids", "give", "split"),
 )
 
 
@@ -108,7 +108,9 @@ CLAIMS = (
 
 def judge_all(results: Results) -> list[Judged]:
     """Judge every claim."""
-    by_claim = [(claim, corrected(claim.parts(results))) for claim in CLAIMS]
+    unjudged = [(claim, claim.parts(results)) for claim in CLAIMS]
+    every = [part for _, parts in unjudged for part in parts]
+    by_claim = [(claim, corrected(with_spread_of_seeds(parts, every))) for claim, parts in unjudged]
     return [Judged(claim, together([part.verdict for part in parts]), parts) for claim, parts in by_claim]
 
 
@@ -141,7 +143,9 @@ def numbers(part: Part) -> str:
     ends = "" if math.isnan(part.low) else f" [{part.low:+.3f}, {part.high:+.3f}]"
     paper = "" if part.paper is None else f" (paper {part.paper:+.3f})"
     needed = f"; {part.needed:,} needed" if part.needed and part.needed > part.pairs else ""
-    return f"{part.effect:+.3f}{ends}{unit}{paper}, {count}{needed}"
+    of_seeds = part.spread is not None and part.counted == "document"
+    spread = f"; seeds elsewhere: SD {part.spread:.3f}" if of_seeds else ""
+    return f"{part.effect:+.3f}{ends}{unit}{paper}, {count}{needed}{spread}"
 
 
 def as_markdown(judged: list[Judged]) -> str:
@@ -166,9 +170,9 @@ def as_csv(judged: list[Judged]) -> str:
             values = [_text(number) for number in (part.effect, part.low, part.high, part.paper)]
             needed = "" if part.needed is None else part.needed
             words = part.name, part.verdict.value
-            writer.writerow([*whole, *words, *values, part.pairs, needed, part.unit, ids, item.claim.give])
+            writer.writerow([*whole, *words, *values, part.pairs, needed, part.unit, ids, item.claim.give, part.split])
         if not item.parts:
-            writer.writerow([*whole, "", "", "", "", "", "", 0, "", "", "", item.claim.give])
+            writer.writerow([*whole, "", "", "", "", "", "", 0, "", "", "", item.claim.give, ""])
     return out.getvalue()
 
 

@@ -201,6 +201,7 @@ class TrainerConfig:
     max_steps: int | None = key(None, "stop after this many steps of the recipe's schedule", at_least=1)
     checkpoint_every: int = key(250, "steps between checkpoints; 0: only at the end", at_least=0)
     eval_every: int = key(0, "steps between validations while training; 0: only at the end", at_least=0)
+    eval_test: bool = key(True, "evaluate the test split too at the end; validation selects, test is reported")
     log_every: int = key(1, "steps between logged values", at_least=1)
     logger: str = key("csv", "logger in addition to the run's metrics", choices=("csv", "tensorboard", "wandb"))
     wandb: WandbConfig = key(WandbConfig, "Weights & Biases")

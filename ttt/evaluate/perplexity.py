@@ -1,18 +1,19 @@
 """Perplexity on a split, and the loss by token index, on the same windows.
 
-Shapes: T context length.
+Shapes: B windows at once, T context length, D documents.
 """
 
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ttt.data.corpus import Documents
 from ttt.data.usage import documents_in
-from ttt.data.windows import windows_within
+from ttt.data.windows import Windows, windows_within
 from ttt.evaluate.losses import window_losses
 
 
@@ -26,6 +27,10 @@ class SplitEvaluation:
         sequences: number of windows in ``loss``.
         loss_by_index: [T], mean loss at token index 1 ... T of the windows.
         judged: number of documents with tokens in ``loss``.
+        starts: int64 [windows], the place of each window in the split's tokens.
+        document: int64 [D], numbers of the documents with predicted tokens.
+        document_loss: float64 [D], the sum of their losses in nats.
+        document_tokens: int64 [D], the number of these tokens.
     """
 
     loss: float
@@ -33,6 +38,10 @@ class SplitEvaluation:
     sequences: int
     loss_by_index: Tensor
     judged: int
+    starts: np.ndarray
+    document: np.ndarray
+    document_loss: np.ndarray
+    document_tokens: np.ndarray
 
     @property
     def perplexity(self) -> float:
@@ -62,10 +71,42 @@ def evaluate_split(
         UserError: no document is longer than the context.
     """
     windows = windows_within(documents, ctx).subset(max(1, eval_tokens // ctx))
-    loss_T = _mean_over_windows(window_losses(model, windows, device, device_tokens, show_progress, "perplexity"))
+    sums = _DocumentSums(windows, documents)
+    losses = window_losses(model, windows, device, device_tokens, show_progress, "perplexity")
+    loss_T = _mean_over_windows(map(sums.add, losses))
+    read = np.flatnonzero(sums.tokens)
     return SplitEvaluation(
-        float(loss_T.mean()), len(windows) * ctx, len(windows), loss_T, documents_in(windows, documents)
+        float(loss_T.mean()),
+        len(windows) * ctx,
+        len(windows),
+        loss_T,
+        documents_in(windows, documents),
+        sums.starts,
+        read,
+        sums.loss[read],
+        sums.tokens[read],
     )
+
+
+class _DocumentSums:
+    """Sums of losses and counts of predicted tokens by document, over batches of windows in their order."""
+
+    def __init__(self, windows: Windows, documents: Documents) -> None:
+        self.starts = np.asarray(windows.starts[np.arange(len(windows))])
+        self.offsets = documents.offsets
+        self.loss, self.tokens = np.zeros(len(documents)), np.zeros(len(documents), np.int64)
+        self._done = 0
+
+    def add(self, losses_BT: Tensor) -> Tensor:
+        """Add the next windows, and return their losses."""
+        B, T = losses_BT.shape
+        places_BT = self.starts[self._done : self._done + B, None] + np.arange(1, T + 1)
+        document = np.searchsorted(self.offsets, places_BT.ravel(), "right") - 1
+        found, place = np.unique(document, return_inverse=True)
+        self.loss[found] += np.bincount(place, losses_BT.numpy().ravel())
+        self.tokens[found] += np.bincount(place)
+        self._done += B
+        return losses_BT
 
 
 def mean_loss(losses: Iterable[Tensor]) -> float:

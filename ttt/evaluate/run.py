@@ -1,5 +1,6 @@
 """A trained run, from its folder or at the end of its training, and the evaluation of its model."""
 
+import hashlib
 import logging
 import math
 import time
@@ -27,6 +28,7 @@ from ttt.models.language_model import LanguageModel
 from ttt.models.memory import keep_freed_memory
 from ttt.models.weights import load_weights
 from ttt.results.checkpoints import newest_whole
+from ttt.results.document_losses import read_document_losses, write_document_losses
 from ttt.results.metrics import MetricLog, Split
 from ttt.results.origin import data_from_here
 from ttt.results.record import Evaluation, Record, RunFolder, require_data
@@ -215,7 +217,7 @@ def restore_config(record: Record) -> TrainConfig:
 
 
 def evaluate_run(run: TrainedRun, split: Split) -> SplitEvaluation:
-    """Evaluate the run's model on a split and write the result into its metrics and its record.
+    """Evaluate the run's model on a split; write the result into its metrics, its losses by document and its record.
 
     At another context or on another text, the result goes beside the run's own. See ``TrainedRun.stores``.
 
@@ -227,6 +229,9 @@ def evaluate_run(run: TrainedRun, split: Split) -> SplitEvaluation:
     documents = run.documents(split)
     # A damaged table is noticed before the evaluation, not after it.
     log = run.metric_log(split) if run.stores(split) else None
+    table = run.record.folder.documents
+    if log is not None and not run.elsewhere and table.exists():
+        read_document_losses(table)
     evaluation = evaluate_split(
         run.model,
         documents,
@@ -245,6 +250,7 @@ def evaluate_run(run: TrainedRun, split: Split) -> SplitEvaluation:
         result |= {"data": documents.data, "split": split}
         run.record.evaluated_elsewhere(run.evaluation_name(split), result)
     else:
+        _write_document_losses(run, split, evaluation)
         run.record.measured(f"{split}_seconds", time.perf_counter() - started)
         run.record.evaluated(split, result)
     if math.isinf(evaluation.perplexity):
@@ -259,6 +265,13 @@ def _log_evaluation(log: MetricLog, split: Split, step: int, evaluation: SplitEv
     positions = range(1, len(evaluation.loss_by_index) + 1)
     log.add_many(split, step, "loss", evaluation.loss_by_index.tolist(), "nats/token", positions)
     log.add_many(split, step, "sequences", [evaluation.sequences] * len(positions), "1", positions)
+
+
+def _write_document_losses(run: TrainedRun, split: Split, evaluation: SplitEvaluation) -> None:
+    text = f"{run.corpus.digest} {split} {run.reading.ctx} ".encode()
+    windows = hashlib.sha256(text + evaluation.starts.astype("<i8").tobytes()).hexdigest()[:16]
+    sums = evaluation.document, evaluation.document_loss, evaluation.document_tokens
+    write_document_losses(run.record.folder.documents, run.record.run_id, split, run.step, windows, *sums)
 
 
 def _result(run: TrainedRun, documents: Documents, evaluation: SplitEvaluation) -> Evaluation:

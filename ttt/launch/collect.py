@@ -47,7 +47,7 @@ def _copy(run: RunFolder, copy: RunFolder) -> str | None:
     before = _record_or_none(copy)
     if before and before["status"] == "finished" and before["timing"]["started"] != record["timing"]["started"]:
         return f"kept: {copy.path} is another training of this run; remove it to collect {run.path}"
-    tables = [run.metrics, *run.probes, *sorted(run.evaluations.glob("*.parquet"))]
+    tables = [run.metrics, *run.tables, *sorted(run.evaluations.glob("*.parquet"))]
     for source, target in ((table, copy.path / table.relative_to(run.path)) for table in tables):
         if source.exists() and not (target.exists() and filecmp.cmp(source, target, shallow=False)):
             with source.open("rb") as original, replacing(target) as file:

@@ -21,10 +21,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from ttt.results.metrics import Split
-from ttt.results.parquet import read_table, write_table
+from ttt.results.parquet import read_table, replace_split
 
 TARGETS = 256
 """Tokens at the end of a window that are judged."""
@@ -78,12 +77,8 @@ def write_context_gain(path: Path, run_id: str, split: Split, step: int, losses:
     """
     rows = ((run_id, split, step, *loss) for loss in losses)
     columns = dict(zip(SCHEMA.names, zip(*rows, strict=True), strict=True))
-    tables = [pa.table({name: list(values) for name, values in columns.items()}, schema=SCHEMA)]
-    if path.exists():
-        former = read_table(path, SCHEMA, (), WHAT)
-        tables.append(former.filter(pc.not_equal(former["split"], split)))
-    order = [(name, "ascending") for name in ("split", "control", "context", "document")]
-    write_table(path, pa.concat_tables(tables).sort_by(order).combine_chunks())
+    table = pa.table({name: list(values) for name, values in columns.items()}, schema=SCHEMA)
+    replace_split(path, split, table, ("split", "control", "context", "document"), WHAT)
 
 
 def read_context_gain(path: Path) -> pa.Table:

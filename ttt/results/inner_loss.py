@@ -24,11 +24,10 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from ttt.config.schema import Resolved
 from ttt.results.metrics import Split
-from ttt.results.parquet import read_table, write_table
+from ttt.results.parquet import read_table, replace_split
 
 LOSSES = ("loss_initial", "loss_before", "loss_after")
 VALUES = (*LOSSES, "update_norm", "weight_norm")
@@ -64,11 +63,7 @@ def write_inner_loss(
         UserError: the file cannot be written, or the existing file is another table.
     """
     tables = [_rows(run_id, split, step, number, values, sequences) for number, values in enumerate(layers, 1)]
-    if path.exists():
-        former = read_table(path, SCHEMA, (), "inner losses")
-        tables.append(former.filter(pc.not_equal(former["split"], split)))
-    order = [(name, "ascending") for name in ("split", "layer", "position")]
-    write_table(path, pa.concat_tables(tables).sort_by(order).combine_chunks())
+    replace_split(path, split, pa.concat_tables(tables), ("split", "layer", "position"), "inner losses")
 
 
 def per_dimension(config: Resolved) -> float:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ttt.config.errors import UserError
@@ -22,6 +23,20 @@ def write_table(path: Path, table: pa.Table) -> None:
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     write_bytes(path, sink.getvalue().to_pybytes())
+
+
+def replace_split(path: Path, split: str, rows: pa.Table, order: Sequence[str], what: str) -> None:
+    """Write the rows of a split, which replace the split's former rows in the file, sorted by the columns ``order``.
+
+    Raises:
+        UserError: the file cannot be written, or the existing file is another table than ``what``.
+    """
+    tables = [rows]
+    if path.exists():
+        former = read_table(path, rows.schema, (), what)
+        tables.append(former.filter(pc.not_equal(former["split"], split)))
+    sorting = [(name, "ascending") for name in order]
+    write_table(path, pa.concat_tables(tables).sort_by(sorting).combine_chunks())
 
 
 def read_table(path: Path, schema: pa.Schema, text_columns: Sequence[str], what: str) -> pa.Table:

@@ -72,9 +72,14 @@ class RunFolder:
         return self.path / "context_gain.parquet"
 
     @property
-    def probes(self) -> list[Path]:
-        """The possible tables of probes."""
-        return [self.inner_loss, self.context_gain]
+    def documents(self) -> Path:
+        """The losses by document of the evaluations, see ``ttt.results.document_losses``."""
+        return self.path / "documents.parquet"
+
+    @property
+    def tables(self) -> list[Path]:
+        """The possible tables besides the metrics: of probes, and of losses by document."""
+        return [self.inner_loss, self.context_gain, self.documents]
 
     @property
     def evaluations(self) -> Path:

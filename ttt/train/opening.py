@@ -120,7 +120,7 @@ def _other_files(folder: RunFolder) -> bool:
     """Return whether a folder without a record contains anything that a killed run cannot have left there."""
     left = {path.name for path in folder.path.iterdir() if not path.match(f".*{PARTIAL}")} - {*LOCK_FILES}
     folders = {folder.checkpoints, folder.evaluations, folder.path / LOGS}
-    own = {folder.config, folder.metrics, *folder.probes, *folder.tokenizers, *folders}
+    own = {folder.config, folder.metrics, *folder.tables, *folder.tokenizers, *folders}
     return bool(left) and (_left_config(folder) is None or bool(left - {path.name for path in own}))
 
 
@@ -147,7 +147,7 @@ def reset_folder(folder: RunFolder) -> None:
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
         remove_partials(folder.path)
-        for file in (folder.record, folder.metrics, *folder.probes, *folder.tokenizers):
+        for file in (folder.record, folder.metrics, *folder.tables, *folder.tokenizers):
             file.unlink(missing_ok=True)
         for part in (folder.evaluations, folder.checkpoints, folder.path / LOGS):
             _empty(part)
@@ -169,7 +169,7 @@ def _empty(part: Path) -> None:
 
 
 def rewind_folder(folder: RunFolder, newest: Checkpoint) -> None:
-    """Set aside checkpoints newer than ``newest`` and remove the unfinished files of a killed process.
+    """Set aside checkpoints newer than ``newest``; remove unfinished files of a killed process and losses by document.
 
     Raises:
         UserError: the folder cannot be written.
@@ -177,6 +177,8 @@ def rewind_folder(folder: RunFolder, newest: Checkpoint) -> None:
     try:
         for part in (folder.path, folder.checkpoints):
             remove_partials(part)
+        # Of weights that the run will train further; its evaluation at the end writes it again.
+        folder.documents.unlink(missing_ok=True)
         for path in checkpoints(folder.checkpoints):
             if checkpoint_step(path) > newest.step:
                 set_aside(path, "damaged")

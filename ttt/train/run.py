@@ -6,9 +6,10 @@ from contextlib import suppress
 
 import lightning.pytorch as pl
 
-from ttt.config.errors import DivergedError
+from ttt.config.errors import DivergedError, UserError
 from ttt.data.loader import TrainLoader
 from ttt.data.vocabulary import tokenizer_file
+from ttt.data.windows import windows_within
 from ttt.evaluate.copying import probe_copying
 from ttt.evaluate.perplexity import SplitEvaluation
 from ttt.evaluate.run import TrainedRun, evaluate_run
@@ -52,8 +53,26 @@ def run(prepared: PreparedRun) -> SplitEvaluation | None:
     with recording(record):
         trained = _trained(prepared, _train(prepared))
         evaluation = evaluate_run(trained, "validation")
+        if prepared.plan.config.trainer.eval_test:
+            _evaluate_test(trained)
         _measure_copying(trained)
         return evaluation
+
+
+def _evaluate_test(trained: TrainedRun) -> None:
+    """Evaluate the test split; if no document is long enough, the record gets a warning instead.
+
+    Data without a test split, by ``data.test_fraction=0``, are left without a word.
+    """
+    documents = trained.documents("test")
+    if not len(documents) and not trained.record.content["config"]["data"].get("test_fraction"):
+        return
+    try:
+        windows_within(documents, trained.reading.ctx)
+    except UserError as error:
+        trained.record.warn({"test": str(error)})
+    else:
+        evaluate_run(trained, "test")
 
 
 def _measure_copying(trained: TrainedRun) -> None:
