@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 WIDTH, ROW_HEIGHT, REST = 9.2, 0.3, 1.7
 """Inches."""
 
-COLUMNS = {"": 0.0, "difference from the previous row": 0.05, "perplexity": 0.72, "step (nats)": 1.0}
+COLUMNS = {"": 0.0, "difference from the previous row": 0.05, "perplexity": 0.66, "step (nats)": 1.0}
 """Heading of a column of the table -> its horizontal position; the last column ends there."""
 
 MARKS: dict[TableForm, tuple[str, float, dict[str, Any]]] = {
@@ -100,7 +100,8 @@ def draw(table: DataFrame) -> Canvas:
         canvas,
         f"Step: {first['split']} loss minus that of the previous row, mean over pairs of runs with the same seed and "
         "data; with its 95% interval by Student's t where there are several.",
-        *notes(table, "row", "form"),
+        "Perplexity: mean over seeds.",
+        *notes(table, "row", "form")[1:],
         f"Stars: {STATED}.",
     )
     return canvas
