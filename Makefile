@@ -62,7 +62,7 @@ test: setup ## run all tests (11 minutes on 2 cores)
 	$(PYTEST)
 
 quick: setup ## run the tests that are not marked slow (two minutes on 2 cores): for use while working
-	$(PYTEST) -m "not slow"
+	$(PYTEST) --numprocesses logical --maxprocesses 8 -m "not slow"
 
 check: setup ## lint, format and types
 	$(BIN)/ruff check .

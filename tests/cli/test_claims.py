@@ -10,6 +10,7 @@ from ttt.cli.claims import main
 make_ladder = run_path(str(Path(__file__).parents[1] / "plots" / "synthetic.py"))["make_ladder"]
 
 
+@pytest.mark.slow
 def test_claims_are_printed_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_ladder(tmp_path / "runs", (0, 1, 2), own_noise=0)
     for name in ("claims.csv", "claims.json", "claims.md"):

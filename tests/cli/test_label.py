@@ -38,6 +38,7 @@ def test_values_of_an_earlier_version_are_no_departures(configure: Configure) ->
     assert label_of_plain(plain) == label_of(configure())
 
 
+@pytest.mark.slow
 def test_a_sweep_stores_its_labels(tmp_path) -> None:
     plan = expand(load_sweep("ablation", "laptop"), tmp_path)
     labels = [Label.from_plain(run.label) for run in plan.runs if run.label]

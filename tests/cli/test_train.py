@@ -82,6 +82,7 @@ MISTAKES = [
 ]
 
 
+@pytest.mark.slow
 def test_fsdp_without_a_gpu_is_refused(configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
@@ -121,6 +122,7 @@ def test_a_mistake_gets_one_line_and_writes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_help_names_every_option(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_in_process(["--help"], monkeypatch) == 0
     shown = capsys.readouterr().out
@@ -139,6 +141,7 @@ def test_a_run_folder_that_cannot_be_written_is_named(
     assert "Traceback" not in errors
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_earlier_files_intact(
     configure: Configure, starter: Starter, tiny: list[str], tmp_path: Path
 ) -> None:

@@ -29,6 +29,7 @@ def test_a_folder_is_a_document_of_its_files_in_order(config: DataConfig, site: 
     assert "inner" not in documents["tinycode"]
 
 
+@pytest.mark.slow
 def test_the_standard_librarys_tables_are_left_out(config: DataConfig) -> None:
     config.packages = ["stdlib"]
     names = {document.name for document in open_source(config).documents()}
