@@ -64,7 +64,7 @@ def table(results: Results) -> DataFrame:
 
 
 def draw(table: DataFrame) -> Canvas:
-    """Draw one panel per text and size, and a line and its controls per method."""
+    """Draw one panel per text and size, in which each method has a line and its two controls."""
     parts = [part for _, part in table.groupby(SIZE, observed=True)]
     parts.sort(key=lambda part: (part["data"].iloc[0], part["parameters"].min()))
     canvas, panels = grid(len(parts), min(len(parts), 3), PANEL_HEIGHT)

@@ -72,7 +72,7 @@ class Cases:
         paper: float | None = None,
         sign: int = -1,
     ) -> list[Part]:
-        """Return the part of each scope that the sum of losses, each with the weight of its case, has this ``sign``.
+        """Judge in each scope the claim that the weighted sum of its cases' losses has this ``sign``.
 
         Seeds are the units. Where there is one, documents are, if all its runs have losses of the same windows.
 

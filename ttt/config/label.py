@@ -12,7 +12,7 @@ TRIED = {"model.rope_base"}
 
 
 TRIED_IN_TEXT = {"model.eta_base", "model.eta_base_start"}
-"""The same for a row of Table 1 in the form of the paper's text, which does not say the inner rate of these rows."""
+"""More such settings for rows of Table 1 in the form of the paper's text, which does not state their inner rate."""
 
 
 class TableForm(StrEnum):
