@@ -11,6 +11,7 @@ from ttt.analysis.comparison import RunRole
 from ttt.analysis.labels import COMPARED_AT
 from ttt.analysis.table_1 import FIRST_TTT_ROW, STATED, TABLE_1, stated_step, table_1_runs
 from ttt.claims.verdict import interval
+from ttt.config.errors import counted
 from ttt.config.label import TableForm
 
 from .panels import caption
@@ -85,6 +86,13 @@ def steps(table: DataFrame) -> dict[tuple[int, TableForm], tuple[float, float, f
     return found
 
 
+def copying_rows(table: DataFrame) -> dict[tuple[int, TableForm], tuple[int, int]]:
+    """Return (row, form) -> the number of its runs that copy from context and of all measured, if any copies."""
+    measured = drawn(table).dropna(subset=["copies"])
+    counts = measured.astype({"copies": int}).groupby(["row", "form"], observed=True)["copies"].agg(["sum", "size"])
+    return {(int(row), TableForm(form)): (int(k), int(n)) for (row, form), k, n in counts.itertuples() if k}
+
+
 def draw(table: DataFrame) -> Canvas:
     """Draw one line per row of Table 1, with the measured perplexity, and the steps beside the paper's."""
     from matplotlib.figure import Figure as Canvas
@@ -102,21 +110,26 @@ def draw(table: DataFrame) -> Canvas:
         "data; with its 95% interval by Student's t where there are several.",
         "Perplexity: mean over seeds.",
         *notes(table, "row", "form")[1:],
+        _copying(table),
         f"Stars: {STATED}.",
     )
     return canvas
 
 
 def _draw_steps(axes: Axes, table: DataFrame) -> None:
-    measured = steps(table)
+    measured, copying = steps(table), copying_rows(table)
     for form, (name, offset, style) in MARKS.items():
         places = {row: step for (row, of), step in measured.items() if of == form}
         if not places:
             continue
         means, lows, highs = (np.array(column) for column in zip(*places.values(), strict=True))
         errors = np.nan_to_num([means - lows, highs - means])
-        rows = [row + offset for row in places]
-        axes.errorbar(means, rows, xerr=errors, linestyle="none", capsize=2, elinewidth=0.9, label=name, **style)
+        rows = np.array([row + offset for row in places])
+        copies = np.array([(row, form) in copying for row in places])
+        for chosen, label, face in ((~copies, name, None), (copies, f"{name}, copies from context", "white")):
+            if chosen.any():
+                look: dict[str, Any] = {"linestyle": "none", "capsize": 2, "elinewidth": 0.9, "markerfacecolor": face}
+                axes.errorbar(means[chosen], rows[chosen], xerr=errors[:, chosen], label=label, **look, **style)
     stated = [(stated_step(row), row + STATED_OFFSET) for row in TABLE_1 if row > 1]
     axes.plot(*zip(*stated, strict=True), linestyle="none", label="the paper, 125M on the Pile", **STATED_MARK)
     axes.axvline(0, color="0.6", linewidth=0.8, zorder=0)
@@ -125,6 +138,14 @@ def _draw_steps(axes: Axes, table: DataFrame) -> None:
     axes.tick_params(left=False, labelleft=False)
     axes.set_xlabel("Step from the previous row (nats per token)")
     axes.legend(loc="best", fontsize=7)
+
+
+def _copying(table: DataFrame) -> str:
+    """Return a sentence about the rows in the released form whose runs copy from context; empty if none does."""
+    counts = {row: count for (row, form), count in copying_rows(table).items() if form == TableForm.RELEASED}
+    rows = [f"{row} ({k} of {counted(n, 'run')})" for row, (k, n) in counts.items()]
+    # The steps between rows that copy and rows that do not say little about the layer.
+    return f"Copying from context, hollow circles: row {', row '.join(rows)}." if rows else ""
 
 
 def _write(axes: Axes, table: DataFrame) -> None:

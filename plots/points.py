@@ -27,10 +27,13 @@ POINT_COLUMNS = [
     "flops",
     "split",
     "perplexity",
+    "copies",
     "status",
     "role",
 ]
 """Columns of the tables of these figures. ``role`` is "drawn", or the reason why the run is not drawn.
+
+``copies``: whether the run copies from context; missing if it was not measured.
 
 ``perplexity`` is on ``split``, the same for all rows: see ``ttt.analysis.comparison.reported_split``.
 """

@@ -2,6 +2,7 @@
 
 import math
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,6 +11,7 @@ import numpy as np
 from ttt.cli.label import label_of_plain, standard, table_1_row
 from ttt.results.benchmarks import BenchmarkLog, Row
 from ttt.results.context_gain import Loss, write_context_gain
+from ttt.results.copying import FIRST_LOSS, REPEATED_LOSS
 from ttt.results.document_losses import write_document_losses
 from ttt.results.inner_loss import per_dimension, write_inner_loss
 from ttt.results.metrics import MetricLog, Split
@@ -158,6 +160,13 @@ def make_documents(run: RunFolder, split: Split = "validation", documents: int =
     steps, name = record["steps"], run.path.name
     write_document_losses(run.documents, name, split, steps, windows, number, per_token * tokens, tokens)
     return run
+
+
+def make_copying(folder: Path, copies: Callable[[str], bool]) -> None:
+    """Write the losses on repeated text into the records of all runs in ``folder``; ``copies`` takes a run's name."""
+    for run in map(RunFolder, folder.iterdir()):
+        losses = {FIRST_LOSS: 3.0, REPEATED_LOSS: 2.75 if copies(run.path.name) else 3.0}
+        write_record(run.record, {**read_record(run.record), "measurements": losses})
 
 
 def make_probe(run: RunFolder, layers: int = 2, T: int = 64, split: Split = "validation", steps: int = 30) -> RunFolder:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from synthetic import LADDER_LOSSES, flops, make_elsewhere, make_ladder, make_run
+from synthetic import LADDER_LOSSES, flops, make_copying, make_elsewhere, make_ladder, make_run
 
 from ttt.analysis.store import load_results
 from ttt.analysis.table_1 import TABLE_1
@@ -250,6 +250,22 @@ def test_ablation_shows_the_forms_of_a_row_apart(tmp_path: Path) -> None:
     found = {key: value[0] for key, value in steps(table).items() if key[1] != TableForm.RELEASED}
     expected = {(6, TableForm.SHORT_ROPE): 3.9 - LADDER_LOSSES[4], (6, TableForm.PAPER): -0.1}
     assert found == pytest.approx(expected)
+
+
+@pytest.mark.slow
+def test_ablation_marks_the_rows_that_copy_from_context(tmp_path: Path) -> None:
+    make_ladder(tmp_path, seeds=(0, 1), own_noise=0)
+    plain = drawn("ablation", tmp_path)
+    assert not any("copies" in line.get_label() for line in plain.axes[1].lines)
+    make_copying(tmp_path, lambda name: name == "ttt_linear-mamba-s2-512-0")
+    table = FIGURES["ablation"].table(load_results(tmp_path))
+    assert table["copies"].tolist() == [False] * 14 + [True, False]
+    canvas = drawn("ablation", tmp_path)
+    last = canvas.axes[1].containers[-1]
+    assert last.get_label() == "measured, copies from context"
+    assert last.lines[0].get_markerfacecolor() == "white"
+    assert last.lines[0].get_ydata() == pytest.approx([7.88])
+    assert "row 8 (1 of 2 runs)" in caption(canvas)
 
 
 def test_ablation_says_what_was_not_run(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from ttt.analysis.store import Results
 
-RUN_COLUMNS = ["run_id", *SIZE, "ctx", *METHOD, "changed", "seed", "parameters"]
+RUN_COLUMNS = ["run_id", *SIZE, "ctx", *METHOD, "changed", "seed", "parameters", "copies"]
 
 SAME_TARGETS = [*SIZE, "targets"]
 """Columns that are equal for losses that compare: the same text and size, and the same tokens."""

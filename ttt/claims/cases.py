@@ -4,7 +4,7 @@ Shapes: D documents.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +15,8 @@ from ttt.analysis.comparison import RunRole, reported_split
 from ttt.analysis.labels import describe_scope
 from ttt.analysis.store import Results
 from ttt.claims.bootstrap import over_documents
-from ttt.claims.verdict import Part, paired
+from ttt.claims.copying import told_apart
+from ttt.claims.verdict import Part, paired, within
 
 SCOPE = ["data", "data_digest", "size", "ctx"]
 """Columns that are equal for the runs of a part: the same text, size and context."""
@@ -31,20 +32,24 @@ class Cases:
     Attributes:
         losses: loss in nats/token by ``PAIR`` (index) and case (columns); infinite if the run diverged.
         ids: run_id, in the same table.
+        copies: whether the run copies from context, in the same table; missing if it was not measured.
+        named: returns the name of a case.
         splits: the split of the losses of each ``SCOPE``.
         documents: losses by document, indexed by run_id and split.
     """
 
     losses: pd.DataFrame
     ids: pd.DataFrame
+    copies: pd.DataFrame
+    named: Callable[[Any], str]
     splits: Mapping[Any, str]
     documents: pd.DataFrame
 
     @classmethod
-    def of(cls, results: Results, rows: pd.DataFrame, case: str) -> "Cases":
+    def of(cls, results: Results, rows: pd.DataFrame, case: str, named: Callable[[Any], str]) -> "Cases":
         """Return the drawn and diverged runs of ``rows``, returned by ``compare``, by their column ``case``.
 
-        The best by validation of several runs of a pair and case counts.
+        The best by validation of several runs of a pair and case counts. ``named`` returns the name of a case.
         """
         diverged = rows["role"] == RunRole.DIVERGED
         validated = rows["validation_loss"].astype(float).mask(diverged, np.inf)
@@ -55,9 +60,9 @@ class Cases:
             splits[scope] = split = reported_split(group)
             lost = group["role"] == RunRole.DIVERGED
             best.loc[group.index, "loss"] = group[f"{split}_loss"].astype(float).mask(lost, np.inf)
-        tables = [best.pivot(index=PAIR, columns=case, values=name) for name in ("loss", "run_id")]
+        tables = [best.pivot(index=PAIR, columns=case, values=name) for name in ("loss", "run_id", "copies")]
         documents = results.documents.astype({"run_id": "string", "split": "string", "windows": "string"})
-        return cls(tables[0], tables[1], splits, documents.set_index(["run_id", "split"]).sort_index())
+        return cls(*tables, named, splits, documents.set_index(["run_id", "split"]).sort_index())
 
     def scopes(self) -> Iterator["Cases"]:
         """Yield the runs of each scope, without cases that it does not have."""
@@ -71,10 +76,12 @@ class Cases:
         unit: str = "nats/token",
         paper: float | None = None,
         sign: int = -1,
+        tolerance: float | None = None,
     ) -> list[Part]:
         """Judge in each scope the claim that the weighted sum of its cases' losses has this ``sign``.
 
-        Seeds are the units. Where there is one, documents are, if all its runs have losses of the same windows.
+        Seeds are the units. Where there is one, documents are, if all its runs have losses of the same windows. Nothing
+        is resolved between runs that copy from context and runs that do not.
 
         Args:
             name: the comparison, to which the scope is added.
@@ -82,6 +89,7 @@ class Cases:
             unit: of the sum.
             paper: the paper's sum.
             sign: the claimed sign, -1 or 1.
+            tolerance: if given, the claim is instead that the sum is at most so large, of either sign.
         """
         cases = list(weights)
         if not set(cases) <= set(self.losses.columns):
@@ -99,7 +107,9 @@ class Cases:
                 part = paired(full_name, sums, run_ids, unit, paper, sign)
             else:
                 part = over_documents(full_name, by_document, run_ids, unit, paper, sign)
-            parts.append(replace(part, split=split))
+            part = part if tolerance is None else within(part, tolerance)
+            copies = self.copies.loc[losses.index, cases].rename(columns=self.named)
+            parts.append(replace(told_apart(part, copies), split=split))
         return parts
 
     def _by_document(self, run_ids: list[str], weights: list[float], split: str) -> list[float] | None:

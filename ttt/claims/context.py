@@ -10,6 +10,7 @@ from ttt.analysis.context_gain import SAME_TARGETS, context_losses
 from ttt.analysis.labels import FINETUNED, describe_scope, method_label
 from ttt.analysis.store import Results
 from ttt.claims.bootstrap import over_documents
+from ttt.claims.copying import told_apart
 from ttt.claims.verdict import Part, paired, unmeasured
 
 TTT = ("ttt_linear", "ttt_mlp")
@@ -56,7 +57,8 @@ def against_mamba(results: Results) -> list[Part]:
     parts = []
     for scope, rows in _scopes(_at_full_context(context_losses(results)), with_ctx=False):
         rows = rows[rows["start"] == ""]
-        mamba = _by_context(rows[rows["model"] == "mamba"])
+        rows_of_mamba = rows[rows["model"] == "mamba"]
+        mamba = _by_context(rows_of_mamba)
         for name, runs in _methods(rows[rows["backbone"] == "mamba"], TTT):
             ids = _ids(rows, name, "Mamba")
             less = {ctx: _less(losses, mamba.get(ctx, {})) for ctx, losses in _by_context(runs).items()}
@@ -70,7 +72,11 @@ def against_mamba(results: Results) -> list[Part]:
                 continue
             slopes = {seed: _slope({ctx: less[ctx][seed] for ctx in contexts}) for seed in seeds}
             span = ", ".join(f"{ctx:,}" for ctx in contexts)
-            parts.append(_part(f"{claim}, T = {span}, {scope}", slopes, ids, -1, "nats/token per doubling"))
+            part = _part(f"{claim}, T = {span}, {scope}", slopes, ids, -1, "nats/token per doubling")
+            compared = pd.concat([runs.assign(case=name), rows_of_mamba.assign(case="Mamba")])
+            compared = compared[compared["ctx"].isin(contexts) & compared["seed"].isin(seeds)]
+            copies = compared.groupby(["seed", "ctx", "case"])["copies"].first().unstack()
+            parts.append(told_apart(part, copies, counted="run"))
     return parts
 
 

@@ -5,10 +5,11 @@ import math
 import numpy as np
 
 from ttt.analysis.comparison import methods, mini_batch_sizes
+from ttt.analysis.labels import method_label
 from ttt.analysis.store import Results
 from ttt.analysis.table_1 import TABLE_1, stated_step, table_1_runs
 from ttt.claims.cases import Cases
-from ttt.claims.verdict import Part, within
+from ttt.claims.verdict import Part
 
 BIG_STEPS = (5, 6)
 """Rows of Table 1 with the largest steps: LN and residual, and the mini-batch."""
@@ -33,7 +34,7 @@ def table_1(results: Results) -> list[Part]:
     Rows 7 and 8 are also TTT-Linear (T) and (M) of other figures; a scope without one of ``BIG_STEPS`` is no Table 1.
     """
     parts: list[Part] = []
-    for cases in Cases.of(results, table_1_runs(results), "row").scopes():
+    for cases in Cases.of(results, table_1_runs(results), "row", "row {}".format).scopes():
         if any(row in cases.losses.columns for row in BIG_STEPS):
             parts += _steps(cases)
     return parts
@@ -46,15 +47,16 @@ def _steps(cases: Cases) -> list[Part]:
         small = abs(stated) < TOLERANCE / 2
         relation = f"within {TOLERANCE} of" if small else "below"
         name = f"row {row} ({TABLE_1[row].text}) {relation} row {row - 1}"
-        steps = cases.judge(name, {row: 1, row - 1: -1}, paper=stated)
-        parts += [within(part, TOLERANCE) for part in steps] if small else steps
+        tolerance = TOLERANCE if small else None
+        parts += cases.judge(name, {row: 1, row - 1: -1}, paper=stated, tolerance=tolerance)
     return parts
 
 
 def smaller_mini_batches(results: Results) -> list[Part]:
     """Judge for TTT-Linear (M) whether the loss rises with the logarithm of the mini-batch size."""
     rows = mini_batch_sizes(results)
-    cases = Cases.of(results, rows[(rows["backbone"] == "mamba") & (rows["start"] == "")], "mini_batch_size")
+    rows = rows[(rows["backbone"] == "mamba") & (rows["start"] == "")]
+    cases = Cases.of(results, rows, "mini_batch_size", "b = {}".format)
     parts = []
     for of_scope in cases.scopes():
         sizes = of_scope.losses.columns
@@ -73,7 +75,8 @@ def backbones(results: Results) -> list[Part]:
     """Judge whether TTT-MLP (T) is below TTT-Linear (T), and whether the Mamba backbone helps TTT-Linear more."""
     rows = methods(results)
     rows = rows[rows["model"].isin([TTT_LINEAR, TTT_MLP]) & (rows["start"] == "")]
-    cases = Cases.of(results, rows.assign(case=rows["model"] + " " + rows["backbone"]), "case")
+    rows = rows.assign(case=rows["model"] + " " + rows["backbone"])
+    cases = Cases.of(results, rows, "case", lambda case: method_label(*case.split()))
     helped_more = {LINEAR_M: 1, LINEAR_T: -1, MLP_M: -1, MLP_T: 1}
     return [
         *cases.judge("TTT-MLP (T) below TTT-Linear (T)", {MLP_T: 1, LINEAR_T: -1}),

@@ -14,7 +14,7 @@ from ttt.claims.verdict import Part, Verdict, corrected, together, with_spread_o
 
 COLUMNS = (
     *("claim", "verdict", "part", "part_verdict", "effect", "low", "high", "paper", "pairs", "needed", "unit"),
-    *("run_ids", "give", "split"),
+    *("run_ids", "give", "copying", "split"),
 )
 
 
@@ -133,19 +133,20 @@ def as_text(judged: list[Judged]) -> str:
 
 
 def numbers(part: Part) -> str:
-    """Format the effect of a part with its interval, the paper's effect, and the number of pairs."""
+    """Format the effect of a part with its interval, the paper's effect, the number of pairs, and which runs copy."""
     if not part.pairs:
         return "not measured"
     count = f"{part.pairs} {part.counted}" + "s" * (part.pairs > 1)
+    copying = f"; {part.copying}" if part.copying else ""
     if math.isnan(part.effect):
-        return count
+        return f"{count}{copying}"
     unit = "" if part.unit == "1" else f" {part.unit}"
     ends = "" if math.isnan(part.low) else f" [{part.low:+.3f}, {part.high:+.3f}]"
     paper = "" if part.paper is None else f" (paper {part.paper:+.3f})"
     needed = f"; {part.needed:,} needed" if part.needed and part.needed > part.pairs else ""
     of_seeds = part.spread is not None and part.counted == "document"
     spread = f"; seeds elsewhere: SD {part.spread:.3f}" if of_seeds else ""
-    return f"{part.effect:+.3f}{ends}{unit}{paper}, {count}{needed}{spread}"
+    return f"{part.effect:+.3f}{ends}{unit}{paper}, {count}{needed}{spread}{copying}"
 
 
 def as_markdown(judged: list[Judged]) -> str:
@@ -170,9 +171,10 @@ def as_csv(judged: list[Judged]) -> str:
             values = [_text(number) for number in (part.effect, part.low, part.high, part.paper)]
             needed = "" if part.needed is None else part.needed
             words = part.name, part.verdict.value
-            writer.writerow([*whole, *words, *values, part.pairs, needed, part.unit, ids, item.claim.give, part.split])
+            counts = part.pairs, needed, part.unit
+            writer.writerow([*whole, *words, *values, *counts, ids, item.claim.give, part.copying, part.split])
         if not item.parts:
-            writer.writerow([*whole, "", "", "", "", "", "", 0, "", "", "", item.claim.give, ""])
+            writer.writerow([*whole, "", "", "", "", "", "", 0, "", "", "", item.claim.give, "", ""])
     return out.getvalue()
 
 

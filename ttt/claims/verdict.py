@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from ttt.claims.student import LEVEL, critical, power, two_sided_p
+from ttt.results.copying import COPIES_BELOW
 
 POWER = 0.8
 """The chance to resolve the paper's effect with the number of pairs that is stated as needed."""
@@ -27,7 +28,10 @@ RULE = (
     "otherwise they are of validation. Where there is one seed, the documents are the units if all runs of the part "
     "read the same windows: a studentised bootstrap of 10,000 resamples over at least 10 documents, in claims 1 to 3 "
     "with the weight of their tokens. Such a part says 'one seed' in its name. The spread of seeds is not in its "
-    "interval; where these results have it elsewhere, the standard deviation over seeds stands beside the interval."
+    "interval; where these results have it elsewhere, the standard deviation over seeds stands beside the interval. "
+    f"A run copies from context if text that repeats costs it less than {COPIES_BELOW:.0%} of the same text at first "
+    "reading. In claims 1, 2, 3 and 7 a part with a pair of which one run copies and another does not is not resolved, "
+    "whatever its interval: the difference is that of the copying."
 )
 """The rule for verdicts."""
 
@@ -63,6 +67,7 @@ class Part:
         split: the split of the losses; empty if it is not about losses of one split.
         spread: standard deviation over pairs, in ``unit``; where documents are counted, over pairs of other parts;
             None if unknown.
+        copying: which of the runs copy from context; empty if all do, none does, or it was not measured.
     """
 
     name: str
@@ -80,6 +85,7 @@ class Part:
     counted: str = "pair"
     split: str = ""
     spread: float | None = None
+    copying: str = ""
 
 
 def paired(
