@@ -1,4 +1,4 @@
-"""Claims select on validation, report on test, and count documents where there is one seed."""
+"""Claims select on validation, report on test, and count documents where there are fewer than three seeds."""
 
 import json
 import math
@@ -124,12 +124,22 @@ def test_the_spread_of_seeds_elsewhere_is_stated(tmp_path: Path) -> None:
     assert numbers(alone).endswith("; seeds elsewhere: SD 0.004")
 
 
-def test_several_seeds_are_the_units_in_spite_of_documents(tmp_path: Path) -> None:
+def test_two_seeds_are_judged_by_their_documents(tmp_path: Path) -> None:
     for run in mini_batches(tmp_path, (0, 1)).values():
         make_documents(run)
     part = trend(tmp_path)
-    assert (part.counted, part.pairs) == ("pair", 2)
-    assert "one seed" not in part.name
+    assert part.name.endswith(", 2 seeds, 12 documents")
+    assert (part.counted, part.pairs) == ("document", 12)
+    # Slopes of 0.05 and 0.055.
+    assert part.effect == pytest.approx(0.0525)
+
+
+def test_three_seeds_are_the_units_in_spite_of_documents(tmp_path: Path) -> None:
+    for run in mini_batches(tmp_path, (0, 1, 2)).values():
+        make_documents(run)
+    part = trend(tmp_path)
+    assert (part.counted, part.pairs) == ("pair", 3)
+    assert "documents" not in part.name
 
 
 def change(run: RunFolder, edit: Callable[[dict], object]) -> None:

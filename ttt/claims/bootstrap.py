@@ -1,4 +1,4 @@
-"""A bootstrap over documents, for comparisons of which there is only one seed."""
+"""A bootstrap over documents, for comparisons of which there are fewer than three seeds."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -10,6 +10,10 @@ from ttt.claims.student import LEVEL
 from ttt.claims.verdict import Part, Verdict, pairs_needed
 
 RESAMPLES = 10_000
+
+LEAST_SEEDS = 3
+"""With fewer seeds documents are the units: two seeds have an interval of 12.7 standard errors, which decides less than
+the documents of one of them."""
 
 LEAST_DOCUMENTS = 10
 """With fewer documents the interval would be too narrow."""
@@ -46,14 +50,15 @@ def over_documents(
     unit: str = "nats/token",
     paper: float | None = None,
     sign: int = -1,
+    seeds: int = 1,
 ) -> Part:
-    """Return the part that ``differences`` of documents, read by runs of one seed, have this ``sign``.
+    """Return the part that ``differences`` of documents, means over the runs of ``seeds``, have this ``sign``.
 
-    The name gets "one seed" and the number of documents. With fewer than ``LEAST_DOCUMENTS`` it has no interval and
+    The name gets the numbers of seeds and documents. With fewer than ``LEAST_DOCUMENTS`` it has no interval and
     stays unresolved.
     """
     ids, n = tuple(run_ids), len(differences)
-    name = f"{name}, one seed, {n} documents"
+    name = f"{name}, {'one seed' if seeds == 1 else f'{seeds} seeds'}, {n} documents"
     if n < LEAST_DOCUMENTS:
         mean, none = float(np.mean(differences)), math.nan
         few = LEAST_DOCUMENTS

@@ -14,7 +14,7 @@ import pandas as pd
 from ttt.analysis.comparison import RunRole, reported_split
 from ttt.analysis.labels import describe_scope
 from ttt.analysis.store import Results
-from ttt.claims.bootstrap import over_documents
+from ttt.claims.bootstrap import LEAST_SEEDS, over_documents
 from ttt.claims.copying import told_apart
 from ttt.claims.verdict import Part, paired, within
 
@@ -80,8 +80,8 @@ class Cases:
     ) -> list[Part]:
         """Judge in each scope the claim that the weighted sum of its cases' losses has this ``sign``.
 
-        Seeds are the units. Where there is one, documents are, if all its runs have losses of the same windows. Nothing
-        is resolved between runs that copy from context and runs that do not.
+        Seeds are the units. Where there are fewer than ``LEAST_SEEDS``, documents are, if all runs have losses of the
+        same windows. Nothing is resolved between runs that copy from context and runs that do not.
 
         Args:
             name: the comparison, to which the scope is added.
@@ -101,12 +101,13 @@ class Cases:
             full_name = f"{name}, {words}" + (", test" if split == "test" else "")
             run_ids = list(self.ids.loc[losses.index, cases].to_numpy().ravel())
             sums = (losses.to_numpy(float) @ np.array([weights[case] for case in cases])).tolist()
-            one_seed = len(sums) == 1 and math.isfinite(sums[0])
-            by_document = self._by_document(run_ids, list(weights.values()), split) if one_seed else None
+            seeds, finite = len(sums), all(map(math.isfinite, sums))
+            of_runs = [weight / seeds for weight in weights.values()] * seeds
+            by_document = self._by_document(run_ids, of_runs, split) if seeds < LEAST_SEEDS and finite else None
             if by_document is None:
                 part = paired(full_name, sums, run_ids, unit, paper, sign)
             else:
-                part = over_documents(full_name, by_document, run_ids, unit, paper, sign)
+                part = over_documents(full_name, by_document, run_ids, unit, paper, sign, seeds)
             part = part if tolerance is None else within(part, tolerance)
             copies = self.copies.loc[losses.index, cases].rename(columns=self.named)
             parts.append(replace(told_apart(part, copies), split=split))

@@ -9,7 +9,7 @@ import pandas as pd
 from ttt.analysis.context_gain import SAME_TARGETS, context_losses
 from ttt.analysis.labels import FINETUNED, describe_scope, method_label
 from ttt.analysis.store import Results
-from ttt.claims.bootstrap import over_documents
+from ttt.claims.bootstrap import LEAST_SEEDS, over_documents
 from ttt.claims.copying import told_apart
 from ttt.claims.verdict import Part, paired, unmeasured
 
@@ -20,7 +20,7 @@ TRANSFORMER = "transformer"
 
 RULE = (
     "Losses are of the same tokens: the last 256 of windows of validation documents, chosen from the documents alone; "
-    "of test documents if the name says so. The unit is the seed, and the document where there is one seed."
+    "of test documents if the name says so. The unit is the seed, and the document where there are fewer than three seeds."
 )
 """The rule for the verdicts of claims 4, 7 and 8, besides the rule for all claims."""
 
@@ -176,12 +176,15 @@ def _ids(rows: pd.DataFrame, *names: str) -> list[str]:
 def _part(
     name: str, by_seed: BySeed, run_ids: list[str], sign: int, unit: str = "nats/token", missing: str = ""
 ) -> Part:
-    """Return the part over seeds, or over the documents of a single seed; ``missing``: a method without which none."""
+    """Return the part over seeds, or over documents for fewer than ``LEAST_SEEDS``.
+
+    ``missing`` names the method without which there is no part.
+    """
     if not by_seed:
         return unmeasured(f"{name}: {missing or 'the control'} is missing on these targets", run_ids)
-    if len(by_seed) > 1:
-        return paired(
-            name, [float(values.mean()) for values in by_seed.values()], run_ids, unit, sign=sign, counted="seed"
-        )
-    (values,) = by_seed.values()
-    return over_documents(name, list(values), run_ids, unit, sign=sign)
+    seeds = len(by_seed)
+    if seeds < LEAST_SEEDS:
+        of_documents = pd.DataFrame(by_seed).dropna().mean(axis="columns")
+        return over_documents(name, list(of_documents), run_ids, unit, sign=sign, seeds=seeds)
+    means = [float(values.mean()) for values in by_seed.values()]
+    return paired(name, means, run_ids, unit, sign=sign, counted="seed")
