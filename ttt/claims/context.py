@@ -20,7 +20,7 @@ TRANSFORMER = "transformer"
 
 RULE = (
     "Losses are of the same tokens: the last 256 of windows of validation documents, chosen from the documents alone; "
-    "of test documents if the name says so. The unit is the seed, and the document where there are fewer than three seeds."
+    "of test documents if the name says so. The unit is the seed; with fewer than three seeds, the document."
 )
 """The rule for the verdicts of claims 4, 7 and 8, besides the rule for all claims."""
 

@@ -25,7 +25,7 @@ RULE = (
     "many pairs of this spread resolve the paper's effect, or ours where the paper states no number, with 80% "
     "probability, at 5% without correction. Learning rates and other settings are chosen by validation loss. Losses "
     "are of the test split where all runs that are compared have a test result, and the part's name says 'test'; "
-    "otherwise they are of validation. With fewer than three seeds, the documents are the units if all runs of the part "
+    "otherwise they are of validation. With fewer than three seeds, documents are the units if all runs of the part "
     "read the same windows: a studentised bootstrap of 10,000 resamples over at least 10 documents, in claims 1 to 3 "
     "with the weight of their tokens. Such a part says 'documents' in its name. The spread of seeds is not in its "
     "interval; where these results have it elsewhere, the standard deviation over seeds stands beside the interval. "
