@@ -74,7 +74,8 @@ std::tuple<Tensor, Tensor, Tensor> forward(
     const ScanSizes sizes = x.sizes();
     expect_shape(h_any, x.states());
     const Tensor h = h_any.contiguous(), y = x.empty(u.sizes()), h_last = x.empty(x.states());
-    const Tensor kept = x.empty({keep ? sizes.B : 0, sizes.segments(), sizes.kept_N(), sizes.kept_E()});
+    const int64_t kept_sequences = keep ? sizes.B : 0;
+    const Tensor kept = at::zeros({kept_sequences, sizes.segments(), sizes.kept_N(), sizes.kept_E()}, u.options());
     with_type(u, [&](auto zero) {
         using T = decltype(zero);
         T* const kept_here = keep ? kept.data_ptr<T>() : nullptr;
