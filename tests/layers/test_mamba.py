@@ -12,12 +12,14 @@ from transformers import MambaConfig as TheirConfig
 from transformers.models.mamba.modeling_mamba import MambaMixer
 
 from ttt.config.layers import MambaConfig
+from ttt.config.schema import KernelConfig
 from ttt.layers import mamba_kernels
 from ttt.layers.mamba import Mamba, choose_scan, plain_scan
 from ttt.layers.registry import LayerSpec, build_layer
 
 WIDTH, TOKENS = 24, 70
-CUDA = torch.device("cuda")
+CUDA, CPU = torch.device("cuda"), torch.device("cpu")
+AUTO, PLAIN = KernelConfig("auto"), KernelConfig("dual")
 
 
 def make_mamba(width: int = WIDTH, depth: int = 1, init_std: float = 0.3) -> Mamba:
@@ -180,7 +182,7 @@ def scan_inputs(tokens: int) -> list[Tensor]:
 
 @pytest.mark.usefixtures("_mamba_ssm")
 def test_the_packages_scan_gets_its_layout() -> None:
-    fast = choose_scan(CUDA, None, tokens=9)
+    fast = choose_scan(AUTO, CUDA, None, tokens=9)
     assert fast is not plain_scan
     inputs = scan_inputs(9)
     torch.testing.assert_close(fast(*inputs, None), plain_scan(*inputs, None))
@@ -189,7 +191,7 @@ def test_the_packages_scan_gets_its_layout() -> None:
 @pytest.mark.usefixtures("_mamba_ssm")
 @torch.no_grad()
 def test_decoding_takes_the_packages_step() -> None:
-    fast = choose_scan(CUDA, h := torch.randn(2, 5, 3), tokens=1)
+    fast = choose_scan(AUTO, CUDA, h := torch.randn(2, 5, 3), tokens=1)
     assert fast is not plain_scan
     inputs, before = scan_inputs(1), h.clone()
     torch.testing.assert_close(fast(*inputs, h), plain_scan(*inputs, h))
@@ -199,11 +201,11 @@ def test_decoding_takes_the_packages_step() -> None:
 @pytest.mark.usefixtures("_mamba_ssm")
 def test_the_packages_kernels_are_for_their_case_only() -> None:
     h = torch.zeros(2, 5, 3)
-    assert choose_scan(torch.device("cpu"), None, 9) is plain_scan
-    assert choose_scan(CUDA, h, 1) is plain_scan, "its step has no gradient"
+    assert choose_scan(PLAIN, CPU, None, 9) is plain_scan
+    assert choose_scan(AUTO, CUDA, h, 1) is plain_scan, "its step has no gradient"
     with torch.no_grad():
-        assert choose_scan(CUDA, h, 2) is plain_scan
-        assert choose_scan(torch.device("cpu"), h, 1) is plain_scan
+        assert choose_scan(AUTO, CUDA, h, 2) is plain_scan
+        assert choose_scan(PLAIN, CPU, h, 1) is plain_scan
 
 
 @pytest.mark.usefixtures("_mamba_ssm")
@@ -214,4 +216,4 @@ def test_without_the_package_or_its_compiled_part_cuda_has_the_plain_scan(
     monkeypatch.setitem(sys.modules, part, None)
     if part == "mamba_ssm":
         monkeypatch.delitem(sys.modules, "mamba_ssm.ops.selective_scan_interface")
-    assert choose_scan(CUDA, None, 9) is plain_scan
+    assert choose_scan(AUTO, CUDA, None, 9) is plain_scan

@@ -69,7 +69,7 @@ class BackboneConfig:
 
 @dataclass
 class KernelConfig:
-    """The kernel that computes the inner loop."""
+    """The kernel that computes the inner loop, or Mamba's selective scan."""
 
     name: str = key("auto", "the kernel's name")
     # 16 mini-batches cost at most a sixth of the time and make time per token flat in the context. cpu and triton
@@ -216,7 +216,7 @@ class TrainConfig:
     size: SizeConfig = key(SizeConfig, "model size")
     ctx: ContextConfig = key(ContextConfig, "context length")
     backbone: BackboneConfig = key(BackboneConfig, "block around the layer; the default is the paper's for the model")
-    kernel: KernelConfig = key(KernelConfig, "kernel that computes the inner loop")
+    kernel: KernelConfig = key(KernelConfig, "kernel that computes the inner loop, or Mamba's scan")
     data: DataConfig = key(DataConfig, "corpus")
     recipe: RecipeConfig = key(RecipeConfig, "optimization")
     trainer: TrainerConfig = key(TrainerConfig, "hardware and bookkeeping")

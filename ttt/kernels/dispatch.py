@@ -1,4 +1,4 @@
-"""Choose the kernel that computes the inner loop, by the ``kernel`` group of the configuration."""
+"""Choose the kernel of the inner loop, or of Mamba's scan, by the ``kernel`` group of the configuration."""
 
 import logging
 from dataclasses import dataclass
@@ -39,8 +39,7 @@ def choose_kernel(config: KernelConfig, spec: InnerSpec) -> InnerKernel:
         UserError: no such kernel, a kernel that cannot compute this inner loop, or ``triton`` if it cannot run. The
             returned kernel raises it for unsupported inputs, and ``cpu`` if it cannot be compiled.
     """
-    if config.name not in KERNELS:
-        raise bad_value("kernel.name", config.name, f"choose one of {', '.join(KERNELS)}")
+    check_name(config)
     has_dual, reason = isinstance(spec.model, InnerMLP), why_unsupported(spec)
     if config.name == "dual" and not has_dual:
         raise bad_value("kernel.name", "dual", "this inner model has no dual form; choose auto for the primal form")
@@ -54,6 +53,26 @@ def choose_kernel(config: KernelConfig, spec: InnerSpec) -> InnerKernel:
     if config.name in ("primal", "dual") or reason:
         return fallback
     return CompiledKernel(config, fallback)
+
+
+def check_name(config: KernelConfig) -> None:
+    """Raise a UserError if there is no such kernel."""
+    if config.name not in KERNELS:
+        raise bad_value("kernel.name", config.name, f"choose one of {', '.join(KERNELS)}")
+
+
+def is_scan_compiled(config: KernelConfig, device: torch.device) -> bool:
+    """Return whether ``config`` means the compiled selective scan for tokens on ``device``, which only CPUs have.
+
+    Raises:
+        UserError: ``kernel=cpu`` cannot run here.
+    """
+    if config.name != "cpu" and (config.name != "auto" or device.type != "cpu"):
+        return False
+    reason = why_not_here("cpu", device)
+    if reason and config.name == "cpu":
+        raise bad_value("kernel.name", "cpu", f"{reason}; choose auto")
+    return reason is None
 
 
 def why_not_here(name: str, device: torch.device) -> str | None:

@@ -4,12 +4,15 @@ Shapes: B batch, T tokens, C model width, E = expand C inner width, N state size
 """
 
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ttt.config.layers import MambaConfig
+from ttt.config.schema import KernelConfig
+from ttt.kernels.dispatch import check_name, is_scan_compiled
 from ttt.layers import mamba_kernels
 from ttt.layers.convolution import CausalConv
 from ttt.layers.flops import count_flops
@@ -35,9 +38,12 @@ class Mamba(nn.Module):
     """
 
     no_weight_decay = ("A_log",)
+    compiled_kernels = ("cpu",)
 
     def __init__(self, config: MambaConfig, spec: LayerSpec) -> None:
         super().__init__()
+        check_name(spec.kernel)
+        self.kernel = spec.kernel
         inner, N = config.expand * spec.width, config.state_size
         rank = math.ceil(spec.width / 16) if config.dt_rank is None else config.dt_rank
         init_std = None if config.projection_init == "uniform" else spec.init_std
@@ -72,7 +78,7 @@ class Mamba(nn.Module):
         # The scan adds the bias, so that it stays in float32 under autocast.
         dt_BTE = F.linear(dt_BTR, self.dt_proj.weight)
         h_BEN = state["h"] if state else None
-        scan = choose_scan(x_BTC.device, h_BEN, x_BTC.shape[1])
+        scan = choose_scan(self.kernel, x_BTC.device, h_BEN, x_BTC.shape[1])
         # In at least float32 with weights of 16 bits too, as in the authors' code.
         A_EN = -self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32)).exp()
         y_BTE, h_BEN = scan(u_BTE, dt_BTE, A_EN, B_BTN, C_BTN, self.D, z_BTE, self.dt_proj.bias, h_BEN)
@@ -90,12 +96,17 @@ def _delta_projection(rank: int, inner: int) -> nn.Linear:
     return layer
 
 
-def choose_scan(device: torch.device, h_BEN: Tensor | None, tokens: int) -> GatedScan:
-    """Return the authors' kernel for this call if it is installed, the plain scan otherwise.
+def choose_scan(kernel: KernelConfig, device: torch.device, h_BEN: Tensor | None, tokens: int) -> GatedScan:
+    """Return the scan for this call: compiled on CPUs; on GPUs the authors' kernels where they are installed; or plain.
 
-    Their scan starts from h = 0 and cannot continue from a state; their kernel for one token of decoding can, but has
-    no gradient.
+    The authors' scan starts from h = 0 and cannot continue from a state; their kernel for one token of decoding can,
+    but has no gradient.
+
+    Raises:
+        UserError: ``kernel=cpu`` cannot run here.
     """
+    if is_scan_compiled(kernel, device):
+        return compiled_scan
     if device.type != "cuda":
         return plain_scan
     if h_BEN is None:
@@ -104,7 +115,7 @@ def choose_scan(device: torch.device, h_BEN: Tensor | None, tokens: int) -> Gate
     return (mamba_kernels.step() if decoding else None) or plain_scan
 
 
-def plain_scan(
+def _gated_scan(
     u_BTE: Tensor,
     dt_BTE: Tensor,
     A_EN: Tensor,
@@ -114,8 +125,15 @@ def plain_scan(
     z_BTE: Tensor,
     dt_bias_E: Tensor,
     h_BEN: Tensor | None,
+    compiled: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Run a ``GatedScan`` on any device."""
     delta_BTE = F.softplus(dt_BTE + dt_bias_E)
-    y_BTE, h_BEN = selective_scan(u_BTE, delta_BTE, A_EN, B_BTN, C_BTN, D_E, h_BEN)
+    y_BTE, h_BEN = selective_scan(u_BTE, delta_BTE, A_EN, B_BTN, C_BTN, D_E, h_BEN, compiled)
     return y_BTE * F.silu(z_BTE), h_BEN
+
+
+plain_scan: GatedScan = partial(_gated_scan, compiled=False)
+"""In PyTorch, on any device."""
+
+compiled_scan: GatedScan = partial(_gated_scan, compiled=True)
+"""With the compiled kernel, on CPUs."""

@@ -22,7 +22,7 @@ class LayerSpec:
         conv_gate: whether the backbone requires Mamba's temporal convolutions on the shared query / key projection
             and its output gate (the paper's Mamba backbone, Section 2.7).
         depth: number of sequence layers in the model, for initial values that depend on it.
-        kernel: the kernel that computes an inner loop.
+        kernel: the kernel that computes an inner loop or Mamba's scan.
     """
 
     width: int

@@ -1,11 +1,11 @@
-"""Mamba's selective scan in plain PyTorch, in time linear in T and without storing a state per token.
+"""Mamba's selective scan: compiled for CPUs, or in plain PyTorch; both take time linear in T and store few states.
 
 Shapes: B batch, T tokens, E inner width, N state size; S tokens of a segment, K chunks of a segment, L tokens of a
 chunk. The names u, delta, A, B, C, D, h are the Mamba paper's (arXiv 2312.00752); the prefix d means the gradient.
 
 The states of all tokens, [B, T, E, N], are N times larger than any other tensor. Therefore the sequence is split into
-segments: each starts from the last state of the one before, keeps only that state, and is recomputed in the backward
-pass.
+segments, as in the compiled scan (``ttt/kernels/cpu/selective_scan.h``): each starts from the last state of the one
+before, keeps only that state, and is recomputed in the backward pass.
 """
 
 from collections.abc import Iterable
@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from ttt.kernels.cpu import selective_scan as compiled_op
 
 # A tensor [B, S, E, N] of a segment has at most this many entries, and rarely less than a quarter. Measured on two
 # CPU cores (E = 96 ... 512, N = 16, batch 1 ... 16): a quarter of it loses up to a third of the speed to the dispatch
@@ -32,6 +34,7 @@ def selective_scan(
     C_BTN: Tensor,
     D_E: Tensor,
     h_BEN: Tensor | None = None,
+    compiled: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Compute h_t = exp(delta_t A) h_{t-1} + delta_t B_t u_t, y_t = C_t h_t + D u_t.
 
@@ -46,16 +49,28 @@ def selective_scan(
         C_BTN: output matrices.
         D_E: the skip.
         h_BEN: the state before the first token; None means zero.
+        compiled: compute it with the compiled kernel for CPUs.
 
     Returns:
         y [B, T, E] in the dtype of ``u_BTE``, and the last state [B, E, N].
+
+    Raises:
+        CompilerError: ``compiled`` on a machine that cannot compile the kernel.
     """
     dtype = torch.promote_types(u_BTE.dtype, torch.float32)
     h_BEN = A_EN.new_zeros(u_BTE.shape[0], *A_EN.shape) if h_BEN is None else h_BEN
-    scan = _one_token if u_BTE.shape[1] == 1 else _many_tokens
+    scan = compiled_op.selective_scan if compiled else _plain_scan
     with torch.autocast(u_BTE.device.type, enabled=False):
-        y, h_BEN = scan(*(x.to(dtype) for x in (u_BTE, delta_BTE, A_EN, B_BTN, C_BTN, h_BEN)))
-        return (y + D_E.to(dtype) * u_BTE).to(u_BTE.dtype), h_BEN
+        y_BTE, h_BEN = scan(*(x.to(dtype) for x in (u_BTE, delta_BTE, A_EN, B_BTN, C_BTN, D_E, h_BEN)))
+    return y_BTE.to(u_BTE.dtype), h_BEN
+
+
+def _plain_scan(
+    u_BTE: Tensor, delta_BTE: Tensor, A_EN: Tensor, B_BTN: Tensor, C_BTN: Tensor, D_E: Tensor, h_BEN: Tensor
+) -> tuple[Tensor, Tensor]:
+    scan = _one_token if u_BTE.shape[1] == 1 else _many_tokens
+    y_BTE, h_BEN = scan(u_BTE, delta_BTE, A_EN, B_BTN, C_BTN, h_BEN)
+    return y_BTE + D_E * u_BTE, h_BEN
 
 
 def _one_token(

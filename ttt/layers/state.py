@@ -23,6 +23,7 @@ class SequenceLayer(Protocol):
     - ``flops(tokens: int) -> int``: FLOPs of the forward pass over one sequence of ``tokens`` tokens. Without it, the
       FLOPs of linear maps and causal convolutions inside are summed (``ttt.layers.flops``).
     - ``elementwise_flops(tokens: int) -> int``: the part of ``flops`` that torch does not count; for the tests.
+    - ``compiled_kernels: tuple[str, ...]``: the options of the group ``kernel`` that this layer compiles on first use.
     - ``conv_kernel: int``: width in tokens of the Mamba backbone's convolution before a layer. Without it, 4.
     - ``norm_eps: float``: epsilon of the RMSNorms of the model around a layer. Without it, 1e-6.
     - ``no_weight_decay: tuple[str, ...]``: the module's own parameters without weight decay. Vectors have none.

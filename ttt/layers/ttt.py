@@ -14,7 +14,7 @@ from ttt.inner.layer_norm import EPS, LayerNormParams
 from ttt.inner.loop import InnerInputs, InnerLoop, InnerSpec, InnerState
 from ttt.inner.models.base import Params
 from ttt.inner.models.registry import make_inner_model
-from ttt.kernels.dispatch import choose_kernel, view_type
+from ttt.kernels.dispatch import COMPILED, choose_kernel, view_type
 from ttt.layers.flops import count_flops
 from ttt.layers.inner_state import pack, unpack
 from ttt.layers.registry import LayerSpec, register_layer
@@ -48,6 +48,7 @@ class TTT(nn.Module):
         UserError: an unknown inner model or activation, or a kernel that cannot compute this layer.
     """
 
+    compiled_kernels = COMPILED
     eta_warmup: Tensor
 
     def __init__(self, config: TTTConfig, spec: LayerSpec) -> None:

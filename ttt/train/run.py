@@ -169,7 +169,8 @@ def _built(prepared: PreparedRun) -> str | None:
     name = prepared.plan.config.kernel.name
     if name == "auto":
         name = {"cpu": "cpu", "cuda": "triton"}.get(prepared.hardware.device.type, "dual")
-    return name if name in ("cpu", "triton") and ttt_layers(prepared.model) else None
+    compiled = (getattr(module, "compiled_kernels", ()) for module in prepared.model.modules())
+    return name if any(name in names for names in compiled) else None
 
 
 def _quiet_lightning() -> None:

@@ -2,28 +2,13 @@
 // and their registration with autograd.
 //
 // Shapes: B batch, H heads, T tokens, D head width, b mini-batch size, F hidden width of TTT-MLP.
-#include <ATen/Parallel.h>
-#include <ATen/ops/empty.h>
-#include <ATen/ops/zeros.h>
-#include <torch/library.h>
-
 #include "kernel.h"
+#include "tensors.h"
 
 namespace ttt {
 namespace {
 
-using at::Tensor;
 using std::vector;
-
-// Returns x dense from axis `from` on, so that a pointer to one head's (or one token's) numbers is enough.
-Tensor dense(const Tensor& x, int64_t from) {
-    int64_t expected = 1;
-    for (int64_t axis = x.dim() - 1; axis >= from; axis--) {
-        if (x.size(axis) != 1 && x.stride(axis) != expected) return x.contiguous();
-        expected *= x.size(axis);
-    }
-    return x;
-}
 
 // All inputs as the kernel can read them.
 struct Tensors {
@@ -61,13 +46,10 @@ struct Tensors {
         const int64_t O = W[0].size(3), F = W.size() == 4 ? O : D();
         TORCH_CHECK(O == F && O > 0 && O % 16 == 0, "the first layer has ", O, " outputs, not D or a multiple of 16");
         const vector<int64_t> shapes[] = {{B(), H(), D(), O}, {B(), H(), 1, O}, {B(), H(), F, D()}, {B(), H(), 1, D()}};
-        const auto expect = [](const Tensor& x, at::IntArrayRef shape) {
-            TORCH_CHECK(x.sizes() == shape, "a tensor has the shape ", x.sizes(), " instead of ", shape);
-        };
-        for (size_t i = 0; i < W.size(); i++) expect(W[i], shapes[i]);
-        for (const Tensor& x : {k, v}) expect(x, q.sizes());
-        for (const Tensor& x : {scale, shift}) expect(x, {H(), 1, D()});
-        expect(eta, {B(), H(), T()});
+        for (size_t i = 0; i < W.size(); i++) expect_shape(W[i], shapes[i]);
+        for (const Tensor& x : {k, v}) expect_shape(x, q.sizes());
+        for (const Tensor& x : {scale, shift}) expect_shape(x, {H(), 1, D()});
+        expect_shape(eta, {B(), H(), T()});
     }
 
     vector<Tensor> like_W() const {
@@ -110,14 +92,6 @@ Inputs<T> inputs(const Tensors& x, const Sizes& sizes) {
     };
 }
 
-// Runs `work` for float or double, the type of the tensors.
-template <class Work>
-void with_type(const Tensor& x, Work work) {
-    if (x.scalar_type() == at::kFloat) return work(float());
-    TORCH_CHECK(x.scalar_type() == at::kDouble, "the inner loop is for float32 and float64, not ", x.scalar_type());
-    work(double());
-}
-
 std::tuple<Tensor, vector<Tensor>, Tensor> forward(
     at::TensorList W, const Tensor& scale, const Tensor& shift, const Tensor& q, const Tensor& k, const Tensor& v,
     const Tensor& eta, const Tensor& tau, int64_t group, bool bias, bool keep
@@ -134,18 +108,6 @@ std::tuple<Tensor, vector<Tensor>, Tensor> forward(
         at::parallel_for(0, x.B() * x.H(), 1, [&](int64_t begin, int64_t end) { forward_pairs(call, begin, end); });
     });
     return {z, W_last, kept};
-}
-
-// Returns the sum over `from`'s first axis, in the same order for any number of threads.
-Tensor sum_first(const Tensor& from, at::IntArrayRef shape) {
-    const Tensor sum = at::zeros(shape, from.options());
-    with_type(from, [&](auto zero) {
-        using T = decltype(zero);
-        const T* x = from.const_data_ptr<T>();
-        T* to = sum.data_ptr<T>();
-        for (int64_t i = 0; i < from.numel(); i++) to[i % sum.numel()] += x[i];
-    });
-    return sum;
 }
 
 // Returns the gradients of W, scale, shift, q, k, v, eta and tau.

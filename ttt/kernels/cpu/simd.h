@@ -92,6 +92,31 @@ INLINE T sum_lanes(Vector<T> x) {
     }
 }
 
+// x or, in lanes with the bit DISTANCE, y; if PARTNER, of the lane that differs in this bit.
+template <int L, int DISTANCE, bool PARTNER>
+struct Merge {
+    static constexpr int lane(int i) { return (PARTNER ? i ^ DISTANCE : i) + (i & DISTANCE ? L : 0); }
+};
+
+// Returns the sum of the lanes of x[i] in lane i < COUNT; COUNT is a power of two, and at most L.
+template <class T, int COUNT, int DISTANCE = 1>
+INLINE Vector<T> sums_of_lanes(const Vector<T>* x) {
+    constexpr int L = LANES<T>;
+    if constexpr (DISTANCE == L) {
+        return x[0];
+    } else if constexpr (COUNT == 1) {
+        const Vector<T> sum = x[0] + shuffle<T, Swap<DISTANCE>>(x[0], x[0]);
+        return sums_of_lanes<T, 1, 2 * DISTANCE>(&sum);
+    } else {
+        Vector<T> merged[COUNT / 2];
+        UNROLL for (int i = 0; i < COUNT / 2; i++) {
+            const Vector<T> a = x[2 * i], b = x[2 * i + 1];
+            merged[i] = shuffle<T, Merge<L, DISTANCE, false>>(a, b) + shuffle<T, Merge<L, DISTANCE, true>>(a, b);
+        }
+        return sums_of_lanes<T, COUNT / 2, 2 * DISTANCE>(merged);
+    }
+}
+
 // Transposes one L x L block, with `rows` rows to read and space for `columns` rows to write. A separate function:
 // within a loop, compilers prepare a pointer for every row and run out of registers.
 template <class T, bool WHOLE>

@@ -1,32 +1,13 @@
-// Memory, and the kernel's layout of W.
+// The kernel's layout of W.
 //
 // Shapes: D head width, F hidden width, O outputs of the first layer (F for TTT-MLP, D for TTT-Linear).
 #pragma once
 
-#include <cstdlib>
-#include <memory>
-#include <new>
-#include <vector>
-
 #include "kernel.h"
+#include "memory.h"
 #include "multiply.h"
 
 namespace ttt {
-
-// Allocates aligned arrays that live as long as the arena.
-template <class T>
-class Arena {
-  public:
-    T* take(long numbers) {
-        void* memory = std::aligned_alloc(64, (numbers * sizeof(T) + 63) / 64 * 64);
-        if (!memory) throw std::bad_alloc();
-        arrays.emplace_back(memory, &std::free);
-        return static_cast<T*>(memory);
-    }
-
-  private:
-    std::vector<std::unique_ptr<void, void (*)(void*)>> arrays;
-};
 
 // One layer's weights as the left factor of products, forward and back, with matrices of one token per lane.
 template <class T>
