@@ -11,12 +11,14 @@ from hydra import initialize_config_dir
 from hydra._internal.hydra import Hydra
 from hydra.core.global_hydra import GlobalHydra
 from hypothesis import settings
+from quick_imports import skip_unused_imports
 from starter import Starter
 
 from ttt.cli.compose import as_object, compose, quote_option, register_schemas
 from ttt.config.assets import assets
 from ttt.config.schema import TrainConfig
 
+skip_unused_imports()
 # With tensors this small more threads gain nothing, and cost much on a busy machine.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)

@@ -20,7 +20,18 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-PRELOADED = ("ttt.cli.train", "ttt.cli.eval", "ttt.evaluate.run", "ttt.train.run", "pandas")
+PRELOADED = (
+    "ttt.cli.train",
+    "ttt.cli.eval",
+    "ttt.evaluate.run",
+    "ttt.train.run",
+    "pandas",
+    # A training imports these late.
+    "hydra_plugins.hydra_submitit_launcher.submitit_launcher",
+    "pyarrow.pandas_compat",
+    "ttt.layers.attention",
+    "ttt.layers.mamba",
+)
 
 
 class Starter:
@@ -217,6 +228,7 @@ def _set_rank() -> None:
 
 
 def _main() -> None:
+    import_module("quick_imports").skip_unused_imports()
     # The first entry is the folder of this file; PYTHONPATH comes next.
     del sys.path[0]
     for module in sys.argv[1:]:

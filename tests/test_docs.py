@@ -33,6 +33,7 @@ def test_the_two_commands_are_targets() -> None:
     assert "make test" in readme
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["ttt-train", "ttt-eval", "ttt-export", "ttt-generate", "ttt-plot", "ttt-bench", "ttt-data"]
 )

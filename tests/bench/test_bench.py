@@ -106,6 +106,7 @@ def test_implementations_begin_with_the_baseline_and_repeat_nothing() -> None:
         implementations(InnerBenchConfig(kernels=["fast"], checkpoint_group=[0]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("b", [1, 4, 100])
 @pytest.mark.parametrize("model", ["linear", "mlp"])
 def test_all_kernels_compute_the_same(model: str, b: int) -> None:
@@ -231,6 +232,7 @@ def test_a_place_that_cannot_be_written_is_named(bench: Command, tmp_path: Path)
         bench("inner", *INNER, f"runs={tmp_path}/file")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [[], ["--help"], *([kind, "--help"] for kind in command.COMMANDS)], ids=" ".join)
 def test_help_names_the_keys_and_imports_no_torch(arguments: list[str]) -> None:
     code = f"import sys; sys.argv = ['ttt-bench', *{arguments}]\nfrom ttt.cli.bench import main\n"
@@ -288,6 +290,7 @@ def test_repetitions_lie_side_by_side_and_the_store_reads_them(bench: Command, t
     assert [first == second for first, second in pairwise(table["benchmark_id"])].count(False) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spoil", "line"),
     [

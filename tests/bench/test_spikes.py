@@ -51,6 +51,7 @@ TINY = ["width=16", "heads=2", "blocks=1", "mlp_hidden=16", "vocab=16", "tokens=
 TINY += ["memory=false", "train=false", "model=ttt_linear,transformer", "kernels=dual", "decode=1", "decode_batch=1"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("times_of_spike", "kept"),
     [([5.0, 1.0], 1.0), ([5.0, 6.0, 4.0], 4.0), ([5.0, 6.0, 7.0], 5.0)],

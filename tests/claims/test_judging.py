@@ -173,6 +173,7 @@ def test_the_units_of_long_contexts_are_seeds(tmp_path: Path) -> None:
     assert contrast.high - contrast.low < 0.001
 
 
+@pytest.mark.slow
 def test_documents_are_the_units_of_one_seed(tmp_path: Path) -> None:
     far_context(tmp_path / "far", 1, seeds=(0,), noise=0.02)
     against_mamba(tmp_path / "mamba", 1, seeds=(0,), noise=0.02)

@@ -117,6 +117,7 @@ def test_a_key_of_an_earlier_version_is_refused(command: Command, argument: str,
         command.for_hydra([argument])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.config_name)
 def test_help_has_a_line_for_every_key(command: Command) -> None:
     register_schemas()

@@ -12,6 +12,7 @@ from ttt.config.schema import TrainConfig
 pytestmark = pytest.mark.usefixtures("configure")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [

@@ -90,6 +90,7 @@ def test_a_mistake_is_one_line_and_leaves_no_data(
         assert not list(tmp_path.glob("cache/*/"))
 
 
+@pytest.mark.slow
 def test_help(data: Data) -> None:
     shown = data(ROOT, "prepare", "--help").stdout
     assert "ttt-data prepare data=NAME" in shown

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from starter import Starter
 
 from ttt.cli import generate as command
+from ttt.cli import train
 
 Generate = Callable[..., tuple[str, str]]
 
@@ -49,12 +49,13 @@ MISTAKES = [
 
 
 @pytest.fixture(scope="module")
-def run(starter: Starter, tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Train a run of a few steps."""
     folder = tmp_path_factory.mktemp("runs") / "run"
-    arguments = [*tiny, "trainer.max_steps=3", f"run={folder}"]
-    done = starter.run("from ttt.cli.train import main; main()", arguments, cwd=folder.parent)
-    assert done.returncode == 0, done.stderr
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder.parent)
+        patch.setattr(sys, "argv", ["ttt-train", *tiny, "trainer.max_steps=3", f"run={folder}"])
+        train.main()
     return folder
 
 

@@ -130,6 +130,7 @@ def test_help_names_every_option(monkeypatch: pytest.MonkeyPatch, capsys: pytest
         assert word in shown
 
 
+@pytest.mark.slow
 def test_a_run_folder_that_cannot_be_written_is_named(
     tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -68,6 +68,7 @@ def test_another_context_and_another_text_are_stored_beside_the_runs_own(
     assert drawn(FIGURE, table, ["png"])["png"]
 
 
+@pytest.mark.slow
 def test_what_cannot_be_evaluated_gets_a_line(run_of_texts: Path) -> None:
     before = record(run_of_texts)
     with pytest.raises(UserError, match=r"ctx=4096: no validation document of data=local has 4097 tokens"):

@@ -86,6 +86,7 @@ def test_any_length_in_any_chunks_is_the_primal_form(name: str, T: int, cuts: li
     assert_agree(case.run(narrowed(kernel, dtype, torch.float32), cuts), expected, TOLERANCE[dtype])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOOPS)
 def test_token_by_token_is_the_primal_form_and_calls_the_decode_kernel(
     name: str, monkeypatch: pytest.MonkeyPatch

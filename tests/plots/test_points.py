@@ -60,6 +60,7 @@ def test_scaling_has_a_panel_a_context_and_a_line_a_method(name: str, tmp_path: 
     assert "Mean of 1\N{EN DASH}2 seeds" in caption(canvas)
 
 
+@pytest.mark.slow
 def test_a_finetuned_transformer_is_a_method_of_its_own_and_costs_what_its_parent_cost(tmp_path: Path) -> None:
     parent = make_run(tmp_path, "transformer", "transformer", ctx=512, steps=10, perplexity=40)
     make_run(tmp_path, "transformer", "transformer", ctx=1024, steps=2, perplexity=38, parent=parent)
@@ -70,6 +71,7 @@ def test_a_finetuned_transformer_is_a_method_of_its_own_and_costs_what_its_paren
     assert "TF finetune" not in lines_of(drawn("books_scaling", tmp_path).axes[0])
 
 
+@pytest.mark.slow
 def test_a_figure_is_on_test_if_all_its_runs_are(tmp_path: Path) -> None:
     for ctx in (512, 2048):
         make_run(tmp_path, ctx=ctx, steps=1, perplexity=40 + ctx / 512, test=50.0, evaluated=False)
@@ -86,6 +88,7 @@ def test_a_figure_is_on_test_if_all_its_runs_are(tmp_path: Path) -> None:
     assert lines_of(canvas.axes[0])["TTT-Linear (M)"][1] == [41.0]
 
 
+@pytest.mark.slow
 def test_losses_by_token_index_are_on_test_if_all_runs_are(tmp_path: Path) -> None:
     runs = [make_run(tmp_path, seed=seed, steps=1, perplexity=40) for seed in (0, 1)]
     for number, run in enumerate(runs):

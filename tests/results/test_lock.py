@@ -116,6 +116,7 @@ def test_another_process_with_the_same_id_is_recognised(tmp_path: Path, capsys: 
     assert "that process has ended" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_holder_on_another_machine_is_alive_while_it_has_a_heartbeat(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -147,6 +148,7 @@ def test_a_job_that_starts_again_takes_its_folder_back(
     assert "its job was started again" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_process_that_lost_its_lock_writes_nothing_more(tmp_path: Path) -> None:
     """The process was suspended for a minute on another machine."""
     process = start(tmp_path, "another machine")

@@ -80,7 +80,7 @@ class Sweep:
         """Run ``ttt-sweep NAME``."""
         command = [name, f"sweep={self.file}", f"runs={self.runs_folder}", *arguments]
         environment = self.cluster.environment | {
-            "PYTHONPATH": str(Path(__file__).with_name("slowly")),
+            "PYTHONPATH": os.pathsep.join(map(str, (Path(__file__).with_name("slowly"), Path(__file__).parents[1]))),
             "STEP_SECONDS": str(step_seconds),
         }
         return self.starter.run("from ttt.cli.sweep.main import main; main()", command, environment=environment)

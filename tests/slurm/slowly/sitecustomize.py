@@ -3,6 +3,7 @@
 A tiny run ends before a test can disturb it; a run that sleeps between steps can be disturbed without using a CPU.
 """
 
+import importlib
 import importlib.util
 import os
 import sys
@@ -48,3 +49,5 @@ def slow_down(module: Any) -> None:
 
 if "STEP_SECONDS" in os.environ:
     sys.meta_path.insert(0, Slowly())
+    # Every job imports Lightning.
+    importlib.import_module("quick_imports").skip_unused_imports()
