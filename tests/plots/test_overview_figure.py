@@ -51,7 +51,7 @@ def test_every_panel_is_drawn_from_its_figure(tmp_path: Path) -> None:
         {"mamba", "transformer"},
     )
     steps, gained, time = drawn(tmp_path).axes
-    assert [label.get_text() for label in steps.get_yticklabels()][0] == "LN, residual"
+    assert steps.get_yticklabels()[0].get_text() == "LN, residual"
     assert steps.containers[0].lines[0].get_xdata() == pytest.approx([-0.095, -0.095], abs=0.001)
     assert len(gained.containers) == 2
     assert [label.get_text() for label in gained.get_xticklabels()] == ["256", "768"]
