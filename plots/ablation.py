@@ -100,7 +100,8 @@ def draw(table: DataFrame) -> Canvas:
     canvas = Canvas(figsize=(WIDTH, ROW_HEIGHT * len(TABLE_1) + REST), layout="constrained")
     words, dots = canvas.subplots(1, 2, width_ratios=(1.35, 1), sharey=True)
     _write(words, table)
-    _draw_steps(dots, table)
+    draw_steps(dots, table)
+    dots.legend(loc="best", fontsize=7)
     first = table.iloc[0]
     dots.set_title(f"{first['data']}, size {first['size']}, context of {first['ctx']:,} tokens")
     words.set_ylim(len(TABLE_1) + 0.6, 0.2)
@@ -116,7 +117,8 @@ def draw(table: DataFrame) -> Canvas:
     return canvas
 
 
-def _draw_steps(axes: Axes, table: DataFrame) -> None:
+def draw_steps(axes: Axes, table: DataFrame) -> None:
+    """Draw the steps of ``steps``, at the height of their row, with their intervals and beside the paper's."""
     measured, copying = steps(table), copying_rows(table)
     for form, (name, offset, style) in MARKS.items():
         places = {row: step for (row, of), step in measured.items() if of == form}
@@ -137,7 +139,6 @@ def _draw_steps(axes: Axes, table: DataFrame) -> None:
         axes.plot(0.97, row, "x", color="#D55E00", transform=axes.get_yaxis_transform(), markersize=6)
     axes.tick_params(left=False, labelleft=False)
     axes.set_xlabel("Step from the previous row (nats per token)")
-    axes.legend(loc="best", fontsize=7)
 
 
 def _copying(table: DataFrame) -> str:

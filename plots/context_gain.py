@@ -70,16 +70,21 @@ def draw(table: DataFrame) -> Canvas:
     canvas, panels = grid(len(parts), min(len(parts), 3), PANEL_HEIGHT)
     canvas.set_figwidth(max(canvas.get_figwidth(), LEAST_WIDTH))
     for axes, part in zip(panels, parts, strict=True):
-        axes.axhline(0, color="0.6", linewidth=0.6)
-        axes.set_xscale("log")
-        for style, rows in lines(part):
-            _draw_method(axes, rows, style)
-        _ticks(axes, part["context"])
+        draw_gains(axes, part)
         axes.set_title(f"{part['data'].iloc[0]}, size {part['size'].iloc[0]}")
     labels(canvas, f"Context before the {TARGETS} judged tokens (tokens)", "Gained (nats per token)")
     legend(canvas)
     caption(canvas, *_sentences(table))
     return canvas
+
+
+def draw_gains(axes: Axes, part: DataFrame) -> None:
+    """Draw the lines of one text and size into a panel, with the controls that ``part`` has."""
+    axes.axhline(0, color="0.6", linewidth=0.6)
+    axes.set_xscale("log")
+    for style, rows in lines(part):
+        _draw_method(axes, rows, style)
+    _ticks(axes, part["context"])
 
 
 def _draw_method(axes: Axes, rows: DataFrame, style: LineStyle) -> None:

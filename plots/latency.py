@@ -13,6 +13,7 @@ from .panels import CAPTION_HEIGHT, caption, labels, legend, lines, plain_log_ti
 from .registry import Figure
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
     from pandas import DataFrame
 
@@ -39,6 +40,15 @@ def draw(table: DataFrame, y_label: str, stated: str = "") -> Canvas:
 
     canvas = Canvas(figsize=(WIDTH, HEIGHT + CAPTION_HEIGHT), layout="constrained")
     axes = canvas.subplots()
+    draw_times(axes, table)
+    labels(canvas, "Context length (tokens)", y_label)
+    legend(canvas)
+    caption(canvas, _machine(table), stated)
+    return canvas
+
+
+def draw_times(axes: Axes, table: DataFrame) -> None:
+    """Draw the lines of ``draw`` into a panel, in milliseconds per token, with numbers on both axes."""
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     for style, line in lines(table.assign(start="", changed="")):
@@ -48,23 +58,24 @@ def draw(table: DataFrame, y_label: str, stated: str = "") -> Canvas:
         axes.plot(line["tokens"], middle, **style.line, label=style.label)
     powers_of_two(axes.xaxis, table["tokens"].max(), step=1)
     plain_log_ticks(axes.yaxis)
-    labels(canvas, "Context length (tokens)", y_label)
-    legend(canvas)
-    caption(canvas, _machine(table), stated)
-    return canvas
+
+
+def device(table: DataFrame) -> str:
+    """Return the GPU, or the threads and the CPU, of a table of ``latencies``."""
+    first = table.iloc[0]
+    return str(first["gpu"] or f"{counted(int(first['threads']), 'thread')} of {first['cpu']}")
 
 
 def _machine(table: DataFrame) -> str:
     first = table.iloc[0]
     batch = span(table["batch"].min(), table["batch"].max())
     slow = " Mamba runs without its authors' kernels (mamba-ssm)." if PLAIN_SCAN in set(table["form"]) else ""
-    device = first["gpu"] or f"{counted(first['threads'], 'thread')} of {first['cpu']}"
     weights, dtype = first["weights"], first["dtype"]
     precision = dtype if weights == dtype else f"{dtype} by autocast over {weights} weights"
     again = int((table["remeasured"] > 0).sum())
     repeated = f" {counted(again, 'point')} stood out and were measured again." if again else ""
     return (
-        f"Width {first['width']}, {first['heads']} heads, batch {batch}, {precision}, on {device}; "
+        f"Width {first['width']}, {first['heads']} heads, batch {batch}, {precision}, on {device(table)}; "
         f"median and quartiles of {first['rounds']} rounds. Time of a pass divided by the tokens of all its sequences."
         f"{repeated}{slow}"
     )

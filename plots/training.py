@@ -58,7 +58,7 @@ def table(results: Results) -> DataFrame:
 
 def draw(table: DataFrame) -> Canvas:
     """Draw one line per method: the moving average, and faintly the raw loss. The steep first steps are cropped."""
-    scale, word = next((scale, word) for scale, word in SCALES if table["tokens"].max() >= scale / 2)
+    scale, word = token_scale(table)
     canvas, parts = panels(table)
     for axes, part in parts:
         for number, (style, all_rows) in enumerate(lines(part)):
@@ -71,7 +71,7 @@ def draw(table: DataFrame) -> Canvas:
                 _draw_validations(axes, all_rows.dropna(subset=["validation_loss"]), scale, style)
             last = rows.groupby("run_id", observed=True)[["tokens", "role"]].last()
             mark_diverged(axes, last.assign(tokens=last["tokens"] / scale), "tokens", style)
-    parts[0][0].set_ylim(*_settled(table))
+    parts[0][0].set_ylim(*settled(table))
     labels(canvas, f"Training tokens ({word})", "Training loss (nats/token)")
     legend(canvas)
     caption(canvas, f"Moving average over {WINDOW:.0%} of the steps; faint: without it.", seeds_sentence(table))
@@ -99,7 +99,12 @@ def _shown(results: Results) -> DataFrame:
     return shown if len(shown) else results.runs.assign(role="")
 
 
-def _settled(table: DataFrame) -> tuple[float, float]:
+def token_scale(table: DataFrame) -> tuple[float, str]:
+    """Return the unit of the axis of ``tokens``, and its name."""
+    return next((scale, word) for scale, word in SCALES if table["tokens"].max() >= scale / 2)
+
+
+def settled(table: DataFrame) -> tuple[float, float]:
     """Return the limits of the loss axis: the range of the moving averages after the first steps, with a margin."""
     last = table.groupby("run_id", observed=True)["tokens"].transform("max")
     losses = table.loc[table["tokens"] >= WINDOW * last, "smoothed"]

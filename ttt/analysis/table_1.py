@@ -40,6 +40,9 @@ TABLE_1: dict[int, TableRow] = {
 }
 """Number -> row."""
 
+BIG_STEPS = (5, 6)
+"""Rows with the largest steps: LN and residual, and the mini-batch."""
+
 FIRST_TTT_ROW = 3
 """The rows before it are linear attention."""
 

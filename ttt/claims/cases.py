@@ -60,9 +60,11 @@ class Cases:
             splits[scope] = split = reported_split(group)
             lost = group["role"] == RunRole.DIVERGED
             best.loc[group.index, "loss"] = group[f"{split}_loss"].astype(float).mask(lost, np.inf)
-        tables = [best.pivot(index=PAIR, columns=case, values=name) for name in ("loss", "run_id", "copies")]
+        losses, ids, copies = (
+            best.pivot(index=PAIR, columns=case, values=name) for name in ("loss", "run_id", "copies")
+        )
         documents = results.documents.astype({"run_id": "string", "split": "string", "windows": "string"})
-        return cls(*tables, named, splits, documents.set_index(["run_id", "split"]).sort_index())
+        return cls(losses, ids, copies, named, splits, documents.set_index(["run_id", "split"]).sort_index())
 
     def scopes(self) -> Iterator["Cases"]:
         """Yield the runs of each scope, without cases that it does not have."""

@@ -7,12 +7,9 @@ import numpy as np
 from ttt.analysis.comparison import methods, mini_batch_sizes
 from ttt.analysis.labels import method_label
 from ttt.analysis.store import Results
-from ttt.analysis.table_1 import TABLE_1, stated_step, table_1_runs
+from ttt.analysis.table_1 import BIG_STEPS, TABLE_1, stated_step, table_1_runs
 from ttt.claims.cases import Cases
 from ttt.claims.verdict import Part
-
-BIG_STEPS = (5, 6)
-"""Rows of Table 1 with the largest steps: LN and residual, and the mini-batch."""
 
 TOLERANCE = 0.02
 """Nats per token: a row of Table 1 whose stated step is below half of it must have a step within it."""
