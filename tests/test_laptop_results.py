@@ -27,6 +27,7 @@ REPRODUCE = (ROOT / "REPRODUCE.md").read_text(encoding="utf-8")
 MOST_BYTES = 16e6
 """Largest size of the whole folder, which holds records and metrics but no weights."""
 
+
 @cache
 def results() -> Results:
     return load_results(LAPTOP, label_of_plain)

@@ -188,7 +188,7 @@ def test_documents_are_the_units_of_one_seed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("number", "missing", "text"),
     [
-        (4, "mamba-own-w128-2048-*", "TTT-Linear (M) less Mamba: the same growth, pycode w128 at 2048: Mamba is missing"),
+        (4, "mamba-own-w128-2048-*", "less Mamba: the same growth, pycode w128 at 2048: Mamba is missing"),
         (7, "mamba-own-w128-512-*", "both at two contexts on the same targets, have T = 2,048, pycode w128"),
         (8, "transformer-transformer-w128-2048-?", "pycode w128 at 2048: TF pretrain is missing on these targets"),
     ],

@@ -150,7 +150,7 @@ def timed(*names: str) -> dict[str, float]:
 
 
 def parts(of: str) -> dict[str, float]:
-    """Return run id -> seconds of the parts of sweeps that the Makefile's variables ``quick_*`` or ``night_*`` choose."""
+    """Return run id -> seconds of the parts of sweeps that the Makefile chooses in ``quick_*`` or ``night_*``."""
     found: dict[str, float] = {}
     for name, chosen in re.findall(rf"^{of}_(\w+) := (.*)$", MAKEFILE, re.MULTILINE):
         part = expand(with_overrides(load_sweep(name, "laptop"), chosen.split()), Path("runs"))

@@ -101,7 +101,8 @@ def make_run(
 
 def flops(model: str, size: str, ctx: int) -> float:
     """Return training FLOPs per token of a realistic magnitude, which grow with the context for attention."""
-    return {"w64": 1.2e6, "w128": 3e6, "w192": 8e6}.get(size, 1e9) * (1 + (ctx / 4096 if model == "transformer" else 0.1))
+    growth = ctx / 4096 if model == "transformer" else 0.1
+    return {"w64": 1.2e6, "w128": 3e6, "w192": 8e6}.get(size, 1e9) * (1 + growth)
 
 
 def make_context_gain(
