@@ -173,7 +173,7 @@ def test_the_value_default_adds_no_override(tmp_path: Path) -> None:
         ("ablation", None, "paper_ablation"),
         ("ablation", "paper", "paper_ablation"),
         ("ablation", "laptop", "laptop_ablation"),
-        ("training", None, "laptop_training"),
+        ("rates", None, "laptop_rates"),
         ("mine/own.yaml", None, "own"),
     ],
 )
@@ -187,7 +187,7 @@ def test_one_name_has_two_scales(name: str, scale: str | None, found: str) -> No
     ("name", "scale", "line"),
     [
         ("rates", "paper", "scale=paper: sweep=rates has only scale=laptop"),
-        ("training", "desk", "scale=desk: choose one of paper, laptop"),
+        ("rates", "desk", "scale=desk: choose one of paper, laptop"),
         ("own.yaml", "paper", "scale=paper: is for sweeps of the suite; sweep=own.yaml is a file of your own"),
         ("paper", None, "sweep=paper: choose one of ablation, ablation_text, "),
     ],
@@ -267,7 +267,7 @@ def test_a_frozen_plan_is_accepted_again_and_another_is_refused(tmp_path: Path) 
     for another, line in (
         (expand(with_overrides(few, ["seed=7"]), tmp_path), "2 new runs, 2 gone"),
         (Plan(plan.sweep, plan.runs[:-1], plan.configs), "0 new runs, 1 gone"),
-        (expand(with_overrides(few, ["trainer.max_steps=3"]), tmp_path), "steps=3, not 512"),
+        (expand(with_overrides(few, ["trainer.max_steps=3"]), tmp_path), "steps=3, not 384"),
     ):
         with pytest.raises(UserError, match="contains another plan") as error:
             freeze(another, folder)

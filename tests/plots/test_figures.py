@@ -64,7 +64,7 @@ def test_a_figure_says_what_it_is(name: str) -> None:
         scale = "laptop" if "scale=laptop" in figure.give else "paper"
         assert (SWEEPS / scale / f"{sweep}.yaml").is_file()
     else:
-        assert figure.give.startswith(("ttt-bench ", "ttt-eval "))
+        assert figure.give.startswith(("ttt-bench ", "ttt-eval ", "ttt-train"))
 
 
 @pytest.mark.slow
