@@ -212,10 +212,8 @@ def test_best_context_joins_the_best_of_each_size(tmp_path: Path) -> None:
         for ctx, perplexity in zip((256, 512), perplexities, strict=True):
             make_run(tmp_path, size=size, ctx=ctx, steps=1, perplexity=perplexity, evaluated=False)
     table = FIGURES["best_context"].table(load_results(tmp_path))
-    assert sorted(table[table["best"]][["size", "ctx"]].itertuples(index=False, name=None)) == [
-        ("w64", 256),
-        ("w128", 512),
-    ]
+    best = set(table[table["best"]][["size", "ctx"]].itertuples(index=False, name=None))
+    assert best == {("w64", 256), ("w128", 512)}
     _, y = lines_of(drawn("best_context", tmp_path).axes[0])["TTT-Linear (M)"]
     np.testing.assert_allclose(y, [80, 45])
 
