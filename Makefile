@@ -4,15 +4,20 @@ BIN := .venv/bin
 DEMO_RUNS := runs/demo
 DEMO_FIGURES := figures/demo
 
-LAPTOP_SWEEPS := rates mini_batch_size inner_loss per_token books_scaling books_complete training
-NIGHT_SWEEPS := ablation ablation_text
 LAPTOP_RUNS := runs/laptop
 # make laptop KNOWN=FOLDER: runs that lie in FOLDER count as made, and new ones are collected there.
 KNOWN ?=
 LAPTOP_RESULTS := $(or $(KNOWN),$(LAPTOP_RUNS))
-# The rows of Table 1 from the learnable W_0 on, two seeds; make night adds the other rows, seeds and controls.
-QUICK_TABLE_1 := +ablation=row4,row5,row6,row7,row8 seed=0,1 model.rope_period=default
 LAPTOP_FIGURES := figures/laptop
+# The three sets: make laptop trains parts of three sweeps, make night every claim's sweep, make whole the rest. A part
+# has a folder of its own, because a sweep's folder keeps one plan.
+QUICK_SWEEPS := ablation mini_batch_size books_scaling
+quick_ablation := +ablation=row4,row5,row6,row7,row8 seed=0,1,2 model.rope_period=default
+quick_mini_batch_size := model.mini_batch_size=1,16,256
+quick_books_scaling := size=w128 model=ttt_linear,transformer,mamba backbone=default ctx=512,2k seed=0,1
+NIGHT_SWEEPS := ablation context_gain per_token mini_batch_size inner_loss
+night_books_scaling := size=w64,w128
+WHOLE_SWEEPS := ablation_text books_scaling books_complete rates
 # A worker takes whole files, the slowest first, so that no long file is left at the end. There is one worker more than
 # cores, because the tests on a cluster mostly wait.
 WORKERS = $(shell $(PYTHON) -c "import os; print(min(8, os.cpu_count() + 1))")
@@ -21,9 +26,20 @@ SWEEP = $(BIN)/ttt-sweep $(1) sweep=$(2) scale=laptop runs=$(LAPTOP_RUNS)
 TRAIN = $(call SWEEP,submit,$(1)) $(2) slurm=local slurm.parallel=2 trainer.progress=false $(KNOWN:%=known=%) && \
   $(call SWEEP,status,$(1)) --watch interval=60
 COLLECT = $(if $(KNOWN),$(call SWEEP,collect,$(1)) out=$(KNOWN),true)
+PART = $(2) folder=$(LAPTOP_RUNS)/sweeps/$(1)_$(2)
+TRAIN_PART = $(call TRAIN,$(call PART,$(1),$(2)),$($(1)_$(2)))
+# Two at a time; runs that have been probed before an interruption are not probed again.
+PROBE = $(call SWEEP,status,$(1)) --folders | xargs -I{} -P 2 \
+  sh -c 'test -e {}/$(2).parquet || exec $(BIN)/ttt-eval run={} probe=$(2) $(3)'
+
+define DRAW
+$(BIN)/ttt-plot --all runs=$(LAPTOP_RESULTS) out=$(LAPTOP_FIGURES)
+$(BIN)/ttt-plot report runs=$(LAPTOP_RESULTS) out=$(LAPTOP_FIGURES)/report.html
+$(BIN)/ttt-claims runs=$(LAPTOP_RESULTS) out=$(LAPTOP_FIGURES)/claims.csv
+endef
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo laptop night test quick check gpu clean
+.PHONY: help setup demo laptop night whole test quick check gpu clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 12
@@ -36,27 +52,31 @@ setup: .venv/installed ## create .venv and install the project with its pinned d
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-demo: setup ## train the default model, evaluate it and draw its figures (a few minutes without a GPU)
-	$(BIN)/ttt-train runs=$(DEMO_RUNS) ckpt=last
+demo: setup ## train the default model for half its steps and draw its figures (a minute on 2 cores)
+	$(BIN)/ttt-train runs=$(DEMO_RUNS) recipe.steps=192 ckpt=last
 	$(BIN)/ttt-plot --all runs=$(DEMO_RUNS) out=$(DEMO_FIGURES)
 
-laptop: setup ## every figure and claim from runs on this machine (over two hours on 2 cores; can be resumed)
-	@for sweep in $(LAPTOP_SWEEPS); do $(call TRAIN,$$sweep) || exit; done
-	@$(call TRAIN,ablation folder=$(LAPTOP_RUNS)/sweeps/table_1,$(QUICK_TABLE_1))
-	$(call SWEEP,status,inner_loss) --folders | xargs -I{} $(BIN)/ttt-eval run={} probe=inner_loss
-	$(call SWEEP,status,per_token) --folders | xargs -I{} $(BIN)/ttt-eval run={} probe=context_gain
+laptop: setup ## small versions of the main figures and claims (2 h 10 min on 2 cores; can be resumed)
+	@$(foreach sweep,$(QUICK_SWEEPS),$(call TRAIN_PART,quick,$(sweep)) &&) $(call TRAIN,inner_loss)
+	$(call PROBE,inner_loss,inner_loss)
+	$(call PROBE,$(call PART,quick,books_scaling),context_gain,longest=2048)
 	$(BIN)/ttt-bench inner inner_model=linear kernels=plain width=2048 heads=32 backward=false \
 	  mini_batch_size=1,2,4,8,16,32,64,128,256,512,1024,2048 runs=$(LAPTOP_RUNS)
 	$(BIN)/ttt-bench latency runs=$(LAPTOP_RUNS)
-	@for sweep in $(LAPTOP_SWEEPS) "ablation folder=$(LAPTOP_RUNS)/sweeps/table_1"; do $(call COLLECT,$$sweep) || exit; done
-	$(BIN)/ttt-plot --all runs=$(LAPTOP_RESULTS) out=$(LAPTOP_FIGURES)
-	$(BIN)/ttt-plot report runs=$(LAPTOP_RESULTS) out=$(LAPTOP_FIGURES)/report.html
-	$(BIN)/ttt-claims runs=$(LAPTOP_RESULTS) out=$(LAPTOP_FIGURES)/claims.csv
+	@$(foreach sweep,$(QUICK_SWEEPS),$(call COLLECT,$(call PART,quick,$(sweep))) &&) $(call COLLECT,inner_loss)
+	$(DRAW)
 
-night: laptop ## Table 1 whole: all rows, five seeds, the paper's literal text (over two hours more; can be resumed)
-	@for sweep in $(NIGHT_SWEEPS); do $(call TRAIN,$$sweep) && $(call COLLECT,$$sweep) || exit; done
-	$(BIN)/ttt-plot --all runs=$(LAPTOP_RESULTS) out=$(LAPTOP_FIGURES)
-	$(BIN)/ttt-claims runs=$(LAPTOP_RESULTS) out=$(LAPTOP_FIGURES)/claims.csv
+night: laptop ## all claims: Table 1 with all rows and five seeds, contexts to 8k (10 h; can be resumed)
+	@for sweep in $(NIGHT_SWEEPS); do $(call TRAIN,$$sweep) || exit; done
+	$(call PROBE,context_gain,context_gain,longest=8192)
+	@$(call TRAIN_PART,night,books_scaling)
+	@for sweep in $(NIGHT_SWEEPS); do $(call COLLECT,$$sweep) || exit; done
+	@$(call COLLECT,$(call PART,night,books_scaling))
+	$(DRAW)
+
+whole: night ## every sweep for laptops whole: more figures, the largest size, the rates (3 h more; can be resumed)
+	@for sweep in $(WHOLE_SWEEPS); do $(call TRAIN,$$sweep) && $(call COLLECT,$$sweep) || exit; done
+	$(DRAW)
 
 test: setup ## run all tests (11 minutes on 2 cores)
 	$(PYTEST)

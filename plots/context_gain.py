@@ -138,7 +138,8 @@ FIGURE = Figure(
     title="Nats gained on the same tokens by the context before them",
     paper="not in the paper (beside Figure 2 right)",
     needs="runs at contexts of 1,024 tokens or more that were probed",
-    give="ttt-eval run=FOLDER probe=context_gain",
+    give="ttt-sweep submit sweep=context_gain scale=laptop slurm=local; "
+    "ttt-eval run=FOLDER probe=context_gain longest=8192",
     table=table,
     draw=draw,
 )

@@ -117,7 +117,7 @@ FIGURE = Figure(
     title="Training loss against tokens seen",
     paper="not in the paper",
     needs="a run that has started to train",
-    give="ttt-sweep submit sweep=training scale=laptop slurm=local",
+    give="ttt-train",
     table=table,
     draw=draw,
 )

@@ -91,7 +91,7 @@ def test_the_papers_inner_learning_rates() -> None:
 
 def test_the_learning_rate_is_the_sizes() -> None:
     for backbone in ("mamba", "transformer"):
-        chosen = ["size=s2", "model=ttt_linear", f"backbone={backbone}"]
+        chosen = ["size=w128", "model=ttt_linear", f"backbone={backbone}"]
         assert composed(*chosen).recipe.learning_rate == 1e-2
         assert composed(*chosen, "size.learning_rate=5e-3").recipe.learning_rate == 5e-3
 

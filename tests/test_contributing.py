@@ -204,7 +204,7 @@ def test_a_data_set_from_elsewhere(copy: Copy, texts: Path, tmp_path: Path) -> N
 @pytest.mark.slow
 def test_a_metric_a_number_and_a_figure(copy: Copy, tmp_path: Path) -> None:
     # A figure about methods draws standard sizes only.
-    standard = [f"run={tmp_path}/runs/one", "size=s1", "recipe.tokens_per_step=64", "recipe.steps=1"]
+    standard = [f"run={tmp_path}/runs/one", "size=w64", "recipe.tokens_per_step=64", "recipe.steps=1"]
     tiny = [override for override in copy.tiny if not override.startswith("size.")]
     output = copy.run("ttt.cli.train", *tiny, *standard)
     assert "validation perplexity" in output, output
@@ -228,7 +228,7 @@ def test_a_figure_is_published_with_three_files(copy: Copy) -> None:
     root = copy.site / "ttt"
     shutil.copytree(ROOT / "docs/figures", root / "docs/figures")
     # Some of the committed runs are enough, and are read in a tenth of the time.
-    for run in (ROOT / "results/laptop").glob("*-s1-512-*"):
+    for run in (ROOT / "results/laptop").glob("*-w128-*"):
         shutil.copytree(run, root / "results/laptop" / run.name)
     shown = "\n![Final perplexity](docs/figures/final.png)\n\n`ttt-plot final`\n"
     (root / "REPRODUCE.md").write_text((ROOT / "REPRODUCE.md").read_text(encoding="utf-8") + shown, encoding="utf-8")
@@ -244,5 +244,5 @@ def test_a_cluster(copy: Copy) -> None:
     read = copy.starter.run(program, cwd=copy.site).stdout
     for value in ("name='my_cluster'", "partition='long'", "account='my_group'", "constraint='a100'", "mem_gb=64.0"):
         assert value in read
-    submit = ["submit", "sweep=training", "slurm=my_cluster"]
+    submit = ["submit", "sweep=rates", "slurm=my_cluster"]
     assert "slurm.acount" in copy.run("ttt.cli.sweep.main", *submit, "slurm.acount=theirs")

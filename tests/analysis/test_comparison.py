@@ -75,7 +75,7 @@ def test_a_child_without_its_parents_run_has_no_place_on_the_axis(tmp_path: Path
 @pytest.mark.usefixtures("configure")
 @pytest.mark.parametrize("row", TABLE_1)
 def test_the_rows_of_table_1_are_those_of_the_configurations(row: int, tmp_path: Path) -> None:
-    config = to_plain(as_object(compose("train", [f"+ablation=row{row}", "size=s2"]), TrainConfig))
+    config = to_plain(as_object(compose("train", [f"+ablation=row{row}", "size=w128"]), TrainConfig))
     model, backbone = config["model"].pop("name"), config["backbone"]["name"]
     make_run(tmp_path, model, backbone, steps=1, perplexity=40, evaluated=False, **config["model"])
     assert table_1_runs(load_results(tmp_path))["row"].tolist() == [row]
@@ -83,7 +83,7 @@ def test_the_rows_of_table_1_are_those_of_the_configurations(row: int, tmp_path:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("configure")
-@pytest.mark.parametrize("size", ["s1", "s3", "125m", "1.3b"])
+@pytest.mark.parametrize("size", ["w64", "w192", "125m", "1.3b"])
 @pytest.mark.parametrize("model", ["ttt_linear", "ttt_mlp", "transformer", "mamba", "linear_attention"])
 def test_what_a_configuration_gives_is_standard_and_what_changes_it_is_not(model: str, size: str) -> None:
     def departures(*overrides: str) -> dict[str, object]:

@@ -14,16 +14,16 @@ from ttt.results.metrics import SCHEMA
 from ttt.results.record import RunFolder
 
 synthetic = run_path(str(Path(__file__).parents[1] / "plots" / "synthetic.py"))
-LABEL = {"model": "ttt_linear", "backbone": "mamba", "size": "s1", "ctx": 512}
+LABEL = {"model": "ttt_linear", "backbone": "mamba", "size": "w64", "ctx": 512}
 make_run, make_probe = synthetic["make_run"], synthetic["make_probe"]
 
 
 def test_runs_are_found_at_any_depth_and_flattened(tmp_path: Path) -> None:
-    make_run(tmp_path / "deep" / "model=ttt_mlp", "ttt_mlp", "mamba", "s1", 256, seed=3, steps=4, mini_batch_size=8)
-    make_run(tmp_path, "transformer", "transformer", "s2", 512, steps=5, evaluated=False, status="diverged")
+    make_run(tmp_path / "deep" / "model=ttt_mlp", "ttt_mlp", "mamba", "w64", 256, seed=3, steps=4, mini_batch_size=8)
+    make_run(tmp_path, "transformer", "transformer", "w128", 512, steps=5, evaluated=False, status="diverged")
     runs = load_results(tmp_path).runs.set_index("model")
     ours = runs.loc["ttt_mlp"]
-    assert (ours["backbone"], ours["size"], ours["ctx"], ours["seed"]) == ("mamba", "s1", 256, 3)
+    assert (ours["backbone"], ours["size"], ours["ctx"], ours["seed"]) == ("mamba", "w64", 256, 3)
     assert (ours["mini_batch_size"], ours["tokens"], ours["status"]) == (8, 4 * 1024, "finished")
     assert Path(ours["run_dir"]).parent == tmp_path / "deep" / "model=ttt_mlp"
     assert runs["mini_batch_size"].isna()["transformer"]

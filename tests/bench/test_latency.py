@@ -219,7 +219,7 @@ def test_the_scales_are_of_the_sizes_that_they_name() -> None:
         as_object(compose("bench_latency", [f"scale={scale}"]), LatencyBenchConfig) for scale in ("laptop", "paper")
     )
     assert as_object(compose("bench_latency", []), LatencyBenchConfig) == laptop
-    assert (laptop.size.name, laptop.width, laptop.vocab, laptop.dtype) == ("s2", laptop.size.width, 1024, "float32")
+    assert (laptop.size.name, laptop.width, laptop.vocab, laptop.dtype) == ("w64", laptop.size.width, 1024, "float32")
     assert (laptop.tokens[0], laptop.tokens[-1], laptop.batch, laptop.decode_batch) == (512, 16384, 1, 1)
     assert {laptop.train_batch(tokens) for tokens in laptop.tokens} == {1}
     assert (paper.size.name, paper.blocks, paper.vocab, paper.dtype) == ("1.3b", 24, 32000, "bfloat16")
@@ -265,7 +265,7 @@ def test_what_is_switched_off_is_not_timed(latency: Callable[..., str], tmp_path
         (["train_tokens=0"], "train_tokens=0: must be at least 1"),
         (["decode_batch=0"], "decode_batch=0: must be at least 1"),
         (["scale=small"], "scale=small: choose one of laptop, paper"),
-        (["size=2b"], "size=2b: choose one of s1, s2, "),
+        (["size=2b"], "size=2b: choose one of w64, w128, "),
         (["model=ttt_linear", "backbone=own"], "backbone=own: model=ttt_linear sits in"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

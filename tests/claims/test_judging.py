@@ -165,7 +165,7 @@ def test_the_units_of_long_contexts_are_seeds(tmp_path: Path) -> None:
     far_context(tmp_path, 1, noise=1.0)
     alone, contrast, *_ = judged(tmp_path)[4].parts
     assert alone.name.startswith("TTT-Linear (M): own context gains more over a foreign one at c = 1,792 than at 768")
-    assert contrast.name == "TTT-Linear (M) less Mamba: the same growth, pycode s2 at 2048"
+    assert contrast.name == "TTT-Linear (M) less Mamba: the same growth, pycode w128 at 2048"
     for part in (alone, contrast):
         assert (part.pairs, part.counted) == (3, "seed")
     # The contrast is on the same documents, so that their differences cancel.
@@ -189,9 +189,9 @@ def test_documents_are_the_units_of_one_seed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("number", "missing", "text"),
     [
-        (4, "mamba-own-s2-2048-*", "TTT-Linear (M) less Mamba: the same growth, pycode s2 at 2048: Mamba is missing"),
-        (7, "mamba-own-s2-512-*", "both at two contexts on the same targets, have T = 2,048, pycode s2"),
-        (8, "transformer-transformer-s2-2048-?", "pycode s2 at 2048: TF pretrain is missing on these targets"),
+        (4, "mamba-own-w128-2048-*", "less Mamba: the same growth, pycode w128 at 2048: Mamba is missing"),
+        (7, "mamba-own-w128-512-*", "both at two contexts on the same targets, have T = 2,048, pycode w128"),
+        (8, "transformer-transformer-w128-2048-?", "pycode w128 at 2048: TF pretrain is missing on these targets"),
     ],
 )
 def test_missing_runs_are_named_with_the_command(number: int, missing: str, text: str, tmp_path: Path) -> None:
@@ -209,7 +209,7 @@ def test_missing_runs_are_named_with_the_command(number: int, missing: str, text
 def test_losses_of_other_targets_are_apart(tmp_path: Path) -> None:
     """A run that was probed with another ``longest`` is no partner."""
     against_mamba(tmp_path, 1)
-    for path in tmp_path.glob("mamba-own-s2-512-*"):
+    for path in tmp_path.glob("mamba-own-w128-512-*"):
         make_context_gain(RunFolder(path), 512, longest=512, targets="other")
     (part,) = judged(tmp_path)[7].parts
     assert "have T = 2,048" in part.name
@@ -219,7 +219,7 @@ def test_a_short_context_has_no_far_context(tmp_path: Path) -> None:
     run = make_run(tmp_path, ctx=1024, steps=1, perplexity=50.0, evaluated=False)
     make_context_gain(run, 1024)
     (part,) = judged(tmp_path)[4].parts
-    assert part.name == "TTT-Linear (M): no more than c = 768; 1,792 is needed, pycode s2 at 1024"
+    assert part.name == "TTT-Linear (M): no more than c = 768; 1,792 is needed, pycode w128 at 1024"
 
 
 def test_no_runs_are_said_with_the_command_that_gives_them(tmp_path: Path) -> None:
@@ -236,7 +236,7 @@ def test_seeds_are_paired_and_so_cancel(tmp_path: Path) -> None:
     assert part.pairs == 3
     assert part.effect == pytest.approx(0.016, rel=0.1)
     assert part.high - part.low < 0.001
-    assert part.name == "the loss rises with log2 b, b = 1, 16, 64, pycode s2 at 512"
+    assert part.name == "the loss rises with log2 b, b = 1, 16, 64, pycode w128 at 512"
 
 
 def test_a_run_that_ended_before_its_schedule_counts_nowhere(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ SIZES = (1, 16, 64)
 
 
 def mini_batches(
-    folder: Path, seeds: tuple[int, ...] = (0,), test: bool = False, size: str = "s2", slope: float = 0.05
+    folder: Path, seeds: tuple[int, ...] = (0,), test: bool = False, size: str = "w128", slope: float = 0.05
 ) -> dict[tuple[int, int], RunFolder]:
     """Write runs whose loss rises by ``slope`` per octave of b, on test twice as fast; return them by b and seed."""
     runs = {}
@@ -51,12 +51,12 @@ def test_test_is_reported_where_all_runs_have_it(tmp_path: Path) -> None:
     runs = mini_batches(tmp_path, (0, 1), test=True)
     part = trend(tmp_path)
     assert (part.split, part.effect) == ("test", pytest.approx(0.105, rel=0.01))
-    assert part.name.endswith("pycode s2 at 512, test")
+    assert part.name.endswith("pycode w128 at 512, test")
     assert ",test\n" in as_csv(judge_all(load_results(tmp_path)))
     change(runs[16, 1], lambda record: record["results"].pop("test"))
     part = trend(tmp_path)
     assert (part.split, part.effect) == ("validation", pytest.approx(0.0525, rel=0.01))
-    assert part.name.endswith("pycode s2 at 512")
+    assert part.name.endswith("pycode w128 at 512")
 
 
 def test_a_test_on_fewer_tokens_is_not_compared(tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_documents_are_the_units_of_one_seed(tmp_path: Path) -> None:
     for run in mini_batches(tmp_path, test=True).values():
         make_documents(run, "test")
     part = trend(tmp_path)
-    assert part.name.endswith("pycode s2 at 512, test, one seed, 12 documents")
+    assert part.name.endswith("pycode w128 at 512, test, one seed, 12 documents")
     assert (part.pairs, part.counted, part.split, part.verdict) == (12, "document", "test", Verdict.HELD)
     # Documents have different lengths, and the effect is that of the losses per token.
     assert part.effect == pytest.approx(0.1)
@@ -116,7 +116,7 @@ def test_losses_by_document_of_other_weights_are_left_out(tmp_path: Path) -> Non
 def test_the_spread_of_seeds_elsewhere_is_stated(tmp_path: Path) -> None:
     for run in mini_batches(tmp_path).values():
         make_documents(run)
-    mini_batches(tmp_path, (0, 1), size="s1")
+    mini_batches(tmp_path, (0, 1), size="w64")
     parts = judge_all(load_results(tmp_path))[1].parts
     alone = next(part for part in parts if part.counted == "document")
     # Slopes of 0.05 and 0.055.

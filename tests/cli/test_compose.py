@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("configure")
     "overrides",
     [
         [],
-        ["model=ttt_mlp", "model.hidden=[4,2]", "size=s2", "++ctx.length=128", "recipe.steps=3"],
+        ["model=ttt_mlp", "model.hidden=[4,2]", "size=w128", "++ctx.length=128", "recipe.steps=3"],
         ["seed=7", "model=transformer", "recipe.learning_rate=${recipe.final_learning_rate}", "runs='a b'"],
         ["size=125m", "ctx=32k", "size.steps=3", "+ablation=row8", "recipe=finetune"],
         ["ctx=2k", "ctx=4k"],
@@ -59,6 +59,6 @@ def test_an_error_is_hydras(override: str) -> None:
 def test_groups_are_composed_once(configure: Callable[..., TrainConfig], monkeypatch: pytest.MonkeyPatch) -> None:
     first = configure("model=ttt_mlp", "seed=1")
     monkeypatch.delattr(hydra, "compose")
-    second = configure("model=ttt_mlp", "seed=2", "size=s3", "ctx=8k")
+    second = configure("model=ttt_mlp", "seed=2", "size=w192", "ctx=8k")
     assert (first.seed, second.seed) == (1, 2)
     assert first.model == second.model

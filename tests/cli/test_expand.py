@@ -16,7 +16,7 @@ from ttt.config.sweep import Sweep, read_sweep
 from ttt.launch.plan import Plan, SweepFolder, freeze, read_runs
 
 FINETUNING = {
-    "base": ["size=s1"],
+    "base": ["size=w64"],
     "axes": {"model": ["transformer", "mamba"], "recipe": ["paper", "finetune"], "ctx": [256, 512]},
     "rules": [
         {"when": {"model": "mamba", "recipe": "finetune"}, "skip": True},
@@ -173,7 +173,7 @@ def test_the_value_default_adds_no_override(tmp_path: Path) -> None:
         ("ablation", None, "paper_ablation"),
         ("ablation", "paper", "paper_ablation"),
         ("ablation", "laptop", "laptop_ablation"),
-        ("training", None, "laptop_training"),
+        ("rates", None, "laptop_rates"),
         ("mine/own.yaml", None, "own"),
     ],
 )
@@ -186,8 +186,8 @@ def test_one_name_has_two_scales(name: str, scale: str | None, found: str) -> No
 @pytest.mark.parametrize(
     ("name", "scale", "line"),
     [
-        ("training", "paper", "scale=paper: sweep=training has only scale=laptop"),
-        ("training", "desk", "scale=desk: choose one of paper, laptop"),
+        ("rates", "paper", "scale=paper: sweep=rates has only scale=laptop"),
+        ("rates", "desk", "scale=desk: choose one of paper, laptop"),
         ("own.yaml", "paper", "scale=paper: is for sweeps of the suite; sweep=own.yaml is a file of your own"),
         ("paper", None, "sweep=paper: choose one of ablation, ablation_text, "),
     ],
@@ -204,7 +204,7 @@ def test_an_unknown_scale_is_refused(name: str, scale: str | None, line: str) ->
         ([], "sweep=some: the file is []: must map keys to values"),
         ({"axis": {}}, "sweep=some: the file: axis: no such key; choose one of base, axes, rules"),
         ({"axes": {"seed": 3}}, "sweep=some: axes.seed=3: must be a list of values"),
-        ({"base": "size=s1"}, "sweep=some: base=size=s1: must be a list of overrides such as size=125m"),
+        ({"base": "size=w64"}, "sweep=some: base=size=w64: must be a list of overrides such as size=125m"),
         ({"rules": {}}, "sweep=some: rules={}: must be a list"),
         (
             {"axes": {"seed": [0]}, "rules": [{"when": {"sed": 0}}]},
@@ -267,7 +267,7 @@ def test_a_frozen_plan_is_accepted_again_and_another_is_refused(tmp_path: Path) 
     for another, line in (
         (expand(with_overrides(few, ["seed=7"]), tmp_path), "2 new runs, 2 gone"),
         (Plan(plan.sweep, plan.runs[:-1], plan.configs), "0 new runs, 1 gone"),
-        (expand(with_overrides(few, ["trainer.max_steps=3"]), tmp_path), "steps=3, not 512"),
+        (expand(with_overrides(few, ["trainer.max_steps=3"]), tmp_path), "steps=3, not 384"),
     ):
         with pytest.raises(UserError, match="contains another plan") as error:
             freeze(another, folder)
@@ -294,10 +294,10 @@ def test_an_invalid_cluster_is_refused_by_its_key(name: str, changes: list[str],
 
 def test_a_file_builds_on_its_defaults(tmp_path: Path) -> None:
     """Mappings such as ``axes`` are merged key by key, all other values are replaced."""
-    (tmp_path / "some.yaml").write_text("{base: [size=s1], axes: {seed: [0, 1], ctx: [256]}, rules: [{add: [a=1]}]}")
-    (tmp_path / "mine.yaml").write_text("{defaults: some, base: [size=s2], axes: {seed: [2], model: [mamba]}}")
+    (tmp_path / "some.yaml").write_text("{base: [size=w64], axes: {seed: [0, 1], ctx: [256]}, rules: [{add: [a=1]}]}")
+    (tmp_path / "mine.yaml").write_text("{defaults: some, base: [size=w128], axes: {seed: [2], model: [mamba]}}")
     mine = load_sweep(f"{tmp_path}/mine.yaml")
-    assert (mine.base, mine.axes) == (("size=s2",), {"seed": ("2",), "ctx": ("256",), "model": ("mamba",)})
+    assert (mine.base, mine.axes) == (("size=w128",), {"seed": ("2",), "ctx": ("256",), "model": ("mamba",)})
     assert [rule.add for rule in mine.rules] == [("a=1",)]
     (tmp_path / "a100.yaml").write_text("{defaults: a100, partition: mine}")
     here, suite = load_cluster(f"{tmp_path}/a100.yaml", []), load_cluster("a100", [])

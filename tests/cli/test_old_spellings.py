@@ -38,7 +38,7 @@ CASES = [
     (sweep, "status sweep=a --results x", f"--results: {RENAMED} runs; write runs=VALUE"),
     (sweep, "collect sweep=a --out x", "--out: write out=VALUE"),
     (sweep, "collect sweep=a --out=x", "--out=x: write out=x"),
-    (sweep, "plan sweep=training run_dir=x", "run_dir=x: a sweep sets run itself; runs=FOLDER chooses"),
+    (sweep, "plan sweep=rates run_dir=x", "run_dir=x: a sweep sets run itself; runs=FOLDER chooses"),
 ]
 """Module of a command, its arguments, the start of the error."""
 

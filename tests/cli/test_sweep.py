@@ -125,27 +125,27 @@ def test_cancelling_saves_and_submitting_resumes(ttt_sweep: Any, tiny: list[str]
         (["status", "sweep=x", "--wach"], "--wach: no such flag of ttt-sweep status; see ttt-sweep --help"),
         (["plan", "books"], "books: not of the form key=value"),
         (["status", "sweep=x", "runs_dir=x"], "runs_dir=x: this key is now called runs; write runs=x"),
-        (["plan", "sweep=training", "runs_dir=x"], "runs_dir=x: this key is now called runs; write runs=x"),
+        (["plan", "sweep=rates", "runs_dir=x"], "runs_dir=x: this key is now called runs; write runs=x"),
         (["plan", "sweep=nothing"], "sweep=nothing: choose one of "),
         (["status", "sweep=nothing"], "sweep=nothing: choose one of "),
-        (["plan", "sweep=training", "scale=paper"], "scale=paper: sweep=training has only scale=laptop"),
-        (["plan", "sweep=training", "device=abacus"], "device=abacus: choose one of v100, a100"),
-        (["plan", "sweep=training", "utilisation=2"], "utilisation=2.0: must be above 0 and at most 1"),
-        (["submit", "sweep=training", "slurm=local", "limit=2.5"], "limit=2.5: must be a whole number"),
-        (["submit", "sweep=training", "slurm=local", "limit=0"], "limit=0: must be a number of at least 1"),
-        (["submit", "sweep=training", "slurm=local", "canary=yes"], "canary=yes: must be true or false"),
-        (["retry", "sweep=training", "force=yes"], "force=yes: must be true or false"),
-        (["status", "sweep=training", "interval=inf"], "interval=inf: must be a number of at least 1"),
-        (["plan", "sweep=training", "utilisation=much"], "utilisation=much: must be a number"),
-        (["submit", "sweep=training"], "ttt-sweep submit: slurm= is missing"),
-        (["submit", "sweep=training", "slurm=nowhere"], "slurm=nowhere: choose one of a100, h100, local"),
+        (["plan", "sweep=rates", "scale=paper"], "scale=paper: sweep=rates has only scale=laptop"),
+        (["plan", "sweep=rates", "device=abacus"], "device=abacus: choose one of v100, a100"),
+        (["plan", "sweep=rates", "utilisation=2"], "utilisation=2.0: must be above 0 and at most 1"),
+        (["submit", "sweep=rates", "slurm=local", "limit=2.5"], "limit=2.5: must be a whole number"),
+        (["submit", "sweep=rates", "slurm=local", "limit=0"], "limit=0: must be a number of at least 1"),
+        (["submit", "sweep=rates", "slurm=local", "canary=yes"], "canary=yes: must be true or false"),
+        (["retry", "sweep=rates", "force=yes"], "force=yes: must be true or false"),
+        (["status", "sweep=rates", "interval=inf"], "interval=inf: must be a number of at least 1"),
+        (["plan", "sweep=rates", "utilisation=much"], "utilisation=much: must be a number"),
+        (["submit", "sweep=rates"], "ttt-sweep submit: slurm= is missing"),
+        (["submit", "sweep=rates", "slurm=nowhere"], "slurm=nowhere: choose one of a100, h100, local"),
         (
-            ["retry", "sweep=training"],
-            "nothing was submitted yet; use ttt-sweep submit sweep=training slurm=CLUSTER",
+            ["retry", "sweep=rates"],
+            "nothing was submitted yet; use ttt-sweep submit sweep=rates slurm=CLUSTER",
         ),
-        (["logs", "sweep=training"], "ttt-sweep logs: name a run; ttt-sweep status lists them"),
-        (["collect", "sweep=training"], "ttt-sweep collect: out= is missing"),
-        (["collect", "sweep=training", "out=x"], "plan.json: cannot be read"),
+        (["logs", "sweep=rates"], "ttt-sweep logs: name a run; ttt-sweep status lists them"),
+        (["collect", "sweep=rates"], "ttt-sweep collect: out= is missing"),
+        (["collect", "sweep=rates", "out=x"], "plan.json: cannot be read"),
     ],
     ids=" ".join,
 )
@@ -161,7 +161,7 @@ def test_a_mistake_gets_one_line(ttt_sweep: Any, arguments: list[str], line: str
 def test_help_names_every_command_sweep_and_cluster(ttt_sweep: Any) -> None:
     code, out, _ = ttt_sweep("--help")
     assert code == 0
-    for name in (*KEYS, "training", "books_scaling", "a100", "local"):
+    for name in (*KEYS, "rates", "books_scaling", "a100", "local"):
         assert f" {name} " in out
 
 

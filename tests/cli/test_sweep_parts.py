@@ -75,7 +75,7 @@ class Cluster:
 @cache
 def plan() -> Plan:
     axes = {"model": ["ttt_linear", "transformer"], "seed": [0, 1]}
-    return expand(read_sweep("mine", {"base": ["size=s1"], "axes": axes}), Path("runs"))
+    return expand(read_sweep("mine", {"base": ["size=w64"], "axes": axes}), Path("runs"))
 
 
 @pytest.fixture

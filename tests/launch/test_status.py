@@ -347,7 +347,7 @@ def test_runs_in_other_folders_are_other_runs(make_sweep: Make, program: Program
 def test_runs_are_distinguished_by_overrides_that_are_not_in_their_ids(tmp_path: Path) -> None:
     rates = ("1e-3", "1e-2")
     runs = [
-        planned(i, tmp_path, overrides=("size=s1", f"seed={i}", f"recipe.learning_rate={rate}"))
+        planned(i, tmp_path, overrides=("size=w64", f"seed={i}", f"recipe.learning_rate={rate}"))
         for i, rate in enumerate(rates)
     ]
     lines = status_table([RunStatus(run) for run in runs]).splitlines()

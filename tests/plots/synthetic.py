@@ -40,7 +40,7 @@ def make_run(
     folder: Path,
     model: str = "ttt_linear",
     backbone: str = "mamba",
-    size: str = "s2",
+    size: str = "w128",
     ctx: int = 512,
     seed: int = 0,
     steps: int = 100,
@@ -84,7 +84,7 @@ def make_run(
     # Runs of one seed read the same data in the same order, so they share the noise of each step's text.
     text, own = np.random.default_rng(seed), np.random.default_rng(zlib.crc32(name.encode()))
     floor, slope = METHODS.get((model, backbone), (3.2, 0.4))
-    floor += {"s1": 0.6, "s2": 0.3}.get(size, 0.0) + own.normal(0, 0.02)
+    floor += {"w64": 0.6, "w128": 0.3}.get(size, 0.0) + own.normal(0, 0.02)
     for step in range(1, steps + 1):
         loss = floor + 0.6 + 3.4 * (1 + step / 12) ** -0.6 + text.normal(0, 0.12) + own.normal(0, 0.02)
         log.add("train", step, "loss", loss, "nats/token")
@@ -103,7 +103,8 @@ def make_run(
 
 def flops(model: str, size: str, ctx: int) -> float:
     """Return training FLOPs per token of a realistic magnitude, which grow with the context for attention."""
-    return {"s1": 1.2e6, "s2": 3e6, "s3": 8e6}.get(size, 1e9) * (1 + (ctx / 4096 if model == "transformer" else 0.1))
+    growth = ctx / 4096 if model == "transformer" else 0.1
+    return {"w64": 1.2e6, "w128": 3e6, "w192": 8e6}.get(size, 1e9) * (1 + growth)
 
 
 def make_context_gain(
@@ -245,7 +246,7 @@ def make_record(
         "versions": {"python": "3.11.0"},
         "device": {"name": "cpu", "count": 1, "precision": "float32"},
         "seed": seed,
-        "parameters": {"total": {"s1": 1000, "s2": 2000, "s3": 3000}.get(size, 9000), "embedding": 100},
+        "parameters": {"total": {"w64": 1000, "w128": 2000, "w192": 3000}.get(size, 9000), "embedding": 100},
         "training_flops": 1e12,
         "tokens_per_step": TOKENS_PER_STEP,
         "steps": steps,
@@ -328,17 +329,17 @@ LADDER_LOSSES = (4.5, 4.195, 4.195, 4.19, 4.126, 4.05, 4.0, 3.65)
 
 def make_suite(folder: Path, seeds: tuple[int, ...] = (0, 1, 2), steps: int = 8, noise: float = 0.03) -> None:
     """Write the runs that the figures need at laptop scale, with realistic numbers; a few diverged or stopped."""
-    for size, base in {"s1": 4.5, "s2": 3.6, "s3": 2.95}.items():
+    for size, base in {"w64": 4.5, "w128": 3.6, "w192": 2.95}.items():
         for ctx in (256, 512, 1024, 2048):
             both = ctx in (512, 2048)
             for (model, backbone), above in LAPTOP_METHODS.items():
                 if both or (model, backbone) in METHODS:
-                    for seed in seeds if size == "s2" else seeds[:1]:
+                    for seed in seeds if size == "w128" else seeds[:1]:
                         loss = base + above - 0.03 * math.log2(ctx / 256) + noise * math.sin(17 * seed + 1)
                         run = make_run(
                             folder, model, backbone, size, ctx, seed, steps, perplexity=math.exp(loss), evaluated=both
                         )
-                        if both and size == "s2":
+                        if both and size == "w128":
                             make_context_gain(run, ctx, loss, 0.02 - 0.1 * above + 0.001 * seed)
                         if ctx == 512 and model == "transformer":
                             make_run(
@@ -361,9 +362,9 @@ def make_suite(folder: Path, seeds: tuple[int, ...] = (0, 1, 2), steps: int = 8,
                 folder, seed=seed, steps=steps, perplexity=math.exp(loss), evaluated=False, mini_batch_size=b
             )
     make_probe(probed, T=512)
-    make_run(folder, "mamba", "own", "s3", 2048, 1, 3, 8, evaluated=False, status="diverged", learning_rate=2e-2)
-    make_run(folder, "ttt_mlp", "mamba", "s3", 2048, 1, 3, 8, evaluated=False, status="interrupted")
-    make_run(folder, "transformer", "transformer", "s2", 512, 0, steps, perplexity=50.0, learning_rate=1e-2)
+    make_run(folder, "mamba", "own", "w192", 2048, 1, 3, 8, evaluated=False, status="diverged", learning_rate=2e-2)
+    make_run(folder, "ttt_mlp", "mamba", "w192", 2048, 1, 3, 8, evaluated=False, status="interrupted")
+    make_run(folder, "transformer", "transformer", "w128", 512, 0, steps, perplexity=50.0, learning_rate=1e-2)
     make_benchmark(folder)
     make_latency(folder)
 
@@ -374,7 +375,7 @@ def make_ladder(
     losses: tuple[float, ...] = LADDER_LOSSES,
     noise: float = 0.03,
     own_noise: float = 0.004,
-    size: str = "s2",
+    size: str = "w128",
 ) -> None:
     """Write runs of Table 1's rows with these losses, plus noise per seed (``noise``) and per run (``own_noise``)."""
     for number, loss in enumerate(losses, 1):

@@ -35,16 +35,16 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     folder = tmp_path_factory.mktemp("runs")
     for model, backbone in METHODS:
         for seed in (0, 1):
-            make_run(folder, model, backbone, "s1", 64, seed, steps=30, perplexity=90 + seed)
-            make_run(folder, model, backbone, "s2", 128, seed, steps=30, perplexity=50 + seed)
-    make_run(folder, size="s1", ctx=128, steps=30, perplexity=88, evaluated=False)
-    make_run(folder, size="s1", ctx=64, steps=1, perplexity=60, data="pile", evaluated=False)
+            make_run(folder, model, backbone, "w64", 64, seed, steps=30, perplexity=90 + seed)
+            make_run(folder, model, backbone, "w128", 128, seed, steps=30, perplexity=50 + seed)
+    make_run(folder, size="w64", ctx=128, steps=30, perplexity=88, evaluated=False)
+    make_run(folder, size="w64", ctx=64, steps=1, perplexity=60, data="pile", evaluated=False)
     make_ladder(folder, seeds=(0,))
     make_latency(folder)
-    make_run(folder, "ttt_linear", "mamba", "s2", 64, steps=5, steps_planned=30, evaluated=False, status="running")
+    make_run(folder, "ttt_linear", "mamba", "w128", 64, steps=5, steps_planned=30, evaluated=False, status="running")
     for model in ("ttt_linear", "ttt_mlp"):
-        make_elsewhere(make_probe(make_run(folder, model, "mamba", "s1", 64, seed=0, steps=30)))
-    make_context_gain(RunFolder(folder / "mamba-own-s2-128-0"), 2048, steps=30)
+        make_elsewhere(make_probe(make_run(folder, model, "mamba", "w64", 64, seed=0, steps=30)))
+    make_context_gain(RunFolder(folder / "mamba-own-w128-128-0"), 2048, steps=30)
     make_benchmark(folder)
     return load_results(folder)
 
@@ -64,7 +64,7 @@ def test_a_figure_says_what_it_is(name: str) -> None:
         scale = "laptop" if "scale=laptop" in figure.give else "paper"
         assert (SWEEPS / scale / f"{sweep}.yaml").is_file()
     else:
-        assert figure.give.startswith(("ttt-bench ", "ttt-eval "))
+        assert figure.give.startswith(("ttt-bench ", "ttt-eval ", "ttt-train"))
 
 
 @pytest.mark.slow
@@ -90,13 +90,13 @@ def test_no_runs_give_a_table_without_rows(name: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FIGURES)
 def test_the_least_that_a_figure_needs_suffices(name: str, tmp_path: Path) -> None:
-    make_probe(make_run(tmp_path / "runs", "gla", "own", "s1", 64, steps=1, perplexity=60), layers=1)
+    make_probe(make_run(tmp_path / "runs", "gla", "own", "w64", 64, steps=1, perplexity=60), layers=1)
     if name in ("context", "best_context"):
-        make_run(tmp_path / "runs", "gla", "own", "s1", 128, steps=1, perplexity=59)
+        make_run(tmp_path / "runs", "gla", "own", "w64", 128, steps=1, perplexity=59)
     if name == "pile_scaling":
-        make_run(tmp_path / "runs", "gla", "own", "s1", 64, steps=1, perplexity=60, data="pile", evaluated=False)
+        make_run(tmp_path / "runs", "gla", "own", "w64", 64, steps=1, perplexity=60, data="pile", evaluated=False)
     if name == "ablation":
-        make_run(tmp_path / "runs", "linear_attention", "transformer", "s1", 64, steps=1, perplexity=60)
+        make_run(tmp_path / "runs", "linear_attention", "transformer", "w64", 64, steps=1, perplexity=60)
     if name == "elsewhere":
         make_elsewhere(RunFolder(next((tmp_path / "runs").iterdir())), steps=1)
     if name == "context_gain":
@@ -140,7 +140,7 @@ def test_per_token_is_logarithmic_with_plain_ticks_and_a_line_a_method(results: 
     assert "64 windows from anywhere in the validation text" in canvas.get_supxlabel()
     assert "2 seeds" in canvas.get_supxlabel()
     titles = [panel.get_title() for panel in canvas.axes if panel.axison]
-    assert titles == ["size s1, context of 64 tokens", "size s2, context of 128 tokens"]
+    assert titles == ["size w64, context of 64 tokens", "size w128, context of 128 tokens"]
 
 
 def test_per_token_smooths_in_nats(tmp_path: Path) -> None:
@@ -210,8 +210,8 @@ def test_mini_batch_size_draws_quality_of_runs_that_differ_in_nothing_else(tmp_p
             make_run(tmp_path, "transformer", "transformer", seed=seed, steps=2, perplexity=9, mini_batch_size=b)
     make_run(tmp_path, steps=2, perplexity=99, mini_batch_size=4, status="diverged")
     make_run(tmp_path, steps=2, perplexity=99, mini_batch_size=4, momentum=0.5)
-    make_run(tmp_path, size="s1", steps=2, perplexity=99, mini_batch_size=4)
-    make_run(tmp_path, size="s1", steps=2, perplexity=99, mini_batch_size=16)
+    make_run(tmp_path, size="w64", steps=2, perplexity=99, mini_batch_size=4)
+    make_run(tmp_path, size="w64", steps=2, perplexity=99, mini_batch_size=16)
     canvas = drawn(FIGURES["mini_batch_size"], load_results(tmp_path))
     quality, time = canvas.axes
     line, diverged = quality.lines
@@ -220,7 +220,7 @@ def test_mini_batch_size_draws_quality_of_runs_that_differ_in_nothing_else(tmp_p
     assert line.get_xdata().tolist() == [1, 16, 64]
     assert line.get_ydata().tolist() == [30.5, 32.5, 40.5]
     assert len(time.lines) == 3
-    assert "size s2, context of 512 tokens, pycode. Mean of 2 seeds" in canvas.get_supxlabel().replace("\n", " ")
+    assert "size w128, context of 512 tokens, pycode. Mean of 2 seeds" in canvas.get_supxlabel().replace("\n", " ")
 
 
 def test_mini_batch_size_takes_the_newest_benchmark_with_several(tmp_path: Path) -> None:
@@ -237,9 +237,9 @@ def test_inner_loss_has_a_panel_for_each_layer_of_each_method(results: Results) 
     canvas = drawn(FIGURES["inner_loss"], results)
     titles = [axes.get_title(loc="left") for axes in canvas.axes]
     expected = [
-        "TTT-Linear (M), b = 16, size s1\nlayer 1",
+        "TTT-Linear (M), b = 16, size w64\nlayer 1",
         "layer 2",
-        "TTT-MLP (M), b = 16, size s1\nlayer 1",
+        "TTT-MLP (M), b = 16, size w64\nlayer 1",
         "layer 2",
     ]
     assert titles == expected
@@ -260,7 +260,7 @@ def test_context_gain_is_about_the_targets_of_most_runs_at_the_longest_context(t
     alone = make_run(tmp_path, "mamba", "own", ctx=2048, steps=1, perplexity=40, evaluated=False)
     make_context_gain(alone, 2048, targets="other")
     table = FIGURES["context_gain"].table(load_results(tmp_path))
-    assert set(table["run_id"]) == {f"ttt_linear-mamba-s2-2048-{seed}" for seed in (0, 1)}
+    assert set(table["run_id"]) == {f"ttt_linear-mamba-w128-2048-{seed}" for seed in (0, 1)}
     gains = table.pivot(index="context", columns=["seed", "control"], values="gain")
     bias = 0.01 * np.mean([math.sin(17 * document + 1) for document in range(12)])
     for seed in (0, 1):

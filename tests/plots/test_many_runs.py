@@ -16,7 +16,7 @@ FEW_SEEDS, MANY_SEEDS = 1, 4
 def _make_runs(folder: Path, seeds: int) -> None:
     for seed in range(seeds):
         for model, backbone in LAPTOP_METHODS:
-            for size in ("s1", "s2", "s3"):
+            for size in ("w64", "w128", "w192"):
                 for ctx in (64, 128, 256, 512):
                     perplexity = 40 + seed + ctx / 100
                     make_run(folder, model, backbone, size, ctx, seed, 4, perplexity=perplexity, evaluated=seed < 2)

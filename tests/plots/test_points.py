@@ -43,7 +43,7 @@ def caption(canvas: Any) -> str:
 @pytest.mark.parametrize("name", ["books_scaling", "books_complete"])
 def test_scaling_has_a_panel_a_context_and_a_line_a_method(name: str, tmp_path: Path) -> None:
     for ctx in (512, 2048):
-        for size, perplexity in (("s1", 90.0), ("s2", 40.0)):
+        for size, perplexity in (("w64", 90.0), ("w128", 40.0)):
             for seed in (0, 1):
                 make_run(
                     tmp_path, size=size, ctx=ctx, seed=seed, steps=2, perplexity=perplexity + seed, evaluated=False
@@ -56,7 +56,7 @@ def test_scaling_has_a_panel_a_context_and_a_line_a_method(name: str, tmp_path: 
     assert [axes.get_xlabel() for axes in panels] == ["Training FLOPs"] * 2
     x, y = lines_of(panels[0])["TTT-Linear (M)"]
     assert y == [90.5, 40.5][::1] if x[0] < x[1] else [40.5, 90.5]
-    np.testing.assert_allclose(x, [2048 * flops("ttt_linear", size, 512) for size in ("s1", "s2")])
+    np.testing.assert_allclose(x, [2048 * flops("ttt_linear", size, 512) for size in ("w64", "w128")])
     assert "Mean of 1\N{EN DASH}2 seeds" in caption(canvas)
 
 
@@ -66,7 +66,7 @@ def test_a_finetuned_transformer_is_a_method_of_its_own_and_costs_what_its_paren
     make_run(tmp_path, "transformer", "transformer", ctx=1024, steps=2, perplexity=38, parent=parent)
     lines = lines_of(drawn("books_complete", tmp_path).axes[1])
     assert list(lines) == ["TF finetune"]
-    own, of_parent = (1024 * steps * flops("transformer", "s2", ctx) for steps, ctx in ((2, 1024), (10, 512)))
+    own, of_parent = (1024 * steps * flops("transformer", "w128", ctx) for steps, ctx in ((2, 1024), (10, 512)))
     np.testing.assert_allclose(lines["TF finetune"][0], [own + of_parent])
     assert "TF finetune" not in lines_of(drawn("books_scaling", tmp_path).axes[0])
 
@@ -179,9 +179,9 @@ def add_pycode(folder: Path) -> Path:
 def test_context_has_a_panel_a_size_and_needs_two_contexts(tmp_path: Path) -> None:
     for ctx, perplexity in ((256, 40), (512, 39), (1024, 38)):
         make_run(tmp_path, ctx=ctx, steps=1, perplexity=perplexity, evaluated=False)
-    make_run(tmp_path, size="s1", steps=1, perplexity=90, evaluated=False)
+    make_run(tmp_path, size="w64", steps=1, perplexity=90, evaluated=False)
     canvas = drawn("context", tmp_path)
-    assert [axes.get_title() for axes in canvas.axes] == ["pycode, size s2"]
+    assert [axes.get_title() for axes in canvas.axes] == ["pycode, size w128"]
     assert lines_of(canvas.axes[0])["TTT-Linear (M)"][0] == [256, 512, 1024]
     assert [label.get_text() for label in canvas.axes[0].get_xticklabels()] == ["1024", "512", "256"]
 
@@ -191,7 +191,7 @@ def test_a_line_has_a_gap_at_a_context_that_was_not_measured(tmp_path: Path) -> 
         make_run(tmp_path, ctx=ctx, steps=1, perplexity=40, evaluated=False)
         if ctx != 512:
             make_run(tmp_path, "transformer", "transformer", ctx=ctx, steps=1, perplexity=30, evaluated=False)
-            make_run(tmp_path, size="s1", ctx=ctx, steps=1, perplexity=90, evaluated=False)
+            make_run(tmp_path, size="w64", ctx=ctx, steps=1, perplexity=90, evaluated=False)
     smaller, larger = drawn("context", tmp_path).axes
     x, y = lines_of(larger)["Transformer"]
     assert (x, [math.isnan(value) for value in y]) == ([256, 512, 1024], [False, True, False])
@@ -211,14 +211,12 @@ def test_scaling_has_one_range_of_flops_with_numbers_below_every_column(tmp_path
 
 
 def test_best_context_joins_the_best_of_each_size(tmp_path: Path) -> None:
-    for size, perplexities in {"s1": (80, 90), "s2": (50, 45)}.items():
+    for size, perplexities in {"w64": (80, 90), "w128": (50, 45)}.items():
         for ctx, perplexity in zip((256, 512), perplexities, strict=True):
             make_run(tmp_path, size=size, ctx=ctx, steps=1, perplexity=perplexity, evaluated=False)
     table = FIGURES["best_context"].table(load_results(tmp_path))
-    assert sorted(table[table["best"]][["size", "ctx"]].itertuples(index=False, name=None)) == [
-        ("s1", 256),
-        ("s2", 512),
-    ]
+    best = set(table[table["best"]][["size", "ctx"]].itertuples(index=False, name=None))
+    assert best == {("w64", 256), ("w128", 512)}
     _, y = lines_of(drawn("best_context", tmp_path).axes[0])["TTT-Linear (M)"]
     np.testing.assert_allclose(y, [80, 45])
 

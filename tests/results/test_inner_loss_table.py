@@ -81,7 +81,7 @@ def test_all_probed_runs_are_one_table(tmp_path: Path) -> None:
 
 
 def test_a_subject_has_one_warning_the_newest(tmp_path: Path) -> None:
-    record: Record = synthetic["make_record"]("a", "ttt_mlp", "mamba", "s1", 8, 0, 3, 5, "running")
+    record: Record = synthetic["make_record"]("a", "ttt_mlp", "mamba", "w64", 8, 0, 3, 5, "running")
     run = RunRecord(RunFolder(tmp_path), record)
     run.warn({})
     assert "warnings" not in record

@@ -13,7 +13,7 @@ make_record = run_path(str(Path(__file__).parents[1] / "plots" / "synthetic.py")
 
 @pytest.fixture
 def record() -> Record:
-    return make_record("a", "ttt_mlp", "mamba", "s1", ctx=512, seed=0, steps=3, steps_planned=5, status="running")
+    return make_record("a", "ttt_mlp", "mamba", "w64", ctx=512, seed=0, steps=3, steps_planned=5, status="running")
 
 
 def test_a_record_comes_back_as_it_was_written(tmp_path: Path, record: Record) -> None:

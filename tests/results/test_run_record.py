@@ -23,7 +23,7 @@ def folder(tmp_path: Path) -> RunFolder:
 
 @pytest.fixture
 def content() -> Record:
-    return make_record("a", "ttt_mlp", "mamba", "s1", ctx=512, seed=0, steps=0, steps_planned=5, status="running")
+    return make_record("a", "ttt_mlp", "mamba", "w64", ctx=512, seed=0, steps=0, steps_planned=5, status="running")
 
 
 def written(folder: RunFolder) -> dict[str, Any]:

@@ -182,7 +182,7 @@ def test_children_of_seeds_are_seeds(configure: Configure, parent: Path, tmp_pat
     ("overrides", "differences"),
     [
         (["model=ttt_linear"], ["model.name=ttt_linear, not transformer", "model.mini_batch_size=16, not None"]),
-        (["size=s2"], ["size.width=", "size.blocks=", "not 16"]),
+        (["size=w128"], ["size.width=", "size.blocks=", "not 16"]),
         (["model=transformer", "backbone=mamba"], ["backbone.name=mamba, not transformer"]),
         (["size.mlp_hidden=48"], ["size.mlp_hidden=48, not 32"]),
         (["data.vocab_size=300"], ["another tokenizer (data.vocab_size=300, not 400"]),

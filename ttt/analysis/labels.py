@@ -37,7 +37,7 @@ def method_label(model: str, backbone: str) -> str:
 
 
 def describe_scope(rows: DataFrame) -> str:
-    """Describe the data, sizes and contexts of rows: ``pycode s1 at 512, 2048; s2 at 512``."""
+    """Describe the data, sizes and contexts of rows: ``pycode w64 at 512, 2048; w128 at 512``."""
     cases = rows[COMPARED_AT].drop_duplicates().sort_values(COMPARED_AT)
     texts = []
     for data, of_data in cases.groupby("data"):

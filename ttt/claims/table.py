@@ -72,7 +72,7 @@ CLAIMS = (
         4,
         "TTT uses context far back: its own text gains more over another document's as the context grows, more than "
         "in Mamba",
-        "ttt-sweep submit sweep=per_token scale=laptop slurm=local, then of each run "
+        "ttt-sweep submit sweep=context_gain scale=laptop slurm=local, then of each run "
         "ttt-eval run=FOLDER probe=context_gain longest=8192",
         context.far_context,
     ),
@@ -92,14 +92,14 @@ CLAIMS = (
     Claim(
         7,
         "The difference TTT - Mamba falls as the context grows",
-        "ttt-sweep submit sweep=books_complete scale=laptop slurm=local, then of each run "
+        "ttt-sweep submit sweep=context_gain scale=laptop slurm=local, then of each run "
         "ttt-eval run=FOLDER probe=context_gain longest=8192",
         context.against_mamba,
     ),
     Claim(
         8,
         "A Transformer finetuned at a longer context beats one trained at it only",
-        "ttt-sweep submit sweep=books_complete scale=laptop slurm=local, then of each run "
+        "ttt-sweep submit sweep=context_gain scale=laptop slurm=local, then of each run "
         "ttt-eval run=FOLDER probe=context_gain longest=8192",
         context.finetuning,
     ),

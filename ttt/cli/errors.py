@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -70,10 +71,12 @@ def describe(error: Exception) -> str:
 
 
 def by_number(name: str) -> tuple[float, str]:
-    """Return a key that sorts 256 before 1k before 16k and 125m before 1.3b; names without a number come first."""
+    """Return a key that sorts 256 before 1k before 16k, and w64 before w128 before 125m before 1.3b."""
     number = name.rstrip("kmb")
     scale = {"k": 1024, "m": 1e6, "b": 1e9}.get(name[-1], 1)
-    return (float(number) * scale, "") if number.replace(".", "").isdigit() else (0, name)
+    if number.replace(".", "").isdigit():
+        return float(number) * scale, ""
+    return 0, re.sub(r"\d+", lambda digits: digits[0].zfill(9), name)
 
 
 def _no_such_option(error: MissingConfigException) -> str:

@@ -114,7 +114,7 @@ def _settings(composed: DictConfig, group: str, ctx: int) -> Resolved:
 @cache
 def _composed(override: str) -> DictConfig | None:
     with hydra_ready():
-        defaults = [{"size": "s1"}, {"ctx": "512"}, {"backbone": "mamba"}, {"model": "ttt_linear"}, "_self_"]
+        defaults = [{"size": "w64"}, {"ctx": "512"}, {"backbone": "mamba"}, {"model": "ttt_linear"}, "_self_"]
         ConfigStore.instance().store(name=STANDARDS, node={"defaults": defaults})
         try:
             return hydra.compose(STANDARDS, [quote_option(override)])

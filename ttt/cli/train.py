@@ -13,7 +13,7 @@ ttt-train trains a language model, evaluates it and writes a run folder for ttt-
 
 usage: ttt-train [GROUP=OPTION ...] [KEY=VALUE ...]
 
-  ttt-train                                    the default: TTT-Linear, smallest size, context 512
+  ttt-train                                    the default: TTT-Linear, size w64, context 512
   ttt-train model=ttt_mlp ctx=32k              another layer, another context
   ttt-train size=125m trainer=gpu              the paper's smallest model on a GPU
   ttt-train -m model=ttt_linear,ttt_mlp ctx=512,2k    every combination, one after another

@@ -140,7 +140,7 @@ def _counting(values: Resolved, defaults: Resolved, frozen: tuple[str, ...]) -> 
 
 
 def run_id(config: TrainConfig) -> str:
-    """Return a readable name with a hash of the identity, such as ``ttt_linear-mamba-s1-512-pycode-seed0-1a2b3c4d``."""
+    """Return a readable name with a hash of the identity: ``ttt_linear-mamba-w64-512-pycode-seed0-1a2b3c4d``."""
     text = json.dumps(identity(config), sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     parts = (config.model.name, config.backbone.name, config.size.name, context_name(config.ctx.length))

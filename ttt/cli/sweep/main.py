@@ -23,15 +23,15 @@ usage: ttt-sweep plan    sweep=NAME [KEY=VALUE ...]                  list the ru
        ttt-sweep collect sweep=NAME out=FOLDER                       copy results, for ttt-plot runs=FOLDER
 
   ttt-sweep plan sweep=books_scaling
-  ttt-sweep submit sweep=training slurm=local                processes on this machine, slurm.parallel=2 at a time
+  ttt-sweep submit sweep=rates slurm=local                   processes on this machine, slurm.parallel=2 at a time
   ttt-sweep submit sweep=ablation scale=laptop slurm=local   the laptop's version of a sweep that has both scales
-  ttt-sweep submit sweep=training slurm=local seed=0 ctx=1k  set the values of an axis, or a key of every run
+  ttt-sweep submit sweep=rates slurm=local seed=0,1 ctx=512  set the values of an axis, or a key of every run
   ttt-sweep submit sweep=my.yaml slurm=my_cluster.yaml       your own files
-  ttt-sweep submit sweep=training slurm=a100 canary=true --watch   one run of each shape first, then the others
-  ttt-sweep submit sweep=training slurm=a100 limit=100       a part now, the next with the same command
-  ttt-sweep status sweep=training --watch
-  ttt-sweep submit sweep=training slurm=local known=results/mine   only the runs that do not lie in results/mine
-  ttt-sweep collect sweep=training out=results/mine                add the others; runs that lie there stay
+  ttt-sweep submit sweep=books_scaling slurm=a100 canary=true --watch   one run of each shape first, then the others
+  ttt-sweep submit sweep=books_scaling slurm=a100 limit=100  a part now, the next with the same command
+  ttt-sweep status sweep=rates --watch
+  ttt-sweep submit sweep=rates slurm=local known=results/mine   only the runs that do not lie in results/mine
+  ttt-sweep collect sweep=rates out=results/mine                add the others; runs that lie there stay
 
 RUN is a run's id or a unique part of it. You can submit again at any time: runs that are finished, queued or running
 are skipped, whichever sweep submitted them.
