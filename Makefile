@@ -9,12 +9,14 @@ LAPTOP_RUNS := runs/laptop
 KNOWN ?=
 LAPTOP_RESULTS := $(or $(KNOWN),$(LAPTOP_RUNS))
 LAPTOP_FIGURES := figures/laptop
-# The three sets: make laptop trains parts of three sweeps, make night every claim's sweep, make whole the rest. A part
+# The three sets: make laptop trains parts of five sweeps, make night every claim's sweep, make whole the rest. A part
 # has a folder of its own, because a sweep's folder keeps one plan.
-QUICK_SWEEPS := ablation mini_batch_size books_scaling
+QUICK_SWEEPS := ablation mini_batch_size inner_loss context_gain books_scaling
 quick_ablation := +ablation=row4,row5,row6,row7,row8 seed=0,1,2 model.rope_period=default
-quick_mini_batch_size := model.mini_batch_size=1,16,256
-quick_books_scaling := size=w128 model=ttt_linear,transformer,mamba backbone=default ctx=512,2k seed=0,1
+quick_mini_batch_size := model.mini_batch_size=1,16,256 seed=0,1
+quick_inner_loss := seed=0,1
+quick_context_gain := ctx=512,2k model=ttt_linear,transformer,mamba backbone=default recipe=paper recipe.learning_rate=default seed=0
+quick_books_scaling := size=w128 model=ttt_linear,transformer,mamba backbone=default ctx=512,2k seed=0
 NIGHT_SWEEPS := ablation context_gain per_token mini_batch_size inner_loss
 night_books_scaling := size=w64,w128
 WHOLE_SWEEPS := ablation_text books_scaling books_complete rates
@@ -57,17 +59,18 @@ demo: setup ## train the default model for half its steps and draw its figures (
 	$(BIN)/ttt-plot --all runs=$(DEMO_RUNS) out=$(DEMO_FIGURES)
 
 laptop: setup ## small versions of the main figures and claims (2 h 10 min on 2 cores; can be resumed)
-	@$(foreach sweep,$(QUICK_SWEEPS),$(call TRAIN_PART,quick,$(sweep)) &&) $(call TRAIN,inner_loss)
-	$(call PROBE,inner_loss,inner_loss)
-	$(call PROBE,$(call PART,quick,books_scaling),context_gain,longest=2048)
+	@$(foreach sweep,$(QUICK_SWEEPS),$(call TRAIN_PART,quick,$(sweep)) &&) true
+	$(call PROBE,$(call PART,quick,inner_loss),inner_loss)
+	$(call PROBE,$(call PART,quick,context_gain),context_gain,longest=8192)
 	$(BIN)/ttt-bench inner inner_model=linear kernels=plain width=2048 heads=32 backward=false \
 	  mini_batch_size=1,2,4,8,16,32,64,128,256,512,1024,2048 runs=$(LAPTOP_RUNS)
 	$(BIN)/ttt-bench latency runs=$(LAPTOP_RUNS)
-	@$(foreach sweep,$(QUICK_SWEEPS),$(call COLLECT,$(call PART,quick,$(sweep))) &&) $(call COLLECT,inner_loss)
+	@$(foreach sweep,$(QUICK_SWEEPS),$(call COLLECT,$(call PART,quick,$(sweep))) &&) true
 	$(DRAW)
 
 night: laptop ## all claims: Table 1 with all rows and five seeds, contexts to 8k (10 h; can be resumed)
 	@for sweep in $(NIGHT_SWEEPS); do $(call TRAIN,$$sweep) || exit; done
+	$(call PROBE,inner_loss,inner_loss)
 	$(call PROBE,context_gain,context_gain,longest=8192)
 	@$(call TRAIN_PART,night,books_scaling)
 	@for sweep in $(NIGHT_SWEEPS); do $(call COLLECT,$$sweep) || exit; done

@@ -181,7 +181,7 @@ def test_a_laptop_sweep_costs_the_stated_time(name: str) -> None:
 
 
 def test_the_laptop_sets_fit_into_two_hours_and_a_half_and_ten_of_two_cores() -> None:
-    quick = timed("inner_loss") | parts("quick")
+    quick = parts("quick")
     runs, cost = minutes(quick)
     assert f"| `make laptop` | {runs} | {cost} |" in README
     assert f"`make laptop` takes {cost} core minutes" in REPRODUCE
