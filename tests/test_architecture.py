@@ -43,11 +43,12 @@ ALLOWED: dict[str, set[str]] = {
         "plots",
         "claims",
     },
+    "api": {"config", "layers", "backbones", "models", "data", "results", "analysis", "evaluate", "cli"},
 }
 """Package -> other packages of the suite that it may import."""
 
 FENCED: dict[str, set[str]] = {
-    "torch": {"inner", "kernels", "layers", "backbones", "models", "data", "evaluate", "train", "bench"},
+    "torch": {"inner", "kernels", "layers", "backbones", "models", "data", "evaluate", "train", "bench", "api"},
     "triton": {"kernels"},
     "lightning": {"train"},
     "datasets": {"data"},
@@ -57,8 +58,8 @@ FENCED: dict[str, set[str]] = {
     "submitit": {"launch"},
     "psutil": {"launch"},
     "hydra": {"cli"},
-    "omegaconf": {"cli"},
-    "pandas": {"analysis", "plots", "claims"},
+    "omegaconf": {"cli", "api"},
+    "pandas": {"analysis", "plots", "claims", "api"},
     "matplotlib": {"plots"},
     "pyarrow": {"results", "analysis", "data"},
     "mpmath": {"claims"},
