@@ -8,7 +8,7 @@ import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from ttt.config.errors import UserError, bad_value, first_line
+from ttt.config.errors import UserError, first_line
 from ttt.config.plain import from_plain
 from ttt.config.schema import KernelConfig, Resolved
 from ttt.evaluate.run import kernel_here, load_run, restore_config
@@ -21,22 +21,6 @@ from ttt.results.atomic import write_bytes
 from ttt.results.record import RunFolder
 
 WEIGHTS, CONFIG, RELEASED = "model.safetensors", "config.yaml", "released.json"
-
-
-def refuse_other_files(out: Path, overwrite: bool) -> None:
-    """Check that ``out`` may be written.
-
-    Raises:
-        UserError: it is a file, or without ``overwrite`` a folder that is not empty.
-    """
-    try:
-        occupied = out.exists() and (not out.is_dir() or any(out.iterdir()))
-    except OSError as error:
-        raise bad_value("out", out, f"cannot be read ({error.strerror}); choose another folder") from error
-    if occupied and not (overwrite and out.is_dir()):
-        raise bad_value(
-            "out", out, "contains other files; choose a new folder, or overwrite=true to write into this one"
-        )
 
 
 def export_run(folder: RunFolder, out: Path, released: bool, kernel: KernelConfig | None = None) -> list[Path]:
