@@ -351,7 +351,7 @@ def test_a_logger_that_is_not_installed_is_named(
 def test_a_label_goes_into_the_record(configure: Configure, tmp_path: Path) -> None:
     label = {"method": "TTT-Linear", "departures": {}}
     common = (f"run={tmp_path}/run", "trainer.checkpoint_every=1")
-    train(configure(*common, "trainer.max_steps=1"), [], label=label)
+    train(configure(*common, "trainer.max_steps=1"), [], label=lambda: label)
     assert record(tmp_path / "run")["label"] == label
     train(configure(*common, "trainer.max_steps=2", "ckpt=last"), [])
     assert record(tmp_path / "run")["label"] == label, "a resumed run keeps it"

@@ -2,7 +2,9 @@
 
 import shlex
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +25,9 @@ if TYPE_CHECKING:
     from ttt.train.prepare import PreparedRun
 
 
-def train(config: TrainConfig, overrides: list[str], sweep: str | None = None, label: Label = None) -> None:
+def train(
+    config: TrainConfig, overrides: list[str], sweep: str | None = None, label: Callable[[], Label] | None = None
+) -> None:
     """Train and evaluate one configuration, or report that the run is finished.
 
     The run's folder is locked from before it is read until the evaluation has ended.
@@ -32,13 +36,13 @@ def train(config: TrainConfig, overrides: list[str], sweep: str | None = None, l
         config: the run.
         overrides: overrides on the command line, for the record.
         sweep: the sweep that the run belongs to, for the record.
-        label: the run's description for figures, for the record.
+        label: returns the run's description for figures, for the record; called only for a run that is trained.
 
     Raises:
         UserError: the configuration, the folder or the data cannot be used, or another process writes the folder.
         RunError: the run failed.
     """
-    plan = plan_run(config, overrides, sweep, label)
+    plan = plan_run(config, overrides, sweep)
     check_processes(plan.config.trainer)
     with requeueing(), process_group(plan.config.trainer.device), ExitStack() as lock:
         opening = broadcast_from_rank0(lambda: _open(plan, lock))
@@ -52,7 +56,8 @@ def train(config: TrainConfig, overrides: list[str], sweep: str | None = None, l
         from ttt.train.prepare import prepare
         from ttt.train.run import run
 
-        prepared = all_ranks_or_fail(lambda: prepare(plan, opening))
+        labelled = replace(plan, label=label() if label else None)
+        prepared = all_ranks_or_fail(lambda: prepare(labelled, opening))
         _report_start(prepared)
         evaluation = run(prepared)
         if evaluation is not None:
