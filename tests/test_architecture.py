@@ -1,6 +1,7 @@
 """Rules for imports between packages and of third parties, and for the length of files and functions."""
 
 import ast
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -43,11 +44,12 @@ ALLOWED: dict[str, set[str]] = {
         "plots",
         "claims",
     },
+    "api": {"config", "layers", "backbones", "models", "data", "results", "analysis", "evaluate", "cli"},
 }
 """Package -> other packages of the suite that it may import."""
 
 FENCED: dict[str, set[str]] = {
-    "torch": {"inner", "kernels", "layers", "backbones", "models", "data", "evaluate", "train", "bench"},
+    "torch": {"inner", "kernels", "layers", "backbones", "models", "data", "evaluate", "train", "bench", "api"},
     "triton": {"kernels"},
     "lightning": {"train"},
     "datasets": {"data"},
@@ -57,8 +59,8 @@ FENCED: dict[str, set[str]] = {
     "submitit": {"launch"},
     "psutil": {"launch"},
     "hydra": {"cli"},
-    "omegaconf": {"cli"},
-    "pandas": {"analysis", "plots", "claims"},
+    "omegaconf": {"cli", "api"},
+    "pandas": {"analysis", "plots", "claims", "api"},
     "matplotlib": {"plots"},
     "pyarrow": {"results", "analysis", "data"},
     "mpmath": {"claims"},
@@ -158,6 +160,48 @@ def test_answers_before_a_run_import_nothing_heavy(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     answers = [line for line in done.stderr.splitlines() if not line.startswith("error: ")]
     assert answers == ["0", "0", "2", "2", "2"], done.stderr
+
+
+REFUSALS = [
+    ("train", "run=other", "run=other: contains other files and no run"),
+    ("train", "run=trained", "run=trained: belongs to another configuration"),
+    ("train", "data=local", "data.path=null: give a folder"),
+    ("train", "model=foo", "model=foo: choose one of"),
+    ("data", "prepare data=local", "data.path=null: give a folder"),
+    ("data", "inspect data=local data.path=nowhere", "data.path=nowhere: does not exist"),
+    ("eval", "run=nowhere", "nowhere/record.json: cannot be read"),
+    ("generate", "run=nowhere", "nowhere/record.json: cannot be read"),
+    ("export", "run=nowhere out=new", "nowhere/record.json: cannot be read"),
+    ("export", "run=nowhere out=other", "out=other: contains other files"),
+    ("eval", "", "ttt-eval needs the folder of a trained run, such as ttt-eval run=runs/mine"),
+]
+"""Command, arguments and the start of the error; ``other`` is a folder with a file, ``trained`` a run's."""
+
+REFUSED = """
+import importlib, sys
+for command, arguments, _ in REFUSALS:
+    sys.argv = [f"ttt-{command}", *arguments.split()]
+    try:
+        importlib.import_module(f"ttt.cli.{command}").main()
+    except SystemExit as stopped:
+        print(stopped.code, *sorted(set(HEAVY).intersection(sys.modules)), file=sys.stderr)
+"""
+
+
+@pytest.mark.slow
+def test_refusals_import_nothing_heavy(tmp_path: Path) -> None:
+    """Importing torch would take longer than all that these refusals need."""
+    (run,) = (ROOT / "results" / "laptop").glob("ttt_mlp-transformer-s1-512-*-b8f79a33")
+    for folder in ("trained", "runs/mine"):
+        shutil.copytree(run, tmp_path / folder)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").touch()
+    code = f"HEAVY = {HEAVY}\nREFUSALS = {REFUSALS}\n{REFUSED}"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    lines = done.stderr.splitlines()
+    assert lines[1::2] == ["2"] * len(REFUSALS), done.stderr
+    for line, (_, _, start) in zip(lines[::2], REFUSALS, strict=True):
+        assert line.startswith(f"error: {start}")
 
 
 @pytest.mark.parametrize(("package", "path"), list(source_files()), ids=lambda value: getattr(value, "stem", value))

@@ -1,6 +1,8 @@
 """Arguments translated for Hydra, and help from the schema."""
 
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import fields
 
@@ -12,6 +14,7 @@ from ttt.cli import eval as evaluate
 from ttt.cli.arguments import parse
 from ttt.cli.command import Command
 from ttt.cli.compose import register_schemas
+from ttt.cli.errors import by_number
 from ttt.cli.help import columns, describe_command
 from ttt.config.errors import UserError
 from ttt.config.keys import free_text_keys
@@ -142,3 +145,40 @@ def test_columns_are_wrapped() -> None:
     lines = columns({"a=1": "word " * 30, "longer=2": ""}).splitlines()
     assert [line.index("word") for line in lines[:2]] == [12, 12]
     assert lines[2] == "  longer=2"
+
+
+@pytest.mark.parametrize("arguments", [["-m", "seed=0,1", "--cfg", "job"], ["--cfg", "job", "--info"]], ids=" ".join)
+def test_flags_that_exclude_each_other_are_refused(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["ttt-train", *arguments])
+    with pytest.raises(SystemExit, match="2"):
+        train.main()
+    error = capsys.readouterr().err
+    assert re.match(r"error: --\w+ and --\w+: give one of them; --cfg job shows a single configuration\n$", error)
+
+
+def test_a_reader_that_closes_the_pipe_gets_no_traceback() -> None:
+    code = (
+        "import sys\n"
+        "from ttt.cli.errors import exit_with_one_line\n"
+        "sys.stdin.read()\n"
+        "with exit_with_one_line():\n"
+        "    print('help')\n"
+        "    raise SystemExit(0)"
+    )
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen([sys.executable, "-c", code], text=True, **pipes) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        process.stdin.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 141
+
+
+def test_options_are_listed_by_their_numbers() -> None:
+    names = ["1k", "16k", "256", "1.3b", "125m", "w128", "s2", "w64", "s1", "paper_text", "row2", "row10"]
+    expected = ["paper_text", "row2", "row10", "s1", "s2", "w64", "w128", "256", "1k", "16k", "125m", "1.3b"]
+    assert sorted(names, key=by_number) == expected

@@ -34,9 +34,24 @@ def test_without_arguments_the_figures_are_listed(capsys: pytest.CaptureFixture[
     assert "ttt-sweep submit sweep=per_token scale=laptop slurm=local" in listing
 
 
-def test_listing_imports_nothing_heavy() -> None:
+def test_without_arguments_the_runs_of_each_figure_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(tmp_path / "runs", steps=5, ctx=64, evaluated=False)
+    make_run(tmp_path / "runs", seed=1, steps=5, ctx=64, evaluated=False)
+    main([f"runs={tmp_path}/runs"])
+    *_, heading, training, without = capsys.readouterr().out.splitlines()
+    assert heading == f"The 2 runs in {tmp_path}/runs can be drawn in:"
+    assert training == f"  training  2 runs, such as {run.path.name}"
+    assert without.startswith("No run is suitable for ")
+    main([f"runs={tmp_path}/nowhere"])
+    assert capsys.readouterr().out.endswith(f"There are no runs in {tmp_path}/nowhere.\n")
+
+
+def test_listing_imports_nothing_heavy(tmp_path: Path) -> None:
     code = "import sys; from ttt.cli.plot import main; main([]); print({'pandas', 'matplotlib'} & set(sys.modules))"
-    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    command = [sys.executable, "-c", code]
+    output = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     assert output.endswith("set()\n")
 
 

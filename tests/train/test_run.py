@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 from collections.abc import Callable
@@ -287,8 +288,14 @@ def test_a_name_that_becomes_a_folder_has_no_separator(configure: Configure, tmp
 
 
 def test_evaluation_can_be_repeated(configure: Configure, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    train(configure(f"run={tmp_path}/run"), [])
+    train(configure(f"run={tmp_path}/run", "trainer.max_steps=3"), [])
     before = record(tmp_path / "run")["results"]
+    size, following, last = capsys.readouterr().out.splitlines()[-3:]
+    total = record(tmp_path / "run")["parameters"]["total"]
+    assert re.fullmatch(rf"{total:,} parameters, 768 tokens in [\d.,]+ s \([\d,]+ tokens/s\)", size)
+    assert following.startswith(f"next: ttt-generate run={tmp_path}/run ")
+    assert last.startswith(f"{tmp_path}/run: validation perplexity {before['validation']['perplexity']:.2f} ")
+    assert last.endswith("after 3 of 12 steps")
     assert set(before) == {"validation", "test"}
     tables = [tmp_path / "run" / name for name in ("metrics.parquet", "documents.parquet")]
     contents = [table.read_bytes() for table in tables]
@@ -344,7 +351,7 @@ def test_a_logger_that_is_not_installed_is_named(
 def test_a_label_goes_into_the_record(configure: Configure, tmp_path: Path) -> None:
     label = {"method": "TTT-Linear", "departures": {}}
     common = (f"run={tmp_path}/run", "trainer.checkpoint_every=1")
-    train(configure(*common, "trainer.max_steps=1"), [], label=label)
+    train(configure(*common, "trainer.max_steps=1"), [], label=lambda: label)
     assert record(tmp_path / "run")["label"] == label
     train(configure(*common, "trainer.max_steps=2", "ckpt=last"), [])
     assert record(tmp_path / "run")["label"] == label, "a resumed run keeps it"

@@ -162,7 +162,7 @@ def test_a_missing_file_is_named_before_torch_is_loaded(
     configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: list[str], line: str
 ) -> None:
     # Importing it would fail: train() imports it first of all modules that need torch.
-    monkeypatch.setitem(sys.modules, "ttt.train.stopping", None)
+    monkeypatch.setitem(sys.modules, "ttt.train.prepare", None)
     with pytest.raises(UserError, match=line):
         train(configure(f"run={tmp_path}/run", *overrides), [])
     assert not (tmp_path / "run").exists()

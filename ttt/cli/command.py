@@ -1,10 +1,12 @@
 """Commands that Hydra configures: help, arguments, configuration and errors."""
 
 import os
+import shlex
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, Generic, NoReturn, TypeVar, cast, get_origin, get_type_hints
 
 import hydra
@@ -18,7 +20,7 @@ from ttt.cli.errors import exit_with_one_line, stop
 from ttt.cli.help import describe_command
 from ttt.config.assets import assets
 from ttt.config.errors import UserError
-from ttt.config.keys import refuse_renamed
+from ttt.config.keys import REQUIRED, refuse_renamed
 
 C = TypeVar("C")
 MULTIRUN = ("-m", "--multirun")
@@ -64,6 +66,7 @@ class Command(Generic[C]):
             # Hydra does not accept -m between overrides.
             sys.argv[1:] = sorted(overrides, key=lambda argument: argument not in MULTIRUN)
             refuse_unknown_flags(sys.argv[1:])
+            self._check_run(overrides)
             job = self._job(texts)
             hydra.main(version_base="1.3", config_path=str(assets() / "conf"), config_name=self.config_name)(job)()
 
@@ -87,6 +90,18 @@ class Command(Generic[C]):
                 override = f"{key}{equals}{value}"
                 overrides.append(as_typed(quote_option(as_list(override, self.schema)), self.schema))
         return overrides, texts
+
+    def _check_run(self, overrides: list[str]) -> None:
+        """Refuse a command line without the run that the command reads, and name the newest run here."""
+        required = any(item.name == "run" and item.default == REQUIRED for item in fields(cast(Any, self.schema)))
+        # Hydra's flags, such as --cfg job, show something without a run.
+        shown = any(override.startswith("-") and override not in MULTIRUN for override in overrides)
+        if not required or shown or any(override.lstrip("+").startswith("run=") for override in overrides):
+            return
+        records = sorted(Path("runs").glob("*/record.json"), key=lambda path: path.stat().st_mtime)
+        example = shlex.quote(str(records[-1].parent)) if records else "runs/NAME"
+        command = f"ttt-{self.config_name}"
+        raise UserError(f"{command} needs the folder of a trained run, such as {command} run={example}; see --help")
 
     def _check_chosen(self, key: str, arguments: list[str]) -> None:
         """Refuse a key of a group that is null by default and not chosen; Hydra fails in an assertion on it."""
@@ -131,7 +146,7 @@ def refuse_unknown_flags(arguments: list[str]) -> None:
     """Check the flags with Hydra's own parser, which would print a page about its flags.
 
     Raises:
-        UserError: a flag that Hydra does not have, or one with a wrong value.
+        UserError: a flag that Hydra does not have, one with a wrong value, or two that exclude each other.
     """
 
     def refuse(message: str) -> NoReturn:
@@ -140,7 +155,10 @@ def refuse_unknown_flags(arguments: list[str]) -> None:
 
     parser = get_args_parser()
     parser.error = refuse  # type: ignore[method-assign]
-    parser.parse_args(arguments)
+    given = parser.parse_args(arguments)
+    asked = [name for name in ("run", "multirun", "cfg", "info", "shell_completion") if getattr(given, name)]
+    if len(asked) > 1:
+        raise UserError(f"--{asked[0]} and --{asked[1]}: give one of them; --cfg job shows a single configuration")
 
 
 def as_pairs(arguments: list[str], schema: type[Any]) -> list[str]:

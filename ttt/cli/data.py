@@ -7,7 +7,7 @@ from typing import Any
 
 from ttt.cli.command import Command, subcommand
 from ttt.config.keys import check_keys
-from ttt.config.plan import check_data
+from ttt.config.plan import check_data, check_paths
 from ttt.config.schema import InspectConfig, PrepareConfig
 
 HELP = """\
@@ -40,6 +40,7 @@ def prepare(config: PrepareConfig, overrides: list[str]) -> None:  # noqa: ARG00
     """
     check_keys(config)
     check_data(config.data)
+    check_paths(config.data)
     from ttt.data.corpus import load_corpus, verify
     from ttt.data.inspect import describe_corpus
 
@@ -61,6 +62,7 @@ def inspect(config: InspectConfig, overrides: list[str]) -> None:  # noqa: ARG00
     """
     check_keys(config)
     check_data(config.data)
+    check_paths(config.data)
     from ttt.data.corpus import load_corpus, verify
     from ttt.data.inspect import describe_corpus, sample_text
     from ttt.plots.document_lengths import save_lengths

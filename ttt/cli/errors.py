@@ -29,7 +29,11 @@ def exit_with_one_line() -> Iterator[None]:
     Programming errors pass unchanged, with their traceback.
     """
     try:
-        yield
+        try:
+            yield
+        finally:
+            # A reader that has closed the pipe is noticed here, not at the end of the process, with a traceback.
+            sys.stdout.flush()
     except UserError as error:
         stop(str(error), 2)
     except InterruptedPreparationError as error:
@@ -70,13 +74,19 @@ def describe(error: Exception) -> str:
     return _first_line(error)
 
 
-def by_number(name: str) -> tuple[float, str]:
-    """Return a key that sorts 256 before 1k before 16k, and w64 before w128 before 125m before 1.3b."""
-    number = name.rstrip("kmb")
-    scale = {"k": 1024, "m": 1e6, "b": 1e9}.get(name[-1], 1)
-    if number.replace(".", "").isdigit():
-        return float(number) * scale, ""
-    return 0, re.sub(r"\d+", lambda digits: digits[0].zfill(9), name)
+def by_number(name: str) -> tuple[bool, str, float]:
+    """Return a key that sorts w64 before w128 before 125m before 1.3b, and 256 before 1k before 16k.
+
+    Names without a number at their end are sorted by letters, before numbers alone.
+    """
+    found = re.fullmatch(r"(?P<word>.*?)(?P<number>\d+(\.\d+)?)(?P<scale>[kmb]?)", name)
+    if found is None:
+        return False, name, 0
+    return (
+        not found["word"],
+        found["word"],
+        float(found["number"]) * {"k": 1024, "m": 1e6, "b": 1e9}.get(found["scale"], 1),
+    )
 
 
 def _no_such_option(error: MissingConfigException) -> str:

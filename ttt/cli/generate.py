@@ -8,6 +8,7 @@ from ttt.cli.command import Command
 from ttt.config.errors import bad_value
 from ttt.config.keys import check_keys
 from ttt.config.schema import GenerateConfig
+from ttt.results.record import RunFolder, read_record
 
 HELP = """\
 ttt-generate continues a prompt, token by token, with the newest checkpoint of a run.
@@ -32,12 +33,14 @@ def generate(config: GenerateConfig, overrides: list[str]) -> None:  # noqa: ARG
         config.prompt.encode()
     except UnicodeEncodeError:
         raise bad_value("prompt", ascii(config.prompt), "is not text in UTF-8") from None
+    folder = RunFolder(Path(config.run))
+    # A folder without a run is reported before torch is imported.
+    read_record(folder.record)
     from ttt.evaluate.generate import Sampling, generate_text
     from ttt.evaluate.run import load_run
     from ttt.models.device import choose_device
-    from ttt.results.record import RunFolder
 
-    run = load_run(RunFolder(Path(config.run)), choose_device(config.device, "device"), kernel=config.kernel)
+    run = load_run(folder, choose_device(config.device, "device"), kernel=config.kernel)
     sampling = Sampling(config.temperature, config.top_k, config.seed)
     show = partial(print, end="", flush=True)
     show(config.prompt)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ttt.cli.arguments import Arguments, parse
 from ttt.cli.errors import exit_with_one_line
-from ttt.config.errors import UserError, bad_value
+from ttt.config.errors import UserError, bad_value, counted
 from ttt.plots.registry import Figure, figures
 
 if TYPE_CHECKING:
@@ -16,9 +16,11 @@ REPORT = "report"
 """Name of the HTML page with all figures, given in place of a figure's name."""
 
 HELP = """\
-ttt-plot draws figures from runs as PNG, PDF and CSV. Without arguments it lists the figures.
+ttt-plot draws figures from runs as PNG, PDF and CSV. Without arguments it lists the figures, and for how many of your
+runs each could be drawn.
 
 usage: ttt-plot FIGURE ... [runs=FOLDER] [out=FOLDER] [--strict]
+       ttt-plot [runs=FOLDER]
        ttt-plot --all [runs=FOLDER] [out=FOLDER] [--strict]
        ttt-plot report [runs=FOLDER] [out=FILE.html] [--strict]
 
@@ -51,7 +53,9 @@ def main(argv: list[str] | None = None) -> None:
             chosen = _chosen([] if everything else arguments.names)
             _draw(chosen, runs, Path(arguments.values.get("out", "figures")), partly=everything, strict=strict)
         else:
-            print(_listing())
+            # The list is there at once; reading many runs takes seconds.
+            print(_listing(), flush=True)
+            print(f"\n{_drawable(runs, strict)}")
 
 
 def arguments_of(words: list[str]) -> Arguments:
@@ -69,6 +73,28 @@ def _listing() -> str:
         for figure in figures().values()
     ]
     return "\n".join([*entries, LISTING_END])
+
+
+def _drawable(folder: Path, strict: bool) -> str:
+    """Return one line per figure that the runs in ``folder`` give, with an example, and a line with the others."""
+    if not any(next(folder.rglob(name), None) for name in ("record.json", "benchmark.json")):
+        return f"There are no runs in {folder}."
+    from ttt.cli.results import read_results
+
+    results, lines, lacking = read_results(folder, strict), {}, []
+    for figure in figures().values():
+        table = figure.table(results)
+        if table.empty:
+            lacking.append(figure.id)
+        elif "run_id" in table:
+            runs = table["run_id"].unique()
+            lines[figure.id] = f"{counted(len(runs), 'run')}, such as {runs[0]}"
+        else:
+            lines[figure.id] = f"{counted(table['benchmark_id'].nunique(), 'benchmark')} of ttt-bench"
+    width = max(map(len, lines), default=0)
+    rows = [f"  {name:<{width}}  {text}" for name, text in lines.items()]
+    without = [f"No run is suitable for {', '.join(lacking)}."] if lacking else []
+    return "\n".join([f"The {counted(len(results.runs), 'run')} in {folder} can be drawn in:", *rows, *without])
 
 
 def _chosen(names: list[str]) -> list[Figure]:

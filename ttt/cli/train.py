@@ -25,7 +25,7 @@ usage: ttt-train [GROUP=OPTION ...] [KEY=VALUE ...]
 
 
 def _train(config: TrainConfig, overrides: list[str]) -> None:
-    train(config, overrides, label=label_of(config).to_plain())
+    train(config, overrides, label=lambda: label_of(config).to_plain())
 
 
 COMMAND = Command(

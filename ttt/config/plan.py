@@ -106,7 +106,7 @@ def check(config: TrainConfig) -> StepPlan:
     """
     check_keys(config)
     config.model.check()
-    _check_heads(config)
+    check_heads(config.size.width, config.size.heads, "size.")
     _check_recipe(config.recipe)
     check_data(config.data)
     if config.trainer.strategy == "single" and config.trainer.devices * config.trainer.nodes > 1:
@@ -118,12 +118,16 @@ def check(config: TrainConfig) -> StepPlan:
     return plan_steps(config)
 
 
-def _check_heads(config: TrainConfig) -> None:
-    size = config.size
-    if size.width % size.heads:
-        raise bad_value("size.heads", size.heads, f"must divide size.width={size.width}")
-    if (size.width // size.heads) % 2:
-        raise bad_value("size.heads", size.heads, f"must leave an even head width, not {size.width // size.heads}")
+def check_heads(width: int, heads: int, prefix: str = "") -> None:
+    """Check that heads have a whole and even width; ``prefix`` precedes the keys in the error, such as ``size.``.
+
+    Raises:
+        UserError: they have not.
+    """
+    if width % heads:
+        raise bad_value(f"{prefix}heads", heads, f"must divide {prefix}width={width}")
+    if (width // heads) % 2:
+        raise bad_value(f"{prefix}heads", heads, f"must leave an even head width, not {width // heads}")
 
 
 def _check_recipe(recipe: RecipeConfig) -> None:

@@ -1,37 +1,26 @@
-"""Export of a trained model to files for other programs."""
+"""Export of a trained model to files for other programs, and reading these files."""
 
 import json
 from pathlib import Path
 
 import torch
 import yaml
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 
-from ttt.config.errors import bad_value
+from ttt.config.errors import UserError, first_line
+from ttt.config.plain import from_plain
 from ttt.config.schema import KernelConfig, Resolved
-from ttt.evaluate.run import load_run, restore_config
+from ttt.evaluate.run import kernel_here, load_run, restore_config
 from ttt.kernels.dispatch import COMPILED
-from ttt.models.released import released_meta, to_released
+from ttt.layers.registry import layer_type
+from ttt.models.build import build_model
+from ttt.models.language_model import LanguageModel
+from ttt.models.released import from_released, released_meta, to_released
 from ttt.results.atomic import write_bytes
 from ttt.results.record import RunFolder
 
 WEIGHTS, CONFIG, RELEASED = "model.safetensors", "config.yaml", "released.json"
-
-
-def refuse_other_files(out: Path, overwrite: bool) -> None:
-    """Check that ``out`` may be written.
-
-    Raises:
-        UserError: it is a file, or without ``overwrite`` a folder that is not empty.
-    """
-    try:
-        occupied = out.exists() and (not out.is_dir() or any(out.iterdir()))
-    except OSError as error:
-        raise bad_value("out", out, f"cannot be read ({error.strerror}); choose another folder") from error
-    if occupied and not (overwrite and out.is_dir()):
-        raise bad_value(
-            "out", out, "contains other files; choose a new folder, or overwrite=true to write into this one"
-        )
 
 
 def export_run(folder: RunFolder, out: Path, released: bool, kernel: KernelConfig | None = None) -> list[Path]:
@@ -64,6 +53,32 @@ def export_run(folder: RunFolder, out: Path, released: bool, kernel: KernelConfi
     for name, content in files.items():
         write_bytes(out / name, content)
     return [out / name for name in sorted(files)]
+
+
+def load_export(folder: Path, device: torch.device, kernel: KernelConfig | None = None) -> LanguageModel:
+    """Return the model in a folder of ``export_run``, in float32 on the CPU.
+
+    Args:
+        folder: the folder, with our parameter names or the released code's.
+        device: where the model will compute, for the choice of the kernel.
+        kernel: computes the inner loop; None: that of ``config.yaml``, or ``auto`` if it cannot run here.
+
+    Raises:
+        UserError: a file is missing, damaged or of another model, or ``kernel`` cannot compute this model.
+    """
+    try:
+        state = load_file(folder / WEIGHTS)
+        if (folder / RELEASED).exists():
+            meta = json.loads((folder / RELEASED).read_text(encoding="utf-8"))
+            return from_released(state, meta, kernel.name if kernel else "auto")
+        plain = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+        config = from_plain(plain, layer_type(plain["model"]["name"]).schema)
+        chosen = kernel or kernel_here(config.kernel, device)
+        model = build_model(config.model, config.size, config.backbone, chosen, len(state["embedding.weight"]))
+        model.load_state_dict(state)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, yaml.YAMLError, SafetensorError) as error:
+        raise UserError(f"{folder}: not a folder of ttt-export ({first_line(error)}); export the run again") from error
+    return model
 
 
 def _with_kernel(config: Resolved, kernel: KernelConfig | None) -> Resolved:

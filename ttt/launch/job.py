@@ -69,7 +69,7 @@ class Job:
     def _train(self) -> None:
         config = read_config(self.config)
         config.ckpt, config.overwrite = "last", False
-        train(config, list(self.overrides), self.sweep, self.label)
+        train(config, list(self.overrides), self.sweep, lambda: self.label)
 
     def _record_end(self, status: EndStatus, error: str | None) -> None:
         environment = submitit.JobEnvironment()

@@ -75,8 +75,12 @@ def per_dimension(config: Resolved) -> float:
     Args:
         config: a run's configuration, as in its record.
     """
-    head_dim = config["size"]["width"] / config["size"]["heads"]
-    return (2 if config["model"].get("halved_loss") else 1) / head_dim
+    return dimension_factor(config["size"]["width"] / config["size"]["heads"], config["model"].get("halved_loss"))
+
+
+def dimension_factor(head_dim: float, halved_loss: bool | None) -> float:
+    """Return ``per_dimension`` for heads of this width; ``halved_loss``: ``model.halved_loss``, None without one."""
+    return (2 if halved_loss else 1) / head_dim
 
 
 def read_inner_loss(path: Path) -> pa.Table:

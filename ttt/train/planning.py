@@ -56,7 +56,7 @@ class RunPlan:
         plain: the configuration as plain containers, for the record.
         overrides: overrides on the command line, for the record.
         sweep: the sweep that it belongs to, for the record.
-        label: its description for figures, for the record.
+        label: its description for figures, for the record; ``train`` adds it once the run is to be trained.
     """
 
     config: TrainConfig
@@ -69,10 +69,10 @@ class RunPlan:
     plain: Resolved
     overrides: list[str]
     sweep: str | None
-    label: Label
+    label: Label = None
 
 
-def plan_run(config: TrainConfig, overrides: list[str], sweep: str | None = None, label: Label = None) -> RunPlan:
+def plan_run(config: TrainConfig, overrides: list[str], sweep: str | None = None) -> RunPlan:
     """Return the plan of a run; nothing is written, and ``config`` is not changed.
 
     Raises:
@@ -92,7 +92,7 @@ def plan_run(config: TrainConfig, overrides: list[str], sweep: str | None = None
     if not folder.record.exists():
         check_paths(config.data)
     check_optimizer(config.recipe)
-    return RunPlan(config, step_plan, settings, name, folder, seed, parent, plain, overrides, sweep, label)
+    return RunPlan(config, step_plan, settings, name, folder, seed, parent, plain, overrides, sweep)
 
 
 def trained_parent(run: str) -> TrainedParent:

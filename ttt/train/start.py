@@ -1,7 +1,10 @@
 """Starting a run from its configuration, on the command line or in a cluster job."""
 
+import shlex
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,12 +18,16 @@ from ttt.results.run_record import Label
 from ttt.train.opening import Opening, open_run
 from ttt.train.planning import RunPlan, plan_run
 from ttt.train.processes import all_ranks_or_fail, broadcast_from_rank0, check_processes, process_group, rank
+from ttt.train.requeueing import requeueing
 
 if TYPE_CHECKING:
+    from ttt.evaluate.perplexity import SplitEvaluation
     from ttt.train.prepare import PreparedRun
 
 
-def train(config: TrainConfig, overrides: list[str], sweep: str | None = None, label: Label = None) -> None:
+def train(
+    config: TrainConfig, overrides: list[str], sweep: str | None = None, label: Callable[[], Label] | None = None
+) -> None:
     """Train and evaluate one configuration, or report that the run is finished.
 
     The run's folder is locked from before it is read until the evaluation has ended.
@@ -29,17 +36,14 @@ def train(config: TrainConfig, overrides: list[str], sweep: str | None = None, l
         config: the run.
         overrides: overrides on the command line, for the record.
         sweep: the sweep that the run belongs to, for the record.
-        label: the run's description for figures, for the record.
+        label: returns the run's description for figures, for the record; called only for a run that is trained.
 
     Raises:
         UserError: the configuration, the folder or the data cannot be used, or another process writes the folder.
         RunError: the run failed.
     """
-    plan = plan_run(config, overrides, sweep, label)
+    plan = plan_run(config, overrides, sweep)
     check_processes(plan.config.trainer)
-    # torch is imported only now, so that a mistake in the configuration is reported at once.
-    from ttt.train.stopping import requeueing
-
     with requeueing(), process_group(plan.config.trainer.device), ExitStack() as lock:
         opening = broadcast_from_rank0(lambda: _open(plan, lock))
         if opening.action == "finished" and opening.record is not None:
@@ -47,15 +51,17 @@ def train(config: TrainConfig, overrides: list[str], sweep: str | None = None, l
                 reached = f"validation perplexity {opening.record['results']['validation']['perplexity']:.2f}"
                 print(f"{plan.folder.path} is finished: {reached}; overwrite=true runs it again")
             return
+        # torch is imported only now, so that a mistake in the configuration or a folder of another run is reported at
+        # once.
         from ttt.train.prepare import prepare
         from ttt.train.run import run
 
-        prepared = all_ranks_or_fail(lambda: prepare(plan, opening))
+        labelled = replace(plan, label=label() if label else None)
+        prepared = all_ranks_or_fail(lambda: prepare(labelled, opening))
         _report_start(prepared)
         evaluation = run(prepared)
         if evaluation is not None:
-            reached = f"validation perplexity {evaluation.perplexity:.2f} ({evaluation.loss:.4f} nats/token)"
-            print(f"{plan.folder.path}: {reached}")
+            _report_end(prepared, evaluation)
 
 
 def _open(plan: RunPlan, lock: ExitStack) -> Opening:
@@ -77,6 +83,21 @@ def _report_start(prepared: "PreparedRun") -> None:
         times = plan.step_plan.steps * plan.step_plan.sequences / len(prepared.windows)
         if times > 1:
             print(f"the {plan.step_plan.steps} steps read these windows {times:.2g} times", file=sys.stderr)
+
+
+def _report_end(prepared: "PreparedRun", evaluation: "SplitEvaluation") -> None:
+    """Print the size and the cost of the run, the command that uses it, and its result as the last line."""
+    content, folder = prepared.record.content, prepared.plan.folder.path
+    timing = content["timing"]
+    seconds, speed = timing["seconds"] or 0.0, timing["tokens_per_second"] or 0.0
+    duration = f"{seconds:,.1f} s" if seconds < 120 else f"{seconds / 60:,.0f} min"
+    cost = f"{content['tokens']:,} tokens in {duration} ({speed:,.0f} tokens/s)"
+    print(f"{content['parameters']['total']:,} parameters, {cost}")
+    print(
+        f'next: ttt-generate run={shlex.quote(str(folder))} prompt="..." continues a text; ttt-plot lists the figures'
+    )
+    reached = f"validation perplexity {evaluation.perplexity:.2f} ({evaluation.loss:.4f} nats/token)"
+    print(f"{folder}: {reached} after {content['steps']} of {prepared.plan.step_plan.schedule_steps} steps")
 
 
 def read_config(path: Path) -> TrainConfig:

@@ -1,9 +1,6 @@
-"""Ending a run on a signal without losing steps, and requeueing its cluster job."""
+"""Ending a run on a signal without losing steps."""
 
-import os
-import re
 import signal
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -11,8 +8,6 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-
-from ttt.config.errors import InterruptedRunError
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 """SLURM sends SIGUSR2 before a time limit, as submitit requests. SIGUSR1 is not used because NCCL may use it."""
@@ -40,36 +35,6 @@ def signals_as_exceptions() -> Iterator[None]:
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)
-
-
-@contextmanager
-def requeueing() -> Iterator[None]:
-    """Let submitit's handler of SIGUSR2, if there is one, requeue the job after a signal has ended the run.
-
-    The handler saves the job to start again and ends the process. It is called after everything is written and the
-    folder is unlocked. Preempted and cancelled jobs both get SIGTERM; SLURM is queried, and only a preempted job is
-    requeued.
-    """
-    handler = signal.getsignal(signal.SIGUSR2)
-    try:
-        yield
-    except InterruptedRunError as stopped:
-        number = stopped.number
-        if callable(handler) and (number == signal.SIGUSR2 or (number == signal.SIGTERM and preempted())):
-            handler(signal.SIGUSR2, None)
-        raise
-
-
-def preempted() -> bool:
-    """Return whether SLURM is preempting this job; during the grace time, the job counts as running."""
-    job = os.environ.get("SLURM_JOB_ID")
-    if job is None:
-        return False
-    try:
-        shown = subprocess.run(["scontrol", "show", "job", job], capture_output=True, text=True, timeout=30, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return False
-    return "JobState=RUNNING" in shown.stdout and re.search(r"PreemptTime=\d", shown.stdout) is not None
 
 
 class StopRequest(pl.Callback):
