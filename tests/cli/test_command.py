@@ -179,6 +179,6 @@ def test_a_reader_that_closes_the_pipe_gets_no_traceback() -> None:
 
 
 def test_options_are_listed_by_their_numbers() -> None:
-    names = ["1k", "16k", "256", "1.3b", "125m", "w128", "s2", "w64", "s1", "paper_text", "row2", "row10"]
-    expected = ["paper_text", "row2", "row10", "s1", "s2", "w64", "w128", "256", "1k", "16k", "125m", "1.3b"]
+    names = ["1k", "16k", "256", "1.3b", "125m", "w128", "s2", "w64", "paper_text", "row2", "row10"]
+    expected = ["paper_text", "row2", "row10", "s2", "w64", "w128", "256", "1k", "16k", "125m", "1.3b"]
     assert sorted(names, key=by_number) == expected
