@@ -112,10 +112,13 @@ def legend(canvas: Canvas) -> None:
         handles, names = axes.get_legend_handles_labels()
         entries |= zip(names, handles, strict=True)
     names = sorted(entries, key=lambda name: _rank_in_legend(name, entries[name]))
-    width = LEGEND_LINE + LEGEND_CHARACTER * max(map(len, entries))
+    longest = int((canvas.get_figwidth() - LEGEND_LINE) / LEGEND_CHARACTER)
+    wrapped = [textwrap.fill(name, longest) for name in names]
+    width = LEGEND_LINE + LEGEND_CHARACTER * min(longest, max(map(len, entries)))
     columns = min(len(entries), max(1, int(canvas.get_figwidth() / width)))
-    canvas.legend([entries[name] for name in names], names, loc="outside upper center", ncols=columns)
-    canvas.set_figheight(canvas.get_figheight() + LEGEND_ROW * math.ceil(len(entries) / columns))
+    canvas.legend([entries[name] for name in names], wrapped, loc="outside upper center", ncols=columns)
+    rows = math.ceil(len(entries) / columns) + sum(name.count("\n") for name in wrapped)
+    canvas.set_figheight(canvas.get_figheight() + LEGEND_ROW * rows)
 
 
 def _rank_in_legend(name: str, artist: Artist) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -60,8 +60,16 @@ FINETUNED_STYLES: dict[tuple[str, str], LineStyle] = {
 LABELS = [style.label for style in (*PAPER.values(), *FINETUNED_STYLES.values())]
 """The paper's names of methods, in the order of the legend."""
 
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#882255")
+"""Okabe and Ito's colours, and Tol's wine, for lines that are no method of the paper."""
+
 OTHER_COLOURS = ("#7F4F24", "#5B4B8A", "#8A8D0F", "#A01A58", "#4A6572")
 OTHER_DASHES: tuple[Dashes, ...] = ((), (4, 1.5), (1, 1), (4, 1.5, 1, 1.5), (8, 2))
+APART_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+LIGHTEST = 0.85
+"""Place of the lightest colour of graded lines in their map; beyond it yellow is hard to see on white."""
+
 OTHER_MARKERS = ("P", "X", "*", "p", "<", ">", "h")
 
 RC: dict[str, Any] = {
@@ -105,6 +113,29 @@ def line_style(model: str, backbone: str, start: str = "", changed: str = "") ->
         OTHER_DASHES[(number >> 8) % len(OTHER_DASHES)],
         OTHER_MARKERS[(number >> 16) % len(OTHER_MARKERS)],
     )
+
+
+def styles_apart(names: Sequence[str], graded: bool = False) -> dict[str, LineStyle]:
+    """Return a style for each name, no two alike: the paper's for a method of the paper, otherwise the next free one.
+
+    With ``graded``, the names are steps of a number, and their colours go from dark to light, also in grey.
+    """
+    import matplotlib
+    import matplotlib.colors
+
+    paper = {style.label: style for style in (*PAPER.values(), *FINETUNED_STYLES.values())}
+    taken = {paper[name].colour for name in names if name in paper}
+    free = [colour for colour in COLOURS if colour not in taken] or list(COLOURS)
+    shades = matplotlib.colormaps["viridis"]
+    styles: dict[str, LineStyle] = {}
+    for name in names:
+        number = len(styles.keys() - paper.keys())
+        dashes, marker = OTHER_DASHES[number % len(OTHER_DASHES)], APART_MARKERS[number % len(APART_MARKERS)]
+        colour = free[number % len(free)]
+        if graded:
+            dashes, colour = (), matplotlib.colors.to_hex(shades(LIGHTEST * number / max(1, len(names) - 1)))
+        styles[name] = paper[name] if name in paper else LineStyle(name, colour, dashes, marker)
+    return styles
 
 
 def legend_order(model: str, backbone: str, start: str, changed: str) -> tuple[Any, ...]:

@@ -36,7 +36,8 @@ def table(results: Results) -> DataFrame:
 
     If a run was validated while training, rows of its own have ``validation_loss`` in place of the other losses.
 
-    The runs are standard methods at their best setting and the usual length; all runs if there are none of these.
+    The runs are standard methods at their best setting and the usual length; all runs if the user has chosen them, or
+    if there are none of these.
     """
     import pandas as pd
 

@@ -93,7 +93,8 @@ def sweep(words: list[str]) -> None:
 
 
 def plot(words: list[str]) -> None:
-    assert {*ttt.cli.plot.arguments_of(words).names} <= {*figures(), ttt.cli.plot.REPORT}
+    names = {name for name in ttt.cli.plot.arguments_of(words).names if not name.startswith("runs/")}
+    assert names <= {*figures(), ttt.cli.plot.REPORT, ttt.cli.plot.COMPARE}
 
 
 COMMANDS: dict[str, Callable[[list[str]], object]] = {

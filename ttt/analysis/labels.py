@@ -13,6 +13,9 @@ COMPARED_AT = ["data", "size", "ctx"]
 METHOD = ["model", "backbone", "start"]
 """Columns of ``Results.runs`` that identify a method."""
 
+METHOD_KEY = "method"
+"""Key by which users name ``METHOD``."""
+
 FINETUNED = "finetuned"
 """``start`` of a run that starts from another run's weights; otherwise ``start`` is empty."""
 

@@ -1,6 +1,6 @@
 """All runs and benchmarks below a folder, as tables. Figures and claims read nothing else."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -60,6 +60,7 @@ class Results:
             in ``runs``, ``split`` and ``judged_ctx`` of the evaluation; position, ``loss`` (nats/token) and
             ``sequences``.
         unreadable: one line for each file that was left out because it could not be read.
+        chosen: whether the user has named these runs, so that a figure draws all of them where it can.
     """
 
     runs: pd.DataFrame
@@ -73,6 +74,7 @@ class Results:
     labels: dict[str, Label]
     evaluations: pd.DataFrame
     unreadable: list[str]
+    chosen: bool = False
 
     def select(self, split: Split, metric: str, by_position: bool = False) -> pd.DataFrame:
         """Return the finite values of one metric, in their order: run_id, step, position, value.
@@ -115,37 +117,41 @@ class _Reader:
         return contents
 
 
-def load_results(folder: Path, label: Callable[[Resolved], Label] = names_only, strict: bool = True) -> Results:
+def load_results(
+    folder: Path | Sequence[Path], label: Callable[[Resolved], Label] = names_only, strict: bool = True
+) -> Results:
     """Read every run and benchmark below ``folder``, at any depth, sorted by path.
 
     A run without metrics yet has only its row in ``runs``. If several folders have the same run_id (the same
     configuration), the folder with the most steps is used.
 
     Args:
-        folder: the folder of runs.
+        folder: the folder of runs, or several.
         label: labels a configuration whose record has no label.
         strict: raise an error at the first unreadable file instead of leaving it out.
 
     Raises:
         UserError: no such folder; if ``strict``, a file in it that no run or benchmark wrote.
     """
-    if not folder.is_dir():
-        raise bad_value("runs", folder, "no such folder; give one that holds runs of ttt-train")
+    folders = [folder] if isinstance(folder, Path) else folder
+    for each in folders:
+        if not each.is_dir():
+            raise bad_value("runs", each, "no such folder; give one that holds runs of ttt-train")
     reader = _Reader(strict)
-    by_path = reader.read(lambda path: read_run(path, label), sorted(folder.rglob(RECORD_FILE)))
+    by_path = reader.read(lambda path: read_run(path, label), _below(folders, RECORD_FILE))
     longest: dict[str, Path] = {}
     for path in sorted(by_path, key=lambda path: by_path[path].record["steps"]):
         longest[by_path[path].record["run_id"]] = path
     runs = {path.parent: run for path, run in by_path.items() if longest[run.record["run_id"]] == path}
     left_out = {path.parent: longest[run.record["run_id"]].parent for path, run in by_path.items()}
-    folders = [RunFolder(path) for path in runs]
-    metrics = reader.read(read_metrics, (run.metrics for run in folders if run.metrics.exists()))
+    paths = [RunFolder(path) for path in runs]
+    metrics = reader.read(read_metrics, (run.metrics for run in paths if run.metrics.exists()))
     inner_loss = reader.read(
         lambda path: _read_probe(path, runs[path.parent].record),
-        (run.inner_loss for run in folders if run.inner_loss.exists()),
+        (run.inner_loss for run in paths if run.inner_loss.exists()),
     )
-    gains = reader.read(read_context_gain, (run.context_gain for run in folders if run.context_gain.exists()))
-    benchmarks = reader.read(read_benchmark, sorted(folder.rglob(BENCHMARK_FILE)))
+    gains = reader.read(read_context_gain, (run.context_gain for run in paths if run.context_gain.exists()))
+    benchmarks = reader.read(read_benchmark, _below(folders, BENCHMARK_FILE))
     return Results(
         runs=runs_table(runs),
         metrics=_metrics(list(metrics.values())),
@@ -159,6 +165,11 @@ def load_results(folder: Path, label: Callable[[Resolved], Label] = names_only, 
         evaluations=_evaluations(runs, reader),
         unreadable=reader.unreadable,
     )
+
+
+def _below(folders: Sequence[Path], name: str) -> list[Path]:
+    """Return the files of this name below the folders, at any depth, sorted."""
+    return sorted({path for folder in folders for path in folder.rglob(name)})
 
 
 def _metrics(tables: list[pa.Table]) -> pd.DataFrame:

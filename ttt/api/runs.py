@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from ttt.analysis.run_rows import RUN_COLUMNS
-from ttt.analysis.store import Results, load_results
+from ttt.analysis.store import load_results
+from ttt.analysis.varied import varied
 from ttt.api.errors import as_value_error
 from ttt.config.errors import counted
 
@@ -37,22 +37,4 @@ def load_runs(folder: str | PathLike[str] = "runs") -> pd.DataFrame:
     if results.left_out:
         copies = counted(len(results.left_out), "folder")
         warnings.warn(f"left out: {copies} with another copy of a run that is in the table", stacklevel=3)
-    return results.runs.join(_varied(results))
-
-
-def _varied(results: Results) -> pd.DataFrame:
-    """Return a column for every setting in which runs differ and that has no column of its own, in the runs' order."""
-    settings = pd.DataFrame([results.settings[run_id] for run_id in results.runs["run_id"]], dtype="string")
-    present = {key.removeprefix("config.") for key, _ in RUN_COLUMNS.values()} | {*results.runs.columns}
-    differing = [key for key in settings if settings[key].nunique(dropna=False) > 1 and key not in present]
-    return settings[differing].mask(settings[differing] == "None").apply(_typed)
-
-
-def _typed(column: pd.Series) -> pd.Series:
-    """Return a column of text as booleans or numbers if all its values are."""
-    if column.dropna().isin(["True", "False"]).all():
-        return column.map({"True": True, "False": False}).astype("boolean")
-    try:
-        return pd.to_numeric(column)
-    except ValueError:
-        return column
+    return results.runs.join(varied(results))

@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ttt.cli.arguments import Arguments, parse
+from ttt.cli.compare import COMPARE, KEYS, TABLE, compare
 from ttt.cli.errors import exit_with_one_line
+from ttt.cli.source import Source
 from ttt.config.errors import UserError, bad_value, counted
 from ttt.plots.registry import Figure, figures
 
@@ -19,19 +21,36 @@ HELP = """\
 ttt-plot draws figures from runs as PNG, PDF and CSV. Without arguments it lists the figures, and for how many of your
 runs each could be drawn.
 
-usage: ttt-plot FIGURE ... [runs=FOLDER] [out=FOLDER] [--strict]
+usage: ttt-plot FIGURE ... [RUN ...] [runs=FOLDER] [select=KEY=VALUE]
+                [out=FOLDER] [--strict]
+       ttt-plot compare [RUN ...] [x=KEY] [y=VALUE] [lines=KEY,KEY] [z=KEY]
+                [runs=FOLDER] [select=KEY=VALUE] [--table]
        ttt-plot [runs=FOLDER]
        ttt-plot --all [runs=FOLDER] [out=FOLDER] [--strict]
        ttt-plot report [runs=FOLDER] [out=FILE.html] [--strict]
 
+compare draws any measured value of any runs. Without x= and lines= it chooses
+the axes from what varies.
+
   --all         draw every figure for which there are runs, and list the others
+  RUN           folders of the runs to draw (default: all runs in runs=)
   runs=runs     folder of runs, at any depth
+  select=       draw only runs with these values: select=data=pycode,size=w64,w128
+                (any key of the configuration, sweep, data, model, seed, status)
+  x=            key of the configuration, or a measured value such as flops,
+                parameters or seconds; words become bars
+  y=perplexity  measured value: loss, perplexity, inner_loss, flops, parameters,
+                tokens_per_second, seconds, or any number that records hold
+  lines=        keys whose values have lines of their own; method: the method
+  z=            second key of a heat map
+  --table       also print the numbers and write them as CSV, Markdown and LaTeX
   out=figures   folder for the files; for report a file (figures/report.html)
   --strict      stop at the first unreadable file (default: report it and skip it)
 """
 
 LISTING_END = """\
 Draw one with `ttt-plot FIGURE`, or every figure for which you have runs with `ttt-plot --all`.
+`ttt-plot compare` draws any measured value of your runs over any keys in which they differ.
 `ttt-plot report out=FILE.html` writes a page with all figures, the claims and the runs."""
 
 
@@ -44,18 +63,23 @@ def main(argv: list[str] | None = None) -> None:
     with exit_with_one_line():
         arguments = arguments_of(words)
         everything = "--all" in arguments.flags
-        runs, strict = Path(arguments.values.get("runs", "runs")), "--strict" in arguments.flags
-        if everything and arguments.names:
-            raise UserError(f"{arguments.names[0]}: name figures or write --all, not both")
-        if arguments.names == [REPORT]:
-            _report(runs, Path(arguments.values.get("out", "figures/report.html")), strict)
-        elif everything or arguments.names:
-            chosen = _chosen([] if everything else arguments.names)
-            _draw(chosen, runs, Path(arguments.values.get("out", "figures")), partly=everything, strict=strict)
+        words = [name for name in arguments.names if not _is_folder(name)]
+        source = Source.of(arguments, [name for name in arguments.names if _is_folder(name)])
+        out = Path(arguments.values.get("out", "figures/report.html" if words == [REPORT] else "figures"))
+        if everything and words:
+            raise UserError(f"{words[0]}: name figures or write --all, not both")
+        if len(words) > 1 and {COMPARE, REPORT} & {*words}:
+            raise UserError(f"{COMPARE if COMPARE in words else REPORT}: draw it by itself, in a command of its own")
+        if words == [REPORT]:
+            _report(source, out)
+        elif words == [COMPARE]:
+            compare(_load(source, "train some: ttt-train"), arguments, out)
+        elif everything or words:
+            _draw(_chosen([] if everything else words), source, out, partly=everything)
         else:
             # The list is there at once; reading many runs takes seconds.
             print(_listing(), flush=True)
-            print(f"\n{_drawable(runs, strict)}")
+            print(f"\n{_drawable(source)}")
 
 
 def arguments_of(words: list[str]) -> Arguments:
@@ -64,7 +88,15 @@ def arguments_of(words: list[str]) -> Arguments:
     Raises:
         UserError: an unknown key or flag, or a former spelling.
     """
-    return parse(words, {"runs": "FOLDER", "out": "FOLDER"}, ("--all", "--strict"))
+    keys, flags = {"runs": "FOLDER", "out": "FOLDER", "select": "KEY=VALUE"}, ["--all", "--strict"]
+    if COMPARE in words:
+        keys, flags = keys | KEYS, [*flags, TABLE]
+    return parse(words, keys, flags)
+
+
+def _is_folder(name: str) -> bool:
+    """Return whether a word names folders of runs instead of a figure."""
+    return name not in (REPORT, COMPARE, *figures()) and ("/" in name or Path(name).is_dir())
 
 
 def _listing() -> str:
@@ -75,13 +107,12 @@ def _listing() -> str:
     return "\n".join([*entries, LISTING_END])
 
 
-def _drawable(folder: Path, strict: bool) -> str:
-    """Return one line per figure that the runs in ``folder`` give, with an example, and a line with the others."""
-    if not any(next(folder.rglob(name), None) for name in ("record.json", "benchmark.json")):
-        return f"There are no runs in {folder}."
-    from ttt.cli.results import read_results
-
-    results, lines, lacking = read_results(folder, strict), {}, []
+def _drawable(source: Source) -> str:
+    """Return one line per figure that the runs of ``source`` give, with an example, and a line with the others."""
+    files = ("record.json", "benchmark.json")
+    if not any(next(folder.rglob(name), None) for folder in source.folders for name in files):
+        return f"There are no runs in {source.places}."
+    results, lines, lacking = source.read(), {}, []
     for figure in figures().values():
         table = figure.table(results)
         if table.empty:
@@ -94,7 +125,7 @@ def _drawable(folder: Path, strict: bool) -> str:
     width = max(map(len, lines), default=0)
     rows = [f"  {name:<{width}}  {text}" for name, text in lines.items()]
     without = [f"No run is suitable for {', '.join(lacking)}."] if lacking else []
-    return "\n".join([f"The {counted(len(results.runs), 'run')} in {folder} can be drawn in:", *rows, *without])
+    return "\n".join([f"The {counted(len(results.runs), 'run')} in {source.places} can be drawn in:", *rows, *without])
 
 
 def _chosen(names: list[str]) -> list[Figure]:
@@ -106,9 +137,9 @@ def _chosen(names: list[str]) -> list[Figure]:
     return [known[name] for name in names or known]
 
 
-def _draw(chosen: list[Figure], folder: Path, out: Path, partly: bool, strict: bool) -> None:
+def _draw(chosen: list[Figure], source: Source, out: Path, partly: bool) -> None:
     """Write the chosen figures; with ``partly``, skip figures without runs, unless that leaves none."""
-    results = _load(folder, chosen, strict)
+    results = _load(source, _how_to_get(chosen))
     # Imported here: the imports take seconds, and the list and usage errors do not need them.
     from ttt.plots.files import save
 
@@ -116,7 +147,7 @@ def _draw(chosen: list[Figure], folder: Path, out: Path, partly: bool, strict: b
     lacking = [figure for figure in chosen if tables[figure].empty]
     if lacking and (not partly or lacking == chosen):
         found = f"none of its {len(results.runs)} runs is suitable" if len(results.runs) else "no runs in it"
-        raise UserError(f"runs={folder}: {found}; {_how_to_get(lacking)}")
+        raise UserError(f"runs={source.places}: {found}; {_how_to_get(lacking)}")
     for figure in chosen:
         if figure not in lacking:
             print("\n".join(str(path) for path in save(figure, tables[figure], out)))
@@ -124,13 +155,13 @@ def _draw(chosen: list[Figure], folder: Path, out: Path, partly: bool, strict: b
         print(f"not drawn: {_how_to_get([figure])}")
 
 
-def _report(folder: Path, out: Path, strict: bool) -> None:
+def _report(source: Source, out: Path) -> None:
     if out.suffix != ".html":
         raise bad_value("out", out, "must end in .html for the report")
     chosen = list(figures().values())
-    results = _load(folder, chosen, strict)
+    results = _load(source, _how_to_get(chosen))
     if results.runs.empty and results.benchmarks.empty:
-        raise UserError(f"runs={folder}: no runs in it; {_how_to_get(chosen[:1])}")
+        raise UserError(f"runs={source.places}: no runs in it; {_how_to_get(chosen[:1])}")
     from ttt.plots.report import report
     from ttt.results.atomic import write_text
 
@@ -138,12 +169,11 @@ def _report(folder: Path, out: Path, strict: bool) -> None:
     print(out)
 
 
-def _load(folder: Path, chosen: list[Figure], strict: bool) -> "Results":
-    if not folder.is_dir():
-        raise UserError(f"runs={folder}: no such folder; {_how_to_get(chosen)}")
-    from ttt.cli.results import read_results
-
-    return read_results(folder, strict)
+def _load(source: Source, how_to_get: str) -> "Results":
+    for folder in source.folders:
+        if not folder.is_dir():
+            raise UserError(f"runs={folder}: no such folder; {how_to_get}")
+    return source.read()
 
 
 def _how_to_get(lacking: list[Figure]) -> str:

@@ -1,14 +1,15 @@
 """Reading a folder of runs for a command: labels through Hydra, and messages about runs that were left out."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from ttt.analysis.store import Results, load_results
 from ttt.cli.label import hydra_ready, label_of_plain
 
 
-def read_results(folder: Path, strict: bool) -> Results:
-    """Read all runs and report on standard error which files and runs were left out.
+def read_results(folder: Path | Sequence[Path], strict: bool) -> Results:
+    """Read all runs below a folder, or several, and report on standard error which files and runs were left out.
 
     Raises:
         UserError: no such folder; if ``strict``, a file in it that cannot be read.

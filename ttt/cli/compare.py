@@ -1,0 +1,44 @@
+"""``ttt-plot compare``: a picture, and on request a table, of any runs over any keys."""
+
+import sys
+from pathlib import Path
+
+from ttt.analysis.store import Results
+from ttt.cli.arguments import Arguments
+
+COMPARE = "compare"
+"""Name given in place of a figure's name."""
+
+KEYS = {"x": "KEY", "y": "VALUE", "z": "KEY", "lines": "KEY,KEY"}
+"""Key of the command line -> placeholder of its value."""
+
+TABLE = "--table"
+
+
+def compare(results: Results, arguments: Arguments, out: Path) -> None:
+    """Draw the comparison that the command line asks for; with ``--table``, also write and print its table.
+
+    Raises:
+        UserError: a key or measured value that no run has; nothing to compare; a file that cannot be written.
+    """
+    # Imported here: the imports take seconds, and help and usage errors do not need them.
+    from ttt.analysis.question import Question, compare_runs
+    from ttt.plots.compare import figure_of, warnings
+    from ttt.plots.compare_table import WRITERS, as_markdown
+    from ttt.plots.files import save
+    from ttt.results.atomic import write_text
+
+    values = arguments.values
+    lines = tuple(key.strip() for key in values.get("lines", "").split(",") if key.strip())
+    asked = {key: values[key] for key in ("x", "y", "z") if key in values}
+    comparison = compare_runs(results, Question(lines=lines, **asked))
+    figure = figure_of(comparison)
+    paths = save(figure, comparison.table, out)
+    if TABLE in arguments.flags:
+        for kind, written in WRITERS.items():
+            paths.append(out / f"{figure.id}_table.{kind}")
+            write_text(paths[-1], written(comparison))
+        print(as_markdown(comparison))
+    print("\n".join(map(str, paths)))
+    for sentence in warnings(comparison):
+        print(sentence, file=sys.stderr)
