@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ttt.analysis.names import changed_names
+
 from .panels import (
     ID_COLUMNS,
     band,
@@ -42,7 +44,7 @@ def table(results: Results) -> DataFrame:
     rows = rows[rows["judged_ctx"] == rows.groupby(["run_id", "data"])["judged_ctx"].transform("max")]
     by_run = rows.groupby(["run_id", "data", "judged_ctx"])
     curves = [smoothed(run).assign(**run.iloc[0][["run_id", "data", "judged_ctx"]]) for _, run in by_run]
-    runs = results.runs[[column for column in ID_COLUMNS if column != "data"]]
+    runs = results.runs.assign(changed=changed_names(results))[[column for column in ID_COLUMNS if column != "data"]]
     return runs.merge(pd.concat(curves or [rows]), on="run_id")
 
 

@@ -125,12 +125,12 @@ def _title(seeds: DataFrame) -> str:
 
 
 def _changed(results: Results) -> list[str]:
-    """Return for each run the settings of its layer that differ from the standard, except b, which has a column."""
+    """Return for each run its settings of layer and size that are not standard, except b, which has a column."""
     texts = []
     for run_id in results.runs["run_id"]:
         label = results.labels[run_id]
-        keys = sorted(label.departures_of("model") - TRIED - {"model.mini_batch_size"})
-        texts.append(", ".join(f"{key.removeprefix('model.')}={label.departures[key]}" for key in keys))
+        keys = sorted(label.departures.keys() - TRIED - {"model.mini_batch_size"})
+        texts.append(", ".join(f"{key.rpartition('.')[2]}={label.departures[key]}" for key in keys))
     return texts
 
 

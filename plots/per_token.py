@@ -9,6 +9,7 @@ import numpy as np
 
 from ttt.analysis.comparison import RunRole, compare, is_standard, longest_shared
 from ttt.analysis.labels import COMPARED_AT, METHOD
+from ttt.analysis.names import setting_name
 
 from .panels import (
     ID_COLUMNS,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
     from ttt.analysis.store import Results
+    from ttt.config.label import Label
     from ttt.results.metrics import Split
 
 
@@ -137,7 +139,13 @@ def _shown(results: Results, evaluated: Collection[str]) -> DataFrame:
     rows = rows[rows["ctx"] == rows.groupby(["data", "size"])["ctx"].transform("max")]
     rows = rows[_nearest_to_mamba(rows)]
     compared = compare(results, rows, length=longest_shared)
+    compared = compared.assign(changed=[_shape(results.labels[run_id]) for run_id in compared["run_id"]])
     return compared[~compared["role"].isin([RunRole.OTHER_SETTING, RunRole.OTHER_LENGTH])]
+
+
+def _shape(label: Label) -> str:
+    """Name the shape of a model that has another than the standard one."""
+    return ", ".join(setting_name(key, label.departures[key]) for key in sorted(label.departures_of("size")))
 
 
 def _nearest_to_mamba(rows: DataFrame) -> Series:

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
+from ttt.analysis.left_out import left_out
+
 from .files import drawn
 from .registry import Figure
 
@@ -70,7 +72,10 @@ def report(results: Results, figures: Sequence[Figure]) -> str:
         f"<h1>TTT: figures, claims and runs</h1>\n<p>{_summary(results)}</p>\n{_contents(available)}",
         f'<h2 id="claims">Claims</h2>\n{_claims(judge_all(results))}',
         '<h2 id="figures">Figures</h2>',
-        *(_figure(figure, drawn(figure, tables[figure], ["png"])) for figure in available),
+        *(
+            _figure(figure, drawn(figure, tables[figure], ["png"], left_out(results, tables[figure], in_table=False)))
+            for figure in available
+        ),
         _missing(missing),
         f'<h2 id="runs">Runs</h2>\n{_provenance(results)}',
     ]

@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from ttt.analysis.comparison import RunRole, methods
+from ttt.analysis.names import changed_names
 from ttt.results.metrics import VALIDATION_WHILE_TRAINING
 
 from .panels import ID_COLUMNS, band, caption, labels, legend, lines, over_seeds, panels, seeds_sentence
@@ -97,7 +98,8 @@ def _draw_validations(axes: Axes, rows: DataFrame, scale: float, style: LineStyl
 def _shown(results: Results) -> DataFrame:
     standard = methods(results)
     shown = standard[~standard["role"].isin([RunRole.OTHER_SETTING, RunRole.OTHER_LENGTH])]
-    return shown if len(shown) else results.runs.assign(role="")
+    everything = results.chosen or shown.empty
+    return results.runs.assign(role="", changed=changed_names(results)) if everything else shown
 
 
 def token_scale(table: DataFrame) -> tuple[float, str]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ttt.analysis.labels import METHOD_KEY, method_label
+from ttt.analysis.labels import COMPARED_AT, METHOD, METHOD_KEY, method_label
+from ttt.analysis.seeds import changed_settings
 from ttt.analysis.selection import as_text
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
     from ttt.analysis.question import Axes
+    from ttt.analysis.store import Results
     from ttt.config.label import Label
 
 SYMBOLS = {
@@ -79,6 +81,19 @@ def shared_departures(labels: Iterable[Label]) -> dict[str, Any]:
     """Return the departures from the standard that all runs have."""
     first, *others = (label.departures for label in labels)
     return {key: value for key, value in first.items() if all(key in other and other[key] == value for other in others)}
+
+
+def changed_names(results: Results) -> list[str]:
+    """Return for each run its departures from the standard, and other settings in which runs of its method differ.
+
+    It replaces ``Results.runs.changed`` where a figure draws runs that depart from the standard: the text is empty
+    only for a run with the standard settings.
+    """
+    labels = [results.labels[run_id] for run_id in results.runs["run_id"]]
+    own = [", ".join(setting_name(*departure) for departure in label.departures.items()) for label in labels]
+    groups = list(zip(*(results.runs[column] for column in (*COMPARED_AT, *METHOD)), own, strict=True))
+    others = changed_settings(groups, [results.settings[run_id] for run_id in results.runs["run_id"]])
+    return [", ".join(filter(None, both)) for both in zip(own, others, strict=True)]
 
 
 def line_names(table: DataFrame, axes: Axes, labels: Mapping[str, Label]) -> Series:

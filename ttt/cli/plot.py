@@ -141,16 +141,21 @@ def _draw(chosen: list[Figure], source: Source, out: Path, partly: bool) -> None
     """Write the chosen figures; with ``partly``, skip figures without runs, unless that leaves none."""
     results = _load(source, _how_to_get(chosen))
     # Imported here: the imports take seconds, and the list and usage errors do not need them.
+    from ttt.analysis.left_out import left_out
     from ttt.plots.files import save
 
     tables = {figure: figure.table(results) for figure in chosen}
     lacking = [figure for figure in chosen if tables[figure].empty]
     if lacking and (not partly or lacking == chosen):
-        found = f"none of its {len(results.runs)} runs is suitable" if len(results.runs) else "no runs in it"
+        found = f"none of its {len(results.runs)} runs is suitable (ttt-plot compare draws any)"
+        found = found if len(results.runs) else "no runs in it"
         raise UserError(f"runs={source.places}: {found}; {_how_to_get(lacking)}")
     for figure in chosen:
         if figure not in lacking:
-            print("\n".join(str(path) for path in save(figure, tables[figure], out)))
+            note = left_out(results, tables[figure], in_table=False)
+            print("\n".join(str(path) for path in save(figure, tables[figure], out, note)))
+            if said := left_out(results, tables[figure]):
+                print(f"{figure.id}: {said}", file=sys.stderr)
     for figure in lacking:
         print(f"not drawn: {_how_to_get([figure])}")
 

@@ -1,0 +1,67 @@
+"""The runs that a figure of the paper does not draw: how many, why, and where they are drawn."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from ttt.analysis.comparison import RunRole, methods
+from ttt.config.errors import counted
+from ttt.config.label import TRIED
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from ttt.analysis.store import Results
+
+NO_PLACE = "of other data, sizes, contexts, methods or measurements than it draws"
+
+DEPARTING = "with settings of their own"
+
+MOST_KEYS = 3
+"""Number of settings that a sentence names."""
+
+
+def left_out(results: Results, table: DataFrame, in_table: bool = True) -> str:
+    """Return a sentence about the runs that a figure does not draw, or an empty text.
+
+    Args:
+        results: all runs.
+        table: the figure's table: the runs in it are drawn, unless it has a column ``role`` that says otherwise.
+        in_table: include the runs that the table has and the figure does not draw. Captions count them already.
+    """
+    if "run_id" not in table:
+        return ""
+    roles = dict(zip(table["run_id"], table["role"] if "role" in table else table["run_id"], strict=True))
+    roles = {run_id: role for run_id, role in roles.items() if isinstance(run_id, str)}
+    known = dict(methods(results)[["run_id", "role"]].itertuples(index=False))
+    other_roles = {str(role) for role in RunRole} - {str(RunRole.DRAWN)}
+    reasons: Counter[str] = Counter()
+    keys: Counter[str] = Counter()
+    for run_id in results.runs["run_id"]:
+        departures = results.labels[run_id].departures.keys() - TRIED
+        role = str(roles.get(run_id, known.get(run_id, NO_PLACE)))
+        if run_id in roles:
+            # Diverged runs in a table are drawn as crosses.
+            counts = in_table and role in other_roles - {RunRole.DIVERGED}
+            reasons.update([role] if counts else [])
+        elif departures:
+            reasons[DEPARTING] += 1
+            keys.update(departures)
+        else:
+            reasons[role if role in other_roles else NO_PLACE] += 1
+    return _sentence(reasons, keys)
+
+
+def _sentence(reasons: Counter[str], keys: Counter[str]) -> str:
+    parts = [f"{counted(number, 'run')} {_in_words(reason, keys)}" for reason, number in sorted(reasons.items())]
+    others = "; select=KEY=VALUE limits a figure to other runs" if NO_PLACE in reasons else ""
+    return f"Left out: {'; '.join(parts)}. `ttt-plot compare` draws any run{others}." if parts else ""
+
+
+def _in_words(reason: str, keys: Counter[str]) -> str:
+    if reason != DEPARTING:
+        return reason if reason == NO_PLACE else f"({reason})"
+    named = sorted(keys, key=lambda key: (-keys[key], key))
+    more = f" and {len(named) - MOST_KEYS} more" if len(named) > MOST_KEYS else ""
+    return f"{DEPARTING} ({', '.join(named[:MOST_KEYS])}{more})"
