@@ -47,7 +47,9 @@ def equal(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", ["training", "books_scaling"])
 def test_a_changed_model_that_is_not_drawn_is_counted(name: str, equal: Path) -> None:
     said = sentence(name, load_results(equal))
-    assert said == ("Left out: 1 run with settings of their own (size.mlp_hidden). `ttt-plot compare` draws any run.")
+    assert said == (
+        "Left out: 1 run with other settings than the standard (size.mlp_hidden). ttt-plot compare draws any run."
+    )
 
 
 @pytest.mark.slow
@@ -57,8 +59,10 @@ def test_the_terminal_and_the_caption_say_it(
     captions = []
     monkeypatch.setattr("ttt.plots.files.rendered", lambda canvas, _: captions.append(canvas.get_supxlabel()) or b"")
     main(["training", f"runs={equal}", f"out={tmp_path}"])
-    assert capsys.readouterr().err.startswith("training: Left out: 1 run with settings of their own (size.mlp_hidden).")
-    assert "Left out: 1 run with settings of their own" in captions[0].replace("\n", " ")
+    assert capsys.readouterr().err.startswith(
+        "training: Left out: 1 run with other settings than the standard (size.mlp_hidden)."
+    )
+    assert "Left out: 1 run with other settings than the standard" in captions[0].replace("\n", " ")
     main(["training", *(str(path) for path in equal.iterdir()), f"out={tmp_path}"])
     assert capsys.readouterr().err == ""
     assert "Left out" not in captions[-1]
@@ -69,7 +73,9 @@ def test_a_second_inner_rate_is_counted_beside_the_mini_batch_sizes(tmp_path: Pa
     for b in (4, 16):
         for eta in (1.0, 2.0):
             make_run(tmp_path, mini_batch_size=b, eta_base=eta, steps=1, perplexity=40, evaluated=False)
-    assert "2 runs with settings of their own (model.eta_base" in sentence("mini_batch_size", load_results(tmp_path))
+    assert "2 runs with other settings than the standard (model.eta_base" in sentence(
+        "mini_batch_size", load_results(tmp_path)
+    )
 
 
 def test_other_contexts_are_counted(tmp_path: Path) -> None:

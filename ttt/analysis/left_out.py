@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 NO_PLACE = "of other data, sizes, contexts, methods or measurements than it draws"
 
-DEPARTING = "with settings of their own"
+DEPARTING = "with other settings than the standard"
 
 MOST_KEYS = 3
 """Number of settings that a sentence names."""
@@ -56,7 +56,7 @@ def left_out(results: Results, table: DataFrame, in_table: bool = True) -> str:
 def _sentence(reasons: Counter[str], keys: Counter[str]) -> str:
     parts = [f"{counted(number, 'run')} {_in_words(reason, keys)}" for reason, number in sorted(reasons.items())]
     others = "; select=KEY=VALUE limits a figure to other runs" if NO_PLACE in reasons else ""
-    return f"Left out: {'; '.join(parts)}. `ttt-plot compare` draws any run{others}." if parts else ""
+    return f"Left out: {'; '.join(parts)}. ttt-plot compare draws any run{others}." if parts else ""
 
 
 def _in_words(reason: str, keys: Counter[str]) -> str:

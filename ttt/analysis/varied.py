@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ttt.analysis.run_rows import RUN_COLUMNS
-
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
@@ -23,6 +21,9 @@ def settings_table(results: Results) -> DataFrame:
 
 def varied(results: Results) -> DataFrame:
     """Return the columns of ``settings_table`` in which runs differ and that ``Results.runs`` does not have."""
+    # Imported here: the module imports pandas, which the list of figures does not need.
+    from ttt.analysis.run_rows import RUN_COLUMNS
+
     settings = _as_text(results)
     present = {key.removeprefix("config.") for key, _ in RUN_COLUMNS.values()} | {*results.runs.columns}
     differing = [key for key in settings if settings[key].nunique(dropna=False) > 1 and key not in present]

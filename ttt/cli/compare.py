@@ -1,10 +1,15 @@
 """``ttt-plot compare``: a picture, and on request a table, of any runs over any keys."""
 
+from __future__ import annotations
+
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ttt.analysis.store import Results
 from ttt.cli.arguments import Arguments
+
+if TYPE_CHECKING:
+    from ttt.analysis.store import Results
 
 COMPARE = "compare"
 """Name given in place of a figure's name."""

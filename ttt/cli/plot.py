@@ -133,7 +133,7 @@ def _chosen(names: list[str]) -> list[Figure]:
     known = figures()
     for name in names:
         if name not in known:
-            raise UserError(f"{name}: no such figure; choose from {', '.join(known)}")
+            raise UserError(f"{name}: no such figure; choose from {', '.join([COMPARE, *known])}")
     return [known[name] for name in names or known]
 
 
