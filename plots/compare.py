@@ -27,7 +27,7 @@ from .style import LineStyle, styles_apart
 if TYPE_CHECKING:
     from matplotlib.axes import Axes as Panel
     from matplotlib.figure import Figure as Canvas
-    from pandas import DataFrame
+    from pandas import DataFrame, Series
 
     from ttt.analysis.question import Comparison
 
@@ -161,9 +161,9 @@ def _draw_frontier(panel: Panel, points: DataFrame) -> None:
     panel.step(lowest.index, lowest, where="post", color="0.7", linewidth=3, alpha=0.6, zorder=0, label=FRONTIER)
 
 
-def _set_x(panel: Panel, values: DataFrame, key: str) -> None:
+def _set_x(panel: Panel, values: Series, key: str) -> None:
     """Choose the scale, and put a tick at each value if there are few."""
-    ticks = sorted(set(values))
+    ticks: list[float] = sorted({float(value) for value in values.to_numpy()})
     is_log = bool(ticks) and ticks[0] > 0 and ticks[-1] / ticks[0] >= LOG_FROM
     if is_log:
         panel.set_xscale("log")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ttt.analysis.names import axis_name, setting_name, shown_value
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
+    from pandas import DataFrame, Series
 
     from ttt.analysis.question import Comparison
 
@@ -88,7 +88,7 @@ WRITERS: dict[str, Callable[[Comparison], str]] = {"csv": as_csv, "md": as_markd
 """End of a file's name -> writer."""
 
 
-def _cell(row: DataFrame) -> str:
+def _cell(row: Series) -> str:
     spread = f" ({row['min']:.4g}\N{EN DASH}{row['max']:.4g})" if row["seeds"] > 1 else ""
     return f"{row['mean']:.4g}{spread}"
 

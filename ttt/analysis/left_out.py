@@ -34,7 +34,7 @@ def left_out(results: Results, table: DataFrame, in_table: bool = True) -> str:
         return ""
     roles = dict(zip(table["run_id"], table["role"] if "role" in table else table["run_id"], strict=True))
     roles = {run_id: role for run_id, role in roles.items() if isinstance(run_id, str)}
-    known = dict(methods(results)[["run_id", "role"]].itertuples(index=False))
+    known: dict[str, str] = dict(methods(results)[["run_id", "role"]].itertuples(index=False))
     other_roles = {str(role) for role in RunRole} - {str(RunRole.DRAWN)}
     reasons: Counter[str] = Counter()
     keys: Counter[str] = Counter()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ttt.analysis.comparison import NOT_LEARNED_FROM, is_whole
 from ttt.analysis.labels import LAYERS, METHOD_KEY, method_label
@@ -156,7 +156,7 @@ class _Rows:
         """Return the candidates in which runs differ that agree in the keys ``fixed``."""
         others = [key for key in self.candidates if key not in fixed]
         groups = self.keys.groupby([*fixed], dropna=False, observed=True) if fixed else self.keys
-        numbers = groups[others].nunique(dropna=False)
+        numbers: Any = groups[others].nunique(dropna=False)
         most = numbers.max() if fixed else numbers
         return [key for key in others if most[key] > 1]
 
@@ -170,7 +170,8 @@ class _Rows:
     def most_values(self, key: str, fixed: Sequence[str]) -> int:
         """Return the largest number of values of ``key`` among runs that agree in the keys ``fixed``."""
         groups = self.keys.groupby([*fixed], dropna=False, observed=True) if fixed else self.keys
-        return int(groups[[key]].nunique().max().max())
+        numbers: Any = groups[[key]].nunique()
+        return int(numbers.max().max() if fixed else numbers.max())
 
     def is_number(self, key: str) -> bool:
         """Return whether the values of ``key`` are numbers."""
@@ -188,8 +189,8 @@ def _keys(results: Results) -> DataFrame:
     """Return every key that users may name, as ``keys_table`` does, with the method; ``steps``: of unfinished runs."""
     runs = results.runs
     methods = [
-        ", ".join(filter(None, [method_label(run.model, run.backbone), run.start]))
-        for run in runs[["model", "backbone", "start"]].itertuples()
+        ", ".join(filter(None, [method_label(model, backbone), start]))
+        for model, backbone, start in zip(runs["model"], runs["backbone"], runs["start"], strict=True)
     ]
     steps = runs["steps"].astype("Float64").mask(is_whole(runs))
     return keys_table(results).assign(method=methods, steps=steps, run_id=runs["run_id"])
@@ -198,7 +199,9 @@ def _keys(results: Results) -> DataFrame:
 def _candidates(keys: DataFrame, measured: str) -> list[str]:
     """Return the keys that can tell runs apart, those that name a difference best first."""
     settings = [
-        key for key in keys if "." in key and key not in NAMED_APART and not key.startswith(("data.", "parent."))
+        key
+        for key in map(str, keys)
+        if "." in key and key not in NAMED_APART and not key.startswith(("data.", "parent."))
     ]
     if measured not in OF_SPEED:
         settings = [key for key in settings if key not in NOT_LEARNED_FROM]
