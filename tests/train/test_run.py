@@ -9,6 +9,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -22,11 +23,14 @@ from ttt.cli.eval import evaluate
 from ttt.cli.export import export
 from ttt.cli.train import train
 from ttt.config.errors import RunError, UserError
+from ttt.config.layers import SHIPPED
 from ttt.config.schema import EvalConfig, ExportConfig, PrepareConfig, TrainConfig
 from ttt.evaluate import run as evaluation
+from ttt.layers.registry import LayerSpec, build_layer
 from ttt.results.checkpoints import write_digest
 from ttt.results.lock import locked
 from ttt.train.module import TrainingModule
+from ttt.train.run import _built
 
 Configure = Callable[..., TrainConfig]
 
@@ -355,3 +359,25 @@ def test_a_label_goes_into_the_record(configure: Configure, tmp_path: Path) -> N
     assert record(tmp_path / "run")["label"] == label
     train(configure(*common, "trainer.max_steps=2", "ckpt=last"), [])
     assert record(tmp_path / "run")["label"] == label, "a resumed run keeps it"
+
+
+@pytest.mark.parametrize(
+    ("model", "kernel", "device", "named"),
+    [
+        ("mamba", "auto", "cpu", "cpu"),
+        ("mamba", "cpu", "cpu", "cpu"),
+        ("mamba", "dual", "cpu", None),
+        ("mamba", "auto", "cuda", None),
+        ("ttt_linear", "auto", "cpu", "cpu"),
+        ("ttt_linear", "auto", "cuda", "triton"),
+        ("transformer", "auto", "cpu", None),
+    ],
+)
+def test_the_kernel_that_the_first_step_compiles_is_named(
+    model: str, kernel: str, device: str, named: str | None
+) -> None:
+    layer = build_layer(SHIPPED[model](name=model), LayerSpec(32, heads=2))
+    config = SimpleNamespace(kernel=SimpleNamespace(name=kernel))
+    hardware = SimpleNamespace(device=torch.device(device))
+    prepared: Any = SimpleNamespace(plan=SimpleNamespace(config=config), hardware=hardware, model=layer)
+    assert _built(prepared) == named
