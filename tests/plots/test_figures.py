@@ -157,8 +157,8 @@ def test_per_token_smooths_in_nats(tmp_path: Path) -> None:
 
 
 def test_per_token_takes_the_last_evaluation_and_names_unfinished_runs(tmp_path: Path) -> None:
-    make_run(tmp_path, seed=0, steps=20, steps_planned=40)
-    make_run(tmp_path, seed=1, steps=10, steps_planned=40)
+    make_run(tmp_path, seed=0, steps=20, steps_planned=40, status="interrupted")
+    make_run(tmp_path, seed=1, steps=10, steps_planned=40, status="interrupted")
     figure, results = FIGURES["per_token"], load_results(tmp_path)
     assert set(figure.table(results)["step"]) == {20}
     assert "before the planned end of training: TTT-Linear (M)" in drawn(figure, results).get_supxlabel()
