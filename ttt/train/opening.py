@@ -14,7 +14,7 @@ from ttt.config.plain import from_plain
 from ttt.config.plan import check_same_batches
 from ttt.config.schema import Resolved, TrainConfig
 from ttt.results.atomic import PARTIAL, remove_partials
-from ttt.results.checkpoints import Checkpoint, checkpoint_step, checkpoints, newest_whole, set_aside
+from ttt.results.checkpoints import ALL_FILES, Checkpoint, checkpoint_step, checkpoints, newest_whole, set_aside
 from ttt.results.lock import LOCK_FILES
 from ttt.results.record import Record, RunFolder, read_record
 from ttt.train.planning import RunPlan
@@ -25,8 +25,7 @@ LOGS = "logs"
 """The folder of a run's loggers."""
 
 LOGGERS = "csv*"
-CHECKPOINT_FILES = ("step-*.ckpt*", ".step-*", "hpc_ckpt_*")
-"""Names in ``logs/`` and ``checkpoints/`` that are removed even if these are links to other folders."""
+"""Names in ``logs/`` that are removed even if it is a link to another folder, as ``ALL_FILES`` of checkpoints are."""
 
 WRITTEN_KEYS = {"model", "backbone", "size", "ctx", "data", "recipe", "trainer", "seed"}
 """Keys of every ``config.yaml`` of a run, which distinguish it from another program's."""
@@ -162,7 +161,7 @@ def _empty(part: Path) -> None:
         for path in part.iterdir():
             if path.is_dir() and path.match(LOGGERS):
                 shutil.rmtree(path)
-            elif any(path.match(pattern) for pattern in CHECKPOINT_FILES):
+            elif any(path.match(pattern) for pattern in ALL_FILES):
                 path.unlink()
     elif part.exists():
         shutil.rmtree(part)
