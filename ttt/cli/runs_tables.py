@@ -82,7 +82,7 @@ def summary(run: ListedRun) -> str:
     ]
     rows = [row for row in rows if row[1]]
     room = WIDTH - max(len(name) for name, _ in rows) - 2
-    lines = [(name, textwrap.wrap(text, room, break_on_hyphens=False)) for name, text in rows]
+    lines = [(name, textwrap.wrap(text, room, break_on_hyphens=False, break_long_words=False)) for name, text in rows]
     return text_table([(name * (part == parts[0]), part) for name, parts in lines for part in parts], left=(0, 1))
 
 

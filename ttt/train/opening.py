@@ -188,7 +188,11 @@ def rewind_folder(folder: RunFolder, newest: Checkpoint) -> None:
 def _check_same_run(plan: RunPlan, plain: Resolved) -> TrainConfig:
     """Check that the configuration of an earlier run, in plain containers, is that of this run; return it."""
     former = from_plain(plain, type(plan.config.model))
-    different = differences(plan.identity, identity(former))
+    ours, theirs = plan.identity, identity(former)
+    if plan.config.ckpt == "last":
+        # Kernels differ only by rounding: a run may go on with another one.
+        ours, theirs = ({key: value for key, value in one.items() if key != "kernel"} for one in (ours, theirs))
+    different = differences(ours, theirs)
     if different:
         listed = "; ".join(different[:3]) + ("; ..." if len(different) > 3 else "")
         path = plan.folder.path
