@@ -91,7 +91,7 @@ def test_a_run_is_found_by_the_end_of_its_name_and_shown(tmp_path: Path, capsys:
     assert str(run.path) in text
     assert "3 of 30 steps" in text
     assert f"ttt-train run={run.path}" in text
-    assert "did you mean" in refused(["show", "tt_mlp-mamba-s2", f"runs={tmp_path}"], capsys)
+    assert "did you mean" in refused(["show", "ttt_mpl-mamba-s2-512-1-4", f"runs={tmp_path}"], capsys)
     assert "3 runs have this in their names" in refused(["show", "s2", f"runs={tmp_path}"], capsys)
 
 

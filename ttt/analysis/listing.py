@@ -48,7 +48,8 @@ class ListedRun:
     @property
     def perplexity(self) -> float | None:
         """Validation perplexity, if the run was evaluated."""
-        return self.record["results"].get("validation", {}).get("perplexity")
+        validation = self.record["results"].get("validation")
+        return validation["perplexity"] if validation else None
 
     @property
     def since(self) -> datetime | None:

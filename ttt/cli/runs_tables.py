@@ -75,15 +75,20 @@ def summary(run: ListedRun) -> str:
         ("disk", f"{size_text(run.size)}, {checkpoints} files of checkpoints"),
         ("sweep", record["sweep"] or ""),
         ("from", parent or ""),
-        ("commit", (record["git"] or {}).get("commit", "")),
+        ("commit", record["git"]["commit"] if record["git"] else ""),
         ("overrides", " ".join(record["overrides"])),
         *(("warning", f"{subject}: {text}") for subject, text in record.get("warnings", {}).items()),
         ("next", _next(run)),
     ]
     rows = [row for row in rows if row[1]]
     room = WIDTH - max(len(name) for name, _ in rows) - 2
-    lines = [(name, textwrap.wrap(text, room, break_on_hyphens=False, break_long_words=False)) for name, text in rows]
+    lines = [(name, _wrapped(name, text, room)) for name, text in rows]
     return text_table([(name * (part == parts[0]), part) for name, parts in lines for part in parts], left=(0, 1))
+
+
+def _wrapped(name: str, text: str, room: int) -> list[str]:
+    # A command stays in one piece, to be copied.
+    return [text] if name == "next" else textwrap.wrap(text, room, break_on_hyphens=False, break_long_words=False)
 
 
 def _next(run: ListedRun) -> str:
@@ -103,7 +108,7 @@ def results_of(run: ListedRun) -> dict[str, Any]:
         "training FLOPs": record["training_flops"],
     }
     for split in ("validation", "test"):
-        result = record["results"].get(split, {})
+        result: Mapping[str, Any] = record["results"].get(split) or {}
         found |= {f"{split} loss": result.get("loss"), f"{split} perplexity": result.get("perplexity")}
     seconds = timing.get("seconds")
     found["time"] = duration(seconds) if seconds else None
