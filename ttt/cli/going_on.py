@@ -79,7 +79,9 @@ def _among(override: str, keys: tuple[str, ...]) -> bool:
 
 def _value(config: TrainConfig, key: str) -> Any:
     """Return the value of a dotted key; of a group, the name of its option."""
-    value = reduce(lambda node, part: getattr(node, part, None), key.split("."), config)
+    value: Any = config
+    for part in key.split("."):
+        value = getattr(value, part, None)
     return getattr(value, "name", value)
 
 
