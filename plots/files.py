@@ -7,14 +7,18 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ttt.analysis.comparison import RunRole
 from ttt.results.atomic import write_bytes
 
+from .panels import caption
 from .registry import Figure
 from .style import paper_style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
     from pandas import DataFrame
+
+    from ttt.analysis.store import Results
 
 NO_METADATA = {
     "png": {"Software": None},
@@ -23,26 +27,34 @@ NO_METADATA = {
 """Removes the dates and versions that matplotlib would write, so that equal numbers give equal bytes."""
 
 
-def save(figure: Figure, table: DataFrame, folder: Path) -> list[Path]:
+def save(figure: Figure, table: DataFrame, folder: Path, note: str = "") -> list[Path]:
     """Draw ``figure`` from ``table`` and write ``folder``/id.png, .pdf and .csv, once all three are ready.
 
-    Equal tables give equal bytes.
+    Equal tables and notes give equal bytes. ``note`` is a further sentence of the caption.
 
     Raises:
         UserError: a file cannot be written.
     """
-    contents = drawn(figure, table)
+    contents = drawn(figure, table, note=note)
     paths = [folder / f"{figure.id}.{kind}" for kind in contents]
     for path, content in zip(paths, contents.values(), strict=True):
         write_bytes(path, content)
     return paths
 
 
-def drawn(figure: Figure, table: DataFrame, kinds: Iterable[str] = NO_METADATA) -> dict[str, bytes]:
+def stopped_note(results: Results, table: DataFrame) -> str:
+    """Return the sentence of a caption about runs of a figure's table that were stopped early, if any."""
+    rows = table[table["role"] == RunRole.DRAWN] if RunRole.DRAWN in set(table.get("role", ())) else table
+    return results.describe_stopped(rows.get("run_id", ()))
+
+
+def drawn(figure: Figure, table: DataFrame, kinds: Iterable[str] = NO_METADATA, note: str = "") -> dict[str, bytes]:
     """Return the contents of a figure's files: kind -> bytes, for each of ``kinds`` and ``csv``."""
     contents = {}
     with paper_style():
         canvas = figure.draw(table)
+        if note:
+            caption(canvas, *canvas.get_supxlabel().split("\n"), note)
         for kind in kinds:
             contents[kind] = rendered(canvas, kind)
             # The first drawing has computed the layout, which takes as long as drawing.

@@ -137,7 +137,7 @@ def _shown(results: Results, evaluated: Collection[str]) -> DataFrame:
     rows = rows[rows["ctx"] == rows.groupby(["data", "size"])["ctx"].transform("max")]
     rows = rows[_nearest_to_mamba(rows)]
     compared = compare(results, rows, length=longest_shared)
-    return compared[~compared["role"].isin([RunRole.OTHER_SETTING, RunRole.OTHER_LENGTH])]
+    return compared[~compared["role"].isin([RunRole.OTHER_SETTING, RunRole.OTHER_LENGTH, RunRole.STOPPED])]
 
 
 def _nearest_to_mamba(rows: DataFrame) -> Series:

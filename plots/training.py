@@ -95,7 +95,7 @@ def _draw_validations(axes: Axes, rows: DataFrame, scale: float, style: LineStyl
 
 def _shown(results: Results) -> DataFrame:
     standard = methods(results)
-    shown = standard[~standard["role"].isin([RunRole.OTHER_SETTING, RunRole.OTHER_LENGTH])]
+    shown = standard[~standard["role"].isin([RunRole.OTHER_SETTING, RunRole.OTHER_LENGTH, RunRole.STOPPED])]
     return shown if len(shown) else results.runs.assign(role="")
 
 

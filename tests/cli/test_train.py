@@ -51,7 +51,10 @@ MISTAKES = [
         "model.normaliser=true: could be zero with model.feature_map",
     ),
     (["model.eta_base=0"], "model.eta_base=0.0: must be positive"),
-    (["model.eta_base=0.5"], "model.eta_base_start=1.0: must be at most model.eta_base=0.5, to which"),
+    (
+        ["model.eta_base=0.5", "model.eta_base_start=1"],
+        "model.eta_base_start=1.0: must be at most model.eta_base=0.5, to which",
+    ),
     (["kernel.name=fast"], "kernel.name=fast: choose one of auto, primal, dual"),
     (["model=mamba", "backbone=mamba"], "backbone=mamba: model=mamba sits in own or transformer"),
     (["size.heads=5"], "size.heads=5: must divide size.width=48"),

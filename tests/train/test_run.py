@@ -299,7 +299,7 @@ def test_evaluation_can_be_repeated(configure: Configure, tmp_path: Path, capsys
     assert re.fullmatch(rf"{total:,} parameters, 768 tokens in [\d.,]+ s \([\d,]+ tokens/s\)", size)
     assert following.startswith(f"next: ttt-generate run={tmp_path}/run ")
     assert last.startswith(f"{tmp_path}/run: validation perplexity {before['validation']['perplexity']:.2f} ")
-    assert last.endswith("after 3 of 12 steps")
+    assert last.endswith("after 3 of 12 steps, stopped by trainer.max_steps")
     assert set(before) == {"validation", "test"}
     tables = [tmp_path / "run" / name for name in ("metrics.parquet", "documents.parquet")]
     contents = [table.read_bytes() for table in tables]

@@ -19,15 +19,18 @@ HELP = """\
 ttt-plot draws figures from runs as PNG, PDF and CSV. Without arguments it lists the figures, and for how many of your
 runs each could be drawn.
 
-usage: ttt-plot FIGURE ... [runs=FOLDER] [out=FOLDER] [--strict]
+usage: ttt-plot FIGURE ... [runs=FOLDER] [out=FOLDER] [--strict] [--stopped]
        ttt-plot [runs=FOLDER]
-       ttt-plot --all [runs=FOLDER] [out=FOLDER] [--strict]
-       ttt-plot report [runs=FOLDER] [out=FILE.html] [--strict]
+       ttt-plot --all [runs=FOLDER] [out=FOLDER] [--strict] [--stopped]
+       ttt-plot report [runs=FOLDER] [out=FILE.html] [--strict] [--stopped]
 
   --all         draw every figure for which there are runs, and list the others
   runs=runs     folder of runs, at any depth
   out=figures   folder for the files; for report a file (figures/report.html)
   --strict      stop at the first unreadable file (default: report it and skip it)
+  --stopped     count runs that trainer.max_steps has stopped early as if their
+                schedules had ended there (default: figures of the paper and
+                claims leave them out)
 """
 
 LISTING_END = """\
@@ -44,18 +47,18 @@ def main(argv: list[str] | None = None) -> None:
     with exit_with_one_line():
         arguments = arguments_of(words)
         everything = "--all" in arguments.flags
-        runs, strict = Path(arguments.values.get("runs", "runs")), "--strict" in arguments.flags
+        runs, flags = Path(arguments.values.get("runs", "runs")), arguments.flags
         if everything and arguments.names:
             raise UserError(f"{arguments.names[0]}: name figures or write --all, not both")
         if arguments.names == [REPORT]:
-            _report(runs, Path(arguments.values.get("out", "figures/report.html")), strict)
+            _report(runs, Path(arguments.values.get("out", "figures/report.html")), flags)
         elif everything or arguments.names:
             chosen = _chosen([] if everything else arguments.names)
-            _draw(chosen, runs, Path(arguments.values.get("out", "figures")), partly=everything, strict=strict)
+            _draw(chosen, runs, Path(arguments.values.get("out", "figures")), partly=everything, flags=flags)
         else:
             # The list is there at once; reading many runs takes seconds.
             print(_listing(), flush=True)
-            print(f"\n{_drawable(runs, strict)}")
+            print(f"\n{_drawable(runs, flags)}")
 
 
 def arguments_of(words: list[str]) -> Arguments:
@@ -64,7 +67,7 @@ def arguments_of(words: list[str]) -> Arguments:
     Raises:
         UserError: an unknown key or flag, or a former spelling.
     """
-    return parse(words, {"runs": "FOLDER", "out": "FOLDER"}, ("--all", "--strict"))
+    return parse(words, {"runs": "FOLDER", "out": "FOLDER"}, ("--all", "--strict", "--stopped"))
 
 
 def _listing() -> str:
@@ -75,13 +78,11 @@ def _listing() -> str:
     return "\n".join([*entries, LISTING_END])
 
 
-def _drawable(folder: Path, strict: bool) -> str:
+def _drawable(folder: Path, flags: set[str]) -> str:
     """Return one line per figure that the runs in ``folder`` give, with an example, and a line with the others."""
     if not any(next(folder.rglob(name), None) for name in ("record.json", "benchmark.json")):
         return f"There are no runs in {folder}."
-    from ttt.cli.results import read_results
-
-    results, lines, lacking = read_results(folder, strict), {}, []
+    results, lines, lacking = _load(folder, [], flags), {}, []
     for figure in figures().values():
         table = figure.table(results)
         if table.empty:
@@ -106,11 +107,11 @@ def _chosen(names: list[str]) -> list[Figure]:
     return [known[name] for name in names or known]
 
 
-def _draw(chosen: list[Figure], folder: Path, out: Path, partly: bool, strict: bool) -> None:
+def _draw(chosen: list[Figure], folder: Path, out: Path, partly: bool, flags: set[str]) -> None:
     """Write the chosen figures; with ``partly``, skip figures without runs, unless that leaves none."""
-    results = _load(folder, chosen, strict)
+    results = _load(folder, chosen, flags)
     # Imported here: the imports take seconds, and the list and usage errors do not need them.
-    from ttt.plots.files import save
+    from ttt.plots.files import save, stopped_note
 
     tables = {figure: figure.table(results) for figure in chosen}
     lacking = [figure for figure in chosen if tables[figure].empty]
@@ -119,16 +120,20 @@ def _draw(chosen: list[Figure], folder: Path, out: Path, partly: bool, strict: b
         raise UserError(f"runs={folder}: {found}; {_how_to_get(lacking)}")
     for figure in chosen:
         if figure not in lacking:
-            print("\n".join(str(path) for path in save(figure, tables[figure], out)))
+            print(
+                "\n".join(
+                    str(path) for path in save(figure, tables[figure], out, stopped_note(results, tables[figure]))
+                )
+            )
     for figure in lacking:
         print(f"not drawn: {_how_to_get([figure])}")
 
 
-def _report(folder: Path, out: Path, strict: bool) -> None:
+def _report(folder: Path, out: Path, flags: set[str]) -> None:
     if out.suffix != ".html":
         raise bad_value("out", out, "must end in .html for the report")
     chosen = list(figures().values())
-    results = _load(folder, chosen, strict)
+    results = _load(folder, chosen, flags)
     if results.runs.empty and results.benchmarks.empty:
         raise UserError(f"runs={folder}: no runs in it; {_how_to_get(chosen[:1])}")
     from ttt.plots.report import report
@@ -138,12 +143,12 @@ def _report(folder: Path, out: Path, strict: bool) -> None:
     print(out)
 
 
-def _load(folder: Path, chosen: list[Figure], strict: bool) -> "Results":
+def _load(folder: Path, chosen: list[Figure], flags: set[str]) -> "Results":
     if not folder.is_dir():
         raise UserError(f"runs={folder}: no such folder; {_how_to_get(chosen)}")
     from ttt.cli.results import read_results
 
-    return read_results(folder, strict)
+    return read_results(folder, "--strict" in flags, "--stopped" in flags)
 
 
 def _how_to_get(lacking: list[Figure]) -> str:
