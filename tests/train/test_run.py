@@ -376,7 +376,8 @@ def test_a_label_goes_into_the_record(configure: Configure, tmp_path: Path) -> N
 def test_the_kernel_that_the_first_step_compiles_is_named(
     model: str, kernel: str, device: str, named: str | None
 ) -> None:
-    layer = build_layer(SHIPPED[model](name=model), LayerSpec(32, heads=2))
+    values = {"inner_model": "linear"} if model == "ttt_linear" else {}
+    layer = build_layer(SHIPPED[model](name=model, **values), LayerSpec(32, heads=2))
     config = SimpleNamespace(kernel=SimpleNamespace(name=kernel))
     hardware = SimpleNamespace(device=torch.device(device))
     prepared: Any = SimpleNamespace(plan=SimpleNamespace(config=config), hardware=hardware, model=layer)
