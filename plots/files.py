@@ -7,6 +7,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ttt.analysis.comparison import RunRole
+from ttt.analysis.left_out import left_out
 from ttt.results.atomic import write_bytes
 
 from .panels import caption
@@ -16,6 +18,8 @@ from .style import paper_style
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
     from pandas import DataFrame
+
+    from ttt.analysis.store import Results
 
 NO_METADATA = {
     "png": {"Software": None},
@@ -37,6 +41,17 @@ def save(figure: Figure, table: DataFrame, folder: Path, note: str = "") -> list
     for path, content in zip(paths, contents.values(), strict=True):
         write_bytes(path, content)
     return paths
+
+
+def stopped_note(results: Results, table: DataFrame) -> str:
+    """Return the sentence of a caption about runs of a figure's table that were stopped early, if any."""
+    rows = table[table["role"] == RunRole.DRAWN] if RunRole.DRAWN in set(table.get("role", ())) else table
+    return results.describe_stopped(rows.get("run_id", ()))
+
+
+def runs_note(results: Results, table: DataFrame) -> str:
+    """Return the sentences of a caption about runs that the figure leaves out, and runs that were stopped early."""
+    return " ".join(filter(None, [left_out(results, table, in_table=False), stopped_note(results, table)]))
 
 
 def drawn(figure: Figure, table: DataFrame, kinds: Iterable[str] = NO_METADATA, note: str = "") -> dict[str, bytes]:

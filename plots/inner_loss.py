@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ttt.analysis.comparison import is_stopped
 from ttt.config.label import TRIED
 
 from .panels import (
@@ -65,7 +66,7 @@ def table(results: Results) -> DataFrame:
     import pandas as pd
 
     columns = [*ID_COLUMNS, "mini_batch_size"]
-    runs = results.runs.assign(changed=_changed(results))[columns]
+    runs = results.runs.assign(changed=_changed(results)).loc[~is_stopped(results.runs), columns]
     rows = results.select_inner_loss().replace(np.inf, np.nan).merge(runs, on="run_id")
     keys = [*columns, "split", "step", "layer", "sequences"]
     layers = rows.groupby(["run_id", "layer"], observed=True)

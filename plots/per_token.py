@@ -140,7 +140,7 @@ def _shown(results: Results, evaluated: Collection[str]) -> DataFrame:
     rows = rows[_nearest_to_mamba(rows)]
     compared = compare(results, rows, length=longest_shared)
     compared = compared.assign(changed=[_shape(results.labels[run_id]) for run_id in compared["run_id"]])
-    return compared[~compared["role"].isin([RunRole.OTHER_SETTING, RunRole.OTHER_LENGTH])]
+    return compared[~compared["role"].isin([RunRole.OTHER_SETTING, RunRole.OTHER_LENGTH, RunRole.STOPPED])]
 
 
 def _shape(label: Label) -> str:

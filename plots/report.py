@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
-from ttt.analysis.left_out import left_out
+from ttt.analysis.comparison import is_stopped
 
-from .files import drawn
+from .files import drawn, runs_note
 from .registry import Figure
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ PROVENANCE = {
     "ctx": "context",
     "seed": "seed",
     "learning_rate": "peak rate",
+    "steps": "steps",
+    "steps_planned": "steps planned",
     "tokens": "tokens",
     "training_flops": "FLOPs",
     "validation_perplexity": "validation perplexity",
@@ -73,7 +75,7 @@ def report(results: Results, figures: Sequence[Figure]) -> str:
         f'<h2 id="claims">Claims</h2>\n{_claims(judge_all(results))}',
         '<h2 id="figures">Figures</h2>',
         *(
-            _figure(figure, drawn(figure, tables[figure], ["png"], left_out(results, tables[figure], in_table=False)))
+            _figure(figure, drawn(figure, tables[figure], ["png"], runs_note(results, tables[figure])))
             for figure in available
         ),
         _missing(missing),
@@ -90,7 +92,8 @@ def _page(body: str) -> str:
 
 
 def _summary(results: Results) -> str:
-    counts = results.runs["status"].value_counts().sort_index()
+    states = results.runs["status"].mask(is_stopped(results.runs), "stopped early")
+    counts = states.value_counts().sort_index()
     by_status = ", ".join(f"{count} {status}" for status, count in counts.items())
     benchmarks = results.benchmarks["benchmark_id"].nunique()
     return (

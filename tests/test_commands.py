@@ -15,6 +15,7 @@ import ttt.cli.eval
 import ttt.cli.export
 import ttt.cli.generate
 import ttt.cli.plot
+import ttt.cli.runs
 import ttt.cli.sweep.main
 import ttt.cli.train
 from ttt.claims.table import CLAIMS
@@ -107,6 +108,7 @@ COMMANDS: dict[str, Callable[[list[str]], object]] = {
     "ttt-sweep": sweep,
     "ttt-plot": plot,
     "ttt-claims": ttt.cli.claims.arguments_of,
+    "ttt-runs": ttt.cli.runs.arguments_of,
 }
 
 

@@ -89,6 +89,22 @@ def test_the_papers_inner_learning_rates() -> None:
     assert (mlp.eta_base, mlp.eta_base_start) == (0.1, 0.01)  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize(
+    ("model", "eta_base", "start"),
+    [("ttt_linear", 0.1, 0.1), ("ttt_linear", 3.0, 3.0), ("ttt_mlp", 0.3, 0.03), ("ttt_mlp", 1e30, 1e29)],
+)
+def test_a_start_of_the_inner_rate_that_is_not_set_follows_it(model: str, eta_base: float, start: float) -> None:
+    layer = composed(f"model={model}", f"model.eta_base={eta_base}").model
+    assert layer.eta_base_start == start  # type: ignore[attr-defined]
+    layer = composed(f"model={model}", f"model.eta_base={eta_base}", "model.eta_base_start=0.01").model
+    assert layer.eta_base_start == 0.01  # type: ignore[attr-defined]
+
+
+def test_a_row_of_table_1_takes_the_start_of_its_inner_rate_along() -> None:
+    layer = composed("+ablation=[row5,paper_text]", "model.eta_base=0.01").model
+    assert layer.eta_base_start == 0.01  # type: ignore[attr-defined]
+
+
 def test_the_learning_rate_is_the_sizes() -> None:
     for backbone in ("mamba", "transformer"):
         chosen = ["size=w128", "model=ttt_linear", f"backbone={backbone}"]

@@ -92,3 +92,18 @@ def test_what_a_configuration_gives_is_standard_and_what_changes_it_is_not(model
 
     assert departures() == {}
     assert departures("size.mlp_hidden=99") == {"size.mlp_hidden": 99}
+
+
+def test_a_run_that_was_stopped_early_counts_only_if_that_is_asked_for(tmp_path: Path) -> None:
+    whole = make_run(tmp_path, steps=30, perplexity=40, evaluated=False)
+    others = [("ttt_linear", 1), ("ttt_mlp", 0), ("ttt_mlp", 1)]
+    stopped = [make_run(tmp_path, m, seed=s, steps=3, steps_planned=30, perplexity=60) for m, s in others]
+    expected = {run.path.name: RunRole.STOPPED for run in stopped}
+    assert roles(tmp_path) == {whole.path.name: RunRole.DRAWN} | expected
+    results = load_results(tmp_path, stopped=True)
+    assert results.describe_stopped(results.runs["run_id"]) == (
+        "Stopped early by trainer.max_steps: 3 of 30 steps (3 runs)."
+    )
+    rows = methods(results)
+    assert set(rows.loc[rows["run_id"] != whole.path.name, "role"]) == {RunRole.DRAWN}
+    assert set(rows.loc[rows["run_id"] != whole.path.name, "steps_planned"]) == {3}

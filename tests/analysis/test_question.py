@@ -66,6 +66,16 @@ def test_a_sweep_over_two_keys_has_the_longer_axis_as_x_and_the_other_as_lines(s
     assert comparison.left_out == {}
 
 
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_mean_never_mixes_runs_that_were_stopped_early_with_whole_ones(stopped: bool, tmp_path: Path) -> None:
+    for b in (4, 16):
+        make_point(tmp_path, mini_batch_size=b, steps=3, steps_planned=3)
+        make_point(tmp_path, mini_batch_size=b, steps=1, steps_planned=3, seed=1)
+    comparison = answer(load_results(tmp_path, stopped=stopped), x="model.mini_batch_size")
+    assert comparison.axes.lines == ["steps"]
+    assert comparison.table.groupby("point")["run_id"].nunique().tolist() == [1] * 4
+
+
 def test_a_key_that_nobody_asked_for_gets_lines_of_its_own(sweep: Results) -> None:
     comparison = answer(sweep, x="model.mini_batch_size", lines="method")
     assert comparison.axes.lines == ["method", "model.eta_base"]

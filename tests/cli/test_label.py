@@ -32,6 +32,16 @@ def test_a_row_in_the_form_of_the_text_may_have_any_inner_rate(configure: Config
     assert label_of(configure("+ablation=row5", "model.eta_base_start=0.1")).row is None
 
 
+def test_an_inner_rate_that_takes_its_start_along_is_one_departure(configure: Configure) -> None:
+    assert label_of(configure("model=ttt_mlp", "model.eta_base=0.2")).departures_of("model") == {"model.eta_base"}
+    both = label_of(configure("model=ttt_mlp", "model.eta_base=0.2", "model.eta_base_start=0.01"))
+    assert "model.eta_base" in both.departures_of("model")
+    older = label_of(configure("model=ttt_linear", "model.eta_base=2", "model.eta_base_start=1"))
+    assert older.departures_of("model") == {"model.eta_base"}
+    changed = label_of(configure("model=ttt_linear", "model.eta_base=2", "model.eta_base_start=0.5"))
+    assert changed.departures_of("model") == {"model.eta_base", "model.eta_base_start"}
+
+
 def test_values_of_an_earlier_version_are_no_departures(configure: Configure) -> None:
     plain = asdict(configure())
     plain["model"]["token_scale"] = True

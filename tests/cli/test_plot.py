@@ -140,7 +140,7 @@ def test_a_broken_record_is_named_and_the_others_are_drawn_unless_strict(
         (["--results", "x"], "--results: has been replaced; write runs=FOLDER"),
         (["--out=x"], "--out: has been replaced; write out=FOLDER"),
         (["results=x"], "results=x: this key is now called runs; write runs=x"),
-        (["--everything"], "--everything: no such flag; choose one of --all, --strict, --help"),
+        (["--everything"], "--everything: no such flag; choose one of --all, --strict, --stopped, --help"),
         (["runs="], "runs=: needs a value; write runs=FOLDER"),
     ],
 )

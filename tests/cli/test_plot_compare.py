@@ -105,7 +105,7 @@ def test_runs_are_chosen_by_name_and_by_value(tmp_path: Path) -> None:
         (["compare", "select=size=w7"], "error: select=size=w7: no run has size=w7"),
         (["compare", "nowhere/run"], "error: runs=nowhere/run: no such folder"),
         (["training", "x=seed"], "error: x=seed: no such key; choose one of runs, out, select"),
-        (["training", "--table"], "error: --table: no such flag; choose one of --all, --strict, --help"),
+        (["training", "--table"], "error: --table: no such flag; choose one of --all, --strict, --stopped, --help"),
         (["compare", "training"], "error: compare: draw it by itself"),
     ],
 )
@@ -120,3 +120,19 @@ def test_a_wrong_word_is_one_line(
     assert exit_.value.code == 2
     assert captured.err.startswith(message)
     assert captured.err.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_stopped_runs_are_counted_among_chosen_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    captions = []
+    monkeypatch.setattr("ttt.plots.files.rendered", lambda canvas, _: captions.append(canvas.get_supxlabel()) or b"")
+    for b in (4, 16):
+        make_point(tmp_path, mini_batch_size=b, steps_planned=3)
+        make_point(tmp_path, mini_batch_size=b, steps_planned=3, learning_rate=1.0)
+    for words in (["training", "mini_batch_size"], ["compare"]):
+        places = [f"runs={tmp_path}", "select=recipe.learning_rate=1.0", f"out={tmp_path}/out"]
+        main([*words, *places, "--stopped"])
+        assert "counted, as --stopped asks" in capsys.readouterr().err
+        assert "Stopped early by trainer.max_steps: 1 of 3 steps (2 runs)." in captions[-1].replace("\n", " ")

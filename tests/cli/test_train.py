@@ -51,12 +51,15 @@ MISTAKES = [
         "model.normaliser=true: could be zero with model.feature_map",
     ),
     (["model.eta_base=0"], "model.eta_base=0.0: must be positive"),
-    (["model.eta_base=0.5"], "model.eta_base_start=1.0: must be at most model.eta_base=0.5, to which"),
+    (
+        ["model.eta_base=0.5", "model.eta_base_start=1"],
+        "model.eta_base_start=1.0: must be at most model.eta_base=0.5, to which",
+    ),
     (["kernel.name=fast"], "kernel.name=fast: choose one of auto, primal, dual"),
     (["model=mamba", "backbone=mamba"], "backbone=mamba: model=mamba sits in own or transformer"),
-    (["size.heads=5"], "size.heads=5: must divide size.width=48"),
-    (["size.heads=16"], "size.heads=16: must leave an even head width, not 3"),
-    (["trainer.device_batch=3"], "trainer.device_batch=3: must divide the 2 sequences"),
+    (["size.heads=5"], "size.heads=5: must divide size.width=64"),
+    (["size.heads=64"], "size.heads=64: must leave an even head width, not 1"),
+    (["trainer.device_batch=3"], "trainer.device_batch=3: must divide the 8 sequences"),
     (["recipe.tokens_per_step=1000"], "recipe.tokens_per_step=1000: must be a multiple of ctx.length x devices = 512"),
     (["trainer.devices=2"], "trainer.strategy=single: is for one device"),
     (["trainer.device=tpu"], "trainer.device=tpu: choose one of auto, cpu, cuda, mps"),
@@ -126,7 +129,7 @@ def test_a_mistake_gets_one_line_and_writes_nothing(
 def test_help_names_every_option(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_in_process(["--help"], monkeypatch) == 0
     shown = capsys.readouterr().out
-    for word in ("ttt_linear", "TTT-MLP", "1.3b", "32k", "pycode", "ckpt=last", "run=", "fsdp"):
+    for word in ("ttt_linear", "TTT-MLP", "1.3b", "32k", "pycode", "run=runs/NAME", "fsdp"):
         assert word in shown
 
 

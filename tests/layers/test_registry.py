@@ -125,8 +125,8 @@ def test_mixed_precision_stays_near(name: str, backbone: str) -> None:
     [(*case, 32) for case in CASES] + [("ttt_linear", "mamba", T), ("ttt_mlp", "transformer", T)],
 )
 def test_flops_are_what_torch_counts(name: str, backbone: str, tokens: int) -> None:
-    """Compare the forward pass's matrix products, without elementwise operations, which torch does not count."""
-    layer = make_layer(name, backbone)
+    """Compare the plain forward pass's matrix products, without what torch does not count: elementwise operations."""
+    layer = make_layer(name, backbone, kernel="dual")
     # Of torch's attention kernels on a CPU, its counter knows only the plain one.
     with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         layer(torch.randn(1, tokens, WIDTH))

@@ -157,11 +157,30 @@ def test_per_token_smooths_in_nats(tmp_path: Path) -> None:
 
 
 def test_per_token_takes_the_last_evaluation_and_names_unfinished_runs(tmp_path: Path) -> None:
-    make_run(tmp_path, seed=0, steps=20, steps_planned=40)
-    make_run(tmp_path, seed=1, steps=10, steps_planned=40)
+    make_run(tmp_path, seed=0, steps=20, steps_planned=40, status="interrupted")
+    make_run(tmp_path, seed=1, steps=10, steps_planned=40, status="interrupted")
     figure, results = FIGURES["per_token"], load_results(tmp_path)
     assert set(figure.table(results)["step"]) == {20}
     assert "before the planned end of training: TTT-Linear (M)" in drawn(figure, results).get_supxlabel()
+
+
+def test_runs_that_were_stopped_early_do_not_shorten_the_others(tmp_path: Path) -> None:
+    whole = make_run(tmp_path, steps=30, perplexity=40)
+    for model, seed in (("ttt_linear", 1), ("ttt_mlp", 0), ("ttt_mlp", 1)):
+        make_run(tmp_path, model, seed=seed, steps=3, steps_planned=30, perplexity=60)
+    for name in ("training", "per_token"):
+        table = FIGURES[name].table(load_results(tmp_path))
+        assert set(table["run_id"]) == {whole.path.name}
+        assert table.get("tokens", table["step"] * TOKENS_PER_STEP).max() == 30 * TOKENS_PER_STEP
+
+
+def test_a_caption_names_the_runs_that_were_stopped_early(tmp_path: Path) -> None:
+    make_run(tmp_path, steps=3, steps_planned=30, ctx=64, perplexity=60)
+    results = load_results(tmp_path, stopped=True)
+    table = FIGURES["training"].table(results)
+    note = files.stopped_note(results, table)
+    assert note == "Stopped early by trainer.max_steps: 3 of 30 steps (1 run)."
+    assert files.drawn(FIGURES["training"], table, ["png"], note) != files.drawn(FIGURES["training"], table, ["png"])
 
 
 def test_training_draws_unfinished_runs_against_tokens(results: Results) -> None:

@@ -1,6 +1,7 @@
 """No run vanishes from a picture without a word, and a changed model never has the name of the standard one."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from ttt.analysis.left_out import left_out
 from ttt.analysis.store import Results, load_results
 from ttt.cli.label import label_of_plain
 from ttt.cli.plot import main
+from ttt.plots.files import runs_note
 from ttt.plots.panels import LINE
 from ttt.plots.registry import figures
 from ttt.plots.style import PAPER, line_style
@@ -95,6 +97,28 @@ def test_reasons_are_told_apart_and_a_caption_does_not_repeat_them(tmp_path: Pat
     assert "1 run (another setting of this method is better)" in said
     assert "1 run (no evaluation at the end of its schedule)" in said
     assert sentence("books_scaling", results, in_table=False) == ""
+
+
+def test_runs_that_were_stopped_early_are_counted(tmp_path: Path) -> None:
+    make_run(tmp_path, ctx=64, steps=2, perplexity=40)
+    make_run(tmp_path, ctx=64, seed=1, steps=1, steps_planned=2, perplexity=60)
+    departing(make_run(tmp_path, ctx=64, seed=2, steps=1, steps_planned=2, perplexity=60), mlp_hidden=156)
+    said = "Left out: 2 runs (stopped by trainer.max_steps before the end of its schedule)."
+    assert sentence("training", load_results(tmp_path)).startswith(said)
+
+
+def test_a_caption_says_what_is_left_out_and_what_was_stopped_early(tmp_path: Path) -> None:
+    make_run(tmp_path, ctx=64, steps=1, steps_planned=2, perplexity=60)
+    departing(make_run(tmp_path, ctx=64, seed=1, steps=1, steps_planned=2, perplexity=60), mlp_hidden=156)
+    results = load_results(tmp_path, stopped=True)
+    assert runs_note(results, FIGURES["training"].table(results)) == (
+        "Left out: 1 run with other settings than the standard (size.mlp_hidden). ttt-plot compare draws any run. "
+        "Stopped early by trainer.max_steps: 1 of 2 steps (1 run)."
+    )
+    results = replace(results, chosen=True)
+    assert runs_note(results, FIGURES["training"].table(results)) == (
+        "Stopped early by trainer.max_steps: 1 of 2 steps (2 runs)."
+    )
 
 
 def test_nothing_is_said_where_every_run_is_drawn(tmp_path: Path) -> None:

@@ -30,7 +30,13 @@ def as_lines(warnings: dict[str, str]) -> list[str]:
 def test_growth_is_reported_once_for_each_inner_loop(
     configure: Configure, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    common = [f"run={tmp_path}/run", *UNSTABLE, "model.eta_base=20", "recipe.learning_rate=7e-3"]
+    common = [
+        f"run={tmp_path}/run",
+        *UNSTABLE,
+        "model.eta_base=20",
+        "model.eta_base_start=1",
+        "recipe.learning_rate=7e-3",
+    ]
     train(configure(*common, "trainer.max_steps=4"), [])
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
     assert lines[0].startswith("warning: train, layer 1, head 0: at step 2 the inner loss grew from ")

@@ -43,6 +43,7 @@ SHAPES = {
     "one process": [],
     "accumulated": ["trainer.device_batch=2"],
     "two processes": ["trainer.strategy=ddp", "trainer.devices=2"],
+    "mamba": ["model=mamba"],
 }
 
 
@@ -171,7 +172,7 @@ def assert_ends_as_the_whole_run(runner: Runner, folder: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("runner", "seed"), [("one process", 0), ("one process", 1), ("accumulated", 0)], indirect=["runner"]
+    ("runner", "seed"), [("one process", 0), ("one process", 1), ("accumulated", 0), ("mamba", 0)], indirect=["runner"]
 )
 def test_killed_at_any_moment(runner: Runner, tmp_path: Path, seed: int) -> None:
     random = np.random.default_rng(seed)

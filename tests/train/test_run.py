@@ -9,6 +9,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -22,11 +23,14 @@ from ttt.cli.eval import evaluate
 from ttt.cli.export import export
 from ttt.cli.train import train
 from ttt.config.errors import RunError, UserError
+from ttt.config.layers import SHIPPED
 from ttt.config.schema import EvalConfig, ExportConfig, PrepareConfig, TrainConfig
 from ttt.evaluate import run as evaluation
+from ttt.layers.registry import LayerSpec, build_layer
 from ttt.results.checkpoints import write_digest
 from ttt.results.lock import locked
 from ttt.train.module import TrainingModule
+from ttt.train.run import _built
 
 Configure = Callable[..., TrainConfig]
 
@@ -295,7 +299,7 @@ def test_evaluation_can_be_repeated(configure: Configure, tmp_path: Path, capsys
     assert re.fullmatch(rf"{total:,} parameters, 768 tokens in [\d.,]+ s \([\d,]+ tokens/s\)", size)
     assert following.startswith(f"next: ttt-generate run={tmp_path}/run ")
     assert last.startswith(f"{tmp_path}/run: validation perplexity {before['validation']['perplexity']:.2f} ")
-    assert last.endswith("after 3 of 12 steps")
+    assert last.endswith("after 3 of 12 steps, stopped by trainer.max_steps")
     assert set(before) == {"validation", "test"}
     tables = [tmp_path / "run" / name for name in ("metrics.parquet", "documents.parquet")]
     contents = [table.read_bytes() for table in tables]
@@ -355,3 +359,26 @@ def test_a_label_goes_into_the_record(configure: Configure, tmp_path: Path) -> N
     assert record(tmp_path / "run")["label"] == label
     train(configure(*common, "trainer.max_steps=2", "ckpt=last"), [])
     assert record(tmp_path / "run")["label"] == label, "a resumed run keeps it"
+
+
+@pytest.mark.parametrize(
+    ("model", "kernel", "device", "named"),
+    [
+        ("mamba", "auto", "cpu", "cpu"),
+        ("mamba", "cpu", "cpu", "cpu"),
+        ("mamba", "dual", "cpu", None),
+        ("mamba", "auto", "cuda", None),
+        ("ttt_linear", "auto", "cpu", "cpu"),
+        ("ttt_linear", "auto", "cuda", "triton"),
+        ("transformer", "auto", "cpu", None),
+    ],
+)
+def test_the_kernel_that_the_first_step_compiles_is_named(
+    model: str, kernel: str, device: str, named: str | None
+) -> None:
+    values = {"inner_model": "linear"} if model == "ttt_linear" else {}
+    layer = build_layer(SHIPPED[model](name=model, **values), LayerSpec(32, heads=2))
+    config = SimpleNamespace(kernel=SimpleNamespace(name=kernel))
+    hardware = SimpleNamespace(device=torch.device(device))
+    prepared: Any = SimpleNamespace(plan=SimpleNamespace(config=config), hardware=hardware, model=layer)
+    assert _built(prepared) == named

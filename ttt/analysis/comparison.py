@@ -7,6 +7,8 @@ All figures and claims use the same rules:
 - Runs that start from another run's weights are a separate method.
 - Runs of one size are compared if they planned the same number of tokens: the number that is most common among the
   methods and contexts of that size.
+- A run that ``trainer.max_steps`` has stopped before the end of its schedule is not compared, unless the command asks
+  for it (``--stopped``): then it counts as if its schedule had ended there.
 - If a method was trained with several settings, such as learning rates, one represents it: among the settings run with
   the most seeds, the one with the lowest mean validation loss over the seeds they share. A one-seed search therefore
   never replaces the setting it selected. A setting with a diverged seed comes last.
@@ -43,6 +45,7 @@ class RunRole(StrEnum):
     DRAWN = "drawn"
     OTHER_SETTING = "another setting of this method is better"
     DIVERGED = "diverged"
+    STOPPED = "stopped by trainer.max_steps before the end of its schedule"
     UNEVALUATED = "no evaluation at the end of its schedule"
     OTHER_LENGTH = "planned for another number of tokens"
     NO_PARENT = "the run that it starts from is missing"
@@ -75,9 +78,14 @@ def is_standard(results: Results, group: str, aside: Set[str] = frozenset()) -> 
 def is_whole(runs: DataFrame) -> Series:
     """Mark the rows of ``results.runs`` that are finished and were trained to the end of their schedule.
 
-    With ``trainer.max_steps``, a run can be finished before that.
+    With ``trainer.max_steps``, a run can be finished before that: ``is_stopped``.
     """
     return (runs["status"] == "finished") & (runs["steps"] >= runs["steps_planned"]).fillna(False)
+
+
+def is_stopped(runs: DataFrame) -> Series:
+    """Mark the rows of ``results.runs`` that ``trainer.max_steps`` has ended before the end of their schedule."""
+    return (runs["status"] == "finished") & ~is_whole(runs)
 
 
 def compare(
@@ -110,6 +118,7 @@ def compare(
     rows["flops"] = (rows["training_flops"] + of_parent.where(rows["parent"].notna(), 0.0)).astype(float)
     rows.loc[rows["flops"].isna(), "role"] = RunRole.NO_PARENT
     rows.loc[~(is_whole(rows) & rows["validation_loss"].notna()), "role"] = RunRole.UNEVALUATED
+    rows.loc[is_stopped(rows), "role"] = RunRole.STOPPED
     rows.loc[rows["status"] == "diverged", "role"] = RunRole.DIVERGED
     for _, group in rows[rows["parent"].isna()].groupby(SIZE, dropna=False):
         others = group.index[group["tokens_planned"] != (length or usual_length)(group)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from ttt.analysis.comparison import RunRole, methods
+from ttt.analysis.comparison import RunRole, is_stopped, methods
 from ttt.config.errors import counted
 from ttt.config.label import TRIED
 
@@ -35,6 +35,8 @@ def left_out(results: Results, table: DataFrame, in_table: bool = True) -> str:
     roles = dict(zip(table["run_id"], table["role"] if "role" in table else table["run_id"], strict=True))
     roles = {run_id: role for run_id, role in roles.items() if isinstance(run_id, str)}
     known: dict[str, str] = dict(methods(results)[["run_id", "role"]].itertuples(index=False))
+    stopped = set(results.runs.loc[is_stopped(results.runs), "run_id"])
+    known |= dict.fromkeys(stopped, RunRole.STOPPED)
     other_roles = {str(role) for role in RunRole} - {str(RunRole.DRAWN)}
     reasons: Counter[str] = Counter()
     keys: Counter[str] = Counter()
@@ -45,7 +47,7 @@ def left_out(results: Results, table: DataFrame, in_table: bool = True) -> str:
             # Diverged runs in a table are drawn as crosses.
             counts = in_table and role in other_roles - {RunRole.DIVERGED}
             reasons.update([role] if counts else [])
-        elif departures:
+        elif departures and run_id not in stopped:
             reasons[DEPARTING] += 1
             keys.update(departures)
         else:

@@ -186,13 +186,14 @@ class _Rows:
 
 
 def _keys(results: Results) -> DataFrame:
-    """Return every key that users may name, as ``keys_table`` does, with the method; ``steps``: of unfinished runs."""
+    """Return every key that users may name, as ``keys_table`` does, with the method; ``steps``: of runs cut short."""
     runs = results.runs
     methods = [
         ", ".join(filter(None, [method_label(model, backbone), start]))
         for model, backbone, start in zip(runs["model"], runs["backbone"], runs["start"], strict=True)
     ]
-    steps = runs["steps"].astype("Float64").mask(is_whole(runs))
+    whole = is_whole(runs) & ~runs["run_id"].isin([*results.stopped])
+    steps = runs["steps"].astype("Float64").mask(whole)
     return keys_table(results).assign(method=methods, steps=steps, run_id=runs["run_id"])
 
 

@@ -14,6 +14,7 @@ from ttt.config.label import Label
 from ttt.config.schema import Resolved
 from ttt.results.copying import COPIES_BELOW, FIRST_LOSS, REPEATED_LOSS
 from ttt.results.record import Record, read_record
+from ttt.results.steps import as_if_whole, steps_in_words, stopped_early
 
 RUN_COLUMNS: dict[str, tuple[str, str]] = {
     "run_id": ("run_id", "string"),
@@ -67,25 +68,33 @@ JOINED = " joined"
 
 @dataclass(frozen=True)
 class ReadRun:
-    """The parts of a record that the tables are made of; ``row`` has a value for each column."""
+    """The parts of a record that the tables are made of; ``row`` has a value for each column.
+
+    ``stopped`` says how far a run was trained that ``trainer.max_steps`` has stopped early; empty for others.
+    """
 
     record: Record
     row: dict[str, Any]
     settings: dict[str, str]
     label: Label
+    stopped: str
 
 
-def read_run(path: Path, label: Callable[[Resolved], Label]) -> ReadRun:
+def read_run(path: Path, label: Callable[[Resolved], Label], stopped: bool = False) -> ReadRun:
     """Read a record; ``label`` labels its configuration if the record has no label.
+
+    With ``stopped``, a run that ``trainer.max_steps`` has stopped early counts as one whose schedule ended there.
 
     Raises:
         UserError: the file is not a run's record.
     """
     record = read_record(path)
+    early = steps_in_words(record) if stopped_early(record) else ""
+    record = as_if_whole(record) if stopped else record
     try:
         plain = record.get("label")
         of_run = Label.from_plain(plain) if plain else label(record["config"])
-        return ReadRun(record, _row(record), settings_of(record), of_run)
+        return ReadRun(record, _row(record), settings_of(record), of_run, early)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{path}: not a run's record ({type(error).__name__}: {error}); restore or remove the run's folder"

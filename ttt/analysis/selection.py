@@ -58,7 +58,7 @@ def only(results: Results, run_ids: Collection[str]) -> Results:
     parts: dict[str, Any] = {}
     for entry in fields(results):
         value = getattr(results, entry.name)
-        if entry.name in ("settings", "labels"):
+        if entry.name in ("settings", "labels", "stopped"):
             parts[entry.name] = {run_id: own for run_id, own in value.items() if run_id in run_ids}
         elif "run_id" in getattr(value, "columns", ()):
             parts[entry.name] = value[value["run_id"].isin([*run_ids])].reset_index(drop=True)

@@ -1,5 +1,6 @@
 """All runs and benchmarks below a folder, as tables. Figures and claims read nothing else."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ import pyarrow.compute as pc
 
 from ttt.analysis.benchmarks import benchmarks_table
 from ttt.analysis.run_rows import ReadRun, named_apart, read_run, runs_table
-from ttt.config.errors import UserError, bad_value
+from ttt.config.errors import UserError, bad_value, counted
 from ttt.config.label import Label, names_only
 from ttt.config.schema import Resolved
 from ttt.results.benchmarks import BENCHMARK_FILE, read_benchmark
@@ -60,6 +61,7 @@ class Results:
             in ``runs``, ``split`` and ``judged_ctx`` of the evaluation; position, ``loss`` (nats/token) and
             ``sequences``.
         unreadable: one line for each file that was left out because it could not be read.
+        stopped: run_id of each run that ``trainer.max_steps`` has stopped early -> its steps: "3 of 300 steps".
         chosen: whether the user has named these runs, so that a figure draws all of them where it can.
     """
 
@@ -74,6 +76,7 @@ class Results:
     labels: dict[str, Label]
     evaluations: pd.DataFrame
     unreadable: list[str]
+    stopped: dict[str, str]
     chosen: bool = False
 
     def select(self, split: Split, metric: str, by_position: bool = False) -> pd.DataFrame:
@@ -88,6 +91,12 @@ class Results:
         chosen = (rows["split"] == split) & (rows["metric"] == metric) & (rows["position"].notna() == by_position)
         finite = np.isfinite(rows["value"])
         return rows.loc[chosen & finite, ["run_id", "step", "position", "value"]].reset_index(drop=True)
+
+    def describe_stopped(self, run_ids: Iterable[str]) -> str:
+        """Return a sentence about those of the runs that were stopped early, or an empty text."""
+        counts = Counter(self.stopped[run_id] for run_id in set(run_ids) & self.stopped.keys())
+        steps = ", ".join(f"{text} ({counted(counts[text], 'run')})" for text in sorted(counts))
+        return f"Stopped early by trainer.max_steps: {steps}." if steps else ""
 
     def select_inner_loss(self) -> pd.DataFrame:
         """Return the inner losses on validation, or on test for a run that was probed only there."""
@@ -118,7 +127,10 @@ class _Reader:
 
 
 def load_results(
-    folder: Path | Sequence[Path], label: Callable[[Resolved], Label] = names_only, strict: bool = True
+    folder: Path | Sequence[Path],
+    label: Callable[[Resolved], Label] = names_only,
+    strict: bool = True,
+    stopped: bool = False,
 ) -> Results:
     """Read every run and benchmark below ``folder``, at any depth, sorted by path.
 
@@ -129,6 +141,7 @@ def load_results(
         folder: the folder of runs, or several.
         label: labels a configuration whose record has no label.
         strict: raise an error at the first unreadable file instead of leaving it out.
+        stopped: count runs that ``trainer.max_steps`` has stopped early as if their schedules had ended there.
 
     Raises:
         UserError: no such folder; if ``strict``, a file in it that no run or benchmark wrote.
@@ -138,7 +151,7 @@ def load_results(
         if not each.is_dir():
             raise bad_value("runs", each, "no such folder; give one that holds runs of ttt-train")
     reader = _Reader(strict)
-    by_path = reader.read(lambda path: read_run(path, label), _below(folders, RECORD_FILE))
+    by_path = reader.read(lambda path: read_run(path, label, stopped), _below(folders, RECORD_FILE))
     longest: dict[str, Path] = {}
     for path in sorted(by_path, key=lambda path: by_path[path].record["steps"]):
         longest[by_path[path].record["run_id"]] = path
@@ -164,6 +177,7 @@ def load_results(
         labels={run.record["run_id"]: run.label for run in runs.values()},
         evaluations=_evaluations(runs, reader),
         unreadable=reader.unreadable,
+        stopped={run.record["run_id"]: run.stopped for run in runs.values() if run.stopped},
     )
 
 

@@ -30,7 +30,7 @@ def compare(results: Results, arguments: Arguments, out: Path) -> None:
     from ttt.analysis.question import Question, compare_runs
     from ttt.plots.compare import figure_of, warnings
     from ttt.plots.compare_table import WRITERS, as_markdown
-    from ttt.plots.files import save
+    from ttt.plots.files import save, stopped_note
     from ttt.results.atomic import write_text
 
     values = arguments.values
@@ -38,7 +38,7 @@ def compare(results: Results, arguments: Arguments, out: Path) -> None:
     asked = {key: values[key] for key in ("x", "y", "z") if key in values}
     comparison = compare_runs(results, Question(lines=lines, **asked))
     figure = figure_of(comparison)
-    paths = save(figure, comparison.table, out)
+    paths = save(figure, comparison.table, out, stopped_note(results, comparison.table))
     if TABLE in arguments.flags:
         for kind, written in WRITERS.items():
             paths.append(out / f"{figure.id}_table.{kind}")

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import replace
 from functools import cache
 from typing import Any, cast
@@ -46,6 +47,8 @@ def label_of_plain(config: Resolved) -> Label:
     for group, name in (("model", label.model), ("size", label.size)):
         default = standard(group, name, label.ctx)
         changed = {key for key in default.keys() & config[group].keys() if config[group][key] != default[key]}
+        if group == "model" and "eta_base" in changed and _start_follows(label.model, config["model"]):
+            changed.discard("eta_base_start")
         departures |= {f"{group}.{key}": config[group][key] for key in sorted(changed)}
     row, form = _row_and_form(label, config["model"])
     return replace(label, departures=departures, row=row, form=form)
@@ -61,6 +64,19 @@ def standard(group: str, name: str, ctx: int = 512) -> Resolved:
         return {} if composed is None else _settings(composed, group, ctx)
     except InterpolationResolutionError:
         return {}
+
+
+def _start_follows(name: str, model: Resolved) -> bool:
+    """Return whether ``eta_base_start`` is what it is if only ``eta_base`` is set."""
+    return model.get("eta_base_start") == _start_of(name, model["eta_base"])
+
+
+@cache
+def _start_of(name: str, eta_base: float) -> float:
+    composed = deepcopy(_composed(f"model={name}"))
+    assert composed is not None
+    composed.model.eta_base = eta_base
+    return float(composed.model.eta_base_start)
 
 
 def table_1_row(number: int, ctx: int) -> tuple[str, str, Resolved]:

@@ -22,12 +22,12 @@ ttt-plot draws figures from runs as PNG, PDF and CSV. Without arguments it lists
 runs each could be drawn.
 
 usage: ttt-plot FIGURE ... [RUN ...] [runs=FOLDER] [select=KEY=VALUE]
-                [out=FOLDER] [--strict]
+                [out=FOLDER] [--strict] [--stopped]
        ttt-plot compare [RUN ...] [x=KEY] [y=VALUE] [lines=KEY,KEY] [z=KEY]
                 [runs=FOLDER] [select=KEY=VALUE] [--table]
        ttt-plot [runs=FOLDER]
-       ttt-plot --all [runs=FOLDER] [out=FOLDER] [--strict]
-       ttt-plot report [runs=FOLDER] [out=FILE.html] [--strict]
+       ttt-plot --all [runs=FOLDER] [out=FOLDER] [--strict] [--stopped]
+       ttt-plot report [runs=FOLDER] [out=FILE.html] [--strict] [--stopped]
 
 compare draws any measured value of any runs. Without x= and lines= it chooses
 the axes from what varies.
@@ -46,6 +46,9 @@ the axes from what varies.
   --table       also print the numbers and write them as CSV, Markdown and LaTeX
   out=figures   folder for the files; for report a file (figures/report.html)
   --strict      stop at the first unreadable file (default: report it and skip it)
+  --stopped     count runs that trainer.max_steps has stopped early as if their
+                schedules had ended there (default: figures of the paper and
+                claims leave them out)
 """
 
 LISTING_END = """\
@@ -88,7 +91,7 @@ def arguments_of(words: list[str]) -> Arguments:
     Raises:
         UserError: an unknown key or flag, or a former spelling.
     """
-    keys, flags = {"runs": "FOLDER", "out": "FOLDER", "select": "KEY=VALUE"}, ["--all", "--strict"]
+    keys, flags = {"runs": "FOLDER", "out": "FOLDER", "select": "KEY=VALUE"}, ["--all", "--strict", "--stopped"]
     if COMPARE in words:
         keys, flags = keys | KEYS, [*flags, TABLE]
     return parse(words, keys, flags)
@@ -142,7 +145,7 @@ def _draw(chosen: list[Figure], source: Source, out: Path, partly: bool) -> None
     results = _load(source, _how_to_get(chosen))
     # Imported here: the imports take seconds, and the list and usage errors do not need them.
     from ttt.analysis.left_out import left_out
-    from ttt.plots.files import save
+    from ttt.plots.files import runs_note, save
 
     tables = {figure: figure.table(results) for figure in chosen}
     lacking = [figure for figure in chosen if tables[figure].empty]
@@ -152,7 +155,7 @@ def _draw(chosen: list[Figure], source: Source, out: Path, partly: bool) -> None
         raise UserError(f"runs={source.places}: {found}; {_how_to_get(lacking)}")
     for figure in chosen:
         if figure not in lacking:
-            note = left_out(results, tables[figure], in_table=False)
+            note = runs_note(results, tables[figure])
             print("\n".join(str(path) for path in save(figure, tables[figure], out, note)))
             if said := left_out(results, tables[figure]):
                 print(f"{figure.id}: {said}", file=sys.stderr)

@@ -18,12 +18,14 @@ if TYPE_CHECKING:
 class Source:
     """The runs below ``folders`` with the values of ``select`` (``ttt.analysis.selection``), if there are any.
 
+    ``stopped``: runs that ``trainer.max_steps`` has stopped early count as if their schedules had ended there.
     ``chosen``: the user has named run folders or values, so that a figure draws all of these runs where it can.
     """
 
     folders: list[Path]
     select: str
     strict: bool
+    stopped: bool
     chosen: bool
 
     @classmethod
@@ -31,7 +33,8 @@ class Source:
         """Return the runs of a command line; folders that it names stand in place of ``runs=``."""
         folders = [Path(with_home(name)) for name in named] or [Path(arguments.values.get("runs", "runs"))]
         select = arguments.values.get("select", "")
-        return cls(folders, select, "--strict" in arguments.flags, bool(named or select))
+        strict, stopped = "--strict" in arguments.flags, "--stopped" in arguments.flags
+        return cls(folders, select, strict, stopped, chosen=bool(named or select))
 
     @property
     def places(self) -> str:
@@ -49,5 +52,5 @@ class Source:
         from ttt.analysis.selection import selected
         from ttt.cli.results import read_results
 
-        results = read_results(self.folders, self.strict)
+        results = read_results(self.folders, self.strict, self.stopped)
         return replace(selected(results, self.select) if self.select else results, chosen=self.chosen)

@@ -3,6 +3,7 @@
 import sys
 
 from ttt.cli.command import Command
+from ttt.cli.going_on import going_on
 from ttt.cli.label import label_of
 from ttt.cli.parent import like_its_parent
 from ttt.config.schema import TrainConfig
@@ -17,7 +18,8 @@ usage: ttt-train [GROUP=OPTION ...] [KEY=VALUE ...]
   ttt-train model=ttt_mlp ctx=32k              another layer, another context
   ttt-train size=125m trainer=gpu              the paper's smallest model on a GPU
   ttt-train -m model=ttt_linear,ttt_mlp ctx=512,2k    every combination, one after another
-  ttt-train trainer.max_steps=10               stop early; ckpt=last resumes later
+  ttt-train trainer.max_steps=10               stop early
+  ttt-train run=runs/NAME                      go on with a run, to the end that it planned
   ttt-train recipe=finetune from=runs/NAME ctx=8k     another run's model, 20% more tokens at another context
   ttt-train --cfg job                          print the whole configuration and stop
   ttt-train model=mamba --help                 keys and values of another model
@@ -25,6 +27,7 @@ usage: ttt-train [GROUP=OPTION ...] [KEY=VALUE ...]
 
 
 def _train(config: TrainConfig, overrides: list[str]) -> None:
+    config, overrides = going_on(config, overrides)
     train(config, overrides, label=lambda: label_of(config).to_plain())
 
 

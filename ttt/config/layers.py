@@ -32,7 +32,12 @@ class TTTConfig(LayerConfig):
         True, "eta = eta_base sigmoid(x theta_lr + beta_lr); false: eta_base / 2, its initial value"
     )
     eta_base: float = key(1.0, "base of eta, after the warm-up", above=0)
-    eta_base_start: float = key(1.0, "base of eta at the first step; it rises linearly to eta_base", at_least=0)
+    eta_base_start: float = key(
+        1.0,
+        "base of eta at the first step; it rises linearly to eta_base; if it is not set, it follows eta_base: the same "
+        "(TTT-Linear) or a tenth of it (TTT-MLP)",
+        at_least=0,
+    )
     eta_over_dim: bool = key(True, "divide eta by the head width")
     token_scale: str = key(
         "learned",
@@ -73,7 +78,7 @@ class TTTConfig(LayerConfig):
             allowed = f"must divide model.mini_batch_size={self.mini_batch_size}"
             raise bad_value("model.rope_period", self.rope_period, allowed)
         if self.eta_base_start > self.eta_base:
-            allowed = f"must be at most model.eta_base={self.eta_base}, to which it rises; set both"
+            allowed = f"must be at most model.eta_base={self.eta_base}, to which it rises"
             raise bad_value("model.eta_base_start", self.eta_base_start, allowed)
 
 

@@ -37,16 +37,25 @@ def markdown_lines(columns: Sequence[Column[T]], lines: Iterable[T]) -> list[str
     return [f"| {' | '.join(row)} |" for row in rows]
 
 
-def text_table(rows: Sequence[Sequence[str]], left: Iterable[int] = ()) -> str:
+def text_table(rows: Sequence[Sequence[str]], left: Iterable[int] = (), gap: str = "  ") -> str:
     """Return rows of cells, headings first, in columns as wide as their cells.
 
     Args:
         rows: of equal length.
         left: indices of columns to align left.
+        gap: text between two columns.
     """
     widths, left = [max(map(len, column)) for column in zip(*rows, strict=True)], set(left)
     cells = ((_padded(cell, widths[number], number in left) for number, cell in enumerate(row)) for row in rows)
-    return "\n".join("  ".join(row).rstrip() for row in cells)
+    return "\n".join(gap.join(row).rstrip() for row in cells)
+
+
+def shortened(text: str, width: int) -> str:
+    """Return a text of at most ``width`` characters; a longer one loses its middle: ``ttt_li…1a2b3c4d``."""
+    if len(text) <= width:
+        return text
+    start = (width - 1) // 2
+    return f"{text[:start]}\N{HORIZONTAL ELLIPSIS}{text[start + 1 - width :]}"
 
 
 def _padded(cell: str, width: int, left: bool) -> str:

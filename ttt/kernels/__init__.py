@@ -1,1 +1,1 @@
-"""Fast kernels of the inner loop, and the choice of a kernel."""
+"""Fast kernels of the inner loop and of Mamba's scan, and the choice of a kernel."""

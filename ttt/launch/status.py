@@ -13,6 +13,7 @@ from ttt.launch.journal import JobEnd, JobLine
 from ttt.launch.plan import PlannedRun, SweepFolder, read_runs
 from ttt.launch.slurm import NUMBER_REUSED
 from ttt.results.record import Record, RunFolder, read_record
+from ttt.results.steps import steps_in_words, stopped_early
 
 RunState = Literal[
     "not submitted",
@@ -144,7 +145,7 @@ def read_record_of(folder: Path) -> Record | UserError | None:
 
 
 def is_finished(run: PlannedRun, record: Record | UserError | None) -> bool:
-    """Return whether a record says that the run has done its whole schedule."""
+    """Return whether a record says that the run has done the steps that the sweep plans."""
     return isinstance(record, dict) and record["status"] == "finished" and record["steps"] >= run.steps
 
 
@@ -159,7 +160,8 @@ def _progress(run: PlannedRun, record: Record | UserError | None) -> RunStatus:
 
 def _result(record: Record) -> str:
     validation = record["results"].get("validation")
-    return f"validation perplexity {validation['perplexity']:.2f}" if validation else ""
+    after = f" after {steps_in_words(record)}" if stopped_early(record) else ""
+    return f"validation perplexity {validation['perplexity']:.2f}{after}" if validation else after.strip()
 
 
 def _outcome(

@@ -15,6 +15,8 @@ from ttt.results.atomic import write_text
 
 SUFFIX = ".ckpt"
 DIGEST_SUFFIX = ".sha256"
+ALL_FILES = ("step-*.ckpt*", ".step-*", "hpc_ckpt_*")
+"""Patterns of all files that runs write into their folders of checkpoints, also of a killed process."""
 
 
 class UnfinishedError(ValueError):

@@ -72,6 +72,23 @@ def locked(folder: Path) -> Iterator[None]:
                 path.rmdir()
 
 
+def held_by(folder: Path) -> str | None:
+    """Return the process that holds the lock of ``folder``; None: none does, or it has ended on this machine.
+
+    Whether a process on another machine is alive is not known: it counts as alive.
+
+    Raises:
+        UserError: the file of the lock is broken.
+    """
+    lock = Lock(folder)
+    state = lock._read()
+    if state is None:
+        return None
+    holder = state["holder"]
+    here = holder["machine"] and holder["machine"] == lock.holder["machine"]
+    return None if here and start_ticks(holder["pid"]) != holder["started"] else _name(state)
+
+
 class Lock:
     """The lock of ``folder``, which must exist."""
 

@@ -12,9 +12,10 @@ from ttt.config.errors import UserError, bad_value
 from ttt.config.identity import without_bookkeeping
 from ttt.config.schema import Resolved
 from ttt.results.atomic import write_text
+from ttt.results.steps import with_schedule
 from ttt.results.versioned import read_versioned
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 RECORD_FILE = "record.json"
 EVALUATIONS = "evaluations"
 TOKENIZERS = ("tokenizer.json", "tokenizer.model")
@@ -183,7 +184,8 @@ class Record(TypedDict):
     """``record.json``.
 
     ``error`` is one line when ``status`` is "failed", "diverged" or "interrupted". ``steps`` and ``tokens`` are those
-    done so far; the run ends after ``steps_planned``. ``training_flops`` is for the whole run. ``results`` has one
+    done so far, ``steps_planned`` and ``training_flops`` are of the whole schedule, before whose end
+    ``trainer.max_steps`` may finish the run (``ttt.results.steps``). ``results`` has one
     evaluation per split, ``evaluations`` those at other contexts and on other texts, by the names of their tables.
     ``versions`` is from ``provenance.versions``. ``warnings`` maps a subject, such as "train, layer 1, head 0", to the
     newest warning about it; most records have none. ``identity`` is the part of ``config`` from which ``run_id`` is
@@ -251,7 +253,7 @@ def config_agrees(folder: RunFolder, record: Record) -> bool:
 
 
 def read_record(path: Path) -> Record:
-    """Return the record in the file ``path``; a record of version 1 is translated to the present version.
+    """Return the record in the file ``path``; a record of an earlier version is translated to the present one.
 
     Unknown keys are kept.
 
@@ -264,11 +266,13 @@ def read_record(path: Path) -> Record:
         if not isinstance(record[key], kind):
             reason = f"{key}={record[key]!r} is not of type {kind.__name__}"
             raise UserError(f"{path}: not a run's record ({reason}); {remedy}")
-    return cast(Record, _translated(record) if record["schema_version"] == 1 else record)
+    return cast(Record, record if record["schema_version"] >= SCHEMA_VERSION else _translated(record))
 
 
 def _translated(record: dict[str, Any]) -> dict[str, Any]:
-    changed = {**record, "schema_version": SCHEMA_VERSION}
+    changed = {**with_schedule(record), "schema_version": SCHEMA_VERSION}
+    if record["schema_version"] > 1:
+        return changed
     if record["status"] == "failed" and DIVERGENCE_IN_VERSION_1.search(record["error"] or ""):
         changed["status"] = "diverged"
     if "warnings" in record:

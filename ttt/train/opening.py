@@ -14,7 +14,7 @@ from ttt.config.plain import from_plain
 from ttt.config.plan import check_same_batches
 from ttt.config.schema import Resolved, TrainConfig
 from ttt.results.atomic import PARTIAL, remove_partials
-from ttt.results.checkpoints import Checkpoint, checkpoint_step, checkpoints, newest_whole, set_aside
+from ttt.results.checkpoints import ALL_FILES, Checkpoint, checkpoint_step, checkpoints, newest_whole, set_aside
 from ttt.results.lock import LOCK_FILES
 from ttt.results.record import Record, RunFolder, read_record
 from ttt.train.planning import RunPlan
@@ -25,8 +25,7 @@ LOGS = "logs"
 """The folder of a run's loggers."""
 
 LOGGERS = "csv*"
-CHECKPOINT_FILES = ("step-*.ckpt*", ".step-*", "hpc_ckpt_*")
-"""Names in ``logs/`` and ``checkpoints/`` that are removed even if these are links to other folders."""
+"""Names in ``logs/`` that are removed even if it is a link to another folder, as ``ALL_FILES`` of checkpoints are."""
 
 WRITTEN_KEYS = {"model", "backbone", "size", "ctx", "data", "recipe", "trainer", "seed"}
 """Keys of every ``config.yaml`` of a run, which distinguish it from another program's."""
@@ -162,7 +161,7 @@ def _empty(part: Path) -> None:
         for path in part.iterdir():
             if path.is_dir() and path.match(LOGGERS):
                 shutil.rmtree(path)
-            elif any(path.match(pattern) for pattern in CHECKPOINT_FILES):
+            elif any(path.match(pattern) for pattern in ALL_FILES):
                 path.unlink()
     elif part.exists():
         shutil.rmtree(part)
@@ -189,7 +188,11 @@ def rewind_folder(folder: RunFolder, newest: Checkpoint) -> None:
 def _check_same_run(plan: RunPlan, plain: Resolved) -> TrainConfig:
     """Check that the configuration of an earlier run, in plain containers, is that of this run; return it."""
     former = from_plain(plain, type(plan.config.model))
-    different = differences(plan.identity, identity(former))
+    ours, theirs = plan.identity, identity(former)
+    if plan.config.ckpt == "last":
+        # Kernels differ only by rounding: a run may go on with another one.
+        ours, theirs = ({key: value for key, value in one.items() if key != "kernel"} for one in (ours, theirs))
+    different = differences(ours, theirs)
     if different:
         listed = "; ".join(different[:3]) + ("; ..." if len(different) > 3 else "")
         path = plan.folder.path

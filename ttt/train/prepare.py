@@ -117,10 +117,12 @@ def new_record(plan: RunPlan, device: Device, corpus: Corpus, model: LanguageMod
             "total": sum(parameter.numel() for parameter in model.parameters()),
             "embedding": model.embedding.weight.numel(),
         },
-        "training_flops": training_flops(model, config.ctx.length, step_plan.steps * step_plan.tokens_per_step),
+        "training_flops": training_flops(
+            model, config.ctx.length, step_plan.schedule_steps * step_plan.tokens_per_step
+        ),
         "tokens_per_step": step_plan.tokens_per_step,
         "steps": 0,
-        "steps_planned": step_plan.steps,
+        "steps_planned": step_plan.schedule_steps,
         "tokens": 0,
         "data": {
             "name": config.data.name,

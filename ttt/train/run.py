@@ -106,7 +106,7 @@ def _train(prepared: PreparedRun) -> MetricLog:
     """
     plan, record, newest = prepared.plan, prepared.record, prepared.newest
     if newest is not None:
-        steps = plan.step_plan.steps
+        steps = plan.step_plan.schedule_steps
         record.resume(newest.step, newest.path.name, steps, plan.overrides, plan.sweep, plan.label)
     metrics = prepared.metrics
     stop = StopRequest()

@@ -14,7 +14,9 @@ from ttt.config.errors import UserError
 from ttt.config.plain import from_plain
 from ttt.config.schema import TrainConfig
 from ttt.results.lock import locked
+from ttt.results.record import Record
 from ttt.results.run_record import Label
+from ttt.results.steps import steps_in_words, stopped_early
 from ttt.train.opening import Opening, open_run
 from ttt.train.planning import RunPlan, plan_run
 from ttt.train.processes import all_ranks_or_fail, broadcast_from_rank0, check_processes, process_group, rank
@@ -48,8 +50,7 @@ def train(
         opening = broadcast_from_rank0(lambda: _open(plan, lock))
         if opening.action == "finished" and opening.record is not None:
             if rank() == 0:
-                reached = f"validation perplexity {opening.record['results']['validation']['perplexity']:.2f}"
-                print(f"{plan.folder.path} is finished: {reached}; overwrite=true runs it again")
+                print(_finished(plan, opening.record))
             return
         # torch is imported only now, so that a mistake in the configuration or a folder of another run is reported at
         # once.
@@ -71,12 +72,31 @@ def _open(plan: RunPlan, lock: ExitStack) -> Opening:
     return open_run(plan)
 
 
+def _finished(plan: RunPlan, record: Record) -> str:
+    """Return the line about a run that has been trained already."""
+    reached = f"validation perplexity {record['results']['validation']['perplexity']:.2f}{_after(record)}"
+    asked = plan.step_plan.steps
+    more = f", more than trainer.max_steps={asked} asks for (run=FOLDER trains these apart)"
+    done = f"{record['steps']:,} steps{more}, " if record["steps"] > asked else ""
+    further = "ckpt=last without trainer.max_steps goes on, " if stopped_early(record) else ""
+    return f"{plan.folder.path} is finished: {done}{reached}; {further}overwrite=true runs it again"
+
+
+def _after(record: Record) -> str:
+    """Return how far a run was trained that was stopped before the end of its schedule; otherwise nothing."""
+    return f" after {steps_in_words(record)}, stopped by trainer.max_steps" if stopped_early(record) else ""
+
+
 def _report_start(prepared: "PreparedRun") -> None:
     from ttt.data.usage import describe_usage
 
     if rank() == 0:
         verb = "resuming" if prepared.newest else "training"
-        plan = prepared.plan
+        plan, done = prepared.plan, prepared.newest.step if prepared.newest else 0
+        if done > plan.step_plan.steps:
+            asked = f"trainer.max_steps={plan.step_plan.steps} asks for fewer; they are evaluated as they are"
+            print(f"{plan.folder.path}: {done} steps are done, {asked}", file=sys.stderr)
+            return
         steps = f"{plan.step_plan.steps} steps of {plan.step_plan.tokens_per_step:,} tokens"
         print(f"{verb} {plan.folder.path}: {steps}", file=sys.stderr)
         print(describe_usage(prepared.corpus.splits["train"], plan.config.ctx.length), file=sys.stderr)
@@ -97,7 +117,7 @@ def _report_end(prepared: "PreparedRun", evaluation: "SplitEvaluation") -> None:
         f'next: ttt-generate run={shlex.quote(str(folder))} prompt="..." continues a text; ttt-plot lists the figures'
     )
     reached = f"validation perplexity {evaluation.perplexity:.2f} ({evaluation.loss:.4f} nats/token)"
-    print(f"{folder}: {reached} after {content['steps']} of {prepared.plan.step_plan.schedule_steps} steps")
+    print(f"{folder}: {reached}{_after(content) or f' after {steps_in_words(content)}'}")
 
 
 def read_config(path: Path) -> TrainConfig:

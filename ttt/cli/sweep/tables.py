@@ -36,7 +36,8 @@ def status_table(statuses: list[RunStatus]) -> str:
     names = _row_names([status.run for status in statuses])
     rows = [("run", "state", "step", "tokens/s", "left", "")]
     for status in statuses:
-        steps = f"{status.steps}/{status.run.steps}"
+        # A run of this configuration may have been trained further than trainer.max_steps of the sweep.
+        steps = f"{status.steps}/{max(status.run.steps, status.steps)}"
         speed = quantity(status.tokens_per_second) if status.tokens_per_second else ""
         left = duration(status.seconds_left) if status.state == "running" and status.seconds_left else ""
         elsewhere = f" (in {status.elsewhere.name})" if status.elsewhere else ""

@@ -35,7 +35,7 @@ class CompilerError(Exception):
 
 
 def load() -> None:
-    """Load the operators ``ttt_cpu::forward`` and ``ttt_cpu::backward``, and compile them on first use.
+    """Load the operators of the library ``ttt_cpu``, and compile them on first use.
 
     The library is stored in the user's cache (``XDG_CACHE_HOME``), in one folder for each combination of sources,
     flags, torch version and CPU. Processes that start together compile once. A line on standard error reports it.
@@ -82,7 +82,7 @@ def _build(sources: Path, scratch: Path, library: Path) -> None:
     # Remove the files of a killed build; torch would wait forever on its lock file.
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
-    print(f"compiling the CPU kernel of the inner loop (once, about 15 s) into {library.parent}", file=sys.stderr)
+    print(f"compiling the CPU kernels (once, about 15 s) into {library.parent}", file=sys.stderr)
     before = dict(os.environ)
     # The programs of a virtual environment, such as ninja, may be missing from PATH.
     scripts = [str(Path(sys.executable).parent), sysconfig.get_path("scripts")]
