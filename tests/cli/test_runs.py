@@ -54,7 +54,7 @@ def test_runs_are_listed_in_80_columns_with_their_status(tmp_path: Path, capsys:
     assert lines[-1].startswith(f"{tmp_path}: 3 runs, ")
     assert captured.err.startswith(f"left out: {tmp_path}/broken/record.json: not a run's record")
     main([f"runs={tmp_path}", "--wide"])
-    assert "TTT-MLP (M) s2 512 mini_batch_size=4 learning_rate=0.005 seed=1" in capsys.readouterr().out
+    assert "TTT-MLP (M) w128 512 mini_batch_size=4 learning_rate=0.005 seed=1" in capsys.readouterr().out
 
 
 def test_json_has_an_entry_for_each_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -91,8 +91,8 @@ def test_a_run_is_found_by_the_end_of_its_name_and_shown(tmp_path: Path, capsys:
     assert str(run.path) in text
     assert "3 of 30 steps" in text
     assert f"ttt-train run={run.path}" in text
-    assert "did you mean" in refused(["show", "ttt_mpl-mamba-s2-512-1-4", f"runs={tmp_path}"], capsys)
-    assert "3 runs have this in their names" in refused(["show", "s2", f"runs={tmp_path}"], capsys)
+    assert "did you mean" in refused(["show", "ttt_mpl-mamba-w128-512-1-4", f"runs={tmp_path}"], capsys)
+    assert "3 runs have this in their names" in refused(["show", "w128", f"runs={tmp_path}"], capsys)
 
 
 def test_two_runs_are_compared_by_settings_and_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -175,4 +175,4 @@ def test_a_folder_without_the_label_of_its_record_is_listed(tmp_path: Path, caps
     content.pop("label")
     write_record(run.record, content)
     main([f"runs={tmp_path}", "--wide"])
-    assert "TTT-Linear (M) s2 512" in capsys.readouterr().out
+    assert "TTT-Linear (M) w128 512" in capsys.readouterr().out

@@ -11,6 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ttt.backbones.registry import backbones
 from ttt.cli.errors import describe
+from ttt.cli.resolvers import register_resolvers
 from ttt.config.assets import assets
 from ttt.config.errors import UserError, bad_value, first_line
 from ttt.config.plain import present_values
@@ -34,15 +35,21 @@ def read_settings(source: str | PathLike[str] | Mapping[str, Any]) -> tuple[Reso
     """
     if isinstance(source, str) and source in layer_types():
         return {"name": source}, {}, False
-    content = _plain(source if isinstance(source, Mapping) else _read(Path(source).expanduser()))
-    model = content.get("model", content)
-    if not isinstance(model, dict) or "name" not in model:
+    config = source if isinstance(source, DictConfig) else None
+    if config is None:
+        config = OmegaConf.create(dict(source)) if isinstance(source, Mapping) else _read(Path(source).expanduser())
+    model = config.get("model", config)
+    if not isinstance(model, DictConfig) or "name" not in model:
         where = "the mapping" if isinstance(source, Mapping) else source
         raise UserError(f"{where}: has no model.name; it names the layer, one of {', '.join(layer_types())}")
-    size, backbone = content.get("size") or {}, content.get("backbone") or {}
+    size, backbone = (_plain(config.get(group) or {}) for group in ("size", "backbone"))
     # Of a run's configuration the backbone decides which projections the layer has.
     name = backbone.get("name")
-    return model, {key: size[key] for key in SIZES if key in size}, name in backbones() and backbones()[name].conv_gate
+    return (
+        _resolved(model),
+        {key: size[key] for key in SIZES if key in size},
+        name in backbones() and backbones()[name].conv_gate,
+    )
 
 
 def layer_config(settings: Resolved) -> LayerConfig:
@@ -54,11 +61,24 @@ def layer_config(settings: Resolved) -> LayerConfig:
     """
     name = str(settings["name"])
     schema = layer_type(name).schema
-    file = assets() / "conf" / "model" / f"{name}.yaml"
-    standard = _plain(_read(file))["model"] if file.is_file() else {}
     typed = OmegaConf.create({"model": OmegaConf.structured(schema)})
-    merged = OmegaConf.merge(typed, {"model": standard}, {"model": present_values(schema, settings)})
+    merged = OmegaConf.merge(typed, {"model": _standard(name)}, {"model": present_values(schema, settings)})
     return cast(dict[str, LayerConfig], OmegaConf.to_object(merged))["model"]
+
+
+def _standard(name: str) -> DictConfig:
+    """Return the settings of ``model=NAME`` that are not defaults, with references to other settings of the layer."""
+    register_resolvers()
+    file = assets() / "conf" / "model" / f"{name}.yaml"
+    return _read(file)["model"] if file.is_file() else OmegaConf.create({})
+
+
+def _resolved(model: DictConfig) -> Resolved:
+    """Return the settings of a layer as plain values; a reference may name a setting that only the layer's type has."""
+    defaults = OmegaConf.to_container(OmegaConf.structured(layer_type(str(model["name"])).schema))
+    whole = OmegaConf.merge({"model": defaults}, {"model": _standard(model["name"])}, {"model": model})
+    values = _plain(whole)["model"]
+    return {key: values[key] for key in model}
 
 
 def layer_spec(size: Resolved, kernel: str, conv_gate: bool) -> LayerSpec:

@@ -4,7 +4,6 @@ import re
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import fields, is_dataclass
-from decimal import Decimal
 from functools import cache, lru_cache
 from typing import Any, TypeVar, cast
 
@@ -18,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ttt.cli.added import added_backbones, added_layers, added_sources
+from ttt.cli.resolvers import register_resolvers
 from ttt.config.assets import assets
 from ttt.config.bench import InnerBenchConfig, KernelBenchConfig, LatencyBenchConfig, Method, ModelBenchConfig
 from ttt.config.errors import UserError, bad_value
@@ -65,7 +65,7 @@ def register_schemas() -> None:
     Raises:
         UserError: a file of ``ttt/layers/``, ``ttt/backbones/`` or ``ttt/data/`` that cannot be read.
     """
-    OmegaConf.register_new_resolver("share", share, replace=True)
+    register_resolvers()
     store = ConfigStore.instance()
     for name, schema in SCHEMAS.items():
         store.store(group="schema", name=name, node=schema, package="_global_")
@@ -82,14 +82,6 @@ def register_schemas() -> None:
         # Keys common to all sources have the values of conf/data/local.yaml, unless conf/data/NAME.yaml sets them.
         base = [{"/schema/data@_here_": name}, "local", "_self_"]
         _store_option("data", name, {"defaults": base, "name": name, "source": name})
-
-
-def share(part: float, whole: float) -> float:
-    """Return ``part`` times ``whole`` as one writes it, for ``${share:0.1,${.key}}`` in ``conf/``.
-
-    A tenth of 0.1 is 0.01, not 0.010000000000000002: the ids of runs are made from such values.
-    """
-    return float(Decimal(str(part)) * Decimal(str(whole)))
 
 
 def _store_option(group: str, name: str, node: dict[str, Any], package: str | None = None) -> None:
