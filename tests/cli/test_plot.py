@@ -8,7 +8,8 @@ import pytest
 from ttt.cli.plot import main
 from ttt.plots.registry import figures
 
-make_run = run_path(str(Path(__file__).parents[1] / "plots" / "synthetic.py"))["make_run"]
+synthetic = run_path(str(Path(__file__).parents[1] / "plots" / "synthetic.py"))
+make_run, make_benchmark = synthetic["make_run"], synthetic["make_benchmark"]
 
 
 def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -46,6 +47,14 @@ def test_without_arguments_the_runs_of_each_figure_are_counted(
     assert without.startswith("No run is suitable for ")
     main([f"runs={tmp_path}/nowhere"])
     assert capsys.readouterr().out.endswith(f"There are no runs in {tmp_path}/nowhere.\n")
+
+
+def test_without_arguments_a_figure_of_benchmarks_alone_counts_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_benchmark(tmp_path, sizes=(1, 16))
+    main([f"runs={tmp_path}"])
+    assert "  mini_batch_size  1 benchmark of ttt-bench\n" in capsys.readouterr().out
 
 
 def test_listing_imports_nothing_heavy(tmp_path: Path) -> None:

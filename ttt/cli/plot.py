@@ -120,8 +120,10 @@ def _drawable(source: Source) -> str:
         table = figure.table(results)
         if table.empty:
             lacking.append(figure.id)
-        elif "run_id" in table:
-            runs = table["run_id"].unique()
+            continue
+        # A figure of runs and benchmarks has rows without a run.
+        runs = table["run_id"].dropna().unique() if "run_id" in table else []
+        if len(runs):
             lines[figure.id] = f"{counted(len(runs), 'run')}, such as {runs[0]}"
         else:
             lines[figure.id] = f"{counted(table['benchmark_id'].nunique(), 'benchmark')} of ttt-bench"
