@@ -77,8 +77,8 @@ def _resolved(model: DictConfig) -> Resolved:
     """Return the settings of a layer as plain values; a reference may name a setting that only the layer's type has."""
     defaults = OmegaConf.to_container(OmegaConf.structured(layer_type(str(model["name"])).schema))
     whole = OmegaConf.merge({"model": defaults}, {"model": _standard(model["name"])}, {"model": model})
-    values = _plain(whole)["model"]
-    return {key: values[key] for key in model}
+    values = _plain(cast(DictConfig, whole))["model"]
+    return {str(key): values[key] for key in model}
 
 
 def layer_spec(size: Resolved, kernel: str, conv_gate: bool) -> LayerSpec:
