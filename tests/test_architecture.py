@@ -164,7 +164,7 @@ def test_answers_before_a_run_import_nothing_heavy(tmp_path: Path) -> None:
 
 REFUSALS = [
     ("train", "run=other", "run=other: contains other files and no run"),
-    ("train", "run=trained", "run=trained: belongs to another configuration"),
+    ("train", "run=trained seed=9", "seed=9: run=trained goes on with its own configuration"),
     ("train", "data=local", "data.path=null: give a folder"),
     ("train", "model=foo", "model=foo: choose one of"),
     ("data", "prepare data=local", "data.path=null: give a folder"),
@@ -191,7 +191,7 @@ for command, arguments, _ in REFUSALS:
 @pytest.mark.slow
 def test_refusals_import_nothing_heavy(tmp_path: Path) -> None:
     """Importing torch would take longer than all that these refusals need."""
-    (run,) = (ROOT / "results" / "laptop").glob("ttt_mlp-transformer-s1-512-*-b8f79a33")
+    (run,) = (ROOT / "results" / "laptop").glob("transformer-transformer-w128-512-*")
     for folder in ("trained", "runs/mine"):
         shutil.copytree(run, tmp_path / folder)
     (tmp_path / "other").mkdir()

@@ -16,9 +16,9 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("runs")
     make_ladder(folder, seeds=(0, 1))
     make_run(folder, "mamba", "own", steps=8, perplexity=50.0, evaluated=False)
-    for size, ctx, steps in (("s1", 1024, 200), ("s3", 2048, 1)):
+    for size, ctx, steps in (("w64", 1024, 200), ("w192", 2048, 1)):
         make_run(folder, size=size, ctx=ctx, steps=steps, perplexity=50.0, evaluated=False)
-    make_copying(folder, lambda name: name.startswith("ttt_linear-mamba-s2-512-0"))
+    make_copying(folder, lambda name: name.startswith("ttt_linear-mamba-w128-512-0"))
     return FIGURE.table(load_results(folder))
 
 
@@ -47,7 +47,7 @@ def test_half_and_end_come_first(table: Any) -> None:
 def test_seeds_are_thin_and_a_ring_is_at_the_end_of_a_run_that_copies(table: Any) -> None:
     with paper_style():
         canvas = FIGURE.draw(table)
-    # Panels are sorted by size: s1, s2, s3.
+    # Panels are sorted by context.
     axes = canvas.axes[1]
     thin = [line for line in axes.lines if line.get_linewidth() == 0.5]
     assert len(thin) == 16

@@ -258,7 +258,7 @@ def test_ablation_marks_the_rows_that_copy_from_context(tmp_path: Path) -> None:
     make_ladder(tmp_path, seeds=(0, 1), own_noise=0)
     plain = drawn("ablation", tmp_path)
     assert not any("copies" in line.get_label() for line in plain.axes[1].lines)
-    make_copying(tmp_path, lambda name: name == "ttt_linear-mamba-s2-512-0")
+    make_copying(tmp_path, lambda name: name == "ttt_linear-mamba-w128-512-0")
     table = FIGURES["ablation"].table(load_results(tmp_path))
     assert table["copies"].tolist() == [False] * 14 + [True, False]
     canvas = drawn("ablation", tmp_path)

@@ -35,7 +35,7 @@ def test_growth_is_reported_once_for_each_inner_loop(
         *UNSTABLE,
         "model.eta_base=20",
         "model.eta_base_start=1",
-        "recipe.learning_rate=7e-3",
+        "recipe.learning_rate=4e-3",
     ]
     train(configure(*common, "trainer.max_steps=4"), [])
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]

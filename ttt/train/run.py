@@ -1,6 +1,7 @@
 """Training of a prepared run with Lightning, then the evaluation of the trained model."""
 
 import logging
+import sys
 import warnings
 from contextlib import suppress
 
@@ -70,7 +71,7 @@ def _evaluate_test(trained: TrainedRun) -> None:
     try:
         windows_within(documents, trained.reading.ctx)
     except UserError as error:
-        trained.record.warn({"test": str(error)})
+        _warn(trained, "test", error)
     else:
         evaluate_run(trained, "test")
 
@@ -80,7 +81,13 @@ def _measure_copying(trained: TrainedRun) -> None:
     try:
         probe_copying(trained, "validation")
     except DivergedError as error:
-        trained.record.warn({"validation, repeated text": str(error)})
+        _warn(trained, "validation, repeated text", error)
+
+
+def _warn(trained: TrainedRun, subject: str, error: Exception) -> None:
+    """Print a warning and note it in the record."""
+    print(f"warning: {subject}: {error}", file=sys.stderr)
+    trained.record.warn({subject: str(error)})
 
 
 def _open_folder(prepared: PreparedRun) -> None:
