@@ -81,10 +81,10 @@ whole: night ## every sweep for laptops whole: more figures, the largest size, t
 	@for sweep in $(WHOLE_SWEEPS); do $(call TRAIN,$$sweep) && $(call COLLECT,$$sweep) || exit; done
 	$(DRAW)
 
-test: setup ## run all tests (11 minutes on 2 cores)
+test: setup ## run all tests (8 minutes on 2 cores)
 	$(PYTEST)
 
-quick: setup ## run the tests that are not marked slow (two minutes on 2 cores): for use while working
+quick: setup ## run the tests that are not marked slow (a minute and a half on 2 cores): for use while working
 	$(PYTEST) --numprocesses logical --maxprocesses 8 -m "not slow"
 
 check: setup ## lint, format and types
