@@ -1,6 +1,5 @@
 """Which runs a comparison over any keys draws, on which axes."""
 
-import json
 import math
 from pathlib import Path
 from runpy import run_path
@@ -11,20 +10,11 @@ import pytest
 from ttt.analysis.question import Comparison, Question, compare_runs
 from ttt.analysis.selection import selected
 from ttt.analysis.store import Results, load_results
-from ttt.cli.label import label_of_plain
 from ttt.config.errors import UserError
 from ttt.results.record import RunFolder
 
-make_run = run_path(str(Path(__file__).parents[1] / "plots" / "synthetic.py"))["make_run"]
-
-
-def departing(run: RunFolder, **size: object) -> RunFolder:
-    """Give a run other settings of its size, and the label of such a run."""
-    record = json.loads(run.record.read_text())
-    record["config"]["size"] |= size
-    record["label"] = label_of_plain(record["config"]).to_plain()
-    run.record.write_text(json.dumps(record))
-    return run
+synthetic = run_path(str(Path(__file__).parents[1] / "plots" / "synthetic.py"))
+make_run, departing = synthetic["make_run"], synthetic["departing"]
 
 
 def make_sweep(folder: Path, sizes: tuple[int, ...] = (4, 16), rates: tuple[float, ...] = (0.1, 0.3, 1.0)) -> None:

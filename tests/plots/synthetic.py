@@ -1,5 +1,6 @@
 """Run folders with made-up but realistic numbers."""
 
+import json
 import math
 import zlib
 from collections.abc import Callable
@@ -160,6 +161,15 @@ def make_documents(run: RunFolder, split: Split = "validation", documents: int =
     per_token += record["results"][split]["loss"] - (per_token * tokens).sum() / tokens.sum()
     steps, name = record["steps"], run.path.name
     write_document_losses(run.documents, name, split, steps, windows, number, per_token * tokens, tokens)
+    return run
+
+
+def departing(run: RunFolder, **size: object) -> RunFolder:
+    """Give a run other settings of its size, and the label of such a run."""
+    record = json.loads(run.record.read_text())
+    record["config"]["size"] |= size
+    record["label"] = label_of_plain(record["config"]).to_plain()
+    run.record.write_text(json.dumps(record))
     return run
 
 

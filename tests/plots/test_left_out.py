@@ -1,32 +1,21 @@
 """No run vanishes from a picture without a word, and a changed model never has the name of the standard one."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from synthetic import make_elsewhere, make_probe, make_run
+from synthetic import departing, make_elsewhere, make_probe, make_run
 
 from ttt.analysis.left_out import left_out
 from ttt.analysis.store import Results, load_results
-from ttt.cli.label import label_of_plain
 from ttt.cli.plot import main
 from ttt.plots.files import runs_note
 from ttt.plots.panels import LINE
 from ttt.plots.registry import figures
 from ttt.plots.style import PAPER, line_style
-from ttt.results.record import RunFolder
 
 FIGURES = figures()
-
-
-def departing(run: RunFolder, **size: object) -> RunFolder:
-    record = json.loads(run.record.read_text())
-    record["config"]["size"] |= size
-    record["label"] = label_of_plain(record["config"]).to_plain()
-    run.record.write_text(json.dumps(record))
-    return run
 
 
 def sentence(name: str, results: Results, **options: bool) -> str:

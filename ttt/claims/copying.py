@@ -1,4 +1,4 @@
-"""Comparisons of runs that copy from context with runs that do not, and what is said of them."""
+"""Comparisons of runs that copy from context with runs that do not, and the words for their verdicts."""
 
 from dataclasses import replace
 
