@@ -317,7 +317,7 @@ def test_events_stand_around_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_bound_is_the_later_of_operations_and_memory() -> None:
-    device = GPU("one", memory_bandwidth=10.0, half_flops=100.0, float_flops=1.0)
+    device = GPU("one", memory_bandwidth=10.0, half_flops=100.0, float_flops=1.0, memory=1.0)
     assert device.seconds(200.0, 10.0, "bf16") == 2.0
     assert device.seconds(200.0, 50.0, "fp16") == 5.0
     assert device.seconds(200.0, 50.0, "fp32") == 200.0

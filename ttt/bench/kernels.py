@@ -187,7 +187,7 @@ def _jobs(config: KernelBenchConfig) -> Iterator[Job]:
 
 def _compiled(config: KernelBenchConfig, job: Job) -> CompiledKernel:
     from ttt.kernels.triton.compile import compile_resources
-    from ttt.kernels.triton.op import DEFAULT_GROUP
+    from ttt.kernels.triton.sizes import DEFAULT_GROUP
 
     group = config.checkpoint_group or DEFAULT_GROUP[LAYERS[_layer(job.configuration)]]
     sizes = Sizes(job.D, 4 * job.D, job.b, DTYPES[job.dtype].itemsize, config.tokens, group)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-TERA = 1e12
+TERA, GIGA = 1e12, 1e9
 
 
 @dataclass(frozen=True)
@@ -14,12 +14,14 @@ class GPU:
         memory_bandwidth: B/s of device memory.
         half_flops: FLOP/s of dense bf16 or fp16 matrix products with float32 accumulation.
         float_flops: FLOP/s of float32 outside the tensor cores, which compute TF32.
+        memory: bytes of device memory.
     """
 
     name: str
     memory_bandwidth: float
     half_flops: float
     float_flops: float
+    memory: float
 
     def seconds(self, flops: float, device_bytes: float, dtype: str) -> float:
         """Return a lower bound: matrix products and device memory at their peaks, perfectly overlapped, nothing else.
@@ -33,18 +35,18 @@ class GPU:
         return max(flops / peak, device_bytes / self.memory_bandwidth)
 
 
-V100 = GPU("V100", 0.9 * TERA, 125 * TERA, 15.7 * TERA)
-"""SXM2; ``half_flops`` is for fp16."""
+V100 = GPU("V100", 0.9 * TERA, 125 * TERA, 15.7 * TERA, 32 * GIGA)
+"""SXM2, 32 GB; ``half_flops`` is for fp16."""
 
-A100 = GPU("A100", 2.039 * TERA, 312 * TERA, 19.5 * TERA)
+A100 = GPU("A100", 2.039 * TERA, 312 * TERA, 19.5 * TERA, 80 * GIGA)
 """SXM, 80 GB."""
 
-H100 = GPU("H100", 3.35 * TERA, 989 * TERA, 67 * TERA)
+H100 = GPU("H100", 3.35 * TERA, 989 * TERA, 67 * TERA, 80 * GIGA)
 """SXM, 80 GB."""
 
-H200 = GPU("H200", 4.8 * TERA, 989 * TERA, 67 * TERA)
+H200 = GPU("H200", 4.8 * TERA, 989 * TERA, 67 * TERA, 141 * GIGA)
 
-B200 = GPU("B200", 8 * TERA, 2250 * TERA, 80 * TERA)
+B200 = GPU("B200", 8 * TERA, 2250 * TERA, 80 * TERA, 180 * GIGA)
 """In an HGX board, 1000 W."""
 
 MODELLED = (A100, H100, B200)

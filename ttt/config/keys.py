@@ -14,7 +14,7 @@ REQUIRED = "???"
 
 BOUNDS = {"at_least": operator.ge, "above": operator.gt, "at_most": operator.le, "below": operator.lt}
 
-OTHER_RULES = {"choices", "not_empty", "file_name", "hidden", "free_text", "formerly"}
+OTHER_RULES = {"choices", "words", "not_empty", "file_name", "hidden", "free_text", "formerly"}
 
 LARGEST_SEED = 2**32 - 1
 """Of NumPy's global generator, which Lightning seeds together with torch's."""
@@ -33,16 +33,13 @@ def key(default: Any, meaning: str, **rules: Any) -> Any:
         default: the default value, or a class such as ``list`` or ``SizeConfig`` that creates it.
         meaning: the text of ``--help``.
         rules: checked by ``check_keys``, in a list for each value: the bounds ``at_least``, ``above``, ``at_most`` and
-            ``below``, which also exclude infinity; ``choices``, a tuple of all allowed values; ``not_empty=True`` for
-            a list; ``file_name=True`` for a text that becomes the name of a folder or a part of it. ``hidden=True``
-            omits the key, or the keys of a group, from ``--help``. ``free_text=True``: see ``free_text_keys``.
-            ``formerly``: value of an earlier version, as in old records -> present value.
+            ``below``, which also exclude infinity; ``words``, a tuple of texts that are allowed besides numbers;
+            ``choices``, a tuple of all allowed values; ``not_empty=True`` for a list; ``file_name=True`` for a text
+            that becomes the name of a folder or a part of it. ``hidden=True`` omits the key, or the keys of a group,
+            from ``--help``. ``free_text=True``: see ``free_text_keys``. ``formerly``: value of an earlier version, as
+            in old records -> present value.
     """
-    if (
-        unknown := rules.keys()
-        - BOUNDS.keys()
-        - {"choices", "not_empty", "file_name", "hidden", "free_text", "formerly"}
-    ):
+    if unknown := rules.keys() - BOUNDS.keys() - OTHER_RULES:
         raise TypeError(f"no such rule: {', '.join(sorted(unknown))}")
     metadata = {"help": meaning, **rules}
     if isinstance(default, type):
@@ -122,9 +119,13 @@ def _allowed_instead_of(value: Any, rules: Mapping[str, Any], choose: str) -> st
     if rules.get("file_name") and not _is_file_name(value):
         return "is the name of a folder; give one without / or \\, that does not begin with a dot"
     bounds = {name: rules[name] for name in BOUNDS if name in rules}
+    words = rules.get("words", ())
+    if value in words:
+        return None
+    or_word = "".join(f", or {word}" for word in words)
     if bounds and not isinstance(value, int | float):
-        return "must be a number"
+        return f"must be a number{or_word}"
     if all(BOUNDS[name](value, bound) for name, bound in bounds.items()):
         return "must be finite" if bounds and math.isinf(value) else None
-    words = [f"{name.replace('_', ' ')} {bound}" for name, bound in bounds.items()]
-    return f"must be {' and '.join(words).replace('above 0', 'positive')}"
+    limits = [f"{name.replace('_', ' ')} {bound}" for name, bound in bounds.items()]
+    return f"must be {' and '.join(limits).replace('above 0', 'positive')}{or_word}"

@@ -38,7 +38,7 @@ def plan_steps(config: TrainConfig) -> StepPlan:
     """Return the plan of a run.
 
     A step has ``recipe.tokens_per_step`` tokens at every context length. A longer context has one sequence per step
-    and device, and proportionally fewer steps.
+    and device, and proportionally fewer steps. ``trainer.device_tokens=auto`` is planned as if all sequences fit.
 
     Raises:
         UserError: the tokens of a step do not divide evenly into sequences, devices and batches.
@@ -70,8 +70,16 @@ def _device_batch(config: TrainConfig, per_device: int) -> int:
         if per_device % batch:
             raise bad_value("trainer.device_batch", batch, f"must divide the {per_device} sequences of a device's step")
         return batch
-    fitting = max(1, config.trainer.device_tokens // config.ctx.length)
-    return max(n for n in range(1, min(fitting, per_device) + 1) if per_device % n == 0)
+    if config.trainer.device_tokens == "auto":
+        return per_device
+    return next(
+        n for n in device_batches(per_device) if n == 1 or n * config.ctx.length <= config.trainer.tokens_at_once
+    )
+
+
+def device_batches(per_device: int) -> list[int]:
+    """Return the batches into which a device can divide its sequences of a step, the largest first."""
+    return [n for n in range(per_device, 0, -1) if per_device % n == 0]
 
 
 def order_seed(config: TrainConfig) -> int:

@@ -195,8 +195,18 @@ class TrainerConfig:
     device_batch: int | None = key(
         None, "sequences in a device's batch; null: as many as fit device_tokens", at_least=1
     )
-    device_tokens: int = key(
-        32768, "maximum number of tokens in a device's batch; a step accumulates several batches", at_least=1
+    device_tokens: int | str = key(
+        32768,
+        "maximum number of tokens in a device's batch; a step accumulates several batches; auto: as many as fit into "
+        "the device's memory by the count of docs/memory.md",
+        at_least=1,
+        words=("auto",),
+    )
+    activation_checkpointing: str = key(
+        "none",
+        "blocks: keep only the input of each block and compute the block again in the backward pass, with the same "
+        "results in a third more time and much less memory; auto: blocks if the step does not fit without it",
+        choices=("none", "blocks", "auto"),
     )
     max_steps: int | None = key(None, "stop after this many steps of the recipe's schedule", at_least=1)
     checkpoint_every: int = key(250, "steps between checkpoints; 0: only at the end", at_least=0)
@@ -206,6 +216,12 @@ class TrainerConfig:
     logger: str = key("csv", "logger in addition to the run's metrics", choices=("csv", "tensorboard", "wandb"))
     wandb: WandbConfig = key(WandbConfig, "Weights & Biases")
     progress: bool = key(True, "show progress")
+
+    @property
+    def tokens_at_once(self) -> int:
+        """``device_tokens`` as a number; ``ttt.train.fitting`` has replaced auto in every run that is planned."""
+        assert isinstance(self.device_tokens, int)
+        return self.device_tokens
 
 
 @dataclass

@@ -178,7 +178,7 @@ def load_run(
     if device.type == "cpu":
         keep_freed_memory()
     tokens = config.data.eval_tokens if eval_tokens is None else eval_tokens
-    reading = Reading(config.ctx.length, tokens, device, config.trainer.device_tokens, show_progress)
+    reading = Reading(config.ctx.length, tokens, device, config.trainer.tokens_at_once, show_progress)
     find = partial(corpus_of, record, config.data, show_progress)
     return TrainedRun(record, find, model.to(device), checkpoint.step, reading)
 

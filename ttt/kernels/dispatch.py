@@ -85,7 +85,8 @@ def why_not_here(name: str, device: torch.device) -> str | None:
 def view_type(kernel: InnerKernel, views: Tensor) -> torch.dtype:
     """Return the dtype in which ``kernel`` reads q, k and v: the dtype of ``views``, or at least float32."""
     at_least_float32 = torch.promote_types(views.dtype, torch.float32)
-    return kernel.view_type(views, at_least_float32) if isinstance(kernel, CompiledKernel) else at_least_float32
+    own_choice = getattr(kernel, "view_type", None)
+    return own_choice(views, at_least_float32) if own_choice else at_least_float32
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ class CompiledKernel:
             _log_gpu_kernel(str(inputs.q.device), reason)
         group = self.config.checkpoint_group or 0
         if reason:
-            kernel = _in_float32(self.fallback)
+            kernel = in_float32(self.fallback)
         elif triton:
             kernel = for_any_length(partial(_triton_kernel, group), partial(_triton_rest, self.fallback))
         else:
@@ -139,13 +140,14 @@ def _why_not_cpu(loop: InnerLoop, inputs: InnerInputs) -> str | None:
         return "it supports no forget gate"
     if inputs.q.device.type != "cpu":
         return f"it runs on CPUs, not on {inputs.q.device.type}"
-    head_dim, hidden, b, dtype = inputs.q.shape[-1], _hidden(loop, inputs), loop.mini_batch_size, inputs.q.dtype
+    head_dim, hidden, b, dtype = inputs.q.shape[-1], hidden_widths(loop, inputs), loop.mini_batch_size, inputs.q.dtype
     if not op.supports(head_dim, hidden, b, dtype):
         return f"it does not support head width {head_dim} with hidden width {hidden}, b = {b} and {dtype}"
     return _why_no_compiler()
 
 
-def _hidden(loop: InnerLoop, inputs: InnerInputs) -> tuple[int, ...]:
+def hidden_widths(loop: InnerLoop, inputs: InnerInputs) -> tuple[int, ...]:
+    """Return the widths of the hidden layers of an inner MLP: none for TTT-Linear."""
     assert isinstance(loop.model, InnerMLP)
     return tuple(outputs for _, outputs in loop.model.widths(inputs.q.shape[-1])[:-1])
 
@@ -199,7 +201,7 @@ def _why_not_triton(loop: InnerLoop, inputs: InnerInputs) -> str | None:
         return elsewhere
     # Dynamo cannot trace the call that reads the device's shared memory; the operator checks it when it runs.
     device = None if torch.compiler.is_compiling() else views.device
-    hidden = _hidden(loop, inputs)
+    hidden = hidden_widths(loop, inputs)
     return _triton_op().unsupported(views.shape[-1], hidden, loop.mini_batch_size, views.dtype, device)
 
 
@@ -222,14 +224,14 @@ def _triton_rest(
     """Compute part of a mini-batch: a single token without gradients with the decode kernel, else with ``fallback``."""
     tensors = (*inputs[:4], *loop.norm, *state.tensors, loop.tau)
     if inputs.length != 1 or (torch.is_grad_enabled() and any(x.requires_grad for x in tensors)):
-        return _in_float32(fallback)(loop, state, inputs)
+        return in_float32(fallback)(loop, state, inputs)
     token, offset = with_halved_loss(loop, inputs)[:4], state.offset
     z, after = _triton_op().decode_token(state.W, state.grad_sum or (), *loop.norm, *token, loop.tau, offset)
     ends = offset + 1 == loop.mini_batch_size
     return z, InnerState(after) if ends else InnerState(state.W, after, offset=offset + 1)
 
 
-def _in_float32(fallback: InnerKernel) -> InnerKernel:
+def in_float32(fallback: InnerKernel) -> InnerKernel:
     """Return ``fallback`` on views in at least float32; it would otherwise multiply them in half precision."""
 
     def kernel(loop: InnerLoop, state: InnerState, inputs: InnerInputs) -> tuple[Tensor, InnerState]:

@@ -1,4 +1,7 @@
-"""The choice of the torch device, and of the precision on it."""
+"""The choice of the torch device, its memory, and the precision on it."""
+
+import os
+from pathlib import Path
 
 import torch
 
@@ -29,3 +32,18 @@ def choose_precision(name: str, device: torch.device) -> str:
         return "32-true"
     # GPUs before Ampere emulate bfloat16, many times slower than they compute in float16.
     return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+
+
+def device_memory(device: torch.device) -> int:
+    """Return the bytes of a device's memory; for a CPU, at most the limit of this process's group (a container's)."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    if device.type == "mps":
+        return int(torch.mps.recommended_max_memory())
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = CONTROL_GROUP.read_text().strip() if CONTROL_GROUP.exists() else ""
+    return min(memory, int(limit)) if limit.isdecimal() else memory
+
+
+CONTROL_GROUP = Path("/sys/fs/cgroup/memory.max")
+"""Linux's limit of memory: a number of bytes, or ``max``."""

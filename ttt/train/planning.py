@@ -11,6 +11,7 @@ from ttt.config.schema import ParentConfig, Resolved, TrainConfig
 from ttt.results.checkpoints import Checkpoint, newest_whole
 from ttt.results.record import Data, RunFolder, identity_of, read_record
 from ttt.results.run_record import Label
+from ttt.train.fitting import fitted
 from ttt.train.optimizers.registry import check_optimizer
 
 
@@ -76,8 +77,8 @@ def plan_run(config: TrainConfig, overrides: list[str], sweep: str | None = None
     """Return the plan of a run; nothing is written, and ``config`` is not changed.
 
     Raises:
-        UserError: a value is out of range, values contradict each other, the parent does not fit, or the text of a new
-            run does not exist.
+        UserError: a value is out of range, values contradict each other, the parent does not fit, the text of a new
+            run does not exist, or no step of the run fits into the device's memory.
     """
     parent = None
     if config.parent.run is not None:
@@ -86,12 +87,14 @@ def plan_run(config: TrainConfig, overrides: list[str], sweep: str | None = None
     elif config.recipe.parent_share:
         name = config.recipe.name
         raise bad_value("recipe", name, "starts from the weights of another run; name it with from=FOLDER")
-    name, settings, plain = run_id(config), identity(config), to_plain(config)
+    name, settings = run_id(config), identity(config)
     folder = RunFolder(Path(config.run) if config.run else Path(config.runs) / name)
-    step_plan, seed = check(config), order_seed(config)
+    check(config)
     if not folder.record.exists():
         check_paths(config.data)
     check_optimizer(config.recipe)
+    config = fitted(config, folder)
+    step_plan, seed, plain = plan_steps(config), order_seed(config), to_plain(config)
     return RunPlan(config, step_plan, settings, name, folder, seed, parent, plain, overrides, sweep)
 
 

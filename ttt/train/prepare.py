@@ -10,6 +10,7 @@ from ttt.data.usage import usage
 from ttt.data.windows import Windows, windows_within
 from ttt.evaluate.run import Reading
 from ttt.models.build import build_model
+from ttt.models.checkpointing import checkpoint_blocks
 from ttt.models.flops import training_flops
 from ttt.models.language_model import LanguageModel
 from ttt.models.weights import check_resumable, load_weights
@@ -78,9 +79,11 @@ def prepare(plan: RunPlan, opening: Opening) -> PreparedRun:
         check_resumable(model, newest.path)
     elif plan.parent is not None:
         load_weights(model, plan.parent.checkpoint.path)
+    if trainer.activation_checkpointing == "blocks":
+        checkpoint_blocks(model)
     content = opening.record or new_record(plan, hardware.description, corpus, model)
     record = RunRecord(plan.folder, content, writes=rank() == 0)
-    reading = Reading(ctx, config.data.eval_tokens, hardware.device, trainer.device_tokens, trainer.progress)
+    reading = Reading(ctx, config.data.eval_tokens, hardware.device, trainer.tokens_at_once, trainer.progress)
     metrics = _metrics(record, newest)
     return PreparedRun(plan, record, newest, hardware, corpus, windows, model, reading, metrics)
 

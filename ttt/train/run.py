@@ -26,6 +26,7 @@ from ttt.results.run_record import RunRecord
 from ttt.train.callbacks import Metrics, Progress
 from ttt.train.checkpoint import SaveCheckpoints
 from ttt.train.device import choose_strategy
+from ttt.train.fitting import naming_the_keys
 from ttt.train.inner_watch import InnerWatch
 from ttt.train.loggers import finish_loggers, keep_wandb_id, make_loggers
 from ttt.train.module import TrainingModule
@@ -41,20 +42,21 @@ def run(prepared: PreparedRun) -> SplitEvaluation | None:
     """Train, evaluate and write the record; processes other than the first only train, and return None.
 
     Raises:
-        RunError: the loss diverged or a signal stopped the run; the reason is in the record.
+        RunError: the loss diverged, the memory was exhausted or a signal stopped the run; the reason is in the record.
         UserError: the folder cannot be written.
     """
     record = prepared.record
+    trainer = prepared.plan.config.trainer
     if not record.writes:
         # The first process reports the reason.
-        with suppress(Interrupted, DivergedError):
+        with suppress(Interrupted, DivergedError), naming_the_keys(trainer):
             _train(prepared)
         return None
     _open_folder(prepared)
-    with recording(record):
+    with recording(record), naming_the_keys(trainer):
         trained = _trained(prepared, _train(prepared))
         evaluation = evaluate_run(trained, "validation")
-        if prepared.plan.config.trainer.eval_test:
+        if trainer.eval_test:
             _evaluate_test(trained)
         _measure_copying(trained)
         return evaluation

@@ -13,13 +13,9 @@ from triton.runtime import driver
 from ttt.kernels.adapter import with_biases
 from ttt.kernels.triton import launch
 from ttt.kernels.triton.configurations import INTERPRETED, TYPES, Layer
+from ttt.kernels.triton.sizes import DEFAULT_GROUP, unsupported_sizes
 
 Params = tuple[Tensor, ...]
-
-DEFAULT_GROUP = {1: 16, 2: 64}
-"""Layers of the inner model -> mini-batches per kept W. A larger group keeps fewer W for the whole sequence and needs
-more scratch for one group. W of TTT-MLP is 2 F times as large as a token's view: kept every 16 mini-batches, it would
-cost the forward pass as much memory traffic as its views."""
 
 _INPUTS = (
     "Tensor[] W, Tensor scale, Tensor shift, Tensor q, Tensor k, Tensor v, Tensor eta, Tensor tau, int group, bool bias"
@@ -52,12 +48,8 @@ def unsupported(
         dtype: of the views: float32, float16 or bfloat16.
         device: the device that would run them; None does not check its shared memory.
     """
-    if not 1 <= head_dim <= 128:
-        return f"it supports head widths up to 128, not {head_dim}"
-    if len(hidden) > 1 or any(width % 16 or width < 1 for width in hidden):
-        return f"it supports one hidden layer whose width is a multiple of 16, not {hidden}"
-    if not 1 <= mini_batch_size <= 64:
-        return f"it supports mini-batches of up to 64 tokens, not b = {mini_batch_size}"
+    if reason := unsupported_sizes(head_dim, hidden, mini_batch_size):
+        return reason
     if dtype == torch.bfloat16 and INTERPRETED:
         return "Triton's interpreter computes bfloat16 wrongly; use float32 or float16"
     if dtype not in TYPES:
@@ -311,8 +303,9 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
 
 
 def _differentiate(ctx: Any, dz: Tensor | None, dW_last: list[Tensor | None], _: Any) -> tuple[Any, ...]:
-    n = ctx.layers
-    kept, W, tensors = ctx.saved_tensors[:n], ctx.saved_tensors[n : 2 * n], ctx.saved_tensors[2 * n :]
+    # Read once: activation checkpointing computes the tensors again when they are read, and refuses a second time.
+    n, saved = ctx.layers, ctx.saved_tensors
+    kept, W, tensors = saved[:n], saved[n : 2 * n], saved[2 * n :]
     dz = torch.zeros_like(tensors[2]) if dz is None else dz
     # Not zeros_like: W may be one tensor expanded over the batch.
     dW = [w.new_zeros(w.shape) if d is None else d for w, d in zip(W, dW_last, strict=True)]

@@ -8,6 +8,25 @@ SMALL_SHARED = 99 * KB
 RESIDENT_HEAD_DIM = 64
 """Largest D with which dW of TTT-Linear stays in registers: one of 128 x 128 would take half of them."""
 
+DEFAULT_GROUP = {1: 16, 2: 64}
+"""Layers of the inner model -> mini-batches per kept W. A larger group keeps fewer W for the whole sequence and needs
+more scratch for one group. W of TTT-MLP is 2 F times as large as a token's view: kept every 16 mini-batches, it would
+cost the forward pass as much memory traffic as its views."""
+
+MLP_ACTIVATIONS = 6
+"""Scratch tensors [B, H, b, F] of ``mlp_backward`` for the activations of one mini-batch."""
+
+
+def unsupported_sizes(head_dim: int, hidden: tuple[int, ...], mini_batch_size: int) -> str | None:
+    """Return the reason why no Triton kernel has these sizes, or None; see ``ttt.kernels.triton.op.unsupported``."""
+    if not 1 <= head_dim <= 128:
+        return f"it supports head widths up to 128, not {head_dim}"
+    if len(hidden) > 1 or any(width % 16 or width < 1 for width in hidden):
+        return f"it supports one hidden layer whose width is a multiple of 16, not {hidden}"
+    if not 1 <= mini_batch_size <= 64:
+        return f"it supports mini-batches of up to 64 tokens, not b = {mini_batch_size}"
+    return None
+
 
 def padded(size: int) -> int:
     """Return the side of a tile: a power of two of at least 16, as tl.dot needs."""
