@@ -1,11 +1,17 @@
 """Recomputed blocks give the same losses and gradients, bit for bit, and keep less memory."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
+from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.distributed.fsdp.wrap import ModuleWrapPolicy
+from torch.nn.parallel import DistributedDataParallel
 
+from ttt.backbones.mamba import MambaBackboneBlock
 from ttt.config.schema import TrainConfig
 from ttt.layers.registry import layer_types
 from ttt.models.build import build_model
@@ -15,13 +21,17 @@ from ttt.models.language_model import LanguageModel, token_losses
 V, B, T = 50, 2, 40
 IDS = torch.randint(V, (B, T + 1), generator=torch.Generator().manual_seed(0))
 CASES = [(name, backbone) for name, layer in layer_types().items() for backbone in layer.backbones]
-KERNELS = [("ttt_linear", "triton"), ("ttt_mlp", "triton"), ("ttt_linear", "dual"), ("ttt_mlp", "primal")]
+KERNELS = [("ttt_linear", "triton"), ("ttt_linear", "dual"), ("ttt_mlp", "primal")]
 
 Loss = Callable[[LanguageModel], Tensor]
 
 
 def whole(model: LanguageModel) -> Tensor:
     return token_losses(model, IDS).mean()
+
+
+def short(model: LanguageModel) -> Tensor:
+    return token_losses(model, IDS[:1, :17]).mean()
 
 
 def streamed(model: LanguageModel) -> Tensor:
@@ -45,10 +55,8 @@ def gradients(model: LanguageModel, loss: Loss) -> list[Tensor]:
     return [value.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)]
 
 
-def both(
-    configure: Callable[..., TrainConfig], loss: Loss, *overrides: str
-) -> tuple[list[Tensor], list[Tensor], LanguageModel]:
-    """Return loss and gradients of a model, the same with recomputed blocks, and the second model."""
+def both(configure: Callable[..., TrainConfig], loss: Loss, *overrides: str) -> tuple[list[Tensor], list[Tensor]]:
+    """Return loss and gradients of a model, and the same with recomputed blocks."""
     config = configure("size.blocks=2", "size.init_std=0.2", *overrides)
     found = []
     for checkpointed in (False, True):
@@ -57,21 +65,53 @@ def both(
         if checkpointed:
             checkpoint_blocks(model)
         found.append(gradients(model, loss))
-    return found[0], found[1], model
+    return found[0], found[1]
 
 
 @pytest.mark.parametrize("loss", [whole, streamed, accumulated])
 @pytest.mark.parametrize(("name", "backbone"), CASES)
 def test_gradients_are_the_same(configure: Callable[..., TrainConfig], name: str, backbone: str, loss: Loss) -> None:
-    expected, actual, _ = both(configure, loss, f"model={name}", f"backbone={backbone}")
+    expected, actual = both(configure, loss, f"model={name}", f"backbone={backbone}")
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(actual, expected, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "kernel"), KERNELS)
 def test_gradients_are_the_same_with_every_kernel(
     configure: Callable[..., TrainConfig], name: str, kernel: str
 ) -> None:
-    expected, actual, _ = both(configure, whole, f"model={name}", f"kernel={kernel}")
+    expected, actual = both(configure, short, f"model={name}", f"kernel={kernel}", "size.blocks=1")
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(actual, expected, strict=True))
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """Connect a group of one process."""
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("alone")
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_gradients_are_the_same_in_a_distributed_model(configure: Callable[..., TrainConfig], strategy: str) -> None:
+    wrapped = {
+        "ddp": DistributedDataParallel,
+        "fsdp": partial(
+            FullyShardedDataParallel,
+            # As Lightning's FSDPStrategy does with the policy of ttt.train.device.
+            auto_wrap_policy=ModuleWrapPolicy({MambaBackboneBlock}),
+            use_orig_params=True,
+            device_id=torch.device("cpu"),
+        ),
+    }[strategy]
+
+    def loss(model: LanguageModel) -> Tensor:
+        return token_losses(wrapped(model), IDS).mean()
+
+    expected, actual = both(configure, loss, "model=ttt_linear")
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(actual, expected, strict=True))
 
 
@@ -80,7 +120,7 @@ def test_in_mixed_precision_too(configure: Callable[..., TrainConfig]) -> None:
         with torch.autocast("cpu", torch.bfloat16):
             return whole(model)
 
-    expected, actual, _ = both(configure, loss, "model=ttt_linear")
+    expected, actual = both(configure, loss, "model=ttt_linear")
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(actual, expected, strict=True))
 
 
