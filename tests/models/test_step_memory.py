@@ -161,7 +161,7 @@ def test_the_stand_in_allocates_what_the_triton_operators_do(
 ) -> None:
     from ttt.kernels.triton import op
 
-    model = InnerMLP(D, hidden, "gelu", bias)
+    model = InnerMLP(hidden, "gelu", bias)
     W = tuple(torch.zeros(B, H, *shape, requires_grad=True) for shape in model.shapes(D).values())
     norm = LayerNormParams(*(torch.zeros(H, 1, D, requires_grad=True) for _ in range(2)))
     # q is in another memory order.

@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 TERA, GIGA = 1e12, 1e9
 
+USABLE = 0.9
+"""Share of a device's memory that counted tensors may take. The rest is for the context, fragments and libraries."""
+
 
 @dataclass(frozen=True)
 class GPU:

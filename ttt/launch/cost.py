@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 
 from ttt.config.errors import bad_value
-from ttt.config.gpus import KNOWN
+from ttt.config.gpus import GIGA, KNOWN
 from ttt.launch.plan import Plan, PlannedRun
+from ttt.train.fitting import Count, counting, find_fit, room_on, smallest_step
 
 PEAK_FLOPS = {gpu.name.lower(): gpu.half_flops for gpu in KNOWN}
 """Peak dense matrix FLOP/s in bfloat16 (V100: float16)."""
@@ -68,3 +69,33 @@ def run_costs(plan: Plan, device: str, utilisation: float) -> list[RunCost]:
         disk = CHECKPOINTS * BYTES_PER_PARAMETER * parameters
         costs.append(RunCost(run, parameters, tokens, flops, gpu_hours, disk))
     return costs
+
+
+def step_memories(plan: Plan, device: str) -> dict[str, str]:
+    """Return the memory of a step of every run on a GPU, by run_id: ``25GB``, or ``> 80GB: 146GB`` if it does not fit.
+
+    It is counted at the run's ``trainer.device_tokens`` and ``trainer.activation_checkpointing``; ``5.1GB with blocks``
+    means that blocks are recomputed.
+
+    Args:
+        plan: the runs.
+        device: a key of ``PEAK_FLOPS``.
+
+    Raises:
+        UserError: a model that cannot be built.
+    """
+    gpu = next(gpu for gpu in KNOWN if gpu.name.lower() == device)
+    counts: dict[str, Count] = {}
+    found = {}
+    for run in plan.runs:
+        config = plan.configs[run.run_id]
+        room = room_on(gpu, config.trainer)
+        # One function for all runs: it counts equal steps once.
+        count = counts.setdefault(room.precision, counting(room))
+        fit = find_fit(config, room, count)
+        if fit is None:
+            needed = smallest_step(config, count).total
+            found[run.run_id] = f"> {gpu.memory / GIGA:.0f}GB: {needed / GIGA:.3g}GB"
+        else:
+            found[run.run_id] = f"{fit.memory.total / GIGA:.3g}GB" + (" with blocks" if fit.checkpointed else "")
+    return found

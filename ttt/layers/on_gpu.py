@@ -20,7 +20,7 @@ from ttt.layers.observing import patched_kernels, ttt_layers
 from ttt.layers.selective_scan import chunk_length
 from ttt.layers.ttt import TTT
 
-FORWARD_STATES, BACKWARD_STATES = 4, 8
+FORWARD_STATES, BACKWARD_STATES = 4, 6
 """Tensors [B, S, E, N] that the scan in PyTorch has at once in its forward and in its backward pass."""
 
 

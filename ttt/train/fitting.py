@@ -13,6 +13,7 @@ import yaml
 
 from ttt.config.assets import assets
 from ttt.config.errors import RunError, UserError
+from ttt.config.gpus import GIGA, GPU, USABLE, V100
 from ttt.config.identity import context_name
 from ttt.config.plan import device_batches, plan_steps
 from ttt.config.schema import RecipeConfig, SizeConfig, TrainConfig, TrainerConfig
@@ -21,15 +22,10 @@ from ttt.results.record import RunFolder, read_record
 if TYPE_CHECKING:
     from ttt.models.step_memory import StepMemory
 
-USABLE = 0.9
-"""Share of a device's memory that the counted part may take. The rest is for the context, fragments and libraries."""
-
 ENOUGH_TOKENS = 32768
 """With both keys on auto, blocks are recomputed only if fewer tokens than this fit at once without it."""
 
 SHORTEST_CONTEXT = 256
-
-GIGA = 1e9
 
 Count = Callable[[TrainConfig, int, bool], "StepMemory"]
 """Maps a configuration, the sequences in a batch, and whether blocks are recomputed to the memory of a step."""
@@ -86,16 +82,43 @@ def fitted(config: TrainConfig, folder: RunFolder) -> TrainConfig:
     """
     if not wants_fitting(config.trainer):
         return config
-    from ttt.models.device import choose_device, choose_precision, device_memory
-
     trainer = config.trainer
     if trainer.device_tokens == "auto" and folder.record.exists() and not config.overwrite:
         former = read_record(folder.record)["config"]["trainer"]["device_tokens"]
         trainer = replace(trainer, device_tokens=former)
-    device = choose_device(trainer.device, "trainer.device")
-    room = Room(device.type, device_memory(device), device.type, choose_precision(trainer.precision, device))
     config = replace(config, trainer=trainer)
-    return with_fit(config, fit(config, room)) if wants_fitting(trainer) else config
+    return with_fit(config, fit(config, room_here(trainer))) if wants_fitting(trainer) else config
+
+
+def room_here(trainer: TrainerConfig) -> Room:
+    """Return the device of a run on this machine.
+
+    Raises:
+        UserError: it is not present.
+    """
+    from ttt.models.device import choose_device, choose_precision, device_memory
+
+    device = choose_device(trainer.device, "trainer.device")
+    return Room(device.type, device_memory(device), device.type, choose_precision(trainer.precision, device))
+
+
+def room_on(gpu: GPU, trainer: TrainerConfig) -> Room:
+    """Return a GPU by its data sheet, which need not be here. ``auto`` is its precision: half, and mixed."""
+    half = "16-mixed" if gpu is V100 else "bf16-mixed"
+    return Room(gpu.name, gpu.memory, "cuda", half if trainer.precision == "auto" else trainer.precision)
+
+
+def memory_line(config: TrainConfig, room: Room) -> str:
+    """Return the memory of a step on a device in one line, or why it does not fit and the nearest setting that does."""
+    count = counting(room)
+    found = find_fit(config, room, count)
+    if found is None:
+        return f"memory: {_too_large(config, room, count)}; {_nearest(config, room, count)}"
+    parts = ", ".join(f"{name} {size / GIGA:.2g}" for name, size in vars(found.memory).items())
+    how = "blocks recomputed" if found.checkpointed else "blocks not recomputed"
+    tokens = f"{found.batch * config.ctx.length:,} tokens at once, {how}"
+    total = f"{found.memory.total / GIGA:.3g} of {room.memory / GIGA:.3g} GB of {room.name}"
+    return f"memory: a step takes {total}, by count ({parts}); {tokens}"
 
 
 def with_fit(config: TrainConfig, found: Fit) -> TrainConfig:
@@ -120,13 +143,14 @@ def fit(config: TrainConfig, room: Room, count: Count | None = None) -> Fit:
         UserError: nothing fits; the line names the nearest setting that does.
     """
     count = counting(room) if count is None else count
-    found = _fit(config, room, count)
+    found = find_fit(config, room, count)
     if found is None:
         raise UserError(f"{_too_large(config, room, count)}; {_nearest(config, room, count)}")
     return found
 
 
-def _fit(config: TrainConfig, room: Room, count: Count) -> Fit | None:
+def find_fit(config: TrainConfig, room: Room, count: Count) -> Fit | None:
+    """Return the fastest way to compute a step that fits, or None; see ``fit``."""
     key = config.trainer.activation_checkpointing
     plain = None if key == "blocks" else _largest(config, room, count, checkpointed=False)
     whole = plan_steps(config).device_batch
@@ -187,24 +211,30 @@ def optimizer_states(recipe: RecipeConfig) -> float:
     return sum(value.numel() for value in kept if value.numel() > 1) / parameter.numel()
 
 
+def smallest_step(config: TrainConfig, count: Count) -> "StepMemory":
+    """Return the memory of the smallest step that the keys allow."""
+    return count(config, _smallest_batch(config), config.trainer.activation_checkpointing != "none")
+
+
+def _smallest_batch(config: TrainConfig) -> int:
+    return 1 if _chooses_batch(config.trainer) else plan_steps(config).device_batch
+
+
 def _too_large(config: TrainConfig, room: Room, count: Count) -> str:
     """Return what does not fit: the smallest step that the keys allow."""
-    checkpointed = config.trainer.activation_checkpointing != "none"
-    planned = plan_steps(config).device_batch
-    batch = 1 if _chooses_batch(config.trainer) else planned
-    needed = count(config, batch, checkpointed).total
-    how = "with" if checkpointed else "without"
+    batch, needed = _smallest_batch(config), smallest_step(config, count).total
+    how = "without" if config.trainer.activation_checkpointing == "none" else "with"
     sequences = "a sequence" if batch == 1 else f"{batch} sequences"
     step = f"{sequences} of {config.ctx.length:,} tokens {how} trainer.activation_checkpointing=blocks"
-    available = f"{room.memory / GIGA:.3g} GB of {room.name} minus a tenth"
-    return f"size={config.size.name}: {step} takes {needed / GIGA:.3g} GB by count, more than the {available}"
+    available = f"{room.name} has {room.memory / GIGA:.3g} GB, of which a tenth stays free"
+    return f"size={config.size.name}: {step} takes {needed / GIGA:.3g} GB by count, and {available}"
 
 
 def _nearest(config: TrainConfig, room: Room, count: Count) -> str:
     """Return the nearest setting that fits: recomputed blocks, a smaller batch, a shorter context, a smaller size."""
     blocks = replace(config, trainer=replace(config.trainer, activation_checkpointing="blocks"))
     for nearer, words in _nearer(config, blocks):
-        if _fit(nearer, room, count) is not None:
+        if find_fit(nearer, room, count) is not None:
             return f"{words} fits"
     return "no size of conf/size fits; choose a device with more memory"
 

@@ -20,7 +20,7 @@ from ttt.config.system import user_path
 from ttt.launch.cancel import cancel_runs
 from ttt.launch.choice import with_reasons
 from ttt.launch.collect import copy_results
-from ttt.launch.cost import run_costs
+from ttt.launch.cost import run_costs, step_memories
 from ttt.launch.logs import log_files, tail
 from ttt.launch.plan import Plan, SweepFolder, read_runs, submit_lock
 from ttt.launch.status import ACTIVE, RunStatus, sweep_status
@@ -28,14 +28,19 @@ from ttt.results.atomic import write_text
 
 
 def plan(request: Request) -> None:
-    """Print the runs of the sweep, their estimated cost, and how often they read their text if more than once."""
+    """Print the runs of the sweep, their estimated cost, and how often they read their text if more than once.
+
+    With ``memory=true``, also the counted memory of a step, which takes seconds for each size and context.
+    """
     device, utilisation = request.options.get("device", "h100"), request.number("utilisation", 0.4, 0)
     found = _expand(request)
     known = known_folder(request, SweepFolder(request.folder))
     statuses = count_known(known, [RunStatus(run) for run in found.runs])
     made = {status.run.run_id: status.detail for status in statuses if status.state == "finished"}
     notes = [*compare_data(known, found), *trained_for_weights(statuses)]
-    print(cost_table(run_costs(found, device, utilisation), device, utilisation, made))
+    costs = run_costs(found, device, utilisation)
+    memories = step_memories(found, device) if request.switch("memory") else {}
+    print(cost_table(costs, device, utilisation, made, memories))
     for line in (*notes, *repeated_reading(found)):
         print(line)
 

@@ -58,6 +58,7 @@ Keys of ttt-sweep:
                                  start are trained, unless those are made. submit remembers FOLDER for all later
                                  commands of the sweep; known=null forgets it
   device=h100 utilisation=0.4    plan: GPU and utilisation for the estimate of GPU-hours
+  memory=true                    plan: also the counted memory of a step on that GPU
   slurm.KEY=VALUE                submit, retry: override a value of the cluster's file for all runs
   limit=N                        submit: at most N runs; the same command later submits the next
   canary=true                    submit: one run of each shape (model, size, context, data, trainer); the same command

@@ -15,7 +15,7 @@ FLAGS = {"status": ("--watch", "--json", "--folders"), "submit": ("--watch",)}
 COMMON_KEYS = ("sweep", "scale", "runs", "folder")
 
 KEYS = {
-    "plan": (*COMMON_KEYS, "known", "device", "utilisation"),
+    "plan": (*COMMON_KEYS, "known", "device", "utilisation", "memory"),
     "submit": (*COMMON_KEYS, "known", "slurm", "limit", "canary", "interval"),
     "status": (*COMMON_KEYS, "known", "interval"),
     "retry": (*COMMON_KEYS, "slurm", "force"),

@@ -13,10 +13,20 @@ KEYS_IN_ID = ("model", "backbone", "size", "ctx", "data", "seed")
 """Keys whose values are part of a run's id."""
 
 
-def cost_table(costs: list[RunCost], device: str, utilisation: float, made: Mapping[str, str]) -> str:
-    """Return one line per run with its cost, and their sum; the runs of ``made``, run_id -> detail, have no cost."""
+def cost_table(
+    costs: list[RunCost], device: str, utilisation: float, made: Mapping[str, str], memories: Mapping[str, str]
+) -> str:
+    """Return one line per run with its cost, and their sum.
+
+    Args:
+        costs: of the runs.
+        device: the GPU of the estimate.
+        utilisation: share of its peak rate.
+        made: run_id -> detail of runs that are trained and have no cost.
+        memories: run_id -> memory of a step; empty: no such column.
+    """
     names = _row_names([cost.run for cost in costs])
-    rows = [("run", "starts from", "parameters", "tokens", "FLOPs", "GPU-hours", "disk")]
+    rows: list[tuple[str, ...]] = [("run", "starts from", "parameters", "tokens", "FLOPs", "GPU-hours", "disk")]
     for cost in costs:
         parameters, parent = quantity(cost.parameters), cost.run.parent or ""
         cells = _cells(cost.tokens, cost.flops, cost.gpu_hours, cost.disk)
@@ -26,9 +36,14 @@ def cost_table(costs: list[RunCost], device: str, utilisation: float, made: Mapp
     left = [cost for cost in costs if cost.run.run_id not in made]
     totals = [sum(getattr(cost, key) for cost in left) for key in ("tokens", "flops", "gpu_hours", "disk")]
     rows.append(("sum", "", "", *_cells(*totals)))
+    if memories:
+        column = ["memory", *(memories[cost.run.run_id] for cost in costs), ""]
+        rows = [(*row, cell) for row, cell in zip(rows, column, strict=True)]
     note = f"GPU-hours: an estimate, FLOPs over {utilisation:.0%} of the peak rate of one {device}."
     number = counted(len(costs), "run") + (f", {len(made)} of them made and not in the sum" if made else "")
-    return f"{text_table(rows, left=(0, 1, 6))}\n{number}. {note}"
+    if memories:
+        note += f" memory: of a step on one {device}, counted and not measured (docs/memory.md)."
+    return f"{text_table(rows, left=(0, 1, 6, 7))}\n{number}. {note}"
 
 
 def status_table(statuses: list[RunStatus]) -> str:
