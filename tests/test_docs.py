@@ -7,6 +7,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 from recipes import examples
 
 from ttt.cli.sweep.files import SCALES, sweep_names
@@ -31,6 +32,15 @@ def test_the_two_commands_are_targets() -> None:
     readme = (ROOT / "README.md").read_text()
     assert "make demo" in readme
     assert "make test" in readme
+
+
+def test_version_and_licence_are_stated_alike() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert (citation["version"], citation["license"]) == (project["version"], project["license"])
+    assert f"## {project['version']}" in (ROOT / "CHANGELOG.md").read_text()
+    (licence,) = project["license-files"]
+    assert (ROOT / licence).read_text().startswith(f"{project['license']} License")
 
 
 @pytest.mark.slow
