@@ -14,6 +14,7 @@ from ttt.cli.train import train
 from ttt.config.errors import UserError
 from ttt.config.plain import to_plain
 from ttt.config.schema import TrainConfig
+from ttt.results.record import read_record, write_record
 
 Configure = Callable[..., TrainConfig]
 
@@ -59,7 +60,7 @@ def test_a_first_checkpoint_without_its_digest_was_not_finished(
     run = tmp_path / "run"
     train(configure(f"run={run}", f"trainer.max_steps={former_steps}"), [])
     (run / f"checkpoints/step-{former_steps:08d}.ckpt.sha256").unlink()
-    (run / "record.json").write_text(json.dumps(record(run) | {"status": "running"}))
+    write_record(run / "record.json", {**read_record(run / "record.json"), "status": "running"})
     capsys.readouterr()
     train(configure(f"run={run}", "trainer.max_steps=2", "ckpt=last"), [])
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
