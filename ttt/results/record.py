@@ -143,13 +143,15 @@ class Judged(TypedDict):
     """The text of an evaluation, besides the number of tokens.
 
     ``digest`` identifies the corpus, of which ``windows`` chooses windows of ``ctx`` tokens; they have tokens of this
-    many ``documents``.
+    many ``documents``. The split has ``of_documents`` and ``of_tokens``; older records lack these two.
     """
 
     digest: str
     ctx: int
     windows: str
     documents: int
+    of_documents: NotRequired[int]
+    of_tokens: NotRequired[int]
 
 
 class Evaluation(TypedDict):
