@@ -130,6 +130,8 @@ def _warn_of_older_weights(run: TrainedRun) -> None:
 
 
 def _print_perplexity(run: TrainedRun, split: Split, evaluation: SplitEvaluation, read: str) -> None:
+    from ttt.data.usage import describe_judged
+
     at = "" if run.step == run.record.steps else f" at step {run.step}"
     reached = f"perplexity {evaluation.perplexity:.2f} ({evaluation.loss:.4f} nats/token){at}"
     if run.elsewhere:
@@ -139,6 +141,7 @@ def _print_perplexity(run: TrainedRun, split: Split, evaluation: SplitEvaluation
             print(run.record.folder.evaluation(run.evaluation_name(split)))
     else:
         print(f"{run.record.folder.path}: {split} {reached}")
+    print(describe_judged(run.documents(split), evaluation.judged, evaluation.tokens), file=sys.stderr)
     print(f"loss by token index: mean of {evaluation.sequences} {read}", file=sys.stderr)
 
 

@@ -287,6 +287,8 @@ def _result(run: TrainedRun, documents: Documents, evaluation: SplitEvaluation) 
             "ctx": run.reading.ctx,
             "windows": WINDOWS_OF_JOINED if documents.joined else WINDOWS_WITHIN,
             "documents": evaluation.judged,
+            "of_documents": len(documents),
+            "of_tokens": len(documents.tokens),
         },
         "step": run.step,
     }

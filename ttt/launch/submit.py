@@ -42,7 +42,7 @@ def submit(
         report: called with one line per array.
 
     Raises:
-        UserError: SLURM is not installed or refuses a job; jobs submitted before it remain.
+        UserError: SLURM is not installed or refuses a job, or the disk is full; jobs submitted before it remain.
     """
     clusters = {run.run_id: resources.of(run) for run in runs}
     if resources.cluster.executor == "local":
@@ -92,5 +92,8 @@ def _submit_array(
         line, remedy = one_line(str(error)), f"correct slurm/{cluster.name}.yaml, or set slurm.KEY=VALUE"
         remedy = next((other for part, other in LIMITS.items() if part in line), remedy)
         raise UserError(f"slurm={cluster.name}: {line}; {remedy}") from error
+    except OSError as error:
+        line = f"{folder.submitit}: cannot be written ({error.strerror}); free disk space"
+        raise UserError(f"{line}, then submit again") from error
     name = str(cluster.additional.get("job-name", origin.sweep))
     return [slurm_line(run, job.job_id, name) for run, job in zip(runs, jobs, strict=True)]

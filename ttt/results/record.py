@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict, cast
@@ -13,7 +14,7 @@ from ttt.config.identity import without_bookkeeping
 from ttt.config.schema import Resolved
 from ttt.results.atomic import write_text
 from ttt.results.steps import with_schedule
-from ttt.results.versioned import read_versioned
+from ttt.results.versioned import digest, is_intact, read_versioned
 
 SCHEMA_VERSION = 3
 RECORD_FILE = "record.json"
@@ -142,13 +143,15 @@ class Judged(TypedDict):
     """The text of an evaluation, besides the number of tokens.
 
     ``digest`` identifies the corpus, of which ``windows`` chooses windows of ``ctx`` tokens; they have tokens of this
-    many ``documents``.
+    many ``documents``. The split has ``of_documents`` and ``of_tokens``; older records lack these two.
     """
 
     digest: str
     ctx: int
     windows: str
     documents: int
+    of_documents: NotRequired[int]
+    of_tokens: NotRequired[int]
 
 
 class Evaluation(TypedDict):
@@ -192,7 +195,8 @@ class Record(TypedDict):
     made, see ``ttt.config.identity``. ``label`` describes the run for figures. ``started_in`` is the directory from
     which relative paths in ``config`` start; collected records lack it. ``measurements`` maps the name of a measured
     number to its value; each is a column of ``Results.runs``. ``wandb_id`` is the
-    id of the run in Weights & Biases.
+    id of the run in Weights & Biases. The file also has ``sha256``, the digest of all other keys, which ``read_record``
+    checks and removes; older files have none.
     """
 
     schema_version: int
@@ -232,7 +236,7 @@ def write_record(path: Path, record: Record) -> None:
     Raises:
         UserError: the file cannot be written.
     """
-    write_text(path, json.dumps(record, indent=2) + "\n")
+    write_text(path, json.dumps({**record, "sha256": digest(record)}, indent=2) + "\n")
 
 
 def write_config(folder: RunFolder, record: Record) -> None:
@@ -255,13 +259,17 @@ def config_agrees(folder: RunFolder, record: Record) -> bool:
 def read_record(path: Path) -> Record:
     """Return the record in the file ``path``; a record of an earlier version is translated to the present one.
 
-    Unknown keys are kept.
+    Unknown keys are kept. A record that does not agree with its digest is named on standard error: a bit may have
+    flipped, or the user has edited it.
 
     Raises:
         UserError: the file is missing, is not a record, lacks a required key, or has a value of another type.
     """
     hint, remedy = f"a run's folder contains {RECORD_FILE}", "restore or remove the run's folder"
-    record = read_versioned(path, SCHEMA_VERSION, Record.__required_keys__, "a run's record", hint, remedy)
+    record = read_versioned(path, SCHEMA_VERSION, Record.__required_keys__, "a run's record", hint, remedy, edited=True)
+    if not is_intact(record):
+        print(f"warning: {path}: is damaged or was edited (its sha256 differs); it is used as it is", file=sys.stderr)
+    record.pop("sha256", None)
     for key, kind in KINDS.items():
         if not isinstance(record[key], kind):
             reason = f"{key}={record[key]!r} is not of type {kind.__name__}"
