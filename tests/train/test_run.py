@@ -238,7 +238,9 @@ def test_the_record_has_the_progress_of_a_run(
     assert [(now["status"], now["steps"], now["tokens"]) for now in records] == [
         ("running", done, done * 256) for done in range(12)
     ]
-    assert all(now["timing"]["tokens_per_second"] > 0 for now in records[1:])
+    # The first step compiles kernels: its time says nothing about the time left.
+    assert [now["timing"]["tokens_per_second"] for now in records[:2]] == [None, None]
+    assert all(now["timing"]["tokens_per_second"] > 0 for now in records[2:])
     assert {now["last_checkpoint"] for now in records[:8]} == {None}
     assert {now["last_checkpoint"] for now in records[8:]} == {"step-00000008.ckpt"}
 

@@ -13,8 +13,8 @@ from ttt.cli.stopping import one_line_on_sigterm
 from ttt.config.errors import DivergedError, bad_value
 from ttt.config.identity import context_name
 from ttt.config.keys import check_keys
-from ttt.config.plan import check_paths
 from ttt.config.schema import EvalConfig
+from ttt.data.local import check_paths
 from ttt.results.copying import COPIES_BELOW
 
 if TYPE_CHECKING:

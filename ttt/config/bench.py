@@ -24,7 +24,7 @@ class BenchConfig:
     """Keys of every timing benchmark."""
 
     kernels: list[str] = key(list, "kernels of the inner loop: options of ttt-train's group kernel, or plain")
-    width: int = key(0, "model width", at_least=1)
+    width: int = key(0, "model width", at_least=1, at_most=10**6)
     heads: int = key(0, "heads; each has width / heads dimensions", at_least=1)
     tokens: list[int] = key(list, "lengths of the sequences", at_least=1, not_empty=True)
     batch: int = key(0, "sequences in a batch", at_least=1)
@@ -80,9 +80,9 @@ class ModelsConfig(BenchConfig):
     backbone: BackboneConfig | None = key(
         None, "backbone of all models; null: each model's default in ttt-train", hidden=True
     )
-    blocks: int = key(0, "number of blocks", at_least=1)
-    mlp_hidden: int = key(0, "hidden width of a block's SwiGLU", at_least=1)
-    vocab: int = key(0, "tokens of the vocabulary", at_least=1)
+    blocks: int = key(0, "number of blocks", at_least=1, at_most=10**5)
+    mlp_hidden: int = key(0, "hidden width of a block's SwiGLU", at_least=1, at_most=10**7)
+    vocab: int = key(0, "tokens of the vocabulary", at_least=1, at_most=10**7)
     decode: int = key(0, "tokens to decode one by one; 0: none", at_least=0)
 
 
@@ -137,7 +137,9 @@ class KernelBenchConfig:
         0, "mini-batches per W that the forward pass stores; 0: 16 for linear, 64 for mlp", at_least=0
     )
     markdown: str | None = key(None, "file to write the table into, between its markers", free_text=True)
-    beside: str | None = key(None, "benchmark.json of another Triton version, whose spilled bytes become a column")
+    beside: str | None = key(
+        None, "benchmark.json of another Triton version, whose spilled bytes become a column", free_text=True
+    )
     runs: str = key("runs", "folder in which the benchmark creates its run folder", free_text=True)
 
     def check(self) -> None:

@@ -1,13 +1,11 @@
 """The plan of a run: sequences per step, their split over devices, and the number of steps."""
 
-import glob
 import hashlib
 from dataclasses import dataclass
 
 from ttt.config.errors import UserError, bad_value
 from ttt.config.keys import check_keys
 from ttt.config.schema import DataConfig, RecipeConfig, TrainConfig, TrainerConfig
-from ttt.config.system import user_path
 
 SMALLEST_VOCABULARY = 256 + 1
 """Tokens of the smallest tokenizer that is trained: one per byte, and the end of a document."""
@@ -157,23 +155,6 @@ def check_data(data: DataConfig) -> None:
     if data.validation_fraction + data.test_fraction >= 1:
         allowed = f"with data.validation_fraction={data.validation_fraction} must be below 1, to leave training text"
         raise bad_value("data.test_fraction", data.test_fraction, allowed)
-
-
-def check_paths(data: DataConfig) -> None:
-    """Check that the files of the text and of the tokenizer exist, before anything large is loaded.
-
-    Sources that are not shipped may use ``path`` for something else than files.
-
-    Raises:
-        UserError: a path is missing or does not exist.
-    """
-    if data.source == "local" and not data.path:
-        raise bad_value("data.path", data.path, "give a folder, a file, or a pattern such as texts/*.txt")
-    single = data.path if data.source in ("local", "hub", "tokens") and not glob.has_magic(data.path or "") else None
-    if single and not user_path(single).exists():
-        raise bad_value("data.path", single, "does not exist")
-    if data.tokenizer is not None and not user_path(data.tokenizer).is_file():
-        raise bad_value("data.tokenizer", data.tokenizer, "no such file")
 
 
 def check_device(trainer: TrainerConfig, kind: str) -> None:

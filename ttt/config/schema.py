@@ -36,10 +36,10 @@ class SizeConfig:
     """
 
     name: str = key(REQUIRED, "the size's name", file_name=True)
-    width: int = key(0, "model width", at_least=1)
-    blocks: int = key(0, "number of blocks", at_least=1)
+    width: int = key(0, "model width", at_least=1, at_most=10**6)
+    blocks: int = key(0, "number of blocks", at_least=1, at_most=10**5)
     heads: int = key(0, "number of heads; each has width / heads dimensions", at_least=1)
-    mlp_hidden: int = key(0, "hidden width of a block's SwiGLU", at_least=1)
+    mlp_hidden: int = key(0, "hidden width of a block's SwiGLU", at_least=1, at_most=10**7)
     init_std: float = key(0.02, "standard deviation of initial weights", above=0)
     steps: int = key(0, "steps of the full recipe", at_least=1)
     tokens_per_step: int = key(0, "tokens in a step of the full recipe", at_least=1)
@@ -104,7 +104,7 @@ class DataConfig:
     max_tokens: int | None = key(
         None, "read the source only until its documents have this many tokens; null: read all of it", at_least=1
     )
-    vocab_size: int = key(4096, "tokens of the BPE tokenizer that is trained on the text", at_least=1)
+    vocab_size: int = key(4096, "tokens of the BPE tokenizer that is trained on the text", at_least=1, at_most=10**7)
     tokenizer: str | None = key(None, "a tokenizer.json or tokenizer.model; null: train one", free_text=True)
     validation_fraction: float = key(
         0.0, "share of documents for validation, chosen by a hash of their text", at_least=0, below=1

@@ -50,8 +50,7 @@ def submit(
         start_queue(folder, resources.cluster)
         report(f"{counted(len(runs), 'run')} on this machine, {resources.cluster.parallel} at a time")
         return
-    for command in ("sbatch", "srun"):
-        require_slurm(command, resources.cluster.name)
+    require_commands(resources.cluster)
     jobs = dict(active)
     for array in job_arrays(runs, clusters):
         first_run = array[0]
@@ -62,6 +61,17 @@ def submit(
         array_id = lines[0]["job_id"].partition("_")[0]
         after = f", after {dependency}" if dependency else ""
         report(f"job {array_id}: {counted(len(lines), 'run')}{after}")
+
+
+def require_commands(cluster: ClusterConfig) -> None:
+    """Check that the commands of SLURM that a submission needs are installed; submitit also looks for srun.
+
+    Raises:
+        UserError: one is not installed.
+    """
+    if cluster.executor == "slurm":
+        for command in ("sbatch", "srun"):
+            require_slurm(command, cluster.name)
 
 
 def job_arrays(runs: list[PlannedRun], clusters: dict[str, ClusterConfig]) -> Iterator[list[PlannedRun]]:

@@ -42,7 +42,7 @@ def plan(request: Request) -> None:
 
 def submit(request: Request) -> None:
     """Submit the runs of the sweep that are not finished, queued or running."""
-    submit_sweep(request, _expand(request))
+    submit_sweep(request, _expand)
 
 
 def status(request: Request) -> None:

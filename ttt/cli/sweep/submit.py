@@ -1,5 +1,6 @@
 """Submitting the runs of a sweep: all at once, after their canaries, or a part of them; and retrying them."""
 
+from collections.abc import Callable
 from time import sleep
 
 from ttt.cli.sweep.expand import change_cluster, load_cluster
@@ -11,19 +12,26 @@ from ttt.launch.known import remember
 from ttt.launch.plan import Plan, SweepFolder, freeze, submit_lock
 from ttt.launch.resources import Resources, read_resources, write_resources
 from ttt.launch.status import ACTIVE, BROKEN, RunStatus
+from ttt.launch.submit import require_commands
 from ttt.launch.submit import submit as submit_runs
 
 
-def submit(request: Request, sweep_plan: Plan) -> None:
+def submit(request: Request, expand: Callable[[Request], Plan]) -> None:
     """Submit every run that is neither finished nor queued nor running, nor held back by ``limit`` or ``canary``.
+
+    Args:
+        request: the command line.
+        expand: composes the runs of a request, which takes long; called once the request itself is checked.
 
     Raises:
         UserError: a mistake of the user, or the cluster refuses a job.
         RunError: with ``--watch``: a canary ended without having trained a step.
     """
     limit, interval = request.whole_number("limit", 1), request.number("interval", 10, 1)
-    shape_of = shapes(sweep_plan) if request.switch("canary") else None
-    resources = new_resources(request)
+    canary, resources = request.switch("canary"), new_resources(request)
+    require_commands(resources.cluster)
+    sweep_plan = expand(request)
+    shape_of = shapes(sweep_plan) if canary else None
     for run in sweep_plan.runs:
         resources.of(run)
     folder = SweepFolder(request.folder)
