@@ -87,15 +87,20 @@ def logs(request: Request) -> None:
 
 
 def collect(request: Request) -> None:
-    """Copy records and metrics of the sweep's runs into a folder, with a table of all runs."""
+    """Copy records and metrics of the sweep's runs into a folder, with a table of all runs.
+
+    The table has a column for every key in which the runs differ.
+    """
     out = user_path(request.required("out"))
     # Importing pandas takes a second, and the other commands do not need it.
+    from ttt.analysis.varied import varied
     from ttt.cli.results import read_results
 
     statuses, table = known_status(request, SweepFolder(request.folder)), out / "runs.csv"
     for line in copy_results(statuses, out):
         print(line, file=sys.stderr)
-    write_text(table, read_results(out, strict=True).runs.drop(columns="run_dir").to_csv(index=False))
+    results = read_results(out, strict=True)
+    write_text(table, results.runs.drop(columns="run_dir").join(varied(results)).to_csv(index=False))
     for status in statuses:
         if status.state != "finished":
             print(f"not finished: {status.run.run_id} ({status.state})", file=sys.stderr)
