@@ -13,7 +13,7 @@ from ttt.analysis.left_out import left_out_in_short
 from ttt.analysis.names import everywhere, everywhere_sentence
 from ttt.results.atomic import write_bytes
 
-from .panels import caption
+from .panels import caption, fit_texts
 from .registry import Figure
 from .style import paper_style
 
@@ -64,6 +64,7 @@ def drawn(figure: Figure, table: DataFrame, kinds: Iterable[str] = NO_METADATA, 
     contents = {}
     with paper_style():
         canvas = figure.draw(table)
+        fit_texts(canvas)
         if note:
             caption(canvas, *canvas.get_supxlabel().split("\n"), note)
         for kind in kinds:

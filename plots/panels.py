@@ -40,6 +40,9 @@ CAPTION_SIZE, CHARACTERS_PER_INCH = 6.5, 21
 CAPTION_LINE, MOST_LINES = 0.12, 4
 """Inches of a line of the caption, and the number of lines that ``CAPTION_HEIGHT`` holds."""
 
+CHARACTER = 0.0083
+"""Inches of the width of a character for each point of its font size."""
+
 NARROW = 1.1
 """An axis whose ends differ by less than this factor is widened."""
 
@@ -185,6 +188,20 @@ def caption(canvas: Canvas, *sentences: str) -> None:
     more = max(MOST_LINES, text.count("\n") + 1) - max(MOST_LINES, lines_before)
     canvas.set_figheight(canvas.get_figheight() + CAPTION_LINE * more)
     canvas.supxlabel(text, fontsize=CAPTION_SIZE, color="0.35")
+
+
+def fit_texts(canvas: Canvas) -> None:
+    """Wrap titles and labels of axes that are longer than their panel, so that the edge does not cut them."""
+    grids = {axes: spec.get_gridspec() for axes in canvas.axes if (spec := axes.get_subplotspec())}
+    rows = max((grid.nrows for grid in grids.values()), default=1)
+    columns = max((grid.ncols for grid in grids.values()), default=1)
+    wide, high = canvas.get_figwidth() / columns, (canvas.get_figheight() - CAPTION_HEIGHT) / rows
+    for axes in canvas.axes:
+        for text, inches in ((axes.title, wide), (axes.xaxis.label, wide), (axes.yaxis.label, high)):
+            words, longest = text.get_text(), int(inches / (CHARACTER * text.get_fontsize()))
+            # Mathematical text is short, and its source is not.
+            if "$" not in words and max(map(len, words.split("\n"))) > longest:
+                text.set_text("\n".join(textwrap.fill(line, longest) for line in words.split("\n")))
 
 
 def seeds_sentence(table: DataFrame, line: Sequence[str] = (*COMPARED_AT, *LINE)) -> str:

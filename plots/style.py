@@ -136,6 +136,9 @@ def styles_apart(names: Sequence[str], graded: bool = False) -> dict[str, LineSt
     taken = {look for style in paper.values() for look in (style.colour, style.marker)}
     colours = [colour for colour in (*COLOURS, *MORE_COLOURS) if colour not in taken]
     markers = [marker for marker in MARKERS if marker not in taken]
+    if len(markers) % len(OTHER_DASHES) == 0:
+        # Otherwise marker and dashes would come round together.
+        markers.pop()
     shades = matplotlib.colormaps["viridis"]
     styles: dict[str, LineStyle] = {}
     for name in names:

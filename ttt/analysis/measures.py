@@ -21,8 +21,8 @@ OF_SPEED = ("seconds", "tokens_per_second")
 JUDGED = ("perplexity", "loss", "bits_per_byte", "accuracy")
 """Measured values of an evaluation, which are on the split that ``reported_split`` chooses."""
 
-COMPARABLE_ACROSS_DATA = ("bits_per_byte", *OF_SPEED, "memory", "flops", "parameters", "tokens", "steps")
-"""Measured values that mean the same for other texts or tokenizers."""
+OF_ITS_TEXT = ("perplexity", "loss", "accuracy", "inner_loss")
+"""Measured values that do not compare across texts or tokenizers."""
 
 MEASURED_BY = {
     "bits_per_byte": "ttt-eval run=runs/NAME measures it",
