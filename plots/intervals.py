@@ -39,7 +39,7 @@ def half_widths(results: Results, split: str, run_ids: Collection[str]) -> dict[
     sizes = results.runs[["run_id", f"{split}_documents", f"{split}_tokens"]].dropna()
     little = {run_id for run_id, *size in sizes.itertuples(index=False, name=None) if is_little(*size)}
     chosen = results.documents["run_id"].isin(little & set(run_ids)) & (results.documents["split"] == split)
-    found = {}
+    found: dict[str, tuple[float, int]] = {}
     for _, rows in results.documents[chosen].groupby("windows", observed=True):
         loss_DR = rows.pivot_table("loss", "document", "run_id", observed=True)
         tokens_D1 = rows.groupby("document")["tokens"].first().to_numpy(float)[:, None]

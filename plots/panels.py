@@ -198,7 +198,7 @@ def fit_texts(canvas: Canvas) -> None:
     wide, high = canvas.get_figwidth() / columns, (canvas.get_figheight() - CAPTION_HEIGHT) / rows
     for axes in canvas.axes:
         for text, inches in ((axes.title, wide), (axes.xaxis.label, wide), (axes.yaxis.label, high)):
-            words, longest = text.get_text(), int(inches / (CHARACTER * text.get_fontsize()))
+            words, longest = text.get_text(), int(inches / (CHARACTER * float(text.get_fontsize())))
             # Mathematical text is short, and its source is not.
             if "$" not in words and max(map(len, words.split("\n"))) > longest:
                 text.set_text("\n".join(textwrap.fill(line, longest) for line in words.split("\n")))

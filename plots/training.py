@@ -119,6 +119,8 @@ def _draw_validations(axes: Axes, rows: DataFrame, scale: float, style: LineStyl
 def _shown(results: Results) -> DataFrame:
     standard = methods(results)
     shown = standard[~standard["role"].isin([RunRole.OTHER_SETTING, RunRole.OTHER_LENGTH, RunRole.STOPPED])]
+    # A run without an evaluation has a curve.
+    shown = shown.assign(role=shown["role"].where(shown["role"] == RunRole.DIVERGED, RunRole.DRAWN.value))
     everything = results.chosen or shown.empty
     return results.runs.assign(role="", changed=changed_names(results)) if everything else shown
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from ttt.analysis.names import changed_names, everywhere, everywhere_sentence
 from ttt.analysis.question import Comparison, Question, compare_runs
 from ttt.analysis.selection import selected
 from ttt.analysis.store import Results, load_results
@@ -91,6 +92,25 @@ def test_a_setting_of_all_runs_is_not_in_the_names_but_marked(tmp_path: Path) ->
     for run in (make_point(tmp_path, "mamba", "own"), make_point(tmp_path)):
         departing(run, mlp_hidden=156)
     assert list(answer(load_results(tmp_path)).table["line"]) == ["TTT-Linear (M)*", "Mamba*"]
+
+
+def test_many_changes_are_counted_unless_two_runs_would_have_one_name(tmp_path: Path) -> None:
+    settings = {"residual": False, "learnable_eta": False, "norm": False, "inner_bias": False}
+    make_point(tmp_path)
+    make_point(tmp_path, "ttt_mlp", "mamba", **settings)
+    assert sorted(changed_names(load_results(tmp_path))) == ["", "4 other settings"]
+    make_point(tmp_path, "ttt_mlp", "mamba", **settings | {"residual": True, "halved_loss": False})
+    names = changed_names(load_results(tmp_path))
+    assert len(set(names)) == 3
+    assert not any("other settings" in name for name in names)
+
+
+def test_changes_of_all_methods_are_marked_in_the_names_of_figures(tmp_path: Path) -> None:
+    for run in (make_point(tmp_path, "mamba", "own"), make_point(tmp_path)):
+        departing(run, mlp_hidden=156)
+    results = load_results(tmp_path)
+    assert changed_names(results) == ["*", "*"]
+    assert everywhere_sentence(everywhere(results, results.runs["run_id"])) == "* mlp_hidden = 156 in all runs."
 
 
 def test_no_two_lines_have_one_name(tmp_path: Path) -> None:

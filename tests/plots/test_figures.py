@@ -161,7 +161,8 @@ def test_per_token_takes_the_last_evaluation_and_names_unfinished_runs(tmp_path:
     make_run(tmp_path, seed=1, steps=10, steps_planned=40, status="interrupted")
     figure, results = FIGURES["per_token"], load_results(tmp_path)
     assert set(figure.table(results)["step"]) == {20}
-    assert "before the planned end of training: TTT-Linear (M)" in drawn(figure, results).get_supxlabel()
+    caption = drawn(figure, results).get_supxlabel().replace("\n", " ")
+    assert "before the planned end of training: TTT-Linear (M)" in caption
 
 
 def test_runs_that_were_stopped_early_do_not_shorten_the_others(tmp_path: Path) -> None:

@@ -68,14 +68,17 @@ def run_name(label: Label, start: str, departures: Mapping[str, Any] | None = No
         departures: the departures to name; those of the label by default.
         mark: stands behind the method.
     """
-    named = label.departures if departures is None else departures
+    words = _in_short(label, label.departures if departures is None else departures)
+    return ", ".join([method_label(label.model, label.backbone) + mark, *filter(None, [start, words])])
+
+
+def _in_short(label: Label, named: Mapping[str, Any]) -> str:
+    """Return departures in a few words: the row of Table 1 that they are, or the number of many."""
     if label.row and len(named) > 1 and named == label.departures:
-        words = [f"row {label.row} of Table 1"]
-    elif len(named) > MOST_DEPARTURES:
-        words = [f"{len(named)} other settings"]
-    else:
-        words = [setting_name(key, value) for key, value in named.items()]
-    return ", ".join([method_label(label.model, label.backbone) + mark, *filter(None, [start]), *words])
+        return f"row {label.row} of Table 1"
+    if len(named) > MOST_DEPARTURES:
+        return f"{len(named)} other settings"
+    return ", ".join(setting_name(key, value) for key, value in named.items())
 
 
 def shared_departures(labels: Iterable[Label]) -> dict[str, Any]:
@@ -94,8 +97,14 @@ def changed_names(results: Results) -> list[str]:
     labels = [results.labels[run_id] for run_id in results.runs["run_id"]]
     shared = everywhere(results, results.runs["run_id"])
     mark = [EVERYWHERE] if shared else []
-    named = ({key: value for key, value in label.departures.items() if key not in shared} for label in labels)
-    own = [", ".join(mark + [setting_name(key, value) for key, value in own.items()]) for own in named]
+    named = [{key: value for key, value in label.departures.items() if key not in shared} for label in labels]
+    whole = [", ".join(setting_name(key, value) for key, value in settings.items()) for settings in named]
+    short = [_in_short(label, settings) for label, settings in zip(labels, named, strict=True)]
+    meanings = {words: {text for text, other in zip(whole, short, strict=True) if other == words} for words in short}
+    own = [
+        ", ".join(filter(None, [*mark, words if len(meanings[words]) == 1 else text]))
+        for text, words in zip(whole, short, strict=True)
+    ]
     groups = list(zip(*(results.runs[column] for column in (*COMPARED_AT, *METHOD)), own, strict=True))
     others = changed_settings(groups, [results.settings[run_id] for run_id in results.runs["run_id"]])
     return [", ".join(filter(None, both)) for both in zip(own, others, strict=True)]
