@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -55,7 +56,12 @@ def test_a_run_writes_all_files(configure: Configure, tmp_path: Path) -> None:
     assert len(written["data"]["digest"]) == 64
     assert {"python", "torch", "lightning", "ttt-suite"} <= written["versions"].keys()
     assert written["parameters"]["embedding"] == written["data"]["vocab_size"] * 16
-    assert written["results"]["validation"]["sequences"] == 8
+    result = written["results"]["validation"]
+    assert result["sequences"] == 8
+    assert 0 <= result["accuracy"] <= 1
+    # A token of BPE stands for one byte at least.
+    assert 0 < result["bits_per_byte"] <= result["loss"] / math.log(2) * 1.02
+    assert written["measurements"]["peak_memory"] > 2**20
     kept = ["step-00000010.ckpt", "step-00000010.ckpt.sha256", "step-00000012.ckpt", "step-00000012.ckpt.sha256"]
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == kept
     rows = pd.read_parquet(run / "metrics.parquet")

@@ -19,6 +19,9 @@ METHOD_KEY = "method"
 FINETUNED = "finetuned"
 """``start`` of a run that starts from another run's weights; otherwise ``start`` is empty."""
 
+EVERYWHERE = "*"
+"""Mark behind the name of a changed method whose changes all drawn runs share, so that the caption names them."""
+
 LAYERS = {
     "ttt_linear": "TTT-Linear",
     "ttt_mlp": "TTT-MLP",

@@ -13,6 +13,7 @@ from ttt.cli.stopping import one_line_on_sigterm
 from ttt.config.errors import DivergedError, bad_value
 from ttt.config.identity import context_name
 from ttt.config.keys import check_keys
+from ttt.config.little_data import little_data
 from ttt.config.schema import EvalConfig
 from ttt.data.local import check_paths
 from ttt.results.copying import COPIES_BELOW
@@ -143,6 +144,11 @@ def _print_perplexity(run: TrainedRun, split: Split, evaluation: SplitEvaluation
         print(f"{run.record.folder.path}: {split} {reached}")
     print(describe_judged(run.documents(split), evaluation.judged, evaluation.tokens), file=sys.stderr)
     print(f"loss by token index: mean of {evaluation.sequences} {read}", file=sys.stderr)
+    bits = evaluation.bits_per_byte
+    per_byte = "" if bits is None else f"{bits:.4f} bits per byte of text, "
+    print(f"{per_byte}{evaluation.accuracy:.1%} of the tokens were the most likely ones", file=sys.stderr)
+    if small := little_data(split, evaluation.judged, evaluation.tokens):
+        print(small, file=sys.stderr)
 
 
 def _print_inner_loss(folder: RunFolder, read: str, probe: Probe, factor: float, stored: bool) -> None:

@@ -5,7 +5,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -19,8 +19,9 @@ from ttt.config.system import file_sha256
 from ttt.data.corpus import Corpus, Documents, load_corpus
 from ttt.data.prepared import find_prepared
 from ttt.data.sources import data_schema
-from ttt.data.vocabulary import tokenizer_file
+from ttt.data.vocabulary import open_vocabulary, tokenizer_file
 from ttt.evaluate.perplexity import SplitEvaluation, evaluate_split
+from ttt.evaluate.text_bytes import count_text_bytes
 from ttt.kernels.dispatch import why_not_here
 from ttt.layers.registry import layer_type
 from ttt.models.build import build_model
@@ -241,6 +242,9 @@ def evaluate_run(run: TrainedRun, split: Split) -> SplitEvaluation:
         reading.device_tokens,
         reading.show_progress,
     )
+    vocabulary = open_vocabulary(run.corpus.folder)
+    text_bytes = count_text_bytes(documents.tokens, evaluation.starts, reading.ctx, vocabulary)
+    evaluation = replace(evaluation, text_bytes=text_bytes)
     if log is None:
         return evaluation
     _log_evaluation(log, split, run.step, evaluation)
@@ -291,4 +295,6 @@ def _result(run: TrainedRun, documents: Documents, evaluation: SplitEvaluation) 
             "of_tokens": len(documents.tokens),
         },
         "step": run.step,
+        "accuracy": evaluation.accuracy,
+        "bits_per_byte": evaluation.bits_per_byte,
     }

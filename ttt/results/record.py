@@ -160,7 +160,8 @@ class Evaluation(TypedDict):
     ``per_token_sequences`` counts the windows of the loss by token index. ``perplexity`` is None if it is infinite.
     ``judged`` names the text of ``loss``. ``step`` is the number of optimizer steps of the evaluated weights; a record
     without it means the last step of the run. ``data`` and ``split`` name the text of an evaluation at another context
-    or on another text.
+    or on another text. ``accuracy`` is the share of tokens that were the most likely ones, and ``bits_per_byte`` the
+    loss in bits per byte of the judged text, None if that text is empty; older records lack both.
     """
 
     loss: float
@@ -172,6 +173,8 @@ class Evaluation(TypedDict):
     step: NotRequired[int]
     data: NotRequired[str]
     split: NotRequired[str]
+    accuracy: NotRequired[float]
+    bits_per_byte: NotRequired[float | None]
 
 
 class Timing(TypedDict):
