@@ -30,7 +30,7 @@ from ttt.results.atomic import write_text
 def plan(request: Request) -> None:
     """Print the runs of the sweep, their estimated cost, and how often they read their text if more than once."""
     device, utilisation = request.options.get("device", "h100"), request.number("utilisation", 0.4, 0)
-    found = _expand(request)
+    found = _expand(request, labels=False)
     known = known_folder(request, SweepFolder(request.folder))
     statuses = count_known(known, [RunStatus(run) for run in found.runs])
     made = {status.run.run_id: status.detail for status in statuses if status.state == "finished"}
@@ -111,8 +111,8 @@ COMMANDS: dict[str, Callable[[Request], None]] = {
 }
 
 
-def _expand(request: Request) -> Plan:
-    """Return the plan of the requested sweep; show the progress on a terminal."""
+def _expand(request: Request, labels: bool = True) -> Plan:
+    """Return the plan of the requested sweep, with labels for the records; show the progress on a terminal."""
     sweep = with_overrides(load_sweep(request.required("sweep"), request.options.get("scale")), request.overrides)
 
     def report(done: int, total: int) -> None:
@@ -120,7 +120,7 @@ def _expand(request: Request) -> Plan:
             end = "\n" if done == total else ""
             print(f"\rcomposing {done}/{total}", end=end, file=sys.stderr, flush=True)
 
-    return expand(sweep, request.runs_folder, report)
+    return expand(sweep, request.runs_folder, report, labels)
 
 
 def _as_json(status: RunStatus) -> dict[str, Any]:
