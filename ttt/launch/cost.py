@@ -65,6 +65,11 @@ def run_costs(plan: Plan, device: str, utilisation: float) -> list[RunCost]:
             models[shape] = counted_model(config)
         parameters, flops = models[shape].parameters, models[shape].flops(config.ctx.length, tokens)
         gpu_hours = flops / (PEAK_FLOPS[device] * utilisation) / 3600
-        disk = CHECKPOINTS * BYTES_PER_PARAMETER * parameters
+        disk = checkpoint_bytes(parameters)
         costs.append(RunCost(run, parameters, tokens, flops, gpu_hours, disk))
     return costs
+
+
+def checkpoint_bytes(parameters: int) -> int:
+    """Return the bytes of the checkpoints that a run keeps."""
+    return CHECKPOINTS * BYTES_PER_PARAMETER * parameters
