@@ -48,8 +48,8 @@ def cost_rows(plan: RunPlan) -> list[tuple[str, str]]:
     from ttt.models.count import counted_model, state_numbers
 
     config, steps = plan.config, plan.step_plan
-    counted_, tokens = counted_model(config), steps.steps * steps.tokens_per_step
-    flops = counted_.flops(config.ctx.length, tokens)
+    size, tokens = counted_model(config), steps.steps * steps.tokens_per_step
+    flops = size.flops(config.ctx.length, tokens)
     first, more = state_numbers(config)
     state = f"{quantity(4 * first)}B a sequence in float32, at any context"
     if more:
@@ -58,12 +58,12 @@ def cost_rows(plan: RunPlan) -> list[tuple[str, str]]:
     speed = speed_here(config, readable_records(Path(config.runs)), flops / tokens)
     done = f" of {steps.schedule_steps:,}" if steps.steps < steps.schedule_steps else ""
     return [
-        ("parameters", f"{counted_.parameters:,}, of them {counted_.embedding:,} in the embedding"),
+        ("parameters", f"{size.parameters:,}, of them {size.embedding:,} in the embedding"),
         ("state", state),
         ("training", f"{steps.steps:,}{done} steps of {steps.tokens_per_step:,} tokens, {quantity(tokens)} in all"),
         ("FLOPs", f"{flops:.3g} ({quantity(flops / tokens)} a token)"),
         ("time", _time(speed, tokens)),
-        ("disk", f"{quantity(checkpoint_bytes(counted_.parameters))}B of checkpoints"),
+        ("disk", f"{quantity(checkpoint_bytes(size.parameters))}B of checkpoints"),
     ]
 
 
@@ -88,7 +88,9 @@ def speed_here(config: TrainConfig, records: list[Record], flops_per_token: floa
 
 
 def _title(config: TrainConfig) -> str:
-    return f"{method_label(config.model.name, config.backbone.name)}, size {config.size.name}, {config.ctx.length} tokens"
+    return (
+        f"{method_label(config.model.name, config.backbone.name)}, size {config.size.name}, {config.ctx.length} tokens"
+    )
 
 
 def _time(speed: Speed | None, tokens: int) -> str:

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from ttt.config.schema import KernelConfig, TrainConfig
-from ttt.models.build import build_model
 from ttt.layers.flops import count_flops
+from ttt.models.build import build_model
 from ttt.models.flops import of_training
 from ttt.models.language_model import LanguageModel
 
@@ -22,7 +22,11 @@ class WithoutDrawing(TorchFunctionMode):
     """Draw no initial values. The system gives a tensor its memory only when it is written, so it then takes none."""
 
     def __torch_function__(
-        self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+        self,
+        function: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Call ``function``, or return its tensor as it is."""
         given = dict(kwargs or {})

@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ttt.cli.compose import as_object, compose, quote_option, quote_text, register_schemas, spelled_out
 from ttt.cli.errors import describe
 from ttt.cli.label import label_of
+from ttt.cli.match import with_matched_size
 from ttt.cli.parent import inherited
 from ttt.cli.sweep.files import cluster_file, read_yaml, sweep_file
 from ttt.config.assets import assets
@@ -122,7 +123,7 @@ def compose_run(run: SweepRun, runs_folder: Path, parent: TrainConfig | None) ->
     if parent is not None:
         chosen = set(map(key_of, overrides))
         overrides = [*inherited(to_plain(parent), chosen), *overrides]
-    config = as_object(compose("train", overrides), TrainConfig)
+    config = with_matched_size(as_object(compose("train", overrides), TrainConfig))
     config = replace(config, runs=str(runs_folder), ckpt="last")
     if parent is not None:
         return with_parent(config, planned_parent(parent, runs_folder / run_id(parent)))

@@ -2,15 +2,17 @@
 
 from time import sleep
 
+from ttt.cli.sweep.dry import print_jobs
 from ttt.cli.sweep.expand import change_cluster, load_cluster
-from ttt.cli.sweep.known import compare_data, finished, known_folder, known_status, trained_for_weights
+from ttt.cli.sweep.known import compare_data, count_known, finished, known_folder, known_status, trained_for_weights
 from ttt.cli.sweep.request import COMMON_KEYS, Request
 from ttt.config.errors import RunError, UserError, counted
 from ttt.launch.choice import Choice, choose, shapes, summary, write_held
 from ttt.launch.known import remember
-from ttt.launch.plan import Plan, SweepFolder, freeze, submit_lock
+from ttt.launch.plan import Plan, SweepFolder, check_same_plan, freeze, submit_lock
+from ttt.launch.recover import read_jobs
 from ttt.launch.resources import Resources, read_resources, write_resources
-from ttt.launch.status import ACTIVE, BROKEN, RunStatus
+from ttt.launch.status import ACTIVE, BROKEN, RunStatus, sweep_status
 from ttt.launch.submit import submit as submit_runs
 
 
@@ -27,10 +29,22 @@ def submit(request: Request, sweep_plan: Plan) -> None:
     for run in sweep_plan.runs:
         resources.of(run)
     folder = SweepFolder(request.folder)
+    if request.switch("dry"):
+        statuses = [RunStatus(run) for run in sweep_plan.runs]
+        if folder.plan.exists() and read_jobs(folder):
+            check_same_plan(sweep_plan, folder)
+            statuses = sweep_status(folder)
+        statuses = count_known(known_folder(request, folder), statuses)
+        open_ids = {status.run.run_id for status in statuses if status.state not in (*ACTIVE, "finished")}
+        print_jobs(request, sweep_plan, resources, [run for run in sweep_plan.runs if run.run_id in open_ids])
+        return
     known = known_folder(request, folder)
     notes = list(compare_data(known, sweep_plan))
     folder.make()
     with submit_lock(folder):
+        if not read_jobs(folder):
+            # Nothing came of an earlier submission, so that its plan must not stand in the way of this one.
+            folder.plan.unlink(missing_ok=True)
         freeze(sweep_plan, folder)
         statuses = known_status(request, folder)
         remember(folder, known)
