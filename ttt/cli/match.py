@@ -62,7 +62,7 @@ def _free_key(config: TrainConfig) -> tuple[str, int]:
     wider = replace(config, size=replace(size, mlp_hidden=size.mlp_hidden + 1))
     if _parameters(wider) != _parameters(config):
         return "mlp_hidden", 1
-    return "width", 2 * size.heads if config.model.has_heads else 2
+    return "width", 2 * size.heads if config.model.has_heads else 1
 
 
 def _neighbours(parameters_at: Callable[[int], int], wanted: int) -> tuple[int, int]:

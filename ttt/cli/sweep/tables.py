@@ -92,7 +92,7 @@ def _pair(override: str) -> tuple[str, str]:
 def status_table(statuses: list[RunStatus], wide: bool = False) -> str:
     """Return one line per run, and the number of runs in each state; ``wide``: whole names, in lines of any length."""
     names = _row_names([status.run for status in statuses])
-    rows = [("run", "state", "step", "tok/s", "left", "")]
+    rows = [("run", "state", "step", "tokens/s", "left", "")]
     for status in statuses:
         # A run of this configuration may have been trained further than trainer.max_steps of the sweep.
         steps = f"{status.steps}/{max(status.run.steps, status.steps)}"
@@ -102,8 +102,29 @@ def status_table(statuses: list[RunStatus], wide: bool = False) -> str:
         rows.append((names[status.run.run_id], status.state, steps, speed, left, status.detail + elsewhere))
     counts = Counter(status.state for status in statuses)
     summary = ", ".join(f"{number} {state}" for state, number in counts.most_common())
-    table = text_table(rows, left=(0, 1, 5)) if wide else fitted_table(rows, left=(0, 5))
+    table = text_table(rows, left=(0, 1, 5)) if wide else _with_details(rows)
     return f"{table}\n{counted(len(statuses), 'run')}: {summary}"
+
+
+def _with_details(rows: list[tuple[str, ...]]) -> str:
+    """Return the table in 80 columns; a detail, in the last cell, that does not fit stands in lines of its own."""
+    lines = []
+    for line, row in zip(
+        fitted_table([row[:-1] for row in rows], left=(0, 1), gap="  ").splitlines(), rows, strict=True
+    ):
+        if not row[-1] or len(line) + 2 + len(row[-1]) <= WIDTH:
+            lines.append(f"{line}  {row[-1]}".rstrip())
+        else:
+            indented = textwrap.fill(
+                row[-1],
+                WIDTH,
+                initial_indent="  ",
+                subsequent_indent="  ",
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
+            lines += [line, indented]
+    return "\n".join(lines)
 
 
 def quantity(number: float) -> str:
