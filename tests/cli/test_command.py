@@ -170,7 +170,7 @@ def test_help_has_the_values_of_the_command_line() -> None:
 
 
 def test_columns_are_wrapped() -> None:
-    lines = columns({"a=1": "word " * 30, "longer=2": ""}).splitlines()
+    lines = columns({"a=1": "word " * 20, "longer=2": ""}).splitlines()
     assert [line.index("word") for line in lines[:2]] == [12, 12]
     assert lines[2] == "  longer=2"
 

@@ -58,6 +58,9 @@ SCHEMAS: dict[str, type[Any]] = {
 VALUES: dict[str, type[Any]] = {"ctx": ContextConfig, "size": SizeConfig}
 """Group of ``train`` whose options set every key of the group, and nothing else -> its schema."""
 
+UNSET = {"size": {"match"}}
+"""Group of ``VALUES`` -> keys that no option sets: what they are set to does not depend on the option."""
+
 
 def register_schemas() -> None:
     """Register every schema with Hydra, and the options of layers, backbones and sources that are not shipped.
@@ -130,7 +133,8 @@ def _values_of(override: str) -> Resolved | None:
     if group not in VALUES or not path.is_file() or "@package" in path.read_text(encoding="utf-8"):
         return None
     values = cast(Resolved, OmegaConf.to_container(OmegaConf.load(path)))
-    return values if values.keys() == {field.name for field in fields(VALUES[group])} else None
+    keys = {field.name for field in fields(VALUES[group])} - UNSET.get(group, set())
+    return values if values.keys() == keys else None
 
 
 def _sets_a_value(override: str) -> bool:

@@ -15,7 +15,7 @@ from ttt.results.checkpoints import checkpoints
 from ttt.results.origin import data_from_here
 from ttt.results.record import Record, RunFolder, read_record
 
-OF_THE_COMMAND = ("run", "runs", "ckpt", "overwrite", "hydra")
+OF_THE_COMMAND = ("run", "runs", "ckpt", "overwrite", "plan", "hydra")
 """Keys and groups of a command line that are not part of a run's configuration."""
 
 MAY_CHANGE = ("trainer", "kernel", "data.cache_dir", "data.workers")

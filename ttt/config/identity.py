@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from ttt.config.schema import Resolved, TrainConfig
 
-BOOKKEEPING = ("trainer", "runs", "run", "runs_dir", "run_dir", "ckpt", "overwrite")
+BOOKKEEPING = ("trainer", "runs", "run", "runs_dir", "run_dir", "ckpt", "overwrite", "plan")
 """Keys of a configuration that specify where and how to run, and their names in old records."""
 
 WITHOUT_INFLUENCE = (

@@ -5,6 +5,7 @@ may define its keys in its own file there, which is then imported to compose a c
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ttt.config.errors import bad_value
 from ttt.config.keys import REQUIRED, key
@@ -111,6 +112,8 @@ class LinearAttentionConfig(LayerConfig):
 @dataclass
 class MambaConfig(LayerConfig):
     """Selective state space layer."""
+
+    has_heads: ClassVar[bool] = False
 
     state_size: int = key(16, "state dimensions of a channel", at_least=1)
     expand: int = key(2, "inner width in multiples of the model width", at_least=1)

@@ -104,7 +104,8 @@ def check(config: TrainConfig) -> StepPlan:
     """
     check_keys(config)
     config.model.check()
-    check_heads(config.size.width, config.size.heads, "size.")
+    if config.model.has_heads:
+        check_heads(config.size.width, config.size.heads, "size.")
     _check_recipe(config.recipe)
     check_data(config.data)
     if config.trainer.strategy == "single" and config.trainer.devices * config.trainer.nodes > 1:

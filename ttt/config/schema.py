@@ -5,7 +5,7 @@ This module imports nothing heavy, so that ``--help`` and errors are printed at 
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from ttt.config.keys import LARGEST_SEED, MOST_WORKERS, REQUIRED, check_keys, key
 
@@ -16,6 +16,9 @@ SPLITS = ("train", "validation", "test")
 @dataclass
 class LayerConfig:
     """Keys of every sequence layer."""
+
+    has_heads: ClassVar[bool] = True
+    """Whether ``size.heads`` divides the layer's width."""
 
     name: str = key(REQUIRED, "the layer's name in the registry", file_name=True)
 
@@ -40,6 +43,11 @@ class SizeConfig:
     blocks: int = key(0, "number of blocks", at_least=1, at_most=10**5)
     heads: int = key(0, "number of heads; each has width / heads dimensions", at_least=1)
     mlp_hidden: int = key(0, "hidden width of a block's SwiGLU", at_least=1, at_most=10**7)
+    match: str | None = key(
+        None,
+        "a model, such as mamba: set mlp_hidden, or width where the block has no SwiGLU, so that the parameters are "
+        "those of that model at this size, within 1%",
+    )
     init_std: float = key(0.02, "standard deviation of initial weights", above=0)
     steps: int = key(0, "steps of the full recipe", at_least=1)
     tokens_per_step: int = key(0, "tokens in a step of the full recipe", at_least=1)
@@ -230,6 +238,7 @@ class TrainConfig:
         None, "last: resume from the newest checkpoint, or start if there is none", choices=("last",)
     )
     overwrite: bool = key(False, "delete an earlier run in the folder and start over")
+    plan: bool = key(False, "print what the run costs (parameters, state, FLOPs, time, disk) and stop")
 
 
 @dataclass

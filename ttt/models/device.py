@@ -1,5 +1,7 @@
 """The choice of the torch device, and of the precision on it."""
 
+import platform
+
 import torch
 
 from ttt.config.errors import bad_value
@@ -29,3 +31,9 @@ def choose_precision(name: str, device: torch.device) -> str:
         return "32-true"
     # GPUs before Ampere emulate bfloat16, many times slower than they compute in float16.
     return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+
+
+def device_name(device: torch.device) -> str:
+    """Return the name of a device in records: ``cpu: x86_64``, ``cuda: NVIDIA H100 80GB HBM3``."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return f"{device.type}: {name}"

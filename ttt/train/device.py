@@ -1,6 +1,5 @@
 """Device, precision and strategy of a run in the terms of torch and Lightning."""
 
-import platform
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +10,7 @@ from ttt.backbones.registry import backbones
 from ttt.config.errors import bad_value, counted
 from ttt.config.plan import check_device
 from ttt.config.schema import TrainerConfig
-from ttt.models.device import choose_device, choose_precision
+from ttt.models.device import choose_device, choose_precision, device_name
 from ttt.models.memory import keep_freed_memory
 from ttt.results.record import Device
 
@@ -47,9 +46,8 @@ def choose_hardware(trainer: TrainerConfig) -> Hardware:
         keep_freed_memory()
     if trainer.threads:
         torch.set_num_threads(trainer.threads)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     count = trainer.devices * trainer.nodes
-    return Hardware(device, precision, {"name": f"{device.type}: {name}", "count": count, "precision": precision})
+    return Hardware(device, precision, {"name": device_name(device), "count": count, "precision": precision})
 
 
 def choose_strategy(name: str) -> str | Strategy:

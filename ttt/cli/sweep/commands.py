@@ -2,22 +2,27 @@
 
 import json
 import sys
+import textwrap
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from ttt.cli.sweep.dry import print_jobs
 from ttt.cli.sweep.epochs import repeated_reading
 from ttt.cli.sweep.expand import expand, load_sweep
 from ttt.cli.sweep.known import compare_data, count_known, known_folder, known_status, trained_for_weights
 from ttt.cli.sweep.overrides import with_overrides
 from ttt.cli.sweep.request import Request
-from ttt.cli.sweep.submit import retry, select
+from ttt.cli.sweep.submit import new_resources, retry, select
 from ttt.cli.sweep.submit import submit as submit_sweep
 from ttt.cli.sweep.tables import cost_table, status_table
+from ttt.cli.sweep.times import DEFAULT_GPU, HERE, times_of
 from ttt.config.errors import UserError, counted
 from ttt.config.system import user_path
+from ttt.config.text_table import WIDTH
 from ttt.launch.cancel import cancel_runs
 from ttt.launch.choice import with_reasons
 from ttt.launch.collect import copy_results
@@ -29,16 +34,24 @@ from ttt.results.atomic import write_text
 
 
 def plan(request: Request) -> None:
-    """Print the runs of the sweep, their estimated cost, and how often they read their text if more than once."""
-    device, utilisation = request.options.get("device", "h100"), request.number("utilisation", 0.4, 0)
-    found = _expand(request)
+    """Print the runs of the sweep, their estimated cost, and how often they read their text if more than once.
+
+    With ``slurm=`` it also prints the jobs that ``submit`` would send; see ``print_jobs``.
+    """
+    resources = new_resources(request) if "slurm" in request.options else None
+    device, utilisation = request.options.get("device"), request.number("utilisation", 0.4, 0)
+    found = _expand(request, labels=False)
     known = known_folder(request, SweepFolder(request.folder))
     statuses = count_known(known, [RunStatus(run) for run in found.runs])
     made = {status.run.run_id: status.detail for status in statuses if status.state == "finished"}
     notes = [*compare_data(known, found), *trained_for_weights(statuses)]
-    print(cost_table(run_costs(found, device, utilisation), device, utilisation, made))
+    costs = run_costs(found, DEFAULT_GPU if device in (None, HERE) else device, utilisation)
+    times = times_of(found, costs, device, utilisation, request.runs_folder, made)
+    print(cost_table(found, costs, times, made, "--wide" in request.flags))
     for line in (*notes, *repeated_reading(found)):
-        print(line)
+        print(textwrap.fill(line, WIDTH, break_on_hyphens=False))
+    if resources is not None:
+        print_jobs(request, found, resources, [run for run in found.runs if run.run_id not in made])
 
 
 def submit(request: Request) -> None:
@@ -49,6 +62,7 @@ def submit(request: Request) -> None:
 def status(request: Request) -> None:
     """Print one line per run, or the folders of the runs finished here; with ``--watch``, until all runs have ended."""
     folder, interval = SweepFolder(request.folder), request.number("interval", 10, 1)
+    before: list[RunStatus] = []
     while True:
         statuses = with_reasons(folder, known_status(request, folder))
         if "--json" in request.flags:
@@ -57,11 +71,24 @@ def status(request: Request) -> None:
             made_here = (status for status in statuses if status.state == "finished" and not status.known)
             sys.stdout.writelines(f"{status.run.folder}\n" for status in made_here)
         else:
-            clear = "\x1b[H\x1b[2J" if "--watch" in request.flags and sys.stdout.isatty() else ""
-            print(clear + status_table(statuses), flush=True)
+            _show_status(request, statuses, before)
+        before = statuses
         if "--watch" not in request.flags or not any(status.state in ACTIVE for status in statuses):
             return
         time.sleep(interval)
+
+
+def _show_status(request: Request, statuses: list[RunStatus], before: list[RunStatus]) -> None:
+    """Print the table; a watch that is written into a file prints later the time and the runs that have changed."""
+    watch, wide = "--watch" in request.flags, "--wide" in request.flags
+    if watch and not sys.stdout.isatty() and before:
+        states = {status.run.run_id: (status.state, status.detail) for status in before}
+        changed = [status for status in statuses if states.get(status.run.run_id) != (status.state, status.detail)]
+        if changed:
+            print(f"{datetime.now():%Y-%m-%d %H:%M:%S}\n{status_table(changed, wide)}", flush=True)
+        return
+    clear = "\x1b[H\x1b[2J" if watch and sys.stdout.isatty() else ""
+    print(clear + status_table(statuses, wide), flush=True)
 
 
 def cancel(request: Request) -> None:
@@ -119,8 +146,8 @@ COMMANDS: dict[str, Callable[[Request], None]] = {
 }
 
 
-def _expand(request: Request) -> Plan:
-    """Return the plan of the requested sweep; show the progress on a terminal."""
+def _expand(request: Request, labels: bool = True) -> Plan:
+    """Return the plan of the requested sweep, with labels for the records; show the progress on a terminal."""
     sweep = with_overrides(load_sweep(request.required("sweep"), request.options.get("scale")), request.overrides)
 
     def report(done: int, total: int) -> None:
@@ -128,7 +155,7 @@ def _expand(request: Request) -> Plan:
             end = "\n" if done == total else ""
             print(f"\rcomposing {done}/{total}", end=end, file=sys.stderr, flush=True)
 
-    return expand(sweep, request.runs_folder, report)
+    return expand(sweep, request.runs_folder, report, labels)
 
 
 def _as_json(status: RunStatus) -> dict[str, Any]:
