@@ -148,6 +148,7 @@ class RecipeConfig:
     )
     clip: float = key(0.0, "maximum gradient norm; 0: no clipping", at_least=0)
     parent_share: float = key(0.0, "training tokens as a share of the parent's", at_least=0)
+    imported: str | None = key(None, "SHA-256 of weights that ttt-import has read", hidden=True)
 
 
 @dataclass
@@ -289,6 +290,38 @@ class ExportConfig:
         None, "kernel in the exported config.yaml; null: the run's, with auto in place of cpu and triton"
     )
     overwrite: bool = key(False, "write into a folder that is not empty; other files in it stay")
+
+
+@dataclass
+class ImportConfig:
+    """A run of ``ttt-import``. On the command line ``source`` is called ``from``, which cannot name a field."""
+
+    source: str = key(
+        REQUIRED, "folder or file of the weights, or OWNER/NAME of a model on the Hugging Face hub", free_text=True
+    )
+    out: str = key(REQUIRED, "folder of the new run", free_text=True)
+    tokenizer: str | None = key(
+        None, "its tokenizer.json or tokenizer.model; null: the one beside the weights", free_text=True
+    )
+    revision: str | None = key(None, "a commit of the model on the hub; null: its newest", free_text=True)
+    ctx: ContextConfig | None = key(
+        None, "context that it was trained at and is judged at; null: that of its config.json, or 2048"
+    )
+    data: DataConfig | None = key(
+        None, "text to judge it on, as its own; null: none, so that ttt-eval needs data= and draws no figure"
+    )
+    eta_base: float | None = key(
+        None,
+        "base of eta; null: ttt_base_lr of its config.json, or that of the authors' scripts (1.0; TTT-MLP 0.1)",
+        above=0,
+    )
+    rope_base: float | None = key(None, "base of RoPE; null: rope_theta of its config.json, or 10000", above=0)
+    steps: int | None = key(
+        None,
+        "optimizer steps that it was trained for; null: as the checkpoint says, or the recipe of a size of the paper, "
+        "or 0: unknown",
+        at_least=0,
+    )
 
 
 @dataclass

@@ -17,6 +17,7 @@ from ttt.layers.registry import layer_type
 from ttt.models.build import build_model
 from ttt.models.language_model import LanguageModel
 from ttt.models.released import from_released, released_meta, to_released
+from ttt.models.released_meta import CONFIG_FILE, config_of
 from ttt.results.atomic import write_bytes
 from ttt.results.record import RunFolder
 
@@ -29,7 +30,8 @@ def export_run(folder: RunFolder, out: Path, released: bool, kernel: KernelConfi
     Args:
         folder: a run with a checkpoint.
         out: the folder to write, created if it is missing.
-        released: use the released code's names, and add ``released.json``, the ``meta`` of ``from_released``.
+        released: use the released code's names, and add ``released.json``, the ``meta`` of ``from_released``, and the
+            released code's ``config.json``.
         kernel: the kernel in the exported configuration; None: the training's, or ``auto`` in place of a compiled one,
             which other machines may lack.
 
@@ -47,6 +49,7 @@ def export_run(folder: RunFolder, out: Path, released: bool, kernel: KernelConfi
     }
     if meta is not None:
         files[RELEASED] = (json.dumps(meta, indent=2) + "\n").encode()
+        files[CONFIG_FILE] = (json.dumps(config_of(meta, run.reading.ctx), indent=2) + "\n").encode()
     tokenizer = run.tokenizer()
     files[tokenizer.name] = tokenizer.read_bytes()
     # All checks are done before the first file is written.

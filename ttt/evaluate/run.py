@@ -189,7 +189,13 @@ def corpus_of(record: RunRecord, data: DataConfig, show_progress: bool) -> Corpu
     Raises:
         UserError: the corpus is in no cache, and its source is missing or has changed since the training.
     """
-    found = find_prepared(data, record.content["data"]["digest"])
+    digest = record.content["data"]["digest"]
+    if not digest:
+        line = (
+            "was imported without data, so that no text is its own; name one with data=, or import it again with data="
+        )
+        raise UserError(f"{record.folder.path}: {line}")
+    found = find_prepared(data, digest)
     if found is not None:
         return found
     corpus = load_corpus(data, show_progress)

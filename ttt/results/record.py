@@ -171,6 +171,23 @@ class Evaluation(TypedDict):
     split: NotRequired[str]
 
 
+class Imported(TypedDict):
+    """The origin of weights that ``ttt-import`` has read.
+
+    ``source`` is a path or the id of a model on the hub, at the commit ``revision``; ``layout`` is safetensors, torch
+    or flax; ``files`` maps the name of each file to its SHA-256. ``assumed`` has settings that no file had, by the
+    released code's names, and ``steps_from`` the origin of ``steps``: the checkpoint, the command line, the recipe of
+    the paper's size, or nothing.
+    """
+
+    source: str
+    revision: str | None
+    layout: str
+    files: dict[str, str]
+    assumed: dict[str, float]
+    steps_from: str
+
+
 class Timing(TypedDict):
     """Start and end in ISO 8601 UTC; ``seconds`` and ``tokens_per_second`` of training."""
 
@@ -192,7 +209,7 @@ class Record(TypedDict):
     made, see ``ttt.config.identity``. ``label`` describes the run for figures. ``started_in`` is the directory from
     which relative paths in ``config`` start; collected records lack it. ``measurements`` maps the name of a measured
     number to its value; each is a column of ``Results.runs``. ``wandb_id`` is the
-    id of the run in Weights & Biases.
+    id of the run in Weights & Biases. ``imported`` is the origin of weights that the suite did not train.
     """
 
     schema_version: int
@@ -224,6 +241,7 @@ class Record(TypedDict):
     evaluations: NotRequired[dict[str, Evaluation]]
     measurements: NotRequired[dict[str, float]]
     wandb_id: NotRequired[str]
+    imported: NotRequired[Imported]
 
 
 def write_record(path: Path, record: Record) -> None:

@@ -36,7 +36,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Write ``checkpoint`` to ``path``."""
         if self.failure is None:
             with self.deferring():
-                _save(checkpoint, Path(path))
+                save_whole(checkpoint, Path(path))
 
     @contextmanager
     def deferring(self) -> Iterator[None]:
@@ -47,7 +47,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             self.failure = error
 
 
-def _save(checkpoint: dict[str, Any], path: Path) -> None:
+def save_whole(checkpoint: dict[str, Any], path: Path) -> None:
+    """Write a checkpoint in torch's format, and then its digest.
+
+    Raises:
+        UserError: the file cannot be written; nothing of it remains.
+    """
     try:
         with replacing(path) as file:
             writer = HashingWriter(file)
