@@ -44,18 +44,21 @@ ALLOWED: dict[str, set[str]] = {
         "plots",
         "claims",
     },
+    "hf": {"config", "layers", "models", "evaluate"},
     "api": {"config", "layers", "backbones", "models", "data", "results", "analysis", "evaluate", "cli"},
 }
 """Package -> other packages of the suite that it may import."""
 
 FENCED: dict[str, set[str]] = {
-    "torch": {"inner", "kernels", "layers", "backbones", "models", "data", "evaluate", "train", "bench", "api"},
+    "torch": {"inner", "kernels", "layers", "backbones", "models", "data", "evaluate", "train", "bench", "hf", "api"},
     "triton": {"kernels"},
     "lightning": {"train"},
     "datasets": {"data"},
     "tokenizers": {"data"},
     "sentencepiece": {"data"},
     "huggingface_hub": {"data"},
+    "transformers": {"hf"},
+    "msgpack": {"models"},
     "submitit": {"launch"},
     "psutil": {"launch"},
     "hydra": {"cli"},

@@ -152,8 +152,9 @@ def _plan(
     data = replace(data, tokenizer=str(tokenizer), vocab_size=meta["vocab_size"])
     whole = replace(composed, data=data, run=config.out)
     label = label_of(whole).to_plain()
+    written = [re.sub(r"^source=", "from=", override) for override in overrides]
     parts = plan_steps(whole), identity(whole), run_id(whole), RunFolder(Path(config.out))
-    return RunPlan(whole, *parts, 0, None, to_plain(whole), overrides, None, label)
+    return RunPlan(whole, *parts, 0, None, to_plain(whole), written, None, label)
 
 
 def _size(meta: dict[str, int], ctx: int) -> list[str]:

@@ -281,7 +281,17 @@ class ExportConfig:
     """A run of ``ttt-export``."""
 
     run: str = key(REQUIRED, "folder of a trained run", free_text=True)
-    out: str = key(REQUIRED, "folder to write, new or empty", free_text=True)
+    out: str | None = key(None, "folder to write, new or empty", free_text=True)
+    hf: str | None = key(
+        None,
+        "instead of out: folder to write, new or empty, as a model of transformers with a model card",
+        free_text=True,
+    )
+    push: str | None = key(
+        None,
+        "with hf: OWNER/NAME on the Hugging Face hub to upload the folder to; a new one is private",
+        free_text=True,
+    )
     released: bool = key(
         False,
         "parameter names of the authors' released code, and released.json with its settings (TTT-Linear, TTT-MLP)",

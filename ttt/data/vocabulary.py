@@ -38,6 +38,10 @@ class Vocabulary(Protocol):
         """Return the bytes of a token; one character may be split over several tokens."""
         ...
 
+    def name_of(self, token: int) -> str:
+        """Return the name of a token in the tokenizer's file."""
+        ...
+
 
 class JSONVocabulary:
     """A ``tokenizer.json`` of the library ``tokenizers``; special tokens in a text are encoded as plain text."""
@@ -64,6 +68,10 @@ class JSONVocabulary:
         """See ``Vocabulary``."""
         return self._token_bytes(token)
 
+    def name_of(self, token: int) -> str:
+        """See ``Vocabulary``."""
+        return str(self._tokenizer.id_to_token(token))
+
 
 class SentencePieceVocabulary:
     """A ``tokenizer.model`` of sentencepiece, such as Llama-2's. It may normalise texts."""
@@ -82,6 +90,10 @@ class SentencePieceVocabulary:
     def bytes_of(self, token: int) -> bytes:
         """See ``Vocabulary``."""
         return piece_bytes(self._processor.id_to_piece(token), byte_fallback=self._processor.is_byte(token))
+
+    def name_of(self, token: int) -> str:
+        """See ``Vocabulary``."""
+        return str(self._processor.id_to_piece(token))
 
 
 @cache
