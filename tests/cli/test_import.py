@@ -20,7 +20,8 @@ from ttt.cli.importing import import_weights
 from ttt.cli.label import label_of_plain
 from ttt.cli.train import train
 from ttt.config.errors import UserError
-from ttt.config.schema import ContextConfig, EvalConfig, ExportConfig, GenerateConfig, ImportConfig, TrainConfig
+from ttt.config.exchange import ExportConfig, ImportConfig
+from ttt.config.schema import ContextConfig, EvalConfig, GenerateConfig, TrainConfig
 from ttt.evaluate.run import load_run
 from ttt.models.released_files import read_released
 from ttt.models.released_meta import config_of, settings_of

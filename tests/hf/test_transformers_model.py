@@ -20,7 +20,8 @@ from ttt.cli.eval import evaluate
 from ttt.cli.export import export
 from ttt.cli.train import train
 from ttt.config.errors import UserError
-from ttt.config.schema import ContextConfig, EvalConfig, ExportConfig, KernelConfig, TrainConfig
+from ttt.config.exchange import ExportConfig
+from ttt.config.schema import ContextConfig, EvalConfig, KernelConfig, TrainConfig
 from ttt.evaluate.generate import Sampling, continuation
 from ttt.evaluate.run import load_run
 from ttt.results.record import RunFolder

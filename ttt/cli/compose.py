@@ -21,14 +21,13 @@ from ttt.cli.resolvers import register_resolvers
 from ttt.config.assets import assets
 from ttt.config.bench import InnerBenchConfig, KernelBenchConfig, LatencyBenchConfig, Method, ModelBenchConfig
 from ttt.config.errors import UserError, bad_value
+from ttt.config.exchange import ExportConfig, ImportConfig
 from ttt.config.keys import free_text_keys
 from ttt.config.layers import SHIPPED
 from ttt.config.schema import (
     ContextConfig,
     EvalConfig,
-    ExportConfig,
     GenerateConfig,
-    ImportConfig,
     InspectConfig,
     PrepareConfig,
     Resolved,

@@ -5,7 +5,9 @@ from pathlib import Path
 
 from ttt.cli.command import Command
 from ttt.config.errors import UserError, bad_value
-from ttt.config.schema import ExportConfig
+from ttt.config.exchange import ExportConfig
+from ttt.config.keys import check_keys
+from ttt.results.checkpoints import Choice
 from ttt.results.record import RunFolder, read_record
 
 HELP = """\
@@ -27,19 +29,21 @@ def export(config: ExportConfig, overrides: list[str]) -> None:  # noqa: ARG001 
         UserError: no such run, no intact checkpoint, a model that the released code does not have, or a folder
             that contains other files or cannot be written.
     """
+    check_keys(config)
     _check(config)
     out, folder = Path(config.hf or str(config.out)), RunFolder(Path(config.run))
     refuse_other_files(out, config.overwrite, "hf" if config.hf else "out")
     # A folder without a run is reported before torch is imported.
     read_record(folder.record)
+    choice = Choice(config.step, config.average)
     if config.hf:
         from ttt.evaluate.hf_export import export_hf
 
-        paths = export_hf(folder, out)
+        paths = export_hf(folder, out, choice)
     else:
         from ttt.evaluate.export import export_run
 
-        paths = export_run(folder, out, config.released, config.kernel)
+        paths = export_run(folder, out, config.released, config.kernel, choice)
     for path in paths:
         print(path)
     if config.push:

@@ -15,11 +15,12 @@ from ttt.cli.export import refuse_other_files
 from ttt.cli.label import label_of, standard
 from ttt.config.assets import assets
 from ttt.config.errors import bad_value, counted
+from ttt.config.exchange import ImportConfig
 from ttt.config.identity import SHAPE, context_name, identity, run_id
 from ttt.config.keys import check_keys
 from ttt.config.plain import to_plain
 from ttt.config.plan import check_paths, plan_steps
-from ttt.config.schema import DataConfig, ImportConfig, TrainConfig
+from ttt.config.schema import DataConfig, TrainConfig
 from ttt.config.system import file_sha256, user_path
 
 if TYPE_CHECKING:

@@ -1,4 +1,7 @@
-"""Keys of all commands but ``ttt-bench`` and ``ttt-sweep``: type, default, meaning and allowed values of each.
+"""Keys of most commands: type, default, meaning and allowed values of each.
+
+Those of ``ttt-bench`` are in ``bench.py``, of ``ttt-sweep`` in ``sweep.py``, of ``ttt-export`` and ``ttt-import`` in
+``exchange.py``.
 
 Values that depend on a group's option are in ``conf/GROUP/OPTION.yaml``. Keys that are not defined here are errors.
 This module imports nothing heavy, so that ``--help`` and errors are printed at once.
@@ -201,6 +204,11 @@ class TrainerConfig:
     )
     max_steps: int | None = key(None, "stop after this many steps of the recipe's schedule", at_least=1)
     checkpoint_every: int = key(250, "steps between checkpoints; 0: only at the end", at_least=0)
+    keep_every: int = key(
+        0,
+        "steps between checkpoints that are kept for ttt-eval step= and average=, besides the newest two; 0: none",
+        at_least=0,
+    )
     eval_every: int = key(0, "steps between validations while training; 0: only at the end", at_least=0)
     eval_test: bool = key(True, "evaluate the test split too at the end; validation selects, test is reported")
     log_every: int = key(1, "steps between logged values", at_least=1)
@@ -264,6 +272,12 @@ class EvalConfig:
         "contexts are judged on the same tokens if it is the same; null: the run's context",
         at_least=512,
     )
+    step: int | None = key(
+        None,
+        "weights after this many steps, of a checkpoint that trainer.keep_every kept; null: the newest",
+        at_least=0,
+    )
+    average: int = key(1, "mean of the weights of this many checkpoints, up to step", at_least=1)
     eval_tokens: int | None = key(
         None,
         "maximum number of tokens to read for each measure; null: as in training, for probe=context_gain 256 windows, "
@@ -273,64 +287,6 @@ class EvalConfig:
     device: str = key("auto", "where to compute", choices=DEVICES)
     kernel: KernelConfig | None = key(
         None, "kernel that computes the inner loop; null: the run's, or auto if it cannot run here"
-    )
-
-
-@dataclass
-class ExportConfig:
-    """A run of ``ttt-export``."""
-
-    run: str = key(REQUIRED, "folder of a trained run", free_text=True)
-    out: str | None = key(None, "folder to write, new or empty", free_text=True)
-    hf: str | None = key(
-        None,
-        "instead of out: folder to write, new or empty, as a model of transformers with a model card",
-        free_text=True,
-    )
-    push: str | None = key(
-        None,
-        "with hf: OWNER/NAME on the Hugging Face hub to upload the folder to; a new one is private",
-        free_text=True,
-    )
-    released: bool = key(
-        False,
-        "parameter names of the authors' released code, and released.json with its settings (TTT-Linear, TTT-MLP)",
-    )
-    kernel: KernelConfig | None = key(
-        None, "kernel in the exported config.yaml; null: the run's, with auto in place of cpu and triton"
-    )
-    overwrite: bool = key(False, "write into a folder that is not empty; other files in it stay")
-
-
-@dataclass
-class ImportConfig:
-    """A run of ``ttt-import``. On the command line ``source`` is called ``from``, which cannot name a field."""
-
-    source: str = key(
-        REQUIRED, "folder or file of the weights, or OWNER/NAME of a model on the Hugging Face hub", free_text=True
-    )
-    out: str = key(REQUIRED, "folder of the new run", free_text=True)
-    tokenizer: str | None = key(
-        None, "its tokenizer.json or tokenizer.model; null: the one beside the weights", free_text=True
-    )
-    revision: str | None = key(None, "a commit of the model on the hub; null: its newest", free_text=True)
-    ctx: ContextConfig | None = key(
-        None, "context that it was trained at and is judged at; null: that of its config.json, or 2048"
-    )
-    data: DataConfig | None = key(
-        None, "text to judge it on, as its own; null: none, so that ttt-eval needs data= and draws no figure"
-    )
-    eta_base: float | None = key(
-        None,
-        "base of eta; null: ttt_base_lr of its config.json, or that of the authors' scripts (1.0; TTT-MLP 0.1)",
-        above=0,
-    )
-    rope_base: float | None = key(None, "base of RoPE; null: rope_theta of its config.json, or 10000", above=0)
-    steps: int | None = key(
-        None,
-        "optimizer steps that it was trained for; null: as the checkpoint says, or the recipe of a size of the paper, "
-        "or 0: unknown",
-        at_least=0,
     )
 
 

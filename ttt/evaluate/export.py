@@ -19,12 +19,19 @@ from ttt.models.language_model import LanguageModel
 from ttt.models.released import from_released, released_meta, to_released
 from ttt.models.released_meta import CONFIG_FILE, config_of
 from ttt.results.atomic import write_bytes
+from ttt.results.checkpoints import Choice
 from ttt.results.record import RunFolder
 
 WEIGHTS, CONFIG, RELEASED = "model.safetensors", "config.yaml", "released.json"
 
 
-def export_run(folder: RunFolder, out: Path, released: bool, kernel: KernelConfig | None = None) -> list[Path]:
+def export_run(
+    folder: RunFolder,
+    out: Path,
+    released: bool,
+    kernel: KernelConfig | None = None,
+    choice: Choice = Choice(),  # noqa: B008 - frozen
+) -> list[Path]:
     """Write the weights in float32, the run's configuration and its tokenizer; return the files.
 
     Args:
@@ -34,12 +41,13 @@ def export_run(folder: RunFolder, out: Path, released: bool, kernel: KernelConfi
             released code's ``config.json``.
         kernel: the kernel in the exported configuration; None: the training's, or ``auto`` in place of a compiled one,
             which other machines may lack.
+        choice: the weights.
 
     Raises:
         UserError: there is no run or no undamaged checkpoint, the released code has no such model, or the folder
             cannot be written.
     """
-    run = load_run(folder, torch.device("cpu"), kernel=KernelConfig())
+    run = load_run(folder, torch.device("cpu"), kernel=KernelConfig(), choice=choice)
     meta = released_meta(restore_config(run.record.content), run.model) if released else None
     state = to_released(run.model) if released else run.model.state_dict()
     # The largest file first, so that a full disk is noticed before others are written.

@@ -13,6 +13,7 @@ from ttt.data.vocabulary import JSON, open_vocabulary
 from ttt.evaluate.card import model_card
 from ttt.evaluate.run import TrainedRun, load_run
 from ttt.results.atomic import write_bytes
+from ttt.results.checkpoints import Choice
 from ttt.results.record import RunFolder
 
 MODEL_TYPE = "ttt_suite"
@@ -31,17 +32,18 @@ __all__ = ["TTTSuiteConfig", "TTTSuiteForCausalLM"]
 '''
 
 
-def export_hf(folder: RunFolder, out: Path) -> list[Path]:
+def export_hf(folder: RunFolder, out: Path, choice: Choice = Choice()) -> list[Path]:  # noqa: B008 - frozen
     """Write a run as a folder that transformers reads, weights in float32; return the files.
 
     Args:
         folder: a run with a checkpoint.
         out: the folder to write, created if it is missing.
+        choice: the weights.
 
     Raises:
         UserError: there is no run or no undamaged checkpoint, or the folder cannot be written.
     """
-    run = load_run(folder, torch.device("cpu"), kernel=KernelConfig())
+    run = load_run(folder, torch.device("cpu"), kernel=KernelConfig(), choice=choice)
     tokenizer = run.tokenizer()
     state = {f"model.{name}": value.contiguous() for name, value in run.model.state_dict().items()}
     content = run.record.content

@@ -157,7 +157,8 @@ class Evaluation(TypedDict):
     ``per_token_sequences`` counts the windows of the loss by token index. ``perplexity`` is None if it is infinite.
     ``judged`` names the text of ``loss``. ``step`` is the number of optimizer steps of the evaluated weights; a record
     without it means the last step of the run. ``data`` and ``split`` name the text of an evaluation at another context
-    or on another text.
+    or on another text. ``weights`` names weights that were chosen instead of the newest: ``step100``,
+    ``mean3-step100``.
     """
 
     loss: float
@@ -169,6 +170,7 @@ class Evaluation(TypedDict):
     step: NotRequired[int]
     data: NotRequired[str]
     split: NotRequired[str]
+    weights: NotRequired[str]
 
 
 class Imported(TypedDict):
