@@ -175,6 +175,8 @@ REFUSALS = [
     ("eval", "run=nowhere", "nowhere/record.json: cannot be read"),
     ("generate", "run=nowhere", "nowhere/record.json: cannot be read"),
     ("export", "run=nowhere out=new", "nowhere/record.json: cannot be read"),
+    ("importing", "out=new", "from= is missing: a folder or file of weights, or OWNER/NAME"),
+    ("importing", "from=nowhere out=new", "from=nowhere: no such file or folder"),
     ("export", "run=nowhere out=other", "out=other: contains other files"),
     ("eval", "", "ttt-eval needs the folder of a trained run, such as ttt-eval run=runs/mine"),
 ]

@@ -62,8 +62,8 @@ def _check(config: ExportConfig) -> None:
         raise bad_value("push", config.push, "uploads a folder for transformers; write hf=FOLDER instead of out=FOLDER")
 
 
-def refuse_other_files(out: Path, overwrite: bool, key: str = "out") -> None:
-    """Check that ``out``, which ``key`` named, may be written.
+def refuse_other_files(out: Path, overwrite: bool | None, key: str = "out") -> None:
+    """Check that ``out``, which ``key`` named, may be written; ``overwrite`` is None if the command has no such key.
 
     Raises:
         UserError: it is a file, or without ``overwrite`` a folder that is not empty.
@@ -73,7 +73,8 @@ def refuse_other_files(out: Path, overwrite: bool, key: str = "out") -> None:
     except OSError as error:
         raise bad_value(key, out, f"cannot be read ({error.strerror}); choose another folder") from error
     if occupied and not (overwrite and out.is_dir()):
-        raise bad_value(key, out, "contains other files; choose a new folder, or overwrite=true to write into this one")
+        or_into = "" if overwrite is None else ", or overwrite=true to write into this one"
+        raise bad_value(key, out, f"contains other files; choose a new folder{or_into}")
 
 
 COMMAND = Command("export", ExportConfig, export, HELP)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ttt.cli.command import Command
 from ttt.cli.compose import as_object, compose
+from ttt.cli.errors import stop
 from ttt.cli.export import refuse_other_files
 from ttt.cli.label import label_of, standard
 from ttt.config.assets import assets
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from ttt.train.planning import RunPlan
 
 ON_THE_HUB = re.compile(r"[\w.-]+/[\w.-]+")
+
+KEYS = {"ttt_base_lr": "eta_base", "rope_theta": "rope_base", "ctx": "ctx"}
+"""Setting of the released code -> key."""
 
 HELP = """\
 ttt-import makes a run of the authors' released weights, for ttt-eval, ttt-generate, ttt-export and figures.
@@ -52,7 +56,7 @@ def import_weights(config: ImportConfig, overrides: list[str]) -> None:
     """
     check_keys(config)
     out = Path(config.out)
-    refuse_other_files(out, overwrite=False)
+    refuse_other_files(out, overwrite=None)
     if config.data is not None:
         if config.data.tokenizer is not None:
             raise bad_value("data.tokenizer", config.data.tokenizer, "must be left out: the model has its own")
@@ -87,7 +91,8 @@ def import_weights(config: ImportConfig, overrides: list[str]) -> None:
         },
     )
     for name, value in settings.assumed.items():
-        print(f"warning: no config.json has {name}; {value:g} is assumed", file=sys.stderr)
+        taken = f"{KEYS[name]}={value:g} is assumed, as in the authors' scripts"
+        print(f"warning: no config.json beside the weights gives {KEYS[name]}; {taken}", file=sys.stderr)
     tensors = f"{counted(len(weights.state), 'tensor')} of {counted(len(files), 'file')} ({weights.layout})"
     what = f"{record['parameters']['total']:,} parameters"
     print(f"{what} from {tensors}: {plan.config.model.name}, backbone={plan.config.backbone.name}")
@@ -186,7 +191,10 @@ COMMAND = Command("import", ImportConfig, import_weights, HELP, aliases={"from":
 
 def main() -> None:
     """Run ``ttt-import``."""
-    COMMAND.main(sys.argv[1:])
+    words = sys.argv[1:]
+    if not any(word.startswith(("from=", "-")) for word in words):
+        stop("from= is missing: a folder or file of weights, or OWNER/NAME of a model on the hub; see --help", 2)
+    COMMAND.main(words)
 
 
 if __name__ == "__main__":
