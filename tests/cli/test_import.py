@@ -189,5 +189,5 @@ def test_a_run_without_data_says_so(tmp_path: Path) -> None:
     run = imported(tmp_path / "run", source=folder)
     with pytest.raises(UserError, match="was imported without data, so that no text is its own; name one with data="):
         evaluate(EvalConfig(run=str(run), device="cpu"), [])
-    with pytest.raises(UserError, match="run: contains other files; choose a new folder$"):
+    with pytest.raises(UserError, match=r"run: contains other files; choose a new folder$"):
         imported(run, source=folder)

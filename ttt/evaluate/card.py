@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from collections.abc import Sequence
 from typing import Any
 
 from ttt.results.record import Evaluation, Record
@@ -111,6 +112,6 @@ def _reproduce(record: Record) -> str:
     return f"    {command}\n\nwith ttt-suite at {commit}.\n\n```json\n{json.dumps(shown, indent=2)}\n```\n"
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     lines = [head, tuple("---" for _ in head), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
