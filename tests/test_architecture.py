@@ -44,18 +44,21 @@ ALLOWED: dict[str, set[str]] = {
         "plots",
         "claims",
     },
+    "hf": {"config", "layers", "models", "evaluate"},
     "api": {"config", "layers", "backbones", "models", "data", "results", "analysis", "evaluate", "cli"},
 }
 """Package -> other packages of the suite that it may import."""
 
 FENCED: dict[str, set[str]] = {
-    "torch": {"inner", "kernels", "layers", "backbones", "models", "data", "evaluate", "train", "bench", "api"},
+    "torch": {"inner", "kernels", "layers", "backbones", "models", "data", "evaluate", "train", "bench", "hf", "api"},
     "triton": {"kernels"},
     "lightning": {"train"},
     "datasets": {"data"},
     "tokenizers": {"data"},
     "sentencepiece": {"data"},
     "huggingface_hub": {"data"},
+    "transformers": {"hf"},
+    "msgpack": {"models"},
     "submitit": {"launch"},
     "psutil": {"launch"},
     "hydra": {"cli"},
@@ -177,6 +180,8 @@ REFUSALS = [
     ("eval", "run=nowhere", "nowhere/record.json: cannot be read"),
     ("generate", "run=nowhere", "nowhere/record.json: cannot be read"),
     ("export", "run=nowhere out=new", "nowhere/record.json: cannot be read"),
+    ("importing", "out=new", "from= is missing: a folder or file of weights, or OWNER/NAME"),
+    ("importing", "from=nowhere out=new", "from=nowhere: no such file or folder"),
     ("export", "run=nowhere out=other", "out=other: contains other files"),
     ("eval", "", "ttt-eval needs the folder of a trained run, such as ttt-eval run=runs/mine"),
 ]

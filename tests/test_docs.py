@@ -18,7 +18,7 @@ ROOT = assets()
 DOCUMENTS = [
     ROOT / name for name in ("README.md", "REPRODUCE.md", "CONTRIBUTING.md", "slurm/README.md", "sweeps/README.md")
 ]
-DOCUMENTS += [ROOT / "docs" / "data.md", ROOT / "docs" / "recipe.md"]
+DOCUMENTS += [ROOT / "docs" / name for name in ("data.md", "recipe.md", "released.md")]
 
 
 OPTIONAL = ("conf/model/ema.yaml", "conf/data/folder.yaml")
@@ -45,7 +45,7 @@ def test_version_and_licence_are_stated_alike() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["ttt-train", "ttt-eval", "ttt-export", "ttt-generate", "ttt-plot", "ttt-bench", "ttt-data"]
+    "name", ["ttt-train", "ttt-eval", "ttt-export", "ttt-import", "ttt-generate", "ttt-plot", "ttt-bench", "ttt-data"]
 )
 def test_every_command_is_installed(name: str) -> None:
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from ttt.cli import bench, data, export, generate, train
+from ttt.cli import bench, data, export, generate, importing, train
 from ttt.cli import eval as evaluate
 from ttt.cli.arguments import parse
 from ttt.cli.command import Command
@@ -23,7 +23,7 @@ from ttt.config.keys import free_text_keys
 from ttt.config.schema import TrainConfig
 
 COMMANDS = [
-    *(module.COMMAND for module in (train, evaluate, export, generate)),
+    *(module.COMMAND for module in (train, evaluate, export, importing, generate)),
     *data.COMMANDS.values(),
     *bench.COMMANDS.values(),
 ]

@@ -24,8 +24,9 @@ from ttt.cli.eval import evaluate
 from ttt.cli.export import export
 from ttt.cli.train import train
 from ttt.config.errors import RunError, UserError
+from ttt.config.exchange import ExportConfig
 from ttt.config.layers import SHIPPED
-from ttt.config.schema import EvalConfig, ExportConfig, PrepareConfig, TrainConfig
+from ttt.config.schema import EvalConfig, PrepareConfig, TrainConfig
 from ttt.evaluate import run as evaluation
 from ttt.layers.registry import LayerSpec, build_layer
 from ttt.results.checkpoints import write_digest

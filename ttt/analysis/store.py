@@ -248,7 +248,9 @@ def _concatenated(tables: list[pa.Table], schema: pa.Schema) -> pa.Table:
 def _evaluations(found: dict[Path, ReadRun], reader: _Reader) -> pd.DataFrame:
     tables = [pd.DataFrame(columns=[*EVALUATION_COLUMNS, "digest"])]
     for path, run in found.items():
-        named = {RunFolder(path).evaluation(name): name for name in run.record.get("evaluations", {})}
+        # Evaluations of earlier or averaged weights are in the record only.
+        judged_at_end = [name for name, result in run.record.get("evaluations", {}).items() if "weights" not in result]
+        named = {RunFolder(path).evaluation(name): name for name in judged_at_end}
         for file, table in reader.read(read_metrics, filter(Path.exists, named)).items():
             result = run.record["evaluations"][named[file]]
             rows = table.to_pandas()

@@ -21,12 +21,12 @@ from ttt.cli.resolvers import register_resolvers
 from ttt.config.assets import assets
 from ttt.config.bench import InnerBenchConfig, KernelBenchConfig, LatencyBenchConfig, Method, ModelBenchConfig
 from ttt.config.errors import UserError, bad_value
+from ttt.config.exchange import ExportConfig, ImportConfig
 from ttt.config.keys import free_text_keys
 from ttt.config.layers import SHIPPED
 from ttt.config.schema import (
     ContextConfig,
     EvalConfig,
-    ExportConfig,
     GenerateConfig,
     InspectConfig,
     PrepareConfig,
@@ -46,6 +46,7 @@ SCHEMAS: dict[str, type[Any]] = {
     "eval": EvalConfig,
     "export": ExportConfig,
     "generate": GenerateConfig,
+    "import": ImportConfig,
     "prepare": PrepareConfig,
     "inspect": InspectConfig,
     "bench_inner": InnerBenchConfig,

@@ -130,6 +130,9 @@ def check_heads(width: int, heads: int, prefix: str = "") -> None:
 
 
 def _check_recipe(recipe: RecipeConfig) -> None:
+    if recipe.imported is not None:
+        allowed = "the weights were imported, their training cannot go on; start a new run with from=FOLDER"
+        raise bad_value("recipe.imported", recipe.imported[:12], allowed)
     if len(recipe.betas) != 2:
         raise bad_value("recipe.betas", list(recipe.betas), "must be two numbers")
     if recipe.final_learning_rate > recipe.learning_rate:

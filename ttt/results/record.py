@@ -160,7 +160,8 @@ class Evaluation(TypedDict):
     ``per_token_sequences`` counts the windows of the loss by token index. ``perplexity`` is None if it is infinite.
     ``judged`` names the text of ``loss``. ``step`` is the number of optimizer steps of the evaluated weights; a record
     without it means the last step of the run. ``data`` and ``split`` name the text of an evaluation at another context
-    or on another text. ``accuracy`` is the share of tokens that were the most likely ones, and ``bits_per_byte`` the
+    or on another text. ``weights`` names weights that were chosen instead of the newest: ``step100``,
+    ``mean3-step100``. ``accuracy`` is the share of tokens that were the most likely ones, and ``bits_per_byte`` the
     loss in bits per byte of the judged text, None if that text is empty; older records lack both.
     """
 
@@ -175,6 +176,24 @@ class Evaluation(TypedDict):
     split: NotRequired[str]
     accuracy: NotRequired[float]
     bits_per_byte: NotRequired[float | None]
+    weights: NotRequired[str]
+
+
+class Imported(TypedDict):
+    """The origin of weights that ``ttt-import`` has read.
+
+    ``source`` is a path or the id of a model on the hub, at the commit ``revision``; ``layout`` is safetensors, torch
+    or flax; ``files`` maps the name of each file to its SHA-256. ``assumed`` has settings that no file had, by the
+    released code's names, and ``steps_from`` the origin of ``steps``: the checkpoint, the command line, the recipe of
+    the paper's size, or nothing.
+    """
+
+    source: str
+    revision: str | None
+    layout: str
+    files: dict[str, str]
+    assumed: dict[str, float]
+    steps_from: str
 
 
 class Timing(TypedDict):
@@ -198,8 +217,8 @@ class Record(TypedDict):
     made, see ``ttt.config.identity``. ``label`` describes the run for figures. ``started_in`` is the directory from
     which relative paths in ``config`` start; collected records lack it. ``measurements`` maps the name of a measured
     number to its value; each is a column of ``Results.runs``. ``wandb_id`` is the
-    id of the run in Weights & Biases. The file also has ``sha256``, the digest of all other keys, which ``read_record``
-    checks and removes; older files have none.
+    id of the run in Weights & Biases. ``imported`` is the origin of weights that the suite did not train. The file also
+    has ``sha256``, the digest of all other keys, which ``read_record`` checks and removes; older files have none.
     """
 
     schema_version: int
@@ -231,6 +250,7 @@ class Record(TypedDict):
     evaluations: NotRequired[dict[str, Evaluation]]
     measurements: NotRequired[dict[str, float]]
     wandb_id: NotRequired[str]
+    imported: NotRequired[Imported]
 
 
 def write_record(path: Path, record: Record) -> None:

@@ -204,7 +204,7 @@ def _trainer(prepared: PreparedRun, metrics: MetricLog, stop: StopRequest) -> pl
     if trainer.eval_every:
         documents = prepared.corpus.splits["validation"]
         callbacks.append(Validation(documents, prepared.reading, metrics, record, trainer.eval_every))
-    saving = SaveCheckpoints(record, metrics, trainer.checkpoint_every, stop)
+    saving = SaveCheckpoints(record, metrics, trainer.checkpoint_every, trainer.keep_every, stop)
     callbacks.append(saving)
     if trainer.progress:
         callbacks.append(Progress(_built(prepared)))
