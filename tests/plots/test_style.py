@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 from ttt.analysis.labels import FINETUNED
 from ttt.plots.panels import plain_log_ticks
 from ttt.plots.smoothing import window_means
-from ttt.plots.style import PAPER, legend_order, line_style
+from ttt.plots.style import LATER, PAPER, legend_order, line_style
 
 
 def test_methods_of_the_paper_differ_without_colour() -> None:
@@ -13,15 +13,26 @@ def test_methods_of_the_paper_differ_without_colour() -> None:
     assert len(without_colour) == len({style.colour for style in PAPER.values()}) == len(PAPER)
 
 
+def test_later_methods_differ_from_all_others() -> None:
+    styles = [*PAPER.values(), *LATER.values()]
+    assert len({style.colour for style in styles}) == len({style.label for style in styles}) == len(styles)
+    for style in LATER.values():
+        assert [other for other in styles if (other.dashes, other.marker) == (style.dashes, style.marker)] == [style]
+    assert [line_style("mamba2", "own").label, line_style("gated_deltanet", "transformer").label] == [
+        "Mamba-2",
+        "Gated DeltaNet",
+    ]
+
+
 def test_the_backbone_is_shown_where_a_layer_can_sit_in_several() -> None:
     assert line_style("ttt_linear", "transformer").label == "TTT-Linear (T)"
     assert line_style("linear_attention", "transformer").label == "Linear attention (T)"
     assert line_style("mamba", "own").label == "Mamba"
-    assert line_style("gla", "mamba").label == "gla (M)"
+    assert line_style("rwkv", "mamba").label == "rwkv (M)"
 
 
 def test_other_methods_keep_their_style_and_changed_settings_differ() -> None:
-    assert line_style("gla", "mamba") == line_style("gla", "mamba")
+    assert line_style("rwkv", "mamba") == line_style("rwkv", "mamba")
     assert line_style("ttt_mlp", "mamba", "", "model.mini_batch_size=4").label == "TTT-MLP (M), model.mini_batch_size=4"
     four, sixteen = (line_style("ttt_mlp", "mamba", "", f"model.mini_batch_size={b}") for b in (4, 16))
     assert four != sixteen
@@ -29,12 +40,12 @@ def test_other_methods_keep_their_style_and_changed_settings_differ() -> None:
 
 def test_the_legend_begins_with_the_paper_and_counts() -> None:
     mlp_4, mlp_16 = ("ttt_mlp", "mamba", "", "b=4"), ("ttt_mlp", "mamba", "", "b=16")
-    gla, linear = ("gla", "mamba", "", ""), ("ttt_linear", "mamba", "", "")
-    assert sorted([gla, mlp_16, mlp_4, linear], key=lambda method: legend_order(*method)) == [
+    rwkv, linear = ("rwkv", "mamba", "", ""), ("ttt_linear", "mamba", "", "")
+    assert sorted([rwkv, mlp_16, mlp_4, linear], key=lambda method: legend_order(*method)) == [
         linear,
         mlp_4,
         mlp_16,
-        gla,
+        rwkv,
     ]
 
 
