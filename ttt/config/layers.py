@@ -4,9 +4,10 @@ They are defined here, not in ``ttt/layers/``, so that composing a configuration
 may define its keys in its own file there, which is then imported to compose a configuration.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import partial
 
-from ttt.config.errors import bad_value
+from ttt.config.errors import UserError, bad_value, counted
 from ttt.config.keys import REQUIRED, key
 from ttt.config.schema import LayerConfig
 
@@ -87,6 +88,9 @@ class AttentionConfig(LayerConfig):
     """Causal softmax attention with RoPE, the sequence layer of Transformer++."""
 
     rope_base: float = key(10000.0, "base of RoPE", above=0)
+    window: int | None = key(
+        None, "tokens that a token sees, itself included (sliding-window attention); null: all", at_least=1
+    )
 
 
 @dataclass
@@ -211,3 +215,62 @@ SHIPPED: dict[str, type[LayerConfig]] = {
     "mamba2": Mamba2Config,
 }
 """``model=`` option -> schema."""
+
+
+@dataclass
+class HybridConfig(LayerConfig):
+    """Several layers in one stack. ``pattern`` names them; the keys of each are below its name in the pattern."""
+
+    pattern: list[str] = key(
+        list,
+        "layers of successive blocks, repeated to the last block: the groups of keys below, or added layers",
+        not_empty=True,
+    )
+    ttt_linear: TTTConfig = key(partial(TTTConfig, name="ttt_linear"), "keys of this layer")
+    ttt_mlp: TTTConfig = key(partial(TTTConfig, name="ttt_mlp"), "keys of this layer")
+    linear_attention: LinearAttentionConfig = key(
+        partial(LinearAttentionConfig, name="linear_attention"), "keys of this layer"
+    )
+    attention: AttentionConfig = key(partial(AttentionConfig, name="transformer"), "keys of this layer")
+    sliding_attention: AttentionConfig = key(
+        partial(AttentionConfig, name="transformer", window=512), "keys of this layer"
+    )
+    mamba: MambaConfig = key(partial(MambaConfig, name="mamba"), "keys of this layer")
+    deltanet: DeltaNetConfig = key(partial(DeltaNetConfig, name="deltanet"), "keys of this layer")
+    gated_deltanet: GatedDeltaNetConfig = key(partial(GatedDeltaNetConfig, name="gated_deltanet"), "keys of this layer")
+    gla: GLAConfig = key(partial(GLAConfig, name="gla"), "keys of this layer")
+    mamba2: Mamba2Config = key(partial(Mamba2Config, name="mamba2"), "keys of this layer")
+
+    def check(self) -> None:
+        """Check the layers of the pattern.
+
+        Raises:
+            UserError: a value out of its range, or values that contradict each other; the key has the layer's name.
+        """
+        if not self.pattern:
+            raise bad_value("model.pattern", "[]", "name at least one layer, such as [ttt_linear, attention]")
+        for name in dict.fromkeys(self.pattern):
+            config = getattr(self, name, None)
+            if isinstance(config, LayerConfig):
+                try:
+                    config.check()
+                except UserError as error:
+                    raise UserError(str(error).replace("model.", f"model.{name}.")) from error
+
+    def check_fits(self, blocks: int) -> None:
+        """Check that the pattern is repeated a whole number of times.
+
+        Raises:
+            UserError: it is not.
+        """
+        if blocks % len(self.pattern):
+            count, names = counted(len(self.pattern), "layer"), f"[{','.join(self.pattern)}]"
+            raise bad_value("model.pattern", names, f"has {count}, which must divide size.blocks={blocks}")
+
+    def names(self) -> list[str]:
+        """Return the names with keys of their own, which a pattern can have besides those of added layers."""
+        return [item.name for item in fields(self) if isinstance(getattr(self, item.name), LayerConfig)]
+
+
+MODELS: dict[str, type[LayerConfig]] = SHIPPED | {"hybrid": HybridConfig}
+"""``model=`` option -> schema, with the option that is no layer."""
