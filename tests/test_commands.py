@@ -36,6 +36,7 @@ DOCUMENTS = (
     "sweeps/README.md",
     "docs/kernels.md",
     "docs/data.md",
+    "docs/layers.md",
     "docs/recipe.md",
 )
 

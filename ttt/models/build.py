@@ -47,13 +47,19 @@ def _places(layer: LayerConfig, size: SizeConfig, backbone: str) -> list[tuple[L
         return [(layer, _backbone(layer, backbone, backbones_of(layer.name)))] * size.blocks
     layer.check_fits(size.blocks)
     layers = [pattern_layer(layer, name) for name in layer.pattern]
-    # A layer that the chosen backbone cannot contain sits in its own.
-    allowed = [backbones_of(one.name) for one in layers]
-    places = [
-        (one, _backbone(one, backbone if backbone in names else names[0], names))
-        for one, names in zip(layers, allowed, strict=True)
-    ]
+    places = [(one, _backbone_in_hybrid(one, backbone)) for one in layers]
     return places * (size.blocks // len(layers))
+
+
+def _backbone_in_hybrid(layer: LayerConfig, name: str) -> Backbone:
+    """Return the backbone of this name, or the layer's own where it cannot contain the layer.
+
+    A layer of which two replace a block with a feed-forward part, such as Mamba, keeps its own too, so that all places
+    have about the same parameters.
+    """
+    allowed = backbones_of(layer.name)
+    own = backbones()[allowed[0]]
+    return own if name not in allowed or own.layers_per_block > 1 else _backbone(layer, name, allowed)
 
 
 def pattern_layer(hybrid: HybridConfig, name: str) -> LayerConfig:
