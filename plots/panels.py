@@ -145,7 +145,7 @@ def legend(canvas: Canvas) -> None:
 
 
 def _rank_in_legend(name: str, artist: Artist) -> int:
-    """Return a sort key: the paper's methods, then other methods, then marks of diverged runs and stated numbers."""
+    """Return a sort key: the methods of ``LABELS``, other methods, then marks of diverged runs and stated numbers."""
     # The container of a line with error bars is not an artist and has no group id.
     if getattr(artist, "get_gid", lambda: None)() == MARK:
         return len(LABELS) + 1

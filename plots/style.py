@@ -51,13 +51,23 @@ PAPER_STYLES: dict[tuple[str, str], tuple[str, Dashes, str, bool]] = {
 PAPER = {method: LineStyle(method_label(*method), *style) for method, style in PAPER_STYLES.items()}
 """(model, backbone) -> style of the paper's methods, in the order of the legend."""
 
+LATER_STYLES: dict[tuple[str, str], tuple[str, Dashes, str, bool]] = {
+    ("deltanet", "transformer"): ("#332288", (8, 2), "<", True),
+    ("gated_deltanet", "transformer"): ("#AA4499", (8, 2), ">", False),
+    ("gla", "transformer"): ("#999933", (4, 1.5), "P", True),
+    ("mamba2", "own"): ("#661100", (1, 1), "X", True),
+}
+"""The same for shipped methods that the paper does not compare; the colours are Tol's."""
+
+LATER = {method: LineStyle(method_label(*method), *style) for method, style in LATER_STYLES.items()}
+
 FINETUNED_STYLES: dict[tuple[str, str], LineStyle] = {
     ("transformer", "transformer"): LineStyle("TF finetune", "#882255", (2.5, 1), "^", filled=False),
 }
 """Styles of the paper's methods that start from another run's weights."""
 
-LABELS = [style.label for style in (*PAPER.values(), *FINETUNED_STYLES.values())]
-"""The paper's names of methods, in the order of the legend."""
+LABELS = [style.label for style in (*PAPER.values(), *FINETUNED_STYLES.values(), *LATER.values())]
+"""Names of methods in the order of the legend, the paper's first."""
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#882255")
 """Okabe and Ito's colours, and Tol's wine, for lines that are no method of the paper."""
@@ -106,7 +116,7 @@ def method_name(model: str, backbone: str, start: str = "", changed: str = "") -
 
     ``changed`` may begin with ``EVERYWHERE``, for settings that the caption names.
     """
-    styles = FINETUNED_STYLES if start == FINETUNED else PAPER
+    styles = FINETUNED_STYLES if start == FINETUNED else PAPER | LATER
     mark = EVERYWHERE if changed.startswith(EVERYWHERE) else ""
     changed = changed.removeprefix(mark).removeprefix(", ")
     if (model, backbone) in styles and not changed:
@@ -125,13 +135,14 @@ def method_styles(methods: Iterable[Method]) -> dict[Method, LineStyle]:
 def styles_apart(names: Sequence[str], graded: bool = False) -> dict[str, LineStyle]:
     """Return a style for each name, no two alike: the paper's for a method of the paper, otherwise the next free one.
 
-    No two have the same dashes and marker either, so that they can be told apart in grey. With ``graded``, the names
-    are steps of a number, and their colours go from dark to light, also in grey.
+    The methods of ``LATER`` keep their style too. No two lines have the same dashes and marker either, so that they can
+    be told apart in grey. With ``graded``, the names are steps of a number, and their colours go from dark to light,
+    also in grey.
     """
     import matplotlib
     import matplotlib.colors
 
-    known = {style.label: style for style in (*PAPER.values(), *FINETUNED_STYLES.values())}
+    known = {style.label: style for style in (*PAPER.values(), *LATER.values(), *FINETUNED_STYLES.values())}
     paper = {name: replace(known[of], label=name) for name in names if (of := name.removesuffix(EVERYWHERE)) in known}
     taken = {look for style in paper.values() for look in (style.colour, style.marker)}
     colours = [colour for colour in (*COLOURS, *MORE_COLOURS) if colour not in taken]
@@ -152,9 +163,9 @@ def styles_apart(names: Sequence[str], graded: bool = False) -> dict[str, LineSt
 
 
 def legend_order(model: str, backbone: str, start: str, changed: str) -> tuple[Any, ...]:
-    """Return a sort key: the paper's methods first, in the order of ``PAPER``; changed settings by their numbers."""
-    keys = list(PAPER)
-    rank = keys.index((model, backbone)) if (model, backbone) in PAPER else len(keys)
+    """Return a sort key: methods in the order of ``PAPER`` and ``LATER``, then others; changed settings by numbers."""
+    keys = [*PAPER, *LATER]
+    rank = keys.index((model, backbone)) if (model, backbone) in keys else len(keys)
     numbers = [float(number) for number in re.findall(r"\d+\.?\d*(?:e-?\d+)?", changed)]
     return rank, model, backbone, start, numbers, changed
 

@@ -37,6 +37,7 @@ DOCUMENTS = (
     "sweeps/README.md",
     "docs/kernels.md",
     "docs/data.md",
+    "docs/layers.md",
     "docs/recipe.md",
     "docs/released.md",
 )

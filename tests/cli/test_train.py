@@ -21,7 +21,11 @@ Configure = Callable[..., TrainConfig]
 MAIN = "from ttt.cli.train import main; main()"
 
 MISTAKES = [
-    (["model=rwkv"], "model=rwkv: choose one of linear_attention, mamba, transformer, ttt_linear, ttt_mlp"),
+    (
+        ["model=rwkv"],
+        "model=rwkv: choose one of deltanet, gated_deltanet, gla, hybrid, linear_attention, mamba, mamba2, "
+        "transformer, ttt_linear, ttt_mlp",
+    ),
     (["ctx=5k"], "ctx=5k: choose one of 256, 512, 1k"),
     (["ctx=500"], "ctx=500: choose one of"),
     (["trainer=null"], "trainer=null: choose one of"),

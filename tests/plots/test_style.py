@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 from ttt.analysis.labels import FINETUNED
 from ttt.plots.panels import plain_log_ticks
 from ttt.plots.smoothing import window_means
-from ttt.plots.style import PAPER, legend_order, method_name, method_styles, styles_apart
+from ttt.plots.style import LATER, PAPER, legend_order, method_name, method_styles, styles_apart
 
 
 def test_methods_of_the_paper_differ_without_colour() -> None:
@@ -13,11 +13,20 @@ def test_methods_of_the_paper_differ_without_colour() -> None:
     assert len(without_colour) == len({style.colour for style in PAPER.values()}) == len(PAPER)
 
 
+def test_later_methods_differ_from_all_others() -> None:
+    styles = [*PAPER.values(), *LATER.values()]
+    assert len({style.colour for style in styles}) == len({style.label for style in styles}) == len(styles)
+    for style in LATER.values():
+        assert [other for other in styles if (other.dashes, other.marker) == (style.dashes, style.marker)] == [style]
+    assert method_name("mamba2", "own") == "Mamba-2"
+    assert method_name("gated_deltanet", "transformer") == "Gated DeltaNet"
+
+
 def test_the_backbone_is_shown_where_a_layer_can_sit_in_several() -> None:
     assert method_name("ttt_linear", "transformer") == "TTT-Linear (T)"
     assert method_name("linear_attention", "transformer") == "Linear attention (T)"
     assert method_name("mamba", "own") == "Mamba"
-    assert method_name("gla", "mamba") == "gla (M)"
+    assert method_name("rwkv", "mamba") == "rwkv (M)"
 
 
 def test_changed_settings_are_part_of_the_name() -> None:
@@ -42,12 +51,12 @@ def test_a_method_keeps_the_papers_look_where_the_caption_names_its_change() -> 
 
 def test_the_legend_begins_with_the_paper_and_counts() -> None:
     mlp_4, mlp_16 = ("ttt_mlp", "mamba", "", "b=4"), ("ttt_mlp", "mamba", "", "b=16")
-    gla, linear = ("gla", "mamba", "", ""), ("ttt_linear", "mamba", "", "")
-    assert sorted([gla, mlp_16, mlp_4, linear], key=lambda method: legend_order(*method)) == [
+    rwkv, linear = ("rwkv", "mamba", "", ""), ("ttt_linear", "mamba", "", "")
+    assert sorted([rwkv, mlp_16, mlp_4, linear], key=lambda method: legend_order(*method)) == [
         linear,
         mlp_4,
         mlp_16,
-        gla,
+        rwkv,
     ]
 
 

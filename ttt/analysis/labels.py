@@ -28,8 +28,19 @@ LAYERS = {
     "linear_attention": "Linear attention",
     "transformer": "Transformer",
     "mamba": "Mamba",
+    "deltanet": "DeltaNet",
+    "gated_deltanet": "Gated DeltaNet",
+    "gla": "GLA",
+    "mamba2": "Mamba-2",
 }
-OWN_BACKBONES = {"transformer": "transformer", "mamba": "own"}
+OWN_BACKBONES = {
+    "transformer": "transformer",
+    "mamba": "own",
+    "deltanet": "transformer",
+    "gated_deltanet": "transformer",
+    "gla": "transformer",
+    "mamba2": "own",
+}
 """Layer -> the backbone that its name does not mention."""
 
 LETTERS = {"mamba": " (M)", "transformer": " (T)"}

@@ -33,7 +33,7 @@ def key(default: Any, meaning: str, **rules: Any) -> Any:
     """Return the dataclass field of a key.
 
     Args:
-        default: the default value, or a class such as ``list`` or ``SizeConfig`` that creates it.
+        default: the default value, or a class such as ``list`` or ``SizeConfig``, or another function, that creates it.
         meaning: the text of ``--help``.
         rules: checked by ``check_keys``, in a list for each value: the bounds ``at_least``, ``above``, ``at_most`` and
             ``below``, which also exclude infinity and numbers above ``LARGEST``; ``choices``, a tuple of all allowed
@@ -45,7 +45,7 @@ def key(default: Any, meaning: str, **rules: Any) -> Any:
     if unknown := rules.keys() - BOUNDS.keys() - OTHER_RULES:
         raise TypeError(f"no such rule: {', '.join(sorted(unknown))}")
     metadata = {"help": meaning, **rules}
-    if isinstance(default, type):
+    if callable(default):
         return field(default_factory=default, metadata=metadata)
     return field(default=default, metadata=metadata)
 

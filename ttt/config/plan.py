@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from ttt.config.errors import UserError, bad_value
 from ttt.config.keys import check_keys
+from ttt.config.layers import HybridConfig
 from ttt.config.schema import DataConfig, RecipeConfig, TrainConfig, TrainerConfig
 
 SMALLEST_VOCABULARY = 256 + 1
@@ -104,6 +105,8 @@ def check(config: TrainConfig) -> StepPlan:
     """
     check_keys(config)
     config.model.check()
+    if isinstance(config.model, HybridConfig):
+        config.model.check_fits(config.size.blocks)
     if config.model.has_heads:
         check_heads(config.size.width, config.size.heads, "size.")
     _check_recipe(config.recipe)

@@ -13,7 +13,7 @@ from ttt.config.plain import from_plain
 from ttt.config.schema import KernelConfig, Resolved
 from ttt.evaluate.run import kernel_here, load_run, restore_config
 from ttt.kernels.dispatch import COMPILED
-from ttt.layers.registry import layer_type
+from ttt.layers.registry import layer_schema
 from ttt.models.build import build_model
 from ttt.models.language_model import LanguageModel
 from ttt.models.released import from_released, released_meta, to_released
@@ -83,7 +83,7 @@ def load_export(folder: Path, device: torch.device, kernel: KernelConfig | None 
             meta = json.loads((folder / RELEASED).read_text(encoding="utf-8"))
             return from_released(state, meta, kernel.name if kernel else "auto")
         plain = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
-        config = from_plain(plain, layer_type(plain["model"]["name"]).schema)
+        config = from_plain(plain, layer_schema(plain["model"]["name"]))
         chosen = kernel or kernel_here(config.kernel, device)
         model = build_model(config.model, config.size, config.backbone, chosen, len(state["embedding.weight"]))
         model.load_state_dict(state)

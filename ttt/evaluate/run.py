@@ -23,7 +23,7 @@ from ttt.data.vocabulary import open_vocabulary, tokenizer_file
 from ttt.evaluate.perplexity import SplitEvaluation, evaluate_split
 from ttt.evaluate.text_bytes import count_text_bytes
 from ttt.kernels.dispatch import why_not_here
-from ttt.layers.registry import layer_type
+from ttt.layers.registry import layer_schema
 from ttt.models.build import build_model
 from ttt.models.language_model import LanguageModel
 from ttt.models.memory import keep_freed_memory
@@ -231,7 +231,7 @@ def restore_config(record: Record) -> TrainConfig:
         UserError: it names an unknown layer or source.
     """
     plain = {**record["config"], "data": data_from_here(record)}
-    return from_plain(plain, layer_type(plain["model"]["name"]).schema, data_schema(plain))
+    return from_plain(plain, layer_schema(plain["model"]["name"]), data_schema(plain))
 
 
 def evaluate_run(run: TrainedRun, split: Split) -> SplitEvaluation:

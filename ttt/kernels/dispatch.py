@@ -23,7 +23,10 @@ from ttt.kernels.cpu.build import CompilerError, load
 COMPILED = ("cpu", "triton")
 """Kernels that some machines lack."""
 
-KERNELS = ("auto", "primal", "dual", *COMPILED)
+PACKAGES = {"fla": "flash-linear-attention", "mamba_ssm": "mamba-ssm"}
+"""Kernels that a package brings -> the package; they run on GPUs."""
+
+KERNELS = ("auto", "primal", "dual", *COMPILED, *PACKAGES)
 
 DEFAULT_GROUP = 16
 """``kernel.checkpoint_group`` of the primal and the dual kernel where it is null; the compiled kernels have their own
@@ -43,6 +46,8 @@ def choose_kernel(config: KernelConfig, spec: InnerSpec) -> InnerKernel:
     has_dual, reason = isinstance(spec.model, InnerMLP), why_unsupported(spec)
     if config.name == "dual" and not has_dual:
         raise bad_value("kernel.name", "dual", "this inner model has no dual form; choose auto for the primal form")
+    if config.name in PACKAGES:
+        raise bad_value("kernel.name", config.name, "has no kernel for TTT layers; choose auto")
     if config.name == "triton":
         reason = reason or _why_no_triton()
     if config.name in COMPILED and reason:
@@ -79,6 +84,8 @@ def why_not_here(name: str, device: torch.device) -> str | None:
     """Return why the kernel of this name cannot run on this machine and device, or None."""
     if name == "cpu":
         return _why_no_compiler() if device.type == "cpu" else f"it runs on CPUs, not on {device.type}"
+    if name in PACKAGES:
+        return None if device.type == "cuda" else f"it runs on GPUs, not on {device.type}"
     return (_why_no_triton() or _why_not_triton_on(device)) if name == "triton" else None
 
 

@@ -130,11 +130,11 @@ def read_config(path: Path) -> TrainConfig:
         UserError: the file is missing, or is not a configuration of this version.
     """
     from ttt.data.sources import data_schema
-    from ttt.layers.registry import layer_type
+    from ttt.layers.registry import layer_schema
 
     try:
         plain = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return from_plain(plain, layer_type(plain["model"]["name"]).schema, data_schema(plain))
+        return from_plain(plain, layer_schema(plain["model"]["name"]), data_schema(plain))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); plan and submit the sweep again") from error
     except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
