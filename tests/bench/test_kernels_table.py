@@ -11,7 +11,7 @@ from ptx_races import pairs, without_barriers
 from starter import Starter
 
 from ttt.analysis.store import load_results
-from ttt.bench.kernels import BEGIN, COLUMNS, END
+from ttt.bench.kernels import COLUMNS, MARKERS
 from ttt.cli.command import as_pairs
 from ttt.config.assets import assets
 from ttt.config.bench import KernelBenchConfig
@@ -22,6 +22,7 @@ from ttt.kernels.triton.counts import KERNELS
 from ttt.kernels.triton.sizes import SMALL_SHARED
 from ttt.results.benchmarks import Row
 
+BEGIN, END = MARKERS
 DOCUMENT = assets() / "docs" / "kernels.md"
 
 Command = Callable[..., subprocess.CompletedProcess[str]]

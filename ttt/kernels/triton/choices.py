@@ -73,6 +73,16 @@ CANDIDATES: dict[str, tuple[Candidate, ...]] = {
 """
 
 
+FIXED = {
+    "linear_forward": Candidate(Choice(4), 5_660, 3),
+    "linear_recompute": Candidate(Choice(4), 4_062, 4),
+}
+"""Kernels that are compiled in one way, with the model's numbers."""
+
+CLOCK = 1.75e9
+"""Hz, of the modelled H100."""
+
+
 _forced: dict[str, Choice] = {}
 
 

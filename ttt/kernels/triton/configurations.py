@@ -91,6 +91,11 @@ class Configuration:
         """Options of Triton's compiler."""
         return {"num_warps": self.num_warps, "num_stages": self.num_stages}
 
+    @property
+    def key(self) -> tuple[object, ...]:
+        """Everything that the compiled code depends on, except the target."""
+        return (self.kernel, *self.signature.items(), *self.constexprs.items(), *self.options.items())
+
     def launch(self, programs: int, **arguments: Any) -> None:
         """Run ``programs`` programs on the current device; arguments that are not in ``signature`` are ignored."""
         arguments = {name: arguments[name] for name in self.signature}
@@ -241,3 +246,22 @@ def configurations(
         kernels += [layer.forward_portable(keeps=True), *([] if hidden else [layer.recompute()]), layer.backward()]
         kernels.append(layer.decode(begun=True, ends=False))
     return kernels
+
+
+def launched(dtype: torch.dtype, D: int, b: int, layer: str, target: str) -> list[Configuration]:
+    """Return all that launches of a layer may use at these sizes: every candidate, and every flag.
+
+    Args:
+        dtype: of the views.
+        D: head width.
+        b: mini-batch size.
+        layer: linear or mlp.
+        target: as of ``configurations``.
+    """
+    sizes = Layer(dtype, D, b, 4 * D if layer == "mlp" else 0, amd=target.startswith("gfx"))
+    kernels = [] if sizes.F else [sizes.recompute()]
+    for choice in sizes.candidates("forward") or [None]:
+        kernels += [sizes.forward(keeps, choice=choice) for keeps in (True, False)]
+    kernels += [sizes.backward(choice=choice) for choice in sizes.candidates("backward") or [None]]
+    # The last token of a mini-batch ends it; a mini-batch of one token has no earlier ones.
+    return kernels + [sizes.decode(begun, ends) for begun, ends in ((False, False), (True, False), (True, True))]
