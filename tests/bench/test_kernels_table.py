@@ -302,6 +302,15 @@ def test_a_barrier_stands_between_accesses_of_different_threads(compiled: Path) 
             assert len(pairs(without_barriers(ptx))) > 5, f"{path.name}: missing barriers are seen"
 
 
+@pytest.mark.slow
+def test_a_cache_is_filled_with_every_kernel_of_a_layer(kernels: Command, tmp_path: Path) -> None:
+    done = kernels("targets=sm_90", "kernels=linear_decode", "head_dim=32", "mini_batch_size=8", "warm=cache")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^3 kernels, \d\.\d MiB; use them with TRITON_CACHE_DIR=cache$", done.stdout, re.MULTILINE)
+    assert not (tmp_path / "runs").exists()
+    assert len(list((tmp_path / "cache").glob("*/linear_decode.cubin"))) == 3
+
+
 RACE = """.visible .entry kernel(.param .u64 kernel_param_0, .param .u64 kernel_param_1)
 {
 	ld.param.b64 %rd1, [kernel_param_0];

@@ -6,7 +6,7 @@ from pathlib import Path
 from ttt.bench.gpu.tables import Line, columns_of, read_table
 from ttt.bench.markers import Markers, write_between
 from ttt.config.bench import STAGES
-from ttt.config.errors import UserError
+from ttt.config.errors import UserError, counted
 from ttt.config.text_table import markdown_lines
 
 MARKERS = Markers("<!-- ttt.bench.gpu: begin -->", "<!-- ttt.bench.gpu: end -->")
@@ -38,7 +38,8 @@ def write_document(path: Path, folder: Path) -> None:
     named = ", ".join(f"{name} {facts[name]}" for name in NAMED[1:] if name in facts)
     lines = [f"Measured on one {facts['device']} ({named}).", *_tables(folder)]
     write_between(path, MARKERS, lines)
-    print(f"{path}: {sum(1 for stage in TITLES if read_table(folder, stage))} tables of {facts['device']}")
+    tables = sum(1 for stage in TITLES if read_table(folder, stage))
+    print(f"{path}: {counted(tables, 'table')} of {facts['device']}")
 
 
 def _tables(folder: Path) -> Iterator[str]:

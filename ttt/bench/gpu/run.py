@@ -49,9 +49,8 @@ def run_stages(config: GPUBenchConfig) -> bool:
 
 def run_one(stage: str, folder: Path, limit: float) -> str:
     """Run a stage in a new process for at most ``limit`` seconds; return its outcome in words."""
-    command = [sys.executable, "-m", "ttt.bench.gpu", f"stage={stage}", f"out={folder}", f"seconds={limit:.0f}"]
     # A session of its own, so that the workers of a stage end with it.
-    process = subprocess.Popen(command, start_new_session=True)
+    process = subprocess.Popen(command_of(stage, folder, limit), start_new_session=True)
     try:
         code = process.wait(limit)
     except subprocess.TimeoutExpired:
@@ -61,6 +60,13 @@ def run_one(stage: str, folder: Path, limit: float) -> str:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     return {0: "finished", UNUSABLE: "cannot run here"}.get(code, f"failed with code {code}")
+
+
+def command_of(stage: str, folder: Path, limit: float) -> list[str]:
+    """Return the command of a stage's process."""
+    # ``seconds`` has a lower bound that a stage's share may be below.
+    seconds = max(10, round(limit))
+    return [sys.executable, "-m", "ttt.bench.gpu", f"stage={stage}", f"out={folder}", f"seconds={seconds}"]
 
 
 def _save(folder: Path, outcomes: list[tuple[str, str, str, int]]) -> None:

@@ -133,6 +133,9 @@ def read_measured(path: Path) -> dict[str, Choice]:
         found = {key: Choice(*value) for key, value in json.loads(path.read_text(encoding="utf-8")).items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}
-    known = {name: [candidate.choice for candidate in several] for name, several in CANDIDATES.items()}
-    valid = all(choice in known.get(key.split()[0], ()) and key.split()[1].isdigit() for key, choice in found.items())
-    return found if valid else {}
+    return found if all(_is_known(key, choice) for key, choice in found.items()) else {}
+
+
+def _is_known(key: str, choice: Choice) -> bool:
+    kernel, _, programs = key.partition(" ")
+    return programs.isdecimal() and any(choice == candidate.choice for candidate in CANDIDATES.get(kernel, ()))
