@@ -130,11 +130,15 @@ def _uncompiled(configuration: Configuration, target: str, error: Exception) -> 
 def _source(configuration: Configuration) -> ASTSource:
     names = configuration.fn.arg_names
     pointers = [index for index, name in enumerate(names) if configuration.signature.get(name, "").startswith("*")]
+    attributes: dict[tuple[int], list[list[Any]]] = {(index,): POINTER_ALIGNMENT for index in pointers}
+    if not triton.__version__.startswith("3.6."):
+        # Since 3.7 a launch lists the constants too, and its key in Triton's cache contains the list.
+        attributes |= {(index,): [] for index, name in enumerate(names) if name in configuration.constexprs}
     return ASTSource(
         fn=configuration.fn,
         signature={name: configuration.signature.get(name, "constexpr") for name in names},
         constexprs=configuration.constexprs,
-        attrs={(index,): POINTER_ALIGNMENT for index in pointers},
+        attrs=attributes,
     )
 
 
