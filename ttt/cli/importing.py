@@ -20,9 +20,10 @@ from ttt.config.exchange import ImportConfig
 from ttt.config.identity import SHAPE, context_name, identity, run_id
 from ttt.config.keys import check_keys
 from ttt.config.plain import to_plain
-from ttt.config.plan import check_paths, plan_steps
+from ttt.config.plan import plan_steps
 from ttt.config.schema import DataConfig, TrainConfig
 from ttt.config.system import file_sha256, user_path
+from ttt.data.local import check_paths
 
 if TYPE_CHECKING:
     from ttt.models.released_files import ReleasedWeights

@@ -6,7 +6,7 @@ Shapes: B batch, H heads, T tokens, C model width, D key width and V value width
 import torch
 from torch import Tensor, nn
 
-from ttt.config.layers import DeltaNetConfig
+from ttt.config.layers import DeltaNetConfig, GatedDeltaNetConfig
 from ttt.layers import fla_kernels
 from ttt.layers.delta_rule import delta_rule_by_token, delta_rule_flops, delta_rule_in_chunks, solve_flops, unit_length
 from ttt.layers.flops import count_flops
@@ -35,7 +35,7 @@ class DeltaNet(nn.Module):
         UserError: heads without a whole width, or a kernel that this layer does not have.
     """
 
-    def __init__(self, config: DeltaNetConfig, spec: LayerSpec) -> None:
+    def __init__(self, config: DeltaNetConfig | GatedDeltaNetConfig, spec: LayerSpec) -> None:
         super().__init__()
         KERNELS.check(spec.kernel)
         self.kernel, self.shape = spec.kernel, HeadShape(config, spec)

@@ -59,12 +59,14 @@ class ConvolvedViews(nn.Module):
         self.shape = shape
         widths = {name: shape.heads * width for name, width in (("q", shape.key), ("k", shape.key), ("v", shape.value))}
         self.projections = nn.ModuleDict({name: linear(spec.width, to, spec.init_std) for name, to in widths.items()})
-        convolved = {} if conv_kernel is None else widths
-        self.convolutions = nn.ModuleDict({name: CausalConv(to, conv_kernel, False) for name, to in convolved.items()})
+        self.convolutions = nn.ModuleDict()
+        if conv_kernel is not None:
+            self.convolutions.update({name: CausalConv(to, conv_kernel, False) for name, to in widths.items()})
 
     def forward(self, x_BTC: Tensor, state: State | None = None) -> tuple[tuple[Tensor, Tensor, Tensor], State]:
         """Project, convolve, and split the heads."""
-        views, after = [], {}
+        views: list[Tensor] = []
+        after: State = {}
         for name, projection in self.projections.items():
             view = projection(x_BTC)
             if self.convolutions:

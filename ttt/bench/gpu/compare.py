@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -152,9 +152,11 @@ def _refusal(inputs: Inputs, reason: str) -> Verdict:
 def _differentiated(inputs: Inputs) -> dict[str, Tensor]:
     from ttt.kernels.triton.op import inner_loop
 
-    leaves = [x.detach().requires_grad_() for x in (*inputs.W, *inputs[1:])]
+    leaves: list[Any] = [x.detach().requires_grad_() for x in (*inputs.W, *inputs[1:])]
     n = len(inputs.W)
-    z, W_last = inner_loop(tuple(leaves[:n]), *leaves[n:], recompute_group=GROUPS["mlp" if n == 4 else "linear"])
+    scale, shift, q, k, v, eta, tau = leaves[n:]
+    group = GROUPS["mlp" if n == 4 else "linear"]
+    z, W_last = inner_loop(tuple(leaves[:n]), scale, shift, q, k, v, eta, tau, recompute_group=group)
     return _named(leaves, z, W_last)
 
 
@@ -176,10 +178,11 @@ def token_by_token(inputs: Inputs) -> dict[str, Tensor]:
     """Return the outputs and the last W of decoding one token after another."""
     from ttt.kernels.triton.op import decode_token
 
-    W, step, outputs, b = tuple(inputs.W), (), [], inputs.tau.numel()
+    W, outputs, b = tuple(inputs.W), [], inputs.tau.numel()
+    step: tuple[Tensor, ...] = ()
     for t in range(inputs.q.shape[2]):
-        token = (x[:, :, t : t + 1] for x in (inputs.q, inputs.k, inputs.v, inputs.eta))
-        z, after = decode_token(W, step, inputs.scale, inputs.shift, *token, inputs.tau, t % b)
+        q, k, v, eta = (x[:, :, t : t + 1] for x in (inputs.q, inputs.k, inputs.v, inputs.eta))
+        z, after = decode_token(W, step, inputs.scale, inputs.shift, q, k, v, eta, inputs.tau, t % b)
         outputs.append(z)
         W, step = (after, ()) if t % b == b - 1 else (W, after)
     names = (f"{name} last" for name in ("W1", "b1", "W2", "b2"))

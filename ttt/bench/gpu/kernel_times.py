@@ -58,7 +58,7 @@ def ways(sizes: Sizes) -> Iterator[Way]:
     layer = Layer(DTYPES[sizes.dtype], sizes.D, sizes.b, 4 * sizes.D if sizes.layer == "mlp" else 0)
     for use in ("forward", "backward", "decode"):
         kernel = f"{sizes.layer}_{'forward_on_chip' if use == 'forward' and layer.on_chip else use}"
-        for choice in layer.candidates(use) or [None]:
+        for choice in layer.candidates(use) or (None,):
             yield Way(kernel, use, sizes, choice)
 
 

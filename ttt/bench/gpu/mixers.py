@@ -79,7 +79,7 @@ def _ttt(layer: str, B: int, T: int, width: int, device: torch.device) -> tuple[
     from ttt.kernels.triton.op import inner_loop
 
     inputs = random_inputs(Sizes(layer, "bf16" if device.type == "cuda" else "fp32", B, width // 64, T), device)
-    leaves = [x.requires_grad_() for x in (*inputs.W, *(x.detach() for x in inputs[1:]))]
+    leaves: list[Any] = [x.requires_grad_() for x in (*inputs.W, *(x.detach() for x in inputs[1:]))]
     n = len(inputs.W)
     return lambda: inner_loop(tuple(leaves[:n]), *leaves[n:])[0], leaves
 
@@ -89,8 +89,8 @@ def _normal(device: torch.device, *shape: int) -> Tensor:
 
 
 def _attention(B: int, T: int, width: int, device: torch.device) -> tuple[Mixer, list[Tensor]]:
-    leaves = [_normal(device, B, width // 64, T, 64) for _ in range(3)]
-    return lambda: F.scaled_dot_product_attention(*leaves, is_causal=True), leaves
+    q, k, v = (_normal(device, B, width // 64, T, 64) for _ in range(3))
+    return lambda: F.scaled_dot_product_attention(q, k, v, is_causal=True), [q, k, v]
 
 
 def _gated_delta(B: int, T: int, width: int, device: torch.device) -> tuple[Mixer, list[Tensor]]:

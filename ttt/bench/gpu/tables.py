@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from ttt.config.text_table import Column, print_headings, print_line
@@ -102,4 +103,8 @@ def columns_of(stage: str) -> tuple[Column[Line], ...]:
 
 def _columns(widths: dict[str, int]) -> Iterator[Column[Line]]:
     for heading, width in widths.items():
-        yield Column(heading, max(abs(width), len(heading)), lambda line, name=heading: line.get(name, ""), width < 0)
+        yield Column(heading, max(abs(width), len(heading)), partial(_cell, heading), width < 0)
+
+
+def _cell(heading: str, line: Line) -> str:
+    return line.get(heading, "")

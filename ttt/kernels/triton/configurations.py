@@ -260,8 +260,8 @@ def launched(dtype: torch.dtype, D: int, b: int, layer: str, target: str) -> lis
     """
     sizes = Layer(dtype, D, b, 4 * D if layer == "mlp" else 0, amd=target.startswith("gfx"))
     kernels = [] if sizes.F else [sizes.recompute()]
-    for choice in sizes.candidates("forward") or [None]:
+    for choice in sizes.candidates("forward") or (None,):
         kernels += [sizes.forward(keeps, choice=choice) for keeps in (True, False)]
-    kernels += [sizes.backward(choice=choice) for choice in sizes.candidates("backward") or [None]]
+    kernels += [sizes.backward(choice=choice) for choice in sizes.candidates("backward") or (None,)]
     # The last token of a mini-batch ends it; a mini-batch of one token has no earlier ones.
     return kernels + [sizes.decode(begun, ends) for begun, ends in ((False, False), (True, False), (True, True))]
