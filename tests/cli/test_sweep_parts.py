@@ -82,7 +82,7 @@ def plan() -> Plan:
 def cluster(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cluster:
     """Return a cluster with a sweep of two models and two seeds."""
     runs = [replace(run, folder=f"{tmp_path}/runs/{run.run_id}") for run in plan().runs]
-    monkeypatch.setattr(commands, "_expand", lambda _: replace(plan(), runs=runs))
+    monkeypatch.setattr(commands, "_expand", lambda *_, **__: replace(plan(), runs=runs))
     return Cluster(tmp_path, capsys, monkeypatch)
 
 
@@ -95,7 +95,7 @@ def test_a_limit_submits_a_part_and_the_same_command_the_next(cluster: Cluster) 
     ]
     cluster.set_state("PENDING")
     assert "not submitted" in cluster(*STATUS)
-    assert "held back by limit=3; submit again" in cluster(*STATUS)
+    assert "held back by limit=3; submit again" in " ".join(cluster(*STATUS).split())
     assert "1 submitted, 3 were queued or running" in cluster(*SUBMIT, "limit=3")
     cluster.set_state("PENDING")
     assert "held back" not in cluster(*STATUS)
@@ -109,10 +109,10 @@ def test_the_rest_follows_its_canaries(cluster: Cluster) -> None:
     assert "held back: 2 runs until a canary of the same shape trains a step; submit again with the same command" in out
     cluster.set_state("RUNNING")
     linear, _, transformer, _ = cluster.runs()
-    assert f"held back until its canary {linear.run_id} trains a step" in cluster(*STATUS)
+    assert f"held back until its canary {linear.run_id} trains a step" in " ".join(cluster(*STATUS).split())
     assert "0 submitted" in cluster(*SUBMIT, "canary=true")
     write_record(linear, "running", 1)
-    assert f"its canary {linear.run_id} has trained a step; submit again" in cluster(*STATUS)
+    assert f"its canary {linear.run_id} has trained a step; submit again" in " ".join(cluster(*STATUS).split())
     assert "1 submitted" in cluster(*SUBMIT, "canary=true")
     cluster.set_state("RUNNING")
     assert [run["detail"] for run in json.loads(cluster(*STATUS, "--json"))] == [
@@ -186,8 +186,8 @@ def test_a_plan_leaves_known_runs_out_of_the_sum(cluster: Cluster, monkeypatch: 
     monkeypatch.setattr(commands, "run_costs", lambda plan, *_: [RunCost(run, 8, 1000, 1e9, 1, 8) for run in plan.runs])
     make_known(cluster, 0, 3)
     out = cluster("plan", "sweep=mine.yaml", "known=made")
-    rows = [line for line in out.splitlines() if line.endswith("made, in made")]
-    assert [line.split()[0] for line in rows] == [plan().runs[number].run_id for number in (0, 3)]
+    rows = [line for line in out.splitlines() if line.endswith(" made")]
+    assert [line.split()[0] for line in rows] == [plan().runs[number].run_id[-8:] for number in (0, 3)]
     assert "4 runs, 2 of them made and not in the sum." in out
     (total,) = (line for line in out.splitlines() if line.startswith("sum"))
     assert total.split()[1] == "2k"
@@ -212,3 +212,22 @@ def test_known_runs_of_other_data(
         with pytest.raises(AssertionError, match=re.escape(line)):
             cluster(*command, "known=made")
     assert cluster.sweep.path.exists() is (here is None), "nothing is left of a command that is refused"
+
+
+def test_a_submission_that_failed_does_not_block_the_next(cluster: Cluster) -> None:
+    cluster.program("sbatch", "import sys; sys.exit('sbatch: error: invalid partition')")
+    with pytest.raises(AssertionError, match="invalid partition"):
+        cluster(*SUBMIT, "canary=true")
+    assert cluster.sweep.plan.exists()
+    content = json.loads(cluster.sweep.plan.read_text())
+    cluster.sweep.plan.write_text(json.dumps({**content, "runs": content["runs"][:1]}))
+    with pytest.raises(AssertionError, match="invalid partition"):
+        cluster(*SUBMIT)
+    assert len(cluster.runs()) == 4
+
+
+def test_dry_shows_the_jobs_and_sends_and_writes_nothing(cluster: Cluster) -> None:
+    out = cluster(*SUBMIT, "dry=true")
+    assert "#SBATCH --array=0-3" in out
+    assert "ttt-train" in out
+    assert not cluster.sweep.path.exists()

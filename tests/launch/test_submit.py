@@ -16,6 +16,7 @@ from ttt.launch.cancel import cancel_runs
 from ttt.launch.journal import read_lines
 from ttt.launch.plan import PlannedRun, SweepFolder
 from ttt.launch.resources import Resources, read_resources, write_resources
+from ttt.launch.script import sbatch_script
 from ttt.launch.status import sweep_status
 from ttt.launch.submit import submit
 
@@ -242,3 +243,11 @@ def test_cancelling_is_recorded_and_passed_to_slurm(make_sweep: Make, program: P
     now = int(time.time())
     write_sacct(program, [("17_0", "RUNNING", "Unknown", now, "six"), ("17_1", "CANCELLED by 0", "1", now, "six")])
     assert [status.state for status in sweep_status(folder)] == ["running", "cancelled"]
+
+
+def test_a_dry_script_is_the_one_that_is_sent(make_sweep: Make, tmp_path: Path) -> None:
+    """It needs no command of SLURM, and writes nothing."""
+    runs = [planned(number, tmp_path, nodes=2, devices=4) for number in range(3)]
+    folder = make_sweep(runs)
+    assert normalised(sbatch_script(folder, CLUSTER, runs, "six"), folder) == GOLDEN.read_text()
+    assert not folder.submitit.exists()

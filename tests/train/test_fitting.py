@@ -76,7 +76,7 @@ def test_a_step_that_does_not_fit_names_the_nearest_that_does(
 def test_auto_is_replaced_before_a_run_is_planned(configure: Configure, tmp_path: Path) -> None:
     keys = ["trainer.device_tokens=auto", "trainer.activation_checkpointing=auto", f"run={tmp_path}/run"]
     plan = plan_run(configure(*keys), [])
-    assert plan.config.trainer.tokens_at_once == 256
+    assert plan.config.trainer.device_tokens == 256
     assert plan.plain["trainer"]["activation_checkpointing"] == "none"
 
 

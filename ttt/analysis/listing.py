@@ -88,7 +88,7 @@ class ListedRun:
 def list_runs(folder: Path) -> tuple[list[ListedRun], list[str]]:
     """Return the runs below ``folder``, at any depth, the newest last, and a line for each that cannot be read."""
     runs, unreadable = [], []
-    for path in _run_folders(folder):
+    for path in run_folders(folder):
         try:
             runs.append(read_run_folder(path))
         except UserError as error:
@@ -163,7 +163,7 @@ def _plain(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value).replace(" ", "")
 
 
-def _run_folders(folder: Path | str) -> Iterator[Path]:
+def run_folders(folder: Path | str) -> Iterator[Path]:
     """Yield the folders with a record; a run's folder has no runs in it."""
     entries = list(os.scandir(folder))
     if any(entry.name == RECORD_FILE for entry in entries):
@@ -171,7 +171,7 @@ def _run_folders(folder: Path | str) -> Iterator[Path]:
         return
     for entry in entries:
         if entry.is_dir():
-            yield from _run_folders(entry.path)
+            yield from run_folders(entry.path)
 
 
 def _status(path: Path, record: Record) -> str:

@@ -21,12 +21,12 @@ from ttt.cli.resolvers import register_resolvers
 from ttt.config.assets import assets
 from ttt.config.bench import InnerBenchConfig, KernelBenchConfig, LatencyBenchConfig, Method, ModelBenchConfig
 from ttt.config.errors import UserError, bad_value
+from ttt.config.exchange import ExportConfig, ImportConfig
 from ttt.config.keys import free_text_keys
-from ttt.config.layers import SHIPPED
+from ttt.config.layers import MODELS
 from ttt.config.schema import (
     ContextConfig,
     EvalConfig,
-    ExportConfig,
     GenerateConfig,
     InspectConfig,
     PrepareConfig,
@@ -46,6 +46,7 @@ SCHEMAS: dict[str, type[Any]] = {
     "eval": EvalConfig,
     "export": ExportConfig,
     "generate": GenerateConfig,
+    "import": ImportConfig,
     "prepare": PrepareConfig,
     "inspect": InspectConfig,
     "bench_inner": InnerBenchConfig,
@@ -58,6 +59,9 @@ SCHEMAS: dict[str, type[Any]] = {
 VALUES: dict[str, type[Any]] = {"ctx": ContextConfig, "size": SizeConfig}
 """Group of ``train`` whose options set every key of the group, and nothing else -> its schema."""
 
+UNSET = {"size": {"match"}}
+"""Group of ``VALUES`` -> keys that no option sets: what they are set to does not depend on the option."""
+
 
 def register_schemas() -> None:
     """Register every schema with Hydra, and the options of layers, backbones and sources that are not shipped.
@@ -69,7 +73,7 @@ def register_schemas() -> None:
     store = ConfigStore.instance()
     for name, schema in SCHEMAS.items():
         store.store(group="schema", name=name, node=schema, package="_global_")
-    for name, schema in SHIPPED.items():
+    for name, schema in MODELS.items():
         store.store(group="schema/model", name=name, node=schema)
     for name, layer in added_layers().items():
         store.store(group="schema/model", name=name, node=layer.schema(name=name))
@@ -130,7 +134,8 @@ def _values_of(override: str) -> Resolved | None:
     if group not in VALUES or not path.is_file() or "@package" in path.read_text(encoding="utf-8"):
         return None
     values = cast(Resolved, OmegaConf.to_container(OmegaConf.load(path)))
-    return values if values.keys() == {field.name for field in fields(VALUES[group])} else None
+    keys = {field.name for field in fields(VALUES[group])} - UNSET.get(group, set())
+    return values if values.keys() == keys else None
 
 
 def _sets_a_value(override: str) -> bool:

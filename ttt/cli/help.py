@@ -15,9 +15,9 @@ from ttt.cli.compose import groups
 from ttt.cli.errors import by_number
 from ttt.config.assets import assets
 from ttt.config.errors import spelled
+from ttt.config.text_table import WIDTH
 
-LINE = 120
-WIDEST_NAME = 36
+WIDEST_NAME = 30
 
 
 def describe_command(
@@ -75,7 +75,7 @@ def columns(lines: dict[str, str], indent: str = "  ") -> str:
     rows = []
     for name, text in lines.items():
         first = f"{indent}{name:<{width}}  "
-        wrapped = textwrap.wrap(text, LINE, initial_indent=first, subsequent_indent=below, break_on_hyphens=False)
+        wrapped = textwrap.wrap(text, WIDTH, initial_indent=first, subsequent_indent=below, break_on_hyphens=False)
         rows += wrapped or [first.rstrip()]
     return "\n".join(rows)
 

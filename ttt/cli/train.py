@@ -3,8 +3,10 @@
 import sys
 
 from ttt.cli.command import Command
+from ttt.cli.cost import print_cost
 from ttt.cli.going_on import going_on
 from ttt.cli.label import label_of
+from ttt.cli.match import with_matched_size
 from ttt.cli.parent import like_its_parent
 from ttt.config.schema import TrainConfig
 from ttt.train.start import train
@@ -21,6 +23,8 @@ usage: ttt-train [GROUP=OPTION ...] [KEY=VALUE ...]
   ttt-train trainer.max_steps=10               stop early
   ttt-train run=runs/NAME                      go on with a run, to the end that it planned
   ttt-train recipe=finetune from=runs/NAME ctx=8k     another run's model, 20% more tokens at another context
+  ttt-train size=125m plan=true                print what the run costs, and stop
+  ttt-train model=ttt_mlp size.match=mamba     as many parameters as Mamba has
   ttt-train --cfg job                          print the whole configuration and stop
   ttt-train model=mamba --help                 keys and values of another model
 """
@@ -28,6 +32,10 @@ usage: ttt-train [GROUP=OPTION ...] [KEY=VALUE ...]
 
 def _train(config: TrainConfig, overrides: list[str]) -> None:
     config, overrides = going_on(config, overrides)
+    config = with_matched_size(config)
+    if config.plan:
+        print_cost(config, overrides)
+        return
     train(config, overrides, label=lambda: label_of(config).to_plain())
 
 

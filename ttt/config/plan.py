@@ -1,13 +1,12 @@
 """The plan of a run: sequences per step, their split over devices, and the number of steps."""
 
-import glob
 import hashlib
 from dataclasses import dataclass
 
 from ttt.config.errors import UserError, bad_value
 from ttt.config.keys import check_keys
+from ttt.config.layers import HybridConfig
 from ttt.config.schema import DataConfig, RecipeConfig, TrainConfig, TrainerConfig
-from ttt.config.system import user_path
 
 SMALLEST_VOCABULARY = 256 + 1
 """Tokens of the smallest tokenizer that is trained: one per byte, and the end of a document."""
@@ -73,8 +72,14 @@ def _device_batch(config: TrainConfig, per_device: int) -> int:
     if config.trainer.device_tokens == "auto":
         return per_device
     return next(
-        n for n in device_batches(per_device) if n == 1 or n * config.ctx.length <= config.trainer.tokens_at_once
+        n for n in device_batches(per_device) if n == 1 or n * config.ctx.length <= tokens_at_once(config.trainer)
     )
+
+
+def tokens_at_once(trainer: TrainerConfig) -> int:
+    """Return ``trainer.device_tokens`` of a run that is planned: ``ttt.train.fitting`` has put a number for auto."""
+    assert isinstance(trainer.device_tokens, int)
+    return trainer.device_tokens
 
 
 def device_batches(per_device: int) -> list[int]:
@@ -114,7 +119,10 @@ def check(config: TrainConfig) -> StepPlan:
     """
     check_keys(config)
     config.model.check()
-    check_heads(config.size.width, config.size.heads, "size.")
+    if isinstance(config.model, HybridConfig):
+        config.model.check_fits(config.size.blocks)
+    if config.model.has_heads:
+        check_heads(config.size.width, config.size.heads, "size.")
     _check_recipe(config.recipe)
     check_data(config.data)
     if config.trainer.strategy == "single" and config.trainer.devices * config.trainer.nodes > 1:
@@ -139,6 +147,9 @@ def check_heads(width: int, heads: int, prefix: str = "") -> None:
 
 
 def _check_recipe(recipe: RecipeConfig) -> None:
+    if recipe.imported is not None:
+        allowed = "the weights were imported, their training cannot go on; start a new run with from=FOLDER"
+        raise bad_value("recipe.imported", recipe.imported[:12], allowed)
     if len(recipe.betas) != 2:
         raise bad_value("recipe.betas", list(recipe.betas), "must be two numbers")
     if recipe.final_learning_rate > recipe.learning_rate:
@@ -165,23 +176,6 @@ def check_data(data: DataConfig) -> None:
     if data.validation_fraction + data.test_fraction >= 1:
         allowed = f"with data.validation_fraction={data.validation_fraction} must be below 1, to leave training text"
         raise bad_value("data.test_fraction", data.test_fraction, allowed)
-
-
-def check_paths(data: DataConfig) -> None:
-    """Check that the files of the text and of the tokenizer exist, before anything large is loaded.
-
-    Sources that are not shipped may use ``path`` for something else than files.
-
-    Raises:
-        UserError: a path is missing or does not exist.
-    """
-    if data.source == "local" and not data.path:
-        raise bad_value("data.path", data.path, "give a folder, a file, or a pattern such as texts/*.txt")
-    single = data.path if data.source in ("local", "hub", "tokens") and not glob.has_magic(data.path or "") else None
-    if single and not user_path(single).exists():
-        raise bad_value("data.path", single, "does not exist")
-    if data.tokenizer is not None and not user_path(data.tokenizer).is_file():
-        raise bad_value("data.tokenizer", data.tokenizer, "no such file")
 
 
 def check_device(trainer: TrainerConfig, kind: str) -> None:

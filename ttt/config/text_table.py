@@ -6,6 +6,13 @@ from typing import Generic, NamedTuple, TypeVar
 T = TypeVar("T")
 
 
+WIDTH = 80
+"""Columns of a terminal, which tables keep to unless they are asked for whole names."""
+
+NARROWEST = 8
+"""Characters to which a column may be cut."""
+
+
 class Column(NamedTuple, Generic[T]):
     """Heading, width and cell text of a column. Cells are aligned right unless ``left``."""
 
@@ -48,6 +55,21 @@ def text_table(rows: Sequence[Sequence[str]], left: Iterable[int] = (), gap: str
     widths, left = [max(map(len, column)) for column in zip(*rows, strict=True)], set(left)
     cells = ((_padded(cell, widths[number], number in left) for number, cell in enumerate(row)) for row in rows)
     return "\n".join(gap.join(row).rstrip() for row in cells)
+
+
+def fitted_table(rows: Sequence[Sequence[str]], left: Iterable[int] = (), gap: str = " ", width: int = WIDTH) -> str:
+    """Return ``text_table`` in lines of at most ``width`` characters: the widest columns lose the middles of cells.
+
+    Only columns that are aligned left are cut, down to ``NARROWEST`` characters each.
+    """
+    left = set(left)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    while sum(widths) + len(gap) * (len(widths) - 1) > width:
+        widest = max(left, key=lambda number: widths[number], default=None)
+        if widest is None or widths[widest] <= NARROWEST:
+            break
+        widths[widest] -= 1
+    return text_table([tuple(map(shortened, row, widths)) for row in rows], left, gap)
 
 
 def shortened(text: str, width: int) -> str:

@@ -54,19 +54,19 @@ def run_costs(plan: Plan, device: str, utilisation: float) -> list[RunCost]:
     if not 0 < utilisation <= 1:
         raise bad_value("utilisation", utilisation, "must be above 0 and at most 1")
     # Importing torch takes seconds, and the other commands of a sweep do not need it.
-    from ttt.models.count import count
+    from ttt.models.count import Counted, counted_model
 
-    counts: dict[str, tuple[int, float]] = {}
+    models: dict[str, Counted] = {}
     costs = []
     for run in plan.runs:
         config, tokens = plan.configs[run.run_id], run.steps * run.tokens_per_step
-        # Count once for all seeds and learning rates: building a model takes time even on the meta device.
-        key = repr((config.model, config.size, config.backbone, config.ctx, config.data.vocab_size, tokens))
-        if key not in counts:
-            counts[key] = count(config, tokens)
-        parameters, flops = counts[key]
+        # Build once for all seeds, contexts and learning rates: it takes time even on the meta device.
+        shape = repr((config.model, config.size, config.backbone, config.data.vocab_size))
+        if shape not in models:
+            models[shape] = counted_model(config)
+        parameters, flops = models[shape].parameters, models[shape].flops(config.ctx.length, tokens)
         gpu_hours = flops / (PEAK_FLOPS[device] * utilisation) / 3600
-        disk = CHECKPOINTS * BYTES_PER_PARAMETER * parameters
+        disk = checkpoint_bytes(parameters)
         costs.append(RunCost(run, parameters, tokens, flops, gpu_hours, disk))
     return costs
 
@@ -99,3 +99,8 @@ def step_memories(plan: Plan, device: str) -> dict[str, str]:
         else:
             found[run.run_id] = f"{fit.memory.total / GIGA:.3g}GB" + (" with blocks" if fit.checkpointed else "")
     return found
+
+
+def checkpoint_bytes(parameters: int) -> int:
+    """Return the bytes of the checkpoints that a run keeps."""
+    return CHECKPOINTS * BYTES_PER_PARAMETER * parameters

@@ -22,8 +22,8 @@ class JobLine(TypedDict):
 
     ``job_id`` is SLURM's job id or, on this machine, a process id; it is empty while a local run waits in the queue.
     ``time`` is ISO 8601 UTC. ``name`` is the job's name in SLURM. ``machine`` and ``started`` identify a process, see
-    ``ttt.results.processes``; earlier versions wrote none of these three. ``ended``: the user cancelled the job, or it
-    was given up because its parent run did not finish.
+    ``ttt.results.processes``; earlier versions wrote none of these three. ``slot`` is the place of a process among
+    those of its queue. ``ended``: the user cancelled the job, or it was given up because its parent did not finish.
     """
 
     run_id: str
@@ -33,6 +33,7 @@ class JobLine(TypedDict):
     name: NotRequired[str]
     machine: NotRequired[str]
     started: NotRequired[int | None]
+    slot: NotRequired[int]
     ended: NotRequired[Literal["cancelled", "orphaned"]]
 
 
@@ -51,10 +52,10 @@ def slurm_line(run: PlannedRun, job_id: str, name: str) -> JobLine:
     return {**_line(run, job_id, "slurm"), "name": name}
 
 
-def local_line(run: PlannedRun, pid: str = "") -> JobLine:
+def local_line(run: PlannedRun, pid: str = "", slot: int = 0) -> JobLine:
     """Return the line of ``jobs.jsonl`` for a run that now is a process on this machine, or waits to be one."""
     line = _line(run, pid, "local")
-    return {**line, "machine": machine_id(), "started": start_ticks(int(pid))} if pid else line
+    return {**line, "machine": machine_id(), "started": start_ticks(int(pid)), "slot": slot} if pid else line
 
 
 def _line(run: PlannedRun, job_id: str, executor: Executor) -> JobLine:

@@ -19,6 +19,7 @@ from ttt.launch.job import make_job
 from ttt.launch.journal import append_lines, local_line
 from ttt.launch.local import queue_lock, queue_runs
 from ttt.launch.plan import SweepFolder, read_origin, submit_lock
+from ttt.launch.recover import read_jobs
 from ttt.launch.resources import read_resources
 from ttt.launch.slurm import outside_a_job
 from ttt.launch.status import ACTIVE, RunStatus, sweep_status
@@ -86,12 +87,20 @@ def _start_runs(folder: SweepFolder, slots: Slots) -> bool:
     _mark_orphans(folder, statuses)
     own = [status for status in statuses if not status.elsewhere]
     queued = [status.run for status in own if status.state == "queued" and not status.job_id]
-    free = [slot for slot in range(resources.cluster.parallel) if slot not in slots]
+    taken = {*slots, *_slots_of_lost_queue(folder, statuses, slots)}
+    free = [slot for slot in range(resources.cluster.parallel) if slot not in taken]
     for slot, run in zip(free, queued, strict=False):
         job = make_job(folder, run, origin, "local")
         slots[slot] = _executor(folder, resources.of(run), slot, run.devices).submit(job)
-        append_lines(folder.jobs, [local_line(run, slots[slot].job_id)])
+        append_lines(folder.jobs, [local_line(run, slots[slot].job_id, slot)])
     return bool(slots or queued or any(status.state == "waiting" for status in own))
+
+
+def _slots_of_lost_queue(folder: SweepFolder, statuses: list[RunStatus], slots: Slots) -> list[int]:
+    """Return the slots of runs that an earlier queue process started before it was lost, and that still train."""
+    own = {job.job_id for job in slots.values()}
+    running = {status.job_id for status in statuses if status.state == "running" and not status.elsewhere} - own
+    return [job.get("slot", 0) for job in read_jobs(folder) if job["job_id"] in running and job["executor"] == "local"]
 
 
 def _executor(folder: SweepFolder, cluster: ClusterConfig, slot: int, devices: int) -> submitit.LocalExecutor:

@@ -1,6 +1,7 @@
 """The choice of the torch device, its memory, and the precision on it."""
 
 import os
+import platform
 from pathlib import Path
 
 import torch
@@ -47,3 +48,9 @@ def device_memory(device: torch.device) -> int:
 
 CONTROL_GROUP = Path("/sys/fs/cgroup/memory.max")
 """Linux's limit of memory: a number of bytes, or ``max``."""
+
+
+def device_name(device: torch.device) -> str:
+    """Return the name of a device in records: ``cpu: x86_64``, ``cuda: NVIDIA H100 80GB HBM3``."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return f"{device.type}: {name}"

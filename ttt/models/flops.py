@@ -14,4 +14,9 @@ def training_flops(model: LanguageModel, ctx: int, tokens: int) -> float:
 
     Recomputation by gradient checkpointing is not counted.
     """
-    return (1 + BACKWARD) * model.flops(ctx) * tokens / ctx
+    return of_training(model.flops(ctx)) * tokens / ctx
+
+
+def of_training(forward: int) -> int:
+    """Return the FLOPs of forward and backward pass together."""
+    return (1 + BACKWARD) * forward

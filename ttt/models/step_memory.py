@@ -7,7 +7,7 @@ fragments that an allocator cannot use, and a GPU's context.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 from weakref import finalize
@@ -127,7 +127,8 @@ def _of_parameters(config: TrainConfig, states: float) -> tuple[int, int, int]:
 
 def _peaks(config: TrainConfig, shape: _Shape, kind: str, precision: str, checkpointed: bool) -> dict[Part, int]:
     """Return the bytes of each part at the peak of a forward and backward pass."""
-    tracker, autocast = _Tracker(), nullcontext()
+    tracker = _Tracker()
+    autocast: AbstractContextManager[object] = nullcontext()
     if precision in HALF:
         autocast = torch.autocast("cpu", HALF[precision])
     with _no_cached_rotations(), _in_calls_of(kind, shape.tokens / config.ctx.length), FakeTensorMode():

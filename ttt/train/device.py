@@ -1,6 +1,5 @@
 """Device, precision and strategy of a run in the terms of torch and Lightning."""
 
-import platform
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,9 +7,10 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, Strategy
 
 from ttt.backbones.registry import backbones
+from ttt.config.errors import bad_value, counted
 from ttt.config.plan import check_device
 from ttt.config.schema import TrainerConfig
-from ttt.models.device import choose_device, choose_precision
+from ttt.models.device import choose_device, choose_precision, device_name
 from ttt.models.memory import keep_freed_memory
 from ttt.results.record import Device
 
@@ -34,18 +34,20 @@ def choose_hardware(trainer: TrainerConfig) -> Hardware:
     """Return the device and precision of a run, and set torch's threads.
 
     Raises:
-        UserError: the device is not present, or strategy or precision are not possible on it.
+        UserError: the device is not present, there are fewer than ``trainer.devices``, or strategy or precision are
+            not possible on it.
     """
     device = choose_device(trainer.device, "trainer.device")
     precision = choose_precision(trainer.precision, device)
     check_device(trainer, device.type)
+    if device.type == "cuda" and trainer.devices > (present := torch.cuda.device_count()):
+        raise bad_value("trainer.devices", trainer.devices, f"torch finds {counted(present, 'GPU')} on this machine")
     if device.type == "cpu":
         keep_freed_memory()
     if trainer.threads:
         torch.set_num_threads(trainer.threads)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     count = trainer.devices * trainer.nodes
-    return Hardware(device, precision, {"name": f"{device.type}: {name}", "count": count, "precision": precision})
+    return Hardware(device, precision, {"name": device_name(device), "count": count, "precision": precision})
 
 
 def choose_strategy(name: str) -> str | Strategy:

@@ -113,12 +113,12 @@ def memory_line(config: TrainConfig, room: Room) -> str:
     count = counting(room)
     found = find_fit(config, room, count)
     if found is None:
-        return f"memory: {_too_large(config, room, count)}; {_nearest(config, room, count)}"
+        return f"{_too_large(config, room, count)}; {_nearest(config, room, count)}"
     parts = ", ".join(f"{name} {size / GIGA:.2g}" for name, size in vars(found.memory).items())
     how = "blocks recomputed" if found.checkpointed else "blocks not recomputed"
     tokens = f"{found.batch * config.ctx.length:,} tokens at once, {how}"
     total = f"{found.memory.total / GIGA:.3g} of {room.memory / GIGA:.3g} GB of {room.name}"
-    return f"memory: a step takes {total}, by count ({parts}); {tokens}"
+    return f"{total} in a step, by count ({parts}); {tokens}"
 
 
 def with_fit(config: TrainConfig, found: Fit) -> TrainConfig:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 
+from ttt.config.plan import tokens_at_once
 from ttt.data.corpus import Corpus, load_corpus
 from ttt.data.usage import usage
 from ttt.data.windows import Windows, windows_within
@@ -17,7 +18,7 @@ from ttt.models.weights import check_resumable, load_weights
 from ttt.results.checkpoints import Checkpoint, require_newest
 from ttt.results.metrics import MetricLog
 from ttt.results.provenance import git_state, versions
-from ttt.results.record import SCHEMA_VERSION, Device, Record, require_data, require_tokenizer
+from ttt.results.record import SCHEMA_VERSION, Data, Device, Record, require_data, require_tokenizer
 from ttt.results.run_record import RunRecord, now
 from ttt.train.device import Hardware, choose_hardware
 from ttt.train.loggers import require_logger
@@ -81,9 +82,10 @@ def prepare(plan: RunPlan, opening: Opening) -> PreparedRun:
         load_weights(model, plan.parent.checkpoint.path)
     if trainer.activation_checkpointing == "blocks":
         checkpoint_blocks(model)
-    content = opening.record or new_record(plan, hardware.description, corpus, model)
+    data = describe_data(corpus, config.data.name, ctx)
+    content = opening.record or new_record(plan, hardware.description, data, model)
     record = RunRecord(plan.folder, content, writes=rank() == 0)
-    reading = Reading(ctx, config.data.eval_tokens, hardware.device, trainer.tokens_at_once, trainer.progress)
+    reading = Reading(ctx, config.data.eval_tokens, hardware.device, tokens_at_once(trainer), trainer.progress)
     metrics = _metrics(record, newest)
     return PreparedRun(plan, record, newest, hardware, corpus, windows, model, reading, metrics)
 
@@ -99,7 +101,18 @@ def _metrics(record: RunRecord, newest: Checkpoint | None) -> MetricLog:
     return MetricLog.resume(record.folder.metrics, record.run_id, newest.step, training_only=True)
 
 
-def new_record(plan: RunPlan, device: Device, corpus: Corpus, model: LanguageModel) -> Record:
+def describe_data(corpus: Corpus, name: str, ctx: int) -> Data:
+    """Return what a record says about the data ``name`` of a run with a context of ``ctx`` tokens."""
+    return {
+        "name": name,
+        "digest": corpus.digest,
+        "vocab_size": corpus.vocab_size,
+        "tokenizer_sha256": corpus.manifest["tokenizer_sha256"],
+        "used": asdict(usage(corpus.splits["train"], ctx)),
+    }
+
+
+def new_record(plan: RunPlan, device: Device, data: Data, model: LanguageModel) -> Record:
     """Return the record of a new run."""
     config, step_plan = plan.config, plan.step_plan
     record: Record = {
@@ -127,13 +140,7 @@ def new_record(plan: RunPlan, device: Device, corpus: Corpus, model: LanguageMod
         "steps": 0,
         "steps_planned": step_plan.schedule_steps,
         "tokens": 0,
-        "data": {
-            "name": config.data.name,
-            "digest": corpus.digest,
-            "vocab_size": corpus.vocab_size,
-            "tokenizer_sha256": corpus.manifest["tokenizer_sha256"],
-            "used": asdict(usage(corpus.splits["train"], config.ctx.length)),
-        },
+        "data": data,
         "started_in": str(Path.cwd()),
         "last_checkpoint": None,
         "results": {},

@@ -2,21 +2,27 @@
 
 import json
 import sys
+import textwrap
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
 from typing import Any
 
+from ttt.cli.sweep.dry import print_jobs
 from ttt.cli.sweep.epochs import repeated_reading
 from ttt.cli.sweep.expand import expand, load_sweep
 from ttt.cli.sweep.known import compare_data, count_known, known_folder, known_status, trained_for_weights
 from ttt.cli.sweep.overrides import with_overrides
 from ttt.cli.sweep.request import Request
-from ttt.cli.sweep.submit import retry, select
+from ttt.cli.sweep.submit import new_resources, retry, select
 from ttt.cli.sweep.submit import submit as submit_sweep
-from ttt.cli.sweep.tables import cost_table, status_table
+from ttt.cli.sweep.tables import cost_table, memory_table, status_table
+from ttt.cli.sweep.times import DEFAULT_GPU, HERE, times_of
 from ttt.config.errors import UserError, counted
 from ttt.config.system import user_path
+from ttt.config.text_table import WIDTH
 from ttt.launch.cancel import cancel_runs
 from ttt.launch.choice import with_reasons
 from ttt.launch.collect import copy_results
@@ -30,29 +36,37 @@ from ttt.results.atomic import write_text
 def plan(request: Request) -> None:
     """Print the runs of the sweep, their estimated cost, and how often they read their text if more than once.
 
-    With ``memory=true``, also the counted memory of a step, which takes seconds for each size and context.
+    With ``slurm=`` it also prints the jobs that ``submit`` would send; see ``print_jobs``. With ``memory=true`` it also
+    prints the counted memory of a step, which takes seconds for each size and context.
     """
-    device, utilisation = request.options.get("device", "h100"), request.number("utilisation", 0.4, 0)
-    found = _expand(request)
+    resources = new_resources(request) if "slurm" in request.options else None
+    device, utilisation = request.options.get("device"), request.number("utilisation", 0.4, 0)
+    found = _expand(request, labels=False)
     known = known_folder(request, SweepFolder(request.folder))
     statuses = count_known(known, [RunStatus(run) for run in found.runs])
     made = {status.run.run_id: status.detail for status in statuses if status.state == "finished"}
     notes = [*compare_data(known, found), *trained_for_weights(statuses)]
-    costs = run_costs(found, device, utilisation)
-    memories = step_memories(found, device) if request.switch("memory") else {}
-    print(cost_table(costs, device, utilisation, made, memories))
+    gpu = DEFAULT_GPU if device in (None, HERE) else device
+    costs = run_costs(found, gpu, utilisation)
+    times = times_of(found, costs, device, utilisation, request.runs_folder, made)
+    print(cost_table(found, costs, times, made, "--wide" in request.flags))
+    if request.switch("memory"):
+        print(memory_table(step_memories(found, gpu), gpu))
     for line in (*notes, *repeated_reading(found)):
-        print(line)
+        print(textwrap.fill(line, WIDTH, break_on_hyphens=False))
+    if resources is not None:
+        print_jobs(request, found, resources, [run for run in found.runs if run.run_id not in made])
 
 
 def submit(request: Request) -> None:
     """Submit the runs of the sweep that are not finished, queued or running."""
-    submit_sweep(request, _expand(request))
+    submit_sweep(request, _expand)
 
 
 def status(request: Request) -> None:
     """Print one line per run, or the folders of the runs finished here; with ``--watch``, until all runs have ended."""
     folder, interval = SweepFolder(request.folder), request.number("interval", 10, 1)
+    before: list[RunStatus] = []
     while True:
         statuses = with_reasons(folder, known_status(request, folder))
         if "--json" in request.flags:
@@ -61,11 +75,24 @@ def status(request: Request) -> None:
             made_here = (status for status in statuses if status.state == "finished" and not status.known)
             sys.stdout.writelines(f"{status.run.folder}\n" for status in made_here)
         else:
-            clear = "\x1b[H\x1b[2J" if "--watch" in request.flags and sys.stdout.isatty() else ""
-            print(clear + status_table(statuses), flush=True)
+            _show_status(request, statuses, before)
+        before = statuses
         if "--watch" not in request.flags or not any(status.state in ACTIVE for status in statuses):
             return
         time.sleep(interval)
+
+
+def _show_status(request: Request, statuses: list[RunStatus], before: list[RunStatus]) -> None:
+    """Print the table; a watch that is written into a file prints later the time and the runs that have changed."""
+    watch, wide = "--watch" in request.flags, "--wide" in request.flags
+    if watch and not sys.stdout.isatty() and before:
+        states = {status.run.run_id: (status.state, status.detail) for status in before}
+        changed = [status for status in statuses if states.get(status.run.run_id) != (status.state, status.detail)]
+        if changed:
+            print(f"{datetime.now():%Y-%m-%d %H:%M:%S}\n{status_table(changed, wide)}", flush=True)
+        return
+    clear = "\x1b[H\x1b[2J" if watch and sys.stdout.isatty() else ""
+    print(clear + status_table(statuses, wide), flush=True)
 
 
 def cancel(request: Request) -> None:
@@ -94,13 +121,10 @@ def logs(request: Request) -> None:
 def collect(request: Request) -> None:
     """Copy records and metrics of the sweep's runs into a folder, with a table of all runs."""
     out = user_path(request.required("out"))
-    # Importing pandas takes a second, and the other commands do not need it.
-    from ttt.cli.results import read_results
-
     statuses, table = known_status(request, SweepFolder(request.folder)), out / "runs.csv"
     for line in copy_results(statuses, out):
         print(line, file=sys.stderr)
-    write_text(table, read_results(out, strict=True).runs.drop(columns="run_dir").to_csv(index=False))
+    write_text(table, table_of_runs(out))
     for status in statuses:
         if status.state != "finished":
             print(f"not finished: {status.run.run_id} ({status.state})", file=sys.stderr)
@@ -111,13 +135,23 @@ def collect(request: Request) -> None:
         raise UserError(f"{', '.join(deleted)}: deleted after training had finished; ttt-sweep retry trains it again")
 
 
+def table_of_runs(folder: Path) -> str:
+    """Return the records of all runs below a folder as CSV, with a column for every key in which the runs differ."""
+    # Importing pandas takes a second, and the other commands do not need it.
+    from ttt.analysis.varied import varied
+    from ttt.cli.results import read_results
+
+    results = read_results(folder, strict=True)
+    return str(results.runs.drop(columns="run_dir").join(varied(results)).to_csv(index=False))
+
+
 COMMANDS: dict[str, Callable[[Request], None]] = {
     command.__name__: command for command in (plan, submit, status, retry, cancel, logs, collect)
 }
 
 
-def _expand(request: Request) -> Plan:
-    """Return the plan of the requested sweep; show the progress on a terminal."""
+def _expand(request: Request, labels: bool = True) -> Plan:
+    """Return the plan of the requested sweep, with labels for the records; show the progress on a terminal."""
     sweep = with_overrides(load_sweep(request.required("sweep"), request.options.get("scale")), request.overrides)
 
     def report(done: int, total: int) -> None:
@@ -125,7 +159,7 @@ def _expand(request: Request) -> Plan:
             end = "\n" if done == total else ""
             print(f"\rcomposing {done}/{total}", end=end, file=sys.stderr, flush=True)
 
-    return expand(sweep, request.runs_folder, report)
+    return expand(sweep, request.runs_folder, report, labels)
 
 
 def _as_json(status: RunStatus) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ttt.cli.compose import as_object, compose, quote_option, quote_text, register_schemas, spelled_out
 from ttt.cli.errors import describe
 from ttt.cli.label import label_of
+from ttt.cli.match import with_matched_size
 from ttt.cli.parent import inherited
 from ttt.cli.sweep.files import cluster_file, read_yaml, sweep_file
 from ttt.config.assets import assets
@@ -72,13 +73,16 @@ def change_cluster(cluster: ClusterConfig, changes: list[str], plain: object = N
     return changed
 
 
-def expand(sweep: Sweep, runs_folder: Path, report: Callable[[int, int], None] = lambda *_: None) -> Plan:
+def expand(
+    sweep: Sweep, runs_folder: Path, report: Callable[[int, int], None] = lambda *_: None, labels: bool = True
+) -> Plan:
     """Compose every run of the sweep; grid points with equal configurations are one run.
 
     Args:
         sweep: the sweep.
         runs_folder: folder of all run folders.
         report: called after each grid point with the number done and the total.
+        labels: whether to describe the runs for the records; to show a plan it is not needed, and takes half the time.
 
     Raises:
         UserError: an override that does not compose or an invalid value; the message names the grid point.
@@ -97,7 +101,7 @@ def expand(sweep: Sweep, runs_folder: Path, report: Callable[[int, int], None] =
             parent = configs[tuple(run.parent.values())] if run.parent else None
             try:
                 config = compose_run(run, runs_folder, parent)
-                planned_run = _planned_run(run, config, runs_folder)
+                planned_run = _planned_run(run, config, runs_folder, labels)
             except (HydraException, OmegaConfBaseException, UserError) as error:
                 reason = str(error) if isinstance(error, UserError) else describe(error)
                 raise UserError(f"sweep={sweep.name}: {describe_point(run.point)}: {reason}") from error
@@ -119,7 +123,7 @@ def compose_run(run: SweepRun, runs_folder: Path, parent: TrainConfig | None) ->
     if parent is not None:
         chosen = set(map(key_of, overrides))
         overrides = [*inherited(to_plain(parent), chosen), *overrides]
-    config = as_object(compose("train", overrides), TrainConfig)
+    config = with_matched_size(as_object(compose("train", overrides), TrainConfig))
     config = replace(config, runs=str(runs_folder), ckpt="last")
     if parent is not None:
         return with_parent(config, planned_parent(parent, runs_folder / run_id(parent)))
@@ -128,7 +132,7 @@ def compose_run(run: SweepRun, runs_folder: Path, parent: TrainConfig | None) ->
     return config
 
 
-def _planned_run(run: SweepRun, config: TrainConfig, runs_folder: Path) -> PlannedRun:
+def _planned_run(run: SweepRun, config: TrainConfig, runs_folder: Path, labels: bool) -> PlannedRun:
     plan, name = check(config), run_id(config)
     check_optimizer(config.recipe)
     return PlannedRun(
@@ -141,5 +145,5 @@ def _planned_run(run: SweepRun, config: TrainConfig, runs_folder: Path) -> Plann
         nodes=config.trainer.nodes,
         devices=config.trainer.devices,
         resources=run.resources,
-        label=label_of(config).to_plain(),
+        label=label_of(config).to_plain() if labels else None,
     )

@@ -9,15 +9,22 @@ from ttt.config.errors import UserError, bad_value
 from ttt.config.keys import refuse_renamed
 from ttt.config.system import user_path
 
-FLAGS = {"status": ("--watch", "--json", "--folders"), "submit": ("--watch",)}
+FLAGS = {
+    "plan": ("--wide",),
+    "submit": ("--watch",),
+    "status": ("--watch", "--json", "--folders", "--wide"),
+}
 """Command -> its flags."""
 
 COMMON_KEYS = ("sweep", "scale", "runs", "folder")
 
+OF_SUBMIT = ("slurm", "limit", "canary", "dry")
+"""Keys of ``submit`` that ``status`` takes and ignores, so that the same words can be given again."""
+
 KEYS = {
-    "plan": (*COMMON_KEYS, "known", "device", "utilisation", "memory"),
-    "submit": (*COMMON_KEYS, "known", "slurm", "limit", "canary", "interval"),
-    "status": (*COMMON_KEYS, "known", "interval"),
+    "plan": (*COMMON_KEYS, "known", "device", "utilisation", "memory", "slurm"),
+    "submit": (*COMMON_KEYS, "known", "slurm", "limit", "canary", "interval", "dry"),
+    "status": (*COMMON_KEYS, "known", "interval", *OF_SUBMIT),
     "retry": (*COMMON_KEYS, "slurm", "force"),
     "cancel": COMMON_KEYS,
     "logs": (*COMMON_KEYS, "lines"),
@@ -145,7 +152,7 @@ def _add(request: Request, argument: str) -> None:
         request.options[key] = value
     elif key.startswith("slurm.") and "slurm" in keys:
         request.cluster_changes.append(argument.removeprefix("slurm."))
-    elif command in ("plan", "submit"):
+    elif command in ("plan", "submit", "status"):
         request.overrides.append(argument)
     else:
         raise UserError(f"{argument}: no such key; ttt-sweep {command} takes {', '.join(keys)}")

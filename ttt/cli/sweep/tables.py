@@ -1,55 +1,107 @@
 """The tables that ``ttt-sweep`` prints: one line per run."""
 
+import textwrap
 from collections import Counter
 from collections.abc import Mapping
+from typing import NamedTuple
 
+from ttt.analysis.labels import method_label
 from ttt.config.errors import counted
-from ttt.config.text_table import text_table
+from ttt.config.text_table import WIDTH, fitted_table, text_table
 from ttt.launch.cost import RunCost
-from ttt.launch.plan import PlannedRun
+from ttt.launch.plan import Plan, PlannedRun
 from ttt.launch.status import RunStatus
 
 KEYS_IN_ID = ("model", "backbone", "size", "ctx", "data", "seed")
 """Keys whose values are part of a run's id."""
 
+OF_THE_METHOD = ("model", "backbone")
+"""Keys that the name of a method says."""
 
-def cost_table(
-    costs: list[RunCost], device: str, utilisation: float, made: Mapping[str, str], memories: Mapping[str, str]
-) -> str:
-    """Return one line per run with its cost, and their sum.
+
+class Times(NamedTuple):
+    """How long the runs of a sweep take.
+
+    Attributes:
+        hours: run_id -> hours; None: not known.
+        unit: heading of the column.
+        note: how they were estimated.
+        here: whether they are times on this machine, and not GPU-hours.
+    """
+
+    hours: dict[str, float | None]
+    unit: str
+    note: str
+    here: bool = False
+
+
+def cost_table(plan: Plan, costs: list[RunCost], times: Times, made: Mapping[str, str], wide: bool = False) -> str:
+    """Return one line per run with its method, the values of the sweep's axes and its cost, and the sum.
 
     Args:
-        costs: of the runs.
-        device: the GPU of the estimate.
-        utilisation: share of its peak rate.
-        made: run_id -> detail of runs that are trained and have no cost.
-        memories: run_id -> memory of a step; empty: no such column.
+        plan: the runs.
+        costs: their costs.
+        times: their times.
+        made: run_id -> detail of the runs that are made, which cost nothing.
+        wide: whole names, in lines of any length.
     """
-    names = _row_names([cost.run for cost in costs])
-    rows: list[tuple[str, ...]] = [("run", "starts from", "parameters", "tokens", "FLOPs", "GPU-hours", "disk")]
+    axes = axis_values([cost.run for cost in costs])
+    parents = any(cost.run.parent for cost in costs)
+    rows = [("run", "method", *axes, *(["from"] if parents else []), "par", "tokens", "FLOPs", times.unit, "disk")]
     for cost in costs:
-        parameters, parent = quantity(cost.parameters), cost.run.parent or ""
-        cells = _cells(cost.tokens, cost.flops, cost.gpu_hours, cost.disk)
-        if cost.run.run_id in made:
-            cells = (f"made, {made[cost.run.run_id]}", "", "", "")
-        rows.append((names[cost.run.run_id], parent, parameters, *cells))
+        run, config = cost.run, plan.configs[cost.run.run_id]
+        names = [run.run_id if wide else hash_of(run.run_id), method_label(config.model.name, config.backbone.name)]
+        names += [values[run.run_id] for values in axes.values()]
+        if parents:
+            names.append((run.parent or "") if wide else hash_of(run.parent or ""))
+        cells = _cells(cost.tokens, cost.flops, times.hours[run.run_id], cost.disk, times)
+        if run.run_id in made:
+            cells = ("made", "", "", "")
+        rows.append((*names, quantity(cost.parameters), *cells))
     left = [cost for cost in costs if cost.run.run_id not in made]
-    totals = [sum(getattr(cost, key) for cost in left) for key in ("tokens", "flops", "gpu_hours", "disk")]
-    rows.append(("sum", "", "", *_cells(*totals)))
-    if memories:
-        column = ["memory", *(memories[cost.run.run_id] for cost in costs), ""]
-        rows = [(*row, cell) for row, cell in zip(rows, column, strict=True)]
-    note = f"GPU-hours: an estimate, FLOPs over {utilisation:.0%} of the peak rate of one {device}."
+    hours = [times.hours[cost.run.run_id] for cost in left]
+    known = [hour for hour in hours if hour is not None]
+    sums = [sum(getattr(cost, key) for cost in left) for key in ("tokens", "flops", "disk")]
+    rows.append(("sum", *[""] * (len(rows[0]) - 5), *_cells(sums[0], sums[1], sum(known), sums[2], times)))
+    columns = range(2 + len(axes) + parents)
+    table = text_table(rows, left=columns) if wide else fitted_table(rows, left=columns)
     number = counted(len(costs), "run") + (f", {len(made)} of them made and not in the sum" if made else "")
-    if memories:
-        note += f" memory: of a step on one {device}, counted and not measured (docs/memory.md)."
-    return f"{text_table(rows, left=(0, 1, 6, 7))}\n{number}. {note}"
+    return f"{table}\n{textwrap.fill(f'{number}. {times.note}', WIDTH)}"
 
 
-def status_table(statuses: list[RunStatus]) -> str:
-    """Return one line per run, and the number of runs in each state."""
+def memory_table(memories: Mapping[str, str], device: str) -> str:
+    """Return the memory of a step, one line for all runs that need the same, with the hashes of their ids."""
+    runs: dict[str, list[str]] = {}
+    for run_id, memory in memories.items():
+        runs.setdefault(memory, []).append(hash_of(run_id))
+    lines = [textwrap.fill(f"{memory}: {' '.join(hashes)}", WIDTH) for memory, hashes in runs.items()]
+    return "\n".join([f"Memory of a step on one {device}, counted and not measured (docs/memory.md):", *lines])
+
+
+def hash_of(run_id: str) -> str:
+    """Return the hash at the end of a run id, by which commands find the run."""
+    return run_id.rpartition("-")[2]
+
+
+def axis_values(runs: list[PlannedRun]) -> dict[str, dict[str, str]]:
+    """Return short key -> run_id -> value, for every key besides the method that not all runs set to one value."""
+    pairs = {run.run_id: dict(_pair(override) for override in run.overrides) for run in runs}
+    keys = dict.fromkeys(key for of_run in pairs.values() for key in of_run if key not in OF_THE_METHOD)
+    varied = [key for key in keys if len({of_run.get(key) for of_run in pairs.values()}) > 1]
+    last = Counter(key.rpartition(".")[2] for key in varied)
+    names = {key: key.rpartition(".")[2] if last[key.rpartition(".")[2]] == 1 else key for key in varied}
+    return {names[key]: {run_id: of_run.get(key, "") for run_id, of_run in pairs.items()} for key in varied}
+
+
+def _pair(override: str) -> tuple[str, str]:
+    key, _, value = override.lstrip("+").partition("=")
+    return key, value
+
+
+def status_table(statuses: list[RunStatus], wide: bool = False) -> str:
+    """Return one line per run, and the number of runs in each state; ``wide``: whole names, in lines of any length."""
     names = _row_names([status.run for status in statuses])
-    rows = [("run", "state", "step", "tokens/s", "left", "")]
+    rows: list[tuple[str, ...]] = [("run", "state", "step", "tokens/s", "left", "")]
     for status in statuses:
         # A run of this configuration may have been trained further than trainer.max_steps of the sweep.
         steps = f"{status.steps}/{max(status.run.steps, status.steps)}"
@@ -59,7 +111,29 @@ def status_table(statuses: list[RunStatus]) -> str:
         rows.append((names[status.run.run_id], status.state, steps, speed, left, status.detail + elsewhere))
     counts = Counter(status.state for status in statuses)
     summary = ", ".join(f"{number} {state}" for state, number in counts.most_common())
-    return f"{text_table(rows, left=(0, 1, 5))}\n{counted(len(statuses), 'run')}: {summary}"
+    table = text_table(rows, left=(0, 1, 5)) if wide else _with_details(rows)
+    return f"{table}\n{counted(len(statuses), 'run')}: {summary}"
+
+
+def _with_details(rows: list[tuple[str, ...]]) -> str:
+    """Return the table in 80 columns; a detail, in the last cell, that does not fit stands in lines of its own."""
+    lines = []
+    for line, row in zip(
+        fitted_table([row[:-1] for row in rows], left=(0, 1), gap="  ").splitlines(), rows, strict=True
+    ):
+        if not row[-1] or len(line) + 2 + len(row[-1]) <= WIDTH:
+            lines.append(f"{line}  {row[-1]}".rstrip())
+        else:
+            indented = textwrap.fill(
+                row[-1],
+                WIDTH,
+                initial_indent="  ",
+                subsequent_indent="  ",
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
+            lines += [line, indented]
+    return "\n".join(lines)
 
 
 def quantity(number: float) -> str:
@@ -76,9 +150,11 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60}h{minutes % 60:02}m" if minutes >= 60 else f"{minutes}m{rest:02}s"
 
 
-def _cells(tokens: float, flops: float, gpu_hours: float, disk: float) -> tuple[str, str, str, str]:
-    hours = f"{gpu_hours:,.0f}" if gpu_hours >= 10 else f"{gpu_hours:.2g}"
-    return quantity(tokens), f"{flops:.2e}", hours, f"{quantity(disk)}B"
+def _cells(tokens: float, flops: float, hours: float | None, disk: float, times: Times) -> tuple[str, str, str, str]:
+    time = "?" if hours is None else duration(hours * 3600) if times.here else f"{hours:.2g}"
+    if hours is not None and not times.here and hours >= 10:
+        time = f"{hours:,.0f}"
+    return quantity(tokens), f"{flops:.1e}", time, f"{quantity(disk)}B"
 
 
 def _row_names(runs: list[PlannedRun]) -> dict[str, str]:
