@@ -88,7 +88,7 @@ def test_plan_prints_the_cost_and_writes_nothing(
     monkeypatch.setattr(sys, "argv", ["ttt-train", *tiny, "plan=true", "trainer.max_steps=4"])
     main()
     out = capsys.readouterr().out
-    for name in ("parameters", "state", "training", "FLOPs", "time", "disk"):
+    for name in ("parameters", "state", "training", "FLOPs", "time", "memory", "disk"):
         assert f"\n  {name} " in out
     assert "4 of 12 steps of 256 tokens" in out
     assert "measured now on cpu" in out

@@ -56,6 +56,9 @@ def test_a_sweep_on_this_machine(ttt_sweep: Any, tiny: list[str], tmp_path: Path
     here = ["sweep=small.yaml"]
     code, out, _ = ttt_sweep("plan", *here)
     assert (code, out.splitlines()[-1][:7]) == (0, "4 runs.")
+    memory = ttt_sweep("plan", *here, "memory=true", "device=a100")[1].splitlines()
+    assert memory[-2] == "Memory of a step on one a100, counted and not measured (docs/memory.md):"
+    assert len(memory[-1].split(": ")[1].split()) == 4, "equal steps share a line"
     assert not (tmp_path / "runs").exists()
 
     code, out, err = ttt_sweep("submit", *here, "slurm=local", "slurm.parallel=2")
