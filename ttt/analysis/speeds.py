@@ -41,10 +41,10 @@ def earlier_speed(config: TrainConfig, records: list[Record], device: str) -> Ea
     """
     shape = _shape(to_plain(config))
     speeds = [
-        record["timing"]["tokens_per_second"]
+        speed
         for record in records
         if record["steps"] >= LEAST_STEPS and record["device"].get("name") == device
-        if record["timing"].get("tokens_per_second") and _shape(record["config"]) == shape
+        if (speed := record["timing"].get("tokens_per_second")) and _shape(record["config"]) == shape
     ]
     return EarlierSpeed(median(speeds), len(speeds)) if speeds else None
 

@@ -32,10 +32,10 @@ def with_matched_size(config: TrainConfig) -> TrainConfig:
     key, step = _free_key(config)
 
     def at(number: int) -> int:
-        return _parameters(replace(config, size=replace(size, **{key: number * step})))
+        return _parameters(_at_width(config, key, number * step))
 
     found = min(_neighbours(at, wanted), key=lambda number: abs(at(number) - wanted)) * step
-    matched = replace(config, size=replace(size, **{key: found, "match": None}))
+    matched = _at_width(config, key, found)
     parameters = _parameters(matched)
     off = parameters / wanted - 1
     numbers = f"size.{key}={found} gives {own} {parameters:,} parameters, {size.match} has {wanted:,} ({off:+.2%})"
@@ -54,6 +54,12 @@ def _other(config: TrainConfig) -> TrainConfig:
     except HydraException:
         raise bad_value("size.match", name, "no such model; ttt-train --help lists them") from None
     return replace(config, model=layer, backbone=backbone)
+
+
+def _at_width(config: TrainConfig, key: str, value: int) -> TrainConfig:
+    size = replace(config.size, match=None)
+    setattr(size, key, value)
+    return replace(config, size=size)
 
 
 def _free_key(config: TrainConfig) -> tuple[str, int]:

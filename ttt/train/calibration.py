@@ -68,7 +68,7 @@ def _one_batch(config: TrainConfig, device: torch.device, batch: int, accumulate
     def step(number: int) -> None:
         with torch.autocast(device.type, half) if half else nullcontext():
             loss = token_losses(model, ids_BS).mean()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         if number % accumulate == 0:
             clip_gradients(model, config.recipe.clip)
             optimizer.step()
