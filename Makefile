@@ -92,9 +92,8 @@ check: setup ## lint, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-gpu: setup ## on a machine with a CUDA device: compare the kernels on it, train with them, time them
-	$(BIN)/python -m pytest -m gpu
-	$(BIN)/ttt-bench latency scale=paper device=cuda
+gpu: ## on a machine with a CUDA device, which needs only PyTorch and Triton: compare and time the kernels (10 minutes)
+	$(or $(wildcard $(BIN)/python),$(PYTHON)) -m ttt.bench.gpu
 
 clean: ## remove .venv and caches; runs and figures stay
 	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .hypothesis build *.egg-info

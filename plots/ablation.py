@@ -14,6 +14,7 @@ from ttt.claims.verdict import interval
 from ttt.config.errors import counted
 from ttt.config.label import TableForm
 
+from .intervals import ENDS
 from .panels import caption
 from .points import as_points, drawn, notes, reported
 from .registry import Figure
@@ -61,7 +62,7 @@ def table(results: Results) -> DataFrame:
     else:
         rows = rows.iloc[:0]
     stated = [TABLE_1[row].stated for row in rows["row"]]
-    rows = reported(rows).assign(stated=stated, source=STATED)
+    rows = reported(results, rows).drop(columns=ENDS, errors="ignore").assign(stated=stated, source=STATED)
     return rows.sort_values(["row", "form", "seed"], ignore_index=True)
 
 
@@ -107,12 +108,10 @@ def draw(table: DataFrame) -> Canvas:
     words.set_ylim(len(TABLE_1) + 0.6, 0.2)
     caption(
         canvas,
-        f"Step: {first['split']} loss minus that of the previous row, mean over pairs of runs with the same seed and "
-        "data; with its 95% interval by Student's t where there are several.",
-        "Perplexity: mean over seeds.",
-        *notes(table, "row", "form")[1:],
+        f"Step: {first['split']} loss minus the previous row's, mean over pairs of equal seeds and its 95% interval "
+        "(Student's t). Perplexity: mean over seeds.",
+        *notes(table, "row", "form")[1:-1],
         _copying(table),
-        f"Stars: {STATED}.",
     )
     return canvas
 

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING
 from ttt.analysis.comparison import RunRole
 from ttt.analysis.labels import METHOD
 
-from .panels import CAPTION_HEIGHT, caption, give_room, labels, legend, lines, plain_log_ticks, scientific_log_ticks
+from .panels import (
+    CAPTION_HEIGHT,
+    caption,
+    give_room,
+    labels,
+    legend,
+    lines,
+    plain_log_ticks,
+    scientific_log_ticks,
+    styles_of,
+)
 from .points import draw_points, drawn, mark_diverged, notes, of_data, over_seeds_of, perplexity_label, points, reported
 from .registry import Figure
 from .scaling import FLOPS_LABEL
@@ -32,12 +42,12 @@ def table(results: Results) -> DataFrame:
     """
     rows = of_data(points(results), "books")
     if drawn(rows)["ctx"].nunique() < 2:
-        return reported(rows.assign(best=False).iloc[:0])
+        return reported(results, rows.assign(best=False).iloc[:0])
     point = ["size", *METHOD]
     means = drawn(rows).groupby([*point, "ctx"], observed=True)["perplexity"].mean().reset_index()
     best = means.loc[means.groupby(point, observed=True)["perplexity"].idxmin(), [*point, "ctx"]]
     chosen = rows.merge(best, on=[*point, "ctx"], how="left", indicator=True)["_merge"] == "both"
-    return reported(rows).assign(best=chosen.to_numpy() & (rows["role"] == RunRole.DRAWN).to_numpy())
+    return reported(results, rows).assign(best=chosen.to_numpy() & (rows["role"] == RunRole.DRAWN).to_numpy())
 
 
 def draw(table: DataFrame) -> Canvas:
@@ -47,7 +57,7 @@ def draw(table: DataFrame) -> Canvas:
     canvas = Canvas(figsize=(WIDTH, HEIGHT + CAPTION_HEIGHT), layout="constrained")
     axes = canvas.subplots()
     axes.set(xscale="log", yscale="log")
-    for style, rows in lines(table):
+    for style, rows in lines(table, styles_of(table)):
         _draw_method(axes, rows, style)
         mark_diverged(axes, rows, "flops", style)
     axes.set_title(f"{table['data'].iloc[0]}, contexts of {_contexts(table)} tokens")
@@ -56,7 +66,7 @@ def draw(table: DataFrame) -> Canvas:
     plain_log_ticks(axes.yaxis)
     labels(canvas, FLOPS_LABEL, perplexity_label(table))
     legend(canvas)
-    caption(canvas, "Small points: every context; joined: the best context of each size, by validation.", *notes(table))
+    caption(canvas, "Large: the best context of each size, by validation.", *notes(table))
     return canvas
 
 

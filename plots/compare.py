@@ -6,10 +6,12 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from ttt.analysis.measures import COSTS
+from ttt.analysis.labels import EVERYWHERE
+from ttt.analysis.measures import COSTS, shown_split
 from ttt.analysis.names import axis_name, run_name, setting_name, shared_departures, shown_value
 from ttt.config.errors import counted
 
+from .intervals import OF_THE_LOSS, intervals_sentence, spread_of, with_intervals
 from .panels import (
     CAPTION_HEIGHT,
     LEAST_WIDTH,
@@ -58,6 +60,8 @@ def figure_of(comparison: Comparison) -> Figure:
 def draw(table: DataFrame, comparison: Comparison) -> Canvas:
     """Draw the picture of a table of runs, with axes of its own for each data set and context."""
     axes = comparison.axes
+    if comparison.y.name in OF_THE_LOSS:
+        table = with_intervals(comparison.results, table, shown_split(comparison.results), comparison.y.name)
     drawn_as = _draw_heat_maps if axes.z else _draw_curves if axes.x else _draw_bars
     canvas = drawn_as(table, comparison)
     caption(canvas, *_sentences(table, comparison), *warnings(comparison))
@@ -65,9 +69,9 @@ def draw(table: DataFrame, comparison: Comparison) -> Canvas:
 
 
 def over_seeds(rows: DataFrame, x: str, y: str) -> DataFrame:
-    """Return mean, min, max and number of ``y`` over the seeds of each point, indexed by their mean ``x``, rising."""
+    """Return ``spread_of`` the values ``y`` of each point, indexed by the mean of ``x``, rising."""
     groups = rows.groupby("point")
-    points = groups[y].agg(["mean", "min", "max", "count"]).astype(float)
+    points = spread_of(groups, y)
     return points.set_index(groups[x].mean().astype(float)).sort_index()
 
 
@@ -83,8 +87,9 @@ def warnings(comparison: Comparison) -> Iterator[str]:
 def _sentences(table: DataFrame, comparison: Comparison) -> Iterator[str]:
     """Yield the sentences of the caption: seeds, what all runs share, and what else changes."""
     seeds = table.groupby("point")["run_id"].nunique()
-    spread = "" if comparison.axes.z else "; the spread is from the lowest to the highest seed"
+    spread = "" if comparison.axes.z else ", from lowest to highest"
     yield f"Mean of {span(seeds.min(), seeds.max())} seeds{spread}." if seeds.max() > 1 else "One seed."
+    yield intervals_sentence(table)
     yield _shared(table, comparison)
     axes, along = comparison.axes, comparison.along
     if axes.x and comparison.x is None and table[axes.x].isna().any():
@@ -106,7 +111,8 @@ def _shared(table: DataFrame, comparison: Comparison) -> str:
         words += [setting_name(key, value) for key, value in shared.items()]
     if table["size"].nunique() == 1:
         words.append(f"size {first['size']}")
-    return f"All runs: {', '.join(words)}." if words else ""
+    mark = f"{EVERYWHERE} " if table["line"].str.contains(EVERYWHERE, regex=False).any() else ""
+    return f"{mark}All runs: {', '.join(words)}." if words else ""
 
 
 def _parts(table: DataFrame, keys: list[str]) -> list[DataFrame]:
@@ -152,8 +158,9 @@ def _draw_line(panel: Panel, rows: DataFrame, comparison: Comparison, style: Lin
     draw_points(panel, over_seeds(rows[placed], x, y), style)
     for _, across in rows[~placed].groupby("point"):
         dashes = (0, style.dashes) if style.dashes else "-"
-        panel.axhline(across[y].mean(), color=style.colour, linestyle=dashes, label=style.label)
-        panel.axhspan(across[y].min(), across[y].max(), color=style.colour, alpha=0.15, linewidth=0)
+        spread = spread_of(across.groupby("point"), y).iloc[0]
+        panel.axhline(spread["mean"], color=style.colour, linestyle=dashes, label=style.label)
+        panel.axhspan(spread["min"], spread["max"], color=style.colour, alpha=0.15, linewidth=0)
 
 
 def _draw_frontier(panel: Panel, points: DataFrame) -> None:
@@ -182,7 +189,7 @@ def _draw_bars(table: DataFrame, comparison: Comparison) -> Canvas:
 
     y = comparison.y
     parts = _parts(table, comparison.axes.panel)
-    bars = [part.groupby("line", sort=False)[y.name].agg(["mean", "min", "max"]).astype(float) for part in parts]
+    bars = [spread_of(part.groupby("line", sort=False), y.name) for part in parts]
     heights = [len(bar) + 2 for bar in bars]
     names = list(dict.fromkeys(table["line"]))
     styles = styles_apart(names)

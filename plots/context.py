@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .panels import caption, give_room, grid, labels, legend, plain_log_ticks, powers_of_two
+from .panels import caption, give_room, grid, labels, legend, plain_log_ticks, powers_of_two, styles_of
 from .points import draw_lines, drawn, notes, of_data, perplexity_label, points, reported
 from .registry import Figure
 
@@ -22,19 +22,20 @@ def table(results: Results) -> DataFrame:
     """Return one row per run of the sizes trained at several contexts: ``points.POINT_COLUMNS``."""
     rows = of_data(points(results), "books")
     contexts = drawn(rows).groupby("size")["ctx"].nunique()
-    return reported(rows[rows["size"].isin(contexts[contexts > 1].index)])
+    return reported(results, rows[rows["size"].isin(contexts[contexts > 1].index)])
 
 
 def draw(table: DataFrame) -> Canvas:
     """Draw one line per method through its contexts, with a gap where it has none of a context of the figure."""
     sizes = list(drawn(table).groupby("size")["parameters"].min().sort_values().index)
     canvas, panels = grid(len(sizes), len(sizes), PANEL_HEIGHT)
+    styles = styles_of(table)
     contexts = sorted(drawn(table)["ctx"].unique())
     for axes, name in zip(panels, sizes, strict=True):
         part = table[table["size"] == name].astype({"ctx": float})
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
-        draw_lines(axes, part, "ctx", all_x=contexts)
+        draw_lines(axes, part, styles, "ctx", all_x=contexts)
         axes.set_title(f"{table['data'].iloc[0]}, size {name}")
         give_room(axes)
         powers_of_two(axes.xaxis, part["ctx"].max(), step=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from ttt.analysis.comparison import SIZE
@@ -11,7 +12,7 @@ from ttt.claims.student import critical
 from ttt.config.errors import counted
 from ttt.results.context_gain import FOREIGN, OWN, SHUFFLED, TARGETS
 
-from .panels import ID_COLUMNS, caption, grid, labels, legend, lines, over_seeds, span
+from .panels import ID_COLUMNS, caption, grid, labels, legend, lines, over_seeds, span, styles_of
 from .registry import Figure
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from ttt.analysis.store import Results
 
-    from .style import LineStyle
+    from .style import LineStyle, Method
 
 PANEL_HEIGHT, LEAST_WIDTH = 2.8, 4.8
 """Inches; a single panel is wider than those of other figures, because it has many lines."""
@@ -67,10 +68,11 @@ def draw(table: DataFrame) -> Canvas:
     """Draw one panel per text and size, in which each method has a line and its two controls."""
     parts = [part for _, part in table.groupby(SIZE, observed=True)]
     parts.sort(key=lambda part: (part["data"].iloc[0], part["parameters"].min()))
-    canvas, panels = grid(len(parts), min(len(parts), 3), PANEL_HEIGHT)
+    same_text = table["data"].nunique() == 1
+    canvas, panels = grid(len(parts), min(len(parts), 3), PANEL_HEIGHT, sharey=same_text)
     canvas.set_figwidth(max(canvas.get_figwidth(), LEAST_WIDTH))
     for axes, part in zip(panels, parts, strict=True):
-        draw_gains(axes, part)
+        draw_gains(axes, part, styles_of(table))
         axes.set_title(f"{part['data'].iloc[0]}, size {part['size'].iloc[0]}")
     labels(canvas, f"Context before the {TARGETS} judged tokens (tokens)", "Gained (nats per token)")
     legend(canvas)
@@ -78,11 +80,11 @@ def draw(table: DataFrame) -> Canvas:
     return canvas
 
 
-def draw_gains(axes: Axes, part: DataFrame) -> None:
-    """Draw the lines of one text and size into a panel, with the controls that ``part`` has."""
+def draw_gains(axes: Axes, part: DataFrame, styles: Mapping[Method, LineStyle]) -> None:
+    """Draw the lines of one text and size into a panel, with the controls that ``part`` has; ``styles`` of methods."""
     axes.axhline(0, color="0.6", linewidth=0.6)
     axes.set_xscale("log")
-    for style, rows in lines(part):
+    for style, rows in lines(part, styles):
         _draw_method(axes, rows, style)
     _ticks(axes, part["context"])
 
@@ -122,13 +124,12 @@ def _sentences(table: DataFrame) -> list[str]:
     seeds = table.groupby([*SIZE, "model", "backbone", "start"], observed=True)["run_id"].nunique()
     windows = span(table["windows"].min(), table["windows"].max())
     documents = counted(int(table["documents"].max()), "document")
-    several = f"Lines: mean of {span(seeds.min(), seeds.max())} seeds; bands: lowest to highest seed."
+    several = f"Lines: mean of {span(seeds.min(), seeds.max())} seeds; bands: lowest to highest."
     splits = " and ".join(sorted(table["split"].unique(), reverse=True))
     return [
-        f"Loss of the last {TARGETS} tokens of {windows} windows of {documents} ({splits}), read with the least "
-        "context, less that with more. All lines of a panel are about the same tokens.",
-        "Error bars: 95% confidence over documents. Thin lines: the context beyond the last 512 tokens is from another "
-        "document, or its pieces of 64 tokens are shuffled.",
+        f"Loss of the last {TARGETS} tokens of {windows} windows of {documents} ({splits}) with the least context, "
+        "less that with more; 95% intervals over documents. Thin: context beyond 512 tokens from another document, or "
+        "shuffled in pieces of 64.",
         several if seeds.max() > 1 else "",
     ]
 

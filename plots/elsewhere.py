@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ttt.analysis.names import changed_names
+from ttt.analysis.selection import only
 
 from .panels import (
     ID_COLUMNS,
@@ -21,6 +22,7 @@ from .panels import (
     powers_of_two,
     seeds_sentence,
     span,
+    styles_of,
 )
 from .per_token import smoothed
 from .registry import Figure
@@ -44,7 +46,10 @@ def table(results: Results) -> DataFrame:
     rows = rows[rows["judged_ctx"] == rows.groupby(["run_id", "data"])["judged_ctx"].transform("max")]
     by_run = rows.groupby(["run_id", "data", "judged_ctx"])
     curves = [smoothed(run).assign(**run.iloc[0][["run_id", "data", "judged_ctx"]]) for _, run in by_run]
-    runs = results.runs.assign(changed=changed_names(results))[[column for column in ID_COLUMNS if column != "data"]]
+    evaluated = only(results, set(rows["run_id"]))
+    runs = evaluated.runs.assign(changed=changed_names(evaluated))[
+        [column for column in ID_COLUMNS if column != "data"]
+    ]
     return runs.merge(pd.concat(curves or [rows]), on="run_id")
 
 
@@ -58,18 +63,19 @@ def _named_apart(evaluations: DataFrame) -> DataFrame:
 def draw(table: DataFrame) -> Canvas:
     """Draw one line per method on logarithmic axes, and the context of the training."""
     canvas, parts = panels(table)
+    styles = styles_of(table)
     for axes, part in parts:
         axes.set(xscale="log", yscale="log")
-        for number, (style, rows) in enumerate(lines(part)):
+        for number, (style, rows) in enumerate(lines(part, styles)):
             band(axes, over_seeds(rows, "token_index", "loss").apply(np.exp), style, number)
         axes.axvline(part["ctx"].max(), color="0.4", linestyle=":", linewidth=0.9, label="context of the training")
         powers_of_two(axes.xaxis, part["judged_ctx"].max())
-    plain_log_ticks(parts[0][0].yaxis)
+        plain_log_ticks(axes.yaxis)
     labels(canvas, "Token index in the window (tokens)", "Perplexity (per token)")
     legend(canvas)
     sequences = span(table["sequences"].min(), table["sequences"].max())
     noun = "sequence" if sequences == "1" else "sequences"
-    caption(canvas, f"Loss of {sequences} {noun}, mean over an octave of token index.", seeds_sentence(table))
+    caption(canvas, f"{sequences} {noun}; mean over an octave of token index.", seeds_sentence(table))
     return canvas
 
 

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ttt.analysis.comparison import RunRole
-from ttt.analysis.left_out import left_out
+from ttt.analysis.labels import EVERYWHERE
+from ttt.analysis.left_out import left_out_in_short
+from ttt.analysis.names import everywhere, everywhere_sentence
 from ttt.results.atomic import write_bytes
 
-from .panels import caption
+from .panels import caption, fit_texts
 from .registry import Figure
 from .style import paper_style
 
@@ -44,14 +46,17 @@ def save(figure: Figure, table: DataFrame, folder: Path, note: str = "") -> list
 
 
 def stopped_note(results: Results, table: DataFrame) -> str:
-    """Return the sentence of a caption about runs of a figure's table that were stopped early, if any."""
+    """Return the sentences of a caption about runs of a figure's table that were trained less than planned, if any."""
     rows = table[table["role"] == RunRole.DRAWN] if RunRole.DRAWN in set(table.get("role", ())) else table
     return results.describe_stopped(rows.get("run_id", ()))
 
 
 def runs_note(results: Results, table: DataFrame) -> str:
-    """Return the sentences of a caption about runs that the figure leaves out, and runs that were stopped early."""
-    return " ".join(filter(None, [left_out(results, table, in_table=False), stopped_note(results, table)]))
+    """Return the sentences of a caption about shared changes, and runs that are left out or were trained less."""
+    changed = table["changed"].astype("string").fillna("") if "changed" in table else None
+    shared = changed is not None and changed.str.startswith(EVERYWHERE).any()
+    note = everywhere_sentence(everywhere(results, set(table["run_id"]))) if shared else ""
+    return " ".join(filter(None, [note, left_out_in_short(results, table), stopped_note(results, table)]))
 
 
 def drawn(figure: Figure, table: DataFrame, kinds: Iterable[str] = NO_METADATA, note: str = "") -> dict[str, bytes]:
@@ -59,6 +64,7 @@ def drawn(figure: Figure, table: DataFrame, kinds: Iterable[str] = NO_METADATA, 
     contents = {}
     with paper_style():
         canvas = figure.draw(table)
+        fit_texts(canvas)
         if note:
             caption(canvas, *canvas.get_supxlabel().split("\n"), note)
         for kind in kinds:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ttt.analysis.comparison import is_stopped
+from ttt.analysis.names import setting_name
 from ttt.config.label import TRIED
 
 from .panels import (
@@ -27,7 +28,7 @@ from .panels import (
 )
 from .registry import Figure
 from .smoothing import window_means
-from .style import LineStyle, line_style
+from .style import LineStyle, method_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -92,9 +93,9 @@ def draw(table: DataFrame) -> Canvas:
     splits = " and ".join(sorted(table["split"].unique(), reverse=True))
     caption(
         canvas,
-        f"Squared error of token t, mean over the dimensions of a head, under the weights before the sequence, before "
-        f"the token's update and after it. Mean over all heads and {sequences} windows of {splits} documents, after "
-        f"{steps} training steps; moving average over {WINDOW} positions.",
+        f"Squared error of token t under the weights before the sequence, before the token's update and after it: mean "
+        f"over all heads and {sequences} windows of {splits} documents, after {steps} training steps; moving average "
+        f"over {WINDOW} positions.",
         seeds_sentence(table, SAME_BUT_SEED),
     )
     return canvas
@@ -120,7 +121,7 @@ def _title(seeds: DataFrame) -> str:
     import pandas as pd
 
     first = seeds.iloc[0]
-    method = line_style(*first[LINE]).label
+    method = method_name(*first[LINE])
     b = "" if pd.isna(first["mini_batch_size"]) else f", b = {first['mini_batch_size']}"
     return f"{method}{b}, size {first['size']}" + (", test" if first["split"] == "test" else "")
 
@@ -131,7 +132,7 @@ def _changed(results: Results) -> list[str]:
     for run_id in results.runs["run_id"]:
         label = results.labels[run_id]
         keys = sorted(label.departures.keys() - TRIED - {"model.mini_batch_size"})
-        texts.append(", ".join(f"{key.rpartition('.')[2]}={label.departures[key]}" for key in keys))
+        texts.append(", ".join(setting_name(key, label.departures[key]) for key in keys))
     return texts
 
 

@@ -9,7 +9,7 @@ from ttt.analysis.latency import latencies
 from ttt.config.errors import counted
 from ttt.results.benchmarks import PLAIN_SCAN
 
-from .panels import CAPTION_HEIGHT, caption, labels, legend, lines, plain_log_ticks, powers_of_two, span
+from .panels import CAPTION_HEIGHT, caption, labels, legend, lines, plain_log_ticks, powers_of_two, span, styles_of
 from .registry import Figure
 
 if TYPE_CHECKING:
@@ -51,7 +51,8 @@ def draw_times(axes: Axes, table: DataFrame) -> None:
     """Draw the lines of ``draw`` into a panel, in milliseconds per token, with numbers on both axes."""
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
-    for style, line in lines(table.assign(start="", changed="")):
+    table = table.assign(start="", changed="")
+    for style, line in lines(table, styles_of(table)):
         line = line.sort_values("tokens").astype({"tokens": float})
         low, middle, high = (1e3 * line[name] for name in ("low", "seconds_per_token", "high"))
         axes.fill_between(line["tokens"], low, high, color=style.colour, alpha=0.15, linewidth=0)
@@ -73,10 +74,10 @@ def _machine(table: DataFrame) -> str:
     weights, dtype = first["weights"], first["dtype"]
     precision = dtype if weights == dtype else f"{dtype} by autocast over {weights} weights"
     again = int((table["remeasured"] > 0).sum())
-    repeated = f" {counted(again, 'point')} stood out and were measured again." if again else ""
+    repeated = f" Measured again because they stood out: {counted(again, 'point')}." if again else ""
     return (
-        f"Width {first['width']}, {first['heads']} heads, batch {batch}, {precision}, on {device(table)}; "
-        f"median and quartiles of {first['rounds']} rounds. Time of a pass divided by the tokens of all its sequences."
+        f"Width {first['width']}, {counted(first['heads'], 'head')}, batch {batch}, {precision}, on {device(table)}; "
+        f"median and quartiles of {first['rounds']} rounds; time of a pass per token of all its sequences."
         f"{repeated}{slow}"
     )
 

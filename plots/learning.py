@@ -9,20 +9,22 @@ import numpy as np
 from ttt.analysis.labels import COMPARED_AT, describe_scope
 from ttt.analysis.learning import END, HALF, Orders, learners, orders
 
-from .panels import MARK, caption, labels, legend, over_seeds, panels
+from .panels import MARK, caption, labels, legend, one_axis, over_seeds, panels
 from .registry import Figure
 from .smoothing import window_means
-from .style import PAPER, LineStyle, legend_order, line_style
+from .style import PAPER, LineStyle, legend_order, method_styles
 from .training import WINDOW, settled, token_scale
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
     from pandas import DataFrame
 
     from ttt.analysis.store import Results
+
+    from .style import Method
 
 POINTS = 64
 """Number of points of a run, even, so that one is at half of its steps."""
@@ -78,18 +80,19 @@ def draw(table: DataFrame) -> Canvas:
     """Draw the mean over seeds of each method, and the seeds as thin lines. The steep first steps are cropped."""
     scale, word = token_scale(table)
     canvas, parts = panels(table)
+    others = table.loc[table["row"].isna(), ["model", "backbone"]].drop_duplicates()
+    styles = method_styles((*method, "", "") for method in others.itertuples(index=False, name=None))
     if len(parts) == 1:
         canvas.set_size_inches(max(canvas.get_figwidth(), WIDTH), canvas.get_figheight() + HEIGHT)
     for axes, part in parts:
-        for number, (style, rows) in enumerate(_lines(part)):
+        for number, (style, rows) in enumerate(_lines(part, styles)):
             _draw_line(axes, rows.assign(tokens=rows["tokens"] / scale), style, number)
-    parts[0][0].set_ylim(*settled(table))
+        axes.set_ylim(*settled(table if one_axis(table) else part))
     labels(canvas, f"Training tokens ({word})", "Training loss (nats/token)")
     legend(canvas)
     caption(
         canvas,
-        f"Loss of each step's text before its update, mean over {WINDOW:.0%} of the steps. "
-        "Thick lines: mean over seeds; thin lines: seeds.",
+        f"Mean over {WINDOW:.0%} of the steps. Thick: mean over seeds; thin: seeds.",
         order_sentence(table),
     )
     return canvas
@@ -127,7 +130,7 @@ def _short(name: str) -> str:
     return name.partition(" (")[0] if name.startswith("row ") else name
 
 
-def _lines(part: DataFrame) -> Iterator[tuple[LineStyle, DataFrame]]:
+def _lines(part: DataFrame, styles: Mapping[Method, LineStyle]) -> Iterator[tuple[LineStyle, DataFrame]]:
     """Yield the style and the rows of each row of Table 1, then of each method."""
     by_name = [rows.sort_values("tokens") for _, rows in part.groupby("name", observed=True)]
     rows_of_table = [rows for rows in by_name if rows["row"].notna().all()]
@@ -138,7 +141,7 @@ def _lines(part: DataFrame) -> Iterator[tuple[LineStyle, DataFrame]]:
         yield LineStyle(name, *look, filled=number != 7), rows
     others = [rows for rows in by_name if rows["row"].isna().all()]
     for rows in sorted(others, key=lambda rows: legend_order(*_method(rows), "", "")):
-        yield line_style(*_method(rows)), rows
+        yield styles[(*_method(rows), "", "")], rows
 
 
 def _method(rows: DataFrame) -> tuple[str, str]:

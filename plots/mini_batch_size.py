@@ -9,7 +9,8 @@ from ttt.analysis.labels import COMPARED_AT, METHOD
 from ttt.analysis.table_1 import STATED, TABLE_1
 from ttt.config.errors import counted
 
-from .panels import caption, legend, lines, over_seeds, plain_log_ticks, powers_of_two
+from .intervals import ENDS, spread_of
+from .panels import caption, legend, lines, plain_log_ticks, powers_of_two, styles_of
 from .points import (
     POINT_COLUMNS,
     Stated,
@@ -74,14 +75,14 @@ def draw(table: DataFrame) -> Canvas:
     grid = canvas.subplots(1, len(panels), squeeze=False).ravel()
     sentences = [draw_panel(axes, part) for axes, (draw_panel, part) in zip(grid, panels, strict=True)]
     legend(canvas)
-    caption(canvas, *(line for sentence in sentences for line in sentence.split("\n")))
+    caption(canvas, *sentences)
     return canvas
 
 
 def _draw_quality(axes: Axes, quality: DataFrame) -> str:
     """Draw the panel and return its caption."""
-    for style, rows in lines(quality):
-        line = over_seeds(drawn(rows), "mini_batch_size", "value")
+    for style, rows in lines(quality, styles_of(quality)):
+        line = spread_of(drawn(rows).groupby("mini_batch_size"), "value")
         _line(axes, style, line.rename(columns={"mean": "value", "min": "low", "max": "high"}))
         mark_diverged(axes, rows.astype({"mini_batch_size": float}), "mini_batch_size", style)
     first = quality.assign(data=base_names(quality)).iloc[0]
@@ -89,9 +90,8 @@ def _draw_quality(axes: Axes, quality: DataFrame) -> str:
         draw_stated(axes, [Stated(16, TABLE_1[8].stated)], STATED)
     _axes(axes, quality, perplexity_label(quality))
     data, size, ctx = quality[COMPARED_AT].iloc[0]
-    return "\n".join(
-        [f"Perplexity: size {size}, context of {ctx:,} tokens, {data}.", *notes(quality, "mini_batch_size")]
-    )
+    where = f"Perplexity: size {size}, context of {ctx:,} tokens, {data}."
+    return " ".join(filter(None, [where, *notes(quality, "mini_batch_size")]))
 
 
 def _draw_times(axes: Axes, times: DataFrame) -> str:
@@ -105,10 +105,9 @@ def _draw_times(axes: Axes, times: DataFrame) -> str:
     first = times.iloc[0]
     length = f"T\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{first['tokens']:,}"
     return (
-        f"Time: the inner loop of one TTT-Linear layer in the paper's dual form, each mini-batch whole, width "
-        f"{first['width']}, {first['heads']} heads, {length}, batch {first['batch']}, {first['dtype']}, "
-        f"{counted(first['threads'], 'thread')} of {first['cpu']}; median and quartiles of {first['rounds']} rounds. "
-        f"Total: W and z together."
+        f"Time: a TTT-Linear layer's inner loop in the dual form, width {first['width']}, "
+        f"{counted(first['heads'], 'head')}, {length}, batch {first['batch']}, {first['dtype']}, "
+        f"{counted(first['threads'], 'thread')} of {first['cpu']}; median and quartiles of {first['rounds']} rounds."
     )
 
 
@@ -135,9 +134,10 @@ def _perplexities(results: Results) -> DataFrame:
         rows = _with_shared_seeds(
             rows.merge(rows.loc[[rows["sizes"].astype(int).idxmax()], COMPARED_AT], on=COMPARED_AT)
         )
-    rows = reported(rows)
+    rows = reported(results, rows)
     rows = rows.assign(measure=PERPLEXITY, value=rows["perplexity"].astype(float), unit="1")
-    return rows[[*POINT_COLUMNS, "mini_batch_size", "measure", "value", "unit"]]
+    ends = [column for column in ENDS if column in rows]
+    return rows[[*POINT_COLUMNS, "mini_batch_size", "measure", "value", "unit", *ends]]
 
 
 def _with_shared_seeds(rows: DataFrame) -> DataFrame:

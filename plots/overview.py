@@ -10,7 +10,7 @@ from ttt.config.label import TableForm
 from ttt.results.context_gain import OWN, TARGETS
 
 from . import ablation, context_gain, latency
-from .panels import caption, legend
+from .panels import caption, legend, styles_of
 from .registry import Figure
 
 if TYPE_CHECKING:
@@ -110,21 +110,18 @@ def _draw_steps(axes: Axes, part: DataFrame) -> str:
     run = part.iloc[0]
     axes.set_title(f"Table 1, {run['data']}, {run['size']}, context of {int(run['ctx']):,}")
     axes.set_xlabel("Step from the row before (nats/token)")
-    return (
-        f"Left: {run['split']} loss less that of the row before, mean over seeds and its 95% interval by Student's t."
-    )
+    return f"Left: {run['split']} loss less that of the row before, mean over seeds and its 95% interval (Student's t)."
 
 
 def _draw_gain(axes: Axes, part: DataFrame) -> str:
     """Draw the panel and return its caption."""
-    context_gain.draw_gains(axes, part.astype({"context": int}))
+    context_gain.draw_gains(axes, part.astype({"context": int}), styles_of(part))
     run = part.iloc[0]
     axes.set_title(f"What context is worth, {run['data']}, {run['size']}")
     axes.set_xlabel("Context (tokens)")
     axes.set_ylabel("Gained (nats/token)")
     return (
-        f"Middle: loss of the same {TARGETS} tokens with the least context, less that with more; 95% intervals over "
-        "documents."
+        f"Middle: loss of {TARGETS} tokens with the least context, less that with more; 95% intervals over documents."
     )
 
 

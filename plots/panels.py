@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, cast
 
 from ttt.analysis.labels import COMPARED_AT, METHOD
 
-from .style import LABELS, LineStyle, legend_order, line_style
+from .style import LABELS, LineStyle, Method, method_styles
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -34,8 +34,14 @@ PANEL_WIDTH, LEAST_WIDTH, PANEL_HEIGHT, CAPTION_HEIGHT = 2.7, 3.4, 2.1, 0.6
 LEGEND_LINE, LEGEND_CHARACTER, LEGEND_ROW = 0.5, 0.06, 0.17
 """Inches of an entry of the legend: length of its line, width of a character, and height."""
 
-CAPTION_SIZE, CHARACTERS_PER_INCH = 6.5, 19
+CAPTION_SIZE, CHARACTERS_PER_INCH = 6.5, 21
 """Font size in points, and the number of characters of that size that fit in an inch at least."""
+
+CAPTION_LINE, MOST_LINES = 0.12, 4
+"""Inches of a line of the caption, and the number of lines that ``CAPTION_HEIGHT`` holds."""
+
+CHARACTER = 0.0083
+"""Inches of the width of a character for each point of its font size."""
 
 NARROW = 1.1
 """An axis whose ends differ by less than this factor is widened."""
@@ -60,38 +66,55 @@ MOST_TICKS = 7
 def panels(table: DataFrame) -> tuple[Canvas, list[tuple[Axes, DataFrame]]]:
     """Return a figure with one panel per data set, size and context, and each panel's part of ``table``.
 
-    Panels are sorted by size, then by context; with several contexts, each row has one size.
+    Panels are sorted by size, then by context; with several contexts, each row has one size. Panels of one data set and
+    context share their y axis.
     """
     parts = _parts(table)
     columns = min(table["ctx"].nunique() if table["ctx"].nunique() > 1 else len(parts), 4)
-    canvas, axes = grid(len(parts), columns, PANEL_HEIGHT)
+    canvas, axes = grid(len(parts), columns, PANEL_HEIGHT, sharey=one_axis(table))
     several_data = table["data"].nunique() > 1
     for panel, part in zip(axes, parts, strict=True):
         panel.set_title(_title(part, several_data))
     return canvas, list(zip(axes, parts, strict=True))
 
 
-def grid(number: int, columns: int, height: float, sharex: bool = False) -> tuple[Canvas, list[Axes]]:
+def one_axis(table: DataFrame) -> bool:
+    """Return whether all panels share the axis of losses: those of other data or contexts do not compare."""
+    return bool(table["data"].nunique() == 1 and table["ctx"].nunique() == 1)
+
+
+def grid(
+    number: int, columns: int, height: float, sharex: bool = False, sharey: bool = True
+) -> tuple[Canvas, list[Axes]]:
     """Return a figure with ``number`` panels of ``height`` inches in rows of ``columns``, and the panels.
 
-    All have one y axis, and with ``sharex`` one x axis.
+    With ``sharex`` all have one x axis, with ``sharey`` one y axis: for values that compare across panels.
     """
     from matplotlib.figure import Figure as Canvas
 
     rows = math.ceil(number / columns)
     size = max(PANEL_WIDTH * columns, LEAST_WIDTH), height * rows + CAPTION_HEIGHT
     canvas = Canvas(figsize=size, layout="constrained")
-    axes = canvas.subplots(rows, columns, sharex=sharex, sharey=True, squeeze=False).ravel()
+    axes = canvas.subplots(rows, columns, sharex=sharex, sharey=sharey, squeeze=False).ravel()
     for empty in axes[number:]:
         empty.set_axis_off()
     return canvas, list(axes[:number])
 
 
-def lines(part: DataFrame) -> Iterator[tuple[LineStyle, DataFrame]]:
-    """Yield the style and the rows, of all seeds, of each method in a panel, in the order of the legend."""
-    by_line = {cast(tuple[str, str, str, str], key): rows for key, rows in part.groupby(LINE, observed=True)}
-    for key in sorted(by_line, key=lambda key: legend_order(*key)):
-        yield line_style(*key), by_line[key]
+def styles_of(table: DataFrame) -> dict[Method, LineStyle]:
+    """Return the style of each method of a picture, no two alike, in the order of the legend."""
+    return method_styles(table[LINE].drop_duplicates().itertuples(index=False, name=None))
+
+
+def lines(part: DataFrame, styles: Mapping[Method, LineStyle]) -> Iterator[tuple[LineStyle, DataFrame]]:
+    """Yield the style and the rows, of all seeds, of each method in a panel, in the order of the legend.
+
+    ``styles`` is ``styles_of`` the whole picture, so that a method looks the same in all panels.
+    """
+    by_line = {cast(Method, key): rows for key, rows in part.groupby(LINE, observed=True)}
+    for method, style in styles.items():
+        if method in by_line:
+            yield style, by_line[method]
 
 
 def over_seeds(rows: DataFrame, x: str, y: str) -> DataFrame:
@@ -122,7 +145,7 @@ def legend(canvas: Canvas) -> None:
 
 
 def _rank_in_legend(name: str, artist: Artist) -> int:
-    """Return a sort key: the paper's methods, then other methods, then marks of diverged runs and stated numbers."""
+    """Return a sort key: the methods of ``LABELS``, other methods, then marks of diverged runs and stated numbers."""
     # The container of a line with error bars is not an artist and has no group id.
     if getattr(artist, "get_gid", lambda: None)() == MARK:
         return len(LABELS) + 1
@@ -155,10 +178,30 @@ def labels(canvas: Canvas, x: str, y: str) -> None:
 
 
 def caption(canvas: Canvas, *sentences: str) -> None:
-    """Add small print below the panels, such as how the numbers were smoothed and averaged."""
+    """Set the small print below the panels, such as how the numbers were smoothed and averaged.
+
+    Lines beyond the ``CAPTION_HEIGHT`` of a figure enlarge it.
+    """
     width = int(CHARACTERS_PER_INCH * canvas.get_figwidth())
-    text = "\n".join(textwrap.fill(sentence, width) for sentence in sentences if sentence)
+    lines_before = canvas.get_supxlabel().count("\n") + 1
+    text = textwrap.fill(" ".join(filter(None, sentences)), width)
+    more = max(MOST_LINES, text.count("\n") + 1) - max(MOST_LINES, lines_before)
+    canvas.set_figheight(canvas.get_figheight() + CAPTION_LINE * more)
     canvas.supxlabel(text, fontsize=CAPTION_SIZE, color="0.35")
+
+
+def fit_texts(canvas: Canvas) -> None:
+    """Wrap titles and labels of axes that are longer than their panel, so that the edge does not cut them."""
+    grids = {axes: spec.get_gridspec() for axes in canvas.axes if (spec := axes.get_subplotspec())}
+    rows = max((grid.nrows for grid in grids.values()), default=1)
+    columns = max((grid.ncols for grid in grids.values()), default=1)
+    wide, high = canvas.get_figwidth() / columns, (canvas.get_figheight() - CAPTION_HEIGHT) / rows
+    for axes in canvas.axes:
+        for text, inches in ((axes.title, wide), (axes.xaxis.label, wide), (axes.yaxis.label, high)):
+            words, longest = text.get_text(), int(inches / (CHARACTER * float(text.get_fontsize())))
+            # Mathematical text is short, and its source is not.
+            if "$" not in words and max(map(len, words.split("\n"))) > longest:
+                text.set_text("\n".join(textwrap.fill(line, longest) for line in words.split("\n")))
 
 
 def seeds_sentence(table: DataFrame, line: Sequence[str] = (*COMPARED_AT, *LINE)) -> str:
@@ -166,7 +209,7 @@ def seeds_sentence(table: DataFrame, line: Sequence[str] = (*COMPARED_AT, *LINE)
     seeds = table.groupby([*line], observed=True, dropna=False)["run_id"].nunique()
     if seeds.max() == 1:
         return ""
-    return f"Lines: mean of {span(seeds.min(), seeds.max())} seeds; bands: lowest to highest seed."
+    return f"Lines: mean of {span(seeds.min(), seeds.max())} seeds; bands: lowest to highest."
 
 
 def span(low: float, high: float) -> str:

@@ -24,6 +24,7 @@ from .panels import (
     powers_of_two,
     seeds_sentence,
     span,
+    styles_of,
 )
 from .points import perplexity_label
 from .registry import Figure
@@ -76,19 +77,20 @@ def table(results: Results) -> DataFrame:
 def draw(table: DataFrame) -> Canvas:
     """Draw one line per method on logarithmic axes."""
     canvas, parts = panels(table)
+    styles = styles_of(table)
     for axes, part in parts:
         axes.set(xscale="log", yscale="log")
-        for number, (style, rows) in enumerate(lines(part)):
+        for number, (style, rows) in enumerate(lines(part, styles)):
             line = over_seeds(rows, "token_index", "loss").apply(np.exp)
             band(axes, line, style, number)
         powers_of_two(axes.xaxis, part["ctx"].max())
-    plain_log_ticks(parts[0][0].yaxis)
+        plain_log_ticks(axes.yaxis)
     labels(canvas, "Token index in the window (tokens)", perplexity_label(table))
     legend(canvas)
     sequences, split = span(table["sequences"].min(), table["sequences"].max()), table["split"].iloc[0]
     caption(
         canvas,
-        f"Loss of {sequences} windows from anywhere in the {split} text, mean over an octave of token index.",
+        f"{sequences} windows from anywhere in the {split} text; mean over an octave of token index.",
         seeds_sentence(table),
         _unfinished_sentence(table),
     )
@@ -113,7 +115,8 @@ def smoothed(run: DataFrame) -> DataFrame:
 
 def _unfinished_sentence(table: DataFrame) -> str:
     """Name the methods whose runs were evaluated before their last planned step, an unfair comparison."""
-    unfinished = [style.label for style, rows in lines(table) if (rows["step"] < rows["steps_planned"]).any()]
+    methods = lines(table, styles_of(table))
+    unfinished = [style.label for style, rows in methods if (rows["step"] < rows["steps_planned"]).any()]
     return f"Evaluated before the planned end of training: {', '.join(unfinished)}." if unfinished else ""
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from ttt.analysis.comparison import RunRole, methods, reported_split
 from ttt.analysis.labels import COMPARED_AT, METHOD
-from ttt.config.errors import counted
 
+from .intervals import intervals_sentence, spread_of, with_intervals
 from .panels import ID_COLUMNS, MARK, lines, span
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from ttt.analysis.store import Results
 
-    from .style import LineStyle
+    from .style import LineStyle, Method
 
 POINT_COLUMNS = [
     *ID_COLUMNS,
@@ -74,10 +74,14 @@ def as_points(results: Results, rows: DataFrame, *more: str) -> DataFrame:
     return table if len(drawn(table)) else table.iloc[:0]
 
 
-def reported(table: DataFrame) -> DataFrame:
-    """Return the runs of a figure with ``split`` and ``perplexity``: on test if all drawn runs have it."""
+def reported(results: Results, table: DataFrame) -> DataFrame:
+    """Return the runs of a figure with ``split`` and ``perplexity``: on test if all drawn runs have it.
+
+    If some were judged on little text, the table also has the columns of ``with_intervals``.
+    """
     split = reported_split(table)
-    return table.assign(split=split, perplexity=table[f"{split}_perplexity"]).drop(columns=RESULT_COLUMNS)
+    table = table.assign(split=split, perplexity=table[f"{split}_perplexity"]).drop(columns=RESULT_COLUMNS)
+    return with_intervals(results, table, split, "perplexity")
 
 
 def perplexity_label(table: DataFrame) -> str:
@@ -113,13 +117,19 @@ def base_names(table: DataFrame) -> Series:
     return table["data"].str.replace(r" \([^)]*\)$", "", regex=True)
 
 
-def draw_lines(axes: Axes, part: DataFrame, x: str, all_x: list[float] | None = None) -> None:
+def draw_lines(
+    axes: Axes,
+    part: DataFrame,
+    styles: Mapping[Method, LineStyle],
+    x: str,
+    all_x: list[float] | None = None,
+) -> None:
     """Draw one line per method through the means over seeds, with bars from the lowest to the highest seed.
 
     Diverged runs are crosses in the colour of their method at the top of the panel. With ``all_x``, a line has a gap at
     each of these places where its method has no point.
     """
-    for style, rows in lines(part):
+    for style, rows in lines(part, styles):
         points = over_seeds_of(drawn(rows), x)
         draw_points(axes, points.reindex(all_x) if all_x is not None and len(points) else points, style)
         mark_diverged(axes, rows, x, style)
@@ -135,7 +145,7 @@ def draw_points(axes: Axes, points: DataFrame, style: LineStyle) -> None:
 def over_seeds_of(rows: DataFrame, x: str) -> DataFrame:
     """Return mean, min and max of the perplexity of each size and context, indexed by their mean ``x``, rising."""
     groups = rows.groupby(["size", "ctx"], observed=True)
-    points = groups["perplexity"].agg(["mean", "min", "max"]).astype(float)
+    points = spread_of(groups, "perplexity")
     return points.set_index(groups[x].mean().astype(float)).sort_index()
 
 
@@ -175,36 +185,17 @@ def draw_stated(axes: Axes, stated: list[Stated], source: str) -> None:
 
 
 def notes(table: DataFrame, *more: str) -> list[str]:
-    """Return sentences of the caption: seeds, settings tried, and the number of runs that are not drawn, by reason.
-
-    Their ids are in the figure's CSV.
+    """Return sentences of the caption: seeds, settings tried, diverged runs, and intervals over documents.
 
     ``more`` are columns besides setting and method that identify a point.
     """
     shown = drawn(table)
     seeds = shown.groupby([*COMPARED_AT, *METHOD, *more], observed=True)["run_id"].nunique()
-    several = f"Mean of {span(seeds.min(), seeds.max())} seeds; the spread is from the lowest to the highest seed."
-    roles = dict(table["role"].value_counts())
+    several = f"Mean of {span(seeds.min(), seeds.max())} seeds, from lowest to highest."
+    roles = set(table["role"])
     return [
         several if seeds.max() > 1 else "One seed.",
-        _tried(roles),
-        "Crosses at the top: runs that diverged." if RunRole.DIVERGED in roles else "",
-        *_left_out(table),
+        "Of several learning rates or RoPE bases, the best by validation." if RunRole.OTHER_SETTING in roles else "",
+        "Crosses: diverged." if RunRole.DIVERGED in roles else "",
+        intervals_sentence(shown),
     ]
-
-
-def _tried(roles: dict[str, int]) -> str:
-    other = roles.get(RunRole.OTHER_SETTING, 0)
-    return (
-        f"Where several learning rates or RoPE bases were tried, the best by validation is drawn, "
-        f"of those with the most seeds ({counted(other, 'run')} left out)."
-        if other
-        else ""
-    )
-
-
-def _left_out(table: DataFrame) -> Iterator[str]:
-    described = {RunRole.DRAWN, RunRole.DIVERGED, RunRole.OTHER_SETTING}
-    for role in sorted(set(table["role"].dropna()) - described):
-        rows = table[table["role"] == role]
-        yield f"Not drawn, {role}: {counted(len(rows), 'run')}."

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ttt.analysis.labels import METHOD
 from ttt.analysis.table_1 import STATED, TABLE_1
 
-from .panels import caption, give_room, grid, labels, legend, plain_log_ticks, scientific_log_ticks
+from .panels import caption, give_room, grid, labels, legend, plain_log_ticks, scientific_log_ticks, styles_of
 from .points import (
     Stated,
     base_names,
@@ -60,26 +60,27 @@ def scaling_table(results: Results, data: str, contexts: tuple[int, ...], finetu
         table = table[table["start"] == ""]
     chosen = _contexts(table, contexts if (base_names(table) == data).any() else (), len(contexts))
     table = table[table["ctx"].isin(chosen)]
-    return reported(table if len(drawn(table)) else table.iloc[:0])
+    return reported(results, table if len(drawn(table)) else table.iloc[:0])
 
 
 def draw(table: DataFrame) -> Canvas:
     """Draw one panel per context, with one line per method through its sizes, on logarithmic axes."""
     contexts = sorted(drawn(table)["ctx"].unique())
     columns = 2 if len(contexts) == 4 else min(len(contexts), MOST_COLUMNS)
-    canvas, panels = grid(len(contexts), columns, PANEL_HEIGHT, sharex=True)
+    canvas, panels = grid(len(contexts), columns, PANEL_HEIGHT, sharex=True, sharey=len(contexts) == 1)
+    styles = styles_of(table)
     for axes, ctx in zip(panels, contexts, strict=True):
         part = table[table["ctx"] == ctx]
         axes.set(xscale="log", yscale="log")
-        draw_lines(axes, part, "flops")
+        draw_lines(axes, part, styles, "flops")
         draw_stated(axes, _stated(part), STATED)
         axes.set_title(f"{table['data'].iloc[0]}, context of {ctx:,} tokens")
     for axes in panels:
         give_room(axes)
         # Matplotlib hides the numbers of a shared axis but in the last row, which may have fewer panels.
         axes.tick_params(labelbottom=True)
+        plain_log_ticks(axes.yaxis)
     scientific_log_ticks(panels[0].xaxis)
-    plain_log_ticks(panels[0].yaxis)
     labels(canvas, FLOPS_LABEL, perplexity_label(table))
     legend(canvas)
     caption(canvas, _sizes(table), *notes(table[table["ctx"].isin(contexts)]))
@@ -107,7 +108,8 @@ def _sizes(table: DataFrame) -> str:
     of_parent = (
         " TF finetune's FLOPs include those of the run that it starts from." if (table["start"] != "").any() else ""
     )
-    return f"Sizes {', '.join(sizes)}, from left to right.{of_parent}"
+    several = f"Sizes {', '.join(sizes)}, from left to right." if len(sizes) > 1 else f"Size {sizes[0]}."
+    return several + of_parent
 
 
 NEEDS = "finished runs of the methods, at several sizes to draw lines"

@@ -1,19 +1,18 @@
 """Labels, colours, line styles and markers of methods, and matplotlib's settings.
 
 Colours are Okabe and Ito's and a grey, which colour-blind readers can distinguish. Line styles and markers distinguish
-the methods without colour. The backbone is in parentheses as in the paper: (M) Mamba, (T) Transformer.
+the lines of a picture without colour. The backbone is in parentheses as in the paper: (M) Mamba, (T) Transformer.
 """
 
 from __future__ import annotations
 
 import re
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from ttt.analysis.labels import FINETUNED, method_label
+from ttt.analysis.labels import EVERYWHERE, FINETUNED, method_label
 
 Dashes = tuple[float, ...]
 """Lengths of strokes and gaps, in line widths; () is a solid line."""
@@ -52,25 +51,36 @@ PAPER_STYLES: dict[tuple[str, str], tuple[str, Dashes, str, bool]] = {
 PAPER = {method: LineStyle(method_label(*method), *style) for method, style in PAPER_STYLES.items()}
 """(model, backbone) -> style of the paper's methods, in the order of the legend."""
 
+LATER_STYLES: dict[tuple[str, str], tuple[str, Dashes, str, bool]] = {
+    ("deltanet", "transformer"): ("#332288", (8, 2), "<", True),
+    ("gated_deltanet", "transformer"): ("#AA4499", (8, 2), ">", False),
+    ("gla", "transformer"): ("#999933", (4, 1.5), "P", True),
+    ("mamba2", "own"): ("#661100", (1, 1), "X", True),
+}
+"""The same for shipped methods that the paper does not compare; the colours are Tol's."""
+
+LATER = {method: LineStyle(method_label(*method), *style) for method, style in LATER_STYLES.items()}
+
 FINETUNED_STYLES: dict[tuple[str, str], LineStyle] = {
     ("transformer", "transformer"): LineStyle("TF finetune", "#882255", (2.5, 1), "^", filled=False),
 }
 """Styles of the paper's methods that start from another run's weights."""
 
-LABELS = [style.label for style in (*PAPER.values(), *FINETUNED_STYLES.values())]
-"""The paper's names of methods, in the order of the legend."""
+LABELS = [style.label for style in (*PAPER.values(), *FINETUNED_STYLES.values(), *LATER.values())]
+"""Names of methods in the order of the legend, the paper's first."""
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#882255")
 """Okabe and Ito's colours, and Tol's wine, for lines that are no method of the paper."""
 
-OTHER_COLOURS = ("#7F4F24", "#5B4B8A", "#8A8D0F", "#A01A58", "#4A6572")
+MORE_COLOURS = ("#7F4F24", "#5B4B8A", "#8A8D0F", "#4A6572")
+"""Colours that follow ``COLOURS`` where a picture has more lines."""
+
 OTHER_DASHES: tuple[Dashes, ...] = ((), (4, 1.5), (1, 1), (4, 1.5, 1, 1.5), (8, 2))
-APART_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p", "<", ">", "h")
+"""Dashes and markers of lines that are no method of the paper. Stars are numbers that the paper states."""
 
 LIGHTEST = 0.85
 """Place of the lightest colour of graded lines in their map; beyond it yellow is hard to see on white."""
-
-OTHER_MARKERS = ("P", "X", "*", "p", "<", ">", "h")
 
 RC: dict[str, Any] = {
     "font.size": 8,
@@ -97,41 +107,55 @@ RC: dict[str, Any] = {
 """matplotlib's settings on top of its own defaults. Conferences require font type 42."""
 
 
-def line_style(model: str, backbone: str, start: str = "", changed: str = "") -> LineStyle:
-    """Return the style of a method: the paper's, or for another method one derived from its name.
+Method = tuple[str, str, str, str]
+"""The columns model, backbone, start and changed of ``Results.runs``."""
 
-    ``start`` and ``changed`` are columns of ``Results.runs``; their texts become part of the name.
+
+def method_name(model: str, backbone: str, start: str = "", changed: str = "") -> str:
+    """Return the name of a method in the legend: the paper's, with the texts of ``start`` and ``changed``.
+
+    ``changed`` may begin with ``EVERYWHERE``, for settings that the caption names.
     """
-    styles = FINETUNED_STYLES if start == FINETUNED else PAPER
+    styles = FINETUNED_STYLES if start == FINETUNED else PAPER | LATER
+    mark = EVERYWHERE if changed.startswith(EVERYWHERE) else ""
+    changed = changed.removeprefix(mark).removeprefix(", ")
     if (model, backbone) in styles and not changed:
-        return styles[model, backbone]
-    label = ", ".join(filter(None, [method_label(model, backbone), start, changed]))
-    number = zlib.crc32(label.encode())
-    return LineStyle(
-        label,
-        OTHER_COLOURS[number % len(OTHER_COLOURS)],
-        OTHER_DASHES[(number >> 8) % len(OTHER_DASHES)],
-        OTHER_MARKERS[(number >> 16) % len(OTHER_MARKERS)],
-    )
+        return styles[model, backbone].label + mark
+    return ", ".join(filter(None, [method_label(model, backbone) + mark, start, changed]))
+
+
+def method_styles(methods: Iterable[Method]) -> dict[Method, LineStyle]:
+    """Return the style of each method of a picture, no two alike, in the order of the legend."""
+    ordered = sorted(set(methods), key=lambda method: legend_order(*method))
+    names = [method_name(*method) for method in ordered]
+    styles = styles_apart(names)
+    return {method: styles[name] for method, name in zip(ordered, names, strict=True)}
 
 
 def styles_apart(names: Sequence[str], graded: bool = False) -> dict[str, LineStyle]:
     """Return a style for each name, no two alike: the paper's for a method of the paper, otherwise the next free one.
 
-    With ``graded``, the names are steps of a number, and their colours go from dark to light, also in grey.
+    The methods of ``LATER`` keep their style too. No two lines have the same dashes and marker either, so that they can
+    be told apart in grey. With ``graded``, the names are steps of a number, and their colours go from dark to light,
+    also in grey.
     """
     import matplotlib
     import matplotlib.colors
 
-    paper = {style.label: style for style in (*PAPER.values(), *FINETUNED_STYLES.values())}
-    taken = {paper[name].colour for name in names if name in paper}
-    free = [colour for colour in COLOURS if colour not in taken] or list(COLOURS)
+    known = {style.label: style for style in (*PAPER.values(), *LATER.values(), *FINETUNED_STYLES.values())}
+    paper = {name: replace(known[of], label=name) for name in names if (of := name.removesuffix(EVERYWHERE)) in known}
+    taken = {look for style in paper.values() for look in (style.colour, style.marker)}
+    colours = [colour for colour in (*COLOURS, *MORE_COLOURS) if colour not in taken]
+    markers = [marker for marker in MARKERS if marker not in taken]
+    if len(markers) % len(OTHER_DASHES) == 0:
+        # Otherwise marker and dashes would come round together.
+        markers.pop()
     shades = matplotlib.colormaps["viridis"]
     styles: dict[str, LineStyle] = {}
     for name in names:
         number = len(styles.keys() - paper.keys())
-        dashes, marker = OTHER_DASHES[number % len(OTHER_DASHES)], APART_MARKERS[number % len(APART_MARKERS)]
-        colour = free[number % len(free)]
+        dashes, marker = OTHER_DASHES[number % len(OTHER_DASHES)], markers[number % len(markers)]
+        colour = colours[number % len(colours)]
         if graded:
             dashes, colour = (), matplotlib.colors.to_hex(shades(LIGHTEST * number / max(1, len(names) - 1)))
         styles[name] = paper[name] if name in paper else LineStyle(name, colour, dashes, marker)
@@ -139,9 +163,9 @@ def styles_apart(names: Sequence[str], graded: bool = False) -> dict[str, LineSt
 
 
 def legend_order(model: str, backbone: str, start: str, changed: str) -> tuple[Any, ...]:
-    """Return a sort key: the paper's methods first, in the order of ``PAPER``; changed settings by their numbers."""
-    keys = list(PAPER)
-    rank = keys.index((model, backbone)) if (model, backbone) in PAPER else len(keys)
+    """Return a sort key: methods in the order of ``PAPER`` and ``LATER``, then others; changed settings by numbers."""
+    keys = [*PAPER, *LATER]
+    rank = keys.index((model, backbone)) if (model, backbone) in keys else len(keys)
     numbers = [float(number) for number in re.findall(r"\d+\.?\d*(?:e-?\d+)?", changed)]
     return rank, model, backbone, start, numbers, changed
 

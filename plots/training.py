@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ttt.analysis.comparison import RunRole, methods
 from ttt.analysis.names import changed_names
 from ttt.results.metrics import VALIDATION_WHILE_TRAINING
 
-from .panels import ID_COLUMNS, band, caption, labels, legend, lines, over_seeds, panels, seeds_sentence
+from .panels import (
+    ID_COLUMNS,
+    band,
+    caption,
+    labels,
+    legend,
+    lines,
+    one_axis,
+    over_seeds,
+    panels,
+    seeds_sentence,
+    styles_of,
+)
 from .points import mark_diverged
 from .registry import Figure
 from .smoothing import window_means
@@ -32,8 +46,10 @@ WINDOW = 0.05
 SCALES = ((1e9, "billions"), (1e6, "millions"), (1e3, "thousands"), (1.0, ""))
 
 
-def table(results: Results) -> DataFrame:
+def table(results: Results, window: float = WINDOW) -> DataFrame:
     """Return the training loss (nats/token) of each run against tokens seen, raw and as a centred moving average.
+
+    The average is over the share ``window`` of the steps planned.
 
     If a run was validated while training, rows of its own have ``validation_loss`` in place of the other losses.
 
@@ -51,19 +67,20 @@ def table(results: Results) -> DataFrame:
     points = rows.groupby(keys, as_index=False, observed=True, dropna=False).agg(loss=("value", "mean"))
     points["smoothed"] = math.nan
     for _, run in points.groupby("run_id", observed=True):
-        steps, width = run["step"].to_numpy(float), WINDOW * run["steps_planned"].iloc[0]
+        steps, width = run["step"].to_numpy(float), window * run["steps_planned"].iloc[0]
         points.loc[run.index, "smoothed"] = window_means(steps, run["loss"].to_numpy(), steps, width)
     validated = _validated(results).merge(runs, on="run_id")
     validated["tokens"] = validated["step"] * validated["tokens_per_step"]
     return pd.concat([points, validated], ignore_index=True) if len(validated) else points
 
 
-def draw(table: DataFrame) -> Canvas:
+def draw(table: DataFrame, window: float = WINDOW) -> Canvas:
     """Draw one line per method: the moving average, and faintly the raw loss. The steep first steps are cropped."""
     scale, word = token_scale(table)
     canvas, parts = panels(table)
+    styles = styles_of(table)
     for axes, part in parts:
-        for number, (style, all_rows) in enumerate(lines(part)):
+        for number, (style, all_rows) in enumerate(lines(part, styles)):
             rows = all_rows.dropna(subset=["loss"])
             plain, line = over_seeds(rows, "tokens", "loss"), over_seeds(rows, "tokens", "smoothed")
             axes.plot(plain.index / scale, plain["mean"], color=style.colour, alpha=0.3, linewidth=0.4, rasterized=True)
@@ -73,10 +90,14 @@ def draw(table: DataFrame) -> Canvas:
                 _draw_validations(axes, all_rows.dropna(subset=["validation_loss"]), scale, style)
             last = rows.groupby("run_id", observed=True)[["tokens", "role"]].last()
             mark_diverged(axes, last.assign(tokens=last["tokens"] / scale), "tokens", style)
-    parts[0][0].set_ylim(*settled(table))
+        axes.set_ylim(*settled(table if one_axis(table) else part))
     labels(canvas, f"Training tokens ({word})", "Training loss (nats/token)")
     legend(canvas)
-    caption(canvas, f"Moving average over {WINDOW:.0%} of the steps; faint: without it.", seeds_sentence(table))
+    caption(
+        canvas,
+        f"Moving average over {100 * window:.3g}% of the steps; faint: without it." if window else "",
+        seeds_sentence(table),
+    )
     return canvas
 
 
@@ -98,6 +119,8 @@ def _draw_validations(axes: Axes, rows: DataFrame, scale: float, style: LineStyl
 def _shown(results: Results) -> DataFrame:
     standard = methods(results)
     shown = standard[~standard["role"].isin([RunRole.OTHER_SETTING, RunRole.OTHER_LENGTH, RunRole.STOPPED])]
+    # A run without an evaluation has a curve.
+    shown = shown.assign(role=shown["role"].where(shown["role"] == RunRole.DIVERGED, RunRole.DRAWN.value))
     everything = results.chosen or shown.empty
     return results.runs.assign(role="", changed=changed_names(results)) if everything else shown
 
@@ -113,6 +136,11 @@ def settled(table: DataFrame) -> tuple[float, float]:
     losses = table.loc[table["tokens"] >= WINDOW * last, "smoothed"]
     margin = 0.05 * (losses.max() - losses.min()) + 0.01
     return losses.min() - margin, losses.max() + margin
+
+
+def smoothed_over(window: float) -> Figure:
+    """Return the figure with another moving average: over the share ``window`` of the steps planned; 0: none."""
+    return replace(FIGURE, table=partial(table, window=window), draw=partial(draw, window=window))
 
 
 FIGURE = Figure(

@@ -14,6 +14,10 @@ TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 5e-3, tor
 """Dtype of the views -> largest error, relative to the largest entry of the tensor. bfloat16 rounds 8 times as coarsely
 as float16."""
 
+NORM_SHARE = 0.4
+"""Largest error of a whole tensor, ||found - expected|| / ||expected||, as a share of ``TOLERANCE``. A block of wrong
+small entries is far below the largest entry, but not below this."""
+
 
 class Case(NamedTuple):
     """Sizes: D, F (0 for TTT-Linear), b, T."""
@@ -110,10 +114,13 @@ def results(kernel, given: Arguments) -> dict[str, Tensor]:  # type: ignore[no-u
 
 
 def assert_close(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float) -> None:
+    """Compare the largest error with the largest entry, and the norm of the error with the norm, tensor by tensor."""
     assert found.keys() == expected.keys()
     for name, x in expected.items():
-        error = (found[name].double() - x).abs().max() / x.abs().max()
+        difference = found[name].double() - x
+        error, of_norm = difference.abs().max() / x.abs().max(), difference.norm() / x.norm()
         assert error < tolerance, f"{name}: {error:.1e}"
+        assert of_norm < NORM_SHARE * tolerance, f"{name}: {of_norm:.1e} of its norm"
 
 
 def rounded(given: Arguments, dtype: torch.dtype) -> Arguments:

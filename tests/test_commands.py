@@ -14,6 +14,7 @@ import ttt.cli.data
 import ttt.cli.eval
 import ttt.cli.export
 import ttt.cli.generate
+import ttt.cli.importing
 import ttt.cli.plot
 import ttt.cli.runs
 import ttt.cli.sweep.main
@@ -36,7 +37,9 @@ DOCUMENTS = (
     "sweeps/README.md",
     "docs/kernels.md",
     "docs/data.md",
+    "docs/layers.md",
     "docs/recipe.md",
+    "docs/released.md",
 )
 
 PLACES = re.compile(r"`(ttt-[^`\n]+)`|^ +(ttt-.+)$|\| xargs -I\{\} (ttt-[^`\n]+)", re.MULTILINE)
@@ -54,7 +57,15 @@ EXAMPLES = re.compile(r"model=ema|swiglu|parallel|data=numbers|data=folder|optim
 
 def texts() -> Iterator[str]:
     yield from ((assets() / name).read_text(encoding="utf-8") for name in DOCUMENTS)
-    commands = (ttt.cli.train, ttt.cli.eval, ttt.cli.export, ttt.cli.generate, ttt.cli.data, ttt.cli.bench)
+    commands = (
+        ttt.cli.train,
+        ttt.cli.eval,
+        ttt.cli.export,
+        ttt.cli.importing,
+        ttt.cli.generate,
+        ttt.cli.data,
+        ttt.cli.bench,
+    )
     yield from (command.HELP for command in (*commands, ttt.cli.sweep.main))
     yield from (f"`{command}`" for figure in figures().values() for command in figure.give.split("; "))
     yield from (f"`{command}`" for claim in CLAIMS for command in re.split(r", then of each run ", claim.give))
@@ -102,6 +113,7 @@ COMMANDS: dict[str, Callable[[list[str]], object]] = {
     "ttt-train": partial(composed, ttt.cli.train.COMMAND),
     "ttt-eval": partial(composed, ttt.cli.eval.COMMAND),
     "ttt-export": partial(composed, ttt.cli.export.COMMAND),
+    "ttt-import": partial(composed, ttt.cli.importing.COMMAND),
     "ttt-generate": partial(composed, ttt.cli.generate.COMMAND),
     "ttt-data": data,
     "ttt-bench": bench,
@@ -122,6 +134,6 @@ def test_a_command_of_the_documents_is_understood(line: str) -> None:
 def test_all_of_the_documents_are_read() -> None:
     """Check that the patterns above find the commands."""
     found = commands()
-    assert {line.split()[0] for line in found} >= {name for name in COMMANDS if name != "ttt-export"}
+    assert {line.split()[0] for line in found} >= set(COMMANDS)
     for line in ("ttt-sweep plan sweep=books_scaling", "ttt-eval run=runs/NAME split=test", "ttt-plot per_token"):
         assert line in found

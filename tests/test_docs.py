@@ -7,6 +7,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 from recipes import examples
 
 from ttt.cli.sweep.files import SCALES, sweep_names
@@ -17,7 +18,7 @@ ROOT = assets()
 DOCUMENTS = [
     ROOT / name for name in ("README.md", "REPRODUCE.md", "CONTRIBUTING.md", "slurm/README.md", "sweeps/README.md")
 ]
-DOCUMENTS += [ROOT / "docs" / "data.md", ROOT / "docs" / "recipe.md"]
+DOCUMENTS += [ROOT / "docs" / name for name in ("data.md", "layers.md", "recipe.md", "released.md")]
 
 
 OPTIONAL = ("conf/model/ema.yaml", "conf/data/folder.yaml")
@@ -33,9 +34,18 @@ def test_the_two_commands_are_targets() -> None:
     assert "make test" in readme
 
 
+def test_version_and_licence_are_stated_alike() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert (citation["version"], citation["license"]) == (project["version"], project["license"])
+    assert f"## {project['version']}" in (ROOT / "CHANGELOG.md").read_text()
+    (licence,) = project["license-files"]
+    assert (ROOT / licence).read_text().startswith(f"{project['license']} License")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["ttt-train", "ttt-eval", "ttt-export", "ttt-generate", "ttt-plot", "ttt-bench", "ttt-data"]
+    "name", ["ttt-train", "ttt-eval", "ttt-export", "ttt-import", "ttt-generate", "ttt-plot", "ttt-bench", "ttt-data"]
 )
 def test_every_command_is_installed(name: str) -> None:
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]

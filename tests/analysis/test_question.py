@@ -1,5 +1,6 @@
 """Which runs a comparison over any keys draws, on which axes."""
 
+import json
 import math
 from pathlib import Path
 from runpy import run_path
@@ -7,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from ttt.analysis.names import changed_names, everywhere, everywhere_sentence
 from ttt.analysis.question import Comparison, Question, compare_runs
 from ttt.analysis.selection import selected
 from ttt.analysis.store import Results, load_results
@@ -86,10 +88,29 @@ def test_equal_parameters_are_bars_and_the_changed_model_has_a_name_of_its_own(t
     assert list(comparison.table["line"]) == ["TTT-MLP (M), mlp_hidden = 156", "Mamba"]
 
 
-def test_a_setting_of_all_runs_is_not_in_the_names(tmp_path: Path) -> None:
+def test_a_setting_of_all_runs_is_not_in_the_names_but_marked(tmp_path: Path) -> None:
     for run in (make_point(tmp_path, "mamba", "own"), make_point(tmp_path)):
         departing(run, mlp_hidden=156)
-    assert list(answer(load_results(tmp_path)).table["line"]) == ["TTT-Linear (M)", "Mamba"]
+    assert list(answer(load_results(tmp_path)).table["line"]) == ["TTT-Linear (M)*", "Mamba*"]
+
+
+def test_many_changes_are_counted_unless_two_runs_would_have_one_name(tmp_path: Path) -> None:
+    settings = {"residual": False, "learnable_eta": False, "norm": False, "inner_bias": False}
+    make_point(tmp_path)
+    make_point(tmp_path, "ttt_mlp", "mamba", **settings)
+    assert sorted(changed_names(load_results(tmp_path))) == ["", "4 other settings"]
+    make_point(tmp_path, "ttt_mlp", "mamba", **settings | {"residual": True, "halved_loss": False})
+    names = changed_names(load_results(tmp_path))
+    assert len(set(names)) == 3
+    assert not any("other settings" in name for name in names)
+
+
+def test_changes_of_all_methods_are_marked_in_the_names_of_figures(tmp_path: Path) -> None:
+    for run in (make_point(tmp_path, "mamba", "own"), make_point(tmp_path)):
+        departing(run, mlp_hidden=156)
+    results = load_results(tmp_path)
+    assert changed_names(results) == ["*", "*"]
+    assert everywhere_sentence(everywhere(results, results.runs["run_id"])) == "* mlp_hidden = 156 in all runs."
 
 
 def test_no_two_lines_have_one_name(tmp_path: Path) -> None:
@@ -146,13 +167,54 @@ def test_runs_without_the_value_are_counted(tmp_path: Path) -> None:
         ({"y": "perplexty"}, "y=perplexty: no run has this measured value; did you mean perplexity"),
         ({"lines": "model.etabase"}, "lines=model.etabase: no run has this key; did you mean model.eta_base"),
         ({"x": "model.norm"}, "x=model.norm: all runs have true; they differ in model.mini_batch_size, model.eta_base"),
-        ({"y": "inner_loss"}, "y=inner_loss: none of 12 runs has it; the others are finished (12)"),
+        (
+            {"y": "bits_per_byte"},
+            "y=bits_per_byte: none of 12 runs has it (12 finished); ttt-eval run=runs/NAME measures",
+        ),
+        ({"y": "memory"}, "y=memory: none of 12 runs has it (12 finished); runs before this version did not measure"),
+        ({"y": "inner_loss"}, "y=inner_loss: none of 12 runs has it (12 finished); ttt-eval run=runs/NAME probe"),
     ],
 )
 def test_what_no_run_has_is_refused_with_the_nearest(sweep: Results, asked: dict[str, str], message: str) -> None:
     with pytest.raises(UserError) as error:
         answer(sweep, **asked)
     assert message in str(error.value)
+
+
+def make_texts(folder: Path) -> None:
+    """Write runs with two tokenizers, each with the bits per byte, the accuracy and the memory of a new run."""
+    for size in (256, 1024):
+        for model, backbone in (("mamba", "own"), ("ttt_linear", "mamba")):
+            run = make_point(folder / str(size), model, backbone)
+            record = json.loads(run.record.read_text())
+            record["run_id"] += str(size)
+            record["config"]["data"]["vocab_size"] = size
+            record["data"]["digest"] = f"{size:06}" + 58 * "0"
+            record["results"]["validation"] |= {"bits_per_byte": size / 100, "accuracy": 0.25}
+            run.record.write_text(json.dumps(record | {"measurements": {"peak_memory": 2e9}}))
+
+
+def test_other_data_have_panels_of_their_own_unless_the_value_compares_across_them(tmp_path: Path) -> None:
+    make_texts(tmp_path)
+    results = load_results(tmp_path)
+    table = answer(results).table
+    assert table["data"].nunique() == 2
+    assert answer(results).axes.panel == ["data", "ctx"]
+    across = answer(results, x="data.vocab_size", y="bits_per_byte", lines="method")
+    assert across.axes.panel == ["ctx"]
+    assert sorted(across.table["bits_per_byte"]) == [2.56, 2.56, 10.24, 10.24]
+    with pytest.raises(UserError, match=r"^lines=data: perplexity of other data does not compare"):
+        answer(results, lines="data")
+    with pytest.raises(UserError, match=r"^x=data.vocab_size: accuracy of other data .*y=bits_per_byte$"):
+        answer(results, x="data.vocab_size", y="accuracy")
+
+
+def test_what_new_runs_measure_can_be_compared(tmp_path: Path) -> None:
+    make_texts(tmp_path)
+    results = load_results(tmp_path)
+    assert set(answer(results, y="accuracy").table["accuracy"]) == {0.25}
+    assert set(answer(results, y="memory").table["memory"]) == {2000.0}
+    assert answer(results, x="memory", y="bits_per_byte").y.label == "Validation loss (bits per byte of text)"
 
 
 def test_nothing_to_compare_is_refused(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from ttt.models.build import build_model
 
 ONE_LINE = r"\A[^\n]*\Z"
 
-NAMES = "linear_attention, mamba, transformer, ttt_linear, ttt_mlp"
+NAMES = "deltanet, gated_deltanet, gla, linear_attention, mamba, mamba2, transformer, ttt_linear, ttt_mlp"
 
 MISTAKES = [
     ({"heads": 5}, "heads=5: must divide width=32"),

@@ -10,7 +10,7 @@ import torch
 
 import ttt
 from ttt.cli.export import export
-from ttt.config.schema import ExportConfig
+from ttt.config.exchange import ExportConfig
 from ttt.evaluate.run import load_run
 from ttt.layers.observing import record_inner_loops
 from ttt.results.record import RunFolder

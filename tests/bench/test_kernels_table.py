@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from ptx_races import pairs, without_barriers
 from starter import Starter
 
 from ttt.analysis.store import load_results
-from ttt.bench.kernels import BEGIN, COLUMNS, END
+from ttt.bench.kernels import COLUMNS, MARKERS
 from ttt.cli.command import as_pairs
 from ttt.config.assets import assets
 from ttt.config.bench import KernelBenchConfig
@@ -21,6 +22,7 @@ from ttt.kernels.triton.counts import KERNELS
 from ttt.kernels.triton.sizes import SMALL_SHARED
 from ttt.results.benchmarks import Row
 
+BEGIN, END = MARKERS
 DOCUMENT = assets() / "docs" / "kernels.md"
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -215,22 +217,56 @@ SPILLED = {
     "linear_decode": {"sm_90": 0, "sm_80": 0, "gfx942": 0},
     "mlp_decode": {"sm_90": 0, "sm_80": 0, "gfx942": 0},
     "linear_backward": {"sm_90": 0, "sm_80": 128, "gfx942": 0},
-    "mlp_forward": {"sm_90": 0, "sm_80": 128, "gfx942": 0},
+    "mlp_forward": {"sm_90": 128, "sm_80": 256, "gfx942": 0},
     "mlp_forward_on_chip": {"sm_90": 256, "sm_80": 512},
-    "mlp_backward": {"sm_90": 256, "sm_80": 512, "gfx942": 0},
+    "mlp_backward": {"sm_90": 576, "sm_80": 896, "gfx942": 0},
 }
-"""Largest number of bytes that a kernel may spill, bf16, D = 64, b = 16."""
+"""Largest number of bytes that a kernel may spill, bf16, D = 64, b = 16. Wide blocks of TTT-MLP spill more, wait less:
+by the latency model its backward pass takes 0.43 times as long with 128 columns as with 32."""
 
-IN_LOOPS = ("mlp_forward", "mlp_backward")
-"""Kernels whose innermost loops must not spill."""
+IN_LOOPS = {"linear_forward": 0, "linear_backward": 0, "mlp_forward": 0, "mlp_backward": 256}
+"""Largest number of bytes that a kernel may spill within its innermost loops with products, on sm_80 and sm_90."""
+
+KEEPING_PTX = """
+import pathlib
+import torch, triton
+import ttt.kernels.triton.compile as compiler
+from ttt.kernels.triton.choices import Choice
+from ttt.kernels.triton.configurations import Layer
+
+compile_kernel, resources_of = triton.compile, compiler.compile_resources
+
+def keeping(source, **given):
+    keeping.last = compile_kernel(source, **given)
+    return keeping.last
+
+def resources(configuration, target):
+    found = resources_of(configuration, target)
+    if target.startswith("sm"):
+        name = f"{configuration.kernel}-{target}-{configuration.num_warps}.ptx"
+        names = " ".join(configuration.signature)
+        pathlib.Path(name).write_text(f"// {names}\\n" + keeping.last.asm["ptx"])
+    return found
+
+triton.compile, compiler.compile_resources = keeping, resources
+resources(Layer(torch.bfloat16, 64, 16).backward(choice=Choice(4)), "sm_90")
+"""
+"""Keeps the PTX of all kernels, and of TTT-Linear's backward pass as it is compiled for many programs."""
+
+
+@pytest.fixture(scope="module")
+def compiled(compiling: Starter, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with the kernels of D = 64 and b = 16 in bf16: rows and PTX. Takes about a minute."""
+    folder = tmp_path_factory.mktemp("compiled")
+    arguments = ["kernels", "targets=sm_80,sm_90,gfx942", "head_dim=64", "kernels=" + ",".join(SPILLED)]
+    done = compiling.run(KEEPING_PTX + PROGRAM, arguments, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder
 
 
 @pytest.mark.slow
-def test_kernels_spill_no_more_than_they_may(kernels: Command, tmp_path: Path) -> None:
-    """Takes about half a minute."""
-    done = kernels("targets=sm_80,sm_90,gfx942", "head_dim=64", "kernels=" + ",".join(SPILLED))
-    assert done.returncode == 0, done.stderr
-    rows = rows_below(tmp_path)
+def test_kernels_spill_no_more_than_they_may(compiled: Path) -> None:
+    rows = rows_below(compiled)
     spilled = {(row["kernel"], row["target"]): row["value"] for row in rows if row["measure"] == "spilled"}
     too_many = {
         (kernel, target): spilled[kernel, target]
@@ -240,4 +276,64 @@ def test_kernels_spill_no_more_than_they_may(kernels: Command, tmp_path: Path) -
     }
     assert too_many == {}
     in_loops = [row for row in rows if row["measure"] == "spilled_in_loops" and row["kernel"] in IN_LOOPS]
-    assert [row["value"] for row in in_loops] == [0.0] * 2 * len(IN_LOOPS)
+    assert [row for row in in_loops if row["value"] > IN_LOOPS[row["kernel"]]] == []
+
+
+HARMLESS = {
+    # A block's part is stored after the next block's part, at other addresses, has been loaded.
+    ("b1_last", "mlp_forward.py"),
+    # Several warps load the same numbers and one stores; the others' sums are not stored.
+    ("db1", "mlp_backward.py"),
+}
+"""Arguments and files of accesses that no barrier separates and that need none."""
+
+
+@pytest.mark.slow
+def test_a_barrier_stands_between_accesses_of_different_threads(compiled: Path) -> None:
+    checked = sorted(compiled.glob("*.ptx"))
+    assert {path.name.partition("-")[0] for path in checked} == SPILLED.keys()
+    assert compiled / "linear_backward-sm_90-4.ptx" in checked
+    for path in checked:
+        ptx = path.read_text()
+        names = ptx.splitlines()[0].split()[1:]
+        found = {(names[pair.argument], file) for pair in pairs(ptx) for file, _ in (pair.first, pair.second)}
+        assert found <= HARMLESS, path.name
+        if path.name.startswith("mlp_") and "decode" not in path.name:
+            assert len(pairs(without_barriers(ptx))) > 5, f"{path.name}: missing barriers are seen"
+
+
+@pytest.mark.slow
+def test_a_cache_is_filled_with_every_kernel_of_a_layer(kernels: Command, tmp_path: Path) -> None:
+    done = kernels("targets=sm_90", "kernels=linear_decode", "head_dim=32", "mini_batch_size=8", "warm=cache")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^3 kernels, \d\.\d MiB; use them with TRITON_CACHE_DIR=cache$", done.stdout, re.MULTILINE)
+    assert not (tmp_path / "runs").exists()
+    assert len(list((tmp_path / "cache").glob("*/linear_decode.cubin"))) == 3
+
+
+RACE = """.visible .entry kernel(.param .u64 kernel_param_0, .param .u64 kernel_param_1)
+{
+	ld.param.b64 %rd1, [kernel_param_0];
+	ld.param.b64 %rd2, [kernel_param_1];
+	add.s64 %rd3, %rd1, %rd9;
+$L__BB0_1:
+	st.global.b32 [ %rd3 + 0 ], { %r1 };
+	@%p1 bra $L__BB0_2;
+	BARRIER
+$L__BB0_2:
+	ld.global.b32 { %r2 }, [ %rd1 + 4 ];
+	ld.global.b32 { %r3 }, [ %rd2 + 4 ];
+	bar.sync 0;
+	@%p2 bra $L__BB0_1;
+	ret;
+}
+"""
+"""A store that a branch leads past the barrier to a load of the same argument, in a loop with a barrier at its end."""
+
+
+def test_the_check_follows_branches_and_pointers() -> None:
+    assert {pair[0] for pair in pairs(RACE.replace("BARRIER", "bar.sync 0;"))} == {0}
+    straight = RACE.replace("@%p1 bra $L__BB0_2;", "").replace("BARRIER", "bar.sync 0;")
+    assert pairs(straight) == set()
+    (after_the_loop,) = (pair for pair in pairs(without_barriers(straight)) if pair.first_loads)
+    assert after_the_loop.argument == 0

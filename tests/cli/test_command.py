@@ -1,15 +1,17 @@
 """Arguments translated for Hydra, and help from the schema."""
 
+import os
 import re
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from ttt.cli import bench, data, export, generate, train
+from ttt.cli import bench, data, export, generate, importing, train
 from ttt.cli import eval as evaluate
 from ttt.cli.arguments import parse
 from ttt.cli.command import Command
@@ -21,7 +23,7 @@ from ttt.config.keys import free_text_keys
 from ttt.config.schema import TrainConfig
 
 COMMANDS = [
-    *(module.COMMAND for module in (train, evaluate, export, generate)),
+    *(module.COMMAND for module in (train, evaluate, export, importing, generate)),
     *data.COMMANDS.values(),
     *bench.COMMANDS.values(),
 ]
@@ -91,12 +93,38 @@ def test_quotes_null_and_the_home_folder_keep_their_meaning(monkeypatch: pytest.
     }
 
 
+def test_a_folder_with_an_equals_sign_is_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("run (1), [ä]=b", "runs=old"):
+        (tmp_path / folder).mkdir()
+    parsed = parse(["run (1), [ä]=b", f"{tmp_path}/runs=old", "runs=old"], {"runs": "FOLDER"})
+    assert parsed.names == ["run (1), [ä]=b", f"{tmp_path}/runs=old"]
+    assert parsed.values == {"runs": "old"}
+    with pytest.raises(UserError, match=r"^seed=b: no such key"):
+        parse(["seed=b"], {"runs": "FOLDER"})
+
+
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.config_name)
 def test_every_key_that_names_a_folder_or_file_is_free_text(command: Command) -> None:
     free = free_text_keys(command.schema)
     for field in fields(command.schema):
         if re.match(r"(?:folder|file)\b", field.metadata["help"]):
             assert field.name in free
+
+
+@pytest.mark.parametrize("launcher", ["submitit_slurm", "basic"])
+def test_hydras_slurm_launcher_passes_on_nothing_of_the_job_that_starts_it(
+    launcher: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    monkeypatch.setenv("SLURM_MEM_PER_CPU", "100")
+    monkeypatch.setenv("SLURM_CONF", "/etc/slurm.conf")
+    monkeypatch.setattr("hydra.main", lambda **_: lambda _job: lambda: seen.append(dict(os.environ)))
+    monkeypatch.setattr(sys, "argv", ["ttt-train"])
+    train.COMMAND.main(["-m", f"hydra/launcher={launcher}", "seed=0,1"])
+    assert ("SLURM_MEM_PER_CPU" in seen[0]) == (launcher == "basic")
+    assert seen[0]["SLURM_CONF"] == "/etc/slurm.conf"
+    assert os.environ["SLURM_MEM_PER_CPU"] == "100"
 
 
 def test_texts_bypass_hydra() -> None:

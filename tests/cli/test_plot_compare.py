@@ -107,6 +107,8 @@ def test_runs_are_chosen_by_name_and_by_value(tmp_path: Path) -> None:
         (["training", "x=seed"], "error: x=seed: no such key; choose one of runs, out, select"),
         (["training", "--table"], "error: --table: no such flag; choose one of --all, --strict, --stopped, --help"),
         (["compare", "training"], "error: compare: draw it by itself"),
+        (["training", "smooth=2"], "error: smooth=2: must be a share of the steps, from 0 to 1"),
+        (["per_token", "smooth=0.1"], "error: smooth=0.1: no such key; choose one of runs, out, select"),
     ],
 )
 def test_a_wrong_word_is_one_line(

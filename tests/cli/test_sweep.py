@@ -158,6 +158,31 @@ def test_a_mistake_gets_one_line(ttt_sweep: Any, arguments: list[str], line: str
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["slurm=a100", "limit=0"], "limit=0: must be a number of at least 1"),
+        (["slurm=a100", "canary=perhaps"], "canary=perhaps: must be true or false"),
+        (["slurm=a100", "slurm.timeout_min=1"], "slurm.timeout_min=1: must exceed"),
+        (["slurm=a100", "slurm.array_size=0"], "slurm.array_size=0: must be at least 1"),
+        (["slurm=nowhere"], "slurm=nowhere: "),
+        (["slurm=a100"], "slurm=a100: no sbatch on this machine"),
+        ([], "ttt-sweep submit: slurm= is missing"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_submission_is_checked_before_its_runs_are_composed(
+    ttt_sweep: Any, arguments: list[str], line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Composing the runs takes the longest by far."""
+    monkeypatch.setattr("ttt.cli.sweep.commands.expand", None)
+    monkeypatch.setenv("PATH", "/nowhere")
+    code, out, err = ttt_sweep("submit", "sweep=rates", "scale=laptop", *arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"error: {line}")
+    assert err.count("\n") == 1
+
+
 def test_help_names_every_command_sweep_and_cluster(ttt_sweep: Any) -> None:
     code, out, _ = ttt_sweep("--help")
     assert code == 0

@@ -21,7 +21,11 @@ Configure = Callable[..., TrainConfig]
 MAIN = "from ttt.cli.train import main; main()"
 
 MISTAKES = [
-    (["model=rwkv"], "model=rwkv: choose one of linear_attention, mamba, transformer, ttt_linear, ttt_mlp"),
+    (
+        ["model=rwkv"],
+        "model=rwkv: choose one of deltanet, gated_deltanet, gla, hybrid, linear_attention, mamba, mamba2, "
+        "transformer, ttt_linear, ttt_mlp",
+    ),
     (["ctx=5k"], "ctx=5k: choose one of 256, 512, 1k"),
     (["ctx=500"], "ctx=500: choose one of"),
     (["trainer=null"], "trainer=null: choose one of"),
@@ -68,6 +72,10 @@ MISTAKES = [
     (["recipe.learning_rate=0"], "recipe.learning_rate=0.0: must be positive"),
     (["recipe.learning_rate=1e-6"], "recipe.final_learning_rate=1e-05: must be at most the peak, recipe.learning_rate"),
     (["recipe.learning_rate=inf"], "recipe.learning_rate=inf: must be finite"),
+    (["recipe.learning_rate=1e300"], "recipe.learning_rate=1e+300: must be at most 1e+15"),
+    (["recipe.steps=10000000000000000"], "recipe.steps=10000000000000000: must be at most 1e+15"),
+    (["size.width=100000000000"], "size.width=100000000000: must be at least 1 and at most 1000000"),
+    (["data.vocab_size=10000000000"], "data.vocab_size=10000000000: must be at least 1 and at most 10000000"),
     (["recipe.clip=inf"], "recipe.clip=inf: must be finite"),
     (["seed=4294967296"], "seed=4294967296: must be at least 0 and at most 4294967295"),
     (["trainer.threads=100000"], "trainer.threads=100000: must be at least 0 and at most 4096"),

@@ -95,12 +95,12 @@ def former_runs() -> list[Record]:
 
 
 def records() -> list[Record]:
-    """Return the first earlier run with each layer, with the other values of a record that its settings need."""
+    """Return the first run with each layer of that time, with the other values of a record that its settings need."""
     found: dict[str, Record] = {}
     for run in former_runs():
         rest = {"data": {"digest": "abc"}, "steps_planned": run["config"]["recipe"]["steps"]}
         found.setdefault(run["config"]["model"]["name"], cast(Record, {**run, **rest}))
-    assert found.keys() == SHIPPED.keys()
+    assert found.keys() == FROZEN_IN_LAYERS.keys()
     return list(found.values())
 
 
@@ -124,7 +124,7 @@ def test_earlier_runs_keep_their_names() -> None:
 def test_earlier_runs_are_of_every_kind() -> None:
     """Every layer and backbone, a parent, ``token_scale`` as a switch, and rows of Table 1 in their earlier form."""
     configs = [run["config"] for run in former_runs()]
-    assert {config["model"]["name"] for config in configs} == SHIPPED.keys()
+    assert {config["model"]["name"] for config in configs} == FROZEN_IN_LAYERS.keys()
     assert {config["backbone"]["name"] for config in configs} == {"mamba", "transformer", "own"}
     assert {config["model"].get("token_scale") for config in configs} == {None, True, False}
     assert {config["ctx"]["length"] for config in configs} == {256, 512, 1024, 2048}
@@ -192,8 +192,8 @@ def test_frozen_keys_exist(configure: Configure) -> None:
     plain = without_bookkeeping(asdict(configure()))
     for group, keys in FROZEN.items():
         assert set(keys) <= plain[group].keys()
-    for name, schema in SHIPPED.items():
-        assert set(FROZEN_IN_LAYERS[name]) < asdict(schema()).keys()
+    for name, keys in FROZEN_IN_LAYERS.items():
+        assert set(keys) < asdict(SHIPPED[name]()).keys()
 
 
 def test_a_size_with_one_learning_rate_is_the_size_that_had_a_table() -> None:

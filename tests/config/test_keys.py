@@ -1,5 +1,6 @@
 """Bounds, choices and meanings of keys, in one place for all commands."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, get_args, get_type_hints
@@ -7,6 +8,7 @@ from typing import Any, get_args, get_type_hints
 import pytest
 
 from ttt.cli.compose import SCHEMAS
+from ttt.config.cluster import ClusterConfig
 from ttt.config.errors import UserError
 from ttt.config.keys import BOUNDS, check_keys, key, refuse_renamed
 from ttt.config.layers import SHIPPED
@@ -37,6 +39,8 @@ class Outer:
         ({"count": 0}, "some.count=0: must be at least 1, or null"),
         ({"rate": 0.0}, "some.rate=0.0: must be positive"),
         ({"rate": float("inf")}, "some.rate=inf: must be finite"),
+        ({"rate": 1e16}, "some.rate=1e+16: must be at most 1e+15"),
+        ({"count": 10**30}, f"some.count={10**30}: must be at most 1e+15, or null"),
         ({"seed": 8}, "some.seed=8: must be at least 0 and at most 7"),
         ({"kind": "c"}, "some.kind=c: choose one of a, b"),
         *(
@@ -58,7 +62,7 @@ def test_a_value_that_is_not_allowed_is_named(changes: dict[str, Any], line: str
 
 def schemas() -> Iterator[type]:
     """Return all configuration classes, including groups."""
-    todo: list[Any] = [*SCHEMAS.values(), *SHIPPED.values()]
+    todo: list[Any] = [*SCHEMAS.values(), *SHIPPED.values(), ClusterConfig]
     while todo:
         schema = todo.pop()
         yield schema
@@ -75,6 +79,17 @@ def test_every_number_has_bounds_and_every_key_a_meaning() -> None:
             kinds |= {kind for each in kinds for kind in get_args(each)}
             if kinds & {int, float}:
                 assert rules.keys() & {*BOUNDS, "choices"}, where
+
+
+NAMES_A_FILE = re.compile(r"\b(?:folder|file|files|path)\b|\.(?:json|yaml|model)\b")
+
+
+def test_every_key_that_names_a_folder_or_file_is_taken_as_typed_or_is_a_plain_name() -> None:
+    for schema in schemas():
+        hints = get_type_hints(schema)
+        for field in fields(schema):
+            if str in {hints[field.name], *get_args(hints[field.name])} and NAMES_A_FILE.search(field.metadata["help"]):
+                assert field.metadata.keys() & {"free_text", "file_name"}, f"{schema.__name__}.{field.name}"
 
 
 @pytest.mark.parametrize("name", ["run_dir", "runs_dir"])

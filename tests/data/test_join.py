@@ -16,7 +16,7 @@ from ttt.config.schema import DataConfig, TrainConfig
 from ttt.data.corpus import Documents, load_corpus
 from ttt.data.inspect import describe_corpus
 from ttt.data.loader import TrainLoader
-from ttt.data.usage import Usage, describe_usage, documents_in, usage
+from ttt.data.usage import Usage, describe_judged, describe_usage, documents_in, usage
 from ttt.data.vocabulary import open_vocabulary
 from ttt.data.windows import describe_windows, windows_within
 
@@ -61,6 +61,14 @@ def test_one_line_with_the_share(make_documents: Make) -> None:
     assert describe_usage(joined(documents), 9) == line
     assert "0 of 4 documents (0%), 0% of the tokens" in describe_usage(documents, 4096)
     assert "99.9% of the tokens" in describe_usage(joined(make_documents([10_002])), 10)
+
+
+def test_one_line_with_the_share_that_is_judged(make_documents: Make) -> None:
+    documents = make_documents([5, 5, 70, 20])
+    line = "judged: 1 of 4 documents (25%), 64 of 100 tokens (64%); the others are shorter than the context, or beyond "
+    assert describe_judged(documents, 1, 64) == f"{line}data.eval_tokens"
+    assert describe_judged(documents, 4, 96) == "judged: 4 of 4 documents (100%), 96 of 100 tokens (96%)"
+    assert describe_judged(joined(documents), 4, 96).endswith("(96%), joined")
 
 
 def test_the_noun_for_windows(make_documents: Make) -> None:

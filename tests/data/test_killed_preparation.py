@@ -2,18 +2,21 @@
 
 import errno
 import os
+import resource
 import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ttt.config.errors import UserError
 from ttt.config.schema import DataConfig
 from ttt.data import partial_shards, shards
 from ttt.data.corpus import load_corpus
+from ttt.data.files import write_array
 
 OPERATIONS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir")
 """Audit events of operations that change files."""
@@ -131,6 +134,21 @@ def test_killed_while_what_cannot_be_used_is_deleted(local: DataConfig, stopper:
             load_corpus(local, show_progress=False)
         assert not [path for path in cache.iterdir() if path.is_dir()], number
     assert 3 < number < 500
+
+
+def test_an_array_that_does_not_fit_on_the_disk_has_its_reason(tmp_path: Path) -> None:
+    """Numpy's own writing says "1000 requested and 12 written"; a limit on files stands for a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as refused:
+            write_array(tmp_path / "tokens.npy", np.arange(1000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert refused.value.errno == errno.EFBIG
+    write_array(tmp_path / "tokens.npy", np.arange(1000))
+    np.save(tmp_path / "theirs.npy", np.arange(1000))
+    assert (tmp_path / "tokens.npy").read_bytes() == (tmp_path / "theirs.npy").read_bytes()
 
 
 def test_shards_are_not_written_through_a_memory_map(local: DataConfig) -> None:

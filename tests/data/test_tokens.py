@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from ttt.config.errors import UserError
-from ttt.config.plan import check_paths
 from ttt.config.schema import DataConfig, TrainConfig
 from ttt.data.corpus import load_corpus, verify
+from ttt.data.local import check_paths
 from ttt.data.prepared import find_prepared
 from ttt.data.tokenizer import save_tokenizer, train_tokenizer
 from ttt.data.vocabulary import open_vocabulary

@@ -53,7 +53,11 @@ def test_another_context_and_another_text_are_stored_beside_the_runs_own(
     assert (text["data"], text["split"], text["judged"]["ctx"]) == ("letters", "all", 256)
     # Each of the five documents has two windows.
     assert (text["judged"]["documents"], text["per_token_sequences"]) == (5, 10)
-    printed = capsys.readouterr().out
+    captured = capsys.readouterr()
+    printed, told = captured.out, captured.err.splitlines()
+    tokens, of_tokens = text["tokens"], text["judged"]["of_tokens"]
+    line = f"judged: 5 of 5 documents (100%), {tokens:,} of {of_tokens:,} tokens ({tokens / of_tokens:.1%})"
+    assert line in told
     for name, result in record(run_of_texts)["evaluations"].items():
         rows = read_metrics(run_of_texts / f"evaluations/{name}.parquet").to_pandas()
         by_index = rows[(rows.metric == "loss") & rows.position.notna()]

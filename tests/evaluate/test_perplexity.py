@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ttt.data.corpus import Documents
 from ttt.evaluate.perplexity import SplitEvaluation, evaluate_split
+from ttt.evaluate.text_bytes import count_text_bytes
 
 V, CTX = 8, 5
 
@@ -89,3 +90,37 @@ def test_the_number_of_tokens_is_limited(evaluate: Callable[..., SplitEvaluation
 def test_the_size_of_batches_does_not_matter(evaluate: Callable[..., SplitEvaluation], device_tokens: int) -> None:
     result = evaluate(40, 33, 6, device_tokens=device_tokens)
     assert result.loss_by_index.tolist() == pytest.approx(expected_losses(), rel=1e-6)
+
+
+def test_accuracy_is_the_share_of_tokens_that_were_the_most_likely_ones(
+    evaluate: Callable[..., SplitEvaluation],
+) -> None:
+    assert evaluate(6, 17).accuracy == 1.0
+    # The first of two windows is wrong, and the first token of the second.
+    counting = documents(2 * CTX + 1)
+    counting.tokens[: CTX + 1] = 0  # type: ignore[index]
+    assert evaluate_split(Counting(), counting, CTX, 1000, torch.device("cpu"), 10, False).accuracy == 0.4
+
+
+class Letters:
+    """The tokens 1, 2, ... stand for 1, 2, ... bytes; 0 ends a document."""
+
+    size, end = V, 0
+
+    def encode(self, texts: list[str]) -> list[np.ndarray]:
+        raise NotImplementedError
+
+    def bytes_of(self, token: int) -> bytes:
+        return b"x" * (token or 13)
+
+
+def test_the_bytes_are_those_of_the_predicted_tokens_without_the_ends_of_documents() -> None:
+    tokens = np.array([7, 1, 2, 3, 0, 5, 6, 1], np.uint16)
+    assert count_text_bytes(tokens, np.array([0, 4]), 3, Letters()) == (1 + 2 + 3) + (5 + 6 + 1)
+    assert count_text_bytes(tokens, np.array([1]), 3, Letters()) == 2 + 3
+
+
+def test_bits_per_byte_do_not_depend_on_the_tokens(evaluate: Callable[..., SplitEvaluation]) -> None:
+    result = replace(evaluate(6, 17), text_bytes=200)
+    assert result.bits_per_byte == pytest.approx(result.document_loss.sum() / math.log(2) / 200)
+    assert evaluate(6, 17).bits_per_byte is None

@@ -1,6 +1,7 @@
 """The Triton kernels compiled and run on a CUDA device, compared with the definition.
 
-Without a device these tests are deselected. They have not been run on a device yet.
+Without a device these tests are deselected. They have not been run on a device yet. Compilation takes most of an hour
+of one core, so ``make gpu`` compares fewer sizes, on all cores.
 """
 
 import math
@@ -11,6 +12,7 @@ import torch
 from kernel_cases import TOLERANCE, Arguments, Case, arguments, assert_close, exact, primal, results, rounded
 from torch import Tensor
 
+from ttt.bench.gpu import compare
 from ttt.bench.latency_kernels import kernel_measurements
 from ttt.bench.turns import take_turns
 from ttt.config.bench import LatencyBenchConfig
@@ -59,6 +61,10 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_outputs_state_and_gradients_on_the_device(case: Case, dtype: torch.dtype) -> None:
     given = rounded(arguments(case, torch.float64, B, H), dtype)
     there = on_device(given)
+    if reason := op.unsupported(case.head_dim, (case.hidden,) * bool(case.hidden), case.mini_batch_size, dtype, DEVICE):
+        with pytest.raises(RuntimeError, match="shared memory"):
+            triton(there)
+        pytest.skip(reason)
     before = [x.detach().clone() for x in there.tensors()]
     found = {name: x.cpu() for name, x in results(triton, there).items()}
     assert_close(found, results(primal, exact(given)), TOLERANCE[dtype])
@@ -84,10 +90,12 @@ def test_token_by_token_on_the_device(case: Case, dtype: torch.dtype) -> None:
     assert_close(found, {"z": expected} | named, TOLERANCE[dtype])
 
 
-def test_equal_inputs_give_equal_bytes() -> None:
-    given = on_device(rounded(arguments(Case(64, 256, 16, 160), torch.float64, 8, 8), torch.bfloat16))
-    first, second = results(triton, given), results(triton, given)
-    assert all(torch.equal(x, second[name]) for name, x in first.items())
+@pytest.mark.parametrize("dtype", ["bf16", "fp16", "fp32"])
+@pytest.mark.parametrize("layer", ["linear", "mlp"])
+def test_equal_inputs_give_equal_bytes(layer: str, dtype: str) -> None:
+    """A race shows only now and then, so 20 times, while another stream is busy."""
+    found = compare.repeated(compare.Case(compare.REPEAT, layer, dtype, 64, 16), DEVICE)
+    assert found.text == "equal bytes in 20 runs"
 
 
 LAYERS = {

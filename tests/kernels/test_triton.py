@@ -1,7 +1,7 @@
 """The Triton kernels against the definition, token by token in float64, and the calls of their operators.
 
 Without a GPU Triton's interpreter runs the kernels; with a GPU they are compiled. The interpreter computes bfloat16
-wrongly, as arithmetic on 16-bit integers, so bfloat16 is tested on a GPU only: ``tests/gpu``.
+wrongly, as arithmetic on 16-bit integers; ``test_triton_bfloat16.py`` repairs it.
 """
 
 from collections.abc import Iterator
@@ -14,6 +14,7 @@ from kernel_cases import DEVICE, TOLERANCE, Arguments, Case, arguments, assert_c
 from torch import Tensor
 
 from ttt.kernels.triton import op
+from ttt.kernels.triton.choices import Choice, using
 from ttt.kernels.triton.configurations import Layer
 from ttt.kernels.triton.op import decode_token, inner_loop, unsupported
 
@@ -98,6 +99,50 @@ def test_sizes_whose_state_is_on_chip() -> None:
     kernels = {dtype: Layer(dtype, 64, 16, 256, amd=False).forward(keeps=True).kernel for dtype in HALF_AND_SINGLE}
     assert kernels == {torch.float16: "mlp_forward_on_chip", torch.float32: "mlp_forward"}
     assert Layer(torch.bfloat16, 96, 16, 384).forward(keeps=True).kernel == "mlp_forward"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize("kernel", ["mlp_forward", "mlp_backward"])
+def test_blocks_of_any_width_are_the_definition(kernel: str) -> None:
+    """128 columns of the hidden width at a time, the choice for half precision at D = 64; here at a small D."""
+    given = of(Case(32, 128, 8, 16), heads=1)
+    expected = results(primal, exact(given))
+    with using({kernel: Choice(8, 128)}):
+        wide = results(triton, given)
+    assert_close(wide, expected, TOLERANCE[torch.float32])
+    assert not all(map(torch.equal, wide.values(), results(triton, given).values())), "the choice was used"
+
+
+def test_decoding_is_not_refused_for_the_shared_memory_of_other_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = of(SMALL[0]).map(Tensor.detach)
+    monkeypatch.setattr(Layer, "shared_memory", 300 * 1024)
+    monkeypatch.setattr(op, "_shared_memory", lambda device: device and 99 * 1024)
+    with pytest.raises(RuntimeError, match="need 300 KB of shared memory"):
+        triton(given)
+    token = (x[:, :, :1] for x in (given.q, given.k, given.v, given.eta))
+    z, _ = decode_token(given.W, (), given.scale, given.shift, *token, given.tau, 0)
+    assert z.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("triton_version", "numpy_version", "works"),
+    [("3.6.0", "2.4.6", False), ("3.6.0", "2.3.5", True), ("3.7.1", "2.4.6", True), ("3.6.0+git", "2.10.0", False)],
+)
+def test_an_interpreter_that_needs_an_older_numpy_is_named(
+    triton_version: str, numpy_version: str, works: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(op, "INTERPRETED", True)
+    monkeypatch.setattr(op.triton, "__version__", triton_version)
+    monkeypatch.setattr(op.numpy, "__version__", numpy_version)
+    reason = unsupported(16, (), 4, torch.float32)
+    if works:
+        assert reason is None
+    else:
+        assert reason == (
+            f"TRITON_INTERPRET=1 with triton {triton_version} needs numpy below 2.4, not {numpy_version}; "
+            "install numpy<2.4 or triton>=3.7"
+        )
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ from ttt.inner.scan import InnerKernel
 from ttt.kernels import dispatch
 from ttt.kernels.dispatch import CompiledKernel, choose_kernel, view_type
 from ttt.kernels.triton import op
-from ttt.kernels.triton.configurations import INTERPRETED
+from ttt.kernels.triton.configurations import INTERPRETED, Layer
 from ttt.layers.ttt import TTT
 from ttt.models.build import build_model
 
@@ -200,6 +200,18 @@ def test_unsupported_tokens_are_refused_by_name(case: Case, views: torch.dtype, 
     kernel = choose_kernel(KernelConfig("triton"), case.spec)
     with pytest.raises(UserError, match=f"kernel.name=triton: .*{reason}.*; choose auto"):
         case.outputs(kernel if case.forgets else narrowed(kernel, views, torch.float32))
+
+
+def test_a_device_without_room_for_the_other_kernels_decodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Layer, "shared_memory", 300 * 1024)
+    monkeypatch.setattr(op, "_shared_memory", lambda device: device and 99 * 1024)
+    case = Case(LOOPS["linear"], 4, T=4, D=16)
+    kernel = narrowed(choose_kernel(KernelConfig("triton"), case.spec), torch.float32, torch.float32)
+    with torch.no_grad():
+        expected = case.outputs(rounded_definition(torch.float32))
+        assert_agree(case.outputs(kernel, [1] * 4), expected, TOLERANCE[torch.float32])
+        with pytest.raises(UserError, match=r"kernel.name=triton: .* need 300 KB of shared memory"):
+            case.outputs(kernel)
 
 
 @pytest.fixture

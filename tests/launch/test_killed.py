@@ -1,5 +1,6 @@
 """A submission that is killed at any moment is finished by the same command, and no run is submitted twice."""
 
+import errno
 import os
 import shutil
 import subprocess
@@ -11,21 +12,23 @@ from typing import Any
 
 import pytest
 from submitit.helpers import DelayedSubmission
-from sweep_cases import planned
+from sweep_cases import planned, write_record
 
 from ttt.cli.sweep.request import Request
 from ttt.cli.sweep.submit import submit
 from ttt.config.cluster import ClusterConfig
+from ttt.config.errors import UserError
 from ttt.config.schema import TrainConfig
 from ttt.launch import plan as planning
 from ttt.launch import queue
 from ttt.launch.cancel import cancel_runs
+from ttt.launch.collect import copy_results
 from ttt.launch.job import make_job
 from ttt.launch.journal import append_lines, local_line, read_lines
 from ttt.launch.plan import Plan, PlannedRun, SweepFolder, read_origin
 from ttt.launch.recover import SUBMITTED, read_jobs
 from ttt.launch.resources import Resources, write_resources
-from ttt.launch.status import sweep_status
+from ttt.launch.status import RunStatus, sweep_status
 
 Make = Callable[[list[PlannedRun]], SweepFolder]
 
@@ -102,6 +105,73 @@ def test_killed_before_each_file_operation(
         if not killed:
             break
     assert number > 20
+
+
+def files_of(folder: Path) -> dict[Path, bytes]:
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.slow
+def test_collecting_that_is_killed_before_each_file_operation(tmp_path: Path) -> None:
+    """Collecting again gives the same files, also over an earlier copy."""
+    run = planned(0, tmp_path / "runs")
+    statuses = [RunStatus(run)]
+
+    def trained(steps: int) -> None:
+        write_record(run, "finished" if steps == 100 else "running", steps)
+        (Path(run.folder) / "metrics.parquet").write_text(f"of {steps} steps")
+
+    trained(100)
+    copy_results(statuses, tmp_path / "whole")
+    whole, out = files_of(tmp_path / "whole"), tmp_path / "out"
+    for number in range(100):
+        shutil.rmtree(out, ignore_errors=True)
+        if number % 2:
+            trained(50)
+            copy_results(statuses, out)
+            trained(100)
+        killed = killed_before(number // 2, lambda: copy_results(statuses, out))
+        copy_results(statuses, out)
+        assert files_of(out) == whole, number
+        if not killed and number % 2:
+            break
+    assert number > 10
+
+
+@pytest.mark.slow
+def test_cancelling_that_is_killed_before_each_file_operation(send: Callable[[], None], tmp_path: Path) -> None:
+    folder, runs = SweepFolder(tmp_path / "sweep"), ["run-0000", "run-0001"]
+    (tmp_path / "bin/scancel").write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/cancelled\n')
+    (tmp_path / "bin/scancel").chmod(0o755)
+    for number in range(100):
+        shutil.rmtree(folder.path, ignore_errors=True)
+        (tmp_path / "number").write_text("0")
+        send()
+        killed = killed_before(number, lambda: cancel_runs(folder, runs))
+        (tmp_path / "cancelled").unlink(missing_ok=True)
+        cancel_runs(folder, runs)
+        jobs = sorted(line["job_id"] for line in read_jobs(folder)[:2])
+        assert sorted((tmp_path / "cancelled").read_text().split()) == jobs, number
+        if not killed:
+            break
+    assert number > 1
+
+
+def test_a_submission_to_a_full_disk_is_one_line_and_the_same_command_finishes_it(
+    send: Callable[[], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    (tmp_path / "number").write_text("0")
+    with monkeypatch.context() as patch:
+        patch.setattr(DelayedSubmission, "dump", full)
+        line = f"^{tmp_path}/sweep/submitit: cannot be written .No space left on device.; free disk space"
+        with pytest.raises(UserError, match=line):
+            send()
+    capsys.readouterr()
+    send()
+    assert "job 1: 2 runs" in capsys.readouterr().out
 
 
 def test_a_queue_that_is_killed_before_it_records_a_process(

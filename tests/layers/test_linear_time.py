@@ -8,7 +8,15 @@ import time
 import pytest
 import torch
 
-from ttt.config.layers import LinearAttentionConfig, MambaConfig, TTTConfig
+from ttt.config.layers import (
+    DeltaNetConfig,
+    GatedDeltaNetConfig,
+    GLAConfig,
+    LinearAttentionConfig,
+    Mamba2Config,
+    MambaConfig,
+    TTTConfig,
+)
 from ttt.config.schema import LayerConfig
 from ttt.layers.registry import LayerSpec, build_layer
 
@@ -34,6 +42,10 @@ def seconds_per_token(layer: torch.nn.Module, tokens: int) -> float:
         TTTConfig(name="ttt_mlp", inner_model="mlp", hidden=[4], eta_base=0.1, eta_base_start=0.01),
         LinearAttentionConfig(name="linear_attention"),
         MambaConfig(name="mamba"),
+        DeltaNetConfig(name="deltanet"),
+        GatedDeltaNetConfig(name="gated_deltanet"),
+        GLAConfig(name="gla"),
+        Mamba2Config(name="mamba2", state_size=32),
     ],
     ids=lambda config: config.name,
 )

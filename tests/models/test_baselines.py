@@ -1,14 +1,15 @@
-"""The Transformer and Mamba models agree with transformers' models on the same weights."""
+"""The Transformer, Mamba and Mamba-2 models agree with transformers' models on the same weights."""
 
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaForCausalLM, MambaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, Mamba2ForCausalLM, MambaForCausalLM
+from transformers import Mamba2Config as TheirMamba2Config
 from transformers import MambaConfig as TheirMambaConfig
 
-from ttt.config.layers import AttentionConfig, MambaConfig
+from ttt.config.layers import AttentionConfig, Mamba2Config, MambaConfig
 from ttt.config.schema import BackboneConfig, KernelConfig, LayerConfig, SizeConfig
 from ttt.models.build import build_model
 
@@ -45,6 +46,21 @@ def mamba() -> nn.Module:
     )
 
 
+def mamba2() -> nn.Module:
+    return Mamba2ForCausalLM(
+        TheirMamba2Config(
+            vocab_size=V,
+            hidden_size=SIZE.width,
+            num_hidden_layers=2 * SIZE.blocks,
+            num_heads=4,
+            head_dim=12,
+            n_groups=1,
+            state_size=16,
+            tie_word_embeddings=True,
+        )
+    )
+
+
 def pairs_adjacent(weight: Tensor) -> Tensor:
     """Reorder rows: Llama rotates entry i of a head with entry i + D / 2, this suite with its neighbour."""
     return weight.view(SIZE.heads, 2, -1, SIZE.width).transpose(1, 2).reshape(weight.shape)
@@ -70,8 +86,9 @@ def from_mamba(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
     ours = {}
     for name, value in theirs.items():
         if name != "lm_head.weight":
-            in_block = name.replace("backbone.layers.", "blocks.").replace(".mixer.", ".layer.")
-            ours[names.get(name, in_block.replace(".norm.weight", ".layer_norm.weight"))] = value
+            own = name if ".mixer." in name else name.replace(".norm.weight", ".layer_norm.weight")
+            in_block = own.replace("backbone.layers.", "blocks.").replace(".mixer.", ".layer.")
+            ours[names.get(name, in_block)] = value
     return ours
 
 
@@ -89,8 +106,9 @@ def logits_and_gradients(
     [
         (llama, from_llama, AttentionConfig(name="transformer"), "transformer"),
         (mamba, from_mamba, MambaConfig(name="mamba", norm_eps=1e-5), "own"),
+        (mamba2, from_mamba, Mamba2Config(name="mamba2", state_size=16), "own"),
     ],
-    ids=["transformer", "mamba"],
+    ids=["transformer", "mamba", "mamba2"],
 )
 def test_logits_and_gradients_are_theirs(
     theirs: Callable[[], nn.Module],

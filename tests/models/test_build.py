@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from transformers import Mamba2Config, Mamba2ForCausalLM
 
 from ttt.cli.compose import as_object, compose
 from ttt.config.errors import UserError
@@ -40,6 +41,13 @@ def test_a_transformers_parameters_and_flops_by_hand(name: str) -> None:
 
 def test_mamba_130m_has_its_authors_number_of_parameters() -> None:
     assert count(build("mamba", "125m", vocabulary=50280)[0]) == 129_135_360
+
+
+def test_mamba_2_130m_has_its_authors_number_of_parameters() -> None:
+    with torch.device("meta"):
+        shape = {"hidden_size": 768, "num_hidden_layers": 24, "num_heads": 24, "n_groups": 1, "vocab_size": 50288}
+        theirs = Mamba2ForCausalLM(Mamba2Config(**shape, tie_word_embeddings=True))
+    assert count(build("mamba2", "125m", vocabulary=50288)[0]) == sum(p.numel() for p in theirs.parameters())
 
 
 def test_mamba_has_its_packages_norms_and_initial_values() -> None:
@@ -80,8 +88,18 @@ def test_a_width_of_the_convolution_needs_a_convolution() -> None:
         build_model(config.model, config.size, config.backbone, config.kernel, 100)
 
 
+LATER = [(model, name) for model in ("deltanet", "gated_deltanet", "gla", "mamba2") for name in ("125m", "1.3b")]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["ttt_linear", "ttt_mlp", "linear_attention", "mamba"])
-@pytest.mark.parametrize("name", ["125m", "350m", "760m", "1.3b"])
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        (model, name)
+        for name in ("125m", "350m", "760m", "1.3b")
+        for model in ("ttt_linear", "ttt_mlp", "linear_attention", "mamba")
+    ]
+    + LATER,
+)
 def test_all_methods_of_a_size_have_about_equal_parameters(model: str, name: str) -> None:
     assert count(build(model, name)[0]) == pytest.approx(count(build("transformer", name)[0]), rel=0.06)

@@ -12,13 +12,16 @@ from torch.utils.flop_counter import FlopCounterMode
 from ttt.cli.compose import as_object, compose, quote_option
 from ttt.cli.sweep.expand import expand, load_sweep
 from ttt.config.assets import assets
-from ttt.config.layers import MambaConfig
+from ttt.config.layers import GatedDeltaNetConfig, GLAConfig, Mamba2Config, MambaConfig
 from ttt.config.schema import TrainConfig
 from ttt.inner.flops import inner_flops
 from ttt.inner.models.mlp import InnerMLP
 from ttt.layers.convolution import CausalConv
 from ttt.layers.flops import count_flops
+from ttt.layers.gated_deltanet import GatedDeltaNet
+from ttt.layers.gla import GatedLinearAttention
 from ttt.layers.mamba import Mamba
+from ttt.layers.mamba2 import Mamba2
 from ttt.layers.registry import LayerSpec
 from ttt.models.build import build_model
 from ttt.models.count import count
@@ -29,6 +32,7 @@ LLAMA_2_VOCABULARY = 32000
 
 T = 256
 """Sixteen mini-batches, so that the last update, which is unused and has no backward pass, does not matter."""
+LATER = ["deltanet", "gated_deltanet", "gla", "mamba2"]
 SMALL = ["size.width=48", "size.heads=2", "size.mlp_hidden=96", "kernel=dual", "kernel.checkpoint_group=0"]
 
 
@@ -47,10 +51,11 @@ def torch_counts(model: LanguageModel, backward: bool) -> int:
 
 
 @pytest.mark.usefixtures("configure")
-@pytest.mark.parametrize("model", ["ttt_linear", "ttt_mlp", "linear_attention", "transformer", "mamba"])
+@pytest.mark.parametrize("model", ["ttt_linear", "ttt_mlp", "linear_attention", "transformer", "mamba", *LATER])
 def test_a_models_forward_pass_is_what_torch_counts(model: str) -> None:
     built = small(f"model={model}")
-    elementwise = sum(part.elementwise_flops(T) for part in built.modules() if isinstance(part, Mamba))
+    parts = (part for part in built.modules() if hasattr(part, "elementwise_flops"))
+    elementwise = sum(part.elementwise_flops(T) for part in parts)  # type: ignore[operator]
     assert built.flops(T) - elementwise == pytest.approx(torch_counts(built, backward=False), rel=0.02)
 
 
@@ -73,6 +78,30 @@ def test_mambas_layer_by_hand() -> None:
     # delta A, its exponential, delta B u (two), a h + x (two), and the product with C and its sum.
     scan = (6 + 2) * E * N
     assert count_flops(layer, tokens=10) == 10 * (2 * projections + 2 * K * E + scan)
+
+
+def test_a_gated_deltanet_by_hand() -> None:
+    C, H, D, V, K, L, tokens = 32, 2, 8, 16, 4, 64, 128
+    layer = GatedDeltaNet(GatedDeltaNetConfig(name="gated_deltanet"), LayerSpec(width=C, heads=H))
+    projections = C * (2 * H * D + 3 * H * V + 2 * H)
+    convolutions = K * (2 * H * D + H * V)
+    head = 4 * L * D + L * (D + V) + 2 * L * V + 2 * D * D + 6 * D * V + 2 * D * D * V // L
+    assert count_flops(layer, tokens) == tokens * (2 * projections + 2 * convolutions + H * head)
+
+
+def test_gated_linear_attention_by_hand() -> None:
+    C, H, D, V, L, rank, tokens = 32, 2, 8, 16, 16, 16, 48
+    layer = GatedLinearAttention(GLAConfig(name="gla"), LayerSpec(width=C, heads=H))
+    projections = C * (2 * H * D + 3 * H * V) + rank * (C + H * D)
+    assert count_flops(layer, tokens) == tokens * (2 * projections + H * (3 * L * D + 2 * L * V + 4 * D * V))
+
+
+def test_mamba_2_by_hand() -> None:
+    C, E, N, H, K, L, tokens = 32, 64, 16, 4, 4, 64, 128
+    layer = Mamba2(Mamba2Config(name="mamba2", state_size=N), LayerSpec(width=C, heads=2))
+    projections = C * (2 * E + 2 * N + H) + E * C
+    state_space = 2 * L * N + 2 * L * E + 4 * N * E
+    assert count_flops(layer, tokens) == tokens * (2 * projections + 2 * K * (E + 2 * N) + state_space)
 
 
 @pytest.mark.parametrize("b", [1, 16])

@@ -101,7 +101,7 @@ def test_the_dtype_of_the_weights_and_points_measured_again_are_named(
     table = figure.table(load_results(tmp_path))
     shown = " ".join(figure.draw(table).get_supxlabel().split())
     assert words in shown
-    assert "2 points stood out and were measured again." in shown
+    assert "Measured again because they stood out: 2 points." in shown
     assert table["remeasured"].tolist() == [0, 1, 1]
 
 

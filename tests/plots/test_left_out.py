@@ -7,23 +7,23 @@ from typing import Any
 import pytest
 from synthetic import departing, make_elsewhere, make_probe, make_run
 
-from ttt.analysis.left_out import left_out
+from ttt.analysis.left_out import left_out, left_out_in_short
 from ttt.analysis.store import Results, load_results
 from ttt.cli.plot import main
 from ttt.plots.files import runs_note
 from ttt.plots.panels import LINE
 from ttt.plots.registry import figures
-from ttt.plots.style import PAPER, line_style
+from ttt.plots.style import PAPER, method_name
 
 FIGURES = figures()
 
 
-def sentence(name: str, results: Results, **options: bool) -> str:
-    return left_out(results, FIGURES[name].table(results), **options)
+def sentence(name: str, results: Results) -> str:
+    return left_out(results, FIGURES[name].table(results))
 
 
 def names(table: Any) -> set[str]:
-    return {line_style(*line).label for line in table[LINE].drop_duplicates().itertuples(index=False)}
+    return {method_name(*line) for line in table[LINE].drop_duplicates().itertuples(index=False)}
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def test_the_terminal_and_the_caption_say_it(
     assert capsys.readouterr().err.startswith(
         "training: Left out: 1 run with other settings than the standard (size.mlp_hidden)."
     )
-    assert "Left out: 1 run with other settings than the standard" in captions[0].replace("\n", " ")
+    assert "Left out: 1 (other settings); ttt-plot compare draws any." in captions[0].replace("\n", " ")
     main(["training", *(str(path) for path in equal.iterdir()), f"out={tmp_path}"])
     assert capsys.readouterr().err == ""
     assert "Left out" not in captions[-1]
@@ -77,7 +77,7 @@ def test_other_contexts_are_counted(tmp_path: Path) -> None:
     assert "select=KEY=VALUE" in said
 
 
-def test_reasons_are_told_apart_and_a_caption_does_not_repeat_them(tmp_path: Path) -> None:
+def test_reasons_are_told_apart_in_the_few_words_of_a_caption_too(tmp_path: Path) -> None:
     make_run(tmp_path, ctx=64, steps=1, perplexity=40, evaluated=False)
     make_run(tmp_path, ctx=64, steps=1, perplexity=50, learning_rate=1e-2, evaluated=False)
     make_run(tmp_path, "mamba", "own", ctx=64, steps=1, status="running", evaluated=False)
@@ -85,7 +85,8 @@ def test_reasons_are_told_apart_and_a_caption_does_not_repeat_them(tmp_path: Pat
     said = sentence("books_scaling", results)
     assert "1 run (another setting of this method is better)" in said
     assert "1 run (no evaluation at the end of its schedule)" in said
-    assert sentence("books_scaling", results, in_table=False) == ""
+    short = left_out_in_short(results, FIGURES["books_scaling"].table(results))
+    assert short == "Left out: 1 (another setting is better), 1 (not finished); ttt-plot compare draws any."
 
 
 def test_runs_that_were_stopped_early_are_counted(tmp_path: Path) -> None:
@@ -101,7 +102,7 @@ def test_a_caption_says_what_is_left_out_and_what_was_stopped_early(tmp_path: Pa
     departing(make_run(tmp_path, ctx=64, seed=1, steps=1, steps_planned=2, perplexity=60), mlp_hidden=156)
     results = load_results(tmp_path, stopped=True)
     assert runs_note(results, FIGURES["training"].table(results)) == (
-        "Left out: 1 run with other settings than the standard (size.mlp_hidden). ttt-plot compare draws any run. "
+        "Left out: 1 (other settings); ttt-plot compare draws any. "
         "Stopped early by trainer.max_steps: 1 of 2 steps (1 run)."
     )
     results = replace(results, chosen=True)

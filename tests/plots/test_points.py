@@ -14,6 +14,7 @@ from ttt.analysis.table_1 import TABLE_1
 from ttt.cli.label import table_1_row
 from ttt.config.label import TableForm
 from ttt.plots.ablation import steps
+from ttt.plots.files import runs_note
 from ttt.plots.registry import figures
 from ttt.plots.style import paper_style
 from ttt.results.metrics import MetricLog
@@ -34,6 +35,11 @@ def lines_of(axes: Any) -> dict[str, tuple[list[float], list[float]]]:
     handles, labels = axes.get_legend_handles_labels()
     lines = [handle[0] if isinstance(handle, tuple) else handle for handle in handles]
     return {label: (list(line.get_xdata()), list(line.get_ydata())) for label, line in zip(labels, lines, strict=True)}
+
+
+def note(name: str, folder: Path) -> str:
+    results = load_results(folder)
+    return runs_note(results, FIGURES[name].table(results))
 
 
 def caption(canvas: Any) -> str:
@@ -123,7 +129,7 @@ def test_texts_of_one_name_and_other_digests_are_apart(tmp_path: Path) -> None:
     canvas = drawn("books_scaling", tmp_path)
     assert canvas.axes[0].get_title() == "pycode (abc), context of 512 tokens"
     assert lines_of(canvas.axes[0])["TTT-Linear (M)"][1] == [40.0]
-    assert "Not drawn, another text of this name: 1 run." in caption(canvas)
+    assert "Left out: 1 (another text); ttt-plot compare draws any." in note("books_scaling", tmp_path)
 
 
 def test_the_papers_contexts_of_the_papers_data_are_drawn(tmp_path: Path) -> None:
@@ -148,8 +154,8 @@ def test_a_diverged_run_is_a_cross_at_the_top_and_one_without_a_result_is_named(
     lines = lines_of(canvas.axes[0])
     assert [text.get_text() for text in canvas.legends[0].get_texts()] == ["TTT-Linear (M)", "Mamba: diverged"]
     assert 0.9 < lines["Mamba: diverged"][1][0] < 1
-    assert "runs that diverged" in caption(canvas)
-    assert caption(canvas).endswith("Not drawn, no evaluation at the end of its schedule: 1 run.")
+    assert "Crosses: diverged." in caption(canvas)
+    assert note("books_scaling", tmp_path) == "Left out: 1 (not finished); ttt-plot compare draws any."
     table = FIGURES["books_scaling"].table(load_results(tmp_path))
     assert sorted(table["role"]) == ["diverged", "drawn", "no evaluation at the end of its schedule"]
 
@@ -159,7 +165,8 @@ def test_of_several_learning_rates_the_best_is_drawn_and_the_caption_says_so(tmp
         make_run(tmp_path, steps=2, perplexity=perplexity, learning_rate=rate, evaluated=False)
     canvas = drawn("books_scaling", tmp_path)
     assert lines_of(canvas.axes[0])["TTT-Linear (M)"][1] == [pytest.approx(39)]
-    assert "the best by validation is drawn, of those with the most seeds (2 runs left out)" in caption(canvas)
+    assert "Of several learning rates or RoPE bases, the best by validation." in caption(canvas)
+    assert "Left out: 2 (another setting is better)" in note("books_scaling", tmp_path)
 
 
 def test_a_number_that_the_paper_states_is_a_star_with_its_source(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 from ttt.analysis.labels import FINETUNED
 from ttt.plots.panels import plain_log_ticks
 from ttt.plots.smoothing import window_means
-from ttt.plots.style import PAPER, legend_order, line_style
+from ttt.plots.style import LATER, PAPER, legend_order, method_name, method_styles, styles_apart
 
 
 def test_methods_of_the_paper_differ_without_colour() -> None:
@@ -13,28 +13,50 @@ def test_methods_of_the_paper_differ_without_colour() -> None:
     assert len(without_colour) == len({style.colour for style in PAPER.values()}) == len(PAPER)
 
 
+def test_later_methods_differ_from_all_others() -> None:
+    styles = [*PAPER.values(), *LATER.values()]
+    assert len({style.colour for style in styles}) == len({style.label for style in styles}) == len(styles)
+    for style in LATER.values():
+        assert [other for other in styles if (other.dashes, other.marker) == (style.dashes, style.marker)] == [style]
+    assert method_name("mamba2", "own") == "Mamba-2"
+    assert method_name("gated_deltanet", "transformer") == "Gated DeltaNet"
+
+
 def test_the_backbone_is_shown_where_a_layer_can_sit_in_several() -> None:
-    assert line_style("ttt_linear", "transformer").label == "TTT-Linear (T)"
-    assert line_style("linear_attention", "transformer").label == "Linear attention (T)"
-    assert line_style("mamba", "own").label == "Mamba"
-    assert line_style("gla", "mamba").label == "gla (M)"
+    assert method_name("ttt_linear", "transformer") == "TTT-Linear (T)"
+    assert method_name("linear_attention", "transformer") == "Linear attention (T)"
+    assert method_name("mamba", "own") == "Mamba"
+    assert method_name("rwkv", "mamba") == "rwkv (M)"
 
 
-def test_other_methods_keep_their_style_and_changed_settings_differ() -> None:
-    assert line_style("gla", "mamba") == line_style("gla", "mamba")
-    assert line_style("ttt_mlp", "mamba", "", "model.mini_batch_size=4").label == "TTT-MLP (M), model.mini_batch_size=4"
-    four, sixteen = (line_style("ttt_mlp", "mamba", "", f"model.mini_batch_size={b}") for b in (4, 16))
-    assert four != sixteen
+def test_changed_settings_are_part_of_the_name() -> None:
+    assert method_name("ttt_mlp", "mamba", "", "b = 4") == "TTT-MLP (M), b = 4"
+    assert method_name("ttt_mlp", "mamba", "", "*") == "TTT-MLP (M)*"
+    assert method_name("ttt_mlp", "mamba", "", "*, b = 4") == "TTT-MLP (M)*, b = 4"
+
+
+@pytest.mark.parametrize("paper", [0, 1, 3, 8])
+def test_no_two_lines_look_alike_in_colour_or_in_grey(paper: int) -> None:
+    names = [*list(PAPER)[:paper]]
+    methods = [(*name, "", "") for name in names] + [("ttt_mlp", "mamba", "", f"b = {b}") for b in range(12 - paper)]
+    styles = list(method_styles(methods).values())
+    assert len({(style.dashes, style.marker, style.filled) for style in styles}) == len(methods)
+    assert len({style.colour for style in styles}) == len(methods)
+
+
+def test_a_method_keeps_the_papers_look_where_the_caption_names_its_change() -> None:
+    (style,) = styles_apart(["TTT-MLP (M)*"]).values()
+    assert (style.label, style.colour) == ("TTT-MLP (M)*", PAPER["ttt_mlp", "mamba"].colour)
 
 
 def test_the_legend_begins_with_the_paper_and_counts() -> None:
     mlp_4, mlp_16 = ("ttt_mlp", "mamba", "", "b=4"), ("ttt_mlp", "mamba", "", "b=16")
-    gla, linear = ("gla", "mamba", "", ""), ("ttt_linear", "mamba", "", "")
-    assert sorted([gla, mlp_16, mlp_4, linear], key=lambda method: legend_order(*method)) == [
+    rwkv, linear = ("rwkv", "mamba", "", ""), ("ttt_linear", "mamba", "", "")
+    assert sorted([rwkv, mlp_16, mlp_4, linear], key=lambda method: legend_order(*method)) == [
         linear,
         mlp_4,
         mlp_16,
-        gla,
+        rwkv,
     ]
 
 
@@ -55,5 +77,5 @@ def test_logarithmic_axes_have_a_few_plain_numbers(low: float, high: float) -> N
 
 
 def test_a_finetuned_transformer_is_named_as_in_the_paper() -> None:
-    assert line_style("transformer", "transformer", FINETUNED).label == "TF finetune"
-    assert line_style("ttt_linear", "mamba", FINETUNED).label == "TTT-Linear (M), finetuned"
+    assert method_name("transformer", "transformer", FINETUNED) == "TF finetune"
+    assert method_name("ttt_linear", "mamba", FINETUNED) == "TTT-Linear (M), finetuned"

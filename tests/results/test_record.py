@@ -1,5 +1,6 @@
 import json
 import os
+import random
 from pathlib import Path
 from runpy import run_path
 
@@ -25,7 +26,35 @@ def test_a_record_comes_back_as_it_was_written(tmp_path: Path, record: Record) -
 
 def test_every_key_of_the_schema_is_in_the_file(tmp_path: Path, record: Record) -> None:
     write_record(tmp_path / "record.json", record)
-    assert json.loads((tmp_path / "record.json").read_text()).keys() == Record.__required_keys__
+    assert json.loads((tmp_path / "record.json").read_text()).keys() == Record.__required_keys__ | {"sha256"}
+
+
+def test_a_flipped_bit_is_never_read_in_silence(
+    tmp_path: Path, record: Record, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, generator, warned = tmp_path / "record.json", random.Random(0), 0
+    write_record(path, record)
+    whole = path.read_bytes()
+    for bit in generator.sample(range(8 * len(whole)), 300):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << (bit % 8)
+        path.write_bytes(damaged)
+        try:
+            found = read_record(path)
+        except UserError:
+            continue
+        if capsys.readouterr().err.startswith(f"warning: {path}: is damaged or was edited (its sha256 differs)"):
+            warned += 1
+        else:
+            # White space, or the name of the digest.
+            assert {key: found[key] for key in record} == record  # type: ignore[literal-required]
+    assert warned > 50
+
+
+def test_a_record_without_a_digest_is_read(tmp_path: Path, record: Record, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "record.json").write_text(json.dumps(record))
+    assert read_record(tmp_path / "record.json") == record
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(

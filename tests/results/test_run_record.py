@@ -1,7 +1,6 @@
 """``RunRecord``: its updates, and when it writes the file."""
 
 import json
-import time
 from pathlib import Path
 from runpy import run_path
 from typing import Any
@@ -38,10 +37,40 @@ def test_steps_are_counted_in_memory_and_written_now_and_then(
     assert record.steps == 1
     assert not folder.record.exists()
     monkeypatch.setattr(run_record, "SECONDS_BETWEEN_RECORDS", 0.0)
-    time.sleep(0.01)
     record.step(2)
     assert (written(folder)["steps"], written(folder)["tokens"]) == (2, 2 * content["tokens_per_step"])
     assert written(folder)["timing"]["tokens_per_second"] > 0
+
+
+class Clock:
+    """A clock that shows what the test says."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+
+def test_a_first_step_that_compiles_is_no_part_of_the_speed(
+    folder: RunFolder, content: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, tokens = Clock(), content["tokens_per_step"]
+    monkeypatch.setattr(run_record, "time", clock)
+    record = RunRecord(folder, content)
+    clock.seconds = 300
+    record.step(1)
+    assert (written(folder)["steps"], written(folder)["timing"]["tokens_per_second"]) == (1, None), "seen at once"
+    record.trained()
+    assert record.content["timing"]["tokens_per_second"] == pytest.approx(tokens / 300, abs=0.1), "the only step"
+    record.start_clock()
+    for step, clock.seconds in ((2, 1000), (3, 1010), (4, 1020)):
+        record.step(step)
+    assert written(folder)["timing"]["tokens_per_second"] == pytest.approx(2 * tokens / 20)
+    record.paused(5)
+    clock.seconds = 1025
+    record.trained()
+    assert record.content["timing"]["tokens_per_second"] == pytest.approx(2 * tokens / 20), "validation is no training"
 
 
 def test_a_checkpoint_a_result_and_the_end_are_written_at_once(folder: RunFolder, content: Record) -> None:

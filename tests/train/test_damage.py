@@ -18,7 +18,8 @@ from ttt.cli.export import export
 from ttt.cli.generate import generate
 from ttt.cli.train import train
 from ttt.config.errors import RunError, UserError
-from ttt.config.schema import EvalConfig, ExportConfig, GenerateConfig, TrainConfig
+from ttt.config.exchange import ExportConfig
+from ttt.config.schema import EvalConfig, GenerateConfig, TrainConfig
 from ttt.config.system import file_sha256
 from ttt.data.corpus import load_corpus
 from ttt.results.checkpoints import checkpoints, newest_whole, write_digest

@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from ttt.config.errors import UserError
+from ttt.config.schema import TrainerConfig
 from ttt.models.device import choose_device, choose_precision
+from ttt.train.device import choose_hardware
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -42,3 +44,10 @@ def test_precision_is_mixed_on_a_gpu(
     machine(monkeypatch, cuda=True, mps=False, bf16=bf16)
     assert choose_precision("auto", device) == chosen
     assert choose_precision("32-true", device) == "32-true"
+
+
+def test_more_devices_than_the_machine_has_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(monkeypatch, cuda=True, mps=False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(UserError, match=r"^trainer\.devices=8: torch finds 1 GPU on this machine$"):
+        choose_hardware(TrainerConfig(name="gpu", device="cuda", devices=8, strategy="ddp"))

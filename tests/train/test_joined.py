@@ -32,6 +32,7 @@ def test_the_record_has_the_share_and_the_judged_text(
         judged, digest = written["results"]["validation"]["judged"], written["data"]["digest"]
         rule = "all documents joined" if join == "true" else "none across documents"
         assert judged.pop("windows") == f"evenly spaced windows{' of' if join == 'true' else ','} {rule}"
-        assert 1 <= judged.pop("documents") <= 8
+        assert 1 <= judged.pop("documents") <= 8 <= judged.pop("of_documents")
+        assert judged.pop("of_tokens") > written["results"]["validation"]["tokens"]
         assert judged == {"digest": digest, "ctx": 64}
     assert read["false"]["tokens"] < read["true"]["tokens"] <= read["true"]["of_tokens"]

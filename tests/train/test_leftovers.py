@@ -1,8 +1,11 @@
 """What a killed process leaves in a run's folder is finished by the same command with ckpt=last or overwrite=true."""
 
+import errno
 import json
+import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +13,12 @@ import pytest
 import yaml
 from starter import Starter
 
+from ttt.cli.eval import evaluate
 from ttt.cli.train import train
-from ttt.config.errors import UserError
+from ttt.config.errors import RunError, UserError
 from ttt.config.plain import to_plain
-from ttt.config.schema import TrainConfig
+from ttt.config.schema import EvalConfig, TrainConfig
+from ttt.results.record import read_record, write_record
 
 Configure = Callable[..., TrainConfig]
 
@@ -59,7 +64,7 @@ def test_a_first_checkpoint_without_its_digest_was_not_finished(
     run = tmp_path / "run"
     train(configure(f"run={run}", f"trainer.max_steps={former_steps}"), [])
     (run / f"checkpoints/step-{former_steps:08d}.ckpt.sha256").unlink()
-    (run / "record.json").write_text(json.dumps(record(run) | {"status": "running"}))
+    write_record(run / "record.json", {**read_record(run / "record.json"), "status": "running"})
     capsys.readouterr()
     train(configure(f"run={run}", "trainer.max_steps=2", "ckpt=last"), [])
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
@@ -154,6 +159,67 @@ def test_a_link_to_a_disk_that_is_not_there_is_refused_before_anything_is_remove
         train(configure(f"run={run}", "trainer.max_steps=2", "overwrite=true"), [])
     assert (run / "metrics.parquet").read_bytes() == whole
     assert record(run)["status"] == "finished"
+
+
+class Killed(BaseException):
+    """Stands for a kill: no ``except Exception`` catches it."""
+
+
+@contextmanager
+def failing_at(number: int, error: BaseException) -> Iterator[list[int]]:
+    """Raise ``error`` at a file's renaming to its final name; yield a list that then is empty."""
+    replace, left = Path.replace, [number]
+
+    def counted(self: Path, target: Path) -> Path:
+        if left:
+            left[0] -= 1
+            if left[0] < 0:
+                left.clear()
+                raise error
+        return replace(self, target)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "replace", counted)
+        yield left
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full_at_each_write(configure: Configure, tmp_path: Path, whole: bytes) -> None:
+    """The run ends with one line, and ckpt=last finishes it to the same bytes; every third write."""
+    common = ["trainer.max_steps=2", "trainer.checkpoint_every=1"]
+    for number in range(0, 200, 3):
+        run = tmp_path / f"run{number}"
+        full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        with failing_at(number, full) as left, suppress(UserError, RunError):
+            train(configure(f"run={run}", *common), [])
+        if left:
+            break
+        train(configure(f"run={run}", *common, "ckpt=last"), [])
+        assert (run / "metrics.parquet").read_bytes() == whole, number
+        assert record(run)["status"] == "finished"
+    assert number > 10
+
+
+@pytest.mark.slow
+def test_an_evaluation_that_is_killed_at_each_write(configure: Configure, tmp_path: Path) -> None:
+    """Evaluating again gives the same tables and result, and the run's own stay."""
+    run = tmp_path / "run"
+    train(configure(f"run={run}", "trainer.max_steps=2", "trainer.eval_test=false"), [])
+    shutil.copytree(run, tmp_path / "trained")
+    own, tables = record(run)["results"], ("metrics.parquet", "documents.parquet")
+    evaluate(EvalConfig(run=str(run), split="test", device="cpu"), [])
+    results, contents = record(run)["results"], [(run / name).read_bytes() for name in tables]
+    for number in range(50):
+        shutil.rmtree(run)
+        shutil.copytree(tmp_path / "trained", run)
+        with failing_at(number, Killed()) as left, suppress(Killed):
+            evaluate(EvalConfig(run=str(run), split="test", device="cpu"), [])
+        assert own.items() <= record(run)["results"].items()
+        evaluate(EvalConfig(run=str(run), split="test", device="cpu"), [])
+        assert (record(run)["results"], [(run / name).read_bytes() for name in tables]) == (results, contents), number
+        if left:
+            break
+    assert number > 2
 
 
 @pytest.mark.slow

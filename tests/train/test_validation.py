@@ -117,7 +117,7 @@ def test_sigterm_ends_an_evaluation_with_one_line(
     def killed(*_: Any) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(losses, "token_losses", killed)
+    monkeypatch.setattr(losses, "token_predictions", killed)
     capsys.readouterr()
     before, handler = contents(run), signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as stopped:

@@ -19,14 +19,28 @@ METHOD_KEY = "method"
 FINETUNED = "finetuned"
 """``start`` of a run that starts from another run's weights; otherwise ``start`` is empty."""
 
+EVERYWHERE = "*"
+"""Mark behind the name of a changed method whose changes all drawn runs share, so that the caption names them."""
+
 LAYERS = {
     "ttt_linear": "TTT-Linear",
     "ttt_mlp": "TTT-MLP",
     "linear_attention": "Linear attention",
     "transformer": "Transformer",
     "mamba": "Mamba",
+    "deltanet": "DeltaNet",
+    "gated_deltanet": "Gated DeltaNet",
+    "gla": "GLA",
+    "mamba2": "Mamba-2",
 }
-OWN_BACKBONES = {"transformer": "transformer", "mamba": "own"}
+OWN_BACKBONES = {
+    "transformer": "transformer",
+    "mamba": "own",
+    "deltanet": "transformer",
+    "gated_deltanet": "transformer",
+    "gla": "transformer",
+    "mamba2": "own",
+}
 """Layer -> the backbone that its name does not mention."""
 
 LETTERS = {"mamba": " (M)", "transformer": " (T)"}

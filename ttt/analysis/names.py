@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ttt.analysis.labels import COMPARED_AT, METHOD, METHOD_KEY, method_label
+from ttt.analysis.labels import COMPARED_AT, EVERYWHERE, METHOD, METHOD_KEY, method_label
 from ttt.analysis.seeds import changed_settings
 from ttt.analysis.selection import as_text
 
@@ -59,22 +59,26 @@ def setting_name(key: str, value: object) -> str:
     )
 
 
-def run_name(label: Label, start: str, departures: Mapping[str, Any] | None = None) -> str:
+def run_name(label: Label, start: str, departures: Mapping[str, Any] | None = None, mark: str = "") -> str:
     """Return the name of a method with its departures from the standard, such as ``TTT-MLP (M), mlp_hidden = 156``.
 
     Args:
         label: a run's label.
         start: column ``start`` of ``Results.runs``.
         departures: the departures to name; those of the label by default.
+        mark: stands behind the method.
     """
-    named = label.departures if departures is None else departures
+    words = _in_short(label, label.departures if departures is None else departures)
+    return ", ".join([method_label(label.model, label.backbone) + mark, *filter(None, [start, words])])
+
+
+def _in_short(label: Label, named: Mapping[str, Any]) -> str:
+    """Return departures in a few words: the row of Table 1 that they are, or the number of many."""
     if label.row and len(named) > 1 and named == label.departures:
-        words = [f"row {label.row} of Table 1"]
-    elif len(named) > MOST_DEPARTURES:
-        words = [f"{len(named)} other settings"]
-    else:
-        words = [setting_name(key, value) for key, value in named.items()]
-    return ", ".join([method_label(label.model, label.backbone), *filter(None, [start]), *words])
+        return f"row {label.row} of Table 1"
+    if len(named) > MOST_DEPARTURES:
+        return f"{len(named)} other settings"
+    return ", ".join(setting_name(key, value) for key, value in named.items())
 
 
 def shared_departures(labels: Iterable[Label]) -> dict[str, Any]:
@@ -87,13 +91,36 @@ def changed_names(results: Results) -> list[str]:
     """Return for each run its departures from the standard, and other settings in which runs of its method differ.
 
     It replaces ``Results.runs.changed`` where a figure draws runs that depart from the standard: the text is empty
-    only for a run with the standard settings.
+    only for a run with the standard settings. Departures that several methods share are not named but marked:
+    ``EVERYWHERE``; ``everywhere_sentence`` names them.
     """
     labels = [results.labels[run_id] for run_id in results.runs["run_id"]]
-    own = [", ".join(setting_name(*departure) for departure in label.departures.items()) for label in labels]
+    shared = everywhere(results, results.runs["run_id"])
+    mark = [EVERYWHERE] if shared else []
+    named = [{key: value for key, value in label.departures.items() if key not in shared} for label in labels]
+    whole = [", ".join(setting_name(key, value) for key, value in settings.items()) for settings in named]
+    short = [_in_short(label, settings) for label, settings in zip(labels, named, strict=True)]
+    meanings = {words: {text for text, other in zip(whole, short, strict=True) if other == words} for words in short}
+    own = [
+        ", ".join(filter(None, [*mark, words if len(meanings[words]) == 1 else text]))
+        for text, words in zip(whole, short, strict=True)
+    ]
     groups = list(zip(*(results.runs[column] for column in (*COMPARED_AT, *METHOD)), own, strict=True))
     others = changed_settings(groups, [results.settings[run_id] for run_id in results.runs["run_id"]])
     return [", ".join(filter(None, both)) for both in zip(own, others, strict=True)]
+
+
+def everywhere(results: Results, run_ids: Collection[str]) -> dict[str, Any]:
+    """Return the departures from the standard that all of these runs have, if they are of several methods."""
+    labels = [results.labels[run_id] for run_id in run_ids]
+    several = len({(label.model, label.backbone) for label in labels}) > 1
+    return shared_departures(labels) if several else {}
+
+
+def everywhere_sentence(departures: Mapping[str, Any]) -> str:
+    """Return the sentence of a caption that names the departures of all runs, or an empty text."""
+    words = ", ".join(setting_name(key, value) for key, value in departures.items())
+    return f"{EVERYWHERE} {words} in all runs." if departures else ""
 
 
 def line_names(table: DataFrame, axes: Axes, labels: Mapping[str, Label]) -> Series:
@@ -104,11 +131,11 @@ def line_names(table: DataFrame, axes: Axes, labels: Mapping[str, Label]) -> Ser
     """
     import pandas as pd
 
-    everywhere = shared_departures(labels[run_id] for run_id in table["run_id"])
+    shared = shared_departures(labels[run_id] for run_id in table["run_id"])
     names = pd.Series("", index=table.index)
     groups = list(table.groupby(axes.lines, dropna=False).groups.values()) if axes.lines else [table.index]
     for index in groups:
-        names[index] = _line_name(table, table.loc[index], axes, labels, everywhere)
+        names[index] = _line_name(table, table.loc[index], axes, labels, shared)
     lines = names[[index[0] for index in groups]]
     for index in groups:
         if (lines == names[index[0]]).sum() > 1:
@@ -118,7 +145,7 @@ def line_names(table: DataFrame, axes: Axes, labels: Mapping[str, Label]) -> Ser
 
 
 def _line_name(
-    table: DataFrame, rows: DataFrame, axes: Axes, labels: Mapping[str, Label], everywhere: Mapping[str, Any]
+    table: DataFrame, rows: DataFrame, axes: Axes, labels: Mapping[str, Label], shared: Mapping[str, Any]
 ) -> str:
     first, label = rows.iloc[0], labels[rows["run_id"].iloc[0]]
     values = {key: first[key] for key in axes.lines if key != METHOD_KEY}
@@ -130,7 +157,8 @@ def _line_name(
     departures = {
         key: value
         for key, value in shared_departures(labels[run_id] for run_id in rows["run_id"]).items()
-        if key not in everywhere and not key.startswith(shown)
+        if key not in shared and not key.startswith(shown)
     }
-    method = run_name(label, first["start"], departures)
+    marked = EVERYWHERE if any(not key.startswith(shown) for key in shared) else ""
+    method = run_name(label, first["start"], departures, marked)
     return ", ".join([method, *(setting_name(key, values[key]) for key in named)])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ttt.analysis.comparison import NOT_LEARNED_FROM, is_whole
 from ttt.analysis.labels import LAYERS, METHOD_KEY, method_label
-from ttt.analysis.measures import OF_SPEED, Measure, measure, measure_names
+from ttt.analysis.measures import MEASURED_BY, OF_ITS_TEXT, OF_SPEED, Measure, measure, measure_names
 from ttt.analysis.names import line_names
 from ttt.analysis.selection import as_text, keys_table, nearest
 from ttt.config.errors import UserError, counted
@@ -117,6 +117,7 @@ def compare_runs(results: Results, question: Question) -> Comparison:
     for option, name in [("x", question.x), ("z", question.z), *(("lines", key) for key in question.lines)]:
         _check_key(keys, results, option, name)
     has_y = y.values.notna()
+    _refuse_other_data(keys[has_y], y.name, question)
     left_out = _without(results, ~has_y, y.name)
     rows = _Rows(keys[has_y], _candidates(keys, y.name))
     if len(rows.keys) < 2:
@@ -129,7 +130,7 @@ def compare_runs(results: Results, question: Question) -> Comparison:
     for option, key in (("x", question.x), ("z", question.z)):
         if key in keys:
             _refuse_constant(rows, option, key, axes.panel)
-    table = rows.keys.assign(point=rows.points(axes.keys if x is None else axes.lines + axes.panel))
+    table = rows.keys.assign(point=rows.points([*(axes.keys if x is None else axes.lines), *PANEL]))
     measured = {value.name: value.values.astype(float) for value in (y, x) if value}
     table = table.assign(**{"parameters": results.runs["parameters"]} | measured)
     # A line without the key of the x axis is drawn across; a point or a cell needs its place.
@@ -215,7 +216,7 @@ def _candidates(keys: DataFrame, measured: str) -> list[str]:
 def _axes(rows: _Rows, question: Question) -> Axes:
     """Return the axes that were asked for, and choose the others."""
     given = [key for key in (question.x, question.z, *question.lines) if key]
-    panel = [key for key in PANEL if key not in given and not (key == "ctx" and "ctx.length" in given)]
+    panel = [key for key in PANEL if not any(name == key or name.startswith(f"{key}.") for name in given)]
     measured = question.x not in ("", *rows.keys)
     if measured:
         extra = [key for key in rows.explain([*panel, *question.lines]) if key != "size" and not _of_size(key)]
@@ -266,7 +267,9 @@ def _measured(results: Results, option: str, name: str) -> Measure:
     if found is None:
         raise UserError(f"{option}={name}: no run has this measured value; {nearest(name, measure_names(results))}")
     if not found.values.notna().any():
-        raise UserError(f"{option}={name}: none of {counted(len(results.runs), 'run')} has it; {_states(results.runs)}")
+        source = f"; {MEASURED_BY[name]}" if name in MEASURED_BY else ""
+        states = ", ".join(f"{count} {status}" for status, count in _statuses(results.runs))
+        raise UserError(f"{option}={name}: none of {counted(len(results.runs), 'run')} has it ({states}){source}")
     return found
 
 
@@ -289,6 +292,17 @@ def _refuse_constant(rows: _Rows, option: str, key: str, panel: list[str]) -> No
         raise UserError(f"{option}={key}: {has}{differ}")
 
 
+def _refuse_other_data(keys: DataFrame, measured: str, question: Question) -> None:
+    """Refuse to draw values of other texts on one axis, where they do not compare."""
+    for option, name in [("x", question.x), ("z", question.z), *(("lines", key) for key in question.lines)]:
+        if name.partition(".")[0] == "data" and measured in OF_ITS_TEXT and keys["data"].nunique() > 1:
+            texts = ", ".join(sorted(keys["data"].unique())[:MOST_KEYS])
+            raise UserError(
+                f"{option}={name}: {measured} of other data does not compare ({texts}); leave {option}= out, so that "
+                f"each has axes of its own, or compare y=bits_per_byte"
+            )
+
+
 def _refuse_many(table: DataFrame, axes: Axes) -> None:
     if not axes.lines:
         return
@@ -307,8 +321,11 @@ def _without(results: Results, missing: Series, name: str) -> dict[str, int]:
 
 
 def _states(runs: DataFrame) -> str:
-    counts = runs["status"].value_counts().sort_index()
-    return "the others are " + ", ".join(f"{status} ({count})" for status, count in counts.items())
+    return "the others are " + ", ".join(f"{status} ({count})" for status, count in _statuses(runs))
+
+
+def _statuses(runs: DataFrame) -> list[tuple[str, int]]:
+    return [(str(status), int(count)) for status, count in runs["status"].value_counts().sort_index().items()]
 
 
 def _sorted(table: DataFrame, axes: Axes) -> DataFrame:

@@ -93,10 +93,21 @@ class Results:
         return rows.loc[chosen & finite, ["run_id", "step", "position", "value"]].reset_index(drop=True)
 
     def describe_stopped(self, run_ids: Iterable[str]) -> str:
-        """Return a sentence about those of the runs that were stopped early, or an empty text."""
-        counts = Counter(self.stopped[run_id] for run_id in set(run_ids) & self.stopped.keys())
-        steps = ", ".join(f"{text} ({counted(counts[text], 'run')})" for text in sorted(counts))
-        return f"Stopped early by trainer.max_steps: {steps}." if steps else ""
+        """Return sentences about those of the runs that were trained less than planned, or an empty text.
+
+        One is about runs that ``trainer.max_steps`` has stopped early, one about runs that have not come to their end.
+        """
+        chosen = set(run_ids)
+        stopped = Counter((self.stopped[run_id], "") for run_id in chosen & self.stopped.keys())
+        short = self.runs["run_id"].isin(chosen - self.stopped.keys())
+        short &= (self.runs["steps"] < self.runs["steps_planned"]).fillna(False)
+        columns = self.runs.loc[short, ["steps", "steps_planned", "status"]]
+        others = Counter(
+            (f"{done:,} of {planned:,} steps", f", {status}")
+            for done, planned, status in columns.itertuples(index=False, name=None)
+        )
+        sentences = (("Stopped early by trainer.max_steps", stopped), ("Trained less than planned", others))
+        return " ".join(f"{what}: {_steps(counts)}." for what, counts in sentences if counts)
 
     def select_inner_loss(self) -> pd.DataFrame:
         """Return the inner losses on validation, or on test for a run that was probed only there."""
@@ -104,6 +115,10 @@ class Results:
         on_validation = rows["split"] == "validation"
         validated = rows["run_id"].isin(rows.loc[on_validation, "run_id"].unique())
         return rows[on_validation | ~validated]
+
+
+def _steps(counts: Counter[tuple[str, str]]) -> str:
+    return ", ".join(f"{text} ({counted(counts[text, state], 'run')}{state})" for text, state in sorted(counts))
 
 
 @dataclass
@@ -233,7 +248,9 @@ def _concatenated(tables: list[pa.Table], schema: pa.Schema) -> pa.Table:
 def _evaluations(found: dict[Path, ReadRun], reader: _Reader) -> pd.DataFrame:
     tables = [pd.DataFrame(columns=[*EVALUATION_COLUMNS, "digest"])]
     for path, run in found.items():
-        named = {RunFolder(path).evaluation(name): name for name in run.record.get("evaluations", {})}
+        # Evaluations of earlier or averaged weights are in the record only.
+        judged_at_end = [name for name, result in run.record.get("evaluations", {}).items() if "weights" not in result]
+        named = {RunFolder(path).evaluation(name): name for name in judged_at_end}
         for file, table in reader.read(read_metrics, filter(Path.exists, named)).items():
             result = run.record["evaluations"][named[file]]
             rows = table.to_pandas()

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from tqdm import tqdm
 
+from ttt.bench.markers import Markers, around, write_between
 from ttt.config.bench import KernelBenchConfig
 from ttt.config.errors import RunError, UserError, bad_value
 from ttt.config.gpus import GPU, MODELLED
 from ttt.config.text_table import Column, markdown_lines, print_headings, print_line
 from ttt.kernels.triton.counts import KERNELS, Counts, Sizes, count
 from ttt.kernels.triton.sizes import KB, SMALL_SHARED
-from ttt.results.atomic import write_text
 from ttt.results.benchmarks import BenchmarkLog, Row, read_benchmark
 from ttt.results.provenance import versions
 
@@ -31,7 +31,7 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 LAYERS = {"linear": 1, "mlp": 2}
 """Prefix of a kernel's name -> layers of its inner model."""
 
-BEGIN, END = "<!-- ttt-bench kernels: begin -->", "<!-- ttt-bench kernels: end -->"
+MARKERS = Markers("<!-- ttt-bench kernels: begin -->", "<!-- ttt-bench kernels: end -->")
 """The lines of a Markdown file between which the table is written."""
 
 NOTES = f"""\
@@ -124,15 +124,19 @@ Columns = tuple[Column[CompiledKernel], ...]
 def bench_kernels(config: KernelBenchConfig) -> Path:
     """Compile and count the kernels, print the table, and return the path of the benchmark's file.
 
+    With ``config.warm``, fill a Triton cache instead, and return its folder.
+
     Raises:
         UserError: an unknown kernel or target, no Triton, or a file that cannot be written.
         RunError: a kernel does not compile; all others have been compiled and recorded.
     """
     _refuse_without_compiler()
     if config.markdown:
-        _around(Path(config.markdown))
+        around(Path(config.markdown), MARKERS)
     columns = COLUMNS + (beside(Path(config.beside)) if config.beside else ())
     jobs = list(_jobs(config))
+    if config.warm:
+        return _fill_cache(Path(config.warm), jobs)
     log = BenchmarkLog(Path(config.runs), "kernels", asdict(config), torch.get_num_threads())
     triton_version = versions()["triton"]
     print(f"triton {triton_version}; kernels are compiled ahead of time and counted, not run\n")
@@ -151,11 +155,33 @@ def bench_kernels(config: KernelBenchConfig) -> Path:
         lines.append(line)
     print(f"\n{NOTES}")
     if config.markdown:
-        _write_markdown(Path(config.markdown), columns, lines, triton_version)
+        heading = f"With triton {triton_version}; the last times are a model by datasheet, not a measurement."
+        write_between(Path(config.markdown), MARKERS, [heading, "", *markdown_lines(columns, lines)])
     if failures:
         raise RunError(f"{len(failures)} of {len(jobs)} kernels do not compile, the first: {failures[0]}")
     log.finish()
     return log.path
+
+
+def _fill_cache(folder: Path, jobs: list[Job]) -> Path:
+    """Compile everything that a launch may use into a Triton cache, print a line for each kernel, return the folder."""
+    from ttt.kernels.triton.compile import compile_into
+    from ttt.kernels.triton.configurations import launched
+
+    done = set[tuple[object, ...]]()
+    for job in jobs:
+        layer = _layer(job.configuration)
+        for configuration in launched(DTYPES[job.dtype], job.D, job.b, layer, job.target):
+            known = (configuration.key, job.target)
+            if configuration.kernel == job.configuration.kernel and known not in done:
+                compile_into(folder, configuration, job.target)
+                done.add(known)
+                shown = ", ".join(f"{name}={value}" for name, value in configuration.constexprs.items())
+                line = f"{configuration.kernel} {job.target} {job.dtype} {shown}, {configuration.num_warps} warps"
+                print(line, flush=True)
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    print(f"{len(done)} kernels, {size / 2**20:.1f} MiB; use them with TRITON_CACHE_DIR={folder}")
+    return folder
 
 
 def _refuse_without_compiler() -> None:
@@ -198,27 +224,6 @@ def _compiled(config: KernelBenchConfig, job: Job) -> CompiledKernel:
 def _layer(configuration: "Configuration") -> str:
     """Return the prefix of the kernel's name: linear or mlp."""
     return configuration.kernel.partition("_")[0]
-
-
-def _around(path: Path) -> tuple[str, str]:
-    """Return the text of a file before and after its table, markers included.
-
-    Raises:
-        UserError: the file cannot be read or lacks the markers.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise UserError(f"{path}: needs one line {BEGIN} and one line {END}; the table is written between them")
-    return text[: text.index(BEGIN) + len(BEGIN)], text[text.index(END) :]
-
-
-def _write_markdown(path: Path, columns: Columns, lines: list[CompiledKernel], triton_version: str) -> None:
-    before, after = _around(path)
-    heading = f"With triton {triton_version}; the last times are a model by datasheet, not a measurement."
-    write_text(path, "\n".join([before, heading, "", *markdown_lines(columns, lines), after]))
 
 
 def beside(path: Path) -> Columns:

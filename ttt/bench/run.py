@@ -75,7 +75,7 @@ def _run(kind: Kind, config: BenchConfig, groups: Groups, table: Table, device: 
     print_headings(table.columns)
     rates: list[float] = []
     times: dict[Place, Spread] = {}
-    for group in groups():
+    for group in _in_turns(config, groups):
         measured = take_turns(group, config.rounds, device, partial(_peak, config, device))
         times |= {place_of(one): per_token(one, samples) for one, samples in measured.items() if one.read}
         rows = list(rows_of_group(measured, config.dtype, gpu))
@@ -115,6 +115,12 @@ def _measure_again(
                 log.measured_again(rows, counts[place], shorter)
                 times[place] = new if shorter else times[place]
                 print_rows(columns, rows)
+
+
+def _in_turns(config: BenchConfig, groups: Groups) -> Iterator[list[Measurement]]:
+    """Yield the groups, or with ``turns=false`` every measurement by itself."""
+    for group in groups():
+        yield from [group] if getattr(config, "turns", True) else ([one] for one in group)
 
 
 def _peak(config: BenchConfig, device: torch.device, measurement: Measurement) -> int | None:

@@ -86,7 +86,7 @@ def _peak(line: Line) -> str:
 def _identity(backbone: bool, width: int) -> Columns:
     """Return the columns that identify a line: model, sizes, kernel, and the name of the time."""
     return (
-        Column("model", 12, _shared("model"), left=True),
+        Column("model", 16, _shared("model"), left=True),
         *((Column("backbone", 11, _shared("backbone"), left=True),) if backbone else ()),
         Column("tokens", 6, _shared("tokens")),
         *((Column("B", 4, _shared("batch")),) if backbone else ()),

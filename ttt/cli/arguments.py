@@ -1,5 +1,6 @@
 """Command lines of names, flags and ``key=value``, for commands that Hydra does not run."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -13,7 +14,7 @@ OLD_SPELLINGS = {"--results": "runs", "--out": "out"}
 
 @dataclass
 class Arguments:
-    """A parsed command line: names without ``=``, flags such as ``--all``, and values by key."""
+    """A parsed command line: names, such as of run folders, flags such as ``--all``, and values by key."""
 
     names: list[str] = field(default_factory=list)
     flags: set[str] = field(default_factory=set)
@@ -22,6 +23,8 @@ class Arguments:
 
 def parse(words: Sequence[str], keys: Mapping[str, str], flags: Sequence[str] = ()) -> Arguments:
     """Parse a command line.
+
+    A word with ``=`` is a name if it is no key and a file or folder has that name.
 
     Args:
         words: the command line.
@@ -44,7 +47,7 @@ def parse(words: Sequence[str], keys: Mapping[str, str], flags: Sequence[str] = 
             if word not in flags:
                 raise UserError(f"{word}: no such flag; choose one of {', '.join([*flags, '--help'])}")
             parsed.flags.add(word)
-        elif not equals:
+        elif not equals or (name not in keys and os.path.lexists(with_home(word))):
             parsed.names.append(word)
         elif name not in keys:
             raise UserError(f"{word}: no such key; choose one of {', '.join(keys)}")

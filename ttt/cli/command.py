@@ -4,7 +4,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Generic, NoReturn, TypeVar, cast, get_origin, get_type_hints
@@ -24,6 +24,9 @@ from ttt.config.keys import REQUIRED, refuse_renamed
 
 C = TypeVar("C")
 MULTIRUN = ("-m", "--multirun")
+
+SLURM_LAUNCHER = "hydra/launcher=submitit_slurm"
+"""The override with which Hydra itself submits the jobs of a multirun."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,8 @@ class Command(Generic[C]):
             refuse_unknown_flags(sys.argv[1:])
             self._check_run(overrides)
             job = self._job(texts)
-            hydra.main(version_base="1.3", config_path=str(assets() / "conf"), config_name=self.config_name)(job)()
+            with _without_the_jobs_variables() if SLURM_LAUNCHER in overrides else nullcontext():
+                hydra.main(version_base="1.3", config_path=str(assets() / "conf"), config_name=self.config_name)(job)()
 
     def for_hydra(self, arguments: list[str]) -> tuple[list[str], dict[str, str]]:
         """Return the arguments in Hydra's notation, and the values of ``texts``.
@@ -122,6 +126,13 @@ class Command(Generic[C]):
                 self.run(config, overrides)
 
         return job
+
+
+def _without_the_jobs_variables() -> AbstractContextManager[None]:
+    """Return a context in which a submission passes on nothing of the job, if any, in which this command runs."""
+    from ttt.launch.slurm import outside_a_job
+
+    return outside_a_job()
 
 
 def subcommand(commands: Mapping[str, Command[Any]], help_text: str, kind: str, arguments: list[str]) -> None:

@@ -21,12 +21,12 @@ from ttt.cli.resolvers import register_resolvers
 from ttt.config.assets import assets
 from ttt.config.bench import InnerBenchConfig, KernelBenchConfig, LatencyBenchConfig, Method, ModelBenchConfig
 from ttt.config.errors import UserError, bad_value
+from ttt.config.exchange import ExportConfig, ImportConfig
 from ttt.config.keys import free_text_keys
-from ttt.config.layers import SHIPPED
+from ttt.config.layers import MODELS
 from ttt.config.schema import (
     ContextConfig,
     EvalConfig,
-    ExportConfig,
     GenerateConfig,
     InspectConfig,
     PrepareConfig,
@@ -46,6 +46,7 @@ SCHEMAS: dict[str, type[Any]] = {
     "eval": EvalConfig,
     "export": ExportConfig,
     "generate": GenerateConfig,
+    "import": ImportConfig,
     "prepare": PrepareConfig,
     "inspect": InspectConfig,
     "bench_inner": InnerBenchConfig,
@@ -72,7 +73,7 @@ def register_schemas() -> None:
     store = ConfigStore.instance()
     for name, schema in SCHEMAS.items():
         store.store(group="schema", name=name, node=schema, package="_global_")
-    for name, schema in SHIPPED.items():
+    for name, schema in MODELS.items():
         store.store(group="schema/model", name=name, node=schema)
     for name, layer in added_layers().items():
         store.store(group="schema/model", name=name, node=layer.schema(name=name))

@@ -7,8 +7,9 @@ from typing import Any
 
 from ttt.cli.command import Command, subcommand
 from ttt.config.keys import check_keys
-from ttt.config.plan import check_data, check_paths
+from ttt.config.plan import check_data
 from ttt.config.schema import InspectConfig, PrepareConfig
+from ttt.data.local import check_paths
 
 HELP = """\
 ttt-data prepares data ahead of ttt-train, which otherwise does it itself, and shows its content.

@@ -13,8 +13,9 @@ from ttt.cli.stopping import one_line_on_sigterm
 from ttt.config.errors import DivergedError, bad_value
 from ttt.config.identity import context_name
 from ttt.config.keys import check_keys
-from ttt.config.plan import check_paths
+from ttt.config.little_data import little_data
 from ttt.config.schema import EvalConfig
+from ttt.data.local import check_paths
 from ttt.results.copying import COPIES_BELOW
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ usage: ttt-eval run=FOLDER [KEY=VALUE ...]
   ttt-eval run=runs/NAME probe=context_gain             nats gained on the same 256 tokens by the context before them
   ttt-eval run=runs/NAME probe=context_gain longest=8192  on the tokens on which runs of context 8k are judged
   ttt-eval run=runs/NAME probe=copy                     the loss of repeated text: has the run learned to copy?
+  ttt-eval run=runs/NAME step=500                       the weights after 500 steps, kept by trainer.keep_every
+  ttt-eval run=runs/NAME average=4                      the mean of the weights of the last 4 checkpoints
 """
 
 
@@ -88,11 +91,13 @@ def _evaluate(config: EvalConfig, folder: RunFolder, live: bool) -> None:
     from ttt.evaluate.inner_loss import probe_run
     from ttt.evaluate.run import evaluate_run, load_run
     from ttt.models.device import choose_device
+    from ttt.results.checkpoints import Choice
     from ttt.results.inner_loss import per_dimension
 
     split = cast("Split", config.split or ("all" if config.data else "validation"))
     device = choose_device(config.device, "device")
-    run = load_run(folder, device, eval_tokens=config.eval_tokens, kernel=config.kernel)
+    choice = Choice(config.step, config.average)
+    run = load_run(folder, device, eval_tokens=config.eval_tokens, kernel=config.kernel, choice=choice)
     run = replace(_elsewhere(run, config, split), writable=not live)
     if config.probe == "inner_loss" and config.eval_tokens is None:
         run = replace(run, reading=replace(run.reading, eval_tokens=min(run.reading.eval_tokens, MOST_PROBED)))
@@ -130,7 +135,11 @@ def _warn_of_older_weights(run: TrainedRun) -> None:
 
 
 def _print_perplexity(run: TrainedRun, split: Split, evaluation: SplitEvaluation, read: str) -> None:
-    at = "" if run.step == run.record.steps else f" at step {run.step}"
+    from ttt.data.usage import describe_judged
+
+    mean = run.weights.startswith("mean")
+    at = f" at step {run.step}" if mean or run.step != run.record.steps else ""
+    at += f" ({run.weights.partition('-')[0].replace('mean', 'mean of ')} checkpoints)" if mean else ""
     reached = f"perplexity {evaluation.perplexity:.2f} ({evaluation.loss:.4f} nats/token){at}"
     if run.elsewhere:
         text = f"{split} of data={run.documents(split).data}" if split != "all" else f"data={run.documents(split).data}"
@@ -139,7 +148,13 @@ def _print_perplexity(run: TrainedRun, split: Split, evaluation: SplitEvaluation
             print(run.record.folder.evaluation(run.evaluation_name(split)))
     else:
         print(f"{run.record.folder.path}: {split} {reached}")
+    print(describe_judged(run.documents(split), evaluation.judged, evaluation.tokens), file=sys.stderr)
     print(f"loss by token index: mean of {evaluation.sequences} {read}", file=sys.stderr)
+    bits = evaluation.bits_per_byte
+    per_byte = "" if bits is None else f"{bits:.4f} bits per byte of text, "
+    print(f"{per_byte}{evaluation.accuracy:.1%} of the tokens were the most likely ones", file=sys.stderr)
+    if small := little_data(split, evaluation.judged, evaluation.tokens):
+        print(small, file=sys.stderr)
 
 
 def _print_inner_loss(folder: RunFolder, read: str, probe: Probe, factor: float, stored: bool) -> None:

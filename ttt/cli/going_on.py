@@ -8,7 +8,7 @@ from typing import Any
 from ttt.cli.added import added_layers, added_sources
 from ttt.config.errors import UserError, bad_value
 from ttt.config.identity import identity
-from ttt.config.layers import SHIPPED
+from ttt.config.layers import MODELS
 from ttt.config.plain import from_plain
 from ttt.config.schema import DataConfig, LayerConfig, TrainConfig
 from ttt.results.checkpoints import checkpoints
@@ -59,7 +59,7 @@ def going_on(config: TrainConfig, overrides: list[str]) -> tuple[TrainConfig, li
 def _own(record: Record) -> TrainConfig:
     """Return the configuration in a record."""
     model, source = record["config"]["model"]["name"], record["config"]["data"].get("source", "")
-    layer = SHIPPED.get(model) or (added_layers()[model].schema if model in added_layers() else LayerConfig)
+    layer = MODELS.get(model) or (added_layers()[model].schema if model in added_layers() else LayerConfig)
     sources = added_sources()
     return from_plain(record["config"], layer, sources[source].schema if source in sources else DataConfig)
 

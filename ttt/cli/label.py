@@ -17,7 +17,7 @@ from omegaconf.errors import InterpolationResolutionError
 from ttt.cli.compose import quote_option, register_schemas
 from ttt.config.assets import assets
 from ttt.config.label import TRIED, TRIED_IN_TEXT, Label, TableForm, names_only
-from ttt.config.layers import SHIPPED
+from ttt.config.layers import MODELS
 from ttt.config.plain import present_values, to_plain
 from ttt.config.schema import LayerConfig, Resolved, TrainConfig
 
@@ -42,7 +42,7 @@ def label_of_plain(config: Resolved) -> Label:
     A model, size or key that ``conf/`` does not have counts as no departure.
     """
     label = names_only(config)
-    config = config | {"model": present_values(SHIPPED.get(label.model, LayerConfig), config["model"])}
+    config = config | {"model": present_values(MODELS.get(label.model, LayerConfig), config["model"])}
     departures: dict[str, Any] = {}
     for group, name in (("model", label.model), ("size", label.size)):
         default = standard(group, name, label.ctx)

@@ -32,10 +32,10 @@ def with_matched_size(config: TrainConfig) -> TrainConfig:
     key, step = _free_key(config)
 
     def at(number: int) -> int:
-        return _parameters(_at_width(config, key, number * step))
+        return _parameters(_resized(config, key, number * step))
 
     found = min(_neighbours(at, wanted), key=lambda number: abs(at(number) - wanted)) * step
-    matched = _at_width(config, key, found)
+    matched = _resized(config, key, found)
     parameters = _parameters(matched)
     off = parameters / wanted - 1
     numbers = f"size.{key}={found} gives {own} {parameters:,} parameters, {size.match} has {wanted:,} ({off:+.2%})"
@@ -56,9 +56,10 @@ def _other(config: TrainConfig) -> TrainConfig:
     return replace(config, model=layer, backbone=backbone)
 
 
-def _at_width(config: TrainConfig, key: str, value: int) -> TrainConfig:
+def _resized(config: TrainConfig, key: str, number: int) -> TrainConfig:
+    """Return the configuration with another number for a key of the size, and without ``size.match``."""
     size = replace(config.size, match=None)
-    setattr(size, key, value)
+    setattr(size, key, number)
     return replace(config, size=size)
 
 

@@ -17,12 +17,16 @@ if TYPE_CHECKING:
 REPORT = "report"
 """Name of the HTML page with all figures, given in place of a figure's name."""
 
+TRAINING = "training"
+"""The figure that takes ``smooth=``."""
+
 HELP = """\
 ttt-plot draws figures from runs as PNG, PDF and CSV. Without arguments it lists the figures, and for how many of your
 runs each could be drawn.
 
 usage: ttt-plot FIGURE ... [RUN ...] [runs=FOLDER] [select=KEY=VALUE]
                 [out=FOLDER] [--strict] [--stopped]
+       ttt-plot training [RUN ...] [smooth=SHARE]
        ttt-plot compare [RUN ...] [x=KEY] [y=VALUE] [lines=KEY,KEY] [z=KEY]
                 [runs=FOLDER] [select=KEY=VALUE] [--table]
        ttt-plot [runs=FOLDER]
@@ -39,10 +43,12 @@ the axes from what varies.
                 (any key of the configuration, sweep, data, model, seed, status)
   x=            key of the configuration, or a measured value such as flops,
                 parameters or seconds; words become bars
-  y=perplexity  measured value: loss, perplexity, inner_loss, flops, parameters,
-                tokens_per_second, seconds, or any number that records hold
+  y=perplexity  measured value: loss, perplexity, bits_per_byte, accuracy,
+                inner_loss, flops, parameters, memory, tokens_per_second,
+                seconds, or any number that records hold
   lines=        keys whose values have lines of their own; method: the method
   z=            second key of a heat map
+  smooth=0.05   of training: average over this share of the steps; 0: none
   --table       also print the numbers and write them as CSV, Markdown and LaTeX
   out=figures   folder for the files; for report a file (figures/report.html)
   --strict      stop at the first unreadable file (default: report it and skip it)
@@ -78,7 +84,8 @@ def main(argv: list[str] | None = None) -> None:
         elif words == [COMPARE]:
             compare(_load(source, "train some: ttt-train"), arguments, out)
         elif everything or words:
-            _draw(_chosen([] if everything else words), source, out, partly=everything)
+            chosen = _smoothed(_chosen([] if everything else words), arguments.values.get("smooth"))
+            _draw(chosen, source, out, partly=everything)
         else:
             # The list is there at once; reading many runs takes seconds.
             print(_listing(), flush=True)
@@ -91,9 +98,14 @@ def arguments_of(words: list[str]) -> Arguments:
     Raises:
         UserError: an unknown key or flag, or a former spelling.
     """
-    keys, flags = {"runs": "FOLDER", "out": "FOLDER", "select": "KEY=VALUE"}, ["--all", "--strict", "--stopped"]
+    keys, flags = (
+        {"runs": "FOLDER", "out": "FOLDER", "select": "KEY=VALUE", "smooth": "SHARE"},
+        ["--all", "--strict", "--stopped"],
+    )
     if COMPARE in words:
         keys, flags = keys | KEYS, [*flags, TABLE]
+    if TRAINING in words:
+        keys = keys | {"smooth": "SHARE"}
     return parse(words, keys, flags)
 
 
@@ -140,6 +152,21 @@ def _chosen(names: list[str]) -> list[Figure]:
         if name not in known:
             raise UserError(f"{name}: no such figure; choose from {', '.join([COMPARE, *known])}")
     return [known[name] for name in names or known]
+
+
+def _smoothed(chosen: list[Figure], share: str | None) -> list[Figure]:
+    """Return the figures, that of the training with a moving average over ``share`` of the steps if it is given."""
+    if share is None:
+        return chosen
+    try:
+        window = float(share)
+    except ValueError:
+        window = -1.0
+    if not 0 <= window <= 1:
+        raise bad_value("smooth", share, "must be a share of the steps, from 0 to 1")
+    from ttt.plots.training import smoothed_over
+
+    return [smoothed_over(window) if figure.id == TRAINING else figure for figure in chosen]
 
 
 def _draw(chosen: list[Figure], source: Source, out: Path, partly: bool) -> None:

@@ -24,7 +24,7 @@ class BenchConfig:
     """Keys of every timing benchmark."""
 
     kernels: list[str] = key(list, "kernels of the inner loop: options of ttt-train's group kernel, or plain")
-    width: int = key(0, "model width", at_least=1)
+    width: int = key(0, "model width", at_least=1, at_most=10**6)
     heads: int = key(0, "heads; each has width / heads dimensions", at_least=1)
     tokens: list[int] = key(list, "lengths of the sequences", at_least=1, not_empty=True)
     batch: int = key(0, "sequences in a batch", at_least=1)
@@ -80,9 +80,9 @@ class ModelsConfig(BenchConfig):
     backbone: BackboneConfig | None = key(
         None, "backbone of all models; null: each model's default in ttt-train", hidden=True
     )
-    blocks: int = key(0, "number of blocks", at_least=1)
-    mlp_hidden: int = key(0, "hidden width of a block's SwiGLU", at_least=1)
-    vocab: int = key(0, "tokens of the vocabulary", at_least=1)
+    blocks: int = key(0, "number of blocks", at_least=1, at_most=10**5)
+    mlp_hidden: int = key(0, "hidden width of a block's SwiGLU", at_least=1, at_most=10**7)
+    vocab: int = key(0, "tokens of the vocabulary", at_least=1, at_most=10**7)
     decode: int = key(0, "tokens to decode one by one; 0: none", at_least=0)
 
 
@@ -104,6 +104,11 @@ class LatencyBenchConfig(ModelsConfig):
     train: bool = key(True, "time training steps: forward and backward pass")
     inner: bool = key(True, "on a GPU: also time the Triton kernels, next to the counts of ttt-bench kernels")
     memory: bool = key(True, "measure the peak memory of training and prefill; on a CPU each in a separate process")
+    turns: bool = key(
+        True,
+        "measure all models of a context in turns; false: one after another, each printed and saved at once, for a "
+        "machine that is lent for minutes",
+    )
     dtype: str = key(
         "float32",
         "precision; in 16 bits training is autocast over float32 weights, prefill and decoding see half_weights",
@@ -136,8 +141,16 @@ class KernelBenchConfig:
     checkpoint_group: int = key(
         0, "mini-batches per W that the forward pass stores; 0: 16 for linear, 64 for mlp", at_least=0
     )
+    warm: str | None = key(
+        None,
+        "folder of a Triton cache to fill with the kernels, instead of counting them: on a machine with this Triton "
+        "and a GPU of these targets TRITON_CACHE_DIR=FOLDER saves their compilation",
+        free_text=True,
+    )
     markdown: str | None = key(None, "file to write the table into, between its markers", free_text=True)
-    beside: str | None = key(None, "benchmark.json of another Triton version, whose spilled bytes become a column")
+    beside: str | None = key(
+        None, "benchmark.json of another Triton version, whose spilled bytes become a column", free_text=True
+    )
     runs: str = key("runs", "folder in which the benchmark creates its run folder", free_text=True)
 
     def check(self) -> None:
@@ -145,5 +158,29 @@ class KernelBenchConfig:
 
         Raises:
             UserError: a value that no kernel supports, or an empty list.
+        """
+        check_keys(self)
+
+
+STAGES = ("machine", "compare", "kernels", "mixers", "profile", "sanitize", "train", "latency")
+"""Stages of ``python -m ttt.bench.gpu``, in their order."""
+
+
+@dataclass
+class GPUBenchConfig:
+    """``python -m ttt.bench.gpu``: the Triton kernels on a GPU, in stages."""
+
+    out: str = key("runs/gpu", "folder of the tables, one CSV file for each stage", free_text=True)
+    stages: list[str] = key(list, "stages to run; none: all", choices=STAGES)
+    seconds: int = key(600, "limit of all stages together; each has a share of it", at_least=10)
+    document: str | None = key(
+        None, "file to write the saved tables into, between its markers, instead of running stages", free_text=True
+    )
+
+    def check(self) -> None:
+        """Check that the values are in range.
+
+        Raises:
+            UserError: a value out of its range, or no such stage.
         """
         check_keys(self)

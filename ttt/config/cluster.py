@@ -15,7 +15,7 @@ twice a minute and may send the signal half a minute early."""
 class ClusterConfig:
     """The resources of a job on a cluster. A job is one run."""
 
-    name: str = key(REQUIRED, "name of the cluster; default: name of its file")
+    name: str = key(REQUIRED, "name of the cluster; default: the name of its YAML")
     executor: str = key("slurm", "slurm, or local for processes on this machine", choices=("slurm", "local"))
     partition: str | None = key(
         None, "SLURM partition; null: SLURM's default, also for the next three keys", free_text=True

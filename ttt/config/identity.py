@@ -136,7 +136,10 @@ def _frozen(group: str, values: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _counting(values: Resolved, defaults: Resolved, frozen: tuple[str, ...]) -> Resolved:
-    return {key: value for key, value in values.items() if key in frozen or value != defaults.get(key)}
+    counting = {key: value for key, value in values.items() if key in frozen or value != defaults.get(key)}
+    # The keys of a layer in a hybrid count one by one.
+    groups = {key for key in counting.keys() - set(frozen) if isinstance(defaults.get(key), dict)}
+    return {key: _counting(value, defaults[key], ()) if key in groups else value for key, value in counting.items()}
 
 
 def run_id(config: TrainConfig) -> str:

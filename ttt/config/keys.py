@@ -14,6 +14,9 @@ REQUIRED = "???"
 
 BOUNDS = {"at_least": operator.ge, "above": operator.gt, "at_most": operator.le, "below": operator.lt}
 
+LARGEST = 10**15
+"""Of numbers that have no upper bound of their own: counts beyond it overflow when they are multiplied."""
+
 OTHER_RULES = {"choices", "not_empty", "file_name", "hidden", "free_text", "formerly"}
 
 LARGEST_SEED = 2**32 - 1
@@ -30,22 +33,19 @@ def key(default: Any, meaning: str, **rules: Any) -> Any:
     """Return the dataclass field of a key.
 
     Args:
-        default: the default value, or a class such as ``list`` or ``SizeConfig`` that creates it.
+        default: the default value, or a class such as ``list`` or ``SizeConfig``, or another function, that creates it.
         meaning: the text of ``--help``.
         rules: checked by ``check_keys``, in a list for each value: the bounds ``at_least``, ``above``, ``at_most`` and
-            ``below``, which also exclude infinity; ``choices``, a tuple of all allowed values; ``not_empty=True`` for
-            a list; ``file_name=True`` for a text that becomes the name of a folder or a part of it. ``hidden=True``
-            omits the key, or the keys of a group, from ``--help``. ``free_text=True``: see ``free_text_keys``.
+            ``below``, which also exclude infinity and numbers above ``LARGEST``; ``choices``, a tuple of all allowed
+            values; ``not_empty=True`` for a list; ``file_name=True`` for a text that becomes the name of a folder or a
+            part of it. ``hidden=True`` omits the key, or the keys of a group, from ``--help``. ``free_text=True``: see
+            ``free_text_keys``.
             ``formerly``: value of an earlier version, as in old records -> present value.
     """
-    if (
-        unknown := rules.keys()
-        - BOUNDS.keys()
-        - {"choices", "not_empty", "file_name", "hidden", "free_text", "formerly"}
-    ):
+    if unknown := rules.keys() - BOUNDS.keys() - OTHER_RULES:
         raise TypeError(f"no such rule: {', '.join(sorted(unknown))}")
     metadata = {"help": meaning, **rules}
-    if isinstance(default, type):
+    if callable(default):
         return field(default_factory=default, metadata=metadata)
     return field(default=default, metadata=metadata)
 
@@ -125,6 +125,8 @@ def _allowed_instead_of(value: Any, rules: Mapping[str, Any], choose: str) -> st
     if bounds and not isinstance(value, int | float):
         return "must be a number"
     if all(BOUNDS[name](value, bound) for name, bound in bounds.items()):
-        return "must be finite" if bounds and math.isinf(value) else None
+        if bounds and value > LARGEST:
+            return "must be finite" if math.isinf(value) else f"must be at most {LARGEST:.0e}"
+        return None
     words = [f"{name.replace('_', ' ')} {bound}" for name, bound in bounds.items()]
     return f"must be {' and '.join(words).replace('above 0', 'positive')}"

@@ -4,10 +4,11 @@ They are defined here, not in ``ttt/layers/``, so that composing a configuration
 may define its keys in its own file there, which is then imported to compose a configuration.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import partial
 from typing import ClassVar
 
-from ttt.config.errors import bad_value
+from ttt.config.errors import UserError, bad_value, counted
 from ttt.config.keys import REQUIRED, key
 from ttt.config.schema import LayerConfig
 
@@ -88,6 +89,9 @@ class AttentionConfig(LayerConfig):
     """Causal softmax attention with RoPE, the sequence layer of Transformer++."""
 
     rope_base: float = key(10000.0, "base of RoPE", above=0)
+    window: int | None = key(
+        None, "tokens that a token sees, itself included (sliding-window attention); null: all", at_least=1
+    )
 
 
 @dataclass
@@ -129,11 +133,147 @@ class MambaConfig(LayerConfig):
     norm_eps: float = key(1e-6, "epsilon of the model's norms; the package's is 1e-5", above=0)
 
 
+@dataclass
+class GatedConfig(LayerConfig):
+    """Keys of the recurrent layers with keys and values of their own widths: DeltaNet, Gated DeltaNet and GLA."""
+
+    heads: int | None = key(None, "heads of this layer; null: size.heads", at_least=1)
+    expand_k: float = key(1.0, "width of all keys together, in multiples of the model width", above=0)
+    expand_v: float = key(1.0, "width of all values together, in multiples of the model width", above=0)
+    conv_kernel: int | None = key(
+        CONV_KERNEL,
+        "width in tokens of the convolutions on queries, keys and values, with a SiLU after them; null: neither",
+        at_least=1,
+    )
+    gate: bool = key(True, "an output gate SiLU(x theta_G) after the heads' norm")
+
+
+@dataclass
+class DeltaNetConfig(GatedConfig):
+    """The delta rule, with the defaults of its paper and of the package flash-linear-attention."""
+
+    gate: bool = key(False, "an output gate SiLU(x theta_G) after the heads' norm; the paper has none")
+    negative_eigenvalues: bool = key(False, "beta between 0 and 2 instead of 0 and 1 (arXiv 2411.12537)")
+
+
+@dataclass
+class GatedDeltaNetConfig(GatedConfig):
+    """The delta rule with a decay. Keys and values have the paper's ratio 1 : 2, in the 4 C^2 weights of attention.
+
+    The paper and flash-linear-attention have 0.75 and 1.5, which makes 6 C^2 weights, and fewer blocks.
+    """
+
+    expand_k: float = key(
+        0.5, "width of all keys together, in multiples of the model width; the paper's: 0.75", above=0
+    )
+    expand_v: float = key(
+        1.0, "width of all values together, in multiples of the model width; the paper's: 1.5", above=0
+    )
+    negative_eigenvalues: bool = key(False, "beta between 0 and 2 instead of 0 and 1 (arXiv 2411.12537)")
+
+
+@dataclass
+class GLAConfig(GatedConfig):
+    """Gated linear attention, with the defaults of its paper but the heads: the paper has 4 at every size."""
+
+    expand_k: float = key(0.5, "width of all keys together, in multiples of the model width", above=0)
+    conv_kernel: int | None = key(
+        None,
+        "width in tokens of convolutions on queries, keys and values, with a SiLU after them; null: neither, as in the "
+        "paper",
+        at_least=1,
+    )
+    decay_rank: int = key(16, "rank of the decays' projection", at_least=1)
+    decay_root: float = key(16.0, "the decay is the root of this degree of sigmoid(...)", above=0)
+
+
+@dataclass
+class Mamba2Config(LayerConfig):
+    """State space duality, with the defaults of the package mamba-ssm."""
+
+    state_size: int = key(128, "state dimensions of a channel", at_least=1)
+    expand: int = key(2, "inner width in multiples of the model width", at_least=1)
+    head_dim: int | None = key(
+        None, "inner channels of a head, which share a decay; null: the size's head width, usually 64", at_least=1
+    )
+    groups: int = key(1, "groups of heads; the heads of a group share B and C", at_least=1)
+    conv_kernel: int = key(CONV_KERNEL, "width of the convolution in tokens", at_least=1)
+    projection_init: str = key(
+        "uniform",
+        "initial in_proj and out_proj; uniform: torch's default, as in the package; normal: size.init_std",
+        choices=("uniform", "normal"),
+    )
+    norm_eps: float = key(1e-5, "epsilon of the layer's and the model's norms", above=0)
+
+
 SHIPPED: dict[str, type[LayerConfig]] = {
     "ttt_linear": TTTConfig,
     "ttt_mlp": TTTConfig,
     "linear_attention": LinearAttentionConfig,
     "transformer": AttentionConfig,
     "mamba": MambaConfig,
+    "deltanet": DeltaNetConfig,
+    "gated_deltanet": GatedDeltaNetConfig,
+    "gla": GLAConfig,
+    "mamba2": Mamba2Config,
 }
 """``model=`` option -> schema."""
+
+
+@dataclass
+class HybridConfig(LayerConfig):
+    """Several layers in one stack. ``pattern`` names them; the keys of each are below its name in the pattern."""
+
+    pattern: list[str] = key(
+        list,
+        "layers of successive blocks, repeated to the last block: the groups of keys below, or added layers",
+        not_empty=True,
+    )
+    ttt_linear: TTTConfig = key(partial(TTTConfig, name="ttt_linear"), "keys of this layer")
+    ttt_mlp: TTTConfig = key(partial(TTTConfig, name="ttt_mlp"), "keys of this layer")
+    linear_attention: LinearAttentionConfig = key(
+        partial(LinearAttentionConfig, name="linear_attention"), "keys of this layer"
+    )
+    attention: AttentionConfig = key(partial(AttentionConfig, name="transformer"), "keys of this layer")
+    sliding_attention: AttentionConfig = key(
+        partial(AttentionConfig, name="transformer", window=512), "keys of this layer"
+    )
+    mamba: MambaConfig = key(partial(MambaConfig, name="mamba"), "keys of this layer")
+    deltanet: DeltaNetConfig = key(partial(DeltaNetConfig, name="deltanet"), "keys of this layer")
+    gated_deltanet: GatedDeltaNetConfig = key(partial(GatedDeltaNetConfig, name="gated_deltanet"), "keys of this layer")
+    gla: GLAConfig = key(partial(GLAConfig, name="gla"), "keys of this layer")
+    mamba2: Mamba2Config = key(partial(Mamba2Config, name="mamba2"), "keys of this layer")
+
+    def check(self) -> None:
+        """Check the layers of the pattern.
+
+        Raises:
+            UserError: a value out of its range, or values that contradict each other; the key has the layer's name.
+        """
+        if not self.pattern:
+            raise bad_value("model.pattern", "[]", "name at least one layer, such as [ttt_linear, attention]")
+        for name in dict.fromkeys(self.pattern):
+            config = getattr(self, name, None)
+            if isinstance(config, LayerConfig):
+                try:
+                    config.check()
+                except UserError as error:
+                    raise UserError(str(error).replace("model.", f"model.{name}.")) from error
+
+    def check_fits(self, blocks: int) -> None:
+        """Check that the pattern is repeated a whole number of times.
+
+        Raises:
+            UserError: it is not.
+        """
+        if blocks % len(self.pattern):
+            count, names = counted(len(self.pattern), "layer"), f"[{','.join(self.pattern)}]"
+            raise bad_value("model.pattern", names, f"has {count}, which must divide size.blocks={blocks}")
+
+    def names(self) -> list[str]:
+        """Return the names with keys of their own, which a pattern can have besides those of added layers."""
+        return [item.name for item in fields(self) if isinstance(getattr(self, item.name), LayerConfig)]
+
+
+MODELS: dict[str, type[LayerConfig]] = SHIPPED | {"hybrid": HybridConfig}
+"""``model=`` option -> schema, with the option that is no layer."""

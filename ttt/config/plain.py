@@ -17,19 +17,20 @@ def from_plain(
 
     Keys with the names of an earlier version are translated, unknown keys are ignored.
     """
-    config = _build(TrainConfig, {RENAMED.get(key, key): value for key, value in plain.items()})
-    config.model = _build(layer_schema, plain["model"])
-    config.data = _build(data_schema, plain["data"])
+    config = build_group(TrainConfig, {RENAMED.get(key, key): value for key, value in plain.items()})
+    config.model = build_group(layer_schema, plain["model"])
+    config.data = build_group(data_schema, plain["data"])
     return config
 
 
-def _build(schema: type[C], plain: Resolved) -> C:
+def build_group(schema: type[C], plain: Resolved) -> C:
+    """Return the configuration of a group from plain containers; unknown keys are ignored."""
     hints = get_type_hints(schema)
     values: dict[str, Any] = {}
     for field in fields(cast(Any, schema)):
         if field.name in plain:
             value, kind = plain[field.name], hints[field.name]
-            values[field.name] = _build(cast(type, kind), value) if is_dataclass(kind) else _present(field, value)
+            values[field.name] = build_group(cast(type, kind), value) if is_dataclass(kind) else _present(field, value)
     return schema(**values)
 
 

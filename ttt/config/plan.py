@@ -1,13 +1,12 @@
 """The plan of a run: sequences per step, their split over devices, and the number of steps."""
 
-import glob
 import hashlib
 from dataclasses import dataclass
 
 from ttt.config.errors import UserError, bad_value
 from ttt.config.keys import check_keys
+from ttt.config.layers import HybridConfig
 from ttt.config.schema import DataConfig, RecipeConfig, TrainConfig, TrainerConfig
-from ttt.config.system import user_path
 
 SMALLEST_VOCABULARY = 256 + 1
 """Tokens of the smallest tokenizer that is trained: one per byte, and the end of a document."""
@@ -106,6 +105,8 @@ def check(config: TrainConfig) -> StepPlan:
     """
     check_keys(config)
     config.model.check()
+    if isinstance(config.model, HybridConfig):
+        config.model.check_fits(config.size.blocks)
     if config.model.has_heads:
         check_heads(config.size.width, config.size.heads, "size.")
     _check_recipe(config.recipe)
@@ -132,6 +133,9 @@ def check_heads(width: int, heads: int, prefix: str = "") -> None:
 
 
 def _check_recipe(recipe: RecipeConfig) -> None:
+    if recipe.imported is not None:
+        allowed = "the weights were imported, their training cannot go on; start a new run with from=FOLDER"
+        raise bad_value("recipe.imported", recipe.imported[:12], allowed)
     if len(recipe.betas) != 2:
         raise bad_value("recipe.betas", list(recipe.betas), "must be two numbers")
     if recipe.final_learning_rate > recipe.learning_rate:
@@ -158,23 +162,6 @@ def check_data(data: DataConfig) -> None:
     if data.validation_fraction + data.test_fraction >= 1:
         allowed = f"with data.validation_fraction={data.validation_fraction} must be below 1, to leave training text"
         raise bad_value("data.test_fraction", data.test_fraction, allowed)
-
-
-def check_paths(data: DataConfig) -> None:
-    """Check that the files of the text and of the tokenizer exist, before anything large is loaded.
-
-    Sources that are not shipped may use ``path`` for something else than files.
-
-    Raises:
-        UserError: a path is missing or does not exist.
-    """
-    if data.source == "local" and not data.path:
-        raise bad_value("data.path", data.path, "give a folder, a file, or a pattern such as texts/*.txt")
-    single = data.path if data.source in ("local", "hub", "tokens") and not glob.has_magic(data.path or "") else None
-    if single and not user_path(single).exists():
-        raise bad_value("data.path", single, "does not exist")
-    if data.tokenizer is not None and not user_path(data.tokenizer).is_file():
-        raise bad_value("data.tokenizer", data.tokenizer, "no such file")
 
 
 def check_device(trainer: TrainerConfig, kind: str) -> None:

@@ -1,4 +1,7 @@
-"""Keys of all commands but ``ttt-bench`` and ``ttt-sweep``: type, default, meaning and allowed values of each.
+"""Keys of most commands: type, default, meaning and allowed values of each.
+
+Those of ``ttt-bench`` are in ``bench.py``, of ``ttt-sweep`` in ``sweep.py``, of ``ttt-export`` and ``ttt-import`` in
+``exchange.py``.
 
 Values that depend on a group's option are in ``conf/GROUP/OPTION.yaml``. Keys that are not defined here are errors.
 This module imports nothing heavy, so that ``--help`` and errors are printed at once.
@@ -39,10 +42,10 @@ class SizeConfig:
     """
 
     name: str = key(REQUIRED, "the size's name", file_name=True)
-    width: int = key(0, "model width", at_least=1)
-    blocks: int = key(0, "number of blocks", at_least=1)
+    width: int = key(0, "model width", at_least=1, at_most=10**6)
+    blocks: int = key(0, "number of blocks", at_least=1, at_most=10**5)
     heads: int = key(0, "number of heads; each has width / heads dimensions", at_least=1)
-    mlp_hidden: int = key(0, "hidden width of a block's SwiGLU", at_least=1)
+    mlp_hidden: int = key(0, "hidden width of a block's SwiGLU", at_least=1, at_most=10**7)
     match: str | None = key(
         None,
         "a model, such as mamba: set mlp_hidden, or width where the block has no SwiGLU, so that the parameters are "
@@ -112,7 +115,7 @@ class DataConfig:
     max_tokens: int | None = key(
         None, "read the source only until its documents have this many tokens; null: read all of it", at_least=1
     )
-    vocab_size: int = key(4096, "tokens of the BPE tokenizer that is trained on the text", at_least=1)
+    vocab_size: int = key(4096, "tokens of the BPE tokenizer that is trained on the text", at_least=1, at_most=10**7)
     tokenizer: str | None = key(None, "a tokenizer.json or tokenizer.model; null: train one", free_text=True)
     validation_fraction: float = key(
         0.0, "share of documents for validation, chosen by a hash of their text", at_least=0, below=1
@@ -156,6 +159,7 @@ class RecipeConfig:
     )
     clip: float = key(0.0, "maximum gradient norm; 0: no clipping", at_least=0)
     parent_share: float = key(0.0, "training tokens as a share of the parent's", at_least=0)
+    imported: str | None = key(None, "SHA-256 of weights that ttt-import has read", hidden=True)
 
 
 @dataclass
@@ -208,6 +212,11 @@ class TrainerConfig:
     )
     max_steps: int | None = key(None, "stop after this many steps of the recipe's schedule", at_least=1)
     checkpoint_every: int = key(250, "steps between checkpoints; 0: only at the end", at_least=0)
+    keep_every: int = key(
+        0,
+        "steps between checkpoints that are kept for ttt-eval step= and average=, besides the newest two; 0: none",
+        at_least=0,
+    )
     eval_every: int = key(0, "steps between validations while training; 0: only at the end", at_least=0)
     eval_test: bool = key(True, "evaluate the test split too at the end; validation selects, test is reported")
     log_every: int = key(1, "steps between logged values", at_least=1)
@@ -272,6 +281,12 @@ class EvalConfig:
         "contexts are judged on the same tokens if it is the same; null: the run's context",
         at_least=512,
     )
+    step: int | None = key(
+        None,
+        "weights after this many steps, of a checkpoint that trainer.keep_every kept; null: the newest",
+        at_least=0,
+    )
+    average: int = key(1, "mean of the weights of this many checkpoints, up to step", at_least=1)
     eval_tokens: int | None = key(
         None,
         "maximum number of tokens to read for each measure; null: as in training, for probe=context_gain 256 windows, "
@@ -282,22 +297,6 @@ class EvalConfig:
     kernel: KernelConfig | None = key(
         None, "kernel that computes the inner loop; null: the run's, or auto if it cannot run here"
     )
-
-
-@dataclass
-class ExportConfig:
-    """A run of ``ttt-export``."""
-
-    run: str = key(REQUIRED, "folder of a trained run", free_text=True)
-    out: str = key(REQUIRED, "folder to write, new or empty", free_text=True)
-    released: bool = key(
-        False,
-        "parameter names of the authors' released code, and released.json with its settings (TTT-Linear, TTT-MLP)",
-    )
-    kernel: KernelConfig | None = key(
-        None, "kernel in the exported config.yaml; null: the run's, with auto in place of cpu and triton"
-    )
-    overwrite: bool = key(False, "write into a folder that is not empty; other files in it stay")
 
 
 @dataclass

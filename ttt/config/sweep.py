@@ -23,10 +23,11 @@ ADDED_GROUPS = ("ablation",)
 
 @dataclass(frozen=True)
 class SweepRule:
-    """A rule for the grid points that match ``when``.
+    """A rule for the grid points that match ``when`` and not ``unless``.
 
     Attributes:
         when: axis -> values; a grid point must match every axis named. Empty: every grid point matches.
+        unless: axis -> values; a grid point that matches every axis named is left alone. Empty: none is.
         add: overrides added to these runs.
         skip: leave these runs out of the sweep.
         start_from: axis -> value: the run starts from the weights of the run that differs from it only in these axes.
@@ -35,6 +36,7 @@ class SweepRule:
     """
 
     when: dict[str, tuple[str, ...]]
+    unless: dict[str, tuple[str, ...]] = field(default_factory=dict)
     add: tuple[str, ...] = ()
     skip: bool = False
     start_from: GridPoint = field(default_factory=dict)
@@ -42,7 +44,12 @@ class SweepRule:
 
     def matches(self, point: GridPoint) -> bool:
         """Return whether the rule applies to this grid point."""
-        return all(point[axis] in values for axis, values in self.when.items())
+        excepted = bool(self.unless) and _agrees(point, self.unless)
+        return _agrees(point, self.when) and not excepted
+
+
+def _agrees(point: GridPoint, values: dict[str, tuple[str, ...]]) -> bool:
+    return all(point[axis] in allowed for axis, allowed in values.items())
 
 
 @dataclass(frozen=True)
@@ -139,16 +146,23 @@ def read_sweep(name: str, plain: object) -> Sweep:
 
 
 def _rule(plain: object, name: str, where: str, axes: list[str]) -> SweepRule:
-    content = _mapping(plain, name, where, ("when", "add", "skip", "from", "resources"))
-    when = _by_axis(content.get("when", {}), name, f"{where}.when", axes)
+    content = _mapping(plain, name, where, ("when", "unless", "add", "skip", "from", "resources"))
+    when, unless = (_points(content.get(key, {}), name, f"{where}.{key}", axes) for key in ("when", "unless"))
     start_from = _by_axis(content.get("from", {}), name, f"{where}.from", axes)
     return SweepRule(
-        {axis: tuple(map(_text, values if isinstance(values, list) else [values])) for axis, values in when.items()},
+        when,
+        unless,
         _overrides(content.get("add", []), name, f"{where}.add"),
         bool(content.get("skip", False)),
         {axis: _text(value) for axis, value in start_from.items()},
         dict(_mapping(content.get("resources", {}), name, f"{where}.resources", RESOURCES)),
     )
+
+
+def _points(plain: object, name: str, where: str, axes: list[str]) -> dict[str, tuple[str, ...]]:
+    """Return axis -> values as in a grid point; a single value needs no list."""
+    named = _by_axis(plain, name, where, axes)
+    return {axis: tuple(map(_text, values if isinstance(values, list) else [values])) for axis, values in named.items()}
 
 
 def _by_axis(plain: object, name: str, where: str, known: Any = None) -> dict[str, Any]:

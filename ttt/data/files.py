@@ -13,6 +13,8 @@
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 
@@ -36,6 +38,18 @@ def offsets_name(split: str) -> str:
 def sums_name(split: str) -> str:
     """Return the name of the sums of a split's blocks, such as ``train.sums.npy``."""
     return f"{split}.sums.npy"
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Write an array as a ``.npy`` file.
+
+    Into a file of its own, numpy writes without Python: the error of a full disk then has neither reason nor number.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with path.open("wb") as file:
+        np.save(cast(Any, SimpleNamespace(write=file.write)), array, allow_pickle=False)
 
 
 def read_offsets(folder: Path, split: str) -> np.ndarray:

@@ -4,6 +4,7 @@ import numpy as np
 
 from ttt.config.errors import bad_value
 from ttt.config.identity import context_name
+from ttt.config.little_data import little_data
 from ttt.config.text_table import text_table
 from ttt.data.corpus import Corpus, Documents
 from ttt.data.manifest import LATER_FIELDS
@@ -31,7 +32,9 @@ def describe_corpus(corpus: Corpus) -> str:
     columns = [_column(documents, manifest["splits"][split]) for split, documents in corpus.splits.items()]
     rows = [[name, *(f"{column[name]:,}" for column in columns)] for name in columns[0]]
     rows += [[f"tokens used at {context_name(ctx)}", *_shares(corpus, ctx)] for ctx in CONTEXTS]
-    return "\n".join([*head, text_table([["", *corpus.splits], *rows], left=[0])])
+    validation = manifest["splits"]["validation"]
+    small = little_data("validation", validation["documents"], validation["tokens"])
+    return "\n".join([*head, text_table([["", *corpus.splits], *rows], left=[0]), *([small] if small else [])])
 
 
 def _shares(corpus: Corpus, ctx: int) -> list[str]:

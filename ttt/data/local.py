@@ -107,6 +107,22 @@ def files_of(named: str | None) -> Files:
     return Files(Path(os.path.commonpath([file.parent for file in readable])), readable, len(found) - len(readable))
 
 
+def check_paths(data: DataConfig) -> None:
+    """Check that the files of the text and of the tokenizer exist, before anything large is loaded.
+
+    Sources that are not shipped may use ``path`` for something else than files.
+
+    Raises:
+        UserError: a path is missing or does not exist, or no readable file is there.
+    """
+    if data.source == "local" or (data.source == "hub" and data.path):
+        files_of(data.path)
+    elif data.source == "tokens" and data.path and not user_path(data.path).exists():
+        raise bad_value("data.path", data.path, "does not exist")
+    if data.tokenizer is not None and not user_path(data.tokenizer).is_file():
+        raise bad_value("data.tokenizer", data.tokenizer, "no such file")
+
+
 def reader_of(path: Path) -> str:
     """Return the reader of a file; files with unknown endings are text."""
     name = path.name.lower()

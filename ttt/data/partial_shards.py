@@ -19,6 +19,7 @@ import numpy as np
 
 from ttt.config.system import renamed_at_the_end
 from ttt.data.documents import SPLITS, Selection, sha256_of
+from ttt.data.files import write_array
 from ttt.data.sources import Document
 from ttt.data.vocabulary import dtype_of, open_vocabulary
 
@@ -74,11 +75,11 @@ def write_partial_shard(shard: PartialShard) -> None:
     with renamed_at_the_end(shard.folder) as partial:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        np.save(partial / "tokens.npy", np.concatenate([empty, *tokens]), allow_pickle=False)
-        np.save(partial / "entries.npy", np.array(entries, ENTRY), allow_pickle=False)
+        write_array(partial / "tokens.npy", np.concatenate([empty, *tokens]))
+        write_array(partial / "entries.npy", np.array(entries, ENTRY))
         if any(document.split for document in admitted):
             splits = [SPLITS.index(document.split) if document.split else BY_HASH for document in admitted]
-            np.save(partial / "splits.npy", np.array(splits, np.int8), allow_pickle=False)
+            write_array(partial / "splits.npy", np.array(splits, np.int8))
         (partial / "names.txt").write_bytes(b"".join(names))
 
 

@@ -246,7 +246,7 @@ def _describe(folder: Path, description: Manifest, splits: dict[str, Places], sh
 
 def _write_sums(folder: Path, split: str, shards: list[dict[str, Any]], dtype: np.dtype) -> None:
     sums = [block_sums(folder / shard["file"], shard["tokens"] * dtype.itemsize) for shard in shards]
-    np.save(folder / files.sums_name(split), np.concatenate([np.zeros(0, np.uint32), *sums]), allow_pickle=False)
+    files.write_array(folder / files.sums_name(split), np.concatenate([np.zeros(0, np.uint32), *sums]))
 
 
 def _clear_up(build: BuildDir) -> None:
@@ -262,7 +262,7 @@ def _split_sizes(folder: Path, split: str, places: Places) -> dict[str, Any]:
     tokens = places.entries["tokens"]
     offsets = np.zeros(len(tokens) + 1, np.int64)
     np.cumsum(tokens, out=offsets[1:])
-    np.save(folder / files.offsets_name(split), offsets, allow_pickle=False)
+    files.write_array(folder / files.offsets_name(split), offsets)
     bounds = shard_bounds(tokens)
     shards = [
         {"file": files.shard_name(split, number), "tokens": int(tokens[first:end].sum())}

@@ -138,9 +138,9 @@ def _write_files(paths: dict[str, Path], vocabulary: Vocabulary, build: Path, sh
         with tqdm(total=len(tokens), desc=split, unit=" tokens", unit_scale=True, disable=not show_progress) as bar:
             offsets, size = _documents(tokens, vocabulary, lengths, path, bar)
         offsets_file, sums_file = build / files.offsets_name(split), build / files.sums_name(split)
-        np.save(offsets_file, offsets, allow_pickle=False)
+        files.write_array(offsets_file, offsets)
         sums = block_sums(path, tokens.nbytes) if path else np.zeros(0, np.uint32)
-        np.save(sums_file, sums, allow_pickle=False)
+        files.write_array(sums_file, sums)
         shards = {_shard(split, path): path} if path else {}
         shard_entries = [{"file": name, "tokens": len(tokens)} for name in shards]
         sizes = {"documents": len(offsets) - 1, "tokens": len(tokens), "bytes": size}

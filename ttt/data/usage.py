@@ -50,6 +50,17 @@ def describe_usage(documents: Documents, ctx: int) -> str:
     return f"{head}; shorter documents and the ends of others are left out, data.join=true joins them"
 
 
+def describe_judged(documents: Documents, judged: int, tokens: int) -> str:
+    """Return one line with the share of a split that an evaluation has judged: documents, and tokens with a loss."""
+    of_documents, of_tokens = len(documents), len(documents.tokens)
+    head = f"{judged:,} of {of_documents:,} documents ({_share(judged, of_documents)})"
+    line = f"judged: {head}, {tokens:,} of {of_tokens:,} tokens ({_share(tokens, of_tokens)})"
+    if documents.joined:
+        return f"{line}, joined"
+    left_out = "; the others are shorter than the context, or beyond data.eval_tokens"
+    return line if judged == of_documents else line + left_out
+
+
 def documents_in(windows: Windows, documents: Documents) -> int:
     """Return the number of documents with a token in ``windows``, whose starts ascend."""
     starts = np.asarray(windows.starts[np.arange(len(windows))])

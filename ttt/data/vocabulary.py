@@ -38,6 +38,10 @@ class Vocabulary(Protocol):
         """Return the bytes of a token; one character may be split over several tokens."""
         ...
 
+    def name_of(self, token: int) -> str:
+        """Return the name of a token in the tokenizer's file."""
+        ...
+
 
 class JSONVocabulary:
     """A ``tokenizer.json`` of the library ``tokenizers``; special tokens in a text are encoded as plain text."""
@@ -64,6 +68,10 @@ class JSONVocabulary:
         """See ``Vocabulary``."""
         return self._token_bytes(token)
 
+    def name_of(self, token: int) -> str:
+        """See ``Vocabulary``."""
+        return str(self._tokenizer.id_to_token(token))
+
 
 class SentencePieceVocabulary:
     """A ``tokenizer.model`` of sentencepiece, such as Llama-2's. It may normalise texts."""
@@ -82,6 +90,10 @@ class SentencePieceVocabulary:
     def bytes_of(self, token: int) -> bytes:
         """See ``Vocabulary``."""
         return piece_bytes(self._processor.id_to_piece(token), byte_fallback=self._processor.is_byte(token))
+
+    def name_of(self, token: int) -> str:
+        """See ``Vocabulary``."""
+        return str(self._processor.id_to_piece(token))
 
 
 @cache
@@ -107,17 +119,17 @@ def tokenizer_file(folder: Path) -> Path:
     return folder / MODEL if (folder / MODEL).exists() else folder / JSON
 
 
-def check_tokenizer(path: Path) -> str:
-    """Return the file name of a user's tokenizer in a prepared corpus.
+def check_tokenizer(path: Path, key: str = "data.tokenizer") -> str:
+    """Return the file name of a user's tokenizer in a prepared corpus or a run; ``key`` named it.
 
     Raises:
         UserError: the file is missing or of another kind.
     """
     ending = path.suffix.lower()
     if ending not in (".json", ".model"):
-        raise bad_value("data.tokenizer", path, "give a tokenizer.json, or a tokenizer.model of sentencepiece")
+        raise bad_value(key, path, "give a tokenizer.json, or a tokenizer.model of sentencepiece")
     if not path.is_file():
-        raise bad_value("data.tokenizer", path, "no such file")
+        raise bad_value(key, path, "no such file")
     return JSON if ending == ".json" else MODEL
 
 
@@ -142,8 +154,8 @@ def tokenizer_version(path: Path) -> dict[str, str]:
     return {name: f"{sha256}{without}{' with gaps between ids' if sparse else ''}"}
 
 
-def open_users(path: Path, folder: Path) -> Vocabulary:
-    """Return the vocabulary of ``folder``, whose tokenizer is a copy of the user's file ``path``.
+def open_users(path: Path, folder: Path, key: str = "data.tokenizer") -> Vocabulary:
+    """Return the vocabulary of ``folder``, whose tokenizer is a copy of the user's file ``path``, which ``key`` named.
 
     Raises:
         UserError: it is not a tokenizer.
@@ -151,7 +163,7 @@ def open_users(path: Path, folder: Path) -> Vocabulary:
     try:
         return open_vocabulary(folder)
     except (OSError, ValueError) as error:
-        raise UserError(f"data.tokenizer={path}: cannot be used ({first_line(error)}); give another file") from error
+        raise UserError(f"{key}={path}: cannot be used ({first_line(error)}); give another file") from error
 
 
 def dtype_of(vocabulary: Vocabulary) -> np.dtype:

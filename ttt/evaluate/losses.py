@@ -12,14 +12,24 @@ from tqdm import tqdm
 from ttt.config.errors import DivergedError
 from ttt.data.windows import Windows
 from ttt.layers.diagnose import with_diagnosis
-from ttt.models.language_model import token_losses
+from ttt.models.language_model import token_predictions
 
 
-@torch.no_grad()
 def window_losses(
     model: nn.Module, windows: Windows, device: torch.device, device_tokens: int, show_progress: bool, what: str
 ) -> Iterator[Tensor]:
-    """Yield the cross entropy in nats, [B, T] float64 on the CPU, of all windows in order.
+    """Yield the losses of ``window_predictions``."""
+    for losses_BT, _ in window_predictions(model, windows, device, device_tokens, show_progress, what):
+        yield losses_BT
+
+
+@torch.no_grad()
+def window_predictions(
+    model: nn.Module, windows: Windows, device: torch.device, device_tokens: int, show_progress: bool, what: str
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the losses and whether the most likely token was the right one, of all windows in order, on the CPU.
+
+    Losses are the cross entropy in nats, [B, T] float64; the other tensor is bool [B, T].
 
     Args:
         model: a language model on ``device``.
@@ -39,7 +49,7 @@ def window_losses(
     for start in tqdm(starts, desc=what, unit="batch", leave=False, disable=not show_progress):
         indices = range(start, min(start + batch, len(windows)))
         ids_BS = windows.batch(indices).to(device)
-        losses_BT = token_losses(model, ids_BS)
+        losses_BT, right_BT = token_predictions(model, ids_BS)
         if not losses_BT.isfinite().all():
             raise DivergedError(with_diagnosis(f"{what}: the loss is not finite", model, ids_BS[:, :-1]))
-        yield losses_BT.cpu().double()
+        yield losses_BT.cpu().double(), right_BT.cpu()

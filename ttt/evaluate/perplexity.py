@@ -6,6 +6,7 @@ Shapes: B windows at once, T context length, D documents.
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import starmap
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from ttt.data.corpus import Documents
 from ttt.data.usage import documents_in
 from ttt.data.windows import Windows, windows_within
-from ttt.evaluate.losses import window_losses
+from ttt.evaluate.losses import window_predictions
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class SplitEvaluation:
         document: int64 [D], numbers of the documents with predicted tokens.
         document_loss: float64 [D], the sum of their losses in nats.
         document_tokens: int64 [D], the number of these tokens.
+        accuracy: share of the tokens in ``loss`` that were the most likely ones.
+        text_bytes: bytes of text of the tokens in ``loss``; 0: not counted.
     """
 
     loss: float
@@ -42,6 +45,13 @@ class SplitEvaluation:
     document: np.ndarray
     document_loss: np.ndarray
     document_tokens: np.ndarray
+    accuracy: float
+    text_bytes: int = 0
+
+    @property
+    def bits_per_byte(self) -> float | None:
+        """The loss in bits per byte of text, which compares across tokenizers; None if no bytes were counted."""
+        return self.loss * self.tokens / math.log(2) / self.text_bytes if self.text_bytes else None
 
     @property
     def perplexity(self) -> float:
@@ -72,8 +82,8 @@ def evaluate_split(
     """
     windows = windows_within(documents, ctx).subset(max(1, eval_tokens // ctx))
     sums = _DocumentSums(windows, documents)
-    losses = window_losses(model, windows, device, device_tokens, show_progress, "perplexity")
-    loss_T = _mean_over_windows(map(sums.add, losses))
+    predictions = window_predictions(model, windows, device, device_tokens, show_progress, "perplexity")
+    loss_T = _mean_over_windows(starmap(sums.add, predictions))
     read = np.flatnonzero(sums.tokens)
     return SplitEvaluation(
         float(loss_T.mean()),
@@ -85,26 +95,31 @@ def evaluate_split(
         read,
         sums.loss[read],
         sums.tokens[read],
+        sums.right / (len(windows) * ctx),
     )
 
 
 class _DocumentSums:
-    """Sums of losses and counts of predicted tokens by document, over batches of windows in their order."""
+    """Sums of losses and counts of predicted tokens by document, over batches of windows in their order.
+
+    ``right`` counts the tokens that were the most likely ones.
+    """
 
     def __init__(self, windows: Windows, documents: Documents) -> None:
         self.starts = np.asarray(windows.starts[np.arange(len(windows))])
         self.offsets = documents.offsets
         self.loss, self.tokens = np.zeros(len(documents)), np.zeros(len(documents), np.int64)
-        self._done = 0
+        self.right, self._done = 0, 0
 
-    def add(self, losses_BT: Tensor) -> Tensor:
-        """Add the next windows, and return their losses."""
+    def add(self, losses_BT: Tensor, right_BT: Tensor) -> Tensor:
+        """Add the next windows, with whether the most likely token was the right one; return their losses."""
         B, T = losses_BT.shape
         places_BT = self.starts[self._done : self._done + B, None] + np.arange(1, T + 1)
         document = np.searchsorted(self.offsets, places_BT.ravel(), "right") - 1
         found, place = np.unique(document, return_inverse=True)
         self.loss[found] += np.bincount(place, losses_BT.numpy().ravel())
         self.tokens[found] += np.bincount(place)
+        self.right += int(right_BT.sum())
         self._done += B
         return losses_BT
 

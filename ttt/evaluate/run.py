@@ -5,7 +5,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -19,15 +19,16 @@ from ttt.config.system import file_sha256
 from ttt.data.corpus import Corpus, Documents, load_corpus
 from ttt.data.prepared import find_prepared
 from ttt.data.sources import data_schema
-from ttt.data.vocabulary import tokenizer_file
+from ttt.data.vocabulary import open_vocabulary, tokenizer_file
 from ttt.evaluate.perplexity import SplitEvaluation, evaluate_split
+from ttt.evaluate.text_bytes import count_text_bytes
 from ttt.kernels.dispatch import why_not_here
-from ttt.layers.registry import layer_type
+from ttt.layers.registry import layer_schema
 from ttt.models.build import build_model
 from ttt.models.language_model import LanguageModel
 from ttt.models.memory import keep_freed_memory
-from ttt.models.weights import load_weights
-from ttt.results.checkpoints import newest_whole
+from ttt.models.weights import load_mean_weights
+from ttt.results.checkpoints import Choice, chosen_whole
 from ttt.results.document_losses import read_document_losses, write_document_losses
 from ttt.results.metrics import MetricLog, Split
 from ttt.results.origin import data_from_here
@@ -70,8 +71,9 @@ class TrainedRun:
         step: optimizer steps of the weights.
         reading: settings of its evaluations.
         metrics: its metrics, if they are in memory; None: read them from its folder.
-        elsewhere: it is evaluated at another context or on another text than trained.
+        elsewhere: it is evaluated at another context or on another text than trained, or with chosen weights.
         writable: its folder may be written; False: the run is still training.
+        weights: name of the weights that were chosen instead of the newest: ``step100``, ``mean3-step100``; else empty.
     """
 
     record: RunRecord
@@ -82,6 +84,7 @@ class TrainedRun:
     metrics: MetricLog | None = None
     elsewhere: bool = False
     writable: bool = True
+    weights: str = ""
 
     @cached_property
     def corpus(self) -> Corpus:
@@ -114,9 +117,10 @@ class TrainedRun:
         return self.corpus.splits[split]
 
     def evaluation_name(self, split: Split) -> str:
-        """Return the name of an evaluation at another context or on another text: ``local-8k-all-1a2b3c4d``."""
+        """Return the name of an evaluation beside the run's own: ``local-8k-all-1a2b3c4d``, ``...-step100``."""
         name = self.documents(split).data
-        return f"{name}-{context_name(self.reading.ctx)}-{split}-{self.corpus.digest[:8]}"
+        text = f"{name}-{context_name(self.reading.ctx)}-{split}-{self.corpus.digest[:8]}"
+        return f"{text}-{self.weights}" if self.weights else text
 
     def metric_log(self, split: Split) -> MetricLog:
         """Return the table for new values of a split: the run's metrics, or that of an evaluation elsewhere.
@@ -139,8 +143,11 @@ class TrainedRun:
     def outdated(self, split: Split) -> bool:
         """Return whether the weights are older than the results of the run.
 
-        This is so if the last checkpoint of a finished run, or of a run that was evaluated already, is lost.
+        This is so if the last checkpoint of a finished run, or of a run that was evaluated already, is lost. Chosen
+        weights are not outdated, whatever their step.
         """
+        if self.weights:
+            return False
         content = self.record.content
         result = content["results"].get(split)
         evaluated = 0 if result is None else result.get("step", content["steps"])
@@ -153,8 +160,9 @@ def load_run(
     show_progress: bool = True,
     eval_tokens: int | None = None,
     kernel: KernelConfig | None = None,
+    choice: Choice = Choice(),  # noqa: B008 - frozen
 ) -> TrainedRun:
-    """Return the run in ``folder`` with the weights of its newest undamaged checkpoint.
+    """Return the run in ``folder`` with the weights of its newest undamaged checkpoint, or others by choice.
 
     Args:
         folder: a run with at least one checkpoint.
@@ -162,25 +170,29 @@ def load_run(
         show_progress: show progress bars.
         eval_tokens: maximum number of tokens to read for each measure; None: as in the run's configuration.
         kernel: computes the inner loop; None: the kernel of the training, or ``auto`` if it cannot run here.
+        choice: the weights.
 
     Raises:
         UserError: there is no such run or no undamaged checkpoint, or ``kernel`` cannot run here.
     """
     record = RunRecord.read(folder)
     config = restore_config(record.content)
-    checkpoint = newest_whole(folder.checkpoints)
-    if checkpoint is None:
+    used = chosen_whole(folder.checkpoints, choice)
+    if not used:
         raise UserError(f"{folder.path}: has no checkpoint to evaluate; train it further with ckpt=last")
     chosen = kernel or kernel_here(config.kernel, device)
     vocab_size = record.content["data"]["vocab_size"]
     model = build_model(config.model, config.size, config.backbone, chosen, vocab_size)
-    load_weights(model, checkpoint.path)
+    load_mean_weights(model, [checkpoint.path for checkpoint in used])
     if device.type == "cpu":
         keep_freed_memory()
     tokens = config.data.eval_tokens if eval_tokens is None else eval_tokens
     reading = Reading(config.ctx.length, tokens, device, config.trainer.device_tokens, show_progress)
     find = partial(corpus_of, record, config.data, show_progress)
-    return TrainedRun(record, find, model.to(device), checkpoint.step, reading)
+    step = used[0].step
+    own = choice.average == 1 and choice.step in (None, record.steps)
+    weights = "" if own else f"step{step}" if choice.average == 1 else f"mean{choice.average}-step{step}"
+    return TrainedRun(record, find, model.to(device), step, reading, elsewhere=bool(weights), weights=weights)
 
 
 def corpus_of(record: RunRecord, data: DataConfig, show_progress: bool) -> Corpus:
@@ -189,7 +201,13 @@ def corpus_of(record: RunRecord, data: DataConfig, show_progress: bool) -> Corpu
     Raises:
         UserError: the corpus is in no cache, and its source is missing or has changed since the training.
     """
-    found = find_prepared(data, record.content["data"]["digest"])
+    digest = record.content["data"]["digest"]
+    if not digest:
+        line = (
+            "was imported without data, so that no text is its own; name one with data=, or import it again with data="
+        )
+        raise UserError(f"{record.folder.path}: {line}")
+    found = find_prepared(data, digest)
     if found is not None:
         return found
     corpus = load_corpus(data, show_progress)
@@ -213,7 +231,7 @@ def restore_config(record: Record) -> TrainConfig:
         UserError: it names an unknown layer or source.
     """
     plain = {**record["config"], "data": data_from_here(record)}
-    return from_plain(plain, layer_type(plain["model"]["name"]).schema, data_schema(plain))
+    return from_plain(plain, layer_schema(plain["model"]["name"]), data_schema(plain))
 
 
 def evaluate_run(run: TrainedRun, split: Split) -> SplitEvaluation:
@@ -241,6 +259,9 @@ def evaluate_run(run: TrainedRun, split: Split) -> SplitEvaluation:
         reading.device_tokens,
         reading.show_progress,
     )
+    vocabulary = open_vocabulary(run.corpus.folder)
+    text_bytes = count_text_bytes(documents.tokens, evaluation.starts, reading.ctx, vocabulary)
+    evaluation = replace(evaluation, text_bytes=text_bytes)
     if log is None:
         return evaluation
     _log_evaluation(log, split, run.step, evaluation)
@@ -248,6 +269,8 @@ def evaluate_run(run: TrainedRun, split: Split) -> SplitEvaluation:
     result = _result(run, documents, evaluation)
     if run.elsewhere:
         result |= {"data": documents.data, "split": split}
+        if run.weights:
+            result["weights"] = run.weights
         run.record.evaluated_elsewhere(run.evaluation_name(split), result)
     else:
         _write_document_losses(run, split, evaluation)
@@ -287,6 +310,10 @@ def _result(run: TrainedRun, documents: Documents, evaluation: SplitEvaluation) 
             "ctx": run.reading.ctx,
             "windows": WINDOWS_OF_JOINED if documents.joined else WINDOWS_WITHIN,
             "documents": evaluation.judged,
+            "of_documents": len(documents),
+            "of_tokens": len(documents.tokens),
         },
         "step": run.step,
+        "accuracy": evaluation.accuracy,
+        "bits_per_byte": evaluation.bits_per_byte,
     }

@@ -23,7 +23,10 @@ from ttt.kernels.cpu.build import CompilerError, load
 COMPILED = ("cpu", "triton")
 """Kernels that some machines lack."""
 
-KERNELS = ("auto", "primal", "dual", *COMPILED)
+PACKAGES = {"fla": "flash-linear-attention", "mamba_ssm": "mamba-ssm"}
+"""Kernels that a package brings -> the package; they run on GPUs."""
+
+KERNELS = ("auto", "primal", "dual", *COMPILED, *PACKAGES)
 
 DEFAULT_GROUP = 16
 """``kernel.checkpoint_group`` of the primal and the dual kernel where it is null; the compiled kernels have their own
@@ -43,6 +46,8 @@ def choose_kernel(config: KernelConfig, spec: InnerSpec) -> InnerKernel:
     has_dual, reason = isinstance(spec.model, InnerMLP), why_unsupported(spec)
     if config.name == "dual" and not has_dual:
         raise bad_value("kernel.name", "dual", "this inner model has no dual form; choose auto for the primal form")
+    if config.name in PACKAGES:
+        raise bad_value("kernel.name", config.name, "has no kernel for TTT layers; choose auto")
     if config.name == "triton":
         reason = reason or _why_no_triton()
     if config.name in COMPILED and reason:
@@ -79,6 +84,8 @@ def why_not_here(name: str, device: torch.device) -> str | None:
     """Return why the kernel of this name cannot run on this machine and device, or None."""
     if name == "cpu":
         return _why_no_compiler() if device.type == "cpu" else f"it runs on CPUs, not on {device.type}"
+    if name in PACKAGES:
+        return None if device.type == "cuda" else f"it runs on GPUs, not on {device.type}"
     return (_why_no_triton() or _why_not_triton_on(device)) if name == "triton" else None
 
 
@@ -105,7 +112,7 @@ class CompiledKernel:
             UserError: the kernel that ``config`` names does not support these inputs.
         """
         triton = self._is_triton(inputs.q)
-        reason = _why_not_triton(loop, inputs) if triton else _why_not_cpu(loop, inputs)
+        reason = _why_not_triton(loop, state, inputs) if triton else _why_not_cpu(loop, inputs)
         if reason and self.config.name != "auto":
             raise bad_value("kernel.name", self.config.name, f"{reason}; choose auto")
         if triton and not torch.compiler.is_compiling():
@@ -175,6 +182,8 @@ def _why_no_triton() -> str | None:
         interpreted = _triton_op().INTERPRETED
     except ImportError as error:
         return f"Triton cannot be imported: {error}"
+    if problem := _triton_op().unsupported(1, (), 1, torch.float32):
+        return str(problem)
     if not interpreted and not torch.cuda.is_available():
         return "no GPU is found, and TRITON_INTERPRET=1, which runs the kernels slowly on a CPU, is not set"
     return None
@@ -187,7 +196,7 @@ def _why_not_triton_on(device: torch.device) -> str | None:
     return f"it runs on GPUs, and with TRITON_INTERPRET=1 on CPUs, not on {device.type}"
 
 
-def _why_not_triton(loop: InnerLoop, inputs: InnerInputs) -> str | None:
+def _why_not_triton(loop: InnerLoop, state: InnerState, inputs: InnerInputs) -> str | None:
     """Return why Triton's kernels cannot compute these inputs, or None."""
     missing = _why_no_triton()
     if missing:
@@ -197,8 +206,9 @@ def _why_not_triton(loop: InnerLoop, inputs: InnerInputs) -> str | None:
     views = inputs.q
     if elsewhere := _why_not_triton_on(views.device):
         return elsewhere
-    # Dynamo cannot trace the call that reads the device's shared memory; the operator checks it when it runs.
-    device = None if torch.compiler.is_compiling() else views.device
+    # The decode kernel fits every device. Dynamo cannot trace the call that reads the shared memory; the operator
+    # checks it when it runs.
+    device = None if torch.compiler.is_compiling() or _decodes(loop, state, inputs) else views.device
     hidden = _hidden(loop, inputs)
     return _triton_op().unsupported(views.shape[-1], hidden, loop.mini_batch_size, views.dtype, device)
 
@@ -220,13 +230,19 @@ def _triton_rest(
     fallback: InnerKernel, loop: InnerLoop, state: InnerState, inputs: InnerInputs
 ) -> tuple[Tensor, InnerState]:
     """Compute part of a mini-batch: a single token without gradients with the decode kernel, else with ``fallback``."""
-    tensors = (*inputs[:4], *loop.norm, *state.tensors, loop.tau)
-    if inputs.length != 1 or (torch.is_grad_enabled() and any(x.requires_grad for x in tensors)):
+    if not _decodes(loop, state, inputs):
         return _in_float32(fallback)(loop, state, inputs)
     token, offset = with_halved_loss(loop, inputs)[:4], state.offset
     z, after = _triton_op().decode_token(state.W, state.grad_sum or (), *loop.norm, *token, loop.tau, offset)
     ends = offset + 1 == loop.mini_batch_size
     return z, InnerState(after) if ends else InnerState(state.W, after, offset=offset + 1)
+
+
+def _decodes(loop: InnerLoop, state: InnerState, inputs: InnerInputs) -> bool:
+    """Return whether the decode kernel computes these inputs: one token, part of a mini-batch, without gradients."""
+    tensors = (*inputs[:4], *loop.norm, *state.tensors, loop.tau)
+    differentiates = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+    return inputs.length == 1 < loop.mini_batch_size and not differentiates
 
 
 def _in_float32(fallback: InnerKernel) -> InnerKernel:

@@ -8,7 +8,7 @@ from pathlib import Path
 from ttt.config.errors import UserError
 from ttt.config.schema import Resolved
 from ttt.launch.status import RunStatus
-from ttt.results.atomic import replacing
+from ttt.results.atomic import remove_partials, replacing
 from ttt.results.record import Record, RunFolder, read_record, write_config, write_record
 
 PATH_KEYS = (("runs",), ("run",), ("runs_dir",), ("run_dir",), ("data", "cache_dir"), ("parent", "run"))
@@ -47,6 +47,7 @@ def _copy(run: RunFolder, copy: RunFolder) -> str | None:
     before = _record_or_none(copy)
     if before and before["status"] == "finished" and before["timing"]["started"] != record["timing"]["started"]:
         return f"kept: {copy.path} is another training of this run; remove it to collect {run.path}"
+    remove_partials(copy.path)
     tables = [run.metrics, *run.tables, *sorted(run.evaluations.glob("*.parquet"))]
     for source, target in ((table, copy.path / table.relative_to(run.path)) for table in tables):
         if source.exists() and not (target.exists() and filecmp.cmp(source, target, shallow=False)):

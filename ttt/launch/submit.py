@@ -42,7 +42,7 @@ def submit(
         report: called with one line per array.
 
     Raises:
-        UserError: SLURM is not installed or refuses a job; jobs submitted before it remain.
+        UserError: SLURM is not installed or refuses a job, or the disk is full; jobs submitted before it remain.
     """
     clusters = {run.run_id: resources.of(run) for run in runs}
     if resources.cluster.executor == "local":
@@ -50,8 +50,7 @@ def submit(
         start_queue(folder, resources.cluster)
         report(f"{counted(len(runs), 'run')} on this machine, {resources.cluster.parallel} at a time")
         return
-    for command in ("sbatch", "srun"):
-        require_slurm(command, resources.cluster.name)
+    require_commands(resources.cluster)
     jobs = dict(active)
     for array in job_arrays(runs, clusters):
         first_run = array[0]
@@ -62,6 +61,17 @@ def submit(
         array_id = lines[0]["job_id"].partition("_")[0]
         after = f", after {dependency}" if dependency else ""
         report(f"job {array_id}: {counted(len(lines), 'run')}{after}")
+
+
+def require_commands(cluster: ClusterConfig) -> None:
+    """Check that the commands of SLURM that a submission needs are installed; submitit also looks for srun.
+
+    Raises:
+        UserError: one is not installed.
+    """
+    if cluster.executor == "slurm":
+        for command in ("sbatch", "srun"):
+            require_slurm(command, cluster.name)
 
 
 def job_arrays(runs: list[PlannedRun], clusters: dict[str, ClusterConfig]) -> Iterator[list[PlannedRun]]:
@@ -92,5 +102,8 @@ def _submit_array(
         line, remedy = one_line(str(error)), f"correct slurm/{cluster.name}.yaml, or set slurm.KEY=VALUE"
         remedy = next((other for part, other in LIMITS.items() if part in line), remedy)
         raise UserError(f"slurm={cluster.name}: {line}; {remedy}") from error
+    except OSError as error:
+        line = f"{folder.submitit}: cannot be written ({error.strerror}); free disk space"
+        raise UserError(f"{line}, then submit again") from error
     name = str(cluster.additional.get("job-name", origin.sweep))
     return [slurm_line(run, job.job_id, name) for run, job in zip(runs, jobs, strict=True)]

@@ -14,15 +14,15 @@ STD_OF_TRUNCATED = 0.87962566103423978
 
 
 class CausalConv(nn.Module):
-    """One filter of K taps per channel, with bias: output t depends on inputs t - K + 1 ... t. [B, T, C] -> [B, T, C].
+    """One filter of K taps per channel: output t depends on inputs t - K + 1 ... t. [B, T, C] -> [B, T, C].
 
     ``weight`` is [C, 1, K], its last tap is for the current token; initial values are those of ``nn.Conv1d``: uniform
-    in +-K^-0.5, the bias too.
+    in +-K^-0.5, the bias too. Without ``bias``, ``bias`` is None.
     """
 
-    def __init__(self, channels: int, kernel_size: int) -> None:
+    def __init__(self, channels: int, kernel_size: int, bias: bool = True) -> None:
         super().__init__()
-        reference = nn.Conv1d(channels, channels, kernel_size, groups=channels)
+        reference = nn.Conv1d(channels, channels, kernel_size, groups=channels, bias=bias)
         self.weight, self.bias = reference.weight, reference.bias
 
     def init_lecun(self) -> None:
@@ -30,8 +30,8 @@ class CausalConv(nn.Module):
         # Flax divides by the standard deviation of a normal distribution that is cut off at 2.
         std = self.weight.shape[-1] ** -0.5 / STD_OF_TRUNCATED
         nn.init.trunc_normal_(self.weight, std=std, a=-2 * std, b=2 * std)
-        assert self.bias is not None
-        nn.init.zeros_(self.bias)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
 
     def forward(self, x_BTC: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Filter every channel, with zeros before the first token. The state has the last ``inputs`` [B, K - 1, C]."""

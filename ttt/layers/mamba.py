@@ -10,13 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ttt.config.errors import bad_value
 from ttt.config.layers import MambaConfig
 from ttt.config.schema import KernelConfig
-from ttt.kernels.dispatch import check_name, is_scan_compiled
+from ttt.kernels.dispatch import is_scan_compiled
 from ttt.layers import mamba_kernels
 from ttt.layers.convolution import CausalConv
 from ttt.layers.flops import count_flops
 from ttt.layers.mamba_kernels import GatedScan
+from ttt.layers.recurrence import check_package
 from ttt.layers.registry import LayerSpec, register_layer
 from ttt.layers.selective_scan import selective_scan
 from ttt.layers.state import State, named, part
@@ -42,7 +44,7 @@ class Mamba(nn.Module):
 
     def __init__(self, config: MambaConfig, spec: LayerSpec) -> None:
         super().__init__()
-        check_name(spec.kernel)
+        check_package(spec.kernel, "mamba_ssm", mamba_kernels.scan)
         self.kernel = spec.kernel
         inner, N = config.expand * spec.width, config.state_size
         rank = math.ceil(spec.width / 16) if config.dt_rank is None else config.dt_rank
@@ -89,11 +91,16 @@ def _delta_projection(rank: int, inner: int) -> nn.Linear:
     """Return a linear map R -> E; softplus of its initial bias is log-uniform in [DELTA_MIN, DELTA_MAX]."""
     layer = nn.Linear(rank, inner)
     nn.init.uniform_(layer.weight, -(rank**-0.5), rank**-0.5)
-    log_delta = torch.empty(inner).uniform_(math.log(DELTA_MIN), math.log(DELTA_MAX))
-    delta = log_delta.exp().clamp(min=DELTA_FLOOR)
     with torch.no_grad():
-        layer.bias.copy_(delta + torch.log(-torch.expm1(-delta)))  # the inverse of softplus
+        layer.bias.copy_(initial_delta(inner))
     return layer
+
+
+def initial_delta(channels: int) -> Tensor:
+    """Return biases [channels] whose softplus is log-uniform in [DELTA_MIN, DELTA_MAX]."""
+    log_delta = torch.empty(channels).uniform_(math.log(DELTA_MIN), math.log(DELTA_MAX))
+    delta = log_delta.exp().clamp(min=DELTA_FLOOR)
+    return delta + torch.log(-torch.expm1(-delta))  # the inverse of softplus
 
 
 def choose_scan(kernel: KernelConfig, device: torch.device, h_BEN: Tensor | None, tokens: int) -> GatedScan:
@@ -103,11 +110,13 @@ def choose_scan(kernel: KernelConfig, device: torch.device, h_BEN: Tensor | None
     but has no gradient.
 
     Raises:
-        UserError: ``kernel=cpu`` cannot run here.
+        UserError: ``kernel=cpu`` or ``kernel=mamba_ssm`` cannot run here.
     """
     if is_scan_compiled(kernel, device):
         return compiled_scan
     if device.type != "cuda":
+        if kernel.name == "mamba_ssm":
+            raise bad_value("kernel.name", kernel.name, f"it runs on GPUs, not on {device.type}; choose auto")
         return plain_scan
     if h_BEN is None:
         return mamba_kernels.scan() or plain_scan

@@ -1,7 +1,7 @@
 """Adapters for the kernels of the ``mamba_ssm`` package, which run on CUDA devices.
 
-Shapes: B batch, T tokens, E inner width, N state size. The kernels have not been run with these adapters: the tests
-replace them by the package's reference formulas.
+Shapes: B batch, T tokens, E inner width, N state size; for Mamba-2 H heads of P channels, G groups of heads. The
+kernels have not been run with these adapters: the tests replace them by the package's reference formulas.
 """
 
 from collections.abc import Callable
@@ -9,13 +9,23 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
+import torch
 from torch import Tensor
+
+from ttt.layers.chunks import Recurrence
 
 GatedScan = Callable[
     [Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]
 ]
 """``(u_BTE, dt_BTE, A_EN, B_BTN, C_BTN, D_E, z_BTE, dt_bias_E, h_BEN)`` -> the scan from h with softplus(dt + dt_bias),
 times SiLU(z), and the last state."""
+
+
+DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+"""Dtypes of tokens that Mamba-2's kernels take."""
+
+MAMBA_2_CHUNK = 256
+"""The package's default."""
 
 
 @cache
@@ -62,3 +72,25 @@ def step() -> GatedScan | None:
         return y_BE.unsqueeze(1), h
 
     return fused_step
+
+
+@cache
+def state_space() -> Recurrence | None:
+    """Return the package's chunked scan of Mamba-2, or None if it is not installed.
+
+    Arguments and results are those of ``ttt.layers.mamba2.state_space``.
+    """
+    try:
+        scan = import_module("mamba_ssm.ops.triton.ssd_combined").mamba_chunk_scan_combined
+    except ImportError:
+        return None
+
+    def fused_scan(
+        u_BTHP: Tensor, delta_BTH: Tensor, A_H: Tensor, B_BTGN: Tensor, C_BTGN: Tensor, h_BHNP: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        inputs = (x.contiguous() for x in (u_BTHP, delta_BTH.float(), A_H.float(), B_BTGN, C_BTGN))
+        before = h_BHNP.mT.contiguous()
+        y_BTHP, h_BHPN = scan(*inputs, chunk_size=MAMBA_2_CHUNK, initial_states=before, return_final_states=True)
+        return y_BTHP, h_BHPN.mT.contiguous()
+
+    return fused_scan

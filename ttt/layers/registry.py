@@ -8,6 +8,7 @@ from torch import nn
 
 from ttt.config.discover import modules_of
 from ttt.config.errors import bad_value
+from ttt.config.layers import MODELS
 from ttt.config.schema import KernelConfig, LayerConfig
 
 
@@ -77,6 +78,15 @@ def layer_type(name: str) -> LayerType:
     if name not in types:
         raise bad_value("model.name", name, f"choose one of {', '.join(types)}")
     return types[name]
+
+
+def layer_schema(name: str) -> type[LayerConfig]:
+    """Return the schema of ``model=name``, also of a hybrid of layers.
+
+    Raises:
+        UserError: no such model.
+    """
+    return MODELS[name] if name in MODELS else layer_type(name).schema
 
 
 def build_layer(config: LayerConfig, spec: LayerSpec) -> nn.Module:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from ttt.config.layers import HybridConfig
 from ttt.config.schema import KernelConfig, TrainConfig
 from ttt.layers.flops import count_flops
 from ttt.models.build import build_model
@@ -42,38 +43,38 @@ class Counted:
     Attributes:
         parameters: of the model, the tied embedding once.
         embedding: of the embedding alone.
-        blocks: number of blocks.
-        model: the model with one block, on the meta device.
+        repeats: number of times that the model has the blocks of ``model``.
+        model: the model with one block, or with the pattern of a hybrid, on the meta device.
     """
 
     parameters: int
     embedding: int
-    blocks: int
+    repeats: int
     model: LanguageModel
 
     def flops(self, ctx: int, tokens: int) -> float:
         """Return the FLOPs of training on ``tokens`` tokens in sequences of ``ctx``."""
-        others = (self.blocks - 1) * sum(count_flops(block, ctx) for block in self.model.blocks)
+        others = (self.repeats - 1) * sum(count_flops(block, ctx) for block in self.model.blocks)
         return of_training(self.model.flops(ctx) + others) * tokens / ctx
 
 
 def counted_model(config: TrainConfig) -> Counted:
     """Return the size of a configuration's model, for a vocabulary of ``data.vocab_size``.
 
-    Only one block is built, because all are alike. Building it on the meta device would import torch._dynamo, which
-    takes as long as all of a sweep's models.
+    Only one block is built, because all are alike, or the pattern of a hybrid. Building it on the meta device would
+    import torch._dynamo, which takes as long as all of a sweep's models.
 
     Raises:
         UserError: the model cannot be built.
     """
-    size = replace(config.size, blocks=1)
+    size = replace(config.size, blocks=_pattern_length(config))
     with WithoutDrawing():
         model = build_model(config.model, size, config.backbone, config.kernel, config.data.vocab_size)
     model.to("meta")
-    blocks = config.size.blocks
+    repeats = config.size.blocks // size.blocks
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    parameters += (blocks - 1) * sum(parameter.numel() for parameter in model.blocks.parameters())
-    return Counted(parameters, model.embedding.weight.numel(), blocks, model)
+    parameters += (repeats - 1) * sum(parameter.numel() for parameter in model.blocks.parameters())
+    return Counted(parameters, model.embedding.weight.numel(), repeats, model)
 
 
 def count(config: TrainConfig, tokens: int) -> tuple[int, float]:
@@ -94,9 +95,15 @@ def state_numbers(config: TrainConfig) -> tuple[int, int]:
     Raises:
         UserError: the model cannot be built.
     """
-    size = replace(config.size, blocks=1)
+    size = replace(config.size, blocks=_pattern_length(config))
     model = build_model(config.model, size, config.backbone, KernelConfig("primal"), vocab_size=1)
     with torch.no_grad():
         states = [model(torch.zeros(1, tokens, dtype=torch.long), state={})[1] for tokens in (1, 2)]
-    first, second = (config.size.blocks * sum(part.numel() for part in state.values()) for state in states)
+    repeats = config.size.blocks // size.blocks
+    first, second = (repeats * sum(part.numel() for part in state.values()) for state in states)
     return first, second - first
+
+
+def _pattern_length(config: TrainConfig) -> int:
+    """Return the number of blocks after which the model repeats itself."""
+    return len(config.model.pattern) if isinstance(config.model, HybridConfig) else 1

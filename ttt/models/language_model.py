@@ -72,6 +72,15 @@ class LanguageModel(nn.Module):
 
 def token_losses(model: nn.Module, ids_BS: Tensor) -> Tensor:
     """Return the cross entropy in nats [B, T] of predicting tokens 1..T from the tokens before them, S = T + 1."""
+    return _losses(model(ids_BS[:, :-1]), ids_BS)
+
+
+def token_predictions(model: nn.Module, ids_BS: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the result of ``token_losses``, and whether the most likely token was the right one: bool [B, T]."""
     logits_BTV = model(ids_BS[:, :-1])
+    return _losses(logits_BTV, ids_BS), logits_BTV.argmax(-1) == ids_BS[:, 1:]
+
+
+def _losses(logits_BTV: Tensor, ids_BS: Tensor) -> Tensor:
     losses = cross_entropy(logits_BTV.flatten(0, 1).float(), ids_BS[:, 1:].flatten())
     return losses.unflatten(0, logits_BTV.shape[:2])

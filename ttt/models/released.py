@@ -1,6 +1,6 @@
 """Import and export weights under the parameter names of the authors' released PyTorch model."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import asdict
 from typing import Any
 
@@ -67,20 +67,38 @@ def from_released(state: Mapping[str, Tensor], meta: Mapping[str, Any], kernel: 
     model = _empty_model(meta, kernel).to(dtype)
     remaining = dict(state)
     remaining.pop("lm_head.weight", None)
+    expected = {released_name(name): parameter for name, parameter in model.named_parameters()}
+    _check_names(remaining.keys(), expected.keys())
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            released = released_name(name)
-            if released not in remaining:
-                raise UserError(f"released weights: {released} is missing")
-            value = remaining.pop(released)
+        for released, parameter in expected.items():
+            value = remaining[released]
             if value.numel() != parameter.numel():
                 raise bad_value(
                     released, tuple(value.shape), f"the model that meta describes has {tuple(parameter.shape)}"
                 )
             parameter.copy_(value.reshape(parameter.shape))
-    if remaining:
-        raise UserError(f"released weights: {min(remaining)} does not belong to the model that meta describes")
     return model
+
+
+def _check_names(found: Set[str], expected: Set[str]) -> None:
+    """Check that no parameter is missing or unknown.
+
+    Raises:
+        UserError: some are; the message has the first names and the numbers of all.
+    """
+    missing, unknown = sorted(expected - found), sorted(found - expected)
+    if missing or unknown:
+        verbs = (("is", "are", "missing"), ("does", "do", "not belong to the model that meta describes"))
+        parts = [
+            f"{_first_names(names)} {one if len(names) == 1 else many} {rest}"
+            for names, (one, many, rest) in zip((missing, unknown), verbs, strict=True)
+            if names
+        ]
+        raise UserError(f"released weights: {'; '.join(parts)}")
+
+
+def _first_names(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def to_released(model: LanguageModel, grads: bool = False) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@
 
 import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,24 @@ def load_weights(model: nn.Module, path: Path) -> None:
         model.load_state_dict(_weights(_read(path)))
     except RuntimeError as error:
         raise _unusable(path, first_line(error)) from error
+
+
+def load_mean_weights(model: nn.Module, paths: Sequence[Path]) -> None:
+    """Copy the mean of the weights of several checkpoints into ``model``; of one checkpoint, its weights.
+
+    Sums are in float64, one checkpoint after another in memory.
+
+    Raises:
+        UserError: as ``load_weights``.
+    """
+    sums: dict[str, Tensor] = {}
+    for path in paths:
+        load_weights(model, path)
+        if len(paths) == 1:
+            return
+        for name, value in model.state_dict().items():
+            sums[name] = sums[name] + value.double() if name in sums else value.double().clone()
+    model.load_state_dict({name: value / len(paths) for name, value in sums.items()})
 
 
 def check_resumable(model: nn.Module, path: Path) -> None:

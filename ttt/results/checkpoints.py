@@ -74,6 +74,49 @@ def newest_whole(folder: Path) -> Checkpoint | None:
     return None
 
 
+@dataclass(frozen=True)
+class Choice:
+    """The weights of a run to use.
+
+    Attributes:
+        step: optimizer steps; None: of the newest checkpoint.
+        average: number of checkpoints up to this one whose mean they are.
+    """
+
+    step: int | None = None
+    average: int = 1
+
+
+def chosen_whole(folder: Path, choice: Choice) -> list[Checkpoint]:
+    """Return the undamaged checkpoints of a choice, newest first; none if the run has no checkpoint.
+
+    Raises:
+        UserError: there is no checkpoint of this step, or fewer than ``average``, or one of them is damaged.
+    """
+    newest = newest_whole(folder) if choice.step is None else None
+    if choice.step is None and newest is None:
+        return []
+    last = newest.step if newest is not None else choice.step
+    known = {checkpoint_step(path): path for path in checkpoints(folder)}
+    if last not in known:
+        listed = ", ".join(map(str, known)) or "none"
+        raise bad_value(
+            "step", last, f"{folder.parent} has checkpoints of steps {listed}; trainer.keep_every keeps more"
+        )
+    paths = [path for step, path in known.items() if step <= last][-choice.average :]
+    if len(paths) < choice.average:
+        allowed = f"{folder.parent} has {len(paths)} checkpoints up to step {last}; trainer.keep_every keeps more"
+        raise bad_value("average", choice.average, allowed)
+    return [newest if newest is not None and path == newest.path else _required(path) for path in reversed(paths)]
+
+
+def _required(path: Path) -> Checkpoint:
+    try:
+        return _verified(path)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}; restore it, or choose others by step= and average=") from error
+
+
 def require_newest(checkpoint: Checkpoint, run: str) -> None:
     """Check that a run to start from (``from=run``) has written no checkpoint since ``checkpoint`` was chosen.
 

@@ -24,6 +24,7 @@ DISTRIBUTIONS = (
     "pyarrow",
     "mamba-ssm",
     "causal-conv1d",
+    "flash-linear-attention",
 )
 
 

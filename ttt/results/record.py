@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict, cast
@@ -13,7 +14,7 @@ from ttt.config.identity import without_bookkeeping
 from ttt.config.schema import Resolved
 from ttt.results.atomic import write_text
 from ttt.results.steps import with_schedule
-from ttt.results.versioned import read_versioned
+from ttt.results.versioned import digest, is_intact, read_versioned
 
 SCHEMA_VERSION = 3
 RECORD_FILE = "record.json"
@@ -142,13 +143,15 @@ class Judged(TypedDict):
     """The text of an evaluation, besides the number of tokens.
 
     ``digest`` identifies the corpus, of which ``windows`` chooses windows of ``ctx`` tokens; they have tokens of this
-    many ``documents``.
+    many ``documents``. The split has ``of_documents`` and ``of_tokens``; older records lack these two.
     """
 
     digest: str
     ctx: int
     windows: str
     documents: int
+    of_documents: NotRequired[int]
+    of_tokens: NotRequired[int]
 
 
 class Evaluation(TypedDict):
@@ -157,7 +160,9 @@ class Evaluation(TypedDict):
     ``per_token_sequences`` counts the windows of the loss by token index. ``perplexity`` is None if it is infinite.
     ``judged`` names the text of ``loss``. ``step`` is the number of optimizer steps of the evaluated weights; a record
     without it means the last step of the run. ``data`` and ``split`` name the text of an evaluation at another context
-    or on another text.
+    or on another text. ``weights`` names weights that were chosen instead of the newest: ``step100``,
+    ``mean3-step100``. ``accuracy`` is the share of tokens that were the most likely ones, and ``bits_per_byte`` the
+    loss in bits per byte of the judged text, None if that text is empty; older records lack both.
     """
 
     loss: float
@@ -169,6 +174,26 @@ class Evaluation(TypedDict):
     step: NotRequired[int]
     data: NotRequired[str]
     split: NotRequired[str]
+    accuracy: NotRequired[float]
+    bits_per_byte: NotRequired[float | None]
+    weights: NotRequired[str]
+
+
+class Imported(TypedDict):
+    """The origin of weights that ``ttt-import`` has read.
+
+    ``source`` is a path or the id of a model on the hub, at the commit ``revision``; ``layout`` is safetensors, torch
+    or flax; ``files`` maps the name of each file to its SHA-256. ``assumed`` has settings that no file had, by the
+    released code's names, and ``steps_from`` the origin of ``steps``: the checkpoint, the command line, the recipe of
+    the paper's size, or nothing.
+    """
+
+    source: str
+    revision: str | None
+    layout: str
+    files: dict[str, str]
+    assumed: dict[str, float]
+    steps_from: str
 
 
 class Timing(TypedDict):
@@ -192,7 +217,8 @@ class Record(TypedDict):
     made, see ``ttt.config.identity``. ``label`` describes the run for figures. ``started_in`` is the directory from
     which relative paths in ``config`` start; collected records lack it. ``measurements`` maps the name of a measured
     number to its value; each is a column of ``Results.runs``. ``wandb_id`` is the
-    id of the run in Weights & Biases.
+    id of the run in Weights & Biases. ``imported`` is the origin of weights that the suite did not train. The file also
+    has ``sha256``, the digest of all other keys, which ``read_record`` checks and removes; older files have none.
     """
 
     schema_version: int
@@ -224,6 +250,7 @@ class Record(TypedDict):
     evaluations: NotRequired[dict[str, Evaluation]]
     measurements: NotRequired[dict[str, float]]
     wandb_id: NotRequired[str]
+    imported: NotRequired[Imported]
 
 
 def write_record(path: Path, record: Record) -> None:
@@ -232,7 +259,7 @@ def write_record(path: Path, record: Record) -> None:
     Raises:
         UserError: the file cannot be written.
     """
-    write_text(path, json.dumps(record, indent=2) + "\n")
+    write_text(path, json.dumps({**record, "sha256": digest(record)}, indent=2) + "\n")
 
 
 def write_config(folder: RunFolder, record: Record) -> None:
@@ -255,13 +282,17 @@ def config_agrees(folder: RunFolder, record: Record) -> bool:
 def read_record(path: Path) -> Record:
     """Return the record in the file ``path``; a record of an earlier version is translated to the present one.
 
-    Unknown keys are kept.
+    Unknown keys are kept. A record that does not agree with its digest is named on standard error: a bit may have
+    flipped, or the user has edited it.
 
     Raises:
         UserError: the file is missing, is not a record, lacks a required key, or has a value of another type.
     """
     hint, remedy = f"a run's folder contains {RECORD_FILE}", "restore or remove the run's folder"
-    record = read_versioned(path, SCHEMA_VERSION, Record.__required_keys__, "a run's record", hint, remedy)
+    record = read_versioned(path, SCHEMA_VERSION, Record.__required_keys__, "a run's record", hint, remedy, edited=True)
+    if not is_intact(record):
+        print(f"warning: {path}: is damaged or was edited (its sha256 differs); it is used as it is", file=sys.stderr)
+    record.pop("sha256", None)
     for key, kind in KINDS.items():
         if not isinstance(record[key], kind):
             reason = f"{key}={record[key]!r} is not of type {kind.__name__}"

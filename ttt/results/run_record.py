@@ -87,19 +87,27 @@ class RunRecord:
             content["label"] = label
 
     def start_clock(self) -> None:
-        """Start to measure the time of training, from the current step."""
-        self._started = self._measured = time.monotonic()
-        self._first_step = self._measured_step = self.content["steps"]
+        """Start to measure the time of training, from the current step.
+
+        The first step, in which kernels are compiled, counts only if it remains the only one.
+        """
+        self._started = self._measured = time.monotonic(), self.content["steps"]
+        self._after_first: tuple[float, int] | None = None
 
     def paused(self, seconds: float) -> None:
         """Leave out a pause of the training from the measured time, such as for a validation."""
-        self._started, self._measured = self._started + seconds, self._measured + seconds
+        self._started, self._measured = _later(self._started, seconds), _later(self._measured, seconds)
+        self._after_first = self._after_first and _later(self._after_first, seconds)
 
     def step(self, step: int) -> None:
         """Record that ``step`` optimizer steps are done; write the file every ``SECONDS_BETWEEN_RECORDS``."""
         self.content["steps"], self.content["tokens"] = step, step * self.content["tokens_per_step"]
-        if time.monotonic() - self._measured >= SECONDS_BETWEEN_RECORDS:
+        due = time.monotonic() - self._measured[0] >= SECONDS_BETWEEN_RECORDS
+        if self._after_first is None:
+            self._after_first = self._measured = time.monotonic(), step
+        elif due:
             self._measure()
+        if due:
             # An old record does no harm; the next checkpoint reports a full disk.
             with suppress(UserError):
                 self.write()
@@ -148,7 +156,8 @@ class RunRecord:
 
     def trained(self) -> None:
         """Record the tokens per second since ``start_clock``."""
-        self._measured, self._measured_step = self._started, self._first_step
+        first = self._after_first
+        self._measured = first if first and first[1] < self.content["steps"] else self._started
         self._measure()
 
     def end(self, status: Status, error: str | None) -> None:
@@ -182,8 +191,13 @@ class RunRecord:
             raise UserError(self.deleted)
 
     def _measure(self) -> None:
-        tokens = (self.content["steps"] - self._measured_step) * self.content["tokens_per_step"]
+        began, step = self._measured
+        tokens = (self.content["steps"] - step) * self.content["tokens_per_step"]
         if tokens:
-            seconds = time.monotonic() - self._measured
-            self.content["timing"]["tokens_per_second"] = round(tokens / max(seconds, 1e-6), 1)
-        self._measured, self._measured_step = time.monotonic(), self.content["steps"]
+            self.content["timing"]["tokens_per_second"] = round(tokens / max(time.monotonic() - began, 1e-6), 1)
+        self._measured = time.monotonic(), self.content["steps"]
+
+
+def _later(clock: tuple[float, int], seconds: float) -> tuple[float, int]:
+    """Return a time and the step at it, the time moved by some seconds."""
+    return clock[0] + seconds, clock[1]

@@ -15,7 +15,14 @@ def digest(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(counted, sort_keys=True).encode()).hexdigest()
 
 
-def read_versioned(path: Path, version: int, keys: Set[str], what: str, hint: str, remedy: str) -> dict[str, Any]:
+def is_intact(content: Mapping[str, Any]) -> bool:
+    """Return whether an object agrees with its ``sha256``; one without this key does."""
+    return "sha256" not in content or bool(content["sha256"] == digest(content))
+
+
+def read_versioned(
+    path: Path, version: int, keys: Set[str], what: str, hint: str, remedy: str, edited: bool = False
+) -> dict[str, Any]:
     """Return the object in the JSON file ``path``, including unknown keys.
 
     A file of a newer version is accepted if it has the required keys. If the file has a ``sha256``, it is checked.
@@ -27,6 +34,7 @@ def read_versioned(path: Path, version: int, keys: Set[str], what: str, hint: st
         what: the kind of file, such as "a run's record".
         hint: end of the error for a missing file.
         remedy: end of the error for a broken file.
+        edited: accept a file that does not agree with its ``sha256``.
 
     Raises:
         UserError: the file is missing, is of another kind, is damaged, or lacks a required key.
@@ -46,6 +54,6 @@ def read_versioned(path: Path, version: int, keys: Set[str], what: str, hint: st
         raise UserError(f"{path}: {newer} and lacks {missing}; upgrade ttt-suite")
     if missing:
         raise UserError(f"{path}: lacks {missing}; {remedy}")
-    if "sha256" in content and content["sha256"] != digest(content):
+    if not edited and not is_intact(content):
         raise UserError(f"{path}: is damaged or was edited (its sha256 differs); {remedy}")
     return content

@@ -52,10 +52,11 @@ class Metrics(OnOptimizerStep):
     def __init__(self, metrics: MetricLog, every: int) -> None:
         super().__init__()
         self.metrics, self.every = metrics, every
-        self._clock = time.perf_counter()
+        self._clock: tuple[int, float] | None = None
 
     def on_step(self, trainer: pl.Trainer, module: TrainingModule, step: int) -> None:
-        """Add the step's rows."""
+        """Add the step's rows; the loggers' speed leaves out the first step, in which kernels are compiled."""
+        started = self._clock = self._clock or (step, time.perf_counter())
         if step % self.every:
             return
         loss = float(trainer.strategy.reduce(module.step_loss, reduce_op="mean"))
@@ -64,10 +65,11 @@ class Metrics(OnOptimizerStep):
         self.metrics.add("train", step, "loss", loss, "nats/token")
         self.metrics.add("train", step, "learning_rate", rate, "1")
         self.metrics.add("train", step, "gradient_norm", module.gradient_norm, "1")
-        now = time.perf_counter()
-        tokens_per_second = self.every * module.plan.tokens_per_step / (now - self._clock)
-        self._clock = now
-        values = {"loss": loss, "learning_rate": rate, "tokens_per_second": tokens_per_second}
+        values = {"loss": loss, "learning_rate": rate}
+        if step > started[0]:
+            self._clock = step, time.perf_counter()
+            tokens = (step - started[0]) * module.plan.tokens_per_step
+            values["tokens_per_second"] = tokens / (self._clock[1] - started[1])
         for logger in trainer.loggers:
             logger.log_metrics(values, step)
 

@@ -12,7 +12,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 
 from ttt.config.errors import UserError
 from ttt.results.atomic import replacing
-from ttt.results.checkpoints import checkpoint_path, checkpoints, remove_checkpoint, write_digest
+from ttt.results.checkpoints import checkpoint_path, checkpoint_step, checkpoints, remove_checkpoint, write_digest
 from ttt.results.metrics import MetricLog
 from ttt.results.run_record import RunRecord
 from ttt.train.callbacks import OnOptimizerStep, checkpoint_due
@@ -36,7 +36,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Write ``checkpoint`` to ``path``."""
         if self.failure is None:
             with self.deferring():
-                _save(checkpoint, Path(path))
+                save_whole(checkpoint, Path(path))
 
     @contextmanager
     def deferring(self) -> Iterator[None]:
@@ -47,7 +47,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             self.failure = error
 
 
-def _save(checkpoint: dict[str, Any], path: Path) -> None:
+def save_whole(checkpoint: dict[str, Any], path: Path) -> None:
+    """Write a checkpoint in torch's format, and then its digest.
+
+    Raises:
+        UserError: the file cannot be written; nothing of it remains.
+    """
     try:
         with replacing(path) as file:
             writer = HashingWriter(file)
@@ -96,31 +101,37 @@ class HashingWriter:
 class SaveCheckpoints(OnOptimizerStep):
     """Saves every ``every`` optimizer steps (0: never), after the last one and when the run must stop.
 
-    The newest two checkpoints are kept. Metrics are written before the checkpoint and the record after it, so that a
-    run killed in between lacks no row and its record never names a missing checkpoint.
+    The newest two checkpoints are kept, and those of every ``keep_every`` steps (0: none), which are saved too. Metrics
+    are written before the checkpoint and the record after it, so that a run killed in between lacks no row and its
+    record never names a missing checkpoint.
 
     Args:
         record: the run's record.
         metrics: the run's metrics.
         every: optimizer steps between two checkpoints.
+        keep_every: optimizer steps between two checkpoints that are kept.
         stop: requests to end the training after the current step.
 
     Attributes:
         files: the trainer's plugin that writes the checkpoints.
     """
 
-    def __init__(self, record: RunRecord, metrics: MetricLog, every: int, stop: StopRequest) -> None:
+    def __init__(self, record: RunRecord, metrics: MetricLog, every: int, keep_every: int, stop: StopRequest) -> None:
         super().__init__()
-        self.record, self.metrics, self.every, self.stop = record, metrics, every, stop
+        self.record, self.metrics, self.every, self.keep_every, self.stop = record, metrics, every, keep_every, stop
         self.files = AtomicCheckpointIO()
 
     def on_step(self, trainer: pl.Trainer, module: TrainingModule, step: int) -> None:
         """Record the step, and save if a checkpoint is due."""
         self.record.step(step)
         stop = self.stop.agreed(trainer)
-        if stop or checkpoint_due(step, module.plan.steps, self.every):
+        due = checkpoint_due(step, module.plan.steps, self.every)
+        if stop or due or self._is_kept(step):
             self._save(trainer, step)
         trainer.should_stop = trainer.should_stop or stop
+
+    def _is_kept(self, step: int) -> bool:
+        return self.keep_every > 0 and step % self.keep_every == 0
 
     def _save(self, trainer: pl.Trainer, step: int) -> None:
         folder = self.record.folder.checkpoints
@@ -134,6 +145,7 @@ class SaveCheckpoints(OnOptimizerStep):
             with self.files.deferring():
                 self.record.saved(path.name)
                 for old in checkpoints(folder)[:-KEPT]:
-                    remove_checkpoint(old)
+                    if not self._is_kept(checkpoint_step(old)):
+                        remove_checkpoint(old)
         if trainer.strategy.reduce_boolean_decision(self.files.failure is not None, all=False):
             raise self.files.failure or Interrupted("stopped by the first process", 0)

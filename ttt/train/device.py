@@ -7,6 +7,7 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, Strategy
 
 from ttt.backbones.registry import backbones
+from ttt.config.errors import bad_value, counted
 from ttt.config.plan import check_device
 from ttt.config.schema import TrainerConfig
 from ttt.models.device import choose_device, choose_precision, device_name
@@ -33,11 +34,14 @@ def choose_hardware(trainer: TrainerConfig) -> Hardware:
     """Return the device and precision of a run, and set torch's threads.
 
     Raises:
-        UserError: the device is not present, or strategy or precision are not possible on it.
+        UserError: the device is not present, there are fewer than ``trainer.devices``, or strategy or precision are
+            not possible on it.
     """
     device = choose_device(trainer.device, "trainer.device")
     precision = choose_precision(trainer.precision, device)
     check_device(trainer, device.type)
+    if device.type == "cuda" and trainer.devices > (present := torch.cuda.device_count()):
+        raise bad_value("trainer.devices", trainer.devices, f"torch finds {counted(present, 'GPU')} on this machine")
     if device.type == "cpu":
         keep_freed_memory()
     if trainer.threads:

@@ -6,8 +6,9 @@ from pathlib import Path
 from ttt.config.errors import bad_value
 from ttt.config.identity import differences, identity, model_shape, run_id, settings_digest
 from ttt.config.plain import to_plain
-from ttt.config.plan import StepPlan, check, check_paths, order_seed, plan_steps
+from ttt.config.plan import StepPlan, check, order_seed, plan_steps
 from ttt.config.schema import ParentConfig, Resolved, TrainConfig
+from ttt.data.local import check_paths
 from ttt.results.checkpoints import Checkpoint, newest_whole
 from ttt.results.record import Data, RunFolder, identity_of, read_record
 from ttt.results.run_record import Label

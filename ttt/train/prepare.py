@@ -16,7 +16,7 @@ from ttt.models.weights import check_resumable, load_weights
 from ttt.results.checkpoints import Checkpoint, require_newest
 from ttt.results.metrics import MetricLog
 from ttt.results.provenance import git_state, versions
-from ttt.results.record import SCHEMA_VERSION, Device, Record, require_data, require_tokenizer
+from ttt.results.record import SCHEMA_VERSION, Data, Device, Record, require_data, require_tokenizer
 from ttt.results.run_record import RunRecord, now
 from ttt.train.device import Hardware, choose_hardware
 from ttt.train.loggers import require_logger
@@ -78,7 +78,8 @@ def prepare(plan: RunPlan, opening: Opening) -> PreparedRun:
         check_resumable(model, newest.path)
     elif plan.parent is not None:
         load_weights(model, plan.parent.checkpoint.path)
-    content = opening.record or new_record(plan, hardware.description, corpus, model)
+    data = describe_data(corpus, config.data.name, ctx)
+    content = opening.record or new_record(plan, hardware.description, data, model)
     record = RunRecord(plan.folder, content, writes=rank() == 0)
     reading = Reading(ctx, config.data.eval_tokens, hardware.device, trainer.device_tokens, trainer.progress)
     metrics = _metrics(record, newest)
@@ -96,7 +97,18 @@ def _metrics(record: RunRecord, newest: Checkpoint | None) -> MetricLog:
     return MetricLog.resume(record.folder.metrics, record.run_id, newest.step, training_only=True)
 
 
-def new_record(plan: RunPlan, device: Device, corpus: Corpus, model: LanguageModel) -> Record:
+def describe_data(corpus: Corpus, name: str, ctx: int) -> Data:
+    """Return what a record says about the data ``name`` of a run with a context of ``ctx`` tokens."""
+    return {
+        "name": name,
+        "digest": corpus.digest,
+        "vocab_size": corpus.vocab_size,
+        "tokenizer_sha256": corpus.manifest["tokenizer_sha256"],
+        "used": asdict(usage(corpus.splits["train"], ctx)),
+    }
+
+
+def new_record(plan: RunPlan, device: Device, data: Data, model: LanguageModel) -> Record:
     """Return the record of a new run."""
     config, step_plan = plan.config, plan.step_plan
     record: Record = {
@@ -124,13 +136,7 @@ def new_record(plan: RunPlan, device: Device, corpus: Corpus, model: LanguageMod
         "steps": 0,
         "steps_planned": step_plan.schedule_steps,
         "tokens": 0,
-        "data": {
-            "name": config.data.name,
-            "digest": corpus.digest,
-            "vocab_size": corpus.vocab_size,
-            "tokenizer_sha256": corpus.manifest["tokenizer_sha256"],
-            "used": asdict(usage(corpus.splits["train"], config.ctx.length)),
-        },
+        "data": data,
         "started_in": str(Path.cwd()),
         "last_checkpoint": None,
         "results": {},

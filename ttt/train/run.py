@@ -17,6 +17,7 @@ from ttt.evaluate.run import TrainedRun, evaluate_run
 from ttt.layers.observing import ttt_layers
 from ttt.models.build import build_model
 from ttt.models.language_model import LanguageModel
+from ttt.models.memory import peak_of, start_peak
 from ttt.models.weights import load_weights
 from ttt.results.atomic import write_bytes
 from ttt.results.checkpoints import checkpoint_path, checkpoint_step, checkpoints, set_aside
@@ -126,6 +127,8 @@ def _train(prepared: PreparedRun) -> MetricLog:
         rank=trainer.global_rank,
         world_size=trainer.world_size,
     )
+    device = prepared.hardware.device
+    start_peak(device)
     record.start_clock()
     try:
         module = TrainingModule(prepared.model, plan.config.recipe, plan.step_plan)
@@ -136,6 +139,8 @@ def _train(prepared: PreparedRun) -> MetricLog:
     finally:
         if record.writes and record.folder.path.exists():
             metrics.write()
+            if (peak := peak_of(device)) is not None:
+                record.measured("peak_memory", peak)
             record.trained()
         if record.writes:
             finish_loggers(trainer.loggers)
@@ -199,7 +204,7 @@ def _trainer(prepared: PreparedRun, metrics: MetricLog, stop: StopRequest) -> pl
     if trainer.eval_every:
         documents = prepared.corpus.splits["validation"]
         callbacks.append(Validation(documents, prepared.reading, metrics, record, trainer.eval_every))
-    saving = SaveCheckpoints(record, metrics, trainer.checkpoint_every, stop)
+    saving = SaveCheckpoints(record, metrics, trainer.checkpoint_every, trainer.keep_every, stop)
     callbacks.append(saving)
     if trainer.progress:
         callbacks.append(Progress(_built(prepared)))

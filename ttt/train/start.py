@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from ttt.config.errors import UserError
+from ttt.config.little_data import little_data
 from ttt.config.plain import from_plain
 from ttt.config.schema import TrainConfig
 from ttt.results.lock import locked
@@ -112,6 +113,8 @@ def _report_end(prepared: "PreparedRun", evaluation: "SplitEvaluation") -> None:
     seconds, speed = timing["seconds"] or 0.0, timing["tokens_per_second"] or 0.0
     duration = f"{seconds:,.1f} s" if seconds < 120 else f"{seconds / 60:,.0f} min"
     cost = f"{content['tokens']:,} tokens in {duration} ({speed:,.0f} tokens/s)"
+    if small := little_data("validation", evaluation.judged, evaluation.tokens):
+        print(small, file=sys.stderr)
     print(f"{content['parameters']['total']:,} parameters, {cost}")
     print(
         f'next: ttt-generate run={shlex.quote(str(folder))} prompt="..." continues a text; ttt-plot lists the figures'
@@ -127,11 +130,11 @@ def read_config(path: Path) -> TrainConfig:
         UserError: the file is missing, or is not a configuration of this version.
     """
     from ttt.data.sources import data_schema
-    from ttt.layers.registry import layer_type
+    from ttt.layers.registry import layer_schema
 
     try:
         plain = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return from_plain(plain, layer_type(plain["model"]["name"]).schema, data_schema(plain))
+        return from_plain(plain, layer_schema(plain["model"]["name"]), data_schema(plain))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); plan and submit the sweep again") from error
     except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from ttt.cli.sweep.dry import print_jobs
@@ -55,7 +56,7 @@ def plan(request: Request) -> None:
 
 def submit(request: Request) -> None:
     """Submit the runs of the sweep that are not finished, queued or running."""
-    submit_sweep(request, _expand(request))
+    submit_sweep(request, _expand)
 
 
 def status(request: Request) -> None:
@@ -116,13 +117,10 @@ def logs(request: Request) -> None:
 def collect(request: Request) -> None:
     """Copy records and metrics of the sweep's runs into a folder, with a table of all runs."""
     out = user_path(request.required("out"))
-    # Importing pandas takes a second, and the other commands do not need it.
-    from ttt.cli.results import read_results
-
     statuses, table = known_status(request, SweepFolder(request.folder)), out / "runs.csv"
     for line in copy_results(statuses, out):
         print(line, file=sys.stderr)
-    write_text(table, read_results(out, strict=True).runs.drop(columns="run_dir").to_csv(index=False))
+    write_text(table, table_of_runs(out))
     for status in statuses:
         if status.state != "finished":
             print(f"not finished: {status.run.run_id} ({status.state})", file=sys.stderr)
@@ -131,6 +129,16 @@ def collect(request: Request) -> None:
     deleted = [status.run.folder for status in statuses if status.state == "deleted"]
     if deleted:
         raise UserError(f"{', '.join(deleted)}: deleted after training had finished; ttt-sweep retry trains it again")
+
+
+def table_of_runs(folder: Path) -> str:
+    """Return the records of all runs below a folder as CSV, with a column for every key in which the runs differ."""
+    # Importing pandas takes a second, and the other commands do not need it.
+    from ttt.analysis.varied import varied
+    from ttt.cli.results import read_results
+
+    results = read_results(folder, strict=True)
+    return str(results.runs.drop(columns="run_dir").join(varied(results)).to_csv(index=False))
 
 
 COMMANDS: dict[str, Callable[[Request], None]] = {

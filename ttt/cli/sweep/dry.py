@@ -54,6 +54,6 @@ def _print_scripts(folder: SweepFolder, plan: Plan, runs: list[PlannedRun], clus
         kind = repr((clusters[first.run_id], first.nodes, first.devices, first.parent is None, len(array)))
         scripts.setdefault(kind, []).append(array)
     for arrays in scripts.values():
-        shown = arrays[0]
-        print(f"\n# {counted(len(arrays), 'job')} of {counted(len(shown), 'run')} with this script:\n")
-        print(sbatch_script(folder, clusters[shown[0].run_id], shown, plan.sweep).strip())
+        array = arrays[0]
+        print(f"\n# {counted(len(arrays), 'job')} of {counted(len(array), 'run')} with this script:\n")
+        print(sbatch_script(folder, clusters[array[0].run_id], array, plan.sweep).strip())

@@ -1,5 +1,6 @@
 """Submitting the runs of a sweep: all at once, after their canaries, or a part of them; and retrying them."""
 
+from collections.abc import Callable
 from time import sleep
 
 from ttt.cli.sweep.dry import print_jobs
@@ -13,31 +14,33 @@ from ttt.launch.plan import Plan, SweepFolder, check_same_plan, freeze, submit_l
 from ttt.launch.recover import read_jobs
 from ttt.launch.resources import Resources, read_resources, write_resources
 from ttt.launch.status import ACTIVE, BROKEN, RunStatus, sweep_status
+from ttt.launch.submit import require_commands
 from ttt.launch.submit import submit as submit_runs
 
 
-def submit(request: Request, sweep_plan: Plan) -> None:
+def submit(request: Request, expand: Callable[[Request], Plan]) -> None:
     """Submit every run that is neither finished nor queued nor running, nor held back by ``limit`` or ``canary``.
+
+    Args:
+        request: the command line.
+        expand: composes the runs of a request, which takes long; called once the request itself is checked.
 
     Raises:
         UserError: a mistake of the user, or the cluster refuses a job.
         RunError: with ``--watch``: a canary ended without having trained a step.
     """
     limit, interval = request.whole_number("limit", 1), request.number("interval", 10, 1)
-    shape_of = shapes(sweep_plan) if request.switch("canary") else None
-    resources = new_resources(request)
+    canary, resources = request.switch("canary"), new_resources(request)
+    dry = request.switch("dry")
+    if not dry:
+        require_commands(resources.cluster)
+    sweep_plan = expand(request)
+    shape_of = shapes(sweep_plan) if canary else None
     for run in sweep_plan.runs:
         resources.of(run)
     folder = SweepFolder(request.folder)
-    if request.switch("dry"):
-        statuses = [RunStatus(run) for run in sweep_plan.runs]
-        if folder.plan.exists() and read_jobs(folder):
-            check_same_plan(sweep_plan, folder)
-            statuses = sweep_status(folder)
-        statuses = count_known(known_folder(request, folder), statuses)
-        open_ids = {status.run.run_id for status in statuses if status.state not in (*ACTIVE, "finished")}
-        print_jobs(request, sweep_plan, resources, [run for run in sweep_plan.runs if run.run_id in open_ids])
-        return
+    if dry:
+        return _show_jobs(request, folder, resources, sweep_plan)
     known = known_folder(request, folder)
     notes = list(compare_data(known, sweep_plan))
     folder.make()
@@ -131,6 +134,17 @@ def submit_choice(
 
 def _words(request: Request) -> str:
     return " ".join(f"{key}={request.options[key]}" for key in COMMON_KEYS if key in request.options)
+
+
+def _show_jobs(request: Request, folder: SweepFolder, resources: Resources, sweep_plan: Plan) -> None:
+    """Print what ``submit`` would send, without sending or writing anything; it needs no cluster."""
+    statuses = [RunStatus(run) for run in sweep_plan.runs]
+    if folder.plan.exists() and read_jobs(folder):
+        check_same_plan(sweep_plan, folder)
+        statuses = sweep_status(folder)
+    statuses = count_known(known_folder(request, folder), statuses)
+    open_ids = {status.run.run_id for status in statuses if status.state not in (*ACTIVE, "finished")}
+    print_jobs(request, sweep_plan, resources, [run for run in sweep_plan.runs if run.run_id in open_ids])
 
 
 def _waits_for_a_canary(choice: Choice, statuses: list[RunStatus]) -> bool:

@@ -92,7 +92,7 @@ def _pair(override: str) -> tuple[str, str]:
 def status_table(statuses: list[RunStatus], wide: bool = False) -> str:
     """Return one line per run, and the number of runs in each state; ``wide``: whole names, in lines of any length."""
     names = _row_names([status.run for status in statuses])
-    rows = [("run", "state", "step", "tokens/s", "left", "")]
+    rows: list[tuple[str, ...]] = [("run", "state", "step", "tokens/s", "left", "")]
     for status in statuses:
         # A run of this configuration may have been trained further than trainer.max_steps of the sweep.
         steps = f"{status.steps}/{max(status.run.steps, status.steps)}"

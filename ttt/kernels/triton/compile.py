@@ -95,9 +95,7 @@ def compile_resources(configuration: Configuration, target: str) -> Resources:
             knobs.nvidia.dump_ptxas_log = True
             compiled: Any = triton.compile(_source(configuration), target=gpu, options=configuration.options)
     except Exception as error:  # compiler passes raise errors of any type
-        reason = str(error).strip().splitlines()
-        line = f"{type(error).__name__}: {reason[-1] if reason else 'no reason given'}"
-        raise RunError(f"{configuration.kernel}: triton cannot compile it for {target} ({line})") from error
+        raise _uncompiled(configuration, target, error) from error
     if gpu.backend == "hip":
         return _amd_resources(compiled.asm["amdgcn"], compiled.metadata.shared)
     stored, registers = (pattern.search(ptxas_log.getvalue()) for pattern in (PTXAS_SPILL, PTXAS_REGISTERS))
@@ -107,14 +105,40 @@ def compile_resources(configuration: Configuration, target: str) -> Resources:
     return Resources(int(registers[1]), int(stored[1]), in_loops, compiled.metadata.shared)
 
 
+def compile_into(folder: Path, configuration: Configuration, target: str) -> None:
+    """Compile one kernel into a Triton cache, where a launch on a GPU of this target finds it.
+
+    Raises:
+        UserError: the target is not in ``TARGETS``.
+        RunError: Triton cannot compile the kernel for the target.
+    """
+    gpu = gpu_target(target)
+    try:
+        with knobs.cache.scope():
+            knobs.cache.dir = str(folder.absolute())
+            triton.compile(_source(configuration), target=gpu, options=configuration.options)
+    except Exception as error:  # compiler passes raise errors of any type
+        raise _uncompiled(configuration, target, error) from error
+
+
+def _uncompiled(configuration: Configuration, target: str, error: Exception) -> RunError:
+    reason = str(error).strip().splitlines()
+    line = f"{type(error).__name__}: {reason[-1] if reason else 'no reason given'}"
+    return RunError(f"{configuration.kernel}: triton cannot compile it for {target} ({line})")
+
+
 def _source(configuration: Configuration) -> ASTSource:
     names = configuration.fn.arg_names
     pointers = [index for index, name in enumerate(names) if configuration.signature.get(name, "").startswith("*")]
+    attributes: dict[tuple[int], list[list[Any]]] = {(index,): POINTER_ALIGNMENT for index in pointers}
+    if not triton.__version__.startswith("3.6."):
+        # Since 3.7 a launch lists the constants too, and its key in Triton's cache contains the list.
+        attributes |= {(index,): [] for index, name in enumerate(names) if name in configuration.constexprs}
     return ASTSource(
         fn=configuration.fn,
         signature={name: configuration.signature.get(name, "constexpr") for name in names},
         constexprs=configuration.constexprs,
-        attrs={(index,): POINTER_ALIGNMENT for index in pointers},
+        attrs=attributes,
     )
 
 

@@ -3,12 +3,17 @@
 Shapes: D head width, F hidden width of TTT-MLP, b mini-batch size; P and R are D and b padded to powers of two.
 """
 
+import functools
+import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+import triton
 from triton.runtime.jit import JITFunction
 
+from ttt.kernels.triton.choices import CANDIDATES, Choice, choose, forced_choice, measured_path, read_measured
 from ttt.kernels.triton.linear_backward import linear_backward
 from ttt.kernels.triton.linear_decode import linear_decode
 from ttt.kernels.triton.linear_forward import linear_forward
@@ -86,6 +91,11 @@ class Configuration:
         """Options of Triton's compiler."""
         return {"num_warps": self.num_warps, "num_stages": self.num_stages}
 
+    @property
+    def key(self) -> tuple[object, ...]:
+        """Everything that the compiled code depends on, except the target."""
+        return (self.kernel, *self.signature.items(), *self.constexprs.items(), *self.options.items())
+
     def launch(self, programs: int, **arguments: Any) -> None:
         """Run ``programs`` programs on the current device; arguments that are not in ``signature`` are ignored."""
         arguments = {name: arguments[name] for name in self.signature}
@@ -127,53 +137,102 @@ class Layer:
         """Bytes of shared memory that a program needs, at least ``SMALL_SHARED``."""
         return SHARED.get((self.name, self.dtype.itemsize, padded(self.D), padded(self.b)), SMALL_SHARED)
 
-    def forward(self, keeps: bool) -> Configuration:
-        """Return the kernel for outputs and final state; ``keeps``: it also keeps one W per group."""
-        if self.on_chip:
-            return self._configuration("forward_on_chip", mlp_forward_on_chip, 8, KEEPS=keeps)
-        return self.forward_portable(keeps)
+    def forward(self, keeps: bool, programs: int = 1, choice: Choice | None = None) -> Configuration:
+        """Return the kernel for outputs and final state; ``keeps``: it also keeps one W per group.
 
-    def forward_portable(self, keeps: bool) -> Configuration:
+        ``programs`` is the number of sequences times heads, by which a candidate is chosen if ``choice`` is None.
+        """
+        name = "forward_on_chip" if self.on_chip else "forward"
+        choice = choice or self._choice(name, programs)
+        if self.on_chip and not choice.block:
+            return self._configuration(name, mlp_forward_on_chip, choice, KEEPS=keeps)
+        return self.forward_portable(keeps, choice)
+
+    def forward_portable(self, keeps: bool, choice: Choice | None = None) -> Configuration:
         """Return the kernel of ``forward`` that works for all sizes."""
-        fn = mlp_forward if self.F else linear_forward
-        return self._configuration("forward", fn, self._forward_warps, OUTPUTS=True, KEEPS=keeps)
+        fn, choice = mlp_forward if self.F else linear_forward, choice or self._choice("forward", 1)
+        return self._configuration("forward", fn, choice, OUTPUTS=True, KEEPS=keeps)
 
     def recompute(self) -> Configuration:
         """Return the kernel of TTT-Linear that computes W before each mini-batch of a group."""
-        return self._configuration(
-            "recompute", linear_forward, self._forward_warps, VIEW_WEIGHTS, OUTPUTS=False, KEEPS=True
-        )
+        choice = Choice(self._forward_warps)
+        return self._configuration("recompute", linear_forward, choice, VIEW_WEIGHTS, OUTPUTS=False, KEEPS=True)
 
-    def backward(self) -> Configuration:
-        """Return the kernel for the gradients: of a group after ``recompute``, or for TTT-MLP of all groups."""
-        warps = 4 if self.amd else 8
+    def backward(self, programs: int = 1, choice: Choice | None = None) -> Configuration:
+        """Return the kernel for the gradients: of a group after ``recompute``, or for TTT-MLP of all groups.
+
+        The arguments as of ``forward``.
+        """
+        choice = choice or self._choice("backward", programs)
         if self.F:
-            return self._configuration("backward", mlp_backward, warps)
+            return self._configuration("backward", mlp_backward, choice)
         resident = self.D <= RESIDENT_HEAD_DIM
-        return self._configuration("backward", linear_backward, warps, VIEW_WEIGHTS, RESIDENT=resident)
+        return self._configuration("backward", linear_backward, choice, VIEW_WEIGHTS, RESIDENT=resident)
 
     def decode(self, begun: bool, ends: bool) -> Configuration:
         """Return the kernel for one token; ``begun``: its mini-batch has earlier tokens; ``ends``: it is the last."""
-        return self._configuration("decode", mlp_decode if self.F else linear_decode, 8, BEGUN=begun, ENDS=ends)
+        fn = mlp_decode if self.F else linear_decode
+        return self._configuration("decode", fn, Choice(8, self._block), BEGUN=begun, ENDS=ends)
+
+    def candidates(self, use: str) -> list[Choice]:
+        """Return the choices for ``forward`` or ``backward`` that a GPU may compare, the default first; empty: one."""
+        name = f"{self.name}_{'forward_on_chip' if use == 'forward' and self.on_chip else use}"
+        return [candidate.choice for candidate in CANDIDATES.get(name, ())] if self._has_candidates else []
+
+    @property
+    def _has_candidates(self) -> bool:
+        """True for the sizes and types for which the candidates were compiled, modelled and compared."""
+        tiles = (padded(self.D), padded(self.b), self.F % 128, self.dtype.itemsize)
+        return tiles == (64, 16, 0, 2) and not self.amd
+
+    def _choice(self, use: str, programs: int) -> Choice:
+        kernel = f"{self.name}_{use}"
+        if forced := forced_choice(kernel):
+            return forced
+        if self._has_candidates and kernel in CANDIDATES:
+            return choose(kernel, programs, _measured())
+        if use == "backward":
+            return Choice(4 if self.amd else 8, self._block)
+        return Choice(self._forward_warps, self._block)
 
     @property
     def _forward_warps(self) -> int:
         return 4 if self.amd else forward_warps(self.D)
 
+    @property
+    def _block(self) -> int:
+        """Columns of the hidden width that are read at a time; 0 for TTT-Linear."""
+        # Large tiles of K and Q leave little shared memory, least of all in float32.
+        large = padded(self.D) * padded(self.b) >= (2048 if self.dtype.itemsize == 4 else 8192)
+        return (16 if large or self.F % 32 else 32) if self.F else 0
+
     def _configuration(
-        self, use: str, fn: Any, num_warps: int, exceptions: dict[str, str] | None = None, **flags: bool
+        self, use: str, fn: Any, choice: Choice, exceptions: dict[str, str] | None = None, **flags: bool
     ) -> Configuration:
         """Return ``fn`` with its types and constants; ``exceptions`` replace types of ``ARGUMENTS``."""
         P, R = padded(self.D), padded(self.b)
-        # Large tiles of K and Q leave little shared memory, least of all in float32.
-        large = P * R >= (2048 if self.dtype.itemsize == 4 else 8192)
         constants = {"D": self.D, "P": P, "b": self.b, "R": R, "F": self.F, "BIAS": int(self.bias)} | flags
-        constants["BLOCK"] = 16 if large or self.F % 32 else 32
+        constants["BLOCK"] = choice.block
         constexprs = {name: value for name, value in constants.items() if name in fn.arg_names}
         kinds = ARGUMENTS | (exceptions or {})
         types = {VIEW: f"*{TYPES[self.dtype]}", FLOAT: "*fp32", NUMBER: "i32"}
         signature = {name: types[kinds[name]] for name in fn.arg_names if name not in constexprs}
-        return Configuration(f"{self.name}_{use}", fn, signature, constexprs, num_warps)
+        return Configuration(f"{self.name}_{use}", fn, signature, constexprs, choice.warps)
+
+
+@functools.cache
+def measured_here() -> Path | None:
+    """Return the file of the choices measured on the current GPU with this Triton and these kernels; None on CPUs."""
+    if INTERPRETED or not torch.cuda.is_available():
+        return None
+    sources = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
+    versions = f"triton-{triton.__version__}-{hashlib.sha256(sources).hexdigest()[:8]}"
+    return measured_path(torch.cuda.get_device_name(), versions)
+
+
+def _measured() -> dict[str, Choice]:
+    path = measured_here()
+    return read_measured(path) if path else {}
 
 
 def configurations(
@@ -187,3 +246,22 @@ def configurations(
         kernels += [layer.forward_portable(keeps=True), *([] if hidden else [layer.recompute()]), layer.backward()]
         kernels.append(layer.decode(begun=True, ends=False))
     return kernels
+
+
+def launched(dtype: torch.dtype, D: int, b: int, layer: str, target: str) -> list[Configuration]:
+    """Return all that launches of a layer may use at these sizes: every candidate, and every flag.
+
+    Args:
+        dtype: of the views.
+        D: head width.
+        b: mini-batch size.
+        layer: linear or mlp.
+        target: as of ``configurations``.
+    """
+    sizes = Layer(dtype, D, b, 4 * D if layer == "mlp" else 0, amd=target.startswith("gfx"))
+    kernels = [] if sizes.F else [sizes.recompute()]
+    for choice in sizes.candidates("forward") or (None,):
+        kernels += [sizes.forward(keeps, choice=choice) for keeps in (True, False)]
+    kernels += [sizes.backward(choice=choice) for choice in sizes.candidates("backward") or (None,)]
+    # The last token of a mini-batch ends it; a mini-batch of one token has no earlier ones.
+    return kernels + [sizes.decode(begun, ends) for begun, ends in ((False, False), (True, False), (True, True))]

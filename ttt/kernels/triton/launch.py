@@ -74,7 +74,7 @@ def forward(
     arguments |= _named("{}_kept", kept if keep else W_last) | {"G1_kept": z, "G2_kept": z}
     numbers = {"first": 0, "count": views.mini_batches, "tokens": T, "heads": H, "shared": shared, "group": group}
     with torch.cuda.device_of(z):
-        views.layer(W, bias).forward(keep).launch(B * H, **arguments, **numbers)
+        views.layer(W, bias).forward(keep, B * H).launch(B * H, **arguments, **numbers)
     return z, W_last, kept
 
 
@@ -114,7 +114,7 @@ def backward(views: Views, dz: Tensor, dW: list[Tensor], kept: list[Tensor], gro
 def _linear_backward(layer: Layer, views: Views, arguments: dict[str, Tensor], kept: list[Tensor], group: int) -> None:
     """Launch two kernels per group, last group first: one stores W before each mini-batch, one computes gradients."""
     B, T, H, _ = views.sizes
-    recompute, gradients = layer.recompute(), layer.backward()
+    recompute, gradients = layer.recompute(), layer.backward(B * H)
     W_last = [torch.empty_like(w[0]) for w in kept]
     types = (views.q.dtype, torch.float32)
     scratch = [w.new_empty(group, *w.shape, dtype=dtype) for w, dtype in zip(W_last, types, strict=True)]
@@ -136,7 +136,7 @@ def _mlp_backward(layer: Layer, views: Views, arguments: dict[str, Tensor], kept
     arguments |= {"G1_kept": scratch(group, B, H, b, layer.F), "G2_kept": scratch(group, B, H, b, D)}
     arguments |= {name: scratch(B, H, b, layer.F) for name in ACTIVATIONS}
     numbers = {"mini_batches": views.mini_batches, "tokens": T, "heads": H, "group": group}
-    layer.backward().launch(B * H, **arguments, **numbers)
+    layer.backward(B * H).launch(B * H, **arguments, **numbers)
 
 
 def decode(views: Views, W: list[Tensor], step: list[Tensor], offset: int, bias: bool) -> tuple[Tensor, list[Tensor]]:

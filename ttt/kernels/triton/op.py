@@ -6,7 +6,9 @@ Shapes: B batch, H heads, T tokens, D head width, F hidden width of TTT-MLP, b m
 from itertools import pairwise
 from typing import Any
 
+import numpy
 import torch
+import triton
 from torch import Tensor
 from triton.runtime import driver
 
@@ -50,8 +52,10 @@ def unsupported(
         hidden: widths of the hidden layers, none for TTT-Linear; at most one, a multiple of 16.
         mini_batch_size: b; at most 64.
         dtype: of the views: float32, float16 or bfloat16.
-        device: the device that would run them; None does not check its shared memory.
+        device: the device that would run them; None does not check its shared memory, which decoding needs little of.
     """
+    if INTERPRETED and (problem := interpreter_problem(triton.__version__, numpy.__version__)):
+        return problem
     if not 1 <= head_dim <= 128:
         return f"it supports head widths up to 128, not {head_dim}"
     if len(hidden) > 1 or any(width % 16 or width < 1 for width in hidden):
@@ -69,6 +73,24 @@ def unsupported(
             f"{device} has {room // 1024}; use half precision or a smaller mini-batch"
         )
     return None
+
+
+def interpreter_problem(triton_version: str, numpy_version: str) -> str | None:
+    """Return why Triton's interpreter cannot run with this NumPy, or None.
+
+    It converts arrays of one element with ``int``, which NumPy 2.4 refuses; Triton 3.7 no longer does.
+    """
+    if _release(triton_version) >= (3, 7) or _release(numpy_version) < (2, 4):
+        return None
+    return (
+        f"TRITON_INTERPRET=1 with triton {triton_version} needs numpy below 2.4, not {numpy_version}; "
+        "install numpy<2.4 or triton>=3.7"
+    )
+
+
+def _release(version: str) -> tuple[int, int]:
+    major, minor = version.split(".")[:2]
+    return int(major), int(minor)
 
 
 def _shared_memory(device: torch.device | None) -> int | None:
@@ -153,12 +175,24 @@ def decode_token(
 
 
 def _check(
-    W: list[Tensor], scale: Tensor, shift: Tensor, q: Tensor, k: Tensor, v: Tensor, eta: Tensor, tau: Tensor, unit: int
+    W: list[Tensor],
+    scale: Tensor,
+    shift: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    eta: Tensor,
+    tau: Tensor,
+    decodes: bool = False,
 ) -> None:
-    """Check sizes and types, because a kernel would read past the end of a tensor that is too small."""
+    """Check sizes and types, because a kernel would read past the end of a tensor that is too small.
+
+    If it ``decodes``, T needs to be no multiple of b, and the shared memory of the other kernels is not needed.
+    """
     B, H, T, D = q.shape
     hidden = (W[0].shape[-1],) if len(W) == 4 else ()
-    reason = unsupported(D, hidden, tau.numel(), q.dtype, q.device)
+    reason = unsupported(D, hidden, tau.numel(), q.dtype, None if decodes else q.device)
+    unit = 1 if decodes else tau.numel()
     torch._check(reason is None, lambda: f"the Triton inner loop cannot compute this: {reason}")
     torch._check(T % unit == 0, lambda: f"T = {T} is not a multiple of {unit}")
     widths = [D, *hidden, D]
@@ -191,7 +225,7 @@ def _forward(
     bias: bool,
     keep: bool,
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    _check(W, scale, shift, q, k, v, eta, tau, tau.numel())
+    _check(W, scale, shift, q, k, v, eta, tau)
     z, W_last, kept = launch.forward(_views(scale, shift, q, k, v, eta, tau), W, group, bias, keep)
     return z.transpose(1, 2), W_last, kept
 
@@ -209,7 +243,7 @@ def _forward_fake(
     bias: bool,  # noqa: ARG001
     keep: bool,
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    _check(W, scale, shift, q, k, v, eta, tau, tau.numel())
+    _check(W, scale, shift, q, k, v, eta, tau)
     groups = -(-(q.shape[2] // tau.numel()) // group) if keep else 0
     return _rows(q), [w.new_empty(w.shape) for w in W], [w.new_empty(groups, *w.shape) for w in W]
 
@@ -270,7 +304,7 @@ def _decode(
     offset: int,
     bias: bool,
 ) -> tuple[Tensor, list[Tensor]]:
-    _check(W, scale, shift, q, k, v, eta, tau, 1)
+    _check(W, scale, shift, q, k, v, eta, tau, decodes=True)
     torch._check(
         q.shape[2] == 1 and 0 <= offset < tau.numel(), lambda: "expected one token and an offset within its mini-batch"
     )
@@ -292,7 +326,7 @@ def _decode_fake(
     offset: int,  # noqa: ARG001
     bias: bool,  # noqa: ARG001
 ) -> tuple[Tensor, list[Tensor]]:
-    _check(W, scale, shift, q, k, v, eta, tau, 1)
+    _check(W, scale, shift, q, k, v, eta, tau, decodes=True)
     return _rows(q), [w.new_empty(w.shape) for w in W]
 
 

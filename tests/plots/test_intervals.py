@@ -1,0 +1,76 @@
+"""Error bars over documents where runs were judged on little text."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from synthetic import make_run
+
+from ttt.analysis.question import Question, compare_runs
+from ttt.analysis.store import load_results
+from ttt.claims.student import critical
+from ttt.plots.compare import figure_of
+from ttt.plots.intervals import half_widths
+from ttt.plots.registry import figures
+from ttt.plots.style import paper_style
+from ttt.results.document_losses import write_document_losses
+from ttt.results.record import RunFolder
+
+TOKENS = np.array([100, 200, 100, 400])
+
+
+def judged(folder: Path, per_token: list[float], documents: int = 4, model: str = "ttt_linear") -> RunFolder:
+    """Write a run with these losses (nats/token) on four documents, of which its record counts ``documents``."""
+    loss = float((TOKENS * per_token).sum() / TOKENS.sum())
+    backbone = "own" if model == "mamba" else "mamba"
+    run = make_run(folder, model, backbone, steps=1, evaluated=False, perplexity=math.exp(loss))
+    record = json.loads(run.record.read_text())
+    result = record["results"]["validation"]
+    result["tokens"] = 10**6
+    result["judged"] = {"digest": "abc", "ctx": 512, "windows": "", "documents": documents}
+    run.record.write_text(json.dumps(record))
+    sums = np.arange(4), TOKENS * per_token, TOKENS
+    write_document_losses(run.documents, run.path.name, "validation", 1, "abc", *sums)
+    return run
+
+
+def widths(folder: Path) -> dict[str, float]:
+    results = load_results(folder)
+    found = half_widths(results, "validation", list(results.runs["run_id"]))
+    assert {documents for _, documents in found.values()} <= {4}
+    return {run_id: half for run_id, (half, _) in found.items()}
+
+
+def test_the_interval_of_a_run_alone_is_that_of_a_ratio(tmp_path: Path) -> None:
+    run = judged(tmp_path, [3.0, 4.0, 5.0, 3.5])
+    rests = TOKENS * (np.array([3.0, 4.0, 5.0, 3.5]) - 3.75)
+    error = math.sqrt(4 / 3 * (rests**2).sum()) / 800
+    assert widths(tmp_path) == {run.path.name: pytest.approx(critical(3) * error)}
+
+
+def test_what_documents_have_in_common_for_all_runs_is_taken_out(tmp_path: Path) -> None:
+    judged(tmp_path, [3.0, 4.0, 5.0, 3.5])
+    judged(tmp_path, [3.5, 4.5, 5.5, 4.0], model="mamba")
+    assert list(widths(tmp_path).values()) == pytest.approx([0.0, 0.0], abs=1e-6)
+
+
+def test_runs_with_enough_text_have_none(tmp_path: Path) -> None:
+    judged(tmp_path, [3.0, 4.0, 5.0, 3.5], documents=30)
+    assert widths(tmp_path) == {}
+
+
+@pytest.mark.parametrize("name", ["compare", "books_scaling"])
+def test_pictures_draw_them_and_say_so(name: str, tmp_path: Path) -> None:
+    judged(tmp_path, [3.0, 4.0, 5.0, 3.5])
+    judged(tmp_path, [3.5, 4.0, 5.5, 3.0], model="mamba")
+    results = load_results(tmp_path)
+    figure = figure_of(compare_runs(results, Question(x="flops"))) if name == "compare" else figures()[name]
+    with paper_style():
+        canvas = figure.draw(figure.table(results))
+    bars = [segment for group in canvas.axes[0].collections for segment in group.get_segments()]
+    assert len(bars) == 2
+    assert all(high > 1.1 * low for (_, low), (_, high) in bars)
+    caption = " ".join(canvas.get_supxlabel().split())
+    assert "Little data: bars include 95% intervals over 4 documents, less what all runs share." in caption

@@ -1,0 +1,99 @@
+"""The choice between the implementations of a recurrence, by the ``kernel`` group of the configuration."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from ttt.config.errors import bad_value
+from ttt.config.schema import KernelConfig
+from ttt.kernels.dispatch import PACKAGES, check_name
+from ttt.layers.chunks import Recurrence
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RecurrenceKernels:
+    """The implementations of one recurrence; all have the same arguments.
+
+    Attributes:
+        by_token: the recurrence as it is written, for ``kernel=primal`` and single tokens.
+        in_chunks: with matrix products in PyTorch, on any device.
+        package: the option of the group ``kernel`` for a package's kernels on GPUs.
+        load: returns the package's kernels, or None if it is not installed.
+        dtypes: the dtypes of tokens that they take.
+    """
+
+    by_token: Recurrence
+    in_chunks: Recurrence
+    package: str
+    load: Callable[[], Recurrence | None]
+    dtypes: tuple[torch.dtype, ...]
+
+    def check(self, kernel: KernelConfig) -> None:
+        """Check that this recurrence has the kernel.
+
+        Raises:
+            UserError: no such kernel, another package's, or a package that is not installed.
+        """
+        check_package(kernel, self.package, self.load)
+
+    def choose(self, kernel: KernelConfig, x: Tensor, tokens: int) -> Recurrence:
+        """Return the implementation for ``tokens`` tokens with the device and dtype of ``x``.
+
+        ``auto`` is the package's on a GPU, if it is installed and takes the dtype.
+
+        Raises:
+            UserError: the package's kernels were asked for and cannot run.
+        """
+        if kernel.name == "primal" or tokens == 1:
+            return self.by_token
+        if kernel.name not in ("auto", self.package):
+            return self.in_chunks
+        reason = self._why_not(x)
+        if reason and kernel.name == self.package:
+            raise bad_value("kernel.name", kernel.name, f"{reason}; choose auto")
+        if reason:
+            _log_plain(self.package, str(x.device), reason)
+        return self.in_chunks if reason else self._loaded()
+
+    def _why_not(self, x: Tensor) -> str | None:
+        """Return why the package's kernels cannot take ``x``, or None."""
+        if x.device.type != "cuda":
+            return f"it runs on GPUs, not on {x.device.type}"
+        if x.dtype not in self.dtypes:
+            taken = " or ".join(str(dtype).removeprefix("torch.") for dtype in self.dtypes)
+            return f"it takes {taken}, not {str(x.dtype).removeprefix('torch.')}"
+        return None if self.load() else "it is not installed"
+
+    def _loaded(self) -> Recurrence:
+        loaded = self.load()
+        assert loaded is not None
+        return loaded
+
+
+def check_package(kernel: KernelConfig, package: str, load: Callable[[], object]) -> None:
+    """Check that ``kernel`` is no package's, or that of ``package``, which ``load`` imports.
+
+    Raises:
+        UserError: no such kernel, another package's, or a package that is not installed.
+    """
+    check_name(kernel)
+    if kernel.name not in PACKAGES:
+        return
+    if kernel.name != package:
+        raise bad_value("kernel.name", kernel.name, f"has no kernel for this layer; choose auto or {package}")
+    if load() is None:
+        reason = f"needs the package {PACKAGES[package]}, which is not installed; choose auto"
+        raise bad_value("kernel.name", kernel.name, reason)
+
+
+@cache
+def _log_plain(package: str, device: str, reason: str) -> None:
+    """Log once why PyTorch computes the recurrence, where users expect the package: on GPUs."""
+    if device != "cpu":
+        log.warning("kernel: plain PyTorch on %s instead of the kernels of %s: %s", device, PACKAGES[package], reason)
