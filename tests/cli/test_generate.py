@@ -43,7 +43,7 @@ MISTAKES = [
     (["prompt"], "prompt: not of the form key=value"),
     (["promt=x"], "promt: no such key; did you mean prompt?"),
     (["device=tpu"], "device=tpu: choose one of auto, cpu"),
-    (["kernel=cuda"], "kernel=cuda: choose one of auto, cpu, dual, primal, triton"),
+    (["kernel=cuda"], "kernel=cuda: choose one of auto, cpu, dual, fla, mamba_ssm, primal, triton"),
     (["run=nowhere"], "nowhere/record.json: cannot be read"),
 ]
 

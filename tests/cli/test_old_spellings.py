@@ -60,12 +60,12 @@ def test_one_line_names_what_to_write(
     assert printed.err.count("\n") == 1
 
 
-def test_a_key_that_must_be_given_is_named_with_its_meaning(
+def test_a_folder_that_must_be_given_is_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["ttt-export", "run=nowhere"])
     with pytest.raises(SystemExit, match="2"):
         export.main()
     error = capsys.readouterr().err
-    assert error.startswith("error: out= is missing: folder to write")
+    assert error.startswith("error: no folder to write is given; give out=FOLDER")
     assert error.count("\n") == 1

@@ -14,9 +14,11 @@ from sweep_cases import write_record, write_sacct
 from ttt.cli.sweep import commands
 from ttt.cli.sweep.expand import expand
 from ttt.cli.sweep.main import main
+from ttt.cli.sweep.request import Request
 from ttt.config.sweep import read_sweep
 from ttt.launch.cost import RunCost
 from ttt.launch.plan import Plan, PlannedRun, SweepFolder, read_runs
+from ttt.launch.status import sweep_status
 
 SUBMIT = ("submit", "sweep=mine.yaml", "slurm=a100")
 STATUS = ("status", "sweep=mine.yaml")
@@ -231,3 +233,25 @@ def test_dry_shows_the_jobs_and_sends_and_writes_nothing(cluster: Cluster) -> No
     assert "#SBATCH --array=0-3" in out
     assert "ttt-train" in out
     assert not cluster.sweep.path.exists()
+
+
+def test_status_takes_the_words_of_submit(cluster: Cluster) -> None:
+    cluster(*SUBMIT, "limit=3")
+    cluster.set_state("PENDING")
+    assert cluster("status", *SUBMIT[1:], "slurm.mem_gb=8", "limit=3", "seed=0,1") == cluster(*STATUS)
+
+
+def test_a_watch_into_a_file_writes_what_changed_with_its_time(
+    cluster: Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster(*SUBMIT)
+    cluster.set_state("PENDING")
+    before = sweep_status(cluster.sweep)
+    after = [replace(before[0], state="running"), *before[1:]]
+    watch = Request("status", flags={"--watch"})
+    for statuses in (before, after):
+        commands._show_status(watch, statuses, before)
+    lines = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"[\d-]{10} [\d:]{8}", lines[0])
+    assert len(lines) == 4
+    assert " running " in lines[2]

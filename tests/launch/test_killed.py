@@ -51,7 +51,8 @@ def send(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     monkeypatch.setattr(planning, "versions", dict)
     runs = [planned(number, tmp_path) for number in range(2)]
     request = Request("submit", {"slurm": "a100", "folder": f"{tmp_path}/sweep"})
-    return lambda: submit(request, Plan("six", runs, {run.run_id: TrainConfig() for run in runs}))
+    plan = Plan("six", runs, {run.run_id: TrainConfig() for run in runs})
+    return lambda: submit(request, lambda _: plan)
 
 
 def killed_before(operation: int, command: Callable[[], None]) -> bool:

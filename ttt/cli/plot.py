@@ -98,13 +98,11 @@ def arguments_of(words: list[str]) -> Arguments:
     Raises:
         UserError: an unknown key or flag, or a former spelling.
     """
-    keys, flags = (
-        {"runs": "FOLDER", "out": "FOLDER", "select": "KEY=VALUE", "smooth": "SHARE"},
-        ["--all", "--strict", "--stopped"],
-    )
+    keys = {"runs": "FOLDER", "out": "FOLDER", "select": "KEY=VALUE"}
+    flags = ["--all", "--strict", "--stopped"]
     if COMPARE in words:
         keys, flags = keys | KEYS, [*flags, TABLE]
-    if TRAINING in words:
+    if {TRAINING, "--all"} & {*words}:
         keys = keys | {"smooth": "SHARE"}
     return parse(words, keys, flags)
 

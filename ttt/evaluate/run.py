@@ -33,8 +33,9 @@ from ttt.results.checkpoints import Choice, chosen_whole
 from ttt.results.document_losses import read_document_losses, write_document_losses
 from ttt.results.metrics import MetricLog, Split
 from ttt.results.origin import data_from_here
-from ttt.results.record import Evaluation, Record, RunFolder, require_data
+from ttt.results.record import Evaluation, Record, RunFolder
 from ttt.results.run_record import RunRecord
+from ttt.results.same_text import require_data
 
 log = logging.getLogger(__name__)
 

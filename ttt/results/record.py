@@ -9,7 +9,7 @@ from typing import Any, Literal, NotRequired, TypedDict, cast
 
 import yaml
 
-from ttt.config.errors import UserError, bad_value
+from ttt.config.errors import UserError
 from ttt.config.identity import without_bookkeeping
 from ttt.config.schema import Resolved
 from ttt.results.atomic import write_text
@@ -318,36 +318,3 @@ def identity_of(record: Record) -> Resolved:
     Records without it were written before any key was added, so that all their keys count.
     """
     return record["identity"] if "identity" in record else without_bookkeeping(record["config"])
-
-
-def require_data(folder: RunFolder, record: Record, digest: str) -> None:
-    """Check that the data has not changed since the run was trained, such as with the version of a package.
-
-    Raises:
-        UserError: the data has another digest.
-    """
-    trained_on = record["data"]["digest"]
-    if digest != trained_on:
-        raise UserError(
-            f"{folder.path}: was trained on data with digest {trained_on[:12]}, here it is {digest[:12]}; "
-            f"install the versions in its record, or train again"
-        )
-
-
-def require_tokenizer(run: str, parent: Data, sha256: str, vocab_size: int) -> None:
-    """Check that a run to start from (``from=run``) has the tokenizer of a corpus; its text may be another.
-
-    Args:
-        run: its folder.
-        parent: the data that it was trained on.
-        sha256: of the corpus's tokenizer.
-        vocab_size: of the corpus.
-
-    Raises:
-        UserError: it was trained with another tokenizer.
-    """
-    trained = parent.get("tokenizer_sha256")
-    if sha256 != trained:
-        sizes = f"data.vocab_size={vocab_size}, not {parent['vocab_size']}"
-        digests = f"tokenizer {sha256[:12]}, not {trained[:12] if trained else 'known'}"
-        raise bad_value("from", run, f"was trained with another tokenizer ({sizes}; {digests})")

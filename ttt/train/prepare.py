@@ -18,8 +18,9 @@ from ttt.models.weights import check_resumable, load_weights
 from ttt.results.checkpoints import Checkpoint, require_newest
 from ttt.results.metrics import MetricLog
 from ttt.results.provenance import git_state, versions
-from ttt.results.record import SCHEMA_VERSION, Data, Device, Record, require_data, require_tokenizer
+from ttt.results.record import SCHEMA_VERSION, Data, Device, Record
 from ttt.results.run_record import RunRecord, now
+from ttt.results.same_text import require_data, require_tokenizer
 from ttt.train.device import Hardware, choose_hardware
 from ttt.train.loggers import require_logger
 from ttt.train.opening import Opening

@@ -2,7 +2,7 @@
 
 import textwrap
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from ttt.analysis.labels import method_label
@@ -115,7 +115,7 @@ def status_table(statuses: list[RunStatus], wide: bool = False) -> str:
     return f"{table}\n{counted(len(statuses), 'run')}: {summary}"
 
 
-def _with_details(rows: list[tuple[str, ...]]) -> str:
+def _with_details(rows: Sequence[tuple[str, ...]]) -> str:
     """Return the table in 80 columns; a detail, in the last cell, that does not fit stands in lines of its own."""
     lines = []
     for line, row in zip(
