@@ -113,7 +113,7 @@ def test_other_errors_pass(configure: Configure) -> None:
 
 def test_the_line_names_parts_and_device(configure: Configure) -> None:
     line = memory_line(configure(), Room("one H100", 80 * GB, "cuda", "bf16-mixed"))
-    assert "of 80 GB of one H100, by count (parameters" in line
+    assert "of 80 GB of one H100 in a step, by count (parameters" in line
     assert "256 tokens at once, blocks not recomputed" in line
 
 
