@@ -1,6 +1,5 @@
 """Run folders with made-up but realistic numbers."""
 
-import json
 import math
 import zlib
 from collections.abc import Callable
@@ -166,10 +165,10 @@ def make_documents(run: RunFolder, split: Split = "validation", documents: int =
 
 def departing(run: RunFolder, **size: object) -> RunFolder:
     """Give a run other settings of its size, and the label of such a run."""
-    record = json.loads(run.record.read_text())
+    record = read_record(run.record)
     record["config"]["size"] |= size
     record["label"] = label_of_plain(record["config"]).to_plain()
-    run.record.write_text(json.dumps(record))
+    write_record(run.record, record)
     return run
 
 

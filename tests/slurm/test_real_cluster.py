@@ -57,7 +57,7 @@ def sweeps(sweep: Callable[..., Any]) -> Sweeps:
     same = ("whole", "limited", "preempted", "lost", "killed", "cancelled")
     made = {name: sweep("run", *DISTURBED, runs=name, seed=[7]) for name in same}
     made["child"] = sweep("child", recipe=["paper", "finetune"], rules=[PRETRAINED])
-    made["broken"] = sweep("broken", "recipe.learning_rate=1e30", recipe=["paper", "finetune"], rules=[PRETRAINED])
+    made["broken"] = sweep("broken", "recipe.learning_rate=1e15", recipe=["paper", "finetune"], rules=[PRETRAINED])
     made["nodes"] = sweep("nodes", "trainer.strategy=ddp", "trainer.nodes=2", model=["transformer"], seed=[0])
     options: dict[str, tuple[list[str], float]] = {
         "limited": LIMITED,

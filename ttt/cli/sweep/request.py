@@ -1,12 +1,13 @@
 """Parsing the command line of ``ttt-sweep``."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from ttt.cli.sweep.files import sweep_file
 from ttt.config.errors import UserError, bad_value
 from ttt.config.keys import refuse_renamed
+from ttt.config.schema import TrainConfig
 from ttt.config.system import user_path
 
 FLAGS = {
@@ -152,7 +153,13 @@ def _add(request: Request, argument: str) -> None:
         request.options[key] = value
     elif key.startswith("slurm.") and "slurm" in keys:
         request.cluster_changes.append(argument.removeprefix("slurm."))
-    elif command in ("plan", "submit", "status"):
+    elif command in ("plan", "submit") or (command == "status" and _is_of_a_run(key)):
         request.overrides.append(argument)
     else:
         raise UserError(f"{argument}: no such key; ttt-sweep {command} takes {', '.join(keys)}")
+
+
+def _is_of_a_run(key: str) -> bool:
+    """Return whether a key may set or choose something of a run; ``status`` does not compose runs to find out."""
+    name = key.lstrip("+").split(".")[0]
+    return name == "ablation" or name in {item.name for item in fields(TrainConfig)}
