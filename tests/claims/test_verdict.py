@@ -1,10 +1,12 @@
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
 
 from ttt.claims.student import critical, two_sided_p
+from ttt.claims.table import numbers
 from ttt.claims.verdict import Part, Verdict, corrected, interval, near, paired, pairs_needed, together
 
 HELD, REVERSED, UNRESOLVED = Verdict.HELD, Verdict.REVERSED, Verdict.UNRESOLVED
@@ -123,3 +125,11 @@ def test_more_seeds_never_lower_the_power() -> None:
     ]
     assert all(more >= fewer for fewer, more in pairwise(held)), held
     assert held[-1] > 0.9
+
+
+@pytest.mark.parametrize(("spread", "verdict"), [(None, REVERSED), (0.02, REVERSED), (0.047, UNRESOLVED)])
+def test_documents_resolve_nothing_within_the_spread_of_seeds(spread: float | None, verdict: Verdict) -> None:
+    part = replace(paired("x", [0.045, 0.046, 0.047] * 5, [], counted="document"), spread=spread)
+    (judged,) = corrected([part])
+    assert judged.verdict == verdict
+    assert numbers(judged).endswith("another seed might change the sign") == (verdict == UNRESOLVED)

@@ -144,8 +144,8 @@ def numbers(part: Part) -> str:
     ends = "" if math.isnan(part.low) else f" [{part.low:+.3f}, {part.high:+.3f}]"
     paper = "" if part.paper is None else f" (paper {part.paper:+.3f})"
     needed = f"; {part.needed:,} needed" if part.needed and part.needed > part.pairs else ""
-    of_seeds = part.spread is not None and part.counted == "document"
-    spread = f"; seeds elsewhere: SD {part.spread:.3f}" if of_seeds else ""
+    spread = "" if part.spread_elsewhere is None else f"; seeds elsewhere: SD {part.spread_elsewhere:.3f}"
+    spread += ", another seed might change the sign" if part.within_seeds else ""
     return f"{part.effect:+.3f}{ends}{unit}{paper}, {count}{needed}{spread}{copying}"
 
 

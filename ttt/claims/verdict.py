@@ -14,6 +14,9 @@ POWER = 0.8
 
 MOST_PAIRS = 10_000
 
+SEED_DEVIATIONS = 1.96
+"""An effect that documents resolve must also be as many standard deviations over seeds, where these are known."""
+
 RULE = (
     "A pair is two runs with the same data, size, context and seed; a run whose training ended before its schedule "
     "counts nowhere. An effect is the mean of the paired differences with its 95% confidence interval by Student's t. "
@@ -28,7 +31,8 @@ RULE = (
     "otherwise they are of validation. With fewer than three seeds, documents are the units if all runs of the part "
     "read the same windows: a studentised bootstrap of 10,000 resamples over at least 10 documents, in claims 1 to 3 "
     "with the weight of their tokens. Such a part says 'documents' in its name. The spread of seeds is not in its "
-    "interval; where these results have it elsewhere, the standard deviation over seeds stands beside the interval. "
+    "interval; where these results have it for other losses of a split, their standard deviation over seeds stands "
+    f"beside the interval, and an effect of less than {SEED_DEVIATIONS} of them is not resolved. "
     f"A run copies from context if text that repeats costs it less than {COPIES_BELOW:.0%} of the same text at first "
     "reading. In claims 1, 2, 3 and 7 a part with a pair of which one run copies and another does not is not resolved, "
     "whatever its interval: the difference is that of the copying."
@@ -86,6 +90,16 @@ class Part:
     split: str = ""
     spread: float | None = None
     copying: str = ""
+
+    @property
+    def spread_elsewhere(self) -> float | None:
+        """Return the spread of seeds in other parts, if the units of this part are documents; otherwise None."""
+        return self.spread if self.counted == "document" else None
+
+    @property
+    def within_seeds(self) -> bool:
+        """Return whether documents are the units, and another seed might change the sign of the effect."""
+        return self.spread_elsewhere is not None and abs(self.effect) < SEED_DEVIATIONS * self.spread_elsewhere
 
 
 def paired(
@@ -145,20 +159,27 @@ def unmeasured(name: str, run_ids: Iterable[str]) -> Part:
 
 
 def corrected(parts: Sequence[Part]) -> list[Part]:
-    """Return the parts of a claim with verdicts by Holm's method; those without a p value keep theirs."""
+    """Return the parts of a claim with verdicts by Holm's method; those without a p value keep theirs.
+
+    A part that is within the spread of seeds is not resolved.
+    """
     order = sorted((part.p, number) for number, part in enumerate(parts) if part.p is not None)
     judged = list(parts)
     for rank, (p, number) in enumerate(order):
         if p * (len(order) - rank) > LEVEL:
             break
         part = parts[number]
+        if part.within_seeds:
+            continue
         verdict = Verdict.HELD if part.effect * part.claimed > 0 else Verdict.REVERSED
         judged[number] = replace(part, verdict=verdict, needed=None)
     return judged
 
 
 def with_spread_of_seeds(parts: Sequence[Part], elsewhere: Sequence[Part]) -> list[Part]:
-    """Add to parts of documents the root mean square of the spreads over seeds, of other parts of the same unit.
+    """Add to parts of documents the root mean square of the spreads over seeds of other parts.
+
+    The other parts have the same unit, and are like this one about losses of a split, or about other quantities.
 
     Args:
         parts: the parts of a claim; where they have a spread over seeds, only these count.
@@ -172,7 +193,8 @@ def _with_spread(part: Part, *sources: Sequence[Part]) -> Part:
         spreads = [
             other.spread
             for other in source
-            if other.spread is not None and other.unit == part.unit and other.counted in ("pair", "seed")
+            if other.spread is not None and other.counted in ("pair", "seed")
+            if (other.unit, bool(other.split)) == (part.unit, bool(part.split))
         ]
         if spreads:
             return replace(part, spread=math.sqrt(statistics.fmean(spread**2 for spread in spreads)))
