@@ -201,7 +201,7 @@ for command, arguments, _ in REFUSALS:
 @pytest.mark.slow
 def test_refusals_import_nothing_heavy(tmp_path: Path) -> None:
     """Importing torch would take longer than all that these refusals need."""
-    (run,) = (ROOT / "results" / "laptop").glob("transformer-transformer-w128-512-*")
+    run = next((ROOT / "results" / "laptop").glob("transformer-transformer-w128-512-*"))
     for folder in ("trained", "runs/mine"):
         shutil.copytree(run, tmp_path / folder)
     (tmp_path / "other").mkdir()
