@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from ttt.analysis.store import load_results
-from ttt.claims.table import CLAIMS, Judged, as_csv, as_json, as_markdown, as_text, judge_all
+from ttt.claims.table import CLAIMS, THEN, Judged, as_csv, as_json, as_markdown, as_text, judge_all
 from ttt.claims.verdict import Verdict
 from ttt.results.inner_loss import write_inner_loss
 from ttt.results.record import RunFolder
@@ -201,7 +201,7 @@ def test_missing_runs_are_named_with_the_command(number: int, missing: str, text
     claim = judged(tmp_path)[number]
     assert claim.verdict in (Verdict.UNRESOLVED, Verdict.HELD)
     assert any(text in part.name and part.pairs == 0 for part in claim.parts)
-    assert f"the missing runs: {claim.claim.give}" in as_text([claim])
+    assert_commands("the missing runs", claim)
     assert "not measured" in as_text([claim])
     assert f"`{claim.claim.give}`" in as_markdown([claim])
 
@@ -222,11 +222,22 @@ def test_a_short_context_has_no_far_context(tmp_path: Path) -> None:
     assert part.name == "TTT-Linear (M): no more than c = 768; 1,792 is needed, pycode w128 at 1024"
 
 
+def indented(give: str) -> list[str]:
+    return [f"     {command}" for command in give.split(THEN)]
+
+
+def assert_commands(label: str, claim: Judged) -> None:
+    """Check that the text names the commands that give the runs, each in a line of its own to be copied."""
+    lines = as_text([claim]).splitlines()
+    assert f"   {label}:" in lines
+    assert all(command in lines for command in indented(claim.claim.give))
+
+
 def test_no_runs_are_said_with_the_command_that_gives_them(tmp_path: Path) -> None:
     found = judge_all(load_results(tmp_path))
     assert {one.verdict for one in found} == {Verdict.NO_RUNS}
     text = as_text(found)
-    assert all(claim.give in text for claim in CLAIMS)
+    assert all(command in text.splitlines() for claim in CLAIMS for command in indented(claim.give))
 
 
 def test_seeds_are_paired_and_so_cancel(tmp_path: Path) -> None:
@@ -256,7 +267,7 @@ def test_a_single_pair_resolves_nothing_and_the_command_for_more_is_named(tmp_pa
     make_ladder(tmp_path, (0,), PAPER_ORDER, own_noise=0.0)
     claim = judged(tmp_path)[1]
     assert claim.verdict == Verdict.UNRESOLVED
-    assert f"another seed: {claim.claim.give}" in as_text([claim])
+    assert_commands("a single pair has no interval; another seed", claim)
 
 
 def test_texts_of_other_digests_are_apart(tmp_path: Path) -> None:

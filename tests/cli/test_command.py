@@ -21,6 +21,7 @@ from ttt.cli.help import columns, describe_command
 from ttt.config.errors import UserError
 from ttt.config.keys import free_text_keys
 from ttt.config.schema import TrainConfig
+from ttt.config.text_table import WIDTH
 
 COMMANDS = [
     *(module.COMMAND for module in (train, evaluate, export, importing, generate)),
@@ -158,7 +159,7 @@ def test_help_has_a_line_for_every_key(command: Command) -> None:
     for field in fields(command.schema):
         if field.name != "parent":
             assert f"\n  {names.get(field.name, field.name)}" in shown
-    assert max(map(len, shown.splitlines())) <= 120
+    assert max(map(len, shown.splitlines())) <= WIDTH
 
 
 def test_help_has_the_values_of_the_command_line() -> None:

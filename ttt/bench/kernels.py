@@ -4,7 +4,7 @@ Letters: T tokens, D head width, b mini-batch size.
 """
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -13,7 +13,7 @@ import torch
 from tqdm import tqdm
 
 from ttt.bench.markers import Markers, around, write_between
-from ttt.config.bench import KernelBenchConfig
+from ttt.config.bench import KernelBenchConfig, recorded
 from ttt.config.errors import RunError, UserError, bad_value
 from ttt.config.gpus import GPU, MODELLED
 from ttt.config.text_table import Column, markdown_lines, print_headings, print_line
@@ -35,15 +35,19 @@ MARKERS = Markers("<!-- ttt-bench kernels: begin -->", "<!-- ttt-bench kernels: 
 """The lines of a Markdown file between which the table is written."""
 
 NOTES = f"""\
-regs: registers per thread. spilled: bytes of registers that a thread stores to memory for lack of room; in loops: of
-  these, bytes within the innermost loops that contain matrix products; not counted on AMD.
-shared: bytes of shared memory per program; * more than the {SMALL_SHARED // KB} KB of sm_86 and sm_89.
-FLOP and all columns after it are counted, not measured, per token and head. A backward pass includes its recomputation,
-  which also has a line of its own. device: bytes from and to device memory; x least: ratio to reading every input once
-  and writing every output once; L2: bytes of all loads and stores. docs/kernels.md lists the assumptions.
-{", ".join(device.name for device in MODELLED)}: ns per token and head by the datasheet, a MODEL, NOT A MEASUREMENT: \
-the larger of the times of
-  matrix products and of device memory, each at its peak."""
+regs: registers per thread. spilled: bytes of registers that a thread stores to
+  memory for lack of room; in loops: of these, bytes within the innermost loops
+  that contain matrix products; not counted on AMD.
+shared: bytes of shared memory per program; * more than the {SMALL_SHARED // KB} KB of sm_86
+  and sm_89. --wide shows all columns.
+FLOP and all columns after it are counted, not measured, per token and head. A
+  backward pass includes its recomputation, which also has a line of its own.
+  device: bytes from and to device memory; x least: ratio to reading every input
+  once and writing every output once; L2: bytes of all loads and stores.
+  docs/kernels.md lists the assumptions.
+{", ".join(device.name for device in MODELLED)}: ns per token and head by the datasheet, a MODEL, NOT A
+  MEASUREMENT: the larger of the times of matrix products and of device memory,
+  each at its peak."""
 
 
 class Job(NamedTuple):
@@ -133,14 +137,16 @@ def bench_kernels(config: KernelBenchConfig) -> Path:
     _refuse_without_compiler()
     if config.markdown:
         around(Path(config.markdown), MARKERS)
-    columns = COLUMNS + (beside(Path(config.beside)) if config.beside else ())
+    more = beside(Path(config.beside)) if config.beside else ()
+    columns = COLUMNS + more
+    printed = columns if config.wide else narrow(more)
     jobs = list(_jobs(config))
     if config.warm:
         return _fill_cache(Path(config.warm), jobs)
-    log = BenchmarkLog(Path(config.runs), "kernels", asdict(config), torch.get_num_threads())
+    log = BenchmarkLog(Path(config.runs), "kernels", recorded(config), torch.get_num_threads())
     triton_version = versions()["triton"]
     print(f"triton {triton_version}; kernels are compiled ahead of time and counted, not run\n")
-    print_headings(columns)
+    print_headings(printed)
     lines, failures = [], []
     for job in tqdm(jobs, desc="kernels", leave=False, disable=None):
         try:
@@ -151,7 +157,7 @@ def bench_kernels(config: KernelBenchConfig) -> Path:
         log.add(line.rows)
         # Without this the line would overwrite the progress bar.
         with tqdm.external_write_mode():
-            print_line(columns, line)
+            print_line(printed, line)
         lines.append(line)
     print(f"\n{NOTES}")
     if config.markdown:
@@ -282,3 +288,12 @@ COLUMNS: Columns = (
     Column("L2 B", 9, lambda line: f"{line.counts.l2_bytes:,.0f}"),
     *map(_modelled, MODELLED),
 )
+
+NARROW = ("kernel", "target", "dtype", "D", "b", "warps", "stages", "regs", "spilled", "shared")
+"""Headings of the columns that are printed without ``--wide``, in 80 characters."""
+
+
+def narrow(more: Columns) -> Columns:
+    """Return the columns that fit a line of 80 characters; ``more``, if any, takes the place of warps and stages."""
+    left_out = ("warps", "stages") if more else ()
+    return (*(column for column in COLUMNS if column.heading in NARROW and column.heading not in left_out), *more)

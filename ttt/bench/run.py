@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -16,8 +15,8 @@ from ttt.bench.spikes import MOST_TIMES, Place, per_token, place_of, standing_ou
 from ttt.bench.table import KERNELS, LATENCY, Columns, Table, print_rows
 from ttt.bench.timing import Spread
 from ttt.bench.turns import peak_bytes, take_turns
-from ttt.config.bench import BenchConfig, InnerBenchConfig, LatencyBenchConfig, Methods, ModelBenchConfig
-from ttt.config.text_table import print_headings
+from ttt.config.bench import BenchConfig, InnerBenchConfig, LatencyBenchConfig, Methods, ModelBenchConfig, recorded
+from ttt.config.text_table import print_headings, wrapped
 from ttt.models.device import choose_device
 from ttt.results.benchmarks import BenchmarkLog, Kind
 from ttt.results.machine import Machine
@@ -70,9 +69,10 @@ def _run(kind: Kind, config: BenchConfig, groups: Groups, table: Table, device: 
         # Invalid settings raise an error here, before anything is measured or written.
         pass
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
-    log = BenchmarkLog(Path(config.runs), kind, asdict(config), config.threads, gpu)
-    print(f"{_hardware(log.machine)}, torch {torch.__version__}, {_described(config)}\n")
-    print_headings(table.columns)
+    log = BenchmarkLog(Path(config.runs), kind, recorded(config), config.threads, gpu)
+    print(wrapped(f"{_hardware(log.machine)}, torch {torch.__version__}, {_described(config)}"), end="\n\n")
+    columns = table.columns(config.wide)
+    print_headings(columns)
     rates: list[float] = []
     times: dict[Place, Spread] = {}
     for group in _in_turns(config, groups):
@@ -81,10 +81,10 @@ def _run(kind: Kind, config: BenchConfig, groups: Groups, table: Table, device: 
         rows = list(rows_of_group(measured, config.dtype, gpu))
         log.add([row for several in rows for row in several])
         for several in rows:
-            print_rows(table.columns, several)
+            print_rows(columns, several)
             rates += [row["value"] / 1e9 for row in several if row["measure"] == "matmul"]
     if kind == "latency":
-        _measure_again(config, groups, times, log, table.columns, device)
+        _measure_again(config, groups, times, log, columns, device)
     print(f"\n{_matmul_line(rates)}{table.notes}")
     log.finish()
     return log.path
@@ -105,7 +105,7 @@ def _measure_again(
         counts.update(found.keys())
         for place, why in found.items():
             what = f"{place.workload.model}, {place.measure}, {place.workload.tokens:,} tokens"
-            print(f"measured again, because it stands out: {what}: {why}")
+            print(wrapped(f"measured again, because it stands out: {what}: {why}", below="  "))
         for group in groups() if found else ():
             chosen = [one for one in group if place_of(one) in found]
             for one, samples in take_turns(chosen, config.rounds, device, lambda _: None).items():

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from ttt.bench.timing import LEAST_SECONDS, MATMUL_SIZE
-from ttt.config.text_table import Column, print_line
+from ttt.config.text_table import Column, print_line, shortened
 from ttt.results.benchmarks import Row
 
 LINES = {
@@ -39,10 +39,15 @@ Columns = tuple[Column[Line], ...]
 
 
 class Table(NamedTuple):
-    """Columns of a table, and the notes below it."""
+    """Columns of a table within 80 characters, all columns, and the notes below it."""
 
-    columns: Columns
+    narrow: Columns
+    wide: Columns
     notes: str
+
+    def columns(self, wide: bool) -> Columns:
+        """Return the columns that are printed."""
+        return self.wide if wide else self.narrow
 
 
 def print_rows(columns: Columns, rows: Iterable[Row]) -> None:
@@ -97,7 +102,35 @@ def _identity(backbone: bool, width: int) -> Columns:
     )
 
 
+def _cut(column: Column[Line], width: int) -> Column[Line]:
+    """Return a column of another width, whose longer cells lose their middles."""
+    return column._replace(width=width, cell=lambda line: shortened(column.cell(line), width))
+
+
+def _kernel(line: Line) -> str:
+    form, group = line.time["form"] or "", line.time["checkpoint_group"]
+    return form if group is None else f"{form}/{group}"
+
+
+def _narrow(backbone: bool) -> Columns:
+    """Return the first columns of a table of 80 characters: the same as ``_identity``, closer together."""
+    columns = {column.heading: column for column in _identity(backbone, 16)}
+    model, tokens, what = columns["model"], columns["tokens"], _cut(columns["what"], 16)
+    kernel = Column("kernel", 9, lambda line: shortened(_kernel(line), 9), left=True)
+    if backbone:
+        sizes = (_cut(columns["backbone"], 11), tokens, columns["B"]._replace(width=3))
+    else:
+        sizes = (tokens, columns["b"])
+    return (_cut(model, 11), *sizes, kernel, what)
+
+
 KERNELS = Table(
+    (
+        *_narrow(backbone=False),
+        Column("ms", 9, lambda line: f"{1e3 * line.time['value']:.2f}"),
+        Column("x plain", 7, _derived("_speedup", lambda row: f"{row['value']:.2f}")),
+        Column("peak MiB", 8, _peak),
+    ),
     (
         *_identity(backbone=False, width=18),
         Column("ms", 9, lambda line: f"{1e3 * line.time['value']:.2f}"),
@@ -110,15 +143,24 @@ KERNELS = Table(
         Column("peak MiB", 8, _peak),
     ),
     f"""\
-ms, x plain: medians over rounds, and quartiles; in every round all kernels take turns,
-  and a run shorter than {LEAST_SECONDS} s is repeated and its least time used
+kernel: with its checkpoint_group, if it has one; --wide shows all columns
+ms, x plain: medians over rounds, and quartiles; in every round all kernels
+  take turns, and a run shorter than {LEAST_SECONDS} s is repeated and its least time used
 x plain: speedup over the plain kernel, taken within each round
-of mm %: the dual form's matrix products at the speed of torch.mm ({MATMUL_SIZE} x {MATMUL_SIZE}), as a share of ms
-peak: the most memory of a forward and backward pass beyond its inputs and parameters
-one more token: decoded after a prompt of as many tokens as the column tokens shows""",
+of mm %: the dual form's matrix products at the speed of torch.mm
+  ({MATMUL_SIZE} x {MATMUL_SIZE}), as a share of ms
+peak: the most memory of a forward and backward pass beyond its inputs and
+  parameters
+one more token: decoded after a prompt of as many tokens as the column tokens
+  shows""",
 )
 
 LATENCY = Table(
+    (
+        *_narrow(backbone=True),
+        Column("ms", 9, lambda line: f"{1e3 * line.time['value']:.3f}"),
+        Column("ms/token", 8, _derived("_tokens_per_second", lambda row: f"{1e3 / row['value']:.4f}")),
+    ),
     (
         *_identity(backbone=True, width=20),
         Column("ms", 11, lambda line: f"{1e3 * line.time['value']:.3f}"),
@@ -130,13 +172,19 @@ LATENCY = Table(
         Column("of bound %", 10, _derived("_of_bound", lambda row: f"{100 * row['value']:.1f}")),
     ),
     """\
-backbone: mamba is (M), transformer is (T), own is Mamba's; B: sequences in a batch
-ms: median over rounds after a warm-up, and quartiles; in every round all models and kernels take turns; times that
-  stand out (quartiles far apart, or longer than at the neighbouring contexts) are measured again at the end, and the
+backbone: mamba is (M), transformer is (T), own is Mamba's; B: sequences in a
+  batch
+kernel: with its checkpoint_group, if it has one; --wide shows all columns
+ms: median over rounds after a warm-up, and quartiles; in every round all models
+  and kernels take turns; times that stand out (quartiles far apart, or longer
+  than at the neighbouring contexts) are measured again at the end, and the
   shorter median counts
-one more token: decoded after a prompt of as many tokens as the column tokens shows; ms per token of each sequence
+one more token: decoded after a prompt of as many tokens as the column tokens
+  shows; ms per token of each sequence
 ms/token: ms divided by the tokens of all sequences that are read
-peak: the most memory beyond inputs and parameters; on a CPU resident memory, in a separate process
-GB/s: counted bytes of device memory divided by the time; of bound %: the least time by the GPU's data sheet divided by
-  the measured time. `ttt-bench kernels` shows the counts.""",
+peak: the most memory beyond inputs and parameters; on a CPU resident memory, in
+  a separate process
+GB/s: counted bytes of device memory divided by the time; of bound %: the least
+  time by the GPU's data sheet divided by the measured time. `ttt-bench kernels`
+  shows the counts.""",
 )

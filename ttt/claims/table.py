@@ -11,6 +11,10 @@ from dataclasses import asdict, dataclass
 from ttt.analysis.store import Results
 from ttt.claims import context, inside, quality, speed, verdict
 from ttt.claims.verdict import Part, Verdict, corrected, together, with_spread_of_seeds
+from ttt.config.text_table import wrapped, wrapped_command
+
+THEN = ", then of each run "
+"""What stands between the commands of ``Claim.give``."""
 
 COLUMNS = (
     *("claim", "verdict", "part", "part_verdict", "effect", "low", "high", "paper", "pairs", "needed", "unit"),
@@ -115,21 +119,28 @@ def judge_all(results: Results) -> list[Judged]:
 
 
 def as_text(judged: list[Judged]) -> str:
-    """Format for the terminal: one paragraph per claim, one line per part."""
+    """Format for the terminal, in 80 columns: one paragraph per claim, one item per part."""
     paragraphs = []
     for item in judged:
-        lines = [f"{item.claim.number}. {item.claim.text}", f"   {item.verdict.upper()}{_counts(item.parts)}"]
-        lines += [f"   - {part.name}: {numbers(part)}: {part.verdict}" for part in item.parts]
+        lines = [wrapped(item.claim.text, f"{item.claim.number}. ", "   ")]
+        lines.append(wrapped(f"{item.verdict.upper()}{_counts(item.parts)}", "   ", "   "))
+        lines += [wrapped(f"{part.name}: {numbers(part)}: {part.verdict}", "   - ", "     ") for part in item.parts]
         if not item.parts:
-            lines.append(f"   the runs: {item.claim.give}")
+            lines += _commands("the runs", item.claim.give)
         elif item.lacks_runs:
-            lines.append(f"   the missing runs: {item.claim.give}")
+            lines += _commands("the missing runs", item.claim.give)
         elif any(part.pairs < 2 for part in item.parts):
-            lines.append(f"   a single pair has no interval; another seed: {item.claim.give}")
+            lines += _commands("a single pair has no interval; another seed", item.claim.give)
         paragraphs.append("\n".join(lines))
-    return "\n\n".join(
-        [*paragraphs, f"Rule: {verdict.RULE}", f"Claim 6: {speed.RULE}", f"Claims 4, 7, 8: {context.RULE}"]
-    )
+    rules = (f"Rule: {verdict.RULE}", f"Claim 6: {speed.RULE}", f"Claims 4, 7, 8: {context.RULE}")
+    return "\n\n".join([*paragraphs, *map(wrapped, rules)])
+
+
+def _commands(label: str, give: str) -> list[str]:
+    """Return the lines that say how runs are made, each command in a line of its own."""
+    first, *others = give.split(THEN)
+    lines = [f"   {label}:", wrapped_command(first, "     ")]
+    return lines + [line for other in others for line in ("   then of each run:", wrapped_command(other, "     "))]
 
 
 def numbers(part: Part) -> str:

@@ -16,24 +16,40 @@ from ttt.config.bench import (
 )
 
 HELP = """\
-ttt-bench measures time and memory, kernel against kernel, and reports the resources that the GPU kernels need.
+ttt-bench measures time and memory, kernel against kernel, and reports the
+resources that the GPU kernels need.
 
-usage: ttt-bench inner [KEY=VALUE ...]    the inner loop of one TTT layer, on this machine's processor
-       ttt-bench model [KEY=VALUE ...]    training and decoding of a whole language model, on the processor
-       ttt-bench latency [KEY=VALUE ...]  training, prefill and decoding of whole models at several context lengths
-       ttt-bench kernels [KEY=VALUE ...]  registers, memory and operations of the Triton kernels; needs no GPU
+usage: ttt-bench inner [KEY=VALUE ...]
+       ttt-bench model [KEY=VALUE ...]
+       ttt-bench latency [KEY=VALUE ...]
+       ttt-bench kernels [KEY=VALUE ...]
 
-  ttt-bench inner inner_model=linear                 TTT-Linear only
-  ttt-bench inner mini_batch_size=1,4,16,64,256      several mini-batch sizes, for ttt-plot mini_batch_size
-  ttt-bench model model=ttt_linear,transformer       two models
-  ttt-bench model model=ttt_mlp tokens=2048,32768    is time per token constant?
-  ttt-bench latency                                  a laptop size at contexts 512 to 16k: which curves are flat?
-  ttt-bench latency scale=paper device=cuda          the paper's 1.3B on a GPU, contexts 1k to 32k, and the kernels
-  ttt-bench kernels targets=sm_90,gfx942             compile for two architectures (or --targets sm_90,gfx942)
+  inner     the inner loop of one TTT layer, on this machine's processor
+  model     training and decoding of a whole language model, on the processor
+  latency   training, prefill and decoding of whole models at several contexts
+  kernels   registers, memory and operations of the Triton kernels; needs no GPU
 
-Results are printed and saved in runs/ for ttt-plot. Every kernel is compared with plain: the dual form in ordinary
-operators, with every inner state stored. dual with checkpoint_group=0 is the same computation, so that its difference
-from plain is the noise of this machine. Nothing of latency and kernels has been run on a GPU yet.
+  ttt-bench inner inner_model=linear       TTT-Linear only
+  ttt-bench inner mini_batch_size=1,4,16,64,256
+                                           several mini-batch sizes, for
+                                           ttt-plot mini_batch_size
+  ttt-bench model model=ttt_linear,transformer
+                                           two models
+  ttt-bench model model=ttt_mlp tokens=2048,32768
+                                           is time per token constant?
+  ttt-bench latency                        a laptop size at contexts 512 to 16k:
+                                           which curves are flat?
+  ttt-bench latency scale=paper device=cuda
+                                           the paper's 1.3B on a GPU, contexts
+                                           1k to 32k, and the kernels
+  ttt-bench kernels targets=sm_90,gfx942   compile for two architectures (or
+                                           --targets sm_90,gfx942)
+
+Results are printed and saved in runs/ for ttt-plot. Every kernel is compared
+with plain: the dual form in ordinary operators, with every inner state stored.
+dual with checkpoint_group=0 is the same computation, so that its difference
+from plain is the noise of this machine. Nothing of latency and kernels has been
+run on a GPU yet.
 
 `ttt-bench inner --help` lists the keys of inner, and so on."""
 

@@ -16,7 +16,7 @@ usage: ttt-claims [runs=FOLDER] [out=FILE] [--strict] [--stopped]
 
   runs=runs     folder of runs, at any depth
   out=FILE      also write a table: FILE.csv, FILE.json or FILE.md
-  --strict      stop at the first unreadable file (default: report it and skip it)
+  --strict      stop at the first unreadable file (default: report and skip it)
   --stopped     count runs that trainer.max_steps has stopped early as if their
                 schedules had ended there (default: claims leave them out)
 """

@@ -12,22 +12,32 @@ from ttt.config.schema import InspectConfig, PrepareConfig
 from ttt.data.local import check_paths
 
 HELP = """\
-ttt-data prepares data ahead of ttt-train, which otherwise does it itself, and shows its content.
+ttt-data prepares data ahead of ttt-train, which otherwise does it itself, and
+shows its content.
 
-usage: ttt-data prepare data=NAME [KEY=VALUE ...]    tokenise a source once, into shards in a cache
-       ttt-data inspect data=NAME [KEY=VALUE ...]    sizes, lengths, a sample, a picture
+usage: ttt-data prepare data=NAME [KEY=VALUE ...]
+       ttt-data inspect data=NAME [KEY=VALUE ...]
+
+  prepare   tokenise a source once, into shards in a cache
+  inspect   sizes, lengths, a sample, a picture
 
   ttt-data prepare data=pycode
   ttt-data prepare data=local data.path=texts data.workers=4
   ttt-data prepare data=local data.path='logs/*.jsonl.gz' data.column=message
-  ttt-data prepare data=pile data.tokenizer=tokenizer.model    Llama-2's, which is not shipped
-  ttt-data prepare data=books data.path=/mirror/pg19           a copy of the data set, no network
-  ttt-data prepare data=tokens data.path=FOLDER data.tokenizer=tokenizer.model    the authors' train.npy or train.bin
-  ttt-data prepare data=pile data.max_tokens=1000000000        a part of a large source
-  ttt-data prepare data=pile data.hub=OWNER/NAME data.subset=en data.split=train    another data set of the hub
+  ttt-data prepare data=pile data.tokenizer=tokenizer.model
+                                       Llama-2's tokenizer, which is not shipped
+  ttt-data prepare data=books data.path=/mirror/pg19
+                                       a copy of the data set, no network
+  ttt-data prepare data=tokens data.path=FOLDER data.tokenizer=tokenizer.model
+                                       the authors' train.npy or train.bin
+  ttt-data prepare data=pile data.max_tokens=1000000000
+                                       a part of a large source
+  ttt-data prepare data=pile data.hub=OWNER/NAME data.subset=en data.split=train
+                                       another data set of the hub
   ttt-data inspect data=pycode split=validation document=3
 
-A preparation that was stopped resumes with the same command. docs/data.md explains the keys.
+A preparation that was stopped resumes with the same command. docs/data.md
+explains the keys.
 `ttt-data inspect --help` lists groups and keys.
 """
 

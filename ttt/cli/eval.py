@@ -29,19 +29,28 @@ MOST_PROBED = 2**20
 """Tokens that the inner-loss probe reads by default: token by token, it is much slower than an evaluation."""
 
 HELP = """\
-ttt-eval evaluates the newest checkpoint of a run: perplexity and loss by token index, or a probe.
+ttt-eval evaluates the newest checkpoint of a run: perplexity and loss by token
+index, or a probe.
 
 usage: ttt-eval run=FOLDER [KEY=VALUE ...]
 
-  ttt-eval run=runs/NAME split=test                     on another split
-  ttt-eval run=runs/NAME ctx=8k                         at another context than trained
-  ttt-eval run=runs/NAME data=local data.path=texts     on another text, in the run's tokens
-  ttt-eval run=runs/NAME probe=inner_loss               the inner loss of every token before and after its update
-  ttt-eval run=runs/NAME probe=context_gain             nats gained on the same 256 tokens by the context before them
-  ttt-eval run=runs/NAME probe=context_gain longest=8192  on the tokens on which runs of context 8k are judged
-  ttt-eval run=runs/NAME probe=copy                     the loss of repeated text: has the run learned to copy?
-  ttt-eval run=runs/NAME step=500                       the weights after 500 steps, kept by trainer.keep_every
-  ttt-eval run=runs/NAME average=4                      the mean of the weights of the last 4 checkpoints
+  ttt-eval run=runs/NAME split=test          on another split
+  ttt-eval run=runs/NAME ctx=8k              at another context than trained
+  ttt-eval run=runs/NAME data=local data.path=texts
+                                             on another text, in its tokens
+  ttt-eval run=runs/NAME probe=inner_loss    the inner loss of every token
+                                             before and after its update
+  ttt-eval run=runs/NAME probe=context_gain  nats gained on the same 256 tokens
+                                             by the context before them
+  ttt-eval run=runs/NAME probe=context_gain longest=8192
+                                             on the tokens on which runs of
+                                             context 8k are judged
+  ttt-eval run=runs/NAME probe=copy          the loss of repeated text: has the
+                                             run learned to copy?
+  ttt-eval run=runs/NAME step=500            the weights after 500 steps, kept
+                                             by trainer.keep_every
+  ttt-eval run=runs/NAME average=4           the mean of the weights of the last
+                                             4 checkpoints
 """
 
 

@@ -11,14 +11,16 @@ from ttt.results.checkpoints import Choice
 from ttt.results.record import RunFolder, read_record
 
 HELP = """\
-ttt-export writes the model of a run's newest checkpoint: model.safetensors, config.yaml and tokenizer.json.
+ttt-export writes the model of a run's newest checkpoint: model.safetensors,
+config.yaml and tokenizer.json.
 
 usage: ttt-export run=FOLDER out=FOLDER [--released] [KEY=VALUE ...]
        ttt-export run=FOLDER hf=FOLDER [push=OWNER/NAME] [KEY=VALUE ...]
 
-  ttt-export run=runs/NAME out=FOLDER              for safetensors and ttt.load
-  ttt-export run=runs/NAME out=FOLDER --released   the authors' parameter names and config.json
-  ttt-export run=runs/NAME hf=FOLDER               for transformers, after import ttt.hf
+  ttt-export run=runs/NAME out=FOLDER  for safetensors and ttt.load
+  ttt-export run=runs/NAME out=FOLDER --released
+                                       the authors' names and config.json
+  ttt-export run=runs/NAME hf=FOLDER   for transformers, after import ttt.hf
 """
 
 

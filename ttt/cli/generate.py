@@ -11,13 +11,15 @@ from ttt.config.schema import GenerateConfig
 from ttt.results.record import RunFolder, read_record
 
 HELP = """\
-ttt-generate continues a prompt, token by token, with the newest checkpoint of a run.
+ttt-generate continues a prompt, token by token, with the newest checkpoint of a
+run.
 
 usage: ttt-generate run=FOLDER [KEY=VALUE ...]
 
   ttt-generate run=runs/NAME prompt="def main("
 
-The text goes to standard output, the speed of reading and writing to standard error.
+The text goes to standard output, the speed of reading and writing to standard
+error.
 """
 
 

@@ -36,15 +36,19 @@ KEYS = {"ttt_base_lr": "eta_base", "rope_theta": "rope_base", "ctx": "ctx"}
 """Setting of the released code -> key."""
 
 HELP = """\
-ttt-import makes a run of the authors' released weights, for ttt-eval, ttt-generate, ttt-export and figures.
+ttt-import makes a run of the authors' released weights, for ttt-eval,
+ttt-generate, ttt-export and figures.
 
 usage: ttt-import from=FOLDER out=FOLDER [KEY=VALUE ...]
 
-  ttt-import from=ttt-linear-125m out=runs/released tokenizer=llama/tokenizer.model
-  ttt-import from=OWNER/NAME out=runs/released tokenizer=llama/tokenizer.model   from the hub
-  ttt-import from=ttt-linear-125m out=runs/released data=books   judged on this text, as if it were its own
+  ttt-import from=ttt-linear-125m out=runs/released tokenizer=tokenizer.model
+  ttt-import from=OWNER/NAME out=runs/released tokenizer=tokenizer.model
+                                    from the hub
+  ttt-import from=ttt-linear-125m out=runs/released data=books
+                                    judged on this text, as if it were its own
 
-It reads their PyTorch layout (safetensors, torch) and their JAX checkpoints (flax msgpack); nothing is unpickled.
+It reads their PyTorch layout (safetensors, torch) and their JAX checkpoints
+(flax msgpack); nothing is unpickled.
 """
 
 

@@ -9,6 +9,7 @@ from ttt.cli.compare import COMPARE, KEYS, TABLE, compare
 from ttt.cli.errors import exit_with_one_line
 from ttt.cli.source import Source
 from ttt.config.errors import UserError, bad_value, counted
+from ttt.config.text_table import WIDTH, shortened, wrapped, wrapped_command
 from ttt.plots.registry import Figure, figures
 
 if TYPE_CHECKING:
@@ -21,8 +22,8 @@ TRAINING = "training"
 """The figure that takes ``smooth=``."""
 
 HELP = """\
-ttt-plot draws figures from runs as PNG, PDF and CSV. Without arguments it lists the figures, and for how many of your
-runs each could be drawn.
+ttt-plot draws figures from runs as PNG, PDF and CSV. Without arguments it lists
+the figures, and for how many of your runs each could be drawn.
 
 usage: ttt-plot FIGURE ... [RUN ...] [runs=FOLDER] [select=KEY=VALUE]
                 [out=FOLDER] [--strict] [--stopped]
@@ -39,7 +40,8 @@ the axes from what varies.
   --all         draw every figure for which there are runs, and list the others
   RUN           folders of the runs to draw (default: all runs in runs=)
   runs=runs     folder of runs, at any depth
-  select=       draw only runs with these values: select=data=pycode,size=w64,w128
+  select=       draw only runs with these values, such as
+                select=data=pycode,size=w64,w128
                 (any key of the configuration, sweep, data, model, seed, status)
   x=            key of the configuration, or a measured value such as flops,
                 parameters or seconds; words become bars
@@ -51,16 +53,17 @@ the axes from what varies.
   smooth=0.05   of training: average over this share of the steps; 0: none
   --table       also print the numbers and write them as CSV, Markdown and LaTeX
   out=figures   folder for the files; for report a file (figures/report.html)
-  --strict      stop at the first unreadable file (default: report it and skip it)
+  --strict      stop at the first unreadable file (default: report and skip it)
   --stopped     count runs that trainer.max_steps has stopped early as if their
                 schedules had ended there (default: figures of the paper and
                 claims leave them out)
 """
 
 LISTING_END = """\
-Draw one with `ttt-plot FIGURE`, or every figure for which you have runs with `ttt-plot --all`.
-`ttt-plot compare` draws any measured value of your runs over any keys in which they differ.
-`ttt-plot report out=FILE.html` writes a page with all figures, the claims and the runs."""
+Draw one with `ttt-plot FIGURE`, or every figure for which you have runs with
+`ttt-plot --all`. `ttt-plot compare` draws any measured value of your runs over
+any keys in which they differ. `ttt-plot report out=FILE.html` writes a page
+with all figures, the claims and the runs."""
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -113,11 +116,18 @@ def _is_folder(name: str) -> bool:
 
 
 def _listing() -> str:
-    entries = [
-        f"{figure.id}: {figure.title}\n  paper: {figure.paper}\n  needs: {figure.needs}\n  from:  {figure.give}\n"
-        for figure in figures().values()
+    return "\n".join([*map(_entry, figures().values()), LISTING_END])
+
+
+def _entry(figure: Figure) -> str:
+    """Return a figure's lines in the list."""
+    lines = [
+        wrapped(f"{figure.id}: {figure.title}", below="  "),
+        wrapped(figure.paper, "  paper: ", " " * 9),
+        wrapped(figure.needs, "  needs: ", " " * 9),
     ]
-    return "\n".join([*entries, LISTING_END])
+    commands = "\n".join(wrapped_command(command, " " * 9) for command in figure.give.split("; "))
+    return "\n".join([*lines, f"  from:  {commands.lstrip()}\n"])
 
 
 def _drawable(source: Source) -> str:
@@ -138,9 +148,10 @@ def _drawable(source: Source) -> str:
         else:
             lines[figure.id] = f"{counted(table['benchmark_id'].nunique(), 'benchmark')} of ttt-bench"
     width = max(map(len, lines), default=0)
-    rows = [f"  {name:<{width}}  {text}" for name, text in lines.items()]
-    without = [f"No run is suitable for {', '.join(lacking)}."] if lacking else []
-    return "\n".join([f"The {counted(len(results.runs), 'run')} in {source.places} can be drawn in:", *rows, *without])
+    rows = [f"  {name:<{width}}  {shortened(text, WIDTH - width - 4)}" for name, text in lines.items()]
+    without = [wrapped(f"No run is suitable for {', '.join(lacking)}.")] if lacking else []
+    head = wrapped(f"The {counted(len(results.runs), 'run')} in {source.places} can be drawn in:")
+    return "\n".join([head, *rows, *without])
 
 
 def _chosen(names: list[str]) -> list[Figure]:

@@ -26,8 +26,8 @@ usage: ttt-runs [runs=FOLDER] [--wide] [--json]
   show          what is known of a run, and the command that goes on with it
   diff          the settings in which two runs differ, and their results
   rm            remove the checkpoints of runs; asks first. Records and metrics
-                stay, so that figures still draw the runs. A folder that is being
-                written, or that another run started from, is refused.
+                stay, so that figures still draw the runs. A folder that is
+                being written, or that another run started from, is refused.
   RUN           a folder, its name, or the end of its name, such as 1a2b3c4d
   runs=runs     folder of runs, at any depth
   --wide        do not shorten labels and names to 80 columns

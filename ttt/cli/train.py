@@ -12,21 +12,25 @@ from ttt.config.schema import TrainConfig
 from ttt.train.start import train
 
 HELP = """\
-ttt-train trains a language model, evaluates it and writes a run folder for ttt-plot.
+ttt-train trains a language model, evaluates it and writes a run folder, which
+ttt-plot draws.
 
 usage: ttt-train [GROUP=OPTION ...] [KEY=VALUE ...]
 
-  ttt-train                                    the default: TTT-Linear, size w64, context 512
-  ttt-train model=ttt_mlp ctx=32k              another layer, another context
-  ttt-train size=125m trainer=gpu              the paper's smallest model on a GPU
-  ttt-train -m model=ttt_linear,ttt_mlp ctx=512,2k    every combination, one after another
-  ttt-train trainer.max_steps=10               stop early
-  ttt-train run=runs/NAME                      go on with a run, to the end that it planned
-  ttt-train recipe=finetune from=runs/NAME ctx=8k     another run's model, 20% more tokens at another context
-  ttt-train size=125m plan=true                print what the run costs, and stop
-  ttt-train model=ttt_mlp size.match=mamba     as many parameters as Mamba has
-  ttt-train --cfg job                          print the whole configuration and stop
-  ttt-train model=mamba --help                 keys and values of another model
+  ttt-train                                 TTT-Linear, size w64, context 512
+  ttt-train model=ttt_mlp ctx=32k           another layer, another context
+  ttt-train size=125m trainer=gpu           the paper's smallest model on a GPU
+  ttt-train -m model=ttt_linear,ttt_mlp ctx=512,2k
+                                            every combination, in turn
+  ttt-train trainer.max_steps=10            stop early
+  ttt-train run=runs/NAME                   go on with a run, to its planned end
+  ttt-train recipe=finetune from=runs/NAME ctx=8k
+                                            another run's model, 20% more tokens
+                                            at another context
+  ttt-train size=125m plan=true             print what the run costs, and stop
+  ttt-train model=ttt_mlp size.match=mamba  as many parameters as Mamba has
+  ttt-train --cfg job                       print the configuration, and stop
+  ttt-train model=mamba --help              keys and values of another model
 """
 
 

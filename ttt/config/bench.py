@@ -1,7 +1,7 @@
 """Keys of ``ttt-bench``. Values are in ``conf/bench_*.yaml`` and ``conf/scale/``."""
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
 
 from ttt.config.errors import bad_value
 from ttt.config.keys import LARGEST_SEED, MOST_WORKERS, check_keys, key
@@ -39,6 +39,7 @@ class BenchConfig:
     dtype: str = key("float32", "of inputs and parameters", choices=("float32", "float64"))
     seed: int = key(0, "seed of inputs and parameters", at_least=0, at_most=LARGEST_SEED)
     runs: str = key("runs", "folder in which the benchmark creates its run folder", free_text=True)
+    wide: bool = key(False, "print all columns of the table, in lines longer than 80 columns")
 
     def check(self) -> None:
         """Check that the values are in range and consistent. Names of kernels and models are checked later.
@@ -49,6 +50,11 @@ class BenchConfig:
         check_keys(self)
         if self.width % self.heads or (self.width // self.heads) % 2:
             raise bad_value("heads", self.heads, f"must divide width={self.width} into heads of even width")
+
+
+def recorded(config: Any) -> dict[str, Any]:
+    """Return the keys of a benchmark by which its results are known: all but those of the printed table."""
+    return {name: value for name, value in asdict(config).items() if name != "wide"}
 
 
 @dataclass
@@ -152,6 +158,7 @@ class KernelBenchConfig:
         None, "benchmark.json of another Triton version, whose spilled bytes become a column", free_text=True
     )
     runs: str = key("runs", "folder in which the benchmark creates its run folder", free_text=True)
+    wide: bool = key(False, "print all columns of the table, in lines longer than 80 columns")
 
     def check(self) -> None:
         """Check that the values are in range. Names of targets and kernels are checked later.

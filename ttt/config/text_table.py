@@ -1,5 +1,6 @@
 """Aligned tables of text, complete or line by line, and in Markdown."""
 
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
@@ -78,6 +79,25 @@ def shortened(text: str, width: int) -> str:
         return text
     start = (width - 1) // 2
     return f"{text[:start]}\N{HORIZONTAL ELLIPSIS}{text[start + 1 - width :]}"
+
+
+def wrapped(text: str, first: str = "", below: str = "") -> str:
+    """Return a text in lines of at most ``WIDTH`` characters, between words.
+
+    Args:
+        text: one paragraph.
+        first: indent of the first line.
+        below: indent of the others.
+    """
+    return textwrap.fill(
+        text, WIDTH, initial_indent=first, subsequent_indent=below, break_long_words=False, break_on_hyphens=False
+    )
+
+
+def wrapped_command(command: str, indent: str = "") -> str:
+    """Return a command to be copied into a shell; lines of a long one end in a backslash."""
+    lines = textwrap.wrap(command, WIDTH - len(indent) - 4, break_long_words=False, break_on_hyphens=False)
+    return " \\\n".join(f"{indent}{'  ' * bool(number)}{line}" for number, line in enumerate(lines))
 
 
 def _padded(cell: str, width: int, left: bool) -> str:

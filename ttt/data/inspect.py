@@ -5,7 +5,7 @@ import numpy as np
 from ttt.config.errors import bad_value
 from ttt.config.identity import context_name
 from ttt.config.little_data import little_data
-from ttt.config.text_table import text_table
+from ttt.config.text_table import text_table, wrapped
 from ttt.data.corpus import Corpus, Documents
 from ttt.data.manifest import LATER_FIELDS
 from ttt.data.usage import usage
@@ -22,19 +22,23 @@ CONTEXTS = (512, 2048, 8192, 32768)
 def describe_corpus(corpus: Corpus) -> str:
     """Return folder, tokenizer and digest, and a table with a column per split."""
     manifest = corpus.manifest
+    versions = ", ".join(map(" ".join, manifest["versions"].items()))
     head = [
         f"{corpus.folder}",
         f"digest {corpus.digest}",
-        f"source {manifest['settings']['source']}: {', '.join(map(' '.join, manifest['versions'].items()))}",
+        wrapped(f"source {manifest['settings']['source']}: {versions}", below="  "),
         *(f"data.{key}={manifest['settings'][key]}" for key in LATER_FIELDS if key in manifest["settings"]),
-        f"tokenizer {manifest['tokenizer']}, {corpus.vocab_size} tokens, SHA-256 {manifest['tokenizer_sha256']}",
+        wrapped(
+            f"tokenizer {manifest['tokenizer']}, {corpus.vocab_size} tokens, SHA-256 {manifest['tokenizer_sha256']}",
+            below="  ",
+        ),
     ]
     columns = [_column(documents, manifest["splits"][split]) for split, documents in corpus.splits.items()]
     rows = [[name, *(f"{column[name]:,}" for column in columns)] for name in columns[0]]
     rows += [[f"tokens used at {context_name(ctx)}", *_shares(corpus, ctx)] for ctx in CONTEXTS]
     validation = manifest["splits"]["validation"]
     small = little_data("validation", validation["documents"], validation["tokens"])
-    return "\n".join([*head, text_table([["", *corpus.splits], *rows], left=[0]), *([small] if small else [])])
+    return "\n".join([*head, text_table([["", *corpus.splits], *rows], left=[0]), *([wrapped(small)] if small else [])])
 
 
 def _shares(corpus: Corpus, ctx: int) -> list[str]:
