@@ -6,6 +6,7 @@ from pathlib import Path
 from runpy import run_path
 
 import pytest
+from sweep_cases import planned
 
 from ttt.analysis.store import load_results
 from ttt.bench import kernels, table
@@ -15,7 +16,9 @@ from ttt.cli import eval as evaluate
 from ttt.cli.compose import register_schemas
 from ttt.cli.help import describe_command
 from ttt.cli.sweep import main as sweep
-from ttt.config.text_table import WIDTH, Column, shortened, wrapped_command
+from ttt.cli.sweep.tables import status_table
+from ttt.config.text_table import WIDTH, Column, fitted_table, shortened, wrapped_command
+from ttt.launch.status import RunStatus
 
 make_run = run_path(str(Path(__file__).parents[1] / "plots" / "synthetic.py"))["make_run"]
 
@@ -107,3 +110,36 @@ def test_a_long_command_is_continued_for_the_shell() -> None:
     assert all(line.endswith(" \\") for line in lines[:-1])
     assert " ".join("".join(line.removesuffix("\\") for line in lines).split()) == command
     assert shortened(command, 20).startswith("ttt-bench")
+
+
+@pytest.mark.parametrize("length", [10, 60])
+def test_rows_too_long_for_a_terminal_keep_what_differs_and_lose_the_id(length: int, tmp_path: Path) -> None:
+    cases = [(model, rate) for model in ("ttt_linear", "ttt_mlp") for rate in ("0.001", "0.01")]
+    common, path = ("size=w64", "data=local"), "data.path=" + "texts/" * (length // 6)
+    runs = [
+        planned(
+            i,
+            tmp_path,
+            run_id=f"{model}-mamba-w64-512-local-some_more_words-seed0-0000000{i}",
+            overrides=(*common, f"model={model}", f"recipe.learning_rate={rate}", f"{path}{i}"),
+        )
+        for i, (model, rate) in enumerate(cases)
+    ]
+    lines = status_table([RunStatus(run, detail="waits for others") for run in runs]).splitlines()
+    assert max(map(len, lines)) <= 80
+    text = " ".join(" ".join(lines).split())
+    for i, (model, rate) in enumerate(cases):
+        keys = f"model={model} learning_rate={rate} {path.removeprefix('data.')}{i}"
+        assert f"0000000{i} " in text
+        assert keys in text
+    assert "\N{HORIZONTAL ELLIPSIS}" not in text
+    whole = status_table([RunStatus(run) for run in runs], wide=True)
+    assert all(run.run_id in whole for run in runs)
+
+
+def test_cells_are_not_cut_until_they_are_equal() -> None:
+    names = [f"data/{word}/texts" for word in ("a_first_folder", "second_folder", "a_third_folder")]
+    rows = [(name, "x" * 30) for name in names]
+    lines = fitted_table(rows, left=(0, 1), width=30).splitlines()
+    assert max(map(len, lines)) <= 30
+    assert len({line.split()[0] for line in lines}) == 3

@@ -61,16 +61,27 @@ def text_table(rows: Sequence[Sequence[str]], left: Iterable[int] = (), gap: str
 def fitted_table(rows: Sequence[Sequence[str]], left: Iterable[int] = (), gap: str = " ", width: int = WIDTH) -> str:
     """Return ``text_table`` in lines of at most ``width`` characters: the widest columns lose the middles of cells.
 
-    Only columns that are aligned left are cut, down to ``NARROWEST`` characters each.
+    Only columns that are aligned left are cut, down to ``NARROWEST`` characters each, and as long as other columns can
+    be cut, none so far that two of its cells become equal.
     """
-    left = set(left)
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    while sum(widths) + len(gap) * (len(widths) - 1) > width:
-        widest = max(left, key=lambda number: widths[number], default=None)
-        if widest is None or widths[widest] <= NARROWEST:
-            break
-        widths[widest] -= 1
+    left, columns = set(left), list(zip(*rows, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    told_apart = {number: max(NARROWEST, _least_width(columns[number])) for number in left}
+    for least in (told_apart, dict.fromkeys(left, NARROWEST)):
+        while sum(widths) + len(gap) * (len(widths) - 1) > width:
+            longer = [number for number in left if widths[number] > least[number]]
+            if not longer:
+                break
+            widths[max(longer, key=lambda number: widths[number])] -= 1
     return text_table([tuple(map(shortened, row, widths)) for row in rows], left, gap)
+
+
+def _least_width(cells: Sequence[str]) -> int:
+    """Return a width to which cells can be cut so that different ones stay different."""
+    width, distinct = max(map(len, cells)), set(cells)
+    while width > 1 and len({shortened(cell, width - 1) for cell in distinct}) == len(distinct):
+        width -= 1
+    return width
 
 
 def shortened(text: str, width: int) -> str:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from ttt.analysis.labels import method_label
 from ttt.config.errors import counted
-from ttt.config.text_table import WIDTH, fitted_table, text_table
+from ttt.config.text_table import WIDTH, fitted_table, text_table, wrapped
 from ttt.launch.cost import RunCost
 from ttt.launch.plan import Plan, PlannedRun
 from ttt.launch.status import RunStatus
@@ -83,10 +83,10 @@ def hash_of(run_id: str) -> str:
     return run_id.rpartition("-")[2]
 
 
-def axis_values(runs: list[PlannedRun]) -> dict[str, dict[str, str]]:
-    """Return short key -> run_id -> value, for every key besides the method that not all runs set to one value."""
+def axis_values(runs: list[PlannedRun], without: Sequence[str] = OF_THE_METHOD) -> dict[str, dict[str, str]]:
+    """Return short key -> run_id -> value, for every key that not all runs set to one value; ``without``: but these."""
     pairs = {run.run_id: dict(_pair(override) for override in run.overrides) for run in runs}
-    keys = dict.fromkeys(key for of_run in pairs.values() for key in of_run if key not in OF_THE_METHOD)
+    keys = dict.fromkeys(key for of_run in pairs.values() for key in of_run if key not in without)
     varied = [key for key in keys if len({of_run.get(key) for of_run in pairs.values()}) > 1]
     last = Counter(key.rpartition(".")[2] for key in varied)
     names = {key: key.rpartition(".")[2] if last[key.rpartition(".")[2]] == 1 else key for key in varied}
@@ -99,8 +99,15 @@ def _pair(override: str) -> tuple[str, str]:
 
 
 def status_table(statuses: list[RunStatus], wide: bool = False) -> str:
-    """Return one line per run, and the number of runs in each state; ``wide``: whole names, in lines of any length."""
-    names = _row_names([status.run for status in statuses])
+    """Return one line per run, and the number of runs in each state.
+
+    Args:
+        statuses: of the runs.
+        wide: whole names, in lines of any length. Otherwise a line has 80 characters, and where the names do not fit,
+            the hash of each run's id and the overrides in which the runs differ stand in their place.
+    """
+    runs = [status.run for status in statuses]
+    names = _row_names(runs)
     rows: list[tuple[str, ...]] = [("run", "state", "step", "tokens/s", "left", "")]
     for status in statuses:
         # A run of this configuration may have been trained further than trainer.max_steps of the sweep.
@@ -111,8 +118,35 @@ def status_table(statuses: list[RunStatus], wide: bool = False) -> str:
         rows.append((names[status.run.run_id], status.state, steps, speed, left, status.detail + elsewhere))
     counts = Counter(status.state for status in statuses)
     summary = ", ".join(f"{number} {state}" for state, number in counts.most_common())
+    if not wide and _too_wide(rows):
+        rows = _with_short_names(rows, runs)
     table = text_table(rows, left=(0, 1, 5)) if wide else _with_details(rows)
     return f"{table}\n{counted(len(statuses), 'run')}: {summary}"
+
+
+def _too_wide(rows: Sequence[tuple[str, ...]]) -> bool:
+    return max(map(len, text_table([row[:-1] for row in rows], left=(0, 1)).splitlines())) > WIDTH
+
+
+def _with_short_names(rows: Sequence[tuple[str, ...]], runs: list[PlannedRun]) -> list[tuple[str, ...]]:
+    """Return the rows with the hash of each run and the keys in which the runs differ, in the detail if need be."""
+    if len(runs) == 1:
+        return list(rows)
+    hashes, differing = [hash_of(run.run_id) for run in runs], _differing(runs)
+    named = [(f"{name} {keys}".rstrip(), *row[1:]) for name, keys, row in zip(hashes, differing, rows[1:], strict=True)]
+    if _too_wide(short := [rows[0], *named]):
+        details = ("; ".join(filter(None, (keys, row[-1]))) for keys, row in zip(differing, rows[1:], strict=True))
+        named = [(name, *row[1:-1], text) for name, row, text in zip(hashes, rows[1:], details, strict=True)]
+        return [rows[0], *named]
+    return short
+
+
+def _differing(runs: list[PlannedRun]) -> list[str]:
+    """Return the overrides of each run whose keys do not have one value in all runs, with the last parts of keys."""
+    values = axis_values(runs, without=())
+    return [
+        " ".join(f"{key}={of_run[run.run_id]}" for key, of_run in values.items() if of_run[run.run_id]) for run in runs
+    ]
 
 
 def _with_details(rows: Sequence[tuple[str, ...]]) -> str:
@@ -124,15 +158,7 @@ def _with_details(rows: Sequence[tuple[str, ...]]) -> str:
         if not row[-1] or len(line) + 2 + len(row[-1]) <= WIDTH:
             lines.append(f"{line}  {row[-1]}".rstrip())
         else:
-            indented = textwrap.fill(
-                row[-1],
-                WIDTH,
-                initial_indent="  ",
-                subsequent_indent="  ",
-                break_long_words=False,
-                break_on_hyphens=False,
-            )
-            lines += [line, indented]
+            lines += [line, wrapped(row[-1], "  ", "  ")]
     return "\n".join(lines)
 
 
