@@ -17,7 +17,7 @@ from ttt.cli.arguments import parse
 from ttt.cli.command import Command
 from ttt.cli.compose import register_schemas
 from ttt.cli.errors import by_number
-from ttt.cli.help import columns, describe_command
+from ttt.cli.help import columns, describe_command, describe_group
 from ttt.config.errors import UserError
 from ttt.config.keys import free_text_keys
 from ttt.config.schema import TrainConfig
@@ -170,6 +170,11 @@ def test_help_has_the_values_of_the_command_line() -> None:
     assert "model.mini_batch_size" not in shown
 
 
+def test_contexts_are_listed_by_their_lengths() -> None:
+    options = [line.split()[0] for line in describe_group("ctx").splitlines()[1:]]
+    assert options == ["256", "512", "1k", "2k", "4k", "8k", "16k", "32k"]
+
+
 def test_columns_are_wrapped() -> None:
     lines = columns({"a=1": "word " * 20, "longer=2": ""}).splitlines()
     assert [line.index("word") for line in lines[:2]] == [12, 12]
@@ -187,15 +192,17 @@ def test_flags_that_exclude_each_other_are_refused(
     assert re.match(r"error: --\w+ and --\w+: give one of them; --cfg job shows a single configuration\n$", error)
 
 
-def test_a_reader_that_closes_the_pipe_gets_no_traceback() -> None:
-    code = (
-        "import sys\n"
-        "from ttt.cli.errors import exit_with_one_line\n"
-        "sys.stdin.read()\n"
-        "with exit_with_one_line():\n"
-        "    print('help')\n"
-        "    raise SystemExit(0)"
-    )
+CLOSED = {
+    "help": "with exit_with_one_line():\n    print('help')\n    raise SystemExit(0)",
+    "ttt-train --help": "sys.argv[1:] = ['--help']\nmain()",
+    "ttt-train --cfg job": "sys.argv[1:] = ['--cfg', 'job']\nmain()",
+}
+
+
+@pytest.mark.parametrize("name", ["help", *(pytest.param(name, marks=pytest.mark.slow) for name in list(CLOSED)[1:])])
+def test_a_reader_that_closes_the_pipe_gets_no_traceback(name: str) -> None:
+    imported = "ttt.cli.errors import exit_with_one_line" if name == "help" else "ttt.cli.train import main"
+    code = f"import sys\nfrom {imported}\nsys.stdin.read()\n{CLOSED[name]}"
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     with subprocess.Popen([sys.executable, "-c", code], text=True, **pipes) as process:
         assert process.stdin is not None

@@ -90,8 +90,21 @@ def test_plan_prints_the_cost_and_writes_nothing(
     out = capsys.readouterr().out
     for name in ("parameters", "state", "training", "FLOPs", "time", "memory", "disk"):
         assert f"\n  {name} " in out
+    assert max(map(len, out.splitlines())) <= WIDTH
     assert "4 of 12 steps of 256 tokens" in out
     assert "measured now on cpu" in out
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_plans_of_several_runs_leave_nothing_behind(
+    tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("ttt.train.calibration.SECONDS", 0.0)
+    monkeypatch.setattr(sys, "argv", ["ttt-train", "-m", *tiny, "seed=0,1", "plan=true"])
+    main()
+    assert capsys.readouterr().out.count("nothing was trained or written") == 2
     assert list(tmp_path.iterdir()) == []
 
 

@@ -4,9 +4,10 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Generic, NoReturn, TypeVar, cast, get_origin, get_type_hints
 
 import hydra
@@ -41,6 +42,7 @@ class Command(Generic[C]):
         more_groups: groups that are not keys of the schema, as on the command line: ``+ablation``.
         aliases: name on the command line -> key.
         texts: keys whose values bypass Hydra's parser, so that commas, quotes and braces have no meaning.
+        dry: key of a switch with which the command writes nothing, not even Hydra's multirun.yaml.
         recompose: function of the composed configuration and its overrides that returns the configuration to use.
     """
 
@@ -51,6 +53,7 @@ class Command(Generic[C]):
     more_groups: tuple[str, ...] = ()
     aliases: dict[str, str] = field(default_factory=dict)
     texts: tuple[str, ...] = ()
+    dry: str | None = None
     recompose: Callable[[DictConfig, list[str]], DictConfig] = lambda composed, _: composed
 
     def main(self, arguments: list[str]) -> None:
@@ -71,7 +74,11 @@ class Command(Generic[C]):
             refuse_unknown_flags(sys.argv[1:])
             self._check_run(overrides)
             job = self._job(texts)
-            with _without_the_jobs_variables() if SLURM_LAUNCHER in overrides else nullcontext():
+            with ExitStack() as around:
+                if SLURM_LAUNCHER in overrides:
+                    around.enter_context(_without_the_jobs_variables())
+                if self._is_dry(overrides):
+                    sys.argv.append(f"hydra.sweep.dir={around.enter_context(TemporaryDirectory())}")
                 hydra.main(version_base="1.3", config_path=str(assets() / "conf"), config_name=self.config_name)(job)()
 
     def for_hydra(self, arguments: list[str]) -> tuple[list[str], dict[str, str]]:
@@ -94,6 +101,10 @@ class Command(Generic[C]):
                 override = f"{key}{equals}{value}"
                 overrides.append(as_typed(quote_option(as_list(override, self.schema)), self.schema))
         return overrides, texts
+
+    def _is_dry(self, overrides: list[str]) -> bool:
+        switches = (override.partition("=") for override in overrides)
+        return any(key == self.dry and value.lower() in ("true", "yes", "on", "y", "1") for key, _, value in switches)
 
     def _check_run(self, overrides: list[str]) -> None:
         """Refuse a command line without the run that the command reads, and name the newest run here."""

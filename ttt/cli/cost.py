@@ -11,7 +11,7 @@ from ttt.analysis.speeds import earlier_speed, readable_records
 from ttt.cli.sweep.tables import duration, quantity
 from ttt.config.errors import counted
 from ttt.config.schema import TrainConfig
-from ttt.config.text_table import text_table
+from ttt.config.text_table import wrapped
 from ttt.launch.cost import checkpoint_bytes
 from ttt.train.planning import RunPlan, plan_run
 
@@ -33,8 +33,9 @@ def print_cost(config: TrainConfig, overrides: list[str]) -> None:
         UserError: as ``plan_run``, or a device that is not present.
     """
     plan = plan_run(config, overrides)
-    print(f"{plan.folder.path}: {_title(plan.config)}")
-    print(text_table([(f"  {name}", text) for name, text in cost_rows(plan)], left=(0, 1)))
+    print(wrapped(f"{plan.folder.path}: {_title(plan.config)}", below="  "))
+    for name, text in cost_rows(plan):
+        print(wrapped(text, f"  {name:<10}  ", " " * 14))
     print("nothing was trained or written; without plan=true the run starts")
 
 

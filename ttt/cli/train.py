@@ -50,6 +50,7 @@ COMMAND = Command(
     HELP,
     more_groups=("+ablation",),
     aliases={"from": "parent.run"},
+    dry="plan",
     recompose=like_its_parent,
 )
 
