@@ -116,6 +116,17 @@ def test_an_inner_model_of_another_output_shape_is_refused(monkeypatch: pytest.M
         make(inner_model="halves")
 
 
+def test_an_inner_model_without_a_dual_form_is_said_to_be_slow_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(registry, "_ADDED", {})
+    register_inner_model("a_slow_one")(lambda head_dim: nn.Linear(head_dim, head_dim))
+    for name in ("linear", "a_slow_one", "a_slow_one"):
+        make(inner_model=name)
+    (record,) = caplog.records
+    assert record.getMessage().startswith("model.inner_model=a_slow_one: runs token by token, ")
+
+
 def test_eta_base_warms_up_from_its_start() -> None:
     layer = make(inner_model="mlp", hidden=[4], eta_base=0.1, eta_base_start=0.01)
     bases = []
