@@ -35,6 +35,7 @@ MISTAKES = [
     (["tokens=0"], "tokens=0: must be at least 1"),
     (["temperature=-0.5"], "temperature=-0.5: must be at least 0"),
     (["temperature=nan"], "temperature=nan: must be at least 0"),
+    (["threads=-1"], "threads=-1: must be at least 0"),
     (["top_k=0"], "top_k=0: must be at least 1, or null"),
     (["temperature=inf"], "temperature=inf: must be finite"),
     (["seed=4294967296"], "seed=4294967296: must be at least 0 and at most 4294967295"),
@@ -78,7 +79,9 @@ def test_a_prompt_is_taken_as_it_is_typed(generate: Generate, prompt: str) -> No
     text, speed = generate(f"prompt={prompt}", "tokens=4")
     assert text.startswith(prompt)
     assert len(text) > len(prompt) + 1
-    assert re.fullmatch(r"prefill: \d+ tokens, [\d,]+ tokens/s; decode: 4 tokens, [\d,]+ tokens/s\n", speed)
+    threads, line = speed.splitlines()
+    assert threads == "1 thread: the model is small; threads=N changes it"
+    assert re.fullmatch(r"prefill: \d+ tokens, [\d,]+ tokens/s; decode: 4 tokens, [\d,]+ tokens/s", line)
 
 
 @pytest.mark.slow
@@ -95,7 +98,7 @@ def test_temperature_zero_takes_the_likeliest(generate: Generate) -> None:
 def test_without_a_prompt_a_document_begins(generate: Generate) -> None:
     text, speed = generate("tokens=5", "top_k=null")
     assert text
-    assert speed.startswith("prefill: 1 tokens")
+    assert speed.splitlines()[-1].startswith("prefill: 1 tokens")
 
 
 @pytest.mark.parametrize(
@@ -141,5 +144,5 @@ def test_a_closed_pipe_ends_it_quietly(run: Path) -> None:
         assert process.stderr is not None
         assert process.stdout.read(6) == "import"
         process.stdout.close()
-        assert process.stderr.read() == ""
+        assert process.stderr.read() == "1 thread: the model is small; threads=N changes it\n"
     assert process.returncode == 141
