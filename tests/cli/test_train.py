@@ -63,6 +63,13 @@ MISTAKES = [
     (["model=mamba", "backbone=mamba"], "backbone=mamba: model=mamba sits in own or transformer"),
     (["size.heads=5"], "size.heads=5: must divide size.width=64"),
     (["size.heads=64"], "size.heads=64: must leave an even head width, not 1"),
+    (["size.width=128"], "size.width=128: size.heads=1 of size=w64 would make heads 128 wide, not 64; give size.heads"),
+    (["model=mamba", "model.conv_kernel=600"], "model.conv_kernel=600: must be at most ctx.length=512"),
+    (
+        ["model=hybrid", "model.pattern=[attention,deltanet]", "model.deltanet.conv_kernel=600"],
+        "model.deltanet.conv_kernel=600: must be at most ctx.length=512",
+    ),
+    (["model.rope_period=3"], "model.rope_period=3: must divide model.mini_batch_size=16"),
     (["trainer.device_batch=3"], "trainer.device_batch=3: must divide the 8 sequences"),
     (["recipe.tokens_per_step=1000"], "recipe.tokens_per_step=1000: must be a multiple of ctx.length x devices = 512"),
     (["trainer.devices=2"], "trainer.strategy=single: is for one device"),

@@ -5,6 +5,7 @@ import sys
 from ttt.cli.command import Command
 from ttt.cli.cost import print_cost
 from ttt.cli.going_on import going_on
+from ttt.cli.heads import check_width_and_heads
 from ttt.cli.label import label_of
 from ttt.cli.match import with_matched_size
 from ttt.cli.parent import like_its_parent
@@ -35,6 +36,7 @@ usage: ttt-train [GROUP=OPTION ...] [KEY=VALUE ...]
 
 
 def _train(config: TrainConfig, overrides: list[str]) -> None:
+    check_width_and_heads(config, overrides)
     config, overrides = going_on(config, overrides)
     config = with_matched_size(config)
     if config.plan:

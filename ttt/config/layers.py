@@ -24,7 +24,12 @@ class TTTConfig(LayerConfig):
     hidden: list[int] = key(list, "hidden widths of the MLP, in multiples of the head width", at_least=1)
     activation: str = key("gelu", "activation of the MLP: gelu (tanh form), relu, silu, tanh")
     inner_bias: bool = key(True, "biases in the inner model")
-    mini_batch_size: int = key(16, "the paper's b; 1: online; ${ctx.length}: the whole context at once", at_least=1)
+    mini_batch_size: int = key(
+        16,
+        "the paper's b; 1: online; ${ctx.length}: the whole context at once; RoPE's positions restart with every "
+        "mini-batch, as in the authors' code, unless rope_period is set",
+        at_least=1,
+    )
     W_init: str = key("learnable", "W_0", choices=("learnable", "zero"))
     norm: bool = key(True, "LN in f")
     learnable_norm: bool = key(True, "learn LN's scale and shift")

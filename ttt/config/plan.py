@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from ttt.config.errors import UserError, bad_value
 from ttt.config.keys import check_keys
-from ttt.config.layers import HybridConfig
+from ttt.config.layers import CONV_KERNEL, HybridConfig
 from ttt.config.schema import DataConfig, RecipeConfig, TrainConfig, TrainerConfig
 
 SMALLEST_VOCABULARY = 256 + 1
@@ -123,6 +123,7 @@ def check(config: TrainConfig) -> StepPlan:
         config.model.check_fits(config.size.blocks)
     if config.model.has_heads:
         check_heads(config.size.width, config.size.heads, "size.")
+    _check_convolutions(config)
     _check_recipe(config.recipe)
     check_data(config.data)
     if config.trainer.strategy == "single" and config.trainer.devices * config.trainer.nodes > 1:
@@ -144,6 +145,18 @@ def check_heads(width: int, heads: int, prefix: str = "") -> None:
         raise bad_value(f"{prefix}heads", heads, f"must divide {prefix}width={width}")
     if (width // heads) % 2:
         raise bad_value(f"{prefix}heads", heads, f"must leave an even head width, not {width // heads}")
+
+
+def _check_convolutions(config: TrainConfig) -> None:
+    """Refuse a convolution that is wider than the context: its first weights would never see a token."""
+    model = config.model
+    layers = {"model": model}
+    if isinstance(model, HybridConfig):
+        layers = {f"model.{name}": getattr(model, name, None) for name in model.pattern}
+    for name, layer in layers.items():
+        kernel = getattr(layer, "conv_kernel", None)
+        if kernel is not None and kernel > max(config.ctx.length, CONV_KERNEL):
+            raise bad_value(f"{name}.conv_kernel", kernel, f"must be at most ctx.length={config.ctx.length}")
 
 
 def _check_recipe(recipe: RecipeConfig) -> None:

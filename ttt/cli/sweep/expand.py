@@ -11,6 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ttt.cli.compose import as_object, compose, quote_option, quote_text, register_schemas, spelled_out
 from ttt.cli.errors import describe
+from ttt.cli.heads import check_width_and_heads
 from ttt.cli.label import label_of
 from ttt.cli.match import with_matched_size
 from ttt.cli.parent import inherited
@@ -123,7 +124,9 @@ def compose_run(run: SweepRun, runs_folder: Path, parent: TrainConfig | None) ->
     if parent is not None:
         chosen = set(map(key_of, overrides))
         overrides = [*inherited(to_plain(parent), chosen), *overrides]
-    config = with_matched_size(as_object(compose("train", overrides), TrainConfig))
+    config = as_object(compose("train", overrides), TrainConfig)
+    check_width_and_heads(config, run.overrides)
+    config = with_matched_size(config)
     config = replace(config, runs=str(runs_folder), ckpt="last")
     if parent is not None:
         return with_parent(config, planned_parent(parent, runs_folder / run_id(parent)))
