@@ -116,12 +116,10 @@ def _narrow(backbone: bool) -> Columns:
     """Return the first columns of a table of 80 characters: the same as ``_identity``, closer together."""
     columns = {column.heading: column for column in _identity(backbone, 16)}
     model, tokens, what = columns["model"], columns["tokens"], _cut(columns["what"], 16)
-    kernel = Column("kernel", 9, lambda line: shortened(_kernel(line), 9), left=True)
+    kernel = Column[Line]("kernel", 9, lambda line: shortened(_kernel(line), 9), left=True)
     if backbone:
-        sizes = (_cut(columns["backbone"], 11), tokens, columns["B"]._replace(width=3))
-    else:
-        sizes = (tokens, columns["b"])
-    return (_cut(model, 11), *sizes, kernel, what)
+        return (_cut(model, 11), _cut(columns["backbone"], 11), tokens, columns["B"]._replace(width=3), kernel, what)
+    return (_cut(model, 11), tokens, columns["b"], kernel, what)
 
 
 KERNELS = Table(

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from ttt.cli.command import Command
-from ttt.config.errors import bad_value, counted
+from ttt.config.errors import bad_value
 from ttt.config.keys import check_keys
 from ttt.config.schema import GenerateConfig
 from ttt.results.record import RunFolder, read_record
@@ -38,18 +38,14 @@ def generate(config: GenerateConfig, overrides: list[str]) -> None:  # noqa: ARG
     folder = RunFolder(Path(config.run))
     # A folder without a run is reported before torch is imported.
     read_record(folder.record)
-    import torch
-
     from ttt.evaluate.generate import Sampling, generate_text
     from ttt.evaluate.run import load_run
-    from ttt.evaluate.threads import decoding_threads
+    from ttt.evaluate.threads import set_threads
     from ttt.models.device import choose_device
 
     run = load_run(folder, choose_device(config.device, "device"), kernel=config.kernel)
     if run.reading.device.type == "cpu":
-        threads, why = decoding_threads(run.model, run.record.content, config.threads)
-        torch.set_num_threads(threads)
-        print(f"{counted(threads, 'thread')}: {why}", file=sys.stderr)
+        print(set_threads(run.model, run.record.content, config.threads), file=sys.stderr)
     sampling = Sampling(config.temperature, config.top_k, config.seed)
     show = partial(print, end="", flush=True)
     show(config.prompt)

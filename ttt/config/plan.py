@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from typing import Any
 
 from ttt.config.errors import UserError, bad_value
 from ttt.config.keys import check_keys
@@ -150,7 +151,7 @@ def check_heads(width: int, heads: int, prefix: str = "") -> None:
 def _check_convolutions(config: TrainConfig) -> None:
     """Refuse a convolution that is wider than the context: its first weights would never see a token."""
     model = config.model
-    layers = {"model": model}
+    layers: dict[str, Any] = {"model": model}
     if isinstance(model, HybridConfig):
         layers = {f"model.{name}": getattr(model, name, None) for name in model.pattern}
     for name, layer in layers.items():

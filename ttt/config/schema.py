@@ -320,13 +320,7 @@ class GenerateConfig:
     top_k: int | None = key(40, "sample from this many of the likeliest tokens; null: from all", at_least=1)
     seed: int = key(0, "seed of the samples", at_least=0, at_most=LARGEST_SEED)
     device: str = key("auto", "where to compute", choices=DEVICES)
-    threads: int = key(
-        0,
-        "CPU threads; 0: as trainer.threads in the run's command, otherwise one for a model below 20M parameters and "
-        "torch's choice for a larger one",
-        at_least=0,
-        at_most=MOST_WORKERS,
-    )
+    threads: int = key(0, "CPU threads; 0: one below 20M parameters", at_least=0, at_most=MOST_WORKERS)
     kernel: KernelConfig | None = key(
         None, "kernel that computes the inner loop; null: the run's, or auto if it cannot run here"
     )

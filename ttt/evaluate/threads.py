@@ -2,6 +2,7 @@
 
 import torch
 
+from ttt.config.errors import counted
 from ttt.config.system import available_cores
 from ttt.models.language_model import LanguageModel
 from ttt.results.record import Record
@@ -13,6 +14,13 @@ Measured with 0.2M to 350M parameters on 2 cores (AVX-512), in alternating round
 0.87 to 1.04 times the speed of one. Beside two busy processes they were 2 to 30 times slower, in all models measured
 (TTT-Linear and Transformer up to 11M parameters), since every product of matrices waits for both threads.
 """
+
+
+def set_threads(model: LanguageModel, record: Record, asked: int) -> str:
+    """Let torch compute with the number of ``decoding_threads``; return a line that says it."""
+    threads, why = decoding_threads(model, record, asked)
+    torch.set_num_threads(threads)
+    return f"{counted(threads, 'thread')}: {why}"
 
 
 def decoding_threads(model: LanguageModel, record: Record, asked: int) -> tuple[int, str]:
