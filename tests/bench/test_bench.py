@@ -175,7 +175,9 @@ def test_memory_is_measured_in_a_process_of_its_own(bench: Command, tmp_path: Pa
 
 @pytest.mark.slow
 def test_model_measures_training_and_decoding(bench: Command, tmp_path: Path) -> None:
-    printed = bench("model", *MODEL, "model=ttt_linear,transformer", "tokens=12,20", "kernels=auto", "memory=false")
+    printed = bench(
+        "model", *MODEL, "model=ttt_linear,transformer", "tokens=12,20", "kernels=auto", "memory=false", "--wide"
+    )
     benchmark = only_benchmark(tmp_path / "runs")
     rows = selected(benchmark, "forward_backward")
     seen = [(row["model"], row["tokens"], row["form"], row["mini_batch_size"]) for row in rows]

@@ -97,7 +97,7 @@ def test_one_backbone_can_be_asked_for(latency: Callable[..., str], tmp_path: Pa
 def test_the_memory_of_training_and_prefill_is_measured(latency: Callable[..., str], tmp_path: Path) -> None:
     """Attention keeps q, k, v and z for the backward pass: 8 MiB for 1024 tokens of width 512."""
     sizes = ["model=transformer", "width=512", "tokens=1024", "train_tokens=1", "batch=1", "decode_batch=1"]
-    printed = latency(*TINY, *sizes, "memory=true")
+    printed = latency(*TINY, *sizes, "memory=true", "--wide")
     rows = {row["measure"]: row for row in rows_below(tmp_path)}
     assert rows["train_memory"]["unit"] == rows["prefill_memory"]["unit"] == "B"
     assert rows["train_memory"]["value"] > 8 * 2**20
