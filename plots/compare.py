@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from ttt.analysis.question import Comparison
 
-CURVES_HEIGHT, BAR_HEIGHT, CELL_WIDTH, CELL_HEIGHT = 2.4, 0.26, 0.62, 0.36
+CURVES_HEIGHT, BAR_HEIGHT, LINE_HEIGHT, CELL_WIDTH, CELL_HEIGHT = 2.4, 0.26, 0.15, 0.62, 0.36
 """Inches."""
 
 MOST_COLUMNS, MOST_TICKS, MOST_ALONG = 3, 8, 3
@@ -193,7 +193,9 @@ def _draw_bars(table: DataFrame, comparison: Comparison) -> Canvas:
     heights = [len(bar) + 2 for bar in bars]
     names = list(dict.fromkeys(table["line"]))
     styles = styles_apart(names)
-    size = LEAST_WIDTH + PANEL_WIDTH, BAR_HEIGHT * sum(heights) + CAPTION_HEIGHT
+    lines = max(_wrapped(name).count("\n") + 1 for bar in bars for name in bar.index)
+    height = max(BAR_HEIGHT, LINE_HEIGHT * lines)
+    size = LEAST_WIDTH + PANEL_WIDTH, height * sum(heights) + CAPTION_HEIGHT
     canvas = Canvas(figsize=size, layout="constrained")
     grid = canvas.subplots(len(parts), 1, squeeze=False, height_ratios=heights).ravel()
     for panel, part, bar in zip(grid, parts, bars, strict=True):

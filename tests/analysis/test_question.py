@@ -251,3 +251,12 @@ def test_a_selection_of_nothing_is_refused_with_the_nearest(sweep: Results, text
     with pytest.raises(UserError) as error:
         selected(sweep, text)
     assert message in str(error.value)
+
+
+def test_a_setting_that_is_a_list_has_a_name_in_every_picture(tmp_path: Path) -> None:
+    make_point(tmp_path, "ttt_mlp", "mamba", hidden=[4, 4])
+    departing(make_point(tmp_path, "hybrid", "transformer", pattern=["gla", "attention"]))
+    results = load_results(tmp_path)
+    lines = sorted(answer(results).table["line"])
+    assert lines == ["TTT-MLP (M), hidden = [4,4]", "hybrid (T), pattern = [gla,attention]"]
+    assert sorted(changed_names(results)) == ["hidden = [4,4]", "pattern = [gla,attention]"]

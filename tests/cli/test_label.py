@@ -5,10 +5,13 @@ from dataclasses import asdict
 
 import pytest
 
+from ttt.analysis.listing import label_in_words
+from ttt.analysis.names import run_name
 from ttt.analysis.table_1 import TABLE_1
 from ttt.cli.label import label_of, label_of_plain
 from ttt.cli.sweep.expand import expand, load_sweep
 from ttt.config.label import Label, TableForm
+from ttt.config.plain import to_plain
 from ttt.config.schema import TrainConfig
 
 Configure = Callable[..., TrainConfig]
@@ -69,6 +72,26 @@ def test_departures_have_their_types_and_survive_a_record(configure: Configure) 
     assert label.departures["model.hidden"] == [4, 4]
     assert label.departures["size.width"] == 16
     assert Label.from_plain(label.to_plain() | {"of a newer version": 1}) == label
+
+
+def test_a_hybrid_departs_by_the_keys_of_its_layers(configure: Configure) -> None:
+    changed = ("model.pattern=[ttt_mlp]", "model.sliding_attention.window=16", "model.ttt_mlp.eta_base=0.2")
+    departures = label_of(configure("model=hybrid", *changed)).departures
+    assert {key: value for key, value in departures.items() if key.startswith("model.")} == {
+        "model.pattern": ["ttt_mlp"],
+        "model.sliding_attention.window": 16,
+        "model.ttt_mlp.eta_base": 0.2,
+    }
+
+
+def test_the_name_of_a_row_of_table_1_does_not_hide_another_size(configure: Configure) -> None:
+    config = configure("+ablation=row5", "size.width=32", "size.heads=2")
+    label = label_of(config)
+    assert "width=32" in label_in_words(label, to_plain(config))
+    assert "row 5" in label_in_words(label, to_plain(config))
+    assert run_name(label, "") == "TTT-Linear (T), row 5 of Table 1, 4 other settings"
+    standard = configure("model=ttt_linear", "backbone=mamba", "size.width=32")
+    assert "width=32" in label_in_words(label_of(standard), to_plain(standard))
 
 
 def test_what_conf_does_not_have_departs_from_nothing(configure: Configure) -> None:

@@ -1,5 +1,6 @@
 """No title, label or name is cut at the edge of a picture."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -59,3 +60,18 @@ def test_every_text_is_inside_the_picture(asked: dict[str, Any], runs: Path) -> 
             assert box.x1 <= canvas.bbox.width + 1, text.get_text()
             assert box.y0 >= -1, text.get_text()
             assert box.y1 <= canvas.bbox.height + 1, text.get_text()
+
+
+def test_names_of_bars_with_several_lines_do_not_overlap(tmp_path: Path) -> None:
+    layers = ["sliding_attention", "gated_deltanet", "linear_attention"]
+    for rate in (5e-3, 1e-2, 2e-2):
+        settings = {"pattern": layers, "learning_rate": rate}
+        make_run(tmp_path, "hybrid", "transformer", steps=1, perplexity=40, evaluated=False, **settings)
+    comparison = compare_runs(load_results(tmp_path), Question(lines=("model.pattern", "recipe.learning_rate")))
+    with paper_style():
+        canvas = figure_of(comparison).draw(comparison.table)
+        canvas.draw_without_rendering()
+    names = [text for text in canvas.axes[0].get_yticklabels() if text.get_text()]
+    assert max(name.get_text().count("\n") for name in names) >= 2
+    boxes = sorted((name.get_window_extent() for name in names), key=lambda box: box.y0)
+    assert all(lower.y1 <= upper.y0 for lower, upper in itertools.pairwise(boxes))

@@ -121,9 +121,10 @@ def label_in_words(label: Label, config: Resolved) -> str:
     """
     parts = [method_label(label.model, label.backbone), label.size, context_name(label.ctx)]
     departures = dict(label.departures)
-    if label.row and departures:
+    in_row = label.departures_of("model") if label.row else set()
+    if in_row:
         parts += [f"row {label.row}"] + ([label.form.value] if label.form and label.form != TableForm.RELEASED else [])
-        departures = {key: value for key, value in departures.items() if key in TRIED | TRIED_IN_TEXT}
+        departures = {key: departures[key] for key in departures if key not in in_row - TRIED - TRIED_IN_TEXT}
     rate, usual = config["recipe"].get("learning_rate"), config["size"].get("learning_rate")
     usual = usual.get(label.backbone) if isinstance(usual, dict) else usual
     if rate != usual:
@@ -160,7 +161,8 @@ def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def _plain(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value).replace(" ", "")
+    # Names in a list without quotation marks, as the command line takes them.
+    return str(value).lower() if isinstance(value, bool) else str(value).replace(" ", "").replace("'", "")
 
 
 def run_folders(folder: Path | str) -> Iterator[Path]:

@@ -35,8 +35,10 @@ MOST_DEPARTURES = 3
 
 
 def short_name(key: str) -> str:
-    """Return the paper's symbol of a key, or its last part."""
-    return SYMBOLS.get(key, key.rpartition(".")[2])
+    """Return the paper's symbol of a key, or its last part; for a layer of a hybrid with the layer's name."""
+    group, _, own = key.partition(".")
+    in_hybrid = group == "model" and "." in own
+    return own if in_hybrid else SYMBOLS.get(key, key.rpartition(".")[2])
 
 
 def axis_name(key: str) -> str:
@@ -74,11 +76,14 @@ def run_name(label: Label, start: str, departures: Mapping[str, Any] | None = No
 
 def _in_short(label: Label, named: Mapping[str, Any]) -> str:
     """Return departures in a few words: the row of Table 1 that they are, or the number of many."""
-    if label.row and len(named) > 1 and named == label.departures:
-        return f"row {label.row} of Table 1"
+    words = []
+    in_row = label.departures_of("model") if label.row else set()
+    if len(in_row) > 1 and in_row <= named.keys():
+        words = [f"row {label.row} of Table 1"]
+        named = {key: value for key, value in named.items() if key not in in_row}
     if len(named) > MOST_DEPARTURES:
-        return f"{len(named)} other settings"
-    return ", ".join(setting_name(key, value) for key, value in named.items())
+        return ", ".join([*words, f"{len(named)} other settings"])
+    return ", ".join([*words, *(setting_name(key, value) for key, value in named.items())])
 
 
 def shared_departures(labels: Iterable[Label]) -> dict[str, Any]:

@@ -77,10 +77,12 @@ def nearest(name: str, known: Collection[str]) -> str:
 
 
 def as_text(value: object) -> str:
-    """Return a value as the command line takes it: 0.1, true, null."""
+    """Return a value as the command line takes it: 0.1, true, null, [4,4]."""
     import pandas as pd
 
-    if value is None or pd.isna(value):  # type: ignore[call-overload]
+    if isinstance(value, list):
+        return f"[{','.join(map(as_text, value))}]"
+    if pd.api.types.is_scalar(value) and pd.isna(value):
         return "null"
     if isinstance(value, float):
         return f"{value:.12g}"

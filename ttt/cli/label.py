@@ -45,13 +45,24 @@ def label_of_plain(config: Resolved) -> Label:
     config = config | {"model": present_values(MODELS.get(label.model, LayerConfig), config["model"])}
     departures: dict[str, Any] = {}
     for group, name in (("model", label.model), ("size", label.size)):
-        default = standard(group, name, label.ctx)
-        changed = {key for key in default.keys() & config[group].keys() if config[group][key] != default[key]}
-        if group == "model" and "eta_base" in changed and _start_follows(label.model, config["model"]):
-            changed.discard("eta_base_start")
-        departures |= {f"{group}.{key}": config[group][key] for key in sorted(changed)}
+        changed = _departures(name, config[group], standard(group, name, label.ctx))
+        departures |= {f"{group}.{key}": value for key, value in changed.items()}
     row, form = _row_and_form(label, config["model"])
     return replace(label, departures=departures, row=row, form=form)
+
+
+def _departures(name: str, values: Resolved, default: Resolved) -> Resolved:
+    """Return the values of the layer or size ``name`` that differ from ``default``; a hybrid's layers key by key."""
+    changed: Resolved = {}
+    for key in sorted(default.keys() & values.keys()):
+        if isinstance(values[key], dict) and isinstance(default[key], dict):
+            inner = _departures(key, values[key], default[key])
+            changed |= {f"{key}.{own}": value for own, value in inner.items()}
+        elif values[key] != default[key]:
+            changed[key] = values[key]
+    if "eta_base" in changed and _start_follows(name, values):
+        changed.pop("eta_base_start", None)
+    return changed
 
 
 def standard(group: str, name: str, ctx: int = 512) -> Resolved:
