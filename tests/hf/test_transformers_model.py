@@ -32,14 +32,14 @@ GREEDY = Sampling(temperature=0, top_k=None, seed=0)
 
 @pytest.fixture(scope="session")
 def runs(tiny: list[str], hydra: Hydra, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, Path]]:
-    """Return a function of a model's name: a run of two steps, and its export for transformers."""
+    """Return a function of a model's name (more overrides may follow it): a run of two steps, and its export."""
     made: dict[str, tuple[Path, Path]] = {}
 
     def make(model: str) -> tuple[Path, Path]:
         if model not in made:
-            start = tmp_path_factory.mktemp(model)
+            start = tmp_path_factory.mktemp(model.split()[0])
             GlobalHydra.instance().hydra = hydra
-            overrides = [*tiny, f"model={model}", f"run={start}/run", "trainer.max_steps=2"]
+            overrides = [*tiny, *f"model={model}".split(), f"run={start}/run", "trainer.max_steps=2"]
             train(as_object(compose("train", overrides), TrainConfig), overrides)
             evaluate(EvalConfig(run=f"{start}/run", ctx=ContextConfig(32), device="cpu"), [])
             export(ExportConfig(run=f"{start}/run", hf=f"{start}/hf"), [])
@@ -60,6 +60,7 @@ MODELS = [
     "ttt_linear",
     pytest.param("transformer", marks=pytest.mark.slow),
     pytest.param("mamba", marks=pytest.mark.slow),
+    pytest.param("hybrid size.blocks=2", marks=pytest.mark.slow),
 ]
 
 

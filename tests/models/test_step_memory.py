@@ -29,7 +29,7 @@ from ttt.models.step_memory import step_memory
 Configure = Callable[..., TrainConfig]
 
 MEDIUM = ["size.width=32", "size.blocks=4", "size.mlp_hidden=96", "ctx.length=256", "data.vocab_size=500"]
-CASES = [(name, False) for name in layer_types()] + [("ttt_linear", True), ("transformer", True)]
+CASES = [(name, False) for name in (*layer_types(), "hybrid")] + [("ttt_linear", True), ("transformer", True)]
 B, H, D = 2, 2, 16
 
 

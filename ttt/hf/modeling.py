@@ -15,7 +15,7 @@ from transformers.utils import ModelOutput
 from ttt.config.plain import build_group
 from ttt.config.schema import BackboneConfig, KernelConfig, SizeConfig
 from ttt.hf.configuration import TTTSuiteConfig
-from ttt.layers.registry import layer_type
+from ttt.layers.registry import layer_schema
 from ttt.layers.state import State
 from ttt.models.build import build_model
 
@@ -56,7 +56,7 @@ class TTTSuiteForCausalLM(PreTrainedModel, GenerationMixin):
         super().__init__(config)
         suite = config.suite
         self.model = build_model(
-            build_group(layer_type(suite["model"]["name"]).schema, suite["model"]),
+            build_group(layer_schema(suite["model"]["name"]), suite["model"]),
             build_group(SizeConfig, suite["size"]),
             build_group(BackboneConfig, suite["backbone"]),
             build_group(KernelConfig, suite["kernel"]),

@@ -67,7 +67,7 @@ def counted_model(config: TrainConfig) -> Counted:
     Raises:
         UserError: the model cannot be built.
     """
-    size = replace(config.size, blocks=_pattern_length(config))
+    size = replace(config.size, blocks=pattern_length(config))
     with WithoutDrawing():
         model = build_model(config.model, size, config.backbone, config.kernel, config.data.vocab_size)
     model.to("meta")
@@ -95,7 +95,7 @@ def state_numbers(config: TrainConfig) -> tuple[int, int]:
     Raises:
         UserError: the model cannot be built.
     """
-    size = replace(config.size, blocks=_pattern_length(config))
+    size = replace(config.size, blocks=pattern_length(config))
     model = build_model(config.model, size, config.backbone, KernelConfig("primal"), vocab_size=1)
     with torch.no_grad():
         states = [model(torch.zeros(1, tokens, dtype=torch.long), state={})[1] for tokens in (1, 2)]
@@ -104,6 +104,6 @@ def state_numbers(config: TrainConfig) -> tuple[int, int]:
     return first, second - first
 
 
-def _pattern_length(config: TrainConfig) -> int:
+def pattern_length(config: TrainConfig) -> int:
     """Return the number of blocks after which the model repeats itself."""
     return len(config.model.pattern) if isinstance(config.model, HybridConfig) else 1

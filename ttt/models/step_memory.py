@@ -24,6 +24,7 @@ from ttt.layers.rope import first_rotations
 from ttt.models import cross_entropy
 from ttt.models.build import build_model
 from ttt.models.checkpointing import checkpoint_blocks
+from ttt.models.count import pattern_length
 from ttt.models.language_model import LanguageModel, token_losses
 
 FLOAT = 4
@@ -33,7 +34,7 @@ ADAMW_STATES = 2
 """Numbers per parameter that AdamW keeps."""
 
 COUNTED_BLOCKS, COUNTED_TOKENS = 3, 8192
-"""Larger numbers of blocks and tokens are extrapolated: memory is linear in both."""
+"""Larger numbers of blocks, or of a hybrid's patterns, and of tokens are extrapolated: memory is linear in both."""
 
 HALF = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
@@ -80,7 +81,7 @@ def step_memory(
     Raises:
         UserError: the model cannot be built.
     """
-    T, blocks = config.ctx.length, config.size.blocks
+    T, blocks = config.ctx.length, config.size.blocks // pattern_length(config)
     shape = _Shape(batch, min(T, COUNTED_TOKENS), min(blocks, COUNTED_BLOCKS))
     peak = _peaks(config, shape, kind, precision, checkpointed)
     if blocks > COUNTED_BLOCKS:
@@ -98,7 +99,7 @@ def step_memory(
 
 @dataclass(frozen=True)
 class _Shape:
-    """Sequences, their tokens and the blocks of a step that is counted."""
+    """Sequences, their tokens and the blocks, or patterns of a hybrid, of a step that is counted."""
 
     batch: int
     tokens: int
@@ -112,14 +113,15 @@ def _extrapolated(less: dict[Part, int], more: dict[Part, int], times: float) ->
 def _of_parameters(config: TrainConfig, states: float) -> tuple[int, int, int]:
     """Return the bytes of weights, gradients and optimizer on each device, as ``trainer.strategy`` shares them."""
     with torch.device("meta"):
-        size = replace(config.size, blocks=1)
+        size = replace(config.size, blocks=pattern_length(config))
         model = build_model(config.model, size, config.backbone, config.kernel, config.data.vocab_size)
-    block = sum(parameter.numel() for parameter in model.blocks.parameters())
-    rest = sum(parameter.numel() for parameter in model.parameters()) - block
-    total, workers = FLOAT * (rest + config.size.blocks * block), config.trainer.devices * config.trainer.nodes
+    blocks = [sum(parameter.numel() for parameter in block.parameters()) for block in model.blocks]
+    rest = sum(parameter.numel() for parameter in model.parameters()) - sum(blocks)
+    repeats = config.size.blocks // size.blocks
+    total, workers = FLOAT * (rest + repeats * sum(blocks)), config.trainer.devices * config.trainer.nodes
     if config.trainer.strategy == "fsdp":
         # The embedding stays gathered; a block is gathered while the one before it is computed.
-        gathered = FLOAT * (rest + 2 * block)
+        gathered = FLOAT * (rest + 2 * max(blocks))
         return total // workers + gathered, total // workers + gathered, round(states * total / workers)
     copies = 2 if config.trainer.strategy == "ddp" else 1
     return total, copies * total, round(states * total)
@@ -146,7 +148,7 @@ def _peaks(config: TrainConfig, shape: _Shape, kind: str, precision: str, checkp
 
 
 def _model(config: TrainConfig, blocks: int) -> LanguageModel:
-    size = replace(config.size, blocks=blocks)
+    size = replace(config.size, blocks=blocks * pattern_length(config))
     model = build_model(config.model, size, config.backbone, config.kernel, config.data.vocab_size)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
