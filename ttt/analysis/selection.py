@@ -82,7 +82,7 @@ def as_text(value: object) -> str:
 
     if isinstance(value, list):
         return f"[{','.join(map(as_text, value))}]"
-    if pd.api.types.is_scalar(value) and pd.isna(value):
+    if pd.api.types.is_scalar(value) and pd.isna(value):  # type: ignore[call-overload]
         return "null"
     if isinstance(value, float):
         return f"{value:.12g}"
