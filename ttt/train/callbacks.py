@@ -147,14 +147,15 @@ class Progress(OnOptimizerStep):
 
     Args:
         kernel: the kernel that the first step may compile; None: there is none.
+        compiles: torch.compile compiles the blocks in the first step.
         reported: has the newest loss, which is read from the device only there.
     """
 
     _bar: tqdm | None = None
 
-    def __init__(self, kernel: str | None, reported: Metrics) -> None:
+    def __init__(self, kernel: str | None, compiles: bool, reported: Metrics) -> None:
         super().__init__()
-        self._kernel, self._reported = kernel, reported
+        self._kernel, self._compiles, self._reported = kernel, compiles, reported
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Print what the first step waits for; only the first of several processes shows it."""
@@ -162,6 +163,8 @@ class Progress(OnOptimizerStep):
         if trainer.is_global_zero and self._kernel:
             line = f"first step: kernel={self._kernel} is compiled unless it was compiled before"
             print(line, file=sys.stderr, flush=True)
+        if trainer.is_global_zero and self._compiles:
+            print("first step: trainer.compile=true compiles the blocks, for minutes", file=sys.stderr, flush=True)
 
     def _open(self, steps: int, step: int) -> None:
         self._first, self._started = step, time.perf_counter()

@@ -109,7 +109,7 @@ class TrainingModule(pl.LightningModule):
         self.gradient_norm = clip_gradients(wrapped if wrapped is not None else self, self.recipe.clip).detach()
         self.step_loss = torch.stack(self._losses).mean()
         self._losses.clear()
-        if is_asynchronous(self.device):
+        if all(group.get("fused") for group in optimizer.param_groups):
             self._keep_weights(optimizer)
 
     def _keep_weights(self, optimizer: Optimizer) -> None:
@@ -120,6 +120,14 @@ class TrainingModule(pl.LightningModule):
         now = self.step_loss.isfinite().logical_not().float()
         self._diverged = now if self._diverged is None else torch.maximum(self._diverged, now)
         optimizer.found_inf = self._diverged  # type: ignore[attr-defined]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Let this device decide whether the optimizer is fused, not the one on which the checkpoint was written."""
+        fused = self.trainer.strategy.root_device.type == "cuda" or None
+        for state in checkpoint["optimizer_states"]:
+            for group in state["param_groups"]:
+                if "fused" in group:
+                    group["fused"] = fused
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Return the optimizer and its schedule, which is stepped once per optimizer step."""

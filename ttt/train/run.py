@@ -223,7 +223,7 @@ def _trainer(prepared: PreparedRun, metrics: MetricLog, stop: StopRequest) -> pl
     saving = SaveCheckpoints(record, reported, trainer.checkpoint_every, trainer.keep_every, stop)
     callbacks.append(saving)
     if trainer.progress:
-        callbacks.append(Progress(_built(prepared), reported))
+        callbacks.append(Progress(_built(prepared), trainer.compile, reported))
     return pl.Trainer(
         accelerator=prepared.hardware.device.type,
         strategy=choose_strategy(trainer.strategy, prepared.hardware.device),
