@@ -21,6 +21,7 @@ WITHOUT_INFLUENCE = (
     ("data", "cache_dir"),
     ("data", "workers"),
     ("kernel", "checkpoint_group"),
+    ("kernel", "matmul"),
     ("recipe", "parent_share"),
 )
 """Group and key of settings that do not affect what is learned, in groups that otherwise count."""

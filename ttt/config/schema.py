@@ -91,6 +91,12 @@ class KernelConfig:
         "usually 16 (triton for TTT-MLP: 64); 0: keep every state (primal, dual)",
         at_least=0,
     )
+    matmul: str = key(
+        "auto",
+        "the library of the linear maps on CPUs in float32: torch; onednn; auto: the faster, measured once for each "
+        "shape and machine",
+        choices=("auto", "torch", "onednn"),
+    )
 
 
 @dataclass

@@ -36,6 +36,8 @@ def build_model(
     model = LanguageModel(vocab_size, size.width, blocks, size.init_std)
     model.norm.eps = _norm_eps(blocks[-1]) or model.norm.eps
     for module in model.modules():
+        if hasattr(module, "library"):
+            module.library = kernel.matmul
         if isinstance(module, CausalConv) and backbone.conv_init == "lecun":
             module.init_lecun()
     return model

@@ -3,10 +3,10 @@
 Shapes: B batch, T tokens, S = T + 1 tokens of a window, C model width, V vocabulary.
 """
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ttt.backbones.modules import rms_norm
+from ttt.kernels import matmul
 from ttt.layers.flops import count_flops
 from ttt.layers.state import State, named, part
 from ttt.models.cross_entropy import cross_entropy
@@ -29,7 +29,10 @@ class LanguageModel(nn.Module):
         embedding: [V, C], also the head's weight.
         blocks: modules with the contract of a ``SequenceLayer`` (``ttt.layers.state``), [B, T, C] -> [B, T, C].
         norm: the last RMSNorm.
+        library: the library that computes the logits, a value of ``kernel.matmul``.
     """
+
+    library = "auto"
 
     def __init__(self, vocab_size: int, width: int, blocks: list[nn.Module], init_std: float) -> None:
         super().__init__()
@@ -67,7 +70,7 @@ class LanguageModel(nn.Module):
 
     def _logits(self, h: Tensor) -> Tensor:
         """Compute logits: [..., C] -> [..., V]."""
-        return F.linear(self.norm(h), self.embedding.weight)
+        return matmul.linear(self.norm(h), self.embedding.weight, self.library)
 
 
 def token_losses(model: nn.Module, ids_BS: Tensor) -> Tensor:

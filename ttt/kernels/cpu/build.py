@@ -113,11 +113,11 @@ def _fingerprint(here: Path) -> str:
     digest = hashlib.sha256()
     for path in sorted([*here.glob("*.h"), *here.glob("*.cpp")]):
         digest.update(path.name.encode() + path.read_bytes())
-    digest.update(repr((FLAGS, torch.__version__, sys.platform, platform.machine(), _cpu())).encode())
+    digest.update(repr((FLAGS, torch.__version__, sys.platform, platform.machine(), instruction_sets())).encode())
     return digest.hexdigest()[:16]
 
 
-def _cpu() -> str:
+def instruction_sets() -> str:
     """Return the names of the CPU's instruction sets."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
