@@ -32,7 +32,7 @@ class SwiGLU(nn.Module):
 
     def forward(self, x_BTC: Tensor) -> Tensor:
         """Gate and project back."""
-        return _GatedDown.apply(self.gate(x_BTC), self.up(x_BTC), self.down.weight, self.down.library)
+        return _GatedDown.apply(self.gate(x_BTC), self.up(x_BTC), self.down.weight, self.down.kernel.matmul)
 
 
 class _GatedDown(torch.autograd.Function):

@@ -83,8 +83,7 @@ class KernelConfig:
     """The kernel that computes the inner loop, or Mamba's selective scan."""
 
     name: str = key("auto", "the kernel's name")
-    # 16 mini-batches cost at most a sixth of the time and make time per token flat in the context. cpu and triton
-    # cannot keep every state: they treat 0 as null.
+    # 16 mini-batches cost at most a sixth of the time and keep it flat in the context. cpu and triton take 0 as null.
     checkpoint_group: int | None = key(
         None,
         "mini-batches whose inner states are recomputed together in the backward pass; null: the kernel's default, "
@@ -92,10 +91,7 @@ class KernelConfig:
         at_least=0,
     )
     matmul: str = key(
-        "auto",
-        "the library of the linear maps on CPUs in float32: torch; onednn; auto: the faster, measured once for each "
-        "shape and machine",
-        choices=("auto", "torch", "onednn"),
+        "auto", "library of linear maps on CPUs; auto: the faster, measured once", choices=("auto", "torch", "onednn")
     )
 
 

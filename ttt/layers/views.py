@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ttt.config.layers import CONV_KERNEL
+from ttt.config.schema import KernelConfig
 from ttt.kernels import matmul
 from ttt.layers.convolution import CausalConv
 from ttt.layers.registry import LayerSpec
@@ -17,14 +18,14 @@ class Linear(nn.Linear):
     """A projection without bias, [..., in_features] -> [..., out_features].
 
     Attributes:
-        library: the library that computes the product, a value of ``kernel.matmul``.
+        kernel: its ``matmul`` names the library that computes the product.
     """
 
-    library = "auto"
+    kernel = KernelConfig()
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply the last axis by the transposed weight."""
-        return matmul.linear(x, self.weight, self.library)
+        return matmul.linear(x, self.weight, self.kernel.matmul)
 
 
 def linear(in_features: int, out_features: int, init_std: float | None) -> Linear:

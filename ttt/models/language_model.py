@@ -6,6 +6,7 @@ Shapes: B batch, T tokens, S = T + 1 tokens of a window, C model width, V vocabu
 from torch import Tensor, nn
 
 from ttt.backbones.modules import rms_norm
+from ttt.config.schema import KernelConfig
 from ttt.kernels import matmul
 from ttt.layers.flops import count_flops
 from ttt.layers.state import State, named, part
@@ -29,10 +30,10 @@ class LanguageModel(nn.Module):
         embedding: [V, C], also the head's weight.
         blocks: modules with the contract of a ``SequenceLayer`` (``ttt.layers.state``), [B, T, C] -> [B, T, C].
         norm: the last RMSNorm.
-        library: the library that computes the logits, a value of ``kernel.matmul``.
+        kernel: its ``matmul`` names the library that computes the logits.
     """
 
-    library = "auto"
+    kernel = KernelConfig()
 
     def __init__(self, vocab_size: int, width: int, blocks: list[nn.Module], init_std: float) -> None:
         super().__init__()
@@ -70,7 +71,7 @@ class LanguageModel(nn.Module):
 
     def _logits(self, h: Tensor) -> Tensor:
         """Compute logits: [..., C] -> [..., V]."""
-        return matmul.linear(self.norm(h), self.embedding.weight, self.library)
+        return matmul.linear(self.norm(h), self.embedding.weight, self.kernel.matmul)
 
 
 def token_losses(model: nn.Module, ids_BS: Tensor) -> Tensor:
