@@ -11,7 +11,7 @@ from ttt.kernels.cpu.convolution import causal_conv
 from ttt.layers.convolution import CausalConv
 
 NAMES = ["x", "weight", "bias", "before"]
-SIZES = [(2, 7, 5, 4), (1, 1, 3, 4), (3, 2, 130, 4), (2, 300, 257, 2), (1, 5, 6, 1), (2, 3, 4, 9), (2, 0, 3, 4)]
+SIZES = [(2, 7, 5, 4), (1, 1, 3, 4), (3, 2, 130, 4), (2, 300, 257, 2), (1, 5, 6, 1), (2, 3, 4, 9)]
 """Batch, tokens, channels, taps."""
 
 
@@ -24,7 +24,7 @@ def given(batch: int, tokens: int, channels: int, taps: int, dtype: torch.dtype 
 def definition(x: Tensor, weight: Tensor, bias: Tensor, before: Tensor) -> Tensor:
     inputs, taps = torch.cat((before, x), dim=1), weight.shape[1]
     windows = [inputs[:, t : t + taps] for t in range(x.shape[1])]
-    return torch.stack([(window * weight.mT).sum(1) + bias for window in windows], dim=1) if windows else x
+    return torch.stack([(window * weight.mT).sum(1) + bias for window in windows], dim=1)
 
 
 def results(conv, inputs: list[Tensor]) -> dict[str, Tensor]:  # type: ignore[no-untyped-def]
@@ -42,6 +42,13 @@ def test_values_and_gradients_are_the_definitions(sizes: tuple[int, ...], dtype:
     inputs = given(*sizes, dtype=dtype)
     expected = results(definition, [x.detach().double().requires_grad_() for x in inputs])
     assert_close(results(causal_conv, inputs), expected, TOLERANCE[dtype])
+
+
+def test_no_tokens_have_no_gradients() -> None:
+    inputs = given(2, 0, 3, 4)
+    y = causal_conv(*inputs)
+    assert y.shape == inputs[0].shape
+    assert not any(x.any() for x in torch.autograd.grad(y.sum(), inputs))
 
 
 def test_the_number_of_threads_and_the_layout_change_no_byte() -> None:
