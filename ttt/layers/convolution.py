@@ -7,26 +7,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ttt.config.schema import KernelConfig
 from ttt.kernels.cpu.convolution import causal_conv
 from ttt.kernels.dispatch import is_compiled
+from ttt.layers.by_kernel import ByKernel
 from ttt.layers.state import State
 
 STD_OF_TRUNCATED = 0.87962566103423978
 """Standard deviation of a standard normal distribution restricted to -2 ... 2."""
 
 
-class CausalConv(nn.Module):
+class CausalConv(nn.Module, ByKernel):
     """One filter of K taps per channel: output t depends on inputs t - K + 1 ... t. [B, T, C] -> [B, T, C].
 
     ``weight`` is [C, 1, K], its last tap is for the current token; initial values are those of ``nn.Conv1d``: uniform
     in +-K^-0.5, the bias too. Without ``bias``, ``bias`` is None.
-
-    Attributes:
-        kernel: which implementation computes it on CPUs: the compiled one, unless it names another.
+    On CPUs the compiled kernel computes it where ``kernel.name`` allows it.
     """
-
-    kernel = KernelConfig()
 
     def __init__(self, channels: int, kernel_size: int, bias: bool = True) -> None:
         super().__init__()

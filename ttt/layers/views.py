@@ -7,21 +7,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ttt.config.layers import CONV_KERNEL
-from ttt.config.schema import KernelConfig
 from ttt.kernels import matmul
+from ttt.layers.by_kernel import ByKernel
 from ttt.layers.convolution import CausalConv
 from ttt.layers.registry import LayerSpec
 from ttt.layers.state import State, named, part
 
 
-class Linear(nn.Linear):
-    """A projection without bias, [..., in_features] -> [..., out_features].
-
-    Attributes:
-        kernel: its ``matmul`` names the library that computes the product.
-    """
-
-    kernel = KernelConfig()
+class Linear(nn.Linear, ByKernel):
+    """A projection without bias, [..., in_features] -> [..., out_features], by the library of ``kernel.matmul``."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply the last axis by the transposed weight."""

@@ -8,9 +8,9 @@ from ttt.backbones.registry import Backbone, backbones
 from ttt.config.errors import bad_value
 from ttt.config.layers import CONV_KERNEL, SHIPPED, HybridConfig, TTTConfig
 from ttt.config.schema import BackboneConfig, KernelConfig, LayerConfig, SizeConfig
+from ttt.layers.by_kernel import set_kernel
 from ttt.layers.convolution import CausalConv
 from ttt.layers.registry import LayerSpec, build_layer, layer_type, layer_types
-from ttt.layers.views import Linear
 from ttt.models.language_model import LanguageModel
 
 
@@ -37,10 +37,9 @@ def build_model(
     model = LanguageModel(vocab_size, size.width, blocks, size.init_std)
     model.norm.eps = _norm_eps(blocks[-1]) or model.norm.eps
     for module in model.modules():
-        if isinstance(module, Linear | CausalConv | LanguageModel):
-            module.kernel = kernel
         if isinstance(module, CausalConv) and backbone.conv_init == "lecun":
             module.init_lecun()
+    set_kernel(model, kernel)
     return model
 
 

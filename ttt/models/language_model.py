@@ -6,14 +6,14 @@ Shapes: B batch, T tokens, S = T + 1 tokens of a window, C model width, V vocabu
 from torch import Tensor, nn
 
 from ttt.backbones.modules import rms_norm
-from ttt.config.schema import KernelConfig
 from ttt.kernels import matmul
+from ttt.layers.by_kernel import ByKernel
 from ttt.layers.flops import count_flops
 from ttt.layers.state import State, named, part
 from ttt.models.cross_entropy import cross_entropy
 
 
-class LanguageModel(nn.Module):
+class LanguageModel(nn.Module, ByKernel):
     """Embedding, blocks, norm, and an output head tied to the embedding. Token ids [B, T] -> logits [B, T, V].
 
     A sequence can be read in chunks, down to single tokens, by passing on the state::
@@ -30,10 +30,7 @@ class LanguageModel(nn.Module):
         embedding: [V, C], also the head's weight.
         blocks: modules with the contract of a ``SequenceLayer`` (``ttt.layers.state``), [B, T, C] -> [B, T, C].
         norm: the last RMSNorm.
-        kernel: its ``matmul`` names the library that computes the logits.
     """
-
-    kernel = KernelConfig()
 
     def __init__(self, vocab_size: int, width: int, blocks: list[nn.Module], init_std: float) -> None:
         super().__init__()
