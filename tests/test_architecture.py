@@ -22,7 +22,7 @@ ALLOWED: dict[str, set[str]] = {
     "models": {"config", "kernels", "layers", "backbones"},
     "data": {"config"},
     "results": {"config"},
-    "bench": {"config", "inner", "kernels", "layers", "backbones", "models", "results"},
+    "bench": {"config", "inner", "kernels", "layers", "backbones", "models", "data", "results", "train"},
     "evaluate": {"config", "kernels", "layers", "models", "data", "results"},
     "train": {"config", "layers", "backbones", "models", "data", "results", "evaluate"},
     "launch": {"config", "models", "results", "analysis", "train"},

@@ -38,8 +38,10 @@ DOCUMENTS = (
     "docs/kernels.md",
     "docs/data.md",
     "docs/layers.md",
+    "docs/memory.md",
     "docs/recipe.md",
     "docs/released.md",
+    "docs/speed.md",
 )
 
 PLACES = re.compile(r"`(ttt-[^`\n]+)`|^ +(ttt-.+)$|\| xargs -I\{\} (ttt-[^`\n]+)", re.MULTILINE)

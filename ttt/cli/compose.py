@@ -19,7 +19,15 @@ from omegaconf.errors import OmegaConfBaseException
 from ttt.cli.added import added_backbones, added_layers, added_sources
 from ttt.cli.resolvers import register_resolvers
 from ttt.config.assets import assets
-from ttt.config.bench import InnerBenchConfig, KernelBenchConfig, LatencyBenchConfig, Method, ModelBenchConfig
+from ttt.config.bench import (
+    InnerBenchConfig,
+    KernelBenchConfig,
+    LatencyBenchConfig,
+    MemoryBenchConfig,
+    Method,
+    ModelBenchConfig,
+    StepBenchConfig,
+)
 from ttt.config.errors import UserError, bad_value
 from ttt.config.exchange import ExportConfig, ImportConfig
 from ttt.config.keys import free_text_keys
@@ -53,6 +61,8 @@ SCHEMAS: dict[str, type[Any]] = {
     "bench_model": ModelBenchConfig,
     "bench_kernels": KernelBenchConfig,
     "bench_latency": LatencyBenchConfig,
+    "bench_memory": MemoryBenchConfig,
+    "bench_step": StepBenchConfig,
 }
 """Name of a file of ``conf/`` -> schema."""
 
@@ -156,6 +166,18 @@ def method(name: str, ctx: int) -> Method:
     overrides = [quote_option(f"model={name}"), f"ctx.length={ctx}"]
     config = as_object(compose("train", overrides), TrainConfig)
     return Method(config.model, config.backbone)
+
+
+def composed_run(size: str, model: str, ctx: str, vocab: int) -> TrainConfig:
+    """Return the configuration of ``ttt-train`` with options by name, for a vocabulary of ``vocab`` tokens.
+
+    Hydra must be initialized.
+
+    Raises:
+        MissingConfigException: no such option of a group.
+    """
+    options = [f"size={size}", f"model={model}", f"ctx={ctx}"]
+    return as_object(compose("train", [*map(quote_option, options), f"data.vocab_size={vocab}"]), TrainConfig)
 
 
 @cache

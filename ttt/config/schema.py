@@ -222,6 +222,22 @@ class TrainerConfig:
         "results in a third more time and much less memory; auto: blocks if the step does not fit without it",
         choices=("none", "blocks", "auto"),
     )
+    compile: bool = key(
+        False,
+        "compile the blocks with torch.compile, around the kernels; results change only by rounding. It costs minutes "
+        "at the start (docs/speed.md)",
+    )
+    matmul_precision: str = key(
+        "highest",
+        "products of float32 matrices; highest: float32; high: TF32 on GPUs that have it; medium: bfloat16",
+        choices=("highest", "high", "medium"),
+    )
+    fetch_every: int = key(
+        10,
+        "steps between two transfers of logged values from a GPU, each of which waits for it; there a loss that is not "
+        "finite ends the run. Checkpoints and validations transfer them too; a CPU does it in every step",
+        at_least=1,
+    )
     max_steps: int | None = key(None, "stop after this many steps of the recipe's schedule", at_least=1)
     checkpoint_every: int = key(250, "steps between checkpoints; 0: only at the end", at_least=0)
     keep_every: int = key(
