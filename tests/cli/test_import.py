@@ -21,7 +21,8 @@ from ttt.cli.label import label_of_plain
 from ttt.cli.train import train
 from ttt.config.errors import UserError
 from ttt.config.exchange import ExportConfig, ImportConfig
-from ttt.config.schema import ContextConfig, EvalConfig, GenerateConfig, TrainConfig
+from ttt.config.generation import GenerateConfig
+from ttt.config.schema import ContextConfig, EvalConfig, TrainConfig
 from ttt.evaluate.run import load_run
 from ttt.models.released_files import read_released
 from ttt.models.released_meta import config_of, settings_of
