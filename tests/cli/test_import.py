@@ -9,10 +9,9 @@ import huggingface_hub
 import numpy as np
 import pytest
 import torch
-from released_files import GOLDEN, write_tokenizer, write_torch, write_words
+from released_files import LINEAR, imported, write_tokenizer, write_torch, write_words
 
 from ttt.analysis.store import load_results
-from ttt.cli.compose import as_object, compose
 from ttt.cli.eval import evaluate
 from ttt.cli.export import export
 from ttt.cli.generate import generate
@@ -29,16 +28,6 @@ from ttt.models.released_meta import config_of, settings_of
 from ttt.results.record import RunFolder, read_record
 
 Configure = Callable[..., TrainConfig]
-
-LINEAR = GOLDEN / "ttt_linear"
-
-
-def imported(out: Path, *overrides: str, source: Path = LINEAR, tokenizer: Path | None = None) -> Path:
-    """Run ``ttt-import``; Hydra must be ready."""
-    given = [] if tokenizer is None else [f"tokenizer={tokenizer}"]
-    config = as_object(compose("import", [f"source={source}", f"out={out}", *given, *overrides]), ImportConfig)
-    import_weights(config, [])
-    return out
 
 
 @pytest.mark.usefixtures("configure")

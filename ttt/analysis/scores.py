@@ -63,7 +63,7 @@ def scores_table(records: Iterable[Record]) -> DataFrame:
 
 
 def scores_by_run(results: Results) -> DataFrame:
-    """Return a column for each score, ``piqa acc_norm``, in the order of ``Results.runs``; missing where a run lacks it."""
+    """Return a column for each score, ``piqa acc_norm``, missing where a run lacks it; rows as in ``Results.runs``."""
     wide = results.scores.assign(column=results.scores["name"] + " " + results.scores["metric"])
     table = wide.pivot_table("score", "run_id", "column", sort=False).reindex(results.runs["run_id"])
     return table.reset_index(drop=True).rename_axis(columns=None)

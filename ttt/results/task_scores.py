@@ -10,7 +10,7 @@ class TaskScores(TypedDict):
     """The scores on a task, or their mean over a group of tasks.
 
     ``scores`` maps each metric, such as ``acc`` or ``exact_match,strict-match`` for filtered answers, to its value,
-    None if it is not finite; ``errors`` has the standard errors of those that have one, and ``higher_is_better`` whether
+    None if it is not finite; ``errors`` has the standard errors of those that have one, ``higher_is_better`` whether
     larger values are better. ``documents`` were scored in contexts of at most ``ctx`` tokens, with ``num_fewshot``
     examples before each. ``version`` is the task's and ``harness`` the package's. ``step`` is the number of optimizer
     steps of the weights, ``weights`` their name if they were chosen instead of the newest, and ``part_of`` the group
