@@ -30,12 +30,12 @@ from ttt.config.bench import (
 )
 from ttt.config.errors import UserError, bad_value
 from ttt.config.exchange import ExportConfig, ImportConfig
+from ttt.config.generation import GenerateConfig
 from ttt.config.keys import free_text_keys
 from ttt.config.layers import MODELS
 from ttt.config.schema import (
     ContextConfig,
     EvalConfig,
-    GenerateConfig,
     InspectConfig,
     PrepareConfig,
     Resolved,

@@ -1,7 +1,7 @@
 """Keys of most commands: type, default, meaning and allowed values of each.
 
-Those of ``ttt-bench`` are in ``bench.py``, of ``ttt-sweep`` in ``sweep.py``, of ``ttt-export`` and ``ttt-import`` in
-``exchange.py``.
+Those of ``ttt-bench`` are in ``bench.py``, of ``ttt-sweep`` in ``sweep.py``, of ``ttt-generate`` in ``generation.py``,
+of ``ttt-export`` and ``ttt-import`` in ``exchange.py``.
 
 Values that depend on a group's option are in ``conf/GROUP/OPTION.yaml``. Keys that are not defined here are errors.
 This module imports nothing heavy, so that ``--help`` and errors are printed at once.
@@ -297,6 +297,16 @@ class EvalConfig:
         "split to read; all: all of another text; null: validation, or with data= all",
         choices=("validation", "test", "all"),
     )
+    tasks: list[str] = key(
+        list, "tasks of lm-evaluation-harness to score instead of the perplexity, such as lambada_openai,piqa"
+    )
+    task_path: str | None = key(None, "folder of task files (YAML) of your own, for tasks", free_text=True)
+    num_fewshot: int | None = key(
+        None, "examples before each question of tasks; null: as many as the task's file says", at_least=0
+    )
+    limit: int | None = key(
+        None, "score only this many documents of each task, and print the scores without storing them", at_least=1
+    )
     probe: str | None = key(
         None,
         "null: the perplexity; inner_loss: the inner loss of every token before and after its update; context_gain: "
@@ -322,23 +332,6 @@ class EvalConfig:
         at_least=1,
     )
     device: str = key("auto", "where to compute", choices=DEVICES)
-    kernel: KernelConfig | None = key(
-        None, "kernel that computes the inner loop; null: the run's, or auto if it cannot run here"
-    )
-
-
-@dataclass
-class GenerateConfig:
-    """A run of ``ttt-generate``."""
-
-    run: str = key(REQUIRED, "folder of a trained run", free_text=True)
-    prompt: str = key("", "text to continue; empty: the start of a document")
-    tokens: int = key(200, "maximum number of tokens to generate; the document may end earlier", at_least=1)
-    temperature: float = key(0.8, "below 1 prefers likely tokens; 0: always the likeliest", at_least=0)
-    top_k: int | None = key(40, "sample from this many of the likeliest tokens; null: from all", at_least=1)
-    seed: int = key(0, "seed of the samples", at_least=0, at_most=LARGEST_SEED)
-    device: str = key("auto", "where to compute", choices=DEVICES)
-    threads: int = key(0, "CPU threads; 0: one below 20M parameters", at_least=0, at_most=MOST_WORKERS)
     kernel: KernelConfig | None = key(
         None, "kernel that computes the inner loop; null: the run's, or auto if it cannot run here"
     )
