@@ -47,13 +47,17 @@ runs that are finished, queued or running are skipped, whichever sweep submitted
 them.
 
 Sweeps at the paper's scale (scale=paper, sweeps/paper/NAME.yaml), the default
-if both exist:
+where they exist:
 
 {paper}
 
 Sweeps for a laptop (scale=laptop, sweeps/laptop/NAME.yaml):
 
 {laptop}
+
+Sweeps for one GPU (scale=gpu, sweeps/gpu/NAME.yaml):
+
+{gpu}
 
 Clusters (slurm/NAME.yaml; slurm/README.md explains how to add one):
 
@@ -69,7 +73,7 @@ Keys of a cluster, in its file or as slurm.KEY=VALUE:
 """
 
 MEANINGS = {
-    "scale=paper": "paper or laptop",
+    "scale=paper": "paper, laptop or gpu",
     "runs=runs": "folder of all run folders",
     "folder=FOLDER": "folder for the sweep's plan, jobs and logs (default: runs/sweeps/SCALE_NAME)",
     "known=FOLDER": "plan, submit, status, collect: runs that lie finished in FOLDER/RUN_ID, as ttt-sweep collect or "
