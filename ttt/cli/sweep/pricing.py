@@ -39,7 +39,7 @@ class PlannedPart:
         part: the part.
         plan: its runs; None for a benchmark.
         costs: of its runs.
-        todo: ids of the runs that are neither finished here nor in an earlier part -> share of their steps that is left.
+        todo: ids of the runs that are neither finished nor in an earlier part -> share of their steps that is left.
         to_probe: ids of the runs to probe.
     """
 
