@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ttt.cli.sweep.epochs import repeated_reading
-from ttt.cli.sweep.pricing import PlannedPart, Speeds, plan_parts, price_of
+from ttt.cli.sweep.pricing import PlannedPart, Speeds, at_share, price_of
 from ttt.cli.sweep.tables import duration, quantity
 from ttt.config.budget import Budget
 from ttt.config.errors import bad_value, counted
@@ -77,17 +77,16 @@ def choose(here: Budgeted, planned: list[PlannedPart]) -> tuple[list[PlannedPart
     Raises:
         UserError: no part fits.
     """
-    speeds, state = speeds_of(here, planned), here.state
-    shares = here.budget.shares if state.share is None else (state.share,)
-    prices = _prices(here, planned, speeds, state.share or 1)
-    free_memory()
-    first = len(here.budget.first)
-    choice = choose_parts(prices, first, shares, here.left())
-    if choice.share != (state.share or 1):
-        parts = tuple(part.part for part in planned)
-        planned = plan_parts(parts, here.overrides, choice.share, here.runs_folder)
-        prices = _prices(here, planned, speeds, choice.share)
-        choice = choose_parts(prices, first, (choice.share,), here.left())
+    speeds, first = speeds_of(here, planned), len(here.budget.first)
+    share = here.state.share
+    if share is None:
+        whole = _prices(here, planned, speeds, 1)
+        share = choose_parts(whole, first, here.budget.shares, here.left()).share
+        free_memory()
+    if share < 1:
+        planned = at_share(planned, share, here.overrides, here.runs_folder)
+    prices = _prices(here, planned, speeds, share)
+    choice = choose_parts(prices, first, (share,), here.left())
     does_nothing = not any(price.seconds(choice.share) for index in choice.parts if (price := prices[index]))
     if does_nothing and any(price is None or price.seconds(choice.share) for price in prices):
         _refuse(here, planned, prices, choice.share)

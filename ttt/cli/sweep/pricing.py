@@ -50,20 +50,49 @@ class PlannedPart:
     to_probe: frozenset[str]
 
 
-def plan_parts(
-    parts: tuple[Part, ...], overrides: list[str], share: float, runs_folder: Path, labels: bool = False
-) -> list[PlannedPart]:
-    """Return the runs of every part at a share of their tokens; a run of several parts is to do in the first of them.
+def plan_parts(parts: tuple[Part, ...], overrides: list[str], runs_folder: Path) -> list[PlannedPart]:
+    """Return the runs of every part at their whole number of tokens.
 
     Raises:
         UserError: an override that does not compose, or a sweep that a budget cannot run.
     """
+    return still_to_do([_planned(part, overrides, runs_folder) for part in parts])
+
+
+def at_share(planned: list[PlannedPart], share: float, overrides: list[str], runs_folder: Path) -> list[PlannedPart]:
+    """Return the parts with runs of a share of the tokens: fewer ``recipe.steps``, and a schedule that ends with them.
+
+    Args:
+        planned: the parts at their whole number of tokens.
+        share: above 0 and below 1.
+        overrides: for all runs.
+        runs_folder: folder of all run folders.
+
+    Raises:
+        UserError: the runs of a part have different numbers of steps.
+    """
     found = []
-    for part in parts:
-        plan = _runs_of(part, overrides, share, runs_folder, labels) if part.sweep is not None else None
-        costs = tuple(run_costs(plan, GPU, 1.0)) if plan is not None else ()
-        found.append(PlannedPart(part, plan, costs, {}, frozenset()))
+    for one in planned:
+        if one.plan is None:
+            found.append(one)
+            continue
+        steps = {config.recipe.steps for config in one.plan.configs.values()}
+        if len(steps) > 1:
+            differ = ", ".join(map(str, sorted(steps)))
+            raise UserError(f"sweep={one.part.sweep}: share={share:g} needs runs of equally many steps, here {differ}")
+        shorter = f"recipe.steps={max(1, round(share * steps.pop()))}"
+        found.append(_planned(one.part, [*overrides, shorter], runs_folder))
     return still_to_do(found)
+
+
+def _planned(part: Part, overrides: list[str], runs_folder: Path) -> PlannedPart:
+    if part.sweep is None:
+        return PlannedPart(part, None, (), {}, frozenset())
+    sweep = with_overrides(load_sweep(part.sweep, SCALE), [*part.words, *overrides])
+    plan = expand(sweep, runs_folder, labels=False)
+    if any(run.parent for run in plan.runs):
+        raise UserError(f"sweep={part.sweep}: a budget has no runs that start from others; leave out recipe=finetune")
+    return PlannedPart(part, plan, tuple(run_costs(plan, GPU, 1.0)), {}, frozenset())
 
 
 def still_to_do(parts: Sequence[PlannedPart]) -> list[PlannedPart]:
@@ -88,22 +117,6 @@ def _left_of(run: PlannedRun) -> float:
         return 0.0
     # A run that was cut off in its evaluation has done all its steps.
     return max(1 / run.steps, 1 - record["steps"] / run.steps) if isinstance(record, dict) else 1.0
-
-
-def _runs_of(part: Part, overrides: list[str], share: float, runs_folder: Path, labels: bool) -> Plan:
-    """Return the runs of a sweep; a share below one changes ``recipe.steps``, and the schedule with it."""
-    assert part.sweep is not None
-    sweep = with_overrides(load_sweep(part.sweep, SCALE), [*part.words, *overrides])
-    plan = expand(sweep, runs_folder, labels=labels and share == 1)
-    if any(run.parent for run in plan.runs):
-        raise UserError(f"sweep={part.sweep}: a budget has no runs that start from others; leave out recipe=finetune")
-    if share == 1:
-        return plan
-    steps = {config.recipe.steps for config in plan.configs.values()}
-    if len(steps) > 1:
-        raise UserError(f"sweep={part.sweep}: a share of the tokens needs runs of equally many steps, here {steps}")
-    shorter = with_overrides(sweep, [f"recipe.steps={max(1, round(share * steps.pop()))}"])
-    return expand(shorter, runs_folder, labels=labels)
 
 
 class Speeds:

@@ -4,26 +4,27 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
-import hydra
 from filelock import FileLock, Timeout
 
 from ttt.cli.bench import COMMANDS as BENCHMARKS
-from ttt.cli.compose import as_object, compose, register_schemas
+from ttt.cli.compose import as_object, compose
 from ttt.cli.eval import evaluate
+from ttt.cli.label import hydra_ready, label_of
 from ttt.cli.sweep.budgeted import STATE_FILE, Budgeted, choose, configs_of, free_memory, print_plan, speeds_of
 from ttt.cli.sweep.files import budget_file, read_yaml
 from ttt.cli.sweep.pricing import PlannedPart, plan_parts, price_of, still_to_do
 from ttt.cli.sweep.request import Request
 from ttt.cli.sweep.tables import duration
-from ttt.config.assets import assets
 from ttt.config.budget import read_budget, seconds_of
 from ttt.config.errors import InterruptedRunError, RunError, UserError, bad_value, counted
 from ttt.config.schema import EvalConfig, TrainConfig
 from ttt.data.local import check_paths
 from ttt.launch.budget import Choice, read_state
 from ttt.launch.status import is_finished, read_record_of
+from ttt.results.run_record import Label
 from ttt.train.start import train
 
 BENCH = "bench."
@@ -47,7 +48,7 @@ def run(request: Request) -> None:
         if dry:
             print("nothing was trained or written; without dry=true it starts")
         else:
-            _run_parts(here, choice)
+            _run_parts(here, planned, choice)
 
 
 def _opened(request: Request, started: float) -> tuple[Budgeted, list[PlannedPart]]:
@@ -66,7 +67,7 @@ def _opened(request: Request, started: float) -> tuple[Budgeted, list[PlannedPar
     state.share = state.share or share
     overrides = [word for word in request.overrides if not word.startswith(BENCH)]
     of_benchmarks = [word.removeprefix(BENCH) for word in request.overrides if word.startswith(BENCH)]
-    planned = plan_parts((*budget.first, *budget.then), overrides, state.share or 1, request.runs_folder)
+    planned = plan_parts((*budget.first, *budget.then), overrides, request.runs_folder)
     device, runs = _device(configs_of(planned)), request.runs_folder
     here = Budgeted(budget, seconds, limit, overrides, of_benchmarks, runs, folder, state, device, state.spent, started)
     return here, planned
@@ -114,7 +115,7 @@ def _alone(folder: Path, dry: bool) -> Iterator[None]:
         raise UserError(f"{folder}: another process runs this budget; wait for it, or give folder=FOLDER") from error
 
 
-def _run_parts(here: Budgeted, choice: Choice) -> None:
+def _run_parts(here: Budgeted, planned: list[PlannedPart], choice: Choice) -> None:
     """Run the chosen parts in their order; before each, the speed of the runs so far decides again whether it fits.
 
     Raises:
@@ -122,8 +123,6 @@ def _run_parts(here: Budgeted, choice: Choice) -> None:
     """
     here.state.share = choice.share
     here.save()
-    parts = (*here.budget.first, *here.budget.then)
-    planned = plan_parts(parts, here.overrides, choice.share, here.runs_folder, labels=True)
     failed, made = list[str](), 0
     chosen = [planned[index] for index in choice.parts]
     for place, index in enumerate(choice.parts):
@@ -155,7 +154,7 @@ def _run_part(here: Budgeted, planned: PlannedPart) -> list[str]:
         config = planned.plan.configs[run.run_id]
         try:
             if run.run_id in planned.todo:
-                train(config, list(run.overrides), planned.plan.sweep, lambda label=run.label: label)
+                train(config, list(run.overrides), planned.plan.sweep, partial(_label, config))
             # A run that an earlier part left out has no weights.
             if run.run_id in planned.to_probe and is_finished(run, read_record_of(Path(run.folder))):
                 longest, device = planned.part.longest, config.trainer.device
@@ -172,12 +171,15 @@ def _run_part(here: Budgeted, planned: PlannedPart) -> list[str]:
     return failed
 
 
+def _label(config: TrainConfig) -> Label:
+    return label_of(config).to_plain()
+
+
 def _benchmark(here: Budgeted, planned: PlannedPart) -> None:
     """Run a benchmark of ``ttt-bench`` on the device of the runs."""
     command = BENCHMARKS[str(planned.part.bench)]
     device = here.device.partition(":")[0]
     words = [*planned.part.words, f"device={device}", f"runs={here.runs_folder}", *here.bench_overrides]
-    register_schemas()
-    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(assets() / "conf")):
+    with hydra_ready():
         overrides, _ = command.for_hydra(words)
         command.run(as_object(compose(command.config_name, overrides), command.schema), overrides)
