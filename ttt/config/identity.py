@@ -20,6 +20,7 @@ WITHOUT_INFLUENCE = (
     ("data", "tokens_estimate"),
     ("data", "cache_dir"),
     ("data", "workers"),
+    ("data", "packed"),
     ("kernel", "checkpoint_group"),
     ("kernel", "matmul"),
     ("recipe", "parent_share"),

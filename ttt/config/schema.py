@@ -135,6 +135,12 @@ class DataConfig:
         at_least=1,
     )
     cache_dir: str | None = key(None, "folder of prepared data; null: the user's cache", free_text=True)
+    packed: str | None = key(
+        None,
+        "a file of ttt-data pack: its corpus is unpacked into cache_dir and used, and the source is not read; the "
+        "other keys must be those with which it was prepared",
+        free_text=True,
+    )
     workers: int = key(
         1, "processes that prepare the data, with the same result; 0: one per core", at_least=0, at_most=MOST_WORKERS
     )
@@ -354,6 +360,13 @@ class InspectConfig(PrepareConfig):
     document: int = key(0, "document of the sample, counted from 0", at_least=0)
     sample: int = key(200, "tokens of the sample, from the start of the document", at_least=0)
     picture: str | None = key(None, "file of the histogram of lengths; null: figures/data_NAME.png", free_text=True)
+
+
+@dataclass
+class PackConfig(PrepareConfig):
+    """A run of ``ttt-data pack``."""
+
+    file: str | None = key(None, "file to write; null: NAME-DIGEST.zip in this folder", free_text=True)
 
 
 Resolved = dict[str, Any]
