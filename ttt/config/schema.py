@@ -97,6 +97,9 @@ class KernelConfig:
 class DataConfig:
     """Source, tokenizer and splits of a corpus."""
 
+    trains_tokenizer: ClassVar[bool] = True
+    """Whether a tokenizer is trained on the source where none is given."""
+
     name: str = key(REQUIRED, "name of the data in run ids and figures", file_name=True)
     source: str = key(REQUIRED, "the source's name in the registry")
     packages: list[str] = key(list, "importable packages whose source is read; stdlib: Python's own library")
@@ -136,6 +139,20 @@ class DataConfig:
     workers: int = key(
         1, "processes that prepare the data, with the same result; 0: one per core", at_least=0, at_most=MOST_WORKERS
     )
+
+    def check(self) -> None:
+        """Check that the source's own keys agree; a source whose keys depend on each other extends it.
+
+        Raises:
+            UserError: they contradict each other.
+        """
+
+    def check_context(self, ctx: int) -> None:
+        """Check that windows of ``ctx`` tokens can be read; a source of sequences of one length extends it.
+
+        Raises:
+            UserError: they cannot.
+        """
 
 
 @dataclass

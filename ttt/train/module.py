@@ -15,6 +15,7 @@ from torch import Tensor
 from ttt.config.errors import DivergedError
 from ttt.config.plan import StepPlan
 from ttt.config.schema import RecipeConfig
+from ttt.data.answers import Answers
 from ttt.layers.diagnose import with_diagnosis
 from ttt.models.language_model import LanguageModel, token_losses
 from ttt.train.optim import clip_gradients, decayed_parameters, make_optimizer, schedule, warmup_steps
@@ -22,16 +23,18 @@ from ttt.train.processes import first_message
 
 
 class TrainingModule(pl.LightningModule):
-    """Next-token prediction with the recipe's optimizer.
+    """Next-token prediction with the recipe's optimizer; only of ``answers``, if there are any.
 
     Attributes:
         step_loss: mean loss in nats per token of the last finished optimizer step, on this device.
         gradient_norm: the step's total gradient norm before clipping.
     """
 
-    def __init__(self, model: LanguageModel, recipe: RecipeConfig, plan: StepPlan) -> None:
+    def __init__(
+        self, model: LanguageModel, recipe: RecipeConfig, plan: StepPlan, answers: Answers | None = None
+    ) -> None:
         super().__init__()
-        self.model, self.recipe, self.plan = model, recipe, plan
+        self.model, self.recipe, self.plan, self.answers = model, recipe, plan, answers
         self.step_loss = torch.tensor(float("nan"))
         self.gradient_norm = float("nan")
         self._losses: list[Tensor] = []
@@ -40,12 +43,13 @@ class TrainingModule(pl.LightningModule):
         self._set_warmups: list[Callable[[float], None]] = [hook for hook in hooks if hook is not None]
 
     def training_step(self, ids_BS: Tensor, batch_idx: int) -> Tensor:  # noqa: ARG002 - Lightning's signature
-        """Return the mean loss of the windows of a device batch.
+        """Return the mean loss of the windows of a device batch, or of their answers.
 
         Raises:
             DivergedError: the loss is infinite or NaN.
         """
-        loss = token_losses(self.model, ids_BS).mean()
+        losses_BT = token_losses(self.model, ids_BS)
+        loss = losses_BT.mean() if self.answers is None else losses_BT[self.answers.marked(ids_BS)].mean()
         finite = bool(torch.isfinite(loss))
         # All processes stop together, and the first one, which writes the record, gets the message.
         if not self.trainer.strategy.reduce_boolean_decision(finite, all=True):

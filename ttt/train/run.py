@@ -59,7 +59,8 @@ def run(prepared: PreparedRun) -> SplitEvaluation | None:
         evaluation = evaluate_run(trained, "validation")
         if trainer.eval_test:
             _evaluate_test(trained)
-        _measure_copying(trained)
+        if prepared.windows.answers is None:
+            _measure_copying(trained)
         return evaluation
 
 
@@ -133,7 +134,7 @@ def _train(prepared: PreparedRun) -> MetricLog:
     start_peak(device)
     record.start_clock()
     try:
-        module = TrainingModule(prepared.model, plan.config.recipe, plan.step_plan)
+        module = TrainingModule(prepared.model, plan.config.recipe, plan.step_plan, prepared.windows.answers)
         with stop.listening():
             trainer.fit(module, loader, ckpt_path=newest.path if newest else None, weights_only=True)
     except DivergedError as error:
