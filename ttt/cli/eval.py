@@ -150,6 +150,9 @@ def _print_perplexity(run: TrainedRun, split: Split, evaluation: SplitEvaluation
     at = f" at step {run.step}" if mean or run.step != run.record.steps else ""
     at += f" ({run.weights.partition('-')[0].replace('mean', 'mean of ')} checkpoints)" if mean else ""
     reached = f"perplexity {evaluation.perplexity:.2f} ({evaluation.loss:.4f} nats/token){at}"
+    answers = run.documents(split).answers is not None
+    if answers:
+        reached = f"{evaluation.accuracy:.1%} of the answers right, {reached.replace('token', 'answer')}"
     if run.elsewhere:
         text = f"{split} of data={run.documents(split).data}" if split != "all" else f"data={run.documents(split).data}"
         print(f"{run.record.folder.path}: {text} at ctx={context_name(run.reading.ctx)}: {reached}")
@@ -161,7 +164,8 @@ def _print_perplexity(run: TrainedRun, split: Split, evaluation: SplitEvaluation
     print(f"loss by token index: mean of {evaluation.sequences} {read}", file=sys.stderr)
     bits = evaluation.bits_per_byte
     per_byte = "" if bits is None else f"{bits:.4f} bits per byte of text, "
-    print(f"{per_byte}{evaluation.accuracy:.1%} of the tokens were the most likely ones", file=sys.stderr)
+    if not answers:
+        print(f"{per_byte}{evaluation.accuracy:.1%} of the tokens were the most likely ones", file=sys.stderr)
     if small := little_data(split, evaluation.judged, evaluation.tokens):
         print(small, file=sys.stderr)
 

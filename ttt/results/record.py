@@ -17,6 +17,9 @@ from ttt.results.steps import with_schedule
 from ttt.results.versioned import digest, is_intact, read_versioned
 
 SCHEMA_VERSION = 3
+STATE_SIZE = "state_size"
+"""Measurement of a record: the numbers in the state of one sequence after a whole context."""
+
 RECORD_FILE = "record.json"
 EVALUATIONS = "evaluations"
 TOKENIZERS = ("tokenizer.json", "tokenizer.model")
