@@ -47,6 +47,8 @@ usage: ttt-eval run=FOLDER [KEY=VALUE ...]
                                              context 8k are judged
   ttt-eval run=runs/NAME probe=copy          the loss of repeated text: has the
                                              run learned to copy?
+  ttt-eval run=runs/NAME probe=needle        answers about lines planted in long
+                                             text, by depth and length
   ttt-eval run=runs/NAME step=500            the weights after 500 steps, kept
                                              by trainer.keep_every
   ttt-eval run=runs/NAME average=4           the mean of the weights of the last
@@ -86,13 +88,20 @@ def _check(config: EvalConfig) -> None:
             allowed = "must be left out: the text is read in the run's tokens"
             raise bad_value("data.tokenizer", config.data.tokenizer, allowed)
         check_paths(config.data)
-    if config.longest is not None and config.probe != "context_gain":
-        raise bad_value("longest", config.longest, "belongs to probe=context_gain; leave it out")
-    if config.longest is not None and config.longest & (config.longest - 1):
-        raise bad_value("longest", config.longest, "must be a power of two")
+    _check_longest(config)
     if config.split == "all" and config.data is None:
         allowed = "the run's own data has training text; choose validation or test, or give another text by data="
         raise bad_value("split", "all", allowed)
+
+
+def _check_longest(config: EvalConfig) -> None:
+    longest = config.longest
+    if longest is None:
+        return
+    if config.probe not in ("context_gain", "needle"):
+        raise bad_value("longest", longest, "belongs to probe=context_gain and probe=needle; leave it out")
+    if config.probe == "context_gain" and (longest < 512 or longest & (longest - 1)):
+        raise bad_value("longest", longest, "must be a power of two, at least 512")
 
 
 def _evaluate(config: EvalConfig, folder: RunFolder, live: bool) -> None:
@@ -120,6 +129,8 @@ def _evaluate(config: EvalConfig, folder: RunFolder, live: bool) -> None:
         _print_inner_loss(folder, read, probe_run(run, split), factor, stored=run.stores_probe(split))
     elif config.probe == "context_gain":
         _print_context_gain(run, split, config)
+    elif config.probe == "needle":
+        _print_needle(run, split, config)
     else:
         _print_copying(run, split)
 
@@ -197,6 +208,19 @@ def _print_context_gain(run: TrainedRun, split: Split, config: EvalConfig) -> No
         print(run.record.folder.context_gain)
     if gain.lonely:
         print("warning: the windows are of one document, so that there is no foreign context", file=sys.stderr)
+
+
+def _print_needle(run: TrainedRun, split: Split, config: EvalConfig) -> None:
+    from ttt.evaluate.needle import describe, probe_needle
+
+    found = probe_needle(run, split, config.longest, config.eval_tokens)
+    cases = sorted({row.cases for row in found})
+    texts = f"{cases[0]}" if len(cases) == 1 else f"{cases[0]} to {cases[-1]}"
+    where = f"in {texts} texts of {split} documents each, at step {run.step}"
+    print(f"{run.record.folder.path}: right answers about planted lines, {where}; trained at ctx={run.reading.ctx}")
+    print(describe(found))
+    if run.stores_probe(split):
+        print(run.record.folder.needle)
 
 
 def _print_copying(run: TrainedRun, split: Split) -> None:
