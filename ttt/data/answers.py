@@ -18,12 +18,15 @@ class Answers:
         end: the largest id of an answer + 1.
         after: tokens at the start of a sequence that answer nothing.
         length: tokens of a sequence without its end, which must be the context length.
+        hidden: the id that the model reads in place of an answer: with the answers so far, the last one would follow
+            from those that are left.
     """
 
     first: int
     end: int
     after: int
     length: int
+    hidden: int
 
     @classmethod
     def of_manifest(cls, entry: dict[str, Any] | None) -> "Answers | None":
@@ -40,3 +43,9 @@ class Answers:
         marked_BT = (targets_BT >= self.first) & (targets_BT < self.end)
         marked_BT[:, : max(0, self.after - 1)] = False
         return marked_BT
+
+    def inputs(self, ids_BS: Tensor) -> Tensor:
+        """Return the tokens that the model reads, int64 [B, T]: all but the last of each window, answers hidden."""
+        inputs_BT = ids_BS[:, :-1].clone()
+        inputs_BT[:, 1:][self.marked(ids_BS)[:, :-1]] = self.hidden
+        return inputs_BT

@@ -4,9 +4,8 @@ As in zoology (Arora et al. 2023, arXiv 2312.04927, ``zoology/data/multiquery_ar
 
     k7 v3 k2 v9 | k2 v9 _ _ k7 v3 _ _
 
-The value after a queried key is an answer, and only answers are trained and judged. Unlike zoology, which predicts the
-value at the key and puts a random token next, the answer stands in the sequence, as in text; no key is asked twice, so
-that it helps with no other answer.
+The value after a queried key is an answer, and only answers are trained and judged. The model reads a blank in place of
+each answer: from the answers before it and the values at the start, the last answer would follow without its key.
 
 Shapes: N sequences, T tokens of a sequence, P pairs, Q queries, G slots of two tokens after the pairs.
 """
@@ -71,7 +70,7 @@ class MQAR(TokenSource[MQARConfig]):
             manifest["files"][JSON] = {"bytes": (build / JSON).stat().st_size, "sha256": sha256}
             manifest |= {"tokenizer": JSON, "tokenizer_sha256": sha256, "vocab_size": vocabulary.size}
             config = self.config
-            answers = Answers(int(value_ids[0]), int(value_ids[-1]) + 1, 2 * config.pairs, config.length)
+            answers = Answers(int(value_ids[0]), int(value_ids[-1]) + 1, 2 * config.pairs, config.length, blank)
             write_manifest(build, description | manifest | {"answers": asdict(answers)})
             build.replace(folder)
         finally:

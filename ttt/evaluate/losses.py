@@ -50,8 +50,9 @@ def window_predictions(
     for start in tqdm(starts, desc=what, unit="batch", leave=False, disable=not show_progress):
         indices = range(start, min(start + batch, len(windows)))
         ids_BS = windows.batch(indices).to(device)
-        losses_BT, right_BT = token_predictions(model, ids_BS)
+        answers = windows.answers
+        losses_BT, right_BT = token_predictions(model, ids_BS, answers and answers.inputs(ids_BS))
         if not losses_BT.isfinite().all():
             raise DivergedError(with_diagnosis(f"{what}: the loss is not finite", model, ids_BS[:, :-1]))
-        judged_BT = torch.ones_like(right_BT) if windows.answers is None else windows.answers.marked(ids_BS)
+        judged_BT = torch.ones_like(right_BT) if answers is None else answers.marked(ids_BS)
         yield losses_BT.cpu().double(), right_BT.cpu(), judged_BT.cpu()

@@ -1,15 +1,15 @@
 """A probe for recall: lines planted at a depth of a long text, and a question about them at its end.
 
-As "needle in a haystack" and RULER (arXiv 2404.06654), but the lines look like code or plain text, no instruction is
-needed, and the question is the start of a planted line, so that models without instruction tuning can be probed:
+As "needle in a haystack" and RULER (arXiv 2404.06654), but the question is the start of a planted line, so that models
+without instruction tuning can be probed, and all names and values are words that are one token of the run's tokenizer:
 
-========  =================================================================  ======================
-task      planted lines                                                      end of the text -> answer
-========  =================================================================  ======================
-single    ``river = 4821``                                                   ``river = `` -> ``4821``
-several   ``river = 4821`` and three others, ``stone = 1730`` ..., anywhere  ``river = `` -> ``4821``
-variable  ``river = 4821``, later ``stone = river``, then ``cloud = stone``  ``cloud == `` -> ``4821``
-========  =================================================================  ======================
+========  ===================================================================  ========================
+task      planted lines                                                        end of the text -> answer
+========  ===================================================================  ========================
+single    ``river = stone``                                                    ``river =`` -> `` stone``
+several   ``river = stone`` and three others, ``cloud = garden`` ..., anywhere ``river =`` -> `` stone``
+variable  ``river = stone``, later ``cloud = river``, then ``tree = cloud``    ``tree ==`` -> `` stone``
+========  ===================================================================  ========================
 
 The text between the lines is that of the run's data, whatever document it is of. Depth and length are chosen, the text
 and the lines are drawn with a fixed seed, so that runs with one tokenizer read the same tokens.
@@ -18,11 +18,11 @@ Shapes: N cases, S = length + 1 tokens of a text.
 """
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+import re
+from itertools import product
 
 import numpy as np
-import torch
+from tqdm import tqdm
 
 from ttt.config.errors import bad_value
 from ttt.config.text_table import text_table
@@ -54,19 +54,10 @@ LINES = 4
 HOPS = 2
 """Lines of the task ``variable`` after the first."""
 
-NAMES = (
-    *("river", "stone", "cloud", "garden", "window", "silver", "forest", "bridge", "candle", "market", "winter"),
-    *("orange", "pocket", "mirror", "island", "basket"),
-)
-"""Names in planted lines; those of a case differ."""
+WORD = re.compile(rb" ([a-z]{3,})")
+"""The bytes of a token that is a word after a blank."""
 
-
-@dataclass(frozen=True)
-class Case:
-    """A text: its tokens, int64 [S], and the number of its last tokens that are the answer."""
-
-    ids: np.ndarray
-    answer: int
+LEAST_WORDS = 2 * LINES
 
 
 def probe_needle(run: TrainedRun, split: Split, longest: int | None, eval_tokens: int | None) -> list[Found]:
@@ -95,11 +86,11 @@ def probe_needle(run: TrainedRun, split: Split, longest: int | None, eval_tokens
     lengths = [length for length in (longest >> halvings for halvings in range(LENGTHS)) if length >= maker.shortest]
     if not lengths:
         raise bad_value("longest", longest, f"is too short for the planted lines; give at least {maker.shortest}")
+    cells = list(product((SINGLE, SEVERAL, VARIABLE), sorted(lengths), DEPTHS))
+    shown = tqdm(cells, desc="needle", unit="cell", leave=False, disable=not run.reading.show_progress)
     found = [
         _measure(run, maker, task, length, depth, max(1, (eval_tokens or CASES * length) // length))
-        for task in (SINGLE, SEVERAL, VARIABLE)
-        for length in sorted(lengths)
-        for depth in DEPTHS
+        for task, length, depth in shown
     ]
     if run.stores_probe(split):
         write_needle(run.record.folder.needle, run.record.run_id, split, run.step, found)
@@ -112,16 +103,23 @@ class Maker:
     Args:
         documents: the text between the lines.
         vocabulary: of the run.
+
+    Raises:
+        UserError: the vocabulary has too few words.
     """
 
     def __init__(self, documents: Documents, vocabulary: Vocabulary) -> None:
         self.documents, self.vocabulary = documents, vocabulary
-        # Names have the same number of letters, and values of digits, but not always of tokens.
-        line = max(len(self._encode(f"\n{name} = ")) for name in NAMES) + len(b"0000\n")
-        self.shortest = 2 * (LINES + 1) * line
+        found = ((WORD.fullmatch(vocabulary.bytes_of(token)), token) for token in range(vocabulary.size))
+        self.words = {match[1].decode(): token for match, token in found if match}
+        if len(self.words) < LEAST_WORDS:
+            have = f"needs {LEAST_WORDS} words that are one token each; the run's tokenizer has {len(self.words)}"
+            raise bad_value("probe", "needle", have)
+        longest = max(len(self._encode(f"\n{word} =")) for word in self.words)
+        self.shortest = 2 * (LINES + 1) * (longest + 2)
 
-    def case(self, task: str, length: int, depth: float, number: int) -> Case:
-        """Return case ``number`` of a task: equal arguments give equal texts.
+    def case(self, task: str, length: int, depth: float, number: int) -> np.ndarray:
+        """Return the text of case ``number``, int64 [S]; its last token is the answer. Equal arguments, equal texts.
 
         Args:
             task: ``SINGLE``, ``SEVERAL`` or ``VARIABLE``.
@@ -130,63 +128,44 @@ class Maker:
             number: of the case.
         """
         generator = np.random.default_rng([number, length, round(100 * depth), len(task)])
-        names = generator.permutation(NAMES).tolist()
-        values = [str(value) for value in generator.choice(np.arange(1000, 10000), LINES, replace=False)]
-        answer, sign = self._encode(values[0]), "=="
-        planted = [(depth, self._line(names[0], answer))]
-        if task == VARIABLE:
-            places = (depth + (1 - depth) * hop / HOPS for hop in range(1, HOPS + 1))
-            steps = zip(places, names[1:], names, strict=False)
-            planted += [(place, self._line(name, self._encode(before))) for place, name, before in steps]
-            asked = names[HOPS]
-        else:
-            asked, sign = names[0], "="
-            others = LINES - 1 if task == SEVERAL else 0
-            lines = zip(generator.random(others).tolist(), names[1:], values[1:], strict=False)
-            planted += [(place, self._line(name, self._encode(value))) for place, name, value in lines]
-        question = self._encode(f"\n{asked} {sign} ")
-        planted.sort(key=lambda line: line[0])
-        room = length + 1 - len(question) - len(answer) - sum(len(ids) for _, ids in planted)
+        words = generator.permutation(sorted(self.words)).tolist()
+        names, values = words[:LINES], words[LINES : 2 * LINES]
+        places, lines = [depth], [(names[0], values[0])]
+        if task == SEVERAL:
+            places += generator.random(LINES - 1).tolist()
+            lines += zip(names[1:], values[1:], strict=True)
+        elif task == VARIABLE:
+            places += [depth + (1 - depth) * hop / HOPS for hop in range(1, HOPS + 1)]
+            lines += [(names[hop], names[hop - 1]) for hop in range(1, HOPS + 1)]
+        question = f"\n{names[HOPS]} ==" if task == VARIABLE else f"\n{names[0]} ="
+        end = [*self._encode(question), self.words[values[0]]]
+        planted = [self._line(*line) for line in lines]
+        room = length + 1 - len(end) - sum(map(len, planted))
         start = int(generator.integers(len(self.documents.tokens) - room + 1))
-        text = np.asarray(self.documents.tokens[start : start + room]).astype(np.int64)
-        places = [round(place * room) for place, _ in planted]
-        parts = np.split(text, places)
-        pieces = [
-            parts[0],
-            *(piece for line, part in zip(planted, parts[1:], strict=True) for piece in (line[1], part)),
-        ]
-        return Case(np.concatenate([*pieces, question, answer]), len(answer))
+        text = self.documents.tokens[start : start + room].astype(np.int64)
+        # In the order of the text, and lines at one place in the order in which they were planted.
+        order = np.argsort(places, kind="stable")
+        parts = np.split(text, [round(places[line] * room) for line in order])
+        pieces = [piece for line, part in zip(order, parts[1:], strict=True) for piece in (planted[line], part)]
+        return np.concatenate([parts[0], *pieces, end])
 
-    def _line(self, name: str, value: np.ndarray) -> np.ndarray:
-        """Return the tokens of a line; a value has the same tokens here and as the answer."""
-        return np.concatenate([self._encode(f"\n{name} = "), value, self._encode("\n")])
+    def _line(self, name: str, value: str) -> np.ndarray:
+        return np.array([*self._encode(f"\n{name} ="), self.words[value], *self._encode("\n")], np.int64)
 
-    def _encode(self, text: str) -> np.ndarray:
-        return self.vocabulary.encode([text])[0][:-1].astype(np.int64)
+    def _encode(self, text: str) -> list[int]:
+        return self.vocabulary.encode([text])[0][:-1].tolist()
 
 
 def _measure(run: TrainedRun, maker: Maker, task: str, length: int, depth: float, number: int) -> Found:
-    cases = [maker.case(task, length, depth, index) for index in range(number)]
-    ids = np.stack([case.ids for case in cases])
-    digest = hashlib.sha256(ids.astype("<i8").tobytes()).hexdigest()[:16]
-    windows = Windows(ids.ravel(), np.arange(number) * (length + 1), length)
-    what = f"needle, {task}, {length} tokens, depth {depth:g}"
-    rows = _rows(run, windows, what)
-    losses, right = [], 0
-    for case, (losses_T, right_T) in zip(cases, rows, strict=True):
-        losses.append(losses_T[-case.answer :])
-        right += bool(right_T[-case.answer :].all())
-    return Found(digest, task, length, depth, number, right / number, float(torch.cat(losses).mean()))
-
-
-def _rows(run: TrainedRun, windows: Windows, what: str) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield the losses and whether the most likely token was right, each [T], of every window."""
+    ids_NS = np.stack([maker.case(task, length, depth, index) for index in range(number)])
+    digest = hashlib.sha256(ids_NS.astype("<i8").tobytes()).hexdigest()[:16]
     reading = run.reading
-    predictions = window_predictions(
-        run.model, windows, reading.device, reading.device_tokens, reading.show_progress, what
-    )
-    for losses_BT, right_BT, _ in predictions:
-        yield from zip(losses_BT, right_BT, strict=True)
+    windows = Windows(ids_NS.ravel(), np.arange(number) * (length + 1), length)
+    what = f"needle, {task}, {length} tokens, depth {depth:g}"
+    predictions = window_predictions(run.model, windows, reading.device, reading.device_tokens, False, what)
+    losses, right = zip(*((losses_BT[:, -1], right_BT[:, -1]) for losses_BT, right_BT, _ in predictions), strict=True)
+    mean = float(sum(batch.sum() for batch in losses)) / number
+    return Found(digest, task, length, depth, number, sum(int(batch.sum()) for batch in right) / number, mean)
 
 
 def describe(found: list[Found]) -> str:

@@ -7,11 +7,11 @@
 | step     | int64  | optimiser steps done                                                                        |
 | targets  | string | digest of all tokens read; numbers with the same digest are of the same texts               |
 | task     | string | single, several or variable: see ``ttt.evaluate.needle``                                    |
-| length   | int64  | input tokens of the text, with the planted lines, the question and all but the answer's end |
+| length   | int64  | input tokens of the text, with the planted lines and the question                           |
 | depth    | double | place of the line that holds the answer: 0 at the start of the text, 1 at its end           |
 | cases    | int64  | number of texts                                                                             |
-| right    | double | share of the cases in which every token of the answer was the most likely one               |
-| loss     | double | mean loss of the answers' tokens, nats/token                                                |
+| right    | double | share of the cases in which the answer was the most likely token                            |
+| loss     | double | mean loss of the answers, nats                                                              |
 
 A new probe of a split replaces the split's rows. The file contains no times, so that equal runs write equal bytes.
 """

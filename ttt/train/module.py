@@ -48,8 +48,11 @@ class TrainingModule(pl.LightningModule):
         Raises:
             DivergedError: the loss is infinite or NaN.
         """
-        losses_BT = token_losses(self.model, ids_BS)
-        loss = losses_BT.mean() if self.answers is None else losses_BT[self.answers.marked(ids_BS)].mean()
+        if self.answers is None:
+            loss = token_losses(self.model, ids_BS).mean()
+        else:
+            losses_BT = token_losses(self.model, ids_BS, self.answers.inputs(ids_BS))
+            loss = losses_BT[self.answers.marked(ids_BS)].mean()
         finite = bool(torch.isfinite(loss))
         # All processes stop together, and the first one, which writes the record, gets the message.
         if not self.trainer.strategy.reduce_boolean_decision(finite, all=True):
