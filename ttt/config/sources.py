@@ -87,3 +87,6 @@ class MQARConfig(DataConfig):
 
 SOURCES: dict[str, type[DataConfig]] = {"mqar": MQARConfig}
 """Source -> its schema; the others have the keys of ``DataConfig``."""
+
+WITH_ANSWERS = ("mqar",)
+"""Sources of questions with answers: only the answers are trained and judged."""
