@@ -68,9 +68,9 @@ def draw(table: DataFrame) -> Canvas:
     cases = span(table["cases"].min(), table["cases"].max())
     caption(
         canvas,
-        f"Answers of one token to a question at the end of {table['split'].iloc[0]} text, {cases} texts a cell and seed, "
-        "mean over seeds. Depth 0: the line stands at the start of the text. Right of the dotted line: longer than the "
-        "training's context.",
+        f"Answers of one token to a question at the end of {table['split'].iloc[0]} text; {cases} texts a cell and "
+        "seed, mean over seeds. Depth 0: the line stands at the start of the text. Right of the dotted line texts are "
+        "longer than the training's context.",
     )
     return canvas
 

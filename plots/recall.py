@@ -10,7 +10,7 @@ from ttt.analysis.recall import answering_runs
 from ttt.config.errors import counted
 from ttt.results.record import STATE_SIZE
 
-from .panels import ID_COLUMNS, caption, legend, lines, plain_log_ticks, powers_of_two, span, styles_of
+from .panels import ID_COLUMNS, caption, legend, lines, plain_log_ticks, span, styles_of
 from .registry import Figure
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def draw(table: DataFrame) -> Canvas:
             _draw_line(axes, rows, column, style)
         axes.set(xscale="log", xlabel=AXES[column], ylim=(0, 1.04))
     plain_log_ticks(panels[STATE_SIZE].xaxis)
-    powers_of_two(panels["pairs"].xaxis)
+    plain_log_ticks(panels["pairs"].xaxis)
     split = table["split"].iloc[0]
     panels[STATE_SIZE].set_ylabel(f"Right answers ({split}, share)")
     legend(canvas)
