@@ -19,7 +19,7 @@ quick_context_gain := ctx=512,2k model=ttt_linear,transformer,mamba backbone=def
 quick_books_scaling := size=w128 model=ttt_linear,transformer,mamba backbone=default ctx=512,2k seed=0
 NIGHT_SWEEPS := ablation context_gain per_token mini_batch_size inner_loss
 night_books_scaling := size=w64,w128
-WHOLE_SWEEPS := ablation_text books_scaling books_complete rates
+WHOLE_SWEEPS := ablation_text books_scaling books_complete rates mqar
 # A worker takes whole files, the slowest first, so that no long file is left at the end. There is one worker more than
 # cores, because the tests on a cluster mostly wait.
 WORKERS = $(shell $(PYTHON) -c "import os; print(min(8, os.cpu_count() + 1))")

@@ -168,7 +168,7 @@ def test_planted_data_are_judged_as_planted(
     PLANTED[number](tmp_path, direction)
     found = judged(tmp_path)
     assert found[number].verdict in verdicts, as_text(list(found.values()))
-    runs = set(load_results(tmp_path).runs["run_id"])
+    runs = {path.name for path in tmp_path.iterdir()} | set(load_results(tmp_path).runs["run_id"])
     assert all(part.run_ids and set(part.run_ids) <= runs for part in found[number].parts)
 
 

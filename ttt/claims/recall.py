@@ -3,6 +3,8 @@
 import math
 from itertools import pairwise
 
+import numpy as np
+
 from ttt.analysis.comparison import RunRole
 from ttt.analysis.labels import LAYERS, describe_scope, method_label
 from ttt.analysis.recall import answering_runs
@@ -26,7 +28,8 @@ def more_recall(results: Results) -> list[Part]:
     rows = rows[rows["model"].isin(ORDER) & (rows["start"] == "")]
     rows = rows[rows["role"].isin([RunRole.DRAWN, RunRole.DIVERGED])]
     # With several state sizes of a width, each method's standard one: the others are of changed sizes.
-    rows = rows[[not results.labels[run_id].departures_of("size") for run_id in rows["run_id"]]]
+    changed = [bool(results.labels[run_id].departures_of("size")) for run_id in rows["run_id"]]
+    rows = rows[~np.array(changed, dtype=bool)]
     rows = rows.assign(accuracy=rows["accuracy"].mask(rows["role"] == RunRole.DIVERGED, math.inf))
     rows = rows.sort_values("validation_loss").drop_duplicates([*PAIR, "backbone", "model"])
     parts = []
