@@ -19,7 +19,7 @@ quick_context_gain := ctx=512,2k model=ttt_linear,transformer,mamba backbone=def
 quick_books_scaling := size=w128 model=ttt_linear,transformer,mamba backbone=default ctx=512,2k seed=0
 NIGHT_SWEEPS := ablation context_gain per_token mini_batch_size inner_loss
 night_books_scaling := size=w64,w128
-WHOLE_SWEEPS := ablation_text books_scaling books_complete rates
+WHOLE_SWEEPS := ablation_text books_scaling books_complete rates mqar
 # One GPU: make gpu-night NIGHT=context_gain; other words of ttt-sweep run by WORDS="time=50m data=pile data.path=FILE".
 GPU_RUNS := runs/one_gpu
 GPU_FIGURES := figures/one_gpu

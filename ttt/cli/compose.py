@@ -43,6 +43,7 @@ from ttt.config.schema import (
     SizeConfig,
     TrainConfig,
 )
+from ttt.config.sources import SOURCES
 from ttt.config.system import with_home
 
 C = TypeVar("C")
@@ -87,6 +88,8 @@ def register_schemas() -> None:
         store.store(group="schema", name=name, node=schema, package="_global_")
     for name, schema in MODELS.items():
         store.store(group="schema/model", name=name, node=schema)
+    for name, keys in SOURCES.items():
+        store.store(group="schema/data", name=name, node=keys)
     for name, layer in added_layers().items():
         store.store(group="schema/model", name=name, node=layer.schema(name=name))
         defaults = [{"/schema/model@model": name}, {"override /backbone": layer.backbones[0]}]

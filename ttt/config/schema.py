@@ -99,6 +99,9 @@ class KernelConfig:
 class DataConfig:
     """Source, tokenizer and splits of a corpus."""
 
+    trains_tokenizer: ClassVar[bool] = True
+    """Whether a tokenizer is trained on the source where none is given."""
+
     name: str = key(REQUIRED, "name of the data in run ids and figures", file_name=True)
     source: str = key(REQUIRED, "the source's name in the registry")
     packages: list[str] = key(list, "importable packages whose source is read; stdlib: Python's own library")
@@ -144,6 +147,20 @@ class DataConfig:
     workers: int = key(
         1, "processes that prepare the data, with the same result; 0: one per core", at_least=0, at_most=MOST_WORKERS
     )
+
+    def check(self) -> None:
+        """Check that the source's own keys agree; a source whose keys depend on each other extends it.
+
+        Raises:
+            UserError: they contradict each other.
+        """
+
+    def check_context(self, ctx: int) -> None:
+        """Check that windows of ``ctx`` tokens can be read; a source of sequences of one length extends it.
+
+        Raises:
+            UserError: they cannot.
+        """
 
 
 @dataclass
@@ -316,14 +333,16 @@ class EvalConfig:
     probe: str | None = key(
         None,
         "null: the perplexity; inner_loss: the inner loss of every token before and after its update; context_gain: "
-        "the loss of the same tokens with more and less context before them; copy: the loss of text that is repeated",
-        choices=("inner_loss", "context_gain", "copy"),
+        "the loss of the same tokens with more and less context before them; copy: the loss of text that is repeated; "
+        "needle: the share of right answers about lines planted in long text, by depth and length",
+        choices=("inner_loss", "context_gain", "copy", "needle"),
     )
     longest: int | None = key(
         None,
         "tokens of the windows whose last 256 tokens probe=context_gain judges, a power of two; runs of several "
-        "contexts are judged on the same tokens if it is the same; null: the run's context",
-        at_least=512,
+        "contexts are judged on the same tokens if it is the same; null: the run's context; for probe=needle, tokens "
+        "of the longest text; null: four times the run's context",
+        at_least=128,
     )
     step: int | None = key(
         None,
@@ -334,6 +353,7 @@ class EvalConfig:
     eval_tokens: int | None = key(
         None,
         "maximum number of tokens to read for each measure; null: as in training, for probe=context_gain 256 windows, "
+        "for probe=needle 16 texts of each task, length and depth, "
         "for probe=inner_loss at most 1,048,576",
         at_least=1,
     )

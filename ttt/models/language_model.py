@@ -71,14 +71,17 @@ class LanguageModel(nn.Module, ByKernel):
         return matmul.linear(self.norm(h), self.embedding.weight, self.kernel.matmul)
 
 
-def token_losses(model: nn.Module, ids_BS: Tensor) -> Tensor:
-    """Return the cross entropy in nats [B, T] of predicting tokens 1..T from the tokens before them, S = T + 1."""
-    return _losses(model(ids_BS[:, :-1]), ids_BS)
+def token_losses(model: nn.Module, ids_BS: Tensor, inputs_BT: Tensor | None = None) -> Tensor:
+    """Return the cross entropy in nats [B, T] of predicting tokens 1..T from the tokens before them, S = T + 1.
+
+    The model reads ``inputs_BT`` instead of these tokens, if they are given.
+    """
+    return _losses(model(ids_BS[:, :-1] if inputs_BT is None else inputs_BT), ids_BS)
 
 
-def token_predictions(model: nn.Module, ids_BS: Tensor) -> tuple[Tensor, Tensor]:
+def token_predictions(model: nn.Module, ids_BS: Tensor, inputs_BT: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Return the result of ``token_losses``, and whether the most likely token was the right one: bool [B, T]."""
-    logits_BTV = model(ids_BS[:, :-1])
+    logits_BTV = model(ids_BS[:, :-1] if inputs_BT is None else inputs_BT)
     return _losses(logits_BTV, ids_BS), logits_BTV.argmax(-1) == ids_BS[:, 1:]
 
 
