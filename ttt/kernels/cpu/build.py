@@ -82,7 +82,11 @@ def _build(sources: Path, scratch: Path, library: Path) -> None:
     # Remove the files of a killed build; torch would wait forever on its lock file.
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
-    print(f"compiling the CPU kernels (once, about 15 s) into {library.parent}", file=sys.stderr)
+    # Imported here: the GPU kernels need only torch and triton.
+    from tqdm import tqdm
+
+    # Above a progress bar that is drawn, such as that of an evaluation.
+    tqdm.write(f"compiling the CPU kernels (once, about 15 s) into {library.parent}", file=sys.stderr)
     before = dict(os.environ)
     # The programs of a virtual environment, such as ninja, may be missing from PATH.
     scripts = [str(Path(sys.executable).parent), sysconfig.get_path("scripts")]
