@@ -26,6 +26,7 @@ from ttt.config.plan import check
 from ttt.config.schema import TrainConfig
 from ttt.config.sweep import Sweep, SweepRun, describe_point, key_of, read_sweep
 from ttt.launch.plan import Plan, PlannedRun
+from ttt.results.folders import folder_of
 from ttt.train.optimizers.registry import check_optimizer
 from ttt.train.planning import planned_parent, with_parent
 
@@ -129,7 +130,7 @@ def compose_run(run: SweepRun, runs_folder: Path, parent: TrainConfig | None) ->
     config = with_matched_size(config)
     config = replace(config, runs=str(runs_folder), ckpt="last")
     if parent is not None:
-        return with_parent(config, planned_parent(parent, runs_folder / run_id(parent)))
+        return with_parent(config, planned_parent(parent, folder_of(parent, runs_folder)))
     if config.recipe.parent_share:
         raise bad_value("recipe", config.recipe.name, "starts from another run; name it in a rule with from:")
     return config
@@ -140,7 +141,7 @@ def _planned_run(run: SweepRun, config: TrainConfig, runs_folder: Path, labels: 
     check_optimizer(config.recipe)
     return PlannedRun(
         run_id=name,
-        folder=str(runs_folder / name),
+        folder=str(folder_of(config, runs_folder)),
         overrides=run.overrides,
         parent=config.parent.run_id,
         steps=plan.steps,
