@@ -97,6 +97,7 @@ def expand(
     register_schemas()
     planned: dict[str, PlannedRun] = {}
     configs: dict[tuple[str, ...], TrainConfig] = {}
+    by_id: dict[str, TrainConfig] = {}
     with hydra.initialize_config_dir(version_base="1.3", config_dir=str(assets() / "conf")):
         runs = sweep.runs()
         for number, run in enumerate(runs):
@@ -107,10 +108,10 @@ def expand(
             except (HydraException, OmegaConfBaseException, UserError) as error:
                 reason = str(error) if isinstance(error, UserError) else describe(error)
                 raise UserError(f"sweep={sweep.name}: {describe_point(run.point)}: {reason}") from error
-            configs[tuple(run.point.values())] = config
+            configs[tuple(run.point.values())] = by_id[planned_run.run_id] = config
             planned.setdefault(planned_run.run_id, planned_run)
             report(number + 1, len(runs))
-    return Plan(sweep.name, list(planned.values()), {run_id(config): config for config in configs.values()})
+    return Plan(sweep.name, list(planned.values()), by_id)
 
 
 def compose_run(run: SweepRun, runs_folder: Path, parent: TrainConfig | None) -> TrainConfig:
