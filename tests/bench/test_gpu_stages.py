@@ -174,6 +174,7 @@ def test_every_way_is_timed_and_the_fastest_is_returned(monkeypatch: pytest.Monk
 
 def test_the_model_chooses_by_the_number_of_programs() -> None:
     assert [choose("linear_backward", programs, {}).warps for programs in (1, 132, 133, 264, 512)] == [8, 8, 4, 4, 4]
+    assert [choose("linear_forward", programs, {}).warps for programs in (1, 264, 265, 528)] == [4, 4, 2, 2]
     assert {choose("mlp_backward", programs, {}) for programs in (1, 132, 264, 512)} == {Choice(8, 128)}
     assert choose("mlp_forward_on_chip", 264, {}) == Choice(8)
 
