@@ -222,8 +222,8 @@ SPILLED = {
     "mlp_backward": {"sm_90": 576, "sm_80": 896, "gfx942": 0},
 }
 """Largest number of bytes that a kernel may spill, bf16, D = 64, b = 16. Wide blocks of TTT-MLP spill more, wait less:
-by the latency model its backward pass takes 0.43 times as long with 128 columns as with 32, and its forward pass with W on
-chip 0.7 times as long with all loads at the beginning of a mini-batch."""
+by the latency model its backward pass takes 0.43 times as long with 128 columns as with 32. The same holds for the
+loads of its forward pass with W on chip, which are all at the beginning of a mini-batch: 0.7 times as long."""
 
 IN_LOOPS = {"linear_forward": 0, "linear_backward": 0, "mlp_forward": 0, "mlp_backward": 256}
 """Largest number of bytes that a kernel may spill within its innermost loops with products, on sm_80 and sm_90."""
