@@ -22,6 +22,7 @@ from ttt.config.errors import UserError
 from ttt.config.schema import SizeConfig
 from ttt.kernels.triton import op
 from ttt.kernels.triton.choices import CANDIDATES, Choice, choose, forced_choice, read_measured, using
+from ttt.kernels.triton.sizes import DEFAULT_GROUP
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="make gpu runs the stages on a GPU")
 
@@ -97,7 +98,7 @@ def test_a_mistake_on_the_command_line_gets_one_line(
 
 
 def test_groups_are_those_of_the_operators() -> None:
-    assert {"linear": op.DEFAULT_GROUP[1], "mlp": op.DEFAULT_GROUP[2]} == GROUPS
+    assert {"linear": DEFAULT_GROUP[1], "mlp": DEFAULT_GROUP[2]} == GROUPS
 
 
 @pytest.mark.slow
