@@ -87,7 +87,8 @@ class KernelConfig:
     checkpoint_group: int | None = key(
         None,
         "mini-batches whose inner states are recomputed together in the backward pass; null: the kernel's default, "
-        "usually 16 (triton for TTT-MLP: 64); 0: keep every state (primal, dual)",
+        "usually 16 (triton: 64 for TTT-MLP, up to 128 for TTT-Linear with few sequences times heads); 0: keep every "
+        "state (primal, dual)",
         at_least=0,
     )
     matmul: str = key(
