@@ -18,8 +18,7 @@ ROOT = assets()
 DOCUMENTS = [
     ROOT / name for name in ("README.md", "REPRODUCE.md", "CONTRIBUTING.md", "slurm/README.md", "sweeps/README.md")
 ]
-PAGES = ("data.md", "layers.md", "memory.md", "recipe.md", "released.md", "speed.md")
-DOCUMENTS += [ROOT / "docs" / name for name in PAGES]
+DOCUMENTS += sorted((ROOT / "docs").glob("*.md"))
 
 
 OPTIONAL = ("conf/model/ema.yaml", "conf/data/folder.yaml")

@@ -1,4 +1,4 @@
-"""Keys of the group ``trainer``: hardware, precision, bookkeeping."""
+"""Keys of the ``trainer`` group: hardware and bookkeeping of a training."""
 
 from dataclasses import dataclass
 

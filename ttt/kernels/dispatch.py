@@ -66,8 +66,8 @@ def check_name(config: KernelConfig) -> None:
         raise bad_value("kernel.name", config.name, f"choose one of {', '.join(KERNELS)}")
 
 
-def is_scan_compiled(config: KernelConfig, device: torch.device) -> bool:
-    """Return whether ``config`` means the compiled selective scan for tokens on ``device``, which only CPUs have.
+def is_compiled(config: KernelConfig, device: torch.device) -> bool:
+    """Return whether ``config`` means the compiled scan or convolution for tokens on ``device``, which only CPUs have.
 
     Raises:
         UserError: ``kernel=cpu`` cannot run here.

@@ -12,13 +12,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ttt.config.gpus import GIGA
-from ttt.config.schema import TrainerConfig
+from ttt.config.progress import progress_bar
+from ttt.config.trainer import TrainerConfig
 from ttt.results.metrics import MetricLog
 from ttt.train.module import TrainingModule, is_asynchronous
 from ttt.train.optim import learning_rate
 from ttt.train.speed import Speed
-
-SECONDS_BETWEEN_LINES = 10.0
 
 
 def checkpoint_due(step: int, last: int, every: int) -> bool:
@@ -141,7 +140,7 @@ def fetched(rows: list[Row], trainer: pl.Trainer) -> list[Row]:
 
 
 class Progress(OnOptimizerStep):
-    """Progress bar with steps, loss, speed, memory and time left; without a terminal it is drawn at most every 10 s.
+    """Progress bar with steps, loss, speed, memory and time left; without a terminal it is a line at most every 10 s.
 
     The bar begins after the first step, in which kernels are compiled, so that the time left does not count it.
 
@@ -168,14 +167,7 @@ class Progress(OnOptimizerStep):
 
     def _open(self, steps: int, step: int) -> None:
         self._first, self._started = step, time.perf_counter()
-        self._bar = tqdm(
-            total=steps,
-            initial=step,
-            desc="training",
-            unit="step",
-            dynamic_ncols=True,
-            mininterval=0.1 if sys.stderr.isatty() else SECONDS_BETWEEN_LINES,
-        )
+        self._bar = progress_bar(total=steps, initial=step, desc="training", unit="step", dynamic_ncols=True)
 
     def on_step(self, trainer: pl.Trainer, module: TrainingModule, step: int) -> None:
         """Open the bar after the first step, then advance it."""

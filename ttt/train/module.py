@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from ttt.config.errors import DivergedError
 from ttt.config.plan import StepPlan
 from ttt.config.schema import RecipeConfig
+from ttt.data.answers import Answers
 from ttt.layers.diagnose import with_diagnosis
 from ttt.models.language_model import LanguageModel, token_losses
 from ttt.train.optim import clip_gradients, decayed_parameters, make_optimizer, schedule, warmup_steps
@@ -38,7 +39,7 @@ def is_asynchronous(device: torch.device) -> bool:
 
 
 class TrainingModule(pl.LightningModule):
-    """Next-token prediction with the recipe's optimizer.
+    """Next-token prediction with the recipe's optimizer; only of ``answers``, if there are any.
 
     Reading a number from a GPU waits until the GPU has computed it. So losses stay there until ``check_losses``; on a
     CPU, where nothing waits, each is checked at once.
@@ -49,9 +50,11 @@ class TrainingModule(pl.LightningModule):
         finite_steps: number of steps whose losses are known to be finite.
     """
 
-    def __init__(self, model: LanguageModel, recipe: RecipeConfig, plan: StepPlan) -> None:
+    def __init__(
+        self, model: LanguageModel, recipe: RecipeConfig, plan: StepPlan, answers: Answers | None = None
+    ) -> None:
         super().__init__()
-        self.model, self.recipe, self.plan = model, recipe, plan
+        self.model, self.recipe, self.plan, self.answers = model, recipe, plan, answers
         self.step_loss = torch.tensor(float("nan"))
         self.gradient_norm = torch.tensor(float("nan"))
         self.finite_steps = 0
@@ -63,12 +66,16 @@ class TrainingModule(pl.LightningModule):
         self._set_warmups: list[Callable[[float], None]] = [hook for hook in hooks if hook is not None]
 
     def training_step(self, ids_BS: Tensor, batch_idx: int) -> Tensor:  # noqa: ARG002 - Lightning's signature
-        """Return the mean loss of the windows of a device batch.
+        """Return the mean loss of the windows of a device batch, or of their answers.
 
         Raises:
             DivergedError: the loss is infinite or NaN; on a GPU ``check_losses`` raises it.
         """
-        loss = token_losses(self.model, ids_BS).mean()
+        if self.answers is None:
+            loss = token_losses(self.model, ids_BS).mean()
+        else:
+            losses_BT = token_losses(self.model, ids_BS, self.answers.inputs(ids_BS))
+            loss = losses_BT[self.answers.marked(ids_BS)].mean()
         self._losses.append(loss.detach())
         self._unchecked.append(_Batch(self.global_step, ids_BS, loss.detach()))
         if not is_asynchronous(self.device):

@@ -16,13 +16,14 @@ from ttt.evaluate.perplexity import SplitEvaluation
 from ttt.evaluate.run import TrainedRun, evaluate_run
 from ttt.layers.observing import ttt_layers
 from ttt.models.build import build_model
+from ttt.models.count import state_numbers
 from ttt.models.language_model import LanguageModel
 from ttt.models.memory import start_peak
 from ttt.models.weights import load_weights
 from ttt.results.atomic import write_bytes
 from ttt.results.checkpoints import checkpoint_path, checkpoint_step, checkpoints, set_aside
 from ttt.results.metrics import MetricLog
-from ttt.results.record import write_config
+from ttt.results.record import STATE_SIZE, write_config
 from ttt.results.run_record import RunRecord
 from ttt.train.callbacks import Metrics, Progress
 from ttt.train.checkpoint import SaveCheckpoints
@@ -59,11 +60,13 @@ def run(prepared: PreparedRun) -> SplitEvaluation | None:
         return None
     _open_folder(prepared)
     with recording(record), naming_the_keys(trainer):
+        record.measured(STATE_SIZE, _state_size(prepared))
         trained = _trained(prepared, _train(prepared))
         evaluation = evaluate_run(trained, "validation")
         if trainer.eval_test:
             _evaluate_test(trained)
-        _measure_copying(trained)
+        if prepared.windows.answers is None:
+            _measure_copying(trained)
         return evaluation
 
 
@@ -81,6 +84,13 @@ def _evaluate_test(trained: TrainedRun) -> None:
         _warn(trained, "test", error)
     else:
         evaluate_run(trained, "test")
+
+
+def _state_size(prepared: PreparedRun) -> int:
+    """Return the numbers in the state of one sequence after a whole context."""
+    config = prepared.plan.config
+    first, more = state_numbers(config)
+    return first + more * (config.ctx.length - 1)
 
 
 def _measure_copying(trained: TrainedRun) -> None:
@@ -137,7 +147,7 @@ def _train(prepared: PreparedRun) -> MetricLog:
     start_peak(device)
     record.start_clock()
     try:
-        module = TrainingModule(prepared.model, plan.config.recipe, plan.step_plan)
+        module = TrainingModule(prepared.model, plan.config.recipe, plan.step_plan, prepared.windows.answers)
         with stop.listening():
             trainer.fit(module, loader, ckpt_path=newest.path if newest else None, weights_only=True)
     except DivergedError as error:
