@@ -137,7 +137,7 @@ def _drawable(source: Source) -> str:
         return f"There are no runs in {source.places}."
     results, lines, lacking = source.read(), {}, []
     for figure in figures().values():
-        table = figure.table(results)
+        table = figure.table(figure.of(results))
         if table.empty:
             lacking.append(figure.id)
             continue
@@ -185,7 +185,7 @@ def _draw(chosen: list[Figure], source: Source, out: Path, partly: bool) -> None
     from ttt.analysis.left_out import left_out
     from ttt.plots.files import runs_note, save
 
-    tables = {figure: figure.table(results) for figure in chosen}
+    tables = {figure: figure.table(figure.of(results)) for figure in chosen}
     lacking = [figure for figure in chosen if tables[figure].empty]
     if lacking and (not partly or lacking == chosen):
         found = f"none of its {len(results.runs)} runs is suitable (ttt-plot compare draws any)"
@@ -193,9 +193,10 @@ def _draw(chosen: list[Figure], source: Source, out: Path, partly: bool) -> None
         raise UserError(f"runs={source.places}: {found}; {_how_to_get(lacking)}")
     for figure in chosen:
         if figure not in lacking:
-            note = runs_note(results, tables[figure])
+            of_figure = figure.of(results)
+            note = runs_note(of_figure, tables[figure])
             print("\n".join(str(path) for path in save(figure, tables[figure], out, note)))
-            if said := left_out(results, tables[figure]):
+            if said := left_out(of_figure, tables[figure]):
                 print(f"{figure.id}: {said}", file=sys.stderr)
     for figure in lacking:
         print(f"not drawn: {_how_to_get([figure])}")

@@ -127,6 +127,7 @@ def check(config: TrainConfig) -> StepPlan:
     _check_convolutions(config)
     _check_recipe(config.recipe)
     check_data(config.data)
+    config.data.check_context(config.ctx.length)
     if config.trainer.strategy == "single" and config.trainer.devices * config.trainer.nodes > 1:
         raise bad_value("trainer.strategy", "single", "is for one device; choose ddp or fsdp for more")
     if config.trainer.device != "auto":
@@ -177,7 +178,8 @@ def check_data(data: DataConfig) -> None:
     Raises:
         UserError: no document, no training text or no tokenizer is possible.
     """
-    if data.tokenizer is None and data.vocab_size < SMALLEST_VOCABULARY:
+    data.check()
+    if data.tokenizer is None and data.trains_tokenizer and data.vocab_size < SMALLEST_VOCABULARY:
         allowed = f"must be at least {SMALLEST_VOCABULARY}: one token per byte and one for the end of a document"
         raise bad_value("data.vocab_size", data.vocab_size, allowed)
     if data.path or data.source in ("local", "pycode", "pyrepo", "tokens"):

@@ -68,7 +68,7 @@ class Tokens(TokenSource[DataConfig]):
             tokenizer = build / check_tokenizer(path)
             shutil.copyfile(path, tokenizer)
             vocabulary = open_users(path, build)
-            manifest = _write_files(token_files(self.config), vocabulary, build, show_progress)
+            manifest = write_files(token_files(self.config), vocabulary, build, show_progress)
             sha256 = file_sha256(tokenizer)
             manifest["files"][tokenizer.name] = {"bytes": tokenizer.stat().st_size, "sha256": sha256}
             manifest |= {"tokenizer": tokenizer.name, "tokenizer_sha256": sha256, "vocab_size": vocabulary.size}
@@ -126,7 +126,7 @@ def _shard(split: str, path: Path) -> str:
     return Path(files.shard_name(split, 0)).with_suffix(path.suffix).name
 
 
-def _write_files(paths: dict[str, Path], vocabulary: Vocabulary, build: Path, show_progress: bool) -> Manifest:
+def write_files(paths: dict[str, Path], vocabulary: Vocabulary, build: Path, show_progress: bool) -> Manifest:
     """Write offsets and sums of every split; return the entries of the manifest that describe them."""
     opened = {split: open_tokens(path, vocabulary) for split, path in paths.items()}
     dtype = opened["train"].dtype

@@ -15,7 +15,7 @@ from filelock import FileLock
 from platformdirs import user_cache_dir
 
 NAME = "ttt_cpu"
-SOURCES = ("operator.cpp", "kernel_float.cpp", "kernel_double.cpp", "selective_scan.cpp")
+SOURCES = ("operator.cpp", "kernel_float.cpp", "kernel_double.cpp", "selective_scan.cpp", "convolution.cpp")
 
 ARM = platform.machine().lower() in ("arm64", "aarch64")
 # The parts of -ffast-math that keep NaN and infinity, because a diverged loop must be detected. torch's parallel_for
@@ -117,11 +117,11 @@ def _fingerprint(here: Path) -> str:
     digest = hashlib.sha256()
     for path in sorted([*here.glob("*.h"), *here.glob("*.cpp")]):
         digest.update(path.name.encode() + path.read_bytes())
-    digest.update(repr((FLAGS, torch.__version__, sys.platform, platform.machine(), _cpu())).encode())
+    digest.update(repr((FLAGS, torch.__version__, sys.platform, platform.machine(), instruction_sets())).encode())
     return digest.hexdigest()[:16]
 
 
-def _cpu() -> str:
+def instruction_sets() -> str:
     """Return the names of the CPU's instruction sets."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
