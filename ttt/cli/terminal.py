@@ -15,8 +15,8 @@ COMMANDS: Styles = {
 
 STATES: Styles = {
     "green": r"(?m)\b(?:finished|made)\b|^ +HELD\b|: held$",
-    "red": r"(?m)\b(?:failed|diverged|killed|timed out|orphaned|deleted|damaged)\b|^ +REVERSED\b|: reversed$",
-    "yellow": r"(?m)\b(?:running|queued|waiting|stopped|interrupted|preempted|cancelled)\b|^ +NOT RESOLVED\b|: not resolved$",
+    "red": r"(?m)\b(?:failed|diverged|killed|timed out|preempted|orphaned|deleted)\b|^ +REVERSED\b|: reversed$",
+    "yellow": r"(?m)\b(?:running|queued|waiting|stopped|interrupted|cancelled)\b|^ +NOT RESOLVED\b|: not resolved$",
 }
 """Of tables of runs and of claims."""
 
