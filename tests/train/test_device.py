@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ttt.config.errors import UserError
-from ttt.config.schema import TrainerConfig
+from ttt.config.trainer import TrainerConfig
 from ttt.models.device import choose_device, choose_precision
 from ttt.train.device import choose_hardware
 

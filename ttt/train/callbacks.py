@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from ttt.config.gpus import GIGA
 from ttt.config.progress import progress_bar
-from ttt.config.schema import TrainerConfig
+from ttt.config.trainer import TrainerConfig
 from ttt.results.metrics import MetricLog
 from ttt.train.module import TrainingModule, is_asynchronous
 from ttt.train.optim import learning_rate

@@ -9,7 +9,7 @@ from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, Strategy
 from ttt.backbones.registry import backbones
 from ttt.config.errors import bad_value, counted
 from ttt.config.plan import check_device
-from ttt.config.schema import TrainerConfig
+from ttt.config.trainer import TrainerConfig
 from ttt.models.device import choose_device, choose_precision, device_name
 from ttt.models.memory import keep_freed_memory
 from ttt.results.record import Device

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal, TypeVar, cast
 
 from ttt.config.errors import UserError, bad_value
-from ttt.config.schema import TrainerConfig
+from ttt.config.trainer import TrainerConfig
 
 if TYPE_CHECKING:
     from lightning.fabric.plugins import ClusterEnvironment

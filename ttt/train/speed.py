@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from ttt.config.gpus import peak_flops
-from ttt.config.schema import TrainerConfig
+from ttt.config.trainer import TrainerConfig
 from ttt.models.memory import peak_of
 from ttt.results.record import Record
 from ttt.train.device import Hardware
