@@ -77,9 +77,9 @@ def windows_within(documents: Documents, ctx: int) -> Windows:
     return Windows(documents.tokens, starts, ctx)
 
 
-def describe_windows(documents: Documents) -> str:
-    """Return a noun for the windows of ``windows_within``."""
-    return f"windows of {'the joined ' if documents.joined else ''}{documents.split} documents"
+def describe_windows(documents: Documents, split: str) -> str:
+    """Return a noun for the windows of ``windows_within``; ``split``: of the documents, or ``all`` for a whole text."""
+    return f"windows of {'the joined ' if documents.joined else ''}{split} documents"
 
 
 def _starts(documents: Documents, ctx: int) -> Starts:
