@@ -107,7 +107,7 @@ def draw(table: DataFrame) -> Canvas:
         canvas,
         f"{sequences} windows of the {split} text; mean over an octave of token index.",
         seeds_sentence(table),
-        intervals_sentence(table, "bars behind lines: 95% intervals of all tokens"),
+        intervals_sentence(table, "bars: 95% intervals"),
         _unfinished_sentence(table),
     )
     return canvas

@@ -2,6 +2,8 @@
 
 import json
 import math
+import re
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -25,12 +27,17 @@ TOKENS = np.array([100, 200, 100, 400])
 
 
 def judged(
-    folder: Path, per_token: list[float], documents: int = 4, model: str = "ttt_linear", evaluated: bool = False
+    folder: Path,
+    per_token: list[float],
+    documents: int = 4,
+    model: str = "ttt_linear",
+    evaluated: bool = False,
+    **settings: float,
 ) -> RunFolder:
     """Write a run with these losses (nats/token) on four documents, of which its record counts ``documents``."""
     loss = float((TOKENS * per_token).sum() / TOKENS.sum())
     backbone = "own" if model == "mamba" else "mamba"
-    run = make_run(folder, model, backbone, steps=1, evaluated=evaluated, perplexity=math.exp(loss))
+    run = make_run(folder, model, backbone, steps=1, evaluated=evaluated, perplexity=math.exp(loss), **settings)
     record = json.loads(run.record.read_text())
     result = record["results"]["validation"]
     result["tokens"] = 10**6
@@ -100,7 +107,7 @@ def test_lines_by_token_index_have_the_interval_of_all_tokens_behind_them(tmp_pa
     ends = [line.get_xdata()[-1] for line in axes.lines if len(line.get_xdata()) > 2]
     assert all(place > max(ends) for (place, _), _ in bars)
     words = " ".join(canvas.get_supxlabel().split())
-    assert "Little data: bars behind lines: 95% intervals of all tokens over 4 documents" in words
+    assert "Little data: bars: 95% intervals over 4 documents" in words
 
 
 def test_the_caption_of_the_published_picture_by_token_index_is_short() -> None:
@@ -110,3 +117,16 @@ def test_the_caption_of_the_published_picture_by_token_index_is_short() -> None:
         canvas = figure.draw(table)
         caption(canvas, *canvas.get_supxlabel().split("\n"), runs_note(results, table))
     assert canvas.get_supxlabel().count("\n") < 3
+
+
+def test_a_heat_map_says_how_wide_the_intervals_are(tmp_path: Path) -> None:
+    for number, (b, eta) in enumerate(product((4, 16), (0.3, 2.0))):
+        judged(tmp_path, [3.0 + number, 4.0, 5.0, 3.5], mini_batch_size=b, eta_base=eta, eta_base_start=eta)
+    comparison = compare_runs(load_results(tmp_path), Question(x="model.mini_batch_size", z="model.eta_base"))
+    with paper_style():
+        canvas = figure_of(comparison).draw(comparison.table)
+    words = canvas.get_supxlabel()
+    assert re.search(r"Little\s+data:\s+95%\s+intervals,\s+about\s+±\d", words)
+    assert "bars" not in words
+    assert "*" not in words
+    assert "eta_base_start" not in words
