@@ -145,7 +145,7 @@ def test_cancelling_saves_and_submitting_resumes(ttt_sweep: Any, tiny: list[str]
         (["plan", "sweep=rates", "runs_dir=x"], "runs_dir=x: this key is now called runs; write runs=x"),
         (["plan", "sweep=nothing"], "sweep=nothing: choose one of "),
         (["status", "sweep=nothing"], "sweep=nothing: choose one of "),
-        (["plan", "sweep=rates", "scale=paper"], "scale=paper: sweep=rates has only scale=laptop"),
+        (["plan", "sweep=rates", "scale=paper"], "scale=paper: sweep=rates has only scale=laptop and scale=gpu"),
         (["plan", "sweep=rates", "device=abacus"], "device=abacus: choose one of v100, a100"),
         (["plan", "sweep=rates", "utilisation=2"], "utilisation=2.0: must be above 0 and at most 1"),
         (["submit", "sweep=rates", "slurm=local", "limit=2.5"], "limit=2.5: must be a whole number"),

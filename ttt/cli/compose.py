@@ -19,22 +19,32 @@ from omegaconf.errors import OmegaConfBaseException
 from ttt.cli.added import added_backbones, added_layers, added_sources
 from ttt.cli.resolvers import register_resolvers
 from ttt.config.assets import assets
-from ttt.config.bench import InnerBenchConfig, KernelBenchConfig, LatencyBenchConfig, Method, ModelBenchConfig
+from ttt.config.bench import (
+    InnerBenchConfig,
+    KernelBenchConfig,
+    LatencyBenchConfig,
+    MemoryBenchConfig,
+    Method,
+    ModelBenchConfig,
+    StepBenchConfig,
+)
 from ttt.config.errors import UserError, bad_value
 from ttt.config.exchange import ExportConfig, ImportConfig
+from ttt.config.generation import GenerateConfig
 from ttt.config.keys import free_text_keys
 from ttt.config.layers import MODELS
 from ttt.config.schema import (
     BackboneConfig,
     ContextConfig,
     EvalConfig,
-    GenerateConfig,
     InspectConfig,
+    PackConfig,
     PrepareConfig,
     Resolved,
     SizeConfig,
     TrainConfig,
 )
+from ttt.config.sources import SOURCES
 from ttt.config.system import with_home
 
 C = TypeVar("C")
@@ -50,10 +60,13 @@ SCHEMAS: dict[str, type[Any]] = {
     "import": ImportConfig,
     "prepare": PrepareConfig,
     "inspect": InspectConfig,
+    "pack": PackConfig,
     "bench_inner": InnerBenchConfig,
     "bench_model": ModelBenchConfig,
     "bench_kernels": KernelBenchConfig,
     "bench_latency": LatencyBenchConfig,
+    "bench_memory": MemoryBenchConfig,
+    "bench_step": StepBenchConfig,
 }
 """Name of a file of ``conf/`` -> schema."""
 
@@ -76,6 +89,8 @@ def register_schemas() -> None:
         store.store(group="schema", name=name, node=schema, package="_global_")
     for name, schema in MODELS.items():
         store.store(group="schema/model", name=name, node=schema)
+    for name, keys in SOURCES.items():
+        store.store(group="schema/data", name=name, node=keys)
     for name, layer in added_layers().items():
         store.store(group="schema/model", name=name, node=layer.schema(name=name))
         defaults = [{"/schema/model@model": name}, {"override /backbone": layer.backbones[0]}]
@@ -160,6 +175,18 @@ def method(name: str, ctx: int) -> Method:
     overrides = [quote_option(f"model={name}"), f"ctx.length={ctx}"]
     config = as_object(compose("train", overrides), TrainConfig)
     return Method(config.model, config.backbone)
+
+
+def composed_run(size: str, model: str, ctx: str, vocab: int) -> TrainConfig:
+    """Return the configuration of ``ttt-train`` with options by name, for a vocabulary of ``vocab`` tokens.
+
+    Hydra must be initialized.
+
+    Raises:
+        MissingConfigException: no such option of a group.
+    """
+    options = [f"size={size}", f"model={model}", f"ctx={ctx}"]
+    return as_object(compose("train", [*map(quote_option, options), f"data.vocab_size={vocab}"]), TrainConfig)
 
 
 @cache
