@@ -24,13 +24,11 @@ from ttt.config.errors import UserError, bad_value
 from ttt.config.exchange import ExportConfig, ImportConfig
 from ttt.config.keys import free_text_keys
 from ttt.config.layers import MODELS
+from ttt.config.preparing import InspectConfig, PackConfig, PrepareConfig
 from ttt.config.schema import (
     ContextConfig,
     EvalConfig,
     GenerateConfig,
-    InspectConfig,
-    PackConfig,
-    PrepareConfig,
     Resolved,
     SizeConfig,
     TrainConfig,
