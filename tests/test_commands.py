@@ -41,8 +41,10 @@ DOCUMENTS = (
     "docs/data.md",
     "docs/gpu.md",
     "docs/layers.md",
+    "docs/memory.md",
     "docs/recipe.md",
     "docs/released.md",
+    "docs/speed.md",
 )
 
 PLACES = re.compile(r"`(ttt-[^`\n]+)`|^ +(ttt-.+)$|\| xargs -I\{\} (ttt-[^`\n]+)", re.MULTILINE)

@@ -22,6 +22,7 @@ WITHOUT_INFLUENCE = (
     ("data", "workers"),
     ("data", "packed"),
     ("kernel", "checkpoint_group"),
+    ("kernel", "matmul"),
     ("recipe", "parent_share"),
 )
 """Group and key of settings that do not affect what is learned, in groups that otherwise count."""

@@ -137,13 +137,18 @@ def collect(request: Request) -> None:
 
 
 def table_of_runs(folder: Path) -> str:
-    """Return the records of all runs below a folder as CSV, with a column for every key in which the runs differ."""
+    """Return the records of all runs below a folder as CSV.
+
+    There is a column for every key in which the runs differ, and for every score on a task.
+    """
     # Importing pandas takes a second, and the other commands do not need it.
+    from ttt.analysis.scores import scores_by_run
     from ttt.analysis.varied import varied
     from ttt.cli.results import read_results
 
     results = read_results(folder, strict=True)
-    return str(results.runs.drop(columns="run_dir").join(varied(results)).to_csv(index=False))
+    table = results.runs.drop(columns="run_dir").join(varied(results)).join(scores_by_run(results))
+    return str(table.to_csv(index=False))
 
 
 COMMANDS: dict[str, Callable[[Request], None]] = {

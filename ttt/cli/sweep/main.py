@@ -3,7 +3,7 @@
 import sys
 from dataclasses import fields
 
-from ttt.cli.errors import exit_with_one_line
+from ttt.cli.answer import answer
 from ttt.cli.help import columns, comment
 from ttt.cli.sweep.files import BUDGETS, SCALES
 from ttt.cli.sweep.request import parse
@@ -111,23 +111,28 @@ MEANINGS = {
 
 def main() -> None:
     """Run ``ttt-sweep``."""
-    with exit_with_one_line():
-        if not sys.argv[1:] or {"-h", "--help"} & set(sys.argv[1:]):
-            sweeps = {scale: _listing(f"sweeps/{scale}") for scale in SCALES}
-            cluster = {key.name: key.metadata["help"] for key in fields(ClusterConfig)}
-            parts = {
-                "budgets": _listing(f"sweeps/{BUDGETS}"),
-                "clusters": _listing("slurm"),
-                "keys": columns(MEANINGS),
-                "cluster_keys": columns(cluster),
-            }
-            print(HELP.format(**sweeps, **parts))
-            return
-        request = parse(sys.argv[1:])
-        # Imported here, so that a mistake on the command line is reported before any slow import.
-        from ttt.cli.sweep.commands import COMMANDS
+    answer(sys.argv[1:] or ["--help"], help_text, _run)
 
-        COMMANDS[request.command](request)
+
+def help_text() -> str:
+    """Return the help, with the sweeps, the clusters and the keys."""
+    sweeps = {scale: _listing(f"sweeps/{scale}") for scale in SCALES}
+    cluster = {key.name: key.metadata["help"] for key in fields(ClusterConfig)}
+    parts = {
+        "budgets": _listing(f"sweeps/{BUDGETS}"),
+        "clusters": _listing("slurm"),
+        "keys": columns(MEANINGS),
+        "cluster_keys": columns(cluster),
+    }
+    return HELP.format(**sweeps, **parts)
+
+
+def _run(words: list[str]) -> None:
+    request = parse(words)
+    # Imported here, so that a mistake on the command line is reported before any slow import.
+    from ttt.cli.sweep.commands import COMMANDS
+
+    COMMANDS[request.command](request)
 
 
 def _listing(folder: str) -> str:
