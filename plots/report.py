@@ -81,7 +81,7 @@ def report(results: Results, figures: Sequence[Figure]) -> str:
     """
     from ttt.claims.table import judge_all
 
-    tables = {figure: figure.table(results) for figure in figures}
+    tables = {figure: figure.table(figure.of(results)) for figure in figures}
     available = [figure for figure in figures if len(tables[figure])]
     missing = [figure for figure in figures if figure not in available]
     sections = [
@@ -89,7 +89,7 @@ def report(results: Results, figures: Sequence[Figure]) -> str:
         f'<h2 id="claims">Claims</h2>\n{_claims(judge_all(results))}',
         '<h2 id="figures">Figures</h2>',
         *(
-            _figure(figure, drawn(figure, tables[figure], ["png"], runs_note(results, tables[figure])))
+            _figure(figure, drawn(figure, tables[figure], ["png"], runs_note(figure.of(results), tables[figure])))
             for figure in available
         ),
         _missing(missing),

@@ -15,6 +15,7 @@ from ttt.results.copying import FIRST_LOSS, REPEATED_LOSS
 from ttt.results.document_losses import write_document_losses
 from ttt.results.inner_loss import per_dimension, write_inner_loss
 from ttt.results.metrics import MetricLog, Split
+from ttt.results.needle import Found, write_needle
 from ttt.results.record import (
     SCHEMA_VERSION,
     Evaluation,
@@ -160,6 +161,40 @@ def make_documents(run: RunFolder, split: Split = "validation", documents: int =
     per_token += record["results"][split]["loss"] - (per_token * tokens).sum() / tokens.sum()
     steps, name = record["steps"], run.path.name
     write_document_losses(run.documents, name, split, steps, windows, number, per_token * tokens, tokens)
+    return run
+
+
+def make_answering(
+    folder: Path, model: str, accuracy: float, seed: int = 0, pairs: int = 12, state: int = 4096, rate: float = 5e-3
+) -> RunFolder:
+    """Write a run on associative recall in Mamba's backbone, whose loss falls with the share of its right answers."""
+    loss = 3 - 2 * accuracy
+    run = make_run(
+        folder / f"{pairs}-{state}", model, "mamba", "w64", 64, seed, 8, perplexity=math.exp(loss), evaluated=False,
+        learning_rate=rate, data="mqar",
+    )  # fmt: skip
+    record = read_record(run.record)
+    record["run_id"] = f"{run.path.parent.name}-{run.path.name}"
+    record["config"]["data"] |= {"source": "mqar", "pairs": pairs}
+    record["data"]["digest"] = f"{pairs:064}"
+    record["results"]["validation"]["accuracy"] = accuracy
+    record["measurements"] = {"state_size": float(state)}
+    write_record(run.record, record)
+    return run
+
+
+def make_needle(run: RunFolder, lengths: tuple[int, ...] = (128, 256, 512), steps: int = 30) -> RunFolder:
+    """Write the right answers about planted lines of a probed run: fewer the longer the text and the earlier the line.
+
+    None is right on the task with variables.
+    """
+    found = [
+        Found("abc", task, length, depth, 16, 0.0 if task == "variable" else 0.5 * depth + 32 / length, 2.0)
+        for task in ("single", "several", "variable")
+        for length in lengths
+        for depth in (0.0, 0.5, 1.0)
+    ]
+    write_needle(run.needle, run.path.name, "validation", steps, found)
     return run
 
 

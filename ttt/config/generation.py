@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from ttt.config.keys import LARGEST_SEED, MOST_WORKERS, REQUIRED, key
-from ttt.config.schema import DEVICES, KernelConfig
+from ttt.config.schema import KernelConfig
+from ttt.config.trainer import DEVICES
 
 
 @dataclass

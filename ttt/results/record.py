@@ -18,6 +18,9 @@ from ttt.results.task_scores import TaskScores
 from ttt.results.versioned import digest, is_intact, read_versioned
 
 SCHEMA_VERSION = 3
+STATE_SIZE = "state_size"
+"""Measurement of a record: the numbers in the state of one sequence after a whole context."""
+
 RECORD_FILE = "record.json"
 EVALUATIONS = "evaluations"
 TOKENIZERS = ("tokenizer.json", "tokenizer.model")
@@ -75,6 +78,11 @@ class RunFolder:
         return self.path / "context_gain.parquet"
 
     @property
+    def needle(self) -> Path:
+        """The recall of planted lines measured by a probe, see ``ttt.results.needle``; most runs have none."""
+        return self.path / "needle.parquet"
+
+    @property
     def documents(self) -> Path:
         """The losses by document of the evaluations, see ``ttt.results.document_losses``."""
         return self.path / "documents.parquet"
@@ -82,7 +90,7 @@ class RunFolder:
     @property
     def tables(self) -> list[Path]:
         """The possible tables besides the metrics: of probes, and of losses by document."""
-        return [self.inner_loss, self.context_gain, self.documents]
+        return [self.inner_loss, self.context_gain, self.needle, self.documents]
 
     @property
     def evaluations(self) -> Path:

@@ -16,6 +16,7 @@ from ttt.cli.sweep.expand import expand, load_sweep
 from ttt.cli.sweep.known import compare_data, count_known, known_folder, known_status, trained_for_weights
 from ttt.cli.sweep.overrides import with_overrides
 from ttt.cli.sweep.request import Request
+from ttt.cli.sweep.run import run
 from ttt.cli.sweep.submit import new_resources, retry, select
 from ttt.cli.sweep.submit import submit as submit_sweep
 from ttt.cli.sweep.tables import cost_table, memory_table, status_table
@@ -151,7 +152,7 @@ def table_of_runs(folder: Path) -> str:
 
 
 COMMANDS: dict[str, Callable[[Request], None]] = {
-    command.__name__: command for command in (plan, submit, status, retry, cancel, logs, collect)
+    command.__name__: command for command in (plan, submit, run, status, retry, cancel, logs, collect)
 }
 
 
