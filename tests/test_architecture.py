@@ -58,6 +58,7 @@ FENCED: dict[str, set[str]] = {
     "sentencepiece": {"data"},
     "huggingface_hub": {"data"},
     "transformers": {"hf"},
+    "lm_eval": {"evaluate"},
     "msgpack": {"models"},
     "submitit": {"launch"},
     "psutil": {"launch"},
