@@ -53,8 +53,6 @@ VIEW_WEIGHTS = {"W1_kept": VIEW}
 
 SHARED = {
     ("linear", 2, 128, 64): 112 * KB,
-    ("linear", 4, 64, 64): 112 * KB,
-    ("linear", 4, 128, 16): 105 * KB,
     ("linear", 4, 128, 32): 148 * KB,
     ("linear", 4, 128, 64): 224 * KB,
     ("mlp", 4, 64, 64): 144 * KB,
