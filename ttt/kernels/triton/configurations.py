@@ -53,8 +53,8 @@ VIEW_WEIGHTS = {"W1_kept": VIEW}
 
 SHARED = {
     ("linear", 2, 128, 64): 112 * KB,
-    ("linear", 4, 128, 32): 148 * KB,
-    ("linear", 4, 128, 64): 224 * KB,
+    ("linear", 4, 128, 32): 132 * KB,
+    ("linear", 4, 128, 64): 208 * KB,
     ("mlp", 4, 64, 64): 144 * KB,
     ("mlp", 4, 128, 32): 130 * KB,
     ("mlp", 4, 128, 64): 240 * KB,
