@@ -6,12 +6,15 @@ from pathlib import Path
 import lightning.pytorch as pl
 
 from ttt.config.plan import tokens_at_once
+from ttt.config.schema import TrainConfig
 from ttt.data.corpus import Corpus, load_corpus
 from ttt.data.usage import usage
 from ttt.data.windows import Windows, windows_within
 from ttt.evaluate.run import Reading
+from ttt.layers.recurrence import check_device
 from ttt.models.build import build_model
 from ttt.models.checkpointing import checkpoint_blocks
+from ttt.models.count import counted_model
 from ttt.models.flops import training_flops
 from ttt.models.language_model import LanguageModel
 from ttt.models.weights import check_resumable, load_weights
@@ -65,6 +68,7 @@ def prepare(plan: RunPlan, opening: Opening) -> PreparedRun:
     trainer, ctx = config.trainer, config.ctx.length
     require_logger(trainer.logger)
     hardware = choose_hardware(trainer)
+    _check_model(config, hardware)
     corpus = load_corpus(config.data, trainer.progress)
     if opening.record is not None:
         require_data(plan.folder, opening.record, corpus.digest)
@@ -89,6 +93,16 @@ def prepare(plan: RunPlan, opening: Opening) -> PreparedRun:
     reading = Reading(ctx, config.data.eval_tokens, hardware.device, tokens_at_once(trainer), trainer.progress)
     metrics = _metrics(record, newest)
     return PreparedRun(plan, record, newest, hardware, corpus, windows, model, reading, metrics)
+
+
+def _check_model(config: TrainConfig, hardware: Hardware) -> None:
+    """Refuse a model that cannot be built, or a kernel that cannot run here, before the data are prepared.
+
+    Raises:
+        UserError: of either.
+    """
+    counted_model(config)
+    check_device(config.kernel, hardware.device)
 
 
 def _metrics(record: RunRecord, newest: Checkpoint | None) -> MetricLog:
