@@ -38,6 +38,7 @@ DOCUMENTS = (
     "docs/kernels.md",
     "docs/data.md",
     "docs/layers.md",
+    "docs/recall.md",
     "docs/recipe.md",
     "docs/released.md",
 )

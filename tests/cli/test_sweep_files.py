@@ -61,7 +61,7 @@ def test_every_sweep_has_a_price(scale: str, name: str) -> None:
 
 def test_a_figure_of_the_paper_has_both_scales() -> None:
     """But for the Pile, in whose place a laptop would have the text that it has in the place of Books."""
-    laptop_only = ("rates", "context_gain")
+    laptop_only = ("rates", "context_gain", "mqar")
     both = [name for name in sweep_names("laptop") if name not in laptop_only]
     assert [name for name in sweep_names("paper") if name != "pile_scaling"] == both
 
