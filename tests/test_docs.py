@@ -18,7 +18,7 @@ ROOT = assets()
 DOCUMENTS = [
     ROOT / name for name in ("README.md", "REPRODUCE.md", "CONTRIBUTING.md", "slurm/README.md", "sweeps/README.md")
 ]
-DOCUMENTS += [ROOT / "docs" / name for name in ("data.md", "layers.md", "recall.md", "recipe.md", "released.md")]
+DOCUMENTS += sorted((ROOT / "docs").glob("*.md"))
 
 
 OPTIONAL = ("conf/model/ema.yaml", "conf/data/folder.yaml")

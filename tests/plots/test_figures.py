@@ -18,6 +18,7 @@ from synthetic import (
     make_needle,
     make_probe,
     make_run,
+    make_scores,
 )
 
 import ttt.plots
@@ -47,6 +48,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     for model in ("ttt_linear", "ttt_mlp"):
         make_elsewhere(make_probe(make_run(folder, model, "mamba", "w64", 64, seed=0, steps=30)))
     make_context_gain(RunFolder(folder / "mamba-own-w128-128-0"), 2048, steps=30)
+    make_scores(RunFolder(folder / "mamba-own-w128-128-0"))
     make_needle(RunFolder(folder / "mamba-own-w128-128-0"))
     for seed in (0, 1):
         make_answering(folder / "asked", "ttt_linear", 0.5 + 0.1 * seed, seed)
@@ -104,6 +106,8 @@ def test_the_least_that_a_figure_needs_suffices(name: str, tmp_path: Path) -> No
         make_run(tmp_path / "runs", "linear_attention", "transformer", "w64", 64, steps=1, perplexity=60)
     if name == "elsewhere":
         make_elsewhere(RunFolder(next((tmp_path / "runs").iterdir())), steps=1)
+    if name == "tasks":
+        make_scores(RunFolder(next((tmp_path / "runs").iterdir())))
     if name == "context_gain":
         make_context_gain(RunFolder(next((tmp_path / "runs").iterdir())), 1024, documents=1)
     if name == "needle":

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from ttt.analysis.benchmarks import benchmarks_table
 from ttt.analysis.run_rows import ReadRun, named_apart, read_run, runs_table
+from ttt.analysis.scores import scores_table
 from ttt.config.errors import UserError, bad_value, counted
 from ttt.config.label import Label, names_only
 from ttt.config.schema import Resolved
@@ -64,6 +65,7 @@ class Results:
         evaluations: losses by token index at other contexts and on other texts: run_id; ``data``, with the digest as
             in ``runs``, ``split`` and ``judged_ctx`` of the evaluation; position, ``loss`` (nats/token) and
             ``sequences``.
+        scores: one row per run, task of lm-evaluation-harness and metric: ``ttt.analysis.scores.SCORE_COLUMNS``.
         unreadable: one line for each file that was left out because it could not be read.
         stopped: run_id of each run that ``trainer.max_steps`` has stopped early -> its steps: "3 of 300 steps".
         chosen: whether the user has named these runs, so that a figure draws all of them where it can.
@@ -80,6 +82,7 @@ class Results:
     settings: dict[str, dict[str, str]]
     labels: dict[str, Label]
     evaluations: pd.DataFrame
+    scores: pd.DataFrame
     unreadable: list[str]
     stopped: dict[str, str]
     chosen: bool = False
@@ -198,6 +201,7 @@ def load_results(
         settings={run.record["run_id"]: run.settings for run in runs.values()},
         labels={run.record["run_id"]: run.label for run in runs.values()},
         evaluations=_evaluations(runs, reader),
+        scores=scores_table(run.record for run in runs.values()),
         unreadable=reader.unreadable,
         stopped={run.record["run_id"]: run.stopped for run in runs.values() if run.stopped},
     )

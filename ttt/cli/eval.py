@@ -1,4 +1,4 @@
-"""``ttt-eval``: evaluate a trained run on another split, context or text, or probe its inner loops."""
+"""``ttt-eval``: evaluate a trained run on another split, context, text or on tasks, or probe its inner loops."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, cast
 
 from ttt.cli.command import Command
 from ttt.cli.stopping import one_line_on_sigterm
+from ttt.cli.tasks import check_tasks, score_on_tasks
 from ttt.config.errors import DivergedError, bad_value
 from ttt.config.identity import context_name
 from ttt.config.keys import check_keys
@@ -30,7 +31,7 @@ MOST_PROBED = 2**20
 
 HELP = """\
 ttt-eval evaluates the newest checkpoint of a run: perplexity and loss by token
-index, or a probe.
+index, scores on tasks, or a probe.
 
 usage: ttt-eval run=FOLDER [KEY=VALUE ...]
 
@@ -47,6 +48,9 @@ usage: ttt-eval run=FOLDER [KEY=VALUE ...]
                                              context 8k are judged
   ttt-eval run=runs/NAME probe=copy          the loss of repeated text: has the
                                              run learned to copy?
+  ttt-eval run=runs/NAME tasks=lambada_openai,piqa
+                                             scores on tasks of
+                                             lm-evaluation-harness
   ttt-eval run=runs/NAME probe=needle        answers about lines planted in long
                                              text, by depth and length
   ttt-eval run=runs/NAME step=500            the weights after 500 steps, kept
@@ -57,10 +61,10 @@ usage: ttt-eval run=FOLDER [KEY=VALUE ...]
 
 
 def evaluate(config: EvalConfig, overrides: list[str]) -> None:  # noqa: ARG001 - as every command
-    """Evaluate one run and print its perplexity or the result of the probe.
+    """Evaluate one run and print its perplexity, its scores on tasks or the result of the probe.
 
     Raises:
-        UserError: there is no such run, split, probe or device, or the run has no checkpoint.
+        UserError: there is no such run, split, task, probe or device, or the run has no checkpoint.
         DivergedError: the model's numbers are not finite.
     """
     _check(config)
@@ -78,11 +82,15 @@ def evaluate(config: EvalConfig, overrides: list[str]) -> None:  # noqa: ARG001 
             live = True
             who = str(error).partition("; ")[0]
             print(f"warning: {who}; its newest checkpoint is read, the result printed and not stored", file=sys.stderr)
-        _evaluate(config, folder, live)
+        if config.tasks:
+            score_on_tasks(config, folder, live)
+        else:
+            _evaluate(config, folder, live)
 
 
 def _check(config: EvalConfig) -> None:
     check_keys(config)
+    check_tasks(config)
     if config.data is not None:
         if config.data.tokenizer is not None:
             allowed = "must be left out: the text is read in the run's tokens"

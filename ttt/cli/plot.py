@@ -4,9 +4,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ttt.cli.answer import answer
 from ttt.cli.arguments import Arguments, parse
 from ttt.cli.compare import COMPARE, KEYS, TABLE, compare
-from ttt.cli.errors import exit_with_one_line
 from ttt.cli.source import Source
 from ttt.config.errors import UserError, bad_value, counted
 from ttt.config.text_table import WIDTH, shortened, wrapped, wrapped_command
@@ -68,31 +68,30 @@ with all figures, the claims and the runs."""
 
 def main(argv: list[str] | None = None) -> None:
     """Run ``ttt-plot``; ``argv`` is ``sys.argv[1:]`` by default."""
-    words = sys.argv[1:] if argv is None else argv
-    if {"-h", "--help"} & set(words):
-        print(HELP)
-        return
-    with exit_with_one_line():
-        arguments = arguments_of(words)
-        everything = "--all" in arguments.flags
-        words = [name for name in arguments.names if not _is_folder(name)]
-        source = Source.of(arguments, [name for name in arguments.names if _is_folder(name)])
-        out = Path(arguments.values.get("out", "figures/report.html" if words == [REPORT] else "figures"))
-        if everything and words:
-            raise UserError(f"{words[0]}: name figures or write --all, not both")
-        if len(words) > 1 and {COMPARE, REPORT} & {*words}:
-            raise UserError(f"{COMPARE if COMPARE in words else REPORT}: draw it by itself, in a command of its own")
-        if words == [REPORT]:
-            _report(source, out)
-        elif words == [COMPARE]:
-            compare(_load(source, "train some: ttt-train"), arguments, out)
-        elif everything or words:
-            chosen = _smoothed(_chosen([] if everything else words), arguments.values.get("smooth"))
-            _draw(chosen, source, out, partly=everything)
-        else:
-            # The list is there at once; reading many runs takes seconds.
-            print(_listing(), flush=True)
-            print(f"\n{_drawable(source)}")
+    answer(sys.argv[1:] if argv is None else argv, lambda: HELP, _run)
+
+
+def _run(words: list[str]) -> None:
+    arguments = arguments_of(words)
+    everything = "--all" in arguments.flags
+    words = [name for name in arguments.names if not _is_folder(name)]
+    source = Source.of(arguments, [name for name in arguments.names if _is_folder(name)])
+    out = Path(arguments.values.get("out", "figures/report.html" if words == [REPORT] else "figures"))
+    if everything and words:
+        raise UserError(f"{words[0]}: name figures or write --all, not both")
+    if len(words) > 1 and {COMPARE, REPORT} & {*words}:
+        raise UserError(f"{COMPARE if COMPARE in words else REPORT}: draw it by itself, in a command of its own")
+    if words == [REPORT]:
+        _report(source, out)
+    elif words == [COMPARE]:
+        compare(_load(source, "train some: ttt-train"), arguments, out)
+    elif everything or words:
+        chosen = _smoothed(_chosen([] if everything else words), arguments.values.get("smooth"))
+        _draw(chosen, source, out, partly=everything)
+    else:
+        # The list is there at once; reading many runs takes seconds.
+        print(_listing(), flush=True)
+        print(f"\n{_drawable(source)}")
 
 
 def arguments_of(words: list[str]) -> Arguments:

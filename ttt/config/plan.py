@@ -7,7 +7,8 @@ from typing import Any
 from ttt.config.errors import UserError, bad_value
 from ttt.config.keys import check_keys
 from ttt.config.layers import CONV_KERNEL, HybridConfig
-from ttt.config.schema import DataConfig, RecipeConfig, TrainConfig, TrainerConfig
+from ttt.config.schema import DataConfig, RecipeConfig, TrainConfig
+from ttt.config.trainer import TrainerConfig
 
 SMALLEST_VOCABULARY = 256 + 1
 """Tokens of the smallest tokenizer that is trained: one per byte, and the end of a document."""

@@ -10,7 +10,7 @@ from ttt.config.schema import DataConfig
 from ttt.config.system import file_sha256
 from ttt.data import files
 from ttt.data.answers import Answers
-from ttt.data.cache import prepared_folder
+from ttt.data.cache import prepared_folder, unpacked_folder
 from ttt.data.documents import SPLITS
 from ttt.data.manifest import MANIFEST, Manifest, NewerManifestError, read_manifest
 from ttt.data.shards import TokenSequence, TokenShards
@@ -78,8 +78,10 @@ def load_corpus(config: DataConfig, show_progress: bool = True) -> Corpus:
     Raises:
         UserError: the source is unknown or cannot be read, or the cache cannot be written or is damaged.
     """
-    source = open_source(config)
-    folder = prepared_folder(source, show_progress)
+    if config.packed is not None:
+        folder = unpacked_folder(config, show_progress)
+    else:
+        folder = prepared_folder(open_source(config), show_progress)
     return open_corpus(folder, config.name, config.join)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ttt.config.errors import UserError, bad_value, first_line
+from ttt.config.progress import progress_bar
 from ttt.config.schema import DataConfig
 from ttt.config.system import file_sha256, user_path
 from ttt.data import files
@@ -135,7 +136,7 @@ def write_files(paths: dict[str, Path], vocabulary: Vocabulary, build: Path, sho
         tokens, path = opened.setdefault(split, np.zeros(0, dtype)), paths.get(split)
         if tokens.dtype != dtype:
             raise UserError(f"{path}: has {tokens.dtype} tokens, {paths['train'].name} has {dtype}")
-        with tqdm(total=len(tokens), desc=split, unit=" tokens", unit_scale=True, disable=not show_progress) as bar:
+        with progress_bar(total=len(tokens), desc=split, unit=" tokens", unit_scale=True, show=show_progress) as bar:
             offsets, size = _documents(tokens, vocabulary, lengths, path, bar)
         offsets_file, sums_file = build / files.offsets_name(split), build / files.sums_name(split)
         files.write_array(offsets_file, offsets)

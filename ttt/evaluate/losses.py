@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from ttt.config.errors import DivergedError
+from ttt.config.progress import progress_bar
 from ttt.data.windows import Windows
 from ttt.layers.diagnose import with_diagnosis
 from ttt.models.language_model import token_predictions
@@ -47,7 +47,7 @@ def window_predictions(
     batch = max(1, device_tokens // length)
     model.eval()
     starts = range(0, len(windows), batch)
-    for start in tqdm(starts, desc=what, unit="batch", leave=False, disable=not show_progress):
+    for start in progress_bar(starts, desc=what, unit="batch", leave=False, show=show_progress):
         indices = range(start, min(start + batch, len(windows)))
         ids_BS = windows.batch(indices).to(device)
         answers = windows.answers

@@ -3,16 +3,17 @@
 Shapes: B batch, T tokens, S = T + 1 tokens of a window, C model width, V vocabulary.
 """
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ttt.backbones.modules import rms_norm
+from ttt.kernels import matmul
+from ttt.layers.by_kernel import ByKernel
 from ttt.layers.flops import count_flops
 from ttt.layers.state import State, named, part
 from ttt.models.cross_entropy import cross_entropy
 
 
-class LanguageModel(nn.Module):
+class LanguageModel(nn.Module, ByKernel):
     """Embedding, blocks, norm, and an output head tied to the embedding. Token ids [B, T] -> logits [B, T, V].
 
     A sequence can be read in chunks, down to single tokens, by passing on the state::
@@ -67,7 +68,7 @@ class LanguageModel(nn.Module):
 
     def _logits(self, h: Tensor) -> Tensor:
         """Compute logits: [..., C] -> [..., V]."""
-        return F.linear(self.norm(h), self.embedding.weight)
+        return matmul.linear(self.norm(h), self.embedding.weight, self.kernel.matmul)
 
 
 def token_losses(model: nn.Module, ids_BS: Tensor, inputs_BT: Tensor | None = None) -> Tensor:
