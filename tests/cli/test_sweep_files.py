@@ -71,7 +71,8 @@ def test_a_figure_of_the_paper_has_both_scales() -> None:
 
 
 def test_every_figure_has_the_scale_of_one_gpu() -> None:
-    assert {*sweep_names("paper"), *sweep_names("laptop")} == {*sweep_names("gpu")}
+    """But for the recall task, which is made for small models."""
+    assert {*sweep_names("paper"), *sweep_names("laptop")} - {"mqar"} == {*sweep_names("gpu")}
 
 
 @pytest.mark.parametrize("name", [name for name in sweep_names("gpu") if name not in ("books_scaling", "pile_scaling")])

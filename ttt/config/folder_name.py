@@ -19,7 +19,7 @@ from ttt.config.identity import WITHOUT_INFLUENCE, run_id
 from ttt.config.plain import to_plain
 from ttt.config.schema import Resolved, TrainConfig
 
-LONGEST_WORDS = 40
+LONGEST_WORDS = 30
 """Characters of all words together; further settings are counted."""
 
 LONGEST_TEXT = 16

@@ -1,11 +1,14 @@
 """From the plan of a run to everything that training needs: the device, the data, the model and the record."""
 
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import lightning.pytorch as pl
 
+from ttt.config.little_data import little_data
 from ttt.config.plan import tokens_at_once
+from ttt.data.cache import prepared_digest
 from ttt.data.corpus import Corpus, load_corpus
 from ttt.data.usage import usage
 from ttt.data.windows import Windows, windows_within
@@ -66,7 +69,12 @@ def prepare(plan: RunPlan, opening: Opening) -> PreparedRun:
     trainer, ctx = config.trainer, config.ctx.length
     require_logger(trainer.logger)
     hardware = choose_hardware(trainer)
+    known = prepared_digest(config.data)
     corpus = load_corpus(config.data, trainer.progress)
+    validation = corpus.manifest["splits"]["validation"]
+    small = little_data("validation", validation["documents"], validation["tokens"])
+    if small and known is None and rank() == 0:
+        print(small, file=sys.stderr)
     if opening.record is not None:
         require_data(plan.folder, opening.record, corpus.digest)
     elif plan.parent is not None:
