@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from recipes import examples
+from recipes import TUTORIAL, examples, examples_of
 
 from ttt.cli.sweep.files import SCALES, sweep_names
 from ttt.config.assets import assets
@@ -18,11 +18,13 @@ ROOT = assets()
 DOCUMENTS = [
     ROOT / name for name in ("README.md", "REPRODUCE.md", "CONTRIBUTING.md", "slurm/README.md", "sweeps/README.md")
 ]
-DOCUMENTS += [ROOT / "docs" / name for name in ("data.md", "layers.md", "recipe.md", "released.md")]
+DOCUMENTS += [
+    ROOT / "docs" / name for name in ("data.md", "layers.md", "recipe.md", "released.md", "tutorial.md", "platforms.md")
+]
 
 
-OPTIONAL = ("conf/model/ema.yaml", "conf/data/folder.yaml")
-"""Files that CONTRIBUTING.md describes without showing them."""
+OPTIONAL = ("conf/model/ema.yaml", "conf/data/folder.yaml", *examples_of(TUTORIAL.read_text(encoding="utf-8")))
+"""Files that CONTRIBUTING.md describes without showing them, and those of the tutorial."""
 
 
 def test_the_two_commands_are_targets() -> None:
