@@ -19,7 +19,12 @@ quick_context_gain := ctx=512,2k model=ttt_linear,transformer,mamba backbone=def
 quick_books_scaling := size=w128 model=ttt_linear,transformer,mamba backbone=default ctx=512,2k seed=0
 NIGHT_SWEEPS := ablation context_gain per_token mini_batch_size inner_loss
 night_books_scaling := size=w64,w128
-WHOLE_SWEEPS := ablation_text books_scaling books_complete rates
+WHOLE_SWEEPS := ablation_text books_scaling books_complete rates mqar
+# One GPU: make gpu-night NIGHT=context_gain; other words of ttt-sweep run by WORDS="time=50m data=pile data.path=FILE".
+GPU_RUNS := runs/one_gpu
+GPU_FIGURES := figures/one_gpu
+NIGHT ?= ablation
+WORDS ?=
 # A worker takes whole files, the slowest first, so that no long file is left at the end. There is one worker more than
 # cores, because the tests on a cluster mostly wait.
 WORKERS = $(shell $(PYTHON) -c "import os; print(min(8, os.cpu_count() + 1))")
@@ -41,21 +46,27 @@ ARM_FLAGS := -std=c++17 -O3 -ffp-contract=fast -fno-math-errno -fno-trapping-mat
 KERNELS := ttt/kernels/cpu/kernel_float.cpp ttt/kernels/cpu/kernel_double.cpp
 
 define DRAW
-$(BIN)/ttt-plot --all runs=$(LAPTOP_RESULTS) out=$(LAPTOP_FIGURES)
-$(BIN)/ttt-plot report runs=$(LAPTOP_RESULTS) out=$(LAPTOP_FIGURES)/report.html
-$(BIN)/ttt-claims runs=$(LAPTOP_RESULTS) out=$(LAPTOP_FIGURES)/claims.csv
+$(BIN)/ttt-plot --all runs=$(1) out=$(2)
+$(BIN)/ttt-plot report runs=$(1) out=$(2)/report.html
+$(BIN)/ttt-claims runs=$(1) out=$(2)/claims.csv
+endef
+DRAW_LAPTOP = $(call DRAW,$(LAPTOP_RESULTS),$(LAPTOP_FIGURES))
+
+define BUDGET
+$(BIN)/ttt-sweep run budget=$(1) runs=$(GPU_RUNS) $(WORDS)
+$(call DRAW,$(GPU_RUNS),$(GPU_FIGURES))
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo laptop night whole test quick check gpu arm site clean
+.PHONY: help setup demo laptop night whole hour gpu-hour gpu-night test quick check gpu arm site clean
 
 help: ## this list
-	@grep -E '^[a-z]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 12
 
 setup: .venv/installed ## create .venv and install the project with its pinned dependencies
 
 .venv/installed: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "make: python 3.11 or newer is needed, $(PYTHON) is " + sys.version.split()[0] + "; try: make PYTHON=python3.12 ...")'
+	@$(PYTHON) -I ttt/config/supported.py $(PYTHON)
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,docs]'
 	@touch $@
@@ -72,7 +83,7 @@ laptop: setup ## small versions of the main figures and claims (2 h 10 min on 2 
 	  mini_batch_size=1,2,4,8,16,32,64,128,256,512,1024,2048 runs=$(LAPTOP_RUNS)
 	$(BIN)/ttt-bench latency runs=$(LAPTOP_RUNS)
 	@$(foreach sweep,$(QUICK_SWEEPS),$(call COLLECT,$(call PART,quick,$(sweep))) &&) true
-	$(DRAW)
+	$(DRAW_LAPTOP)
 
 night: laptop ## all claims: Table 1 with all rows and five seeds, contexts to 8k (10 h; can be resumed)
 	@for sweep in $(NIGHT_SWEEPS); do $(call TRAIN,$$sweep) || exit; done
@@ -81,11 +92,19 @@ night: laptop ## all claims: Table 1 with all rows and five seeds, contexts to 8
 	@$(call TRAIN_PART,night,books_scaling)
 	@for sweep in $(NIGHT_SWEEPS); do $(call COLLECT,$$sweep) || exit; done
 	@$(call COLLECT,$(call PART,night,books_scaling))
-	$(DRAW)
+	$(DRAW_LAPTOP)
 
 whole: night ## every sweep for laptops whole: more figures, the largest size, the rates (3 h more; can be resumed)
 	@for sweep in $(WHOLE_SWEEPS); do $(call TRAIN,$$sweep) && $(call COLLECT,$$sweep) || exit; done
-	$(DRAW)
+	$(DRAW_LAPTOP)
+
+hour: gpu-hour
+
+gpu-hour: setup ## what fits into an hour of one GPU: rows 4 to 8 of Table 1, context at 8k, latency (can be resumed)
+	$(call BUDGET,hour)
+
+gpu-night: setup ## a night of one GPU: rows 5 to 8 at 125M; NIGHT=context_gain: contexts 1k to 16k (can be resumed)
+	$(call BUDGET,night_$(NIGHT))
 
 test: setup ## run all tests (8 minutes on 2 cores)
 	$(PYTEST)

@@ -27,6 +27,7 @@ class Figure:
         give: the command that produces them.
         table: returns the numbers of the figure with their run ids; no rows if no run has what it needs.
         draw: draws a table with at least one row. It runs inside ``style.paper_style``.
+        asks: it draws runs on questions with answers (``data=mqar``), not on text.
     """
 
     id: str
@@ -36,6 +37,13 @@ class Figure:
     give: str
     table: Callable[[Results], DataFrame]
     draw: Callable[[DataFrame], Canvas]
+    asks: bool = False
+
+    def of(self, results: Results) -> Results:
+        """Return the results without the runs that this figure is not about."""
+        from ttt.analysis.recall import on_text
+
+        return results if self.asks else on_text(results)
 
 
 def figures() -> dict[str, Figure]:

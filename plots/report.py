@@ -41,6 +41,20 @@ PROVENANCE = {
 }
 """Column of ``Results.runs`` -> its heading."""
 
+SCORES = {
+    "task": "task",
+    "metric": "metric",
+    "run_id": "run",
+    "score": "score",
+    "error": "standard error",
+    "documents": "documents",
+    "num_fewshot": "examples",
+    "judged_ctx": "context",
+    "weights": "weights",
+    "part_of": "part of",
+}
+"""Column of ``Results.scores`` -> its heading."""
+
 SHORTENED = {"commit": 10, "data_digest": 10}
 """Columns of hashes -> characters shown."""
 
@@ -67,7 +81,7 @@ def report(results: Results, figures: Sequence[Figure]) -> str:
     """
     from ttt.claims.table import judge_all
 
-    tables = {figure: figure.table(results) for figure in figures}
+    tables = {figure: figure.table(figure.of(results)) for figure in figures}
     available = [figure for figure in figures if len(tables[figure])]
     missing = [figure for figure in figures if figure not in available]
     sections = [
@@ -75,10 +89,11 @@ def report(results: Results, figures: Sequence[Figure]) -> str:
         f'<h2 id="claims">Claims</h2>\n{_claims(judge_all(results))}',
         '<h2 id="figures">Figures</h2>',
         *(
-            _figure(figure, drawn(figure, tables[figure], ["png"], runs_note(results, tables[figure])))
+            _figure(figure, drawn(figure, tables[figure], ["png"], runs_note(figure.of(results), tables[figure])))
             for figure in available
         ),
         _missing(missing),
+        _scores(results),
         f'<h2 id="runs">Runs</h2>\n{_provenance(results)}',
     ]
     return _page("\n".join(sections))
@@ -154,6 +169,17 @@ def _missing(figures: Sequence[Figure]) -> str:
         for figure in figures
     ]
     return f"<h3>Not drawn</h3>\n<ul>{''.join(items)}</ul>" if items else ""
+
+
+def _scores(results: Results) -> str:
+    """Return the table of all scores on tasks; empty if no run has any."""
+    if not len(results.scores):
+        return ""
+    head = "".join(f"<th>{escape(heading)}</th>" for heading in SCORES.values())
+    lines = results.scores.sort_values(["task", "metric", "run_id"])[[*SCORES]].to_dict("records")
+    rows = "".join(f"<tr>{''.join(_cell(str(column), value) for column, value in line.items())}</tr>" for line in lines)
+    table = f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+    return f'<h2 id="scores">Scores on tasks of lm-evaluation-harness</h2>\n{table}'
 
 
 def _provenance(results: Results) -> str:

@@ -88,7 +88,8 @@ class Launch:
 
     def note(self, pointers: Any, mask: Any, loads: bool) -> None:
         """Count the bytes at ``pointers`` where ``mask`` is true."""
-        places = pointers.data[np.broadcast_to(mask.data, pointers.data.shape)].ravel()
+        # The interpreter stores the result of ``tile & scalar`` as integers.
+        places = pointers.data[np.broadcast_to(mask.data.astype(bool), pointers.data.shape)].ravel()
         if not places.size:
             return
         name = next(name for name, (start, end) in self.starts.items() if start <= int(places[0]) < end)

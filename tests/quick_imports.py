@@ -1,12 +1,13 @@
 """Imports of Lightning that take two seconds of processor time less, for the many processes that tests start."""
 
+from lightning_utilities.core import imports
 from lightning_utilities.core.imports import RequirementCache
 
-UNUSED = ("transformers", "matplotlib")
+UNUSED = ("transformers", "matplotlib", "scipy")
 
 
 def skip_unused_imports() -> None:
-    """Hide from torchmetrics, which Lightning imports, two packages that it imports wherever they are installed.
+    """Hide from torchmetrics, which Lightning imports, three packages that it imports wherever they are installed.
 
     Only text and plotted metrics need them, and no run has such a metric. Call it before Lightning is imported.
     """
@@ -18,4 +19,6 @@ def skip_unused_imports() -> None:
         else:
             check(self)
 
+    found = imports.package_available
     RequirementCache._check_available = without_unused  # type: ignore[method-assign]
+    imports.package_available = lambda name: name not in UNUSED and found(name)

@@ -15,7 +15,12 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 
+from ttt.cli.compose import as_object, compose
+from ttt.cli.importing import import_weights
+from ttt.config.exchange import ImportConfig
+
 GOLDEN = Path(__file__).parent / "golden" / "jax"
+LINEAR = GOLDEN / "ttt_linear"
 WORDS = 37
 """Tokens of the golden models."""
 
@@ -60,3 +65,11 @@ def write_torch(folder: Path, state: dict[str, Tensor], config: dict[str, object
 def packed(value: np.ndarray) -> msgpack.ExtType:
     """Return an array as flax packs it: shape, dtype and bytes in an extension of type 1."""
     return msgpack.ExtType(1, msgpack.packb((value.shape, value.dtype.name, value.tobytes())))
+
+
+def imported(out: Path, *overrides: str, source: Path = LINEAR, tokenizer: Path | None = None) -> Path:
+    """Run ``ttt-import``; Hydra must be ready."""
+    given = [] if tokenizer is None else [f"tokenizer={tokenizer}"]
+    config = as_object(compose("import", [f"source={source}", f"out={out}", *given, *overrides]), ImportConfig)
+    import_weights(config, [])
+    return out

@@ -23,9 +23,11 @@ from ttt.claims.table import CLAIMS
 from ttt.cli.command import Command
 from ttt.cli.compose import as_object, compose
 from ttt.cli.sweep.expand import change_cluster, load_cluster, load_sweep
+from ttt.cli.sweep.files import budget_file, read_yaml
 from ttt.cli.sweep.overrides import with_overrides
 from ttt.cli.sweep.request import parse
 from ttt.config.assets import assets
+from ttt.config.budget import read_budget
 from ttt.config.keys import check_keys
 from ttt.plots.registry import figures
 
@@ -37,11 +39,14 @@ DOCUMENTS = (
     "sweeps/README.md",
     "docs/kernels.md",
     "docs/data.md",
+    "docs/gpu.md",
     "docs/layers.md",
+    "docs/memory.md",
     "docs/recipe.md",
     "docs/released.md",
     "docs/tutorial.md",
     "docs/platforms.md",
+    "docs/speed.md",
 )
 
 PLACES = re.compile(r"`(ttt-[^`\n]+)`|^ +(ttt-.+)$|\| xargs -I\{\} (ttt-[^`\n]+)", re.MULTILINE)
@@ -104,6 +109,10 @@ def sweep(words: list[str]) -> None:
     request = parse(words)
     if "sweep" in request.options:
         with_overrides(load_sweep(request.options["sweep"], request.options.get("scale")), request.overrides)
+    if "budget" in request.options and not request.options["budget"].endswith(".yaml"):
+        file = budget_file(request.options["budget"])
+        parts = [part for part in read_budget(file.name, read_yaml(file.path)).first if part.sweep is not None]
+        with_overrides(load_sweep(str(parts[0].sweep), "gpu"), [*parts[0].words, *request.overrides])
     if "slurm" in request.options:
         change_cluster(load_cluster(request.options["slurm"], []), request.cluster_changes)
 

@@ -21,6 +21,7 @@ from ttt.analysis.store import load_results
 from ttt.config.assets import assets
 from ttt.config.identity import run_id
 from ttt.config.schema import TrainConfig
+from ttt.results.folders import find_run
 
 ROOT = assets()
 
@@ -174,7 +175,7 @@ def test_a_backbone_an_optimizer_a_recipe_and_a_key_in_one_run(
     assert "Error" not in written, written
     copy.train(f"runs={tmp_path}/runs")
     (usual,) = (tmp_path / "runs").iterdir()
-    assert usual.name == run_id(configure()), "a key at its default renames no run"
+    assert usual == find_run(tmp_path / "runs", run_id(configure())), "a key at its default renames no run"
     assert "parallel" in copy.train("backbone=paralel")
     assert "recipe.optimizer=adam: choose one of adamw, sgd" in copy.train("recipe.optimizer=adam")
     assert "recipe.clip_value=-1.0: must be at least 0" in copy.train("recipe.clip_value=-1")

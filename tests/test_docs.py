@@ -18,9 +18,7 @@ ROOT = assets()
 DOCUMENTS = [
     ROOT / name for name in ("README.md", "REPRODUCE.md", "CONTRIBUTING.md", "slurm/README.md", "sweeps/README.md")
 ]
-DOCUMENTS += [
-    ROOT / "docs" / name for name in ("data.md", "layers.md", "recipe.md", "released.md", "tutorial.md", "platforms.md")
-]
+DOCUMENTS += sorted((ROOT / "docs").glob("*.md"))
 
 
 OPTIONAL = ("conf/model/ema.yaml", "conf/data/folder.yaml", *examples_of(TUTORIAL.read_text(encoding="utf-8")))

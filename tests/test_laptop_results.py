@@ -93,7 +93,7 @@ def test_a_figure_is_what_the_results_give(name: str) -> None:
     Figures for which the results have no rows are not published.
     """
     figure = figures()[name]
-    table = figure.table(results())
+    table = figure.table(figure.of(results()))
     published = sorted(path.suffix for path in FIGURES.glob(f"{name}.*"))
     assert published == ([] if table.empty else [".csv", ".pdf", ".png"])
     if published:

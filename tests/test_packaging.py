@@ -1,6 +1,7 @@
 """An installed wheel works like the checkout: it contains every file that a command reads."""
 
 import os
+import runpy
 import subprocess
 import sys
 import tomllib
@@ -82,3 +83,13 @@ def test_constraints_pin_every_requirement() -> None:
         name = requirement.split(";")[0].partition(">")[0].strip().lower()
         assert name in pinned, f"{name} is not pinned in constraints.txt"
     assert "triton==3.7.1" in lines, "torch 2.13.0's CUDA build requires exactly this"
+
+
+def test_uv_installs_the_pinned_versions() -> None:
+    pin = runpy.run_path(str(ROOT / ".ci" / "pin_uv.py"))["with_pins"]
+    text, constraints = (ROOT / "pyproject.toml").read_text(), (ROOT / "constraints.txt").read_text()
+    pinned = tomllib.loads(text)["tool"]["uv"]["constraint-dependencies"]
+    assert pinned == [line for line in constraints.splitlines() if "==" in line and not line.startswith("#")]
+    assert pin(text, constraints) == text, "python .ci/pin_uv.py has not been run"
+    # A package that constraints.txt loses is lost in pyproject.toml too.
+    assert tomllib.loads(pin(text, "torch==2.13.0\n"))["tool"]["uv"]["constraint-dependencies"] == ["torch==2.13.0"]

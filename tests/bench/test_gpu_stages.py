@@ -22,6 +22,7 @@ from ttt.config.errors import UserError
 from ttt.config.schema import SizeConfig
 from ttt.kernels.triton import op
 from ttt.kernels.triton.choices import CANDIDATES, Choice, choose, forced_choice, read_measured, using
+from ttt.kernels.triton.sizes import DEFAULT_GROUP
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="make gpu runs the stages on a GPU")
 
@@ -97,7 +98,7 @@ def test_a_mistake_on_the_command_line_gets_one_line(
 
 
 def test_groups_are_those_of_the_operators() -> None:
-    assert {"linear": op.DEFAULT_GROUP[1], "mlp": op.DEFAULT_GROUP[2]} == GROUPS
+    assert {"linear": DEFAULT_GROUP[1], "mlp": DEFAULT_GROUP[2]} == GROUPS
 
 
 @pytest.mark.slow
@@ -174,6 +175,7 @@ def test_every_way_is_timed_and_the_fastest_is_returned(monkeypatch: pytest.Monk
 
 def test_the_model_chooses_by_the_number_of_programs() -> None:
     assert [choose("linear_backward", programs, {}).warps for programs in (1, 132, 133, 264, 512)] == [8, 8, 4, 4, 4]
+    assert [choose("linear_forward", programs, {}).warps for programs in (1, 264, 265, 528)] == [4, 4, 2, 2]
     assert {choose("mlp_backward", programs, {}) for programs in (1, 132, 264, 512)} == {Choice(8, 128)}
     assert choose("mlp_forward_on_chip", 264, {}) == Choice(8)
 

@@ -218,11 +218,12 @@ SPILLED = {
     "mlp_decode": {"sm_90": 0, "sm_80": 0, "gfx942": 0},
     "linear_backward": {"sm_90": 0, "sm_80": 128, "gfx942": 0},
     "mlp_forward": {"sm_90": 128, "sm_80": 256, "gfx942": 0},
-    "mlp_forward_on_chip": {"sm_90": 256, "sm_80": 512},
+    "mlp_forward_on_chip": {"sm_90": 640, "sm_80": 512},
     "mlp_backward": {"sm_90": 576, "sm_80": 896, "gfx942": 0},
 }
 """Largest number of bytes that a kernel may spill, bf16, D = 64, b = 16. Wide blocks of TTT-MLP spill more, wait less:
-by the latency model its backward pass takes 0.43 times as long with 128 columns as with 32."""
+by the latency model its backward pass takes 0.43 times as long with 128 columns as with 32. The same holds for the
+loads of its forward pass with W on chip, which are all at the beginning of a mini-batch: 0.7 times as long."""
 
 IN_LOOPS = {"linear_forward": 0, "linear_backward": 0, "mlp_forward": 0, "mlp_backward": 256}
 """Largest number of bytes that a kernel may spill within its innermost loops with products, on sm_80 and sm_90."""
@@ -250,8 +251,9 @@ def resources(configuration, target):
 
 triton.compile, compiler.compile_resources = keeping, resources
 resources(Layer(torch.bfloat16, 64, 16).backward(choice=Choice(4)), "sm_90")
+resources(Layer(torch.bfloat16, 64, 16).forward(True, choice=Choice(2)), "sm_90")
 """
-"""Keeps the PTX of all kernels, and of TTT-Linear's backward pass as it is compiled for many programs."""
+"""Keeps the PTX of all kernels, and of TTT-Linear's as they are compiled for many programs."""
 
 
 @pytest.fixture(scope="module")
@@ -292,7 +294,7 @@ HARMLESS = {
 def test_a_barrier_stands_between_accesses_of_different_threads(compiled: Path) -> None:
     checked = sorted(compiled.glob("*.ptx"))
     assert {path.name.partition("-")[0] for path in checked} == SPILLED.keys()
-    assert compiled / "linear_backward-sm_90-4.ptx" in checked
+    assert {compiled / "linear_backward-sm_90-4.ptx", compiled / "linear_forward-sm_90-2.ptx"} <= set(checked)
     for path in checked:
         ptx = path.read_text()
         names = ptx.splitlines()[0].split()[1:]

@@ -20,7 +20,7 @@ from ttt.results.record import RunFolder
 
 synthetic = run_path(str(Path(__file__).parents[1] / "plots" / "synthetic.py"))
 make_run, make_ladder, make_latency = (synthetic[name] for name in ("make_run", "make_ladder", "make_latency"))
-make_context_gain = synthetic["make_context_gain"]
+make_context_gain, make_answering = synthetic["make_context_gain"], synthetic["make_answering"]
 
 PAPER_ORDER = (4.5, 4.2, 4.2, 4.21, 4.1, 4.0, 3.9, 3.6)
 SEEDS = (0, 1, 2)
@@ -128,6 +128,16 @@ def latencies(folder: Path, direction: int) -> None:
         path.write_text(json.dumps(benchmark))
 
 
+def answers(folder: Path, direction: int) -> None:
+    """Make TTT-MLP answer 0.2 more than TTT-Linear, and that 0.1 more than linear attention; one rate is worse."""
+    for seed in SEEDS:
+        share = 0.5 + seed / 20
+        for model, more in (("linear_attention", 0.0), ("ttt_linear", 0.1), ("ttt_mlp", 0.3)):
+            above = more * (direction or 1) * (1 + (JITTER if direction else WIDE)[seed])
+            make_answering(folder, model, share + above, seed)
+    make_answering(folder, "linear_attention", 0.01, 0, rate=1e-2)
+
+
 PLANTED: dict[int, Callable[[Path, int], None]] = {
     1: ladder,
     2: mini_batches,
@@ -137,6 +147,7 @@ PLANTED: dict[int, Callable[[Path, int], None]] = {
     6: latencies,
     7: against_mamba,
     8: finetuning,
+    9: answers,
 }
 
 
@@ -157,8 +168,18 @@ def test_planted_data_are_judged_as_planted(
     PLANTED[number](tmp_path, direction)
     found = judged(tmp_path)
     assert found[number].verdict in verdicts, as_text(list(found.values()))
-    runs = {path.name for path in tmp_path.iterdir()}
+    runs = {path.name for path in tmp_path.iterdir()} | set(load_results(tmp_path).runs["run_id"])
     assert all(part.run_ids and set(part.run_ids) <= runs for part in found[number].parts)
+
+
+def test_answers_are_a_claim_of_their_own_and_no_text(tmp_path: Path) -> None:
+    """The runs on questions would be a pair of claim 3, and panels of the figures about text."""
+    answers(tmp_path, 1)
+    found = judged(tmp_path)
+    first, second = found[9].parts
+    assert first.name == "TTT-MLP (M) above TTT-Linear: right answers, 12 pairs, mqar w64 at 64"
+    assert (first.effect, second.effect) == pytest.approx((0.2, 0.1), rel=0.01)
+    assert {one.verdict for number, one in found.items() if number != 9} == {Verdict.NO_RUNS}
 
 
 def test_the_units_of_long_contexts_are_seeds(tmp_path: Path) -> None:
@@ -304,11 +325,11 @@ def test_csv_and_json_have_every_part_with_its_runs(tmp_path: Path) -> None:
     ladder(tmp_path, 1)
     found = judge_all(load_results(tmp_path))
     rows: list[dict[str, Any]] = list(csv.DictReader(io.StringIO(as_csv(found))))
-    assert [row["claim"] for row in rows] == ["1"] * 7 + ["2", "3", "4", "5", "6", "7", "8"]
+    assert [row["claim"] for row in rows] == ["1"] * 7 + ["2", "3", "4", "5", "6", "7", "8", "9"]
     assert [row["verdict"] for row in rows[:8]] == ["held"] * 7 + ["no runs"]
     assert [row["part"].split(" (")[0] for row in rows[:2]] == ["row 5", "row 6"]
     assert len(rows[0]["run_ids"].split()) == int(rows[0]["pairs"]) * 2
     whole = json.loads(as_json(found))
-    assert [claim["number"] for claim in whole["claims"]] == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert [claim["number"] for claim in whole["claims"]] == [1, 2, 3, 4, 5, 6, 7, 8, 9]
     assert whole["claims"][0]["parts"][0]["effect"] == pytest.approx(float(rows[0]["effect"]), rel=1e-5)
     assert "Holm" in whole["rule"]

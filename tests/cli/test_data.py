@@ -65,6 +65,20 @@ def test_prepare_and_inspect(data: Data, tmp_path: Path, texts: Path) -> None:
 
 
 @pytest.mark.slow
+def test_pack_carries_the_corpus_to_another_cache(data: Data, tmp_path: Path, texts: Path) -> None:
+    local = ["data=local", f"data.path={texts}", "data.vocab_size=300", "data.validation_fraction=0.2"]
+    packed = data(tmp_path, "pack", *local, "file=carried/local.zip", "progress=false")
+    assert packed.returncode == 0, packed.stderr
+    digest, there, file = packed.stdout.splitlines()
+    assert (there.split()[1], file) == ("data.packed=local.zip", "carried/local.zip")
+    for path in texts.iterdir():
+        path.unlink()
+    shown = data(tmp_path / "carried", "prepare", *local, "data.packed=local.zip", "progress=false")
+    assert shown.returncode == 0, shown.stderr
+    assert digest.split()[1].rstrip(",")[:12] in shown.stdout
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
@@ -75,7 +89,7 @@ def test_prepare_and_inspect(data: Data, tmp_path: Path, texts: Path) -> None:
         (["inspect", "data=local", "data.path=texts", "split=tset"], "error: split=tset: choose one of train"),
         (["inspect", "data=local", "data.path=texts", "document=99"], "error: document=99: train has "),
         (["prepare", "data=poems"], "error: data=poems: choose one of books, local, pile, pycode"),
-        (["repair", "data=pile"], "error: repair: no such command; choose one of prepare, inspect"),
+        (["repair", "data=pile"], "error: repair: no such command; choose one of prepare, inspect, pack"),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_no_data(

@@ -186,7 +186,7 @@ def test_one_name_has_two_scales(name: str, scale: str | None, found: str) -> No
 @pytest.mark.parametrize(
     ("name", "scale", "line"),
     [
-        ("rates", "paper", "scale=paper: sweep=rates has only scale=laptop"),
+        ("rates", "paper", "scale=paper: sweep=rates has only scale=laptop and scale=gpu"),
         ("rates", "desk", "scale=desk: choose one of paper, laptop"),
         ("own.yaml", "paper", "scale=paper: is for sweeps of the suite; sweep=own.yaml is a file of your own"),
         ("paper", None, "sweep=paper: choose one of ablation, ablation_text, "),

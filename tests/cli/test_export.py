@@ -18,8 +18,9 @@ from ttt.cli.generate import generate
 from ttt.cli.train import train
 from ttt.config.errors import UserError
 from ttt.config.exchange import ExportConfig
+from ttt.config.generation import GenerateConfig
 from ttt.config.plain import from_plain
-from ttt.config.schema import EvalConfig, GenerateConfig, KernelConfig, TrainConfig
+from ttt.config.schema import EvalConfig, KernelConfig, TrainConfig
 from ttt.evaluate.run import load_run
 from ttt.kernels import dispatch
 from ttt.layers.registry import layer_type

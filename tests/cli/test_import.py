@@ -9,10 +9,9 @@ import huggingface_hub
 import numpy as np
 import pytest
 import torch
-from released_files import GOLDEN, write_tokenizer, write_torch, write_words
+from released_files import LINEAR, imported, write_tokenizer, write_torch, write_words
 
 from ttt.analysis.store import load_results
-from ttt.cli.compose import as_object, compose
 from ttt.cli.eval import evaluate
 from ttt.cli.export import export
 from ttt.cli.generate import generate
@@ -21,23 +20,15 @@ from ttt.cli.label import label_of_plain
 from ttt.cli.train import train
 from ttt.config.errors import UserError
 from ttt.config.exchange import ExportConfig, ImportConfig
-from ttt.config.schema import ContextConfig, EvalConfig, GenerateConfig, TrainConfig
+from ttt.config.generation import GenerateConfig
+from ttt.config.schema import ContextConfig, EvalConfig, TrainConfig
 from ttt.evaluate.run import load_run
 from ttt.models.released_files import read_released
 from ttt.models.released_meta import config_of, settings_of
+from ttt.plots.registry import figures
 from ttt.results.record import RunFolder, read_record
 
 Configure = Callable[..., TrainConfig]
-
-LINEAR = GOLDEN / "ttt_linear"
-
-
-def imported(out: Path, *overrides: str, source: Path = LINEAR, tokenizer: Path | None = None) -> Path:
-    """Run ``ttt-import``; Hydra must be ready."""
-    given = [] if tokenizer is None else [f"tokenizer={tokenizer}"]
-    config = as_object(compose("import", [f"source={source}", f"out={out}", *given, *overrides]), ImportConfig)
-    import_weights(config, [])
-    return out
 
 
 @pytest.mark.usefixtures("configure")
@@ -71,12 +62,31 @@ def test_every_command_works_on_it(tmp_path: Path, capsys: pytest.CaptureFixture
     assert len(record["evaluations"]) == 1
     results = load_results(run.parent, label_of_plain)
     assert results.runs["steps"].tolist() == [50]
-    assert len(results.inner_loss) > 0
+    assert set(results.inner_loss["layer"]) == {1, 2}
+    assert set(figures()["inner_loss"].table(results)["run_id"]) == {record["run_id"]}
     export(ExportConfig(run=str(run), out=f"{tmp_path}/out", released=True), [])
     again = imported(tmp_path / "runs" / "b", source=tmp_path / "out")
     models = [load_run(RunFolder(path), torch.device("cpu")).model for path in (run, again)]
     assert all(torch.equal(a, b) for a, b in zip(*(model.state_dict().values() for model in models), strict=True))
     assert "assumed" not in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("configure")
+def test_the_use_of_context_is_measured_on_it(tmp_path: Path) -> None:
+    """Token index and the gain of context, as of a run that was trained here; another test has the inner loss."""
+    texts = write_words(tmp_path / "texts", documents=12, length=2300)
+    data = ["data=local", f"data.path={texts}", "data.validation_fraction=0.5", f"data.cache_dir={tmp_path}/cache"]
+    tokenizer = write_tokenizer(tmp_path / "words" / "tokenizer.json")
+    run = imported(tmp_path / "runs" / "a", *data, "ctx=1k", "steps=50", tokenizer=tokenizer)
+    evaluate(EvalConfig(run=str(run), device="cpu", eval_tokens=4096), [])
+    evaluate(EvalConfig(run=str(run), device="cpu", eval_tokens=4096, probe="context_gain"), [])
+    results = load_results(run.parent, label_of_plain)
+    by_index = results.select("validation", "loss", by_position=True)
+    assert by_index["position"].tolist() == [*range(1, 1025)]
+    assert set(results.context_gain["context"]) == {256, 768}
+    assert results.context_gain["loss"].notna().all()
+    assert {"own", "foreign"} <= set(results.context_gain["control"])
 
 
 @pytest.mark.slow

@@ -72,22 +72,22 @@ def test_a_sweep_on_this_machine(ttt_sweep: Any, tiny: list[str], tmp_path: Path
     assert "ctx" in states[0][1] or "document" in states[0][1], states[0]
     assert ttt_sweep("logs", *here, "finetune-that-is-not-there")[0] == 2
     folders = ttt_sweep("status", *here, "--folders")[1].splitlines()
-    assert sorted(Path(folder).name for folder in folders) == sorted(
-        run_id for run_id, run in wait_for_the_end(ttt_sweep, *here).items() if run["state"] == "finished"
-    )
+    runs = wait_for_the_end(ttt_sweep, *here).values()
+    assert sorted(folders) == sorted(run["folder"] for run in runs if run["state"] == "finished")
 
     code, out, err = ttt_sweep("collect", *here, "out=table")
     assert code == 0
     assert "2 of 4 runs finished" in out
-    assert sorted(path.name for path in (tmp_path / "table").iterdir() if path.is_dir()) == sorted(
-        run["run_id"] for run in wait_for_the_end(ttt_sweep, *here).values() if run["state"] == "finished"
-    )
+    assert {path.name for path in (tmp_path / "table").iterdir() if path.is_dir()} == {
+        Path(path).name for path in folders
+    }
     for path in tmp_path.glob("table/*/record.json"):
         config = json.loads(path.read_text())["config"]
         assert config == yaml.safe_load(path.with_name("config.yaml").read_text())
         assert config["runs"] == "runs"
         assert config["data"]["cache_dir"] == "cache0"
-        assert config["parent"]["run"] == (config["parent"]["run_id"] or None)
+        parent = config["parent"]
+        assert parent["run"] is None or parent["run"].endswith(parent["run_id"].rpartition("-")[2])
     command = [sys.executable, "-m", "ttt.cli.plot", "training", "runs=table", "out=figures"]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
     assert (tmp_path / "figures/training.png").is_file()
@@ -131,7 +131,7 @@ def test_cancelling_saves_and_submitting_resumes(ttt_sweep: Any, tiny: list[str]
         (["plan", "sweep=rates", "runs_dir=x"], "runs_dir=x: this key is now called runs; write runs=x"),
         (["plan", "sweep=nothing"], "sweep=nothing: choose one of "),
         (["status", "sweep=nothing"], "sweep=nothing: choose one of "),
-        (["plan", "sweep=rates", "scale=paper"], "scale=paper: sweep=rates has only scale=laptop"),
+        (["plan", "sweep=rates", "scale=paper"], "scale=paper: sweep=rates has only scale=laptop and scale=gpu"),
         (["plan", "sweep=rates", "device=abacus"], "device=abacus: choose one of v100, a100"),
         (["plan", "sweep=rates", "utilisation=2"], "utilisation=2.0: must be above 0 and at most 1"),
         (["submit", "sweep=rates", "slurm=local", "limit=2.5"], "limit=2.5: must be a whole number"),

@@ -9,7 +9,7 @@ import pytest
 from sweep_cases import planned
 
 from ttt.analysis.store import load_results
-from ttt.bench import kernels, table
+from ttt.bench import kernels, step, table
 from ttt.claims.table import as_text, judge_all
 from ttt.cli import bench, claims, data, export, generate, importing, plot, runs, train
 from ttt.cli import eval as evaluate
@@ -81,6 +81,7 @@ TABLES = {
     "inner": (table.KERNELS.columns(wide=False), table.KERNELS.notes),
     "latency": (table.LATENCY.columns(wide=False), table.LATENCY.notes),
     "kernels": (kernels.narrow(()), kernels.NOTES),
+    "step": (step.COLUMNS, step.NOTES),
     "kernels beside another Triton": (kernels.narrow(SPILLED), kernels.NOTES),
 }
 

@@ -25,6 +25,7 @@ from ttt.config.identity import (
 from ttt.config.layers import SHIPPED, TTTConfig
 from ttt.config.plain import from_plain
 from ttt.config.schema import LayerConfig, TrainConfig
+from ttt.results.folders import find_run
 from ttt.results.record import Record, identity_of, read_record
 
 Configure = Callable[..., TrainConfig]
@@ -139,7 +140,8 @@ def test_committed_runs_keep_their_names() -> None:
     for path in paths:
         record = read_record(path)
         config = config_of(record)
-        assert run_id(config) == record["run_id"] == path.parent.name
+        assert run_id(config) == record["run_id"]
+        assert find_run(path.parent.parent, run_id(config)) == path.parent
         assert identity(config) == identity_of(record)
 
 

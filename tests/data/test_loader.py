@@ -111,3 +111,16 @@ def test_an_iteration_continues_where_the_last_one_stopped(windows: Windows) -> 
     first = [next(iter(loader))[:, 0].tolist() for _ in range(2)]
     assert first + names(loader) == names(TrainLoader(windows, 3, 8, seed=0))
     assert names(loader) == []
+
+
+def test_batches_that_are_read_ahead_are_the_same(windows: Windows, monkeypatch: pytest.MonkeyPatch) -> None:
+    pinned: list[torch.Tensor] = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda batch: pinned.append(batch) or batch)
+    loader = TrainLoader(windows, 3, 8, seed=0, ahead=2)
+    first = list(islice(iter(loader), 3))
+    # The position counts what was used, not what was read.
+    assert len(pinned) > len(first)
+    assert loader.state_dict() == {"epoch": 0, "position": 9, "seed": 0, "windows": 10}
+    rest = list(loader)
+    assert [batch[:, 0].tolist() for batch in first + rest] == names(TrainLoader(windows, 3, 8, seed=0))
+    assert all(any(batch is one for one in pinned) for batch in first + rest)

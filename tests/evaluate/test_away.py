@@ -14,7 +14,8 @@ from ttt.cli.generate import generate
 from ttt.cli.parent import inherited
 from ttt.config.errors import UserError
 from ttt.config.exchange import ExportConfig
-from ttt.config.schema import EvalConfig, GenerateConfig
+from ttt.config.generation import GenerateConfig
+from ttt.config.schema import EvalConfig
 from ttt.launch.collect import copy_results
 from ttt.launch.plan import PlannedRun
 from ttt.launch.status import RunStatus

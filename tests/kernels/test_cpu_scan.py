@@ -16,7 +16,7 @@ from ttt.kernels import dispatch
 from ttt.kernels.cpu import selective_scan as op
 from ttt.kernels.cpu.build import CompilerError, load
 from ttt.kernels.cpu.selective_scan import selective_scan
-from ttt.kernels.dispatch import is_scan_compiled
+from ttt.kernels.dispatch import is_compiled
 from ttt.layers.mamba import Mamba
 from ttt.layers.registry import LayerSpec, build_layer
 from ttt.layers.selective_scan import selective_scan as any_scan
@@ -295,10 +295,10 @@ def test_without_a_compiler_auto_warns_once_and_computes(
 
 
 def test_on_a_gpu_cpu_is_refused_and_auto_is_not_compiled() -> None:
-    assert not is_scan_compiled(KernelConfig("auto"), CUDA)
-    assert is_scan_compiled(KernelConfig("auto"), CPU)
+    assert not is_compiled(KernelConfig("auto"), CUDA)
+    assert is_compiled(KernelConfig("auto"), CPU)
     with pytest.raises(UserError, match=r"kernel.name=cpu: it runs on CPUs, not on cuda; choose auto"):
-        is_scan_compiled(KernelConfig("cpu"), CUDA)
+        is_compiled(KernelConfig("cpu"), CUDA)
 
 
 def test_an_unknown_kernel_is_named() -> None:

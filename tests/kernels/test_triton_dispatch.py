@@ -282,9 +282,9 @@ def test_auto_on_a_gpu_logs_once_which_kernel_runs(caplog: pytest.LogCaptureFixt
 
 
 @pytest.mark.parametrize("config", [KernelConfig("triton"), KernelConfig("auto"), KernelConfig("auto", 3)], ids=str)
-@pytest.mark.parametrize(("name", "default"), [("linear", 16), ("mlp", 64)])
+@pytest.mark.parametrize(("name", "default"), [("linear", 128), ("mlp", 64)])
 def test_the_default_group_depends_on_the_layer(name: str, default: int, config: KernelConfig) -> None:
-    spec, b, mini_batches = LOOPS[name], 2, 65
+    spec, b, mini_batches = LOOPS[name], 2, 129
     kernel = OnGPU(config, choose_kernel(KernelConfig("dual"), spec))
     group = default if config.checkpoint_group is None else config.checkpoint_group
     with FakeTensorMode():

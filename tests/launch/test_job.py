@@ -6,6 +6,7 @@ import shutil
 import signal
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,14 @@ from submitit.core.utils import DelayedSubmission
 from sweep_cases import planned
 
 from ttt.config.errors import UserError
+from ttt.config.identity import run_id
 from ttt.config.plain import to_plain
 from ttt.config.schema import TrainConfig
 from ttt.data.corpus import load_corpus
 from ttt.launch.job import Job, make_job
 from ttt.launch.journal import read_lines
-from ttt.launch.plan import Plan, SweepFolder, freeze, read_origin
+from ttt.launch.plan import Plan, SweepFolder, check_same_plan, freeze, read_origin
+from ttt.results.folders import folder_of
 
 Configure = Callable[..., TrainConfig]
 
@@ -240,6 +243,27 @@ def test_a_mistake_gets_one_line(submit: Submit, tmp_path: Path) -> None:
     job.job.config.unlink()
     refused(r"config.yaml: cannot be read \(No such file or directory\); plan and submit the sweep again")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.usefixtures("in_a_job")
+def test_a_plan_keeps_the_names_of_its_folders(
+    configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Plans of earlier versions have folders that are named after the id alone, and their waiting jobs no folder."""
+    config, folder = configure(f"runs={tmp_path}/runs"), SweepFolder(tmp_path / "sweep")
+    old = replace(planned(0, tmp_path), run_id=run_id(config), folder=f"{tmp_path}/runs/{run_id(config)}")
+    freeze(Plan("six", [old], {old.run_id: config}), folder)
+    now = Plan("six", [replace(old, folder=str(folder_of(config, tmp_path / "runs")))], {old.run_id: config})
+    assert now.runs[0].folder != old.folder
+    check_same_plan(now, folder)
+    with pytest.raises(UserError, match="contains another plan"):
+        check_same_plan(Plan("six", [replace(old, folder=f"{tmp_path}/others/x")], {old.run_id: config}), folder)
+    seen = []
+    monkeypatch.setattr("ttt.launch.job.train", lambda config, *_: seen.append(config.run))
+    job = make_job(folder, old, read_origin(folder), "local")
+    for one in (job, replace(job, folder=None)):
+        one()
+    assert seen == [old.folder] * 2
 
 
 @pytest.mark.usefixtures("in_a_job")

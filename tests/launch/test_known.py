@@ -42,6 +42,7 @@ def test_only_whole_schedules_of_the_same_run_are_known(changes: dict[str, Any],
 def test_a_known_run_is_finished_and_says_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     runs = [planned(number, tmp_path) for number in range(3)]
+    in_folder(runs[0], tmp_path / "known")
     before = [RunStatus(runs[0], "failed", "no memory", given_up=True), RunStatus(runs[1], "finished")]
     after = with_known([*before, RunStatus(runs[2])], tmp_path / "known", [run.run_id for run in runs[:2]])
     assert states(after) == ["finished", "finished", "not submitted"]
@@ -71,6 +72,8 @@ def test_a_known_parent_is_trained_for_children_that_are_not_made(
     runs = [planned(0, tmp_path), planned(1, tmp_path, "run-0000"), planned(2, tmp_path, "run-0001")]
     if known == [0, 2]:
         runs[2] = planned(2, tmp_path, "run-0000")
+    for number in known:
+        in_folder(runs[number], tmp_path)
     statuses = with_known([RunStatus(run) for run in runs], tmp_path, [f"run-{number:04}" for number in known])
     assert states(statuses) == expected
     assert trained_again(statuses) == [f"run-{number:04}" for number in again]
@@ -81,7 +84,7 @@ def test_a_folder_without_runs_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(UserError, match=r"^known=nowhere: no such folder; known=null does without one$"):
         read_known_runs(tmp_path / "nowhere", [])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=r"^known=empty: has no runs \(FOLDER/RUN_ID/record.json\)$"):
+    with pytest.raises(UserError, match=r"^known=empty: has no runs \(FOLDER/NAME/record.json\)$"):
         read_known_runs(tmp_path / "empty", [])
     in_folder(run := planned(0, tmp_path / "runs"), tmp_path / "known")
     (tmp_path / "known/run-0000/record.json").write_text("{")
@@ -159,3 +162,21 @@ def test_a_finished_copy_of_another_training_is_kept(tmp_path: Path) -> None:
     in_folder(run, out, status="failed", timing=timing | {"started": "yesterday"})
     assert copy_results([RunStatus(run, "running")], out) == []
     assert json.loads((out / "run-0000/record.json").read_text())["steps"] == 3
+
+
+def test_runs_are_known_and_collected_under_any_words(tmp_path: Path) -> None:
+    names = [f"mamba-own-w64-512-pycode-seed{number}-0000000{number}" for number in range(3)]
+    named = [name.replace("-seed", "-lr0.3-seed") for name in names]
+    runs = [replace(planned(n, tmp_path), run_id=names[n], folder=f"{tmp_path}/runs/{named[n]}") for n in range(3)]
+    known, out = tmp_path / "known", tmp_path / "out"
+    for run, folder in zip(runs, (names[0], named[1]), strict=False):
+        write_record(replace(run, folder=str(known / folder)), "finished", 100)
+    write_record(runs[2], "finished", 100)
+    write_record(replace(runs[2], folder=str(out / names[2])), "interrupted", 50)
+    found = read_known_runs(known, runs)
+    assert list(found) == names[:2]
+    statuses = with_known([*map(RunStatus, runs[:2]), RunStatus(runs[2], "finished")], known, found)
+    assert [status.known and status.known.name for status in statuses] == [names[0], named[1], None]
+    copy_results(statuses, out)
+    assert {path.name for path in out.iterdir()} == {names[0], named[1], names[2]}, "an earlier copy keeps its name"
+    assert json.loads((out / names[2] / "record.json").read_text())["steps"] == 100

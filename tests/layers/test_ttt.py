@@ -1,14 +1,18 @@
 """The switches of the TTT layer: every combination streams and trains, invalid ones are refused."""
 
+from dataclasses import replace
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ttt.config.errors import UserError
 from ttt.config.layers import TTTConfig
 from ttt.config.schema import KernelConfig
+from ttt.inner.loop import InnerInputs, InnerLoop, InnerState
 from ttt.inner.models import registry
 from ttt.inner.models.registry import register_inner_model
+from ttt.layers.inner_state import pack
 from ttt.layers.registry import LayerSpec, build_layer
 from ttt.layers.ttt import TTT
 
@@ -70,6 +74,28 @@ def test_a_layer_is_what_the_primal_kernel_computes(values: dict[str, object]) -
 
     layer.kernel = choose_kernel(KernelConfig("primal"), layer.inner)
     torch.testing.assert_close(layer(x)[0], y, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("conv_gate", [False, True])
+def test_the_kernel_reads_views_in_their_memory_order(conv_gate: bool) -> None:
+    """The order is [B, T, H, D]; views in another one are copied in the forward pass and again in the backward pass."""
+    layer = build_layer(TTTConfig("ttt_linear", inner_model="linear"), replace(SPEC, conv_gate=conv_gate))
+    kernel, read = layer.kernel, []
+
+    def spy(loop: InnerLoop, state: InnerState, inputs: InnerInputs) -> tuple[Tensor, InnerState]:
+        read.extend(inputs[:3])
+        return kernel(loop, state, inputs)
+
+    layer.kernel = spy
+    layer(torch.randn(2, T, WIDTH))
+    assert [view.transpose(1, 2).is_contiguous() for view in read] == [True] * 3
+
+
+def test_only_a_state_without_a_sum_is_packed_with_zeros(monkeypatch: pytest.MonkeyPatch) -> None:
+    W, sums = (torch.ones(1, 2, 3, 3),), (torch.ones(1, 2, 3, 3),)
+    assert pack(["W1"], InnerState(W))["grad_sum.W1"].eq(0).all()
+    monkeypatch.setattr(torch, "zeros_like", lambda _: pytest.fail("as large as W, for every decoded token"))
+    assert pack(["W1"], InnerState(W, sums, offset=1))["grad_sum.W1"] is sums[0]
 
 
 def test_a_constant_eta_is_where_a_learnable_one_starts() -> None:

@@ -15,6 +15,7 @@ from ttt.results.copying import FIRST_LOSS, REPEATED_LOSS
 from ttt.results.document_losses import write_document_losses
 from ttt.results.inner_loss import per_dimension, write_inner_loss
 from ttt.results.metrics import MetricLog, Split
+from ttt.results.needle import Found, write_needle
 from ttt.results.record import (
     SCHEMA_VERSION,
     Evaluation,
@@ -163,6 +164,40 @@ def make_documents(run: RunFolder, split: Split = "validation", documents: int =
     return run
 
 
+def make_answering(
+    folder: Path, model: str, accuracy: float, seed: int = 0, pairs: int = 12, state: int = 4096, rate: float = 5e-3
+) -> RunFolder:
+    """Write a run on associative recall in Mamba's backbone, whose loss falls with the share of its right answers."""
+    loss = 3 - 2 * accuracy
+    run = make_run(
+        folder / f"{pairs}-{state}", model, "mamba", "w64", 64, seed, 8, perplexity=math.exp(loss), evaluated=False,
+        learning_rate=rate, data="mqar",
+    )  # fmt: skip
+    record = read_record(run.record)
+    record["run_id"] = f"{run.path.parent.name}-{run.path.name}"
+    record["config"]["data"] |= {"source": "mqar", "pairs": pairs}
+    record["data"]["digest"] = f"{pairs:064}"
+    record["results"]["validation"]["accuracy"] = accuracy
+    record["measurements"] = {"state_size": float(state)}
+    write_record(run.record, record)
+    return run
+
+
+def make_needle(run: RunFolder, lengths: tuple[int, ...] = (128, 256, 512), steps: int = 30) -> RunFolder:
+    """Write the right answers about planted lines of a probed run: fewer the longer the text and the earlier the line.
+
+    None is right on the task with variables.
+    """
+    found = [
+        Found("abc", task, length, depth, 16, 0.0 if task == "variable" else 0.5 * depth + 32 / length, 2.0)
+        for task in ("single", "several", "variable")
+        for length in lengths
+        for depth in (0.0, 0.5, 1.0)
+    ]
+    write_needle(run.needle, run.path.name, "validation", steps, found)
+    return run
+
+
 def departing(run: RunFolder, **size: object) -> RunFolder:
     """Give a run other settings of its size, and the label of such a run."""
     record = read_record(run.record)
@@ -205,6 +240,22 @@ def make_elsewhere(run: RunFolder, ctx: int = 256, steps: int = 30) -> RunFolder
     judged: Judged = {"digest": "0" * 64, "ctx": ctx, "windows": "", "documents": 8}
     where: Evaluation = {**evaluation(60), "judged": judged, "step": steps, "data": "pycode", "split": "validation"}
     write_record(run.record, {**record, "evaluations": {name: where}})
+    return run
+
+
+def make_scores(run: RunFolder, score: float = 0.4, **more: Any) -> RunFolder:
+    """Write scores on two tasks; ``more`` replaces their keys."""
+    common: Any = {"documents": 100, "ctx": 512, "num_fewshot": 0, "version": "1.0", "harness": "0.4.13", "step": 30}
+    better = {"perplexity": False, "acc": True, "acc_norm": True}
+    piqa = {"acc": score, "acc_norm": score + 0.02}
+    lambada = {"perplexity": 40 / score, "acc": score / 2}
+    tasks = {
+        name: {"task": name, "scores": scores, "errors": dict.fromkeys(scores, 0.02), "higher_is_better": better}
+        for name, scores in (("piqa", piqa), ("lambada_openai", lambada))
+    }
+    record = read_record(run.record)
+    record["tasks"] = {name: cast(Any, own | common | more) for name, own in tasks.items()}
+    write_record(run.record, record)
     return run
 
 

@@ -9,13 +9,16 @@ import pytest
 from synthetic import (
     METHODS,
     TOKENS_PER_STEP,
+    make_answering,
     make_benchmark,
     make_context_gain,
     make_elsewhere,
     make_ladder,
     make_latency,
+    make_needle,
     make_probe,
     make_run,
+    make_scores,
 )
 
 import ttt.plots
@@ -45,6 +48,10 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     for model in ("ttt_linear", "ttt_mlp"):
         make_elsewhere(make_probe(make_run(folder, model, "mamba", "w64", 64, seed=0, steps=30)))
     make_context_gain(RunFolder(folder / "mamba-own-w128-128-0"), 2048, steps=30)
+    make_scores(RunFolder(folder / "mamba-own-w128-128-0"))
+    make_needle(RunFolder(folder / "mamba-own-w128-128-0"))
+    for seed in (0, 1):
+        make_answering(folder / "asked", "ttt_linear", 0.5 + 0.1 * seed, seed)
     make_benchmark(folder)
     return load_results(folder)
 
@@ -71,11 +78,11 @@ def test_a_figure_says_what_it_is(name: str) -> None:
 @pytest.mark.parametrize("name", FIGURES)
 def test_equal_numbers_give_equal_files(name: str, results: Results, tmp_path: Path) -> None:
     figure = FIGURES[name]
-    table = figure.table(results)
+    table = figure.table(figure.of(results))
     named = {name for column in ("run_id", "benchmark_id") if column in table for name in table[column].dropna()}
     assert named
     assert named <= set(results.runs["run_id"]) | set(results.benchmarks["benchmark_id"])
-    first, second = save(figure, table, tmp_path / "1"), save(figure, figure.table(results), tmp_path / "2")
+    first, second = save(figure, table, tmp_path / "1"), save(figure, figure.table(figure.of(results)), tmp_path / "2")
     assert [path.name for path in first] == [f"{name}.png", f"{name}.pdf", f"{name}.csv"]
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
     assert first[0].read_bytes().startswith(b"\x89PNG")
@@ -99,8 +106,14 @@ def test_the_least_that_a_figure_needs_suffices(name: str, tmp_path: Path) -> No
         make_run(tmp_path / "runs", "linear_attention", "transformer", "w64", 64, steps=1, perplexity=60)
     if name == "elsewhere":
         make_elsewhere(RunFolder(next((tmp_path / "runs").iterdir())), steps=1)
+    if name == "tasks":
+        make_scores(RunFolder(next((tmp_path / "runs").iterdir())))
     if name == "context_gain":
         make_context_gain(RunFolder(next((tmp_path / "runs").iterdir())), 1024, documents=1)
+    if name == "needle":
+        make_needle(RunFolder(next((tmp_path / "runs").iterdir())), lengths=(128,))
+    if name == "recall":
+        make_answering(tmp_path / "runs", "gla", 0.5)
     make_benchmark(tmp_path / "runs", sizes=(1, 16))
     make_latency(tmp_path / "runs", {"gla": (1e-4, 0.0)}, contexts=(512,))
     figure = FIGURES[name]
@@ -110,7 +123,7 @@ def test_the_least_that_a_figure_needs_suffices(name: str, tmp_path: Path) -> No
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FIGURES)
 def test_drawing_leaves_no_settings_behind_and_ignores_the_users(name: str, results: Results) -> None:
-    figure, table = FIGURES[name], FIGURES[name].table(results)
+    figure, table = FIGURES[name], FIGURES[name].table(FIGURES[name].of(results))
     plain = rendered(figure, table)
     with matplotlib.rc_context({"font.size": 20, "lines.linewidth": 9}):
         before: dict[str, Any] = dict(matplotlib.rcParams)
@@ -120,7 +133,7 @@ def test_drawing_leaves_no_settings_behind_and_ignores_the_users(name: str, resu
 
 def drawn(figure: Figure, results: Results) -> Any:
     with paper_style():
-        canvas = figure.draw(figure.table(results))
+        canvas = figure.draw(figure.table(figure.of(results)))
         canvas.draw_without_rendering()
     return canvas
 
@@ -149,7 +162,7 @@ def test_per_token_smooths_in_nats(tmp_path: Path) -> None:
     rows = results.metrics
     by_position = (rows["metric"] == "loss") & rows["position"].notna()
     rows.loc[by_position, "value"] = 5 - 0.5 * np.log(rows.loc[by_position, "position"].to_numpy(float))
-    table = FIGURES["per_token"].table(results)
+    table = FIGURES["per_token"].table(FIGURES["per_token"].of(results))
     assert set(table["run_id"]) == {run.path.name}
     assert table["token_index"].is_monotonic_increasing
     np.testing.assert_allclose(table["loss"], 5 - 0.5 * np.log(table["token_index"]), atol=0.03)
@@ -160,7 +173,7 @@ def test_per_token_takes_the_last_evaluation_and_names_unfinished_runs(tmp_path:
     make_run(tmp_path, seed=0, steps=20, steps_planned=40, status="interrupted")
     make_run(tmp_path, seed=1, steps=10, steps_planned=40, status="interrupted")
     figure, results = FIGURES["per_token"], load_results(tmp_path)
-    assert set(figure.table(results)["step"]) == {20}
+    assert set(figure.table(figure.of(results))["step"]) == {20}
     caption = drawn(figure, results).get_supxlabel().replace("\n", " ")
     assert "before the planned end of training: TTT-Linear (M)" in caption
 
@@ -178,7 +191,7 @@ def test_runs_that_were_stopped_early_do_not_shorten_the_others(tmp_path: Path) 
 def test_a_caption_names_the_runs_that_were_stopped_early(tmp_path: Path) -> None:
     make_run(tmp_path, steps=3, steps_planned=30, ctx=64, perplexity=60)
     results = load_results(tmp_path, stopped=True)
-    table = FIGURES["training"].table(results)
+    table = FIGURES["training"].table(FIGURES["training"].of(results))
     note = files.stopped_note(results, table)
     assert note == "Stopped early by trainer.max_steps: 3 of 30 steps (1 run)."
     assert files.drawn(FIGURES["training"], table, ["png"], note) != files.drawn(FIGURES["training"], table, ["png"])
@@ -186,7 +199,7 @@ def test_a_caption_names_the_runs_that_were_stopped_early(tmp_path: Path) -> Non
 
 def test_training_draws_unfinished_runs_against_tokens(results: Results) -> None:
     figure = FIGURES["training"]
-    table = figure.table(results)
+    table = figure.table(figure.of(results))
     running = table[table["status"] == "running"]
     assert running["tokens"].tolist() == [TOKENS_PER_STEP * step for step in range(1, 6)]
     canvas = drawn(figure, results)
@@ -336,7 +349,7 @@ def test_inner_loss_of_many_layers_and_long_sequences_stays_readable(tmp_path: P
     last = results.inner_loss["layer"] == 6
     results.inner_loss["loss_before"] = values.mask(last & (results.inner_loss["position"] > 2000), 1e5)
     results.inner_loss.loc[last & (results.inner_loss["position"] > 2500), "loss_before"] = np.inf
-    assert FIGURES["inner_loss"].table(results).groupby("layer").size().max() <= 600
+    assert FIGURES["inner_loss"].table(FIGURES["inner_loss"].of(results)).groupby("layer").size().max() <= 600
     canvas = drawn(FIGURES["inner_loss"], results)
     shown = [axes for axes in canvas.axes if axes.axison]
     assert [axes.get_title(loc="left")[-7:] for axes in shown] == [f"layer {number}" for number in range(1, 7)]

@@ -19,7 +19,8 @@ from ttt.cli.generate import generate
 from ttt.cli.train import train
 from ttt.config.errors import RunError, UserError
 from ttt.config.exchange import ExportConfig
-from ttt.config.schema import EvalConfig, GenerateConfig, TrainConfig
+from ttt.config.generation import GenerateConfig
+from ttt.config.schema import EvalConfig, TrainConfig
 from ttt.config.system import file_sha256
 from ttt.data.corpus import load_corpus
 from ttt.results.checkpoints import checkpoints, newest_whole, write_digest

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ttt.config.errors import UserError
-from ttt.config.schema import TrainerConfig
+from ttt.config.trainer import TrainerConfig
 from ttt.models.device import choose_device, choose_precision
 from ttt.train.device import choose_hardware
 
@@ -51,3 +51,9 @@ def test_more_devices_than_the_machine_has_are_refused(monkeypatch: pytest.Monke
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(UserError, match=r"^trainer\.devices=8: torch finds 1 GPU on this machine$"):
         choose_hardware(TrainerConfig(name="gpu", device="cuda", devices=8, strategy="ddp"))
+
+
+def test_the_precision_of_float32_products_is_the_keys() -> None:
+    for precision in ("high", "highest"):
+        choose_hardware(TrainerConfig(name="cpu", device="cpu", matmul_precision=precision))
+        assert torch.get_float32_matmul_precision() == precision

@@ -14,7 +14,8 @@ from starter import Starter
 
 from ttt.cli.train import train
 from ttt.config.errors import UserError
-from ttt.config.schema import TrainConfig, TrainerConfig
+from ttt.config.schema import TrainConfig
+from ttt.config.trainer import TrainerConfig
 from ttt.data.corpus import load_corpus
 from ttt.train.processes import SRUN, TORCHRUN, check_processes, cluster_environment, launcher, rank
 

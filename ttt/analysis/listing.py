@@ -41,9 +41,9 @@ class ListedRun:
 
     @property
     def id(self) -> str:
-        """The hash at the end of the folder's name, or the whole name if it has none."""
-        name = self.folder.name
-        return name[-HASH_LENGTH:] if self.record["run_id"] == name and name[-HASH_LENGTH - 1] == "-" else name
+        """The hash of the run's id if the folder's name ends with it, or the whole name."""
+        name, digest = self.folder.name, self.record["run_id"].rpartition("-")[2]
+        return digest if name.endswith(f"-{digest}") and len(digest) == HASH_LENGTH else name
 
     @property
     def perplexity(self) -> float | None:

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from ttt.analysis.benchmarks import benchmarks_table
 from ttt.analysis.run_rows import ReadRun, named_apart, read_run, runs_table
+from ttt.analysis.scores import scores_table
 from ttt.config.errors import UserError, bad_value, counted
 from ttt.config.label import Label, names_only
 from ttt.config.schema import Resolved
@@ -27,6 +28,9 @@ from ttt.results.inner_loss import LOSSES, per_dimension, read_inner_loss
 from ttt.results.inner_loss import SCHEMA as INNER_LOSS_SCHEMA
 from ttt.results.inner_loss import TEXT_COLUMNS as INNER_LOSS_TEXT
 from ttt.results.metrics import SCHEMA, TEXT_COLUMNS, Split, read_metrics
+from ttt.results.needle import SCHEMA as NEEDLE_SCHEMA
+from ttt.results.needle import TEXT_COLUMNS as NEEDLE_TEXT
+from ttt.results.needle import read_needle
 from ttt.results.record import RECORD_FILE, Record, RunFolder
 
 T = TypeVar("T")
@@ -51,6 +55,7 @@ class Results:
             losses are mean squared errors per dimension.
         context_gain: the rows of all ``context_gain.parquet`` (columns of ``ttt.results.context_gain``); text is
             categorical.
+        needle: the rows of all ``needle.parquet`` (columns of ``ttt.results.needle``); text is categorical.
         documents: the rows of all ``documents.parquet`` (columns of ``ttt.results.document_losses``) that belong to a
             result in the run's record; text is categorical.
         left_out: folder of a run that is left out as a duplicate -> folder of the same run in the tables.
@@ -60,6 +65,7 @@ class Results:
         evaluations: losses by token index at other contexts and on other texts: run_id; ``data``, with the digest as
             in ``runs``, ``split`` and ``judged_ctx`` of the evaluation; position, ``loss`` (nats/token) and
             ``sequences``.
+        scores: one row per run, task of lm-evaluation-harness and metric: ``ttt.analysis.scores.SCORE_COLUMNS``.
         unreadable: one line for each file that was left out because it could not be read.
         stopped: run_id of each run that ``trainer.max_steps`` has stopped early -> its steps: "3 of 300 steps".
         chosen: whether the user has named these runs, so that a figure draws all of them where it can.
@@ -69,12 +75,14 @@ class Results:
     metrics: pd.DataFrame
     inner_loss: pd.DataFrame
     context_gain: pd.DataFrame
+    needle: pd.DataFrame
     documents: pd.DataFrame
     left_out: dict[Path, Path]
     benchmarks: pd.DataFrame
     settings: dict[str, dict[str, str]]
     labels: dict[str, Label]
     evaluations: pd.DataFrame
+    scores: pd.DataFrame
     unreadable: list[str]
     stopped: dict[str, str]
     chosen: bool = False
@@ -179,18 +187,21 @@ def load_results(
         (run.inner_loss for run in paths if run.inner_loss.exists()),
     )
     gains = reader.read(read_context_gain, (run.context_gain for run in paths if run.context_gain.exists()))
+    needles = reader.read(read_needle, (run.needle for run in paths if run.needle.exists()))
     benchmarks = reader.read(read_benchmark, _below(folders, BENCHMARK_FILE))
     return Results(
         runs=runs_table(runs),
         metrics=_metrics(list(metrics.values())),
         inner_loss=_probed(list(inner_loss.values()), INNER_LOSS_SCHEMA, INNER_LOSS_TEXT),
         context_gain=_probed(list(gains.values()), CONTEXT_GAIN_SCHEMA, CONTEXT_GAIN_TEXT),
+        needle=_probed(list(needles.values()), NEEDLE_SCHEMA, NEEDLE_TEXT),
         documents=_documents(runs, reader),
         left_out={path: used for path, used in left_out.items() if path != used},
         benchmarks=benchmarks_table(benchmarks.values()),
         settings={run.record["run_id"]: run.settings for run in runs.values()},
         labels={run.record["run_id"]: run.label for run in runs.values()},
         evaluations=_evaluations(runs, reader),
+        scores=scores_table(run.record for run in runs.values()),
         unreadable=reader.unreadable,
         stopped={run.record["run_id"]: run.stopped for run in runs.values() if run.stopped},
     )

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ttt.api.errors import as_value_error
 from ttt.api.settings import layer_config, layer_spec, read_settings
 from ttt.config.layers import TTTConfig
+from ttt.layers.by_kernel import set_kernel
 from ttt.layers.registry import build_layer as build
 from ttt.layers.state import State
 from ttt.layers.ttt import TTT
@@ -29,7 +30,9 @@ class _Standalone(TTT):
         config = layer_config(settings | {"name": self.NAME})
         assert isinstance(config, TTTConfig)
         config.check()
-        super().__init__(config, layer_spec({"width": width, "heads": heads}, kernel, conv_gate))
+        spec = layer_spec({"width": width, "heads": heads}, kernel, conv_gate)
+        super().__init__(config, spec)
+        set_kernel(self, spec.kernel)
         self.width = width
 
     def forward(self, x_BTC: Tensor, state: State | None = None) -> tuple[Tensor, State]:

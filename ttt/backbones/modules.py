@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from ttt.kernels.matmul import product
 from ttt.layers.views import linear
 
 NORM_EPS = 1e-6
@@ -31,7 +32,7 @@ class SwiGLU(nn.Module):
 
     def forward(self, x_BTC: Tensor) -> Tensor:
         """Gate and project back."""
-        return _GatedDown.apply(self.gate(x_BTC), self.up(x_BTC), self.down.weight)
+        return _GatedDown.apply(self.gate(x_BTC), self.up(x_BTC), self.down.weight, self.down.kernel.matmul)
 
 
 class _GatedDown(torch.autograd.Function):
@@ -41,16 +42,17 @@ class _GatedDown(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, gate: Tensor, up: Tensor, weight: Tensor) -> Tensor:
+    def forward(ctx: Any, gate: Tensor, up: Tensor, weight: Tensor, library: str) -> Tensor:
         ctx.save_for_backward(gate, up, weight)
-        return F.linear(F.silu(gate) * up, weight.to(gate.dtype))
+        ctx.library = library
+        return product(F.silu(gate) * up, weight.to(gate.dtype), library)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         gate, up, weight = ctx.saved_tensors
         silu = F.silu(gate)
         d_weight = d_out.flatten(0, -2).mT @ (silu * up).flatten(0, -2)
-        d_product = d_out @ weight.to(d_out.dtype)
+        d_product = product(d_out, weight.to(d_out.dtype).mT, ctx.library)
         d_gate = torch.ops.aten.silu_backward(d_product * up, gate)
-        return d_gate, d_product.mul_(silu), d_weight.to(weight.dtype)
+        return d_gate, d_product.mul_(silu), d_weight.to(weight.dtype), None

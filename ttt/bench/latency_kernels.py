@@ -26,13 +26,14 @@ def kernel_measurements(config: LatencyBenchConfig, name: str, tokens: int) -> I
         name: linear or mlp.
         tokens: T, a multiple of ``MINI_BATCH_SIZE``.
     """
-    from ttt.kernels.triton import op
     from ttt.kernels.triton.configurations import Layer
     from ttt.kernels.triton.counts import Sizes, count
+    from ttt.kernels.triton.sizes import default_group
 
     B, H, D, b = config.inner_batch, config.heads, config.width // config.heads, MINI_BATCH_SIZE
     dtype, group, layers = DTYPES[config.dtype], config.checkpoint_group[0] or 0, 1 + len(HIDDEN[name])
-    sizes = Sizes(D, 4 * D, b, dtype.itemsize, tokens, group or op.DEFAULT_GROUP[layers])
+    group = group or default_group(layers, B * H, D, dtype.itemsize)
+    sizes = Sizes(D, 4 * D, b, dtype.itemsize, tokens, group)
     layer = Layer(dtype, D, b, 4 * D if layers == 2 else 0)
     launched = (layer.forward(keeps=True), layer.backward(), layer.decode(begun=True, ends=False))
     forward, backward, decoding = (count(configuration.kernel, sizes) for configuration in launched)

@@ -8,8 +8,9 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
+from ttt.analysis.recall import on_text
 from ttt.analysis.store import Results
-from ttt.claims import context, inside, quality, speed, verdict
+from ttt.claims import context, inside, quality, recall, speed, verdict
 from ttt.claims.verdict import Part, Verdict, corrected, together, with_spread_of_seeds
 from ttt.config.text_table import wrapped, wrapped_command
 
@@ -24,19 +25,21 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim of the paper.
+    """A claim of the paper, or about its layers.
 
     Attributes:
         number: its position in ``CLAIMS``, from 1.
         text: the claim in words.
         give: the command that produces the runs that it needs.
         parts: returns the comparisons for which the results have runs.
+        asks: it is about runs on questions with answers (``data=mqar``), not on text.
     """
 
     number: int
     text: str
     give: str
     parts: Callable[[Results], list[Part]]
+    asks: bool = False
 
 
 @dataclass(frozen=True)
@@ -107,12 +110,21 @@ CLAIMS = (
         "ttt-eval run=FOLDER probe=context_gain longest=8192",
         context.finetuning,
     ),
+    Claim(
+        9,
+        "TTT-MLP recalls more than TTT-Linear, and TTT-Linear more than linear attention, at equal width (not in the "
+        "paper)",
+        "ttt-sweep submit sweep=mqar scale=laptop slurm=local",
+        recall.more_recall,
+        asks=True,
+    ),
 )
 
 
 def judge_all(results: Results) -> list[Judged]:
     """Judge every claim."""
-    unjudged = [(claim, claim.parts(results)) for claim in CLAIMS]
+    text = on_text(results)
+    unjudged = [(claim, claim.parts(results if claim.asks else text)) for claim in CLAIMS]
     every = [part for _, parts in unjudged for part in parts]
     by_claim = [(claim, corrected(with_spread_of_seeds(parts, every))) for claim, parts in unjudged]
     return [Judged(claim, together([part.verdict for part in parts]), parts) for claim, parts in by_claim]
@@ -132,7 +144,10 @@ def as_text(judged: list[Judged]) -> str:
         elif any(part.pairs < 2 for part in item.parts):
             lines += _commands("a single pair has no interval; another seed", item.claim.give)
         paragraphs.append("\n".join(lines))
-    rules = (f"Rule: {verdict.RULE}", f"Claim 6: {speed.RULE}", f"Claims 4, 7, 8: {context.RULE}")
+    rules = (
+        *(f"Rule: {verdict.RULE}", f"Claim 6: {speed.RULE}", f"Claims 4, 7, 8: {context.RULE}"),
+        f"Claim 9: {recall.RULE}",
+    )
     return "\n\n".join([*paragraphs, *map(wrapped, rules)])
 
 
@@ -202,6 +217,7 @@ def as_json(judged: list[Judged]) -> str:
         for item in judged
     ]
     rules = {"rule": verdict.RULE, "rule_of_claim_6": speed.RULE, "rule_of_claims_4_7_8": context.RULE}
+    rules |= {"rule_of_claim_9": recall.RULE}
     return json.dumps(rules | {"claims": claims}, indent=2, ensure_ascii=False) + "\n"
 
 

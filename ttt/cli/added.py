@@ -8,9 +8,11 @@ import ttt.data
 import ttt.layers
 from ttt.config.discover import names_in
 from ttt.config.layers import SHIPPED
+from ttt.config.schema import DataConfig
+from ttt.config.sources import SOURCES
 
 SHIPPED_BACKBONES = {"mamba", "own", "transformer"}
-SHIPPED_SOURCES = {"hub", "local", "pycode", "pyrepo", "tokens"}
+SHIPPED_SOURCES = {"hub", "local", "mqar", "pycode", "pyrepo", "tokens"}
 
 
 def added_layers() -> dict[str, Any]:
@@ -53,3 +55,12 @@ def added_sources() -> dict[str, Any]:
         return {}
     sources = importlib.import_module("ttt.data.sources")
     return {name: source for name, source in sources.source_types().items() if name not in SHIPPED_SOURCES}
+
+
+def source_schemas() -> dict[str, type[DataConfig]]:
+    """Return name -> schema of every source that has keys of its own, or is not shipped.
+
+    Raises:
+        UserError: as ``added_sources``.
+    """
+    return SOURCES | {name: source.schema for name, source in added_sources().items()}

@@ -1,19 +1,24 @@
 """``ttt-bench``: time and memory of the inner loop and of whole models, and resources of the GPU kernels."""
 
 import sys
+from dataclasses import fields
 from typing import Any
 
 from ttt.cli.command import Command, subcommand
-from ttt.cli.compose import method
+from ttt.cli.compose import composed_run, method
 from ttt.config.bench import (
     InnerBenchConfig,
     KernelBenchConfig,
     LatencyBenchConfig,
+    MemoryBenchConfig,
     Method,
     Methods,
     ModelBenchConfig,
     ModelsConfig,
+    StepBenchConfig,
 )
+from ttt.config.keys import check_keys
+from ttt.config.schema import TrainConfig
 
 HELP = """\
 ttt-bench measures time and memory, kernel against kernel, and reports the
@@ -23,11 +28,16 @@ usage: ttt-bench inner [KEY=VALUE ...]
        ttt-bench model [KEY=VALUE ...]
        ttt-bench latency [KEY=VALUE ...]
        ttt-bench kernels [KEY=VALUE ...]
+       ttt-bench memory [KEY=VALUE ...]
+       ttt-bench step [GROUP=OPTION ...] [KEY=VALUE ...]
 
   inner     the inner loop of one TTT layer, on this machine's processor
   model     training and decoding of a whole language model, on the processor
   latency   training, prefill and decoding of whole models at several contexts
   kernels   registers, memory and operations of the Triton kernels; needs no GPU
+  memory    what fits on which GPU: the memory of a training step at every size
+            and context, counted; needs no GPU
+  step      where the time of a training step goes, with the keys of ttt-train
 
   ttt-bench inner inner_model=linear       TTT-Linear only
   ttt-bench inner mini_batch_size=1,4,16,64,256
@@ -44,6 +54,10 @@ usage: ttt-bench inner [KEY=VALUE ...]
                                            1k to 32k, and the kernels
   ttt-bench kernels targets=sm_90,gfx942   compile for two architectures (or
                                            --targets sm_90,gfx942)
+  ttt-bench memory size=125m ctx=8k,32k model=ttt_mlp,mamba
+                                           two models at one size and two
+                                           contexts
+  ttt-bench step model=ttt_mlp ctx=2k      the parts of a step of this run
 
 Results are printed and saved in runs/ for ttt-plot. Every kernel is compared
 with plain: the dual form in ordinary operators, with every inner state stored.
@@ -106,6 +120,33 @@ def kernels(config: KernelBenchConfig, overrides: list[str]) -> None:  # noqa: A
     print(bench_kernels(config))
 
 
+def memory(config: MemoryBenchConfig, overrides: list[str]) -> None:  # noqa: ARG001 - as every command
+    """Count the memory of training steps; print two tables.
+
+    Raises:
+        UserError: a value out of its range, or no such option.
+    """
+    config.check()
+    places = [(size, name, ctx) for size in config.sizes for name in config.models for ctx in config.contexts]
+    runs = {place: composed_run(*place, config.vocab) for place in places}
+    from ttt.bench.fits import bench_memory
+
+    bench_memory(config, runs)
+
+
+def step(config: StepBenchConfig, overrides: list[str]) -> None:  # noqa: ARG001 - as every command
+    """Time the steps of a run; print the parts of one.
+
+    Raises:
+        UserError: as ``ttt-train``, or several devices.
+    """
+    check_keys(config)
+    from ttt.bench.step import bench_step
+
+    run = TrainConfig(**{item.name: getattr(config, item.name) for item in fields(TrainConfig)})
+    bench_step(run, config.rounds)
+
+
 def _methods(config: ModelsConfig) -> Methods:
     defaults = {(name, tokens): method(name, tokens) for name in config.models for tokens in config.tokens}
     return {key: Method(default.layer, config.backbone or default.backbone) for key, default in defaults.items()}
@@ -121,6 +162,21 @@ COMMANDS: dict[str, Command[Any]] = {
         "bench_latency", LatencyBenchConfig, latency, USAGE.format("latency"), more_groups=("scale",), aliases=MODELS
     ),
     "kernels": Command("bench_kernels", KernelBenchConfig, kernels, USAGE.format("kernels")),
+    "memory": Command(
+        "bench_memory",
+        MemoryBenchConfig,
+        memory,
+        USAGE.format("memory"),
+        aliases={**MODELS, "size": "sizes", "ctx": "contexts"},
+    ),
+    "step": Command(
+        "bench_step",
+        StepBenchConfig,
+        step,
+        "usage: ttt-bench step [GROUP=OPTION ...] [KEY=VALUE ...]",
+        more_groups=("+ablation",),
+        aliases={"from": "parent.run"},
+    ),
 }
 
 

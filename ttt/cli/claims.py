@@ -3,8 +3,8 @@
 import sys
 from pathlib import Path
 
+from ttt.cli.answer import answer
 from ttt.cli.arguments import Arguments, parse
-from ttt.cli.errors import exit_with_one_line
 from ttt.config.errors import UserError, bad_value
 
 KINDS = (".csv", ".json", ".md")
@@ -24,16 +24,15 @@ usage: ttt-claims [runs=FOLDER] [out=FILE] [--strict] [--stopped]
 
 def main(argv: list[str] | None = None) -> None:
     """Run ``ttt-claims``; ``argv`` is ``sys.argv[1:]`` by default."""
-    words = sys.argv[1:] if argv is None else argv
-    if {"-h", "--help"} & set(words):
-        print(HELP)
-        return
-    with exit_with_one_line():
-        arguments = arguments_of(words)
-        out = Path(arguments.values["out"]) if "out" in arguments.values else None
-        if out and out.suffix not in KINDS:
-            raise bad_value("out", out, f"must end in one of {', '.join(KINDS)}")
-        _judge(Path(arguments.values.get("runs", "runs")), out, arguments.flags)
+    answer(sys.argv[1:] if argv is None else argv, lambda: HELP, _run)
+
+
+def _run(words: list[str]) -> None:
+    arguments = arguments_of(words)
+    out = Path(arguments.values["out"]) if "out" in arguments.values else None
+    if out and out.suffix not in KINDS:
+        raise bad_value("out", out, f"must end in one of {', '.join(KINDS)}")
+    _judge(Path(arguments.values.get("runs", "runs")), out, arguments.flags)
 
 
 def arguments_of(words: list[str]) -> Arguments:

@@ -16,8 +16,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from ttt.cli.answer import answer
 from ttt.cli.compose import as_object, as_typed, groups, quote_option, register_schemas
-from ttt.cli.errors import exit_with_one_line, stop
+from ttt.cli.errors import exit_with_one_line
 from ttt.cli.help import describe_command
 from ttt.config.assets import assets
 from ttt.config.errors import UserError
@@ -63,23 +64,33 @@ class Command(Generic[C]):
         """
         # Without this Hydra prints exceptions itself and exits with code 1.
         os.environ["HYDRA_FULL_ERROR"] = "1"
-        with exit_with_one_line():
-            register_schemas()
-            overrides, texts = self.for_hydra(arguments)
-            if {"-h", "--help"} & set(arguments):
-                print(describe_command(self.help, self.config_name, overrides, self.more_groups, self.aliases))
-                raise SystemExit(0)
-            # Hydra does not accept -m between overrides.
-            sys.argv[1:] = sorted(overrides, key=lambda argument: argument not in MULTIRUN)
-            refuse_unknown_flags(sys.argv[1:])
-            self._check_run(overrides)
-            job = self._job(texts)
-            with ExitStack() as around:
-                if SLURM_LAUNCHER in overrides:
-                    around.enter_context(_without_the_jobs_variables())
-                if self._is_dry(overrides):
-                    sys.argv.append(f"hydra.sweep.dir={around.enter_context(TemporaryDirectory())}")
-                hydra.main(version_base="1.3", config_path=str(assets() / "conf"), config_name=self.config_name)(job)()
+        answer(arguments, lambda: self.help_text(arguments), self._run)
+
+    def help_text(self, arguments: list[str]) -> str:
+        """Return the help, with the keys and values of the other arguments.
+
+        Raises:
+            UserError: an argument without a key, or the former name of a key.
+        """
+        register_schemas()
+        return describe_command(
+            self.help, self.config_name, self.for_hydra(arguments)[0], self.more_groups, self.aliases
+        )
+
+    def _run(self, arguments: list[str]) -> None:
+        register_schemas()
+        overrides, texts = self.for_hydra(arguments)
+        # Hydra does not accept -m between overrides.
+        sys.argv[1:] = sorted(overrides, key=lambda argument: argument not in MULTIRUN)
+        refuse_unknown_flags(sys.argv[1:])
+        self._check_run(overrides)
+        job = self._job(texts)
+        with ExitStack() as around:
+            if SLURM_LAUNCHER in overrides:
+                around.enter_context(_without_the_jobs_variables())
+            if self._is_dry(overrides):
+                sys.argv.append(f"hydra.sweep.dir={around.enter_context(TemporaryDirectory())}")
+            hydra.main(version_base="1.3", config_path=str(assets() / "conf"), config_name=self.config_name)(job)()
 
     def for_hydra(self, arguments: list[str]) -> tuple[list[str], dict[str, str]]:
         """Return the arguments in Hydra's notation, and the values of ``texts``.
@@ -155,13 +166,15 @@ def subcommand(commands: Mapping[str, Command[Any]], help_text: str, kind: str, 
         kind: noun for a command in error messages.
         arguments: the command line.
     """
+
+    def refuse(words: list[str]) -> None:
+        raise UserError(f"{words[0]}: no such {kind}; choose one of {', '.join(commands)}")
+
     name, *rest = arguments or ["--help"]
-    if name in ("-h", "--help"):
-        print(help_text)
-    elif name in commands:
+    if name in commands:
         commands[name].main(rest)
     else:
-        stop(f"{name}: no such {kind}; choose one of {', '.join(commands)}", 2)
+        answer([name, *rest], lambda: help_text, refuse)
 
 
 def refuse_unknown_flags(arguments: list[str]) -> None:

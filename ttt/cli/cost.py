@@ -33,7 +33,7 @@ def print_cost(config: TrainConfig, overrides: list[str]) -> None:
         UserError: as ``plan_run``, or a device that is not present.
     """
     plan = plan_run(config, overrides)
-    print(wrapped(f"{plan.folder.path}: {_title(plan.config)}", below="  "))
+    print(wrapped(f"{plan.folder.path}: {title(plan.config)}", below="  "))
     for name, text in cost_rows(plan):
         print(wrapped(text, f"  {name:<10}  ", " " * 14))
     print("nothing was trained or written; without plan=true the run starts")
@@ -79,18 +79,34 @@ def speed_here(config: TrainConfig, records: list[Record], flops_per_token: floa
         UserError: the device is not present, or the model cannot be built.
     """
     from ttt.models.device import choose_device, device_name
-    from ttt.train.calibration import measured_speed
 
     device = device_name(choose_device(config.trainer.device, "trainer.device"))
     if earlier := earlier_speed(config, records, device):
         return Speed(earlier.tokens_per_second, f"as {counted(earlier.runs, 'earlier run')} in {config.runs}")
     if sys.stderr.isatty():
-        print(f"timing {_title(config)} for a moment", file=sys.stderr)
-    measured = measured_speed(config, flops_per_token)
+        print(f"timing {title(config)} for a moment", file=sys.stderr)
+    measured = measured_here(config, flops_per_token)
     return None if measured is None else Speed(measured, f"measured now on {device.partition(':')[0]}")
 
 
-def _title(config: TrainConfig) -> str:
+def measured_here(config: TrainConfig, flops_per_token: float, seconds: float | None = None) -> float | None:
+    """Return the measured tokens per second of training with the batch that fits into this device's memory.
+
+    None: a single sequence would take minutes. ``seconds`` is the time of the measurement; None: one second.
+
+    Raises:
+        UserError: the device is not present, the model cannot be built, or nothing fits.
+    """
+    from ttt.train.calibration import measured_speed
+    from ttt.train.fitting import fit, room_here, wants_fitting, with_fit
+
+    if wants_fitting(config.trainer):
+        config = with_fit(config, fit(config, room_here(config.trainer)))
+    return measured_speed(config, flops_per_token, seconds)
+
+
+def title(config: TrainConfig) -> str:
+    """Return the method, size and context of a run: ``TTT-Linear (M), size g1, 2048 tokens``."""
     return (
         f"{method_label(config.model.name, config.backbone.name)}, size {config.size.name}, {config.ctx.length} tokens"
     )

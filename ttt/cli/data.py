@@ -1,4 +1,4 @@
-"""``ttt-data``: prepare the data of a run and show its content."""
+"""``ttt-data``: prepare the data of a run, show its content, and pack it into one file."""
 
 import sys
 import time
@@ -8,18 +8,21 @@ from typing import Any
 from ttt.cli.command import Command, subcommand
 from ttt.config.keys import check_keys
 from ttt.config.plan import check_data
-from ttt.config.schema import InspectConfig, PrepareConfig
+from ttt.config.schema import InspectConfig, PackConfig, PrepareConfig
+from ttt.config.system import user_path
 from ttt.data.local import check_paths
 
 HELP = """\
-ttt-data prepares data ahead of ttt-train, which otherwise does it itself, and
-shows its content.
+ttt-data prepares data ahead of ttt-train, which otherwise does it itself, shows
+its content, and packs it into one file.
 
 usage: ttt-data prepare data=NAME [KEY=VALUE ...]
        ttt-data inspect data=NAME [KEY=VALUE ...]
+       ttt-data pack data=NAME [KEY=VALUE ...]
 
   prepare   tokenise a source once, into shards in a cache
   inspect   sizes, lengths, a sample, a picture
+  pack      write prepared data into one file, to carry to another machine
 
   ttt-data prepare data=pycode
   ttt-data prepare data=local data.path=texts data.workers=4
@@ -35,6 +38,9 @@ usage: ttt-data prepare data=NAME [KEY=VALUE ...]
   ttt-data prepare data=pile data.hub=OWNER/NAME data.subset=en data.split=train
                                        another data set of the hub
   ttt-data inspect data=pycode split=validation document=3
+  ttt-data pack data=pyrepo_4k file=pyrepo.zip
+  ttt-data prepare data=pyrepo_4k data.packed=pyrepo.zip
+                                       there: the file in place of the source
 
 A preparation that was stopped resumes with the same command. docs/data.md
 explains the keys.
@@ -88,9 +94,32 @@ def inspect(config: InspectConfig, overrides: list[str]) -> None:  # noqa: ARG00
     print(f"\n{config.split} document {config.document}, its first {config.sample} tokens:\n\n{text}\n\n{path}")
 
 
+def pack(config: PackConfig, overrides: list[str]) -> None:  # noqa: ARG001 - as every command
+    """Prepare data if necessary, compare it with its manifest, and write it into one file.
+
+    Raises:
+        UserError: as ``prepare``, or the file cannot be written.
+        RunError: as ``prepare``.
+    """
+    check_keys(config)
+    check_data(config.data)
+    check_paths(config.data)
+    from ttt.data.corpus import load_corpus, verify
+    from ttt.data.packed import pack as write
+
+    corpus = load_corpus(config.data, config.progress)
+    verify(corpus)
+    file = user_path(config.file or f"{config.data.name}-{corpus.digest[:12]}.zip")
+    write(corpus.folder, file, config.progress)
+    print(f"digest {corpus.digest}, {file.stat().st_size / 1e6:,.1f} MB")
+    print(f"there: data.packed={file.name} beside the other words of data")
+    print(file)
+
+
 COMMANDS: dict[str, Command[Any]] = {
     "prepare": Command("prepare", PrepareConfig, prepare, "usage: ttt-data prepare data=NAME [KEY=VALUE ...]"),
     "inspect": Command("inspect", InspectConfig, inspect, "usage: ttt-data inspect data=NAME [KEY=VALUE ...]"),
+    "pack": Command("pack", PackConfig, pack, "usage: ttt-data pack data=NAME [KEY=VALUE ...]"),
 }
 
 

@@ -1,4 +1,4 @@
-"""``ttt-eval``: evaluate a trained run on another split, context or text, or probe its inner loops."""
+"""``ttt-eval``: evaluate a trained run on another split, context, text or on tasks, or probe its inner loops."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, cast
 
 from ttt.cli.command import Command
 from ttt.cli.stopping import one_line_on_sigterm
+from ttt.cli.tasks import check_tasks, score_on_tasks
 from ttt.config.errors import DivergedError, bad_value
 from ttt.config.identity import context_name
 from ttt.config.keys import check_keys
@@ -30,7 +31,7 @@ MOST_PROBED = 2**20
 
 HELP = """\
 ttt-eval evaluates the newest checkpoint of a run: perplexity and loss by token
-index, or a probe.
+index, scores on tasks, or a probe.
 
 usage: ttt-eval run=FOLDER [KEY=VALUE ...]
 
@@ -47,6 +48,11 @@ usage: ttt-eval run=FOLDER [KEY=VALUE ...]
                                              context 8k are judged
   ttt-eval run=runs/NAME probe=copy          the loss of repeated text: has the
                                              run learned to copy?
+  ttt-eval run=runs/NAME tasks=lambada_openai,piqa
+                                             scores on tasks of
+                                             lm-evaluation-harness
+  ttt-eval run=runs/NAME probe=needle        answers about lines planted in long
+                                             text, by depth and length
   ttt-eval run=runs/NAME step=500            the weights after 500 steps, kept
                                              by trainer.keep_every
   ttt-eval run=runs/NAME average=4           the mean of the weights of the last
@@ -55,10 +61,10 @@ usage: ttt-eval run=FOLDER [KEY=VALUE ...]
 
 
 def evaluate(config: EvalConfig, overrides: list[str]) -> None:  # noqa: ARG001 - as every command
-    """Evaluate one run and print its perplexity or the result of the probe.
+    """Evaluate one run and print its perplexity, its scores on tasks or the result of the probe.
 
     Raises:
-        UserError: there is no such run, split, probe or device, or the run has no checkpoint.
+        UserError: there is no such run, split, task, probe or device, or the run has no checkpoint.
         DivergedError: the model's numbers are not finite.
     """
     _check(config)
@@ -76,23 +82,34 @@ def evaluate(config: EvalConfig, overrides: list[str]) -> None:  # noqa: ARG001 
             live = True
             who = str(error).partition("; ")[0]
             print(f"warning: {who}; its newest checkpoint is read, the result printed and not stored", file=sys.stderr)
-        _evaluate(config, folder, live)
+        if config.tasks:
+            score_on_tasks(config, folder, live)
+        else:
+            _evaluate(config, folder, live)
 
 
 def _check(config: EvalConfig) -> None:
     check_keys(config)
+    check_tasks(config)
     if config.data is not None:
         if config.data.tokenizer is not None:
             allowed = "must be left out: the text is read in the run's tokens"
             raise bad_value("data.tokenizer", config.data.tokenizer, allowed)
         check_paths(config.data)
-    if config.longest is not None and config.probe != "context_gain":
-        raise bad_value("longest", config.longest, "belongs to probe=context_gain; leave it out")
-    if config.longest is not None and config.longest & (config.longest - 1):
-        raise bad_value("longest", config.longest, "must be a power of two")
+    _check_longest(config)
     if config.split == "all" and config.data is None:
         allowed = "the run's own data has training text; choose validation or test, or give another text by data="
         raise bad_value("split", "all", allowed)
+
+
+def _check_longest(config: EvalConfig) -> None:
+    longest = config.longest
+    if longest is None:
+        return
+    if config.probe not in ("context_gain", "needle"):
+        raise bad_value("longest", longest, "belongs to probe=context_gain and probe=needle; leave it out")
+    if config.probe == "context_gain" and (longest < 512 or longest & (longest - 1)):
+        raise bad_value("longest", longest, "must be a power of two, at least 512")
 
 
 def _evaluate(config: EvalConfig, folder: RunFolder, live: bool) -> None:
@@ -120,6 +137,8 @@ def _evaluate(config: EvalConfig, folder: RunFolder, live: bool) -> None:
         _print_inner_loss(folder, read, probe_run(run, split), factor, stored=run.stores_probe(split))
     elif config.probe == "context_gain":
         _print_context_gain(run, split, config)
+    elif config.probe == "needle":
+        _print_needle(run, split, config)
     else:
         _print_copying(run, split)
 
@@ -150,6 +169,9 @@ def _print_perplexity(run: TrainedRun, split: Split, evaluation: SplitEvaluation
     at = f" at step {run.step}" if mean or run.step != run.record.steps else ""
     at += f" ({run.weights.partition('-')[0].replace('mean', 'mean of ')} checkpoints)" if mean else ""
     reached = f"perplexity {evaluation.perplexity:.2f} ({evaluation.loss:.4f} nats/token){at}"
+    answers = run.documents(split).answers is not None
+    if answers:
+        reached = f"{evaluation.accuracy:.1%} of the answers right, {reached.replace('token', 'answer')}"
     if run.elsewhere:
         text = f"{split} of data={run.documents(split).data}" if split != "all" else f"data={run.documents(split).data}"
         print(f"{run.record.folder.path}: {text} at ctx={context_name(run.reading.ctx)}: {reached}")
@@ -161,7 +183,8 @@ def _print_perplexity(run: TrainedRun, split: Split, evaluation: SplitEvaluation
     print(f"loss by token index: mean of {evaluation.sequences} {read}", file=sys.stderr)
     bits = evaluation.bits_per_byte
     per_byte = "" if bits is None else f"{bits:.4f} bits per byte of text, "
-    print(f"{per_byte}{evaluation.accuracy:.1%} of the tokens were the most likely ones", file=sys.stderr)
+    if not answers:
+        print(f"{per_byte}{evaluation.accuracy:.1%} of the tokens were the most likely ones", file=sys.stderr)
     if small := little_data(split, evaluation.judged, evaluation.tokens):
         print(small, file=sys.stderr)
 
@@ -193,6 +216,19 @@ def _print_context_gain(run: TrainedRun, split: Split, config: EvalConfig) -> No
         print(run.record.folder.context_gain)
     if gain.lonely:
         print("warning: the windows are of one document, so that there is no foreign context", file=sys.stderr)
+
+
+def _print_needle(run: TrainedRun, split: Split, config: EvalConfig) -> None:
+    from ttt.evaluate.needle import describe, probe_needle
+
+    found = probe_needle(run, split, config.longest, config.eval_tokens)
+    cases = sorted({row.cases for row in found})
+    texts = f"{cases[0]}" if len(cases) == 1 else f"{cases[0]} to {cases[-1]}"
+    where = f"in {texts} texts of {split} documents each, at step {run.step}"
+    print(f"{run.record.folder.path}: right answers about planted lines, {where}; trained at ctx={run.reading.ctx}")
+    print(describe(found))
+    if run.stores_probe(split):
+        print(run.record.folder.needle)
 
 
 def _print_copying(run: TrainedRun, split: Split) -> None:

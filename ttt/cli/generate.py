@@ -6,8 +6,8 @@ from pathlib import Path
 
 from ttt.cli.command import Command
 from ttt.config.errors import bad_value
+from ttt.config.generation import GenerateConfig
 from ttt.config.keys import check_keys
-from ttt.config.schema import GenerateConfig
 from ttt.results.record import RunFolder, read_record
 
 HELP = """\

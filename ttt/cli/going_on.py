@@ -5,7 +5,7 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
-from ttt.cli.added import added_layers, added_sources
+from ttt.cli.added import added_layers, source_schemas
 from ttt.config.errors import UserError, bad_value
 from ttt.config.identity import identity
 from ttt.config.layers import MODELS
@@ -60,8 +60,7 @@ def _own(record: Record) -> TrainConfig:
     """Return the configuration in a record."""
     model, source = record["config"]["model"]["name"], record["config"]["data"].get("source", "")
     layer = MODELS.get(model) or (added_layers()[model].schema if model in added_layers() else LayerConfig)
-    sources = added_sources()
-    return from_plain(record["config"], layer, sources[source].schema if source in sources else DataConfig)
+    return from_plain(record["config"], layer, source_schemas().get(source, DataConfig))
 
 
 def _learned(config: TrainConfig) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import DictConfig
 
-from ttt.cli.added import added_sources
+from ttt.cli.added import source_schemas
 from ttt.cli.compose import compose, quote_option
 from ttt.config.schema import Resolved
 from ttt.results.origin import data_from_here
@@ -37,9 +37,9 @@ def inherited(parent: Resolved, chosen: Collection[str]) -> list[str]:
     if isinstance(rates, dict):  # a run of an earlier version has a rate for each backbone
         parent = parent | {"size": parent["size"] | {"learning_rate": rates[parent["backbone"]["name"]]}}
     groups = [group for group in INHERITED if group not in chosen]
-    # The schema of ``model`` depends on its name and that of ``data`` on an added source; other groups have only one.
+    # The schema of ``model`` depends on its name and that of ``data`` on its source; other groups have only one.
     options = [quote_option(f"model={parent['model']['name']}")] if "model" in groups else []
-    if "data" in groups and parent["data"]["source"] in added_sources():
+    if "data" in groups and parent["data"]["source"] in source_schemas():
         options.append(quote_option(f"data={parent['data']['source']}"))
     return [*options, *(override for group in groups for override in _leaves(parent[group], group))]
 

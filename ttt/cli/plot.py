@@ -4,9 +4,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ttt.cli.answer import answer
 from ttt.cli.arguments import Arguments, parse
 from ttt.cli.compare import COMPARE, KEYS, TABLE, compare
-from ttt.cli.errors import exit_with_one_line
 from ttt.cli.source import Source
 from ttt.config.errors import UserError, bad_value, counted
 from ttt.config.text_table import WIDTH, shortened, wrapped, wrapped_command
@@ -68,31 +68,30 @@ with all figures, the claims and the runs."""
 
 def main(argv: list[str] | None = None) -> None:
     """Run ``ttt-plot``; ``argv`` is ``sys.argv[1:]`` by default."""
-    words = sys.argv[1:] if argv is None else argv
-    if {"-h", "--help"} & set(words):
-        print(HELP)
-        return
-    with exit_with_one_line():
-        arguments = arguments_of(words)
-        everything = "--all" in arguments.flags
-        words = [name for name in arguments.names if not _is_folder(name)]
-        source = Source.of(arguments, [name for name in arguments.names if _is_folder(name)])
-        out = Path(arguments.values.get("out", "figures/report.html" if words == [REPORT] else "figures"))
-        if everything and words:
-            raise UserError(f"{words[0]}: name figures or write --all, not both")
-        if len(words) > 1 and {COMPARE, REPORT} & {*words}:
-            raise UserError(f"{COMPARE if COMPARE in words else REPORT}: draw it by itself, in a command of its own")
-        if words == [REPORT]:
-            _report(source, out)
-        elif words == [COMPARE]:
-            compare(_load(source, "train some: ttt-train"), arguments, out)
-        elif everything or words:
-            chosen = _smoothed(_chosen([] if everything else words), arguments.values.get("smooth"))
-            _draw(chosen, source, out, partly=everything)
-        else:
-            # The list is there at once; reading many runs takes seconds.
-            print(_listing(), flush=True)
-            print(f"\n{_drawable(source)}")
+    answer(sys.argv[1:] if argv is None else argv, lambda: HELP, _run)
+
+
+def _run(words: list[str]) -> None:
+    arguments = arguments_of(words)
+    everything = "--all" in arguments.flags
+    words = [name for name in arguments.names if not _is_folder(name)]
+    source = Source.of(arguments, [name for name in arguments.names if _is_folder(name)])
+    out = Path(arguments.values.get("out", "figures/report.html" if words == [REPORT] else "figures"))
+    if everything and words:
+        raise UserError(f"{words[0]}: name figures or write --all, not both")
+    if len(words) > 1 and {COMPARE, REPORT} & {*words}:
+        raise UserError(f"{COMPARE if COMPARE in words else REPORT}: draw it by itself, in a command of its own")
+    if words == [REPORT]:
+        _report(source, out)
+    elif words == [COMPARE]:
+        compare(_load(source, "train some: ttt-train"), arguments, out)
+    elif everything or words:
+        chosen = _smoothed(_chosen([] if everything else words), arguments.values.get("smooth"))
+        _draw(chosen, source, out, partly=everything)
+    else:
+        # The list is there at once; reading many runs takes seconds.
+        print(_listing(), flush=True)
+        print(f"\n{_drawable(source)}")
 
 
 def arguments_of(words: list[str]) -> Arguments:
@@ -137,7 +136,7 @@ def _drawable(source: Source) -> str:
         return f"There are no runs in {source.places}."
     results, lines, lacking = source.read(), {}, []
     for figure in figures().values():
-        table = figure.table(results)
+        table = figure.table(figure.of(results))
         if table.empty:
             lacking.append(figure.id)
             continue
@@ -185,7 +184,7 @@ def _draw(chosen: list[Figure], source: Source, out: Path, partly: bool) -> None
     from ttt.analysis.left_out import left_out
     from ttt.plots.files import runs_note, save
 
-    tables = {figure: figure.table(results) for figure in chosen}
+    tables = {figure: figure.table(figure.of(results)) for figure in chosen}
     lacking = [figure for figure in chosen if tables[figure].empty]
     if lacking and (not partly or lacking == chosen):
         found = f"none of its {len(results.runs)} runs is suitable (ttt-plot compare draws any)"
@@ -193,9 +192,10 @@ def _draw(chosen: list[Figure], source: Source, out: Path, partly: bool) -> None
         raise UserError(f"runs={source.places}: {found}; {_how_to_get(lacking)}")
     for figure in chosen:
         if figure not in lacking:
-            note = runs_note(results, tables[figure])
+            of_figure = figure.of(results)
+            note = runs_note(of_figure, tables[figure])
             print("\n".join(str(path) for path in save(figure, tables[figure], out, note)))
-            if said := left_out(results, tables[figure]):
+            if said := left_out(of_figure, tables[figure]):
                 print(f"{figure.id}: {said}", file=sys.stderr)
     for figure in lacking:
         print(f"not drawn: {_how_to_get([figure])}")

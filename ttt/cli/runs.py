@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ttt.analysis.listing import ListedRun, differing_settings, list_runs, read_run_folder
+from ttt.cli.answer import answer
 from ttt.cli.arguments import Arguments, parse
-from ttt.cli.errors import exit_with_one_line
 from ttt.cli.runs_tables import diff_table, listing, results_of, size_text, summary
 from ttt.config.errors import UserError, bad_value, counted
 from ttt.config.identity import BOOKKEEPING
@@ -53,13 +53,12 @@ COMMANDS: dict[str, Callable[[Arguments], None]] = {}
 
 def main(argv: list[str] | None = None) -> None:
     """Run ``ttt-runs``; ``argv`` is ``sys.argv[1:]`` by default."""
-    words = sys.argv[1:] if argv is None else argv
-    if {"-h", "--help"} & set(words):
-        print(HELP)
-        return
-    with exit_with_one_line():
-        arguments = arguments_of(words)
-        COMMANDS[arguments.names.pop(0)](arguments)
+    answer(sys.argv[1:] if argv is None else argv, lambda: HELP, _run)
+
+
+def _run(words: list[str]) -> None:
+    arguments = arguments_of(words)
+    COMMANDS[arguments.names.pop(0)](arguments)
 
 
 def arguments_of(words: list[str]) -> Arguments:

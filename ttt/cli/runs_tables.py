@@ -110,6 +110,9 @@ def results_of(run: ListedRun) -> dict[str, Any]:
     for split in ("validation", "test"):
         result: Mapping[str, Any] = record["results"].get(split) or {}
         found |= {f"{split} loss": result.get("loss"), f"{split} perplexity": result.get("perplexity")}
+    for name, scored in record.get("tasks", {}).items():
+        if "part_of" not in scored:
+            found |= {f"{name} {metric}": value for metric, value in scored["scores"].items()}
     seconds = timing.get("seconds")
     found["time"] = duration(seconds) if seconds else None
     return found | {"tokens/s": timing.get("tokens_per_second")}

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from ttt.config.errors import bad_value
 from ttt.config.keys import LARGEST_SEED, MOST_WORKERS, check_keys, key
-from ttt.config.schema import BackboneConfig, LayerConfig, SizeConfig
+from ttt.config.schema import BackboneConfig, LayerConfig, SizeConfig, TrainConfig
 
 
 class Method(NamedTuple):
@@ -167,6 +167,34 @@ class KernelBenchConfig:
             UserError: a value that no kernel supports, or an empty list.
         """
         check_keys(self)
+
+
+@dataclass
+class MemoryBenchConfig:
+    """``ttt-bench memory``: the counted memory of a training step on a GPU, which need not be here."""
+
+    models: list[str] = key(list, "models: options of ttt-train's group model", not_empty=True)
+    sizes: list[str] = key(list, "sizes: options of its group size", not_empty=True)
+    contexts: list[str] = key(list, "contexts: options of its group ctx", not_empty=True)
+    gigabytes: list[int] = key(list, "memories of GPUs in GB, of which the smallest that is enough is printed", above=0)
+    vocab: int = key(0, "tokens of the vocabulary", at_least=1, at_most=10**7)
+    precision: str = key("bf16-mixed", "of the training", choices=("32-true", "bf16-mixed", "16-mixed"))
+    markdown: str | None = key(None, "file to write the tables into, between its markers", free_text=True)
+
+    def check(self) -> None:
+        """Check that the values are in range. Names of options are checked later.
+
+        Raises:
+            UserError: a value out of its range, or an empty list.
+        """
+        check_keys(self)
+
+
+@dataclass
+class StepBenchConfig(TrainConfig):
+    """``ttt-bench step``: the time of a training step, by part, with the keys of ``ttt-train``."""
+
+    rounds: int = key(5, "timed steps, after two untimed ones; as many more are profiled", at_least=1)
 
 
 STAGES = ("machine", "compare", "kernels", "mixers", "profile", "sanitize", "train", "latency")

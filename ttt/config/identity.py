@@ -20,7 +20,9 @@ WITHOUT_INFLUENCE = (
     ("data", "tokens_estimate"),
     ("data", "cache_dir"),
     ("data", "workers"),
+    ("data", "packed"),
     ("kernel", "checkpoint_group"),
+    ("kernel", "matmul"),
     ("recipe", "parent_share"),
 )
 """Group and key of settings that do not affect what is learned, in groups that otherwise count."""

@@ -7,7 +7,8 @@ from typing import Any
 from ttt.config.errors import UserError, bad_value
 from ttt.config.keys import check_keys
 from ttt.config.layers import CONV_KERNEL, HybridConfig
-from ttt.config.schema import DataConfig, RecipeConfig, TrainConfig, TrainerConfig
+from ttt.config.schema import DataConfig, RecipeConfig, TrainConfig
+from ttt.config.trainer import TrainerConfig
 
 SMALLEST_VOCABULARY = 256 + 1
 """Tokens of the smallest tokenizer that is trained: one per byte, and the end of a document."""
@@ -127,6 +128,7 @@ def check(config: TrainConfig) -> StepPlan:
     _check_convolutions(config)
     _check_recipe(config.recipe)
     check_data(config.data)
+    config.data.check_context(config.ctx.length)
     if config.trainer.strategy == "single" and config.trainer.devices * config.trainer.nodes > 1:
         raise bad_value("trainer.strategy", "single", "is for one device; choose ddp or fsdp for more")
     if config.trainer.device != "auto":
@@ -177,7 +179,8 @@ def check_data(data: DataConfig) -> None:
     Raises:
         UserError: no document, no training text or no tokenizer is possible.
     """
-    if data.tokenizer is None and data.vocab_size < SMALLEST_VOCABULARY:
+    data.check()
+    if data.tokenizer is None and data.trains_tokenizer and data.vocab_size < SMALLEST_VOCABULARY:
         allowed = f"must be at least {SMALLEST_VOCABULARY}: one token per byte and one for the end of a document"
         raise bad_value("data.vocab_size", data.vocab_size, allowed)
     if data.path or data.source in ("local", "pycode", "pyrepo", "tokens"):

@@ -1,7 +1,7 @@
 """Keys of most commands: type, default, meaning and allowed values of each.
 
-Those of ``ttt-bench`` are in ``bench.py``, of ``ttt-sweep`` in ``sweep.py``, of ``ttt-export`` and ``ttt-import`` in
-``exchange.py``.
+Those of ``ttt-bench`` are in ``bench.py``, of ``ttt-sweep`` in ``sweep.py``, of ``ttt-generate`` in ``generation.py``,
+of the ``trainer`` group in ``trainer.py``, of ``ttt-export`` and ``ttt-import`` in ``exchange.py``.
 
 Values that depend on a group's option are in ``conf/GROUP/OPTION.yaml``. Keys that are not defined here are errors.
 This module imports nothing heavy, so that ``--help`` and errors are printed at once.
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ttt.config.keys import LARGEST_SEED, MOST_WORKERS, REQUIRED, check_keys, key
+from ttt.config.trainer import DEVICES, TrainerConfig
 
-DEVICES = ("auto", "cpu", "cuda", "mps")
 SPLITS = ("train", "validation", "test")
 
 
@@ -83,19 +83,25 @@ class KernelConfig:
     """The kernel that computes the inner loop, or Mamba's selective scan."""
 
     name: str = key("auto", "the kernel's name")
-    # 16 mini-batches cost at most a sixth of the time and make time per token flat in the context. cpu and triton
-    # cannot keep every state: they treat 0 as null.
+    # 16 mini-batches cost at most a sixth of the time and keep it flat in the context. cpu and triton take 0 as null.
     checkpoint_group: int | None = key(
         None,
         "mini-batches whose inner states are recomputed together in the backward pass; null: the kernel's default, "
-        "usually 16 (triton for TTT-MLP: 64); 0: keep every state (primal, dual)",
+        "usually 16 (triton: 64 for TTT-MLP, up to 128 for TTT-Linear with few sequences times heads); 0: keep every "
+        "state (primal, dual)",
         at_least=0,
+    )
+    matmul: str = key(
+        "auto", "library of linear maps on CPUs; auto: the faster, measured once", choices=("auto", "torch", "onednn")
     )
 
 
 @dataclass
 class DataConfig:
     """Source, tokenizer and splits of a corpus."""
+
+    trains_tokenizer: ClassVar[bool] = True
+    """Whether a tokenizer is trained on the source where none is given."""
 
     name: str = key(REQUIRED, "name of the data in run ids and figures", file_name=True)
     source: str = key(REQUIRED, "the source's name in the registry")
@@ -133,9 +139,29 @@ class DataConfig:
         at_least=1,
     )
     cache_dir: str | None = key(None, "folder of prepared data; null: the user's cache", free_text=True)
+    packed: str | None = key(
+        None,
+        "a file of ttt-data pack: its corpus is unpacked into cache_dir and used, and the source is not read; the "
+        "other keys must be those with which it was prepared",
+        free_text=True,
+    )
     workers: int = key(
         1, "processes that prepare the data, with the same result; 0: one per core", at_least=0, at_most=MOST_WORKERS
     )
+
+    def check(self) -> None:
+        """Check that the source's own keys agree; a source whose keys depend on each other extends it.
+
+        Raises:
+            UserError: they contradict each other.
+        """
+
+    def check_context(self, ctx: int) -> None:
+        """Check that windows of ``ctx`` tokens can be read; a source of sequences of one length extends it.
+
+        Raises:
+            UserError: they cannot.
+        """
 
 
 @dataclass
@@ -184,58 +210,6 @@ class ParentConfig:
 
 
 @dataclass
-class WandbConfig:
-    """Where Weights & Biases shows the run, with ``trainer.logger=wandb``."""
-
-    project: str = key("ttt-suite", "project", free_text=True)
-    entity: str | None = key(None, "user or team; null: the user's default", free_text=True)
-    group: str | None = key(None, "group of runs; null: the name of the run's sweep", free_text=True)
-    tags: list[str] = key(list, "tags")
-
-
-@dataclass
-class TrainerConfig:
-    """Hardware and bookkeeping. These keys affect what is learned only by rounding."""
-
-    name: str = key(REQUIRED, "the trainer's name")
-    device: str = key("auto", "where to compute", choices=DEVICES)
-    devices: int = key(1, "devices of a node", at_least=1)
-    nodes: int = key(1, "number of nodes", at_least=1)
-    strategy: str = key("single", "how several devices share the work", choices=("single", "ddp", "fsdp"))
-    precision: str = key("auto", "precision", choices=("auto", "32-true", "bf16-mixed", "16-mixed"))
-    threads: int = key(0, "CPU threads; 0: torch's choice", at_least=0, at_most=MOST_WORKERS)
-    device_batch: int | None = key(
-        None, "sequences in a device's batch; null: as many as fit device_tokens", at_least=1
-    )
-    device_tokens: int | str = key(
-        32768,
-        "maximum number of tokens in a device's batch; a step accumulates several batches; auto: as many as fit into "
-        "the device's memory by the count of docs/memory.md",
-        at_least=1,
-        words=("auto",),
-    )
-    activation_checkpointing: str = key(
-        "none",
-        "blocks: keep only the input of each block and compute the block again in the backward pass, with the same "
-        "results in a third more time and much less memory; auto: blocks if the step does not fit without it",
-        choices=("none", "blocks", "auto"),
-    )
-    max_steps: int | None = key(None, "stop after this many steps of the recipe's schedule", at_least=1)
-    checkpoint_every: int = key(250, "steps between checkpoints; 0: only at the end", at_least=0)
-    keep_every: int = key(
-        0,
-        "steps between checkpoints that are kept for ttt-eval step= and average=, besides the newest two; 0: none",
-        at_least=0,
-    )
-    eval_every: int = key(0, "steps between validations while training; 0: only at the end", at_least=0)
-    eval_test: bool = key(True, "evaluate the test split too at the end; validation selects, test is reported")
-    log_every: int = key(1, "steps between logged values", at_least=1)
-    logger: str = key("csv", "logger in addition to the run's metrics", choices=("csv", "tensorboard", "wandb"))
-    wandb: WandbConfig = key(WandbConfig, "Weights & Biases")
-    progress: bool = key(True, "show progress")
-
-
-@dataclass
 class TrainConfig:
     """A run of ``ttt-train``."""
 
@@ -279,17 +253,29 @@ class EvalConfig:
         "split to read; all: all of another text; null: validation, or with data= all",
         choices=("validation", "test", "all"),
     )
+    tasks: list[str] = key(
+        list, "tasks of lm-evaluation-harness to score instead of the perplexity, such as lambada_openai,piqa"
+    )
+    task_path: str | None = key(None, "folder of task files (YAML) of your own, for tasks", free_text=True)
+    num_fewshot: int | None = key(
+        None, "examples before each question of tasks; null: as many as the task's file says", at_least=0
+    )
+    limit: int | None = key(
+        None, "score only this many documents of each task, and print the scores without storing them", at_least=1
+    )
     probe: str | None = key(
         None,
         "null: the perplexity; inner_loss: the inner loss of every token before and after its update; context_gain: "
-        "the loss of the same tokens with more and less context before them; copy: the loss of text that is repeated",
-        choices=("inner_loss", "context_gain", "copy"),
+        "the loss of the same tokens with more and less context before them; copy: the loss of text that is repeated; "
+        "needle: the share of right answers about lines planted in long text, by depth and length",
+        choices=("inner_loss", "context_gain", "copy", "needle"),
     )
     longest: int | None = key(
         None,
         "tokens of the windows whose last 256 tokens probe=context_gain judges, a power of two; runs of several "
-        "contexts are judged on the same tokens if it is the same; null: the run's context",
-        at_least=512,
+        "contexts are judged on the same tokens if it is the same; null: the run's context; for probe=needle, tokens "
+        "of the longest text; null: four times the run's context",
+        at_least=128,
     )
     step: int | None = key(
         None,
@@ -300,27 +286,11 @@ class EvalConfig:
     eval_tokens: int | None = key(
         None,
         "maximum number of tokens to read for each measure; null: as in training, for probe=context_gain 256 windows, "
+        "for probe=needle 16 texts of each task, length and depth, "
         "for probe=inner_loss at most 1,048,576",
         at_least=1,
     )
     device: str = key("auto", "where to compute", choices=DEVICES)
-    kernel: KernelConfig | None = key(
-        None, "kernel that computes the inner loop; null: the run's, or auto if it cannot run here"
-    )
-
-
-@dataclass
-class GenerateConfig:
-    """A run of ``ttt-generate``."""
-
-    run: str = key(REQUIRED, "folder of a trained run", free_text=True)
-    prompt: str = key("", "text to continue; empty: the start of a document")
-    tokens: int = key(200, "maximum number of tokens to generate; the document may end earlier", at_least=1)
-    temperature: float = key(0.8, "below 1 prefers likely tokens; 0: always the likeliest", at_least=0)
-    top_k: int | None = key(40, "sample from this many of the likeliest tokens; null: from all", at_least=1)
-    seed: int = key(0, "seed of the samples", at_least=0, at_most=LARGEST_SEED)
-    device: str = key("auto", "where to compute", choices=DEVICES)
-    threads: int = key(0, "CPU threads; 0: one below 20M parameters", at_least=0, at_most=MOST_WORKERS)
     kernel: KernelConfig | None = key(
         None, "kernel that computes the inner loop; null: the run's, or auto if it cannot run here"
     )
@@ -343,6 +313,13 @@ class InspectConfig(PrepareConfig):
     document: int = key(0, "document of the sample, counted from 0", at_least=0)
     sample: int = key(200, "tokens of the sample, from the start of the document", at_least=0)
     picture: str | None = key(None, "file of the histogram of lengths; null: figures/data_NAME.png", free_text=True)
+
+
+@dataclass
+class PackConfig(PrepareConfig):
+    """A run of ``ttt-data pack``."""
+
+    file: str | None = key(None, "file to write; null: NAME-DIGEST.zip in this folder", free_text=True)
 
 
 Resolved = dict[str, Any]

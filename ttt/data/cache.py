@@ -1,8 +1,9 @@
 """The cache of prepared corpora, and the lock that lets only one process prepare a corpus."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ import filelock
 import platformdirs
 
 from ttt.config.errors import UserError, bad_value
+from ttt.config.identity import differences
 from ttt.config.schema import DataConfig
 from ttt.config.system import user_path
 from ttt.data.manifest import Manifest, NewerManifestError, corpus_key, describe, read_manifest
+from ttt.data.packed import packed_folder, packed_manifest, unpack
 from ttt.data.prepare import prepare
 from ttt.data.sources import Source, TokenSource, open_source
 from ttt.data.stopping import stoppable
@@ -37,27 +40,64 @@ def prepared_folder(source: Source[DataConfig], show_progress: bool) -> Path:
     """
     config = source.config
     description, folder = _described(source)
-    root = folder.parent
     tokens = source if isinstance(source, TokenSource) else None
     if folder.exists():
         if tokens:
             tokens.link(folder)
         return folder
+    limit = f", until it has {config.max_tokens:,} tokens (data.max_tokens)" if config.max_tokens else ""
+    line = f"preparing data={config.name} in {folder}, only this time{limit}"
+    write = partial(tokens.write if tokens else partial(prepare, source), description, folder, show_progress)
+    _make(folder, config.name, write, line, show_progress)
+    return folder
+
+
+def unpacked_folder(config: DataConfig, show_progress: bool) -> Path:
+    """Return the cache folder of the corpus in the file ``data.packed``, unpacked first if it is missing.
+
+    Raises:
+        UserError: the file is damaged or was prepared with other settings, another corpus has its place in the cache,
+            or the cache cannot be written.
+    """
+    manifest = packed_manifest(config)
+    ours, theirs = describe(config, {})["settings"], manifest["settings"]
+    if changed := differences(theirs, ours, "data."):
+        raise bad_value("data.packed", config.packed, f"was prepared with {'; '.join(changed)}")
+    folder = packed_folder(config, manifest, cache_folder(config.cache_dir))
+    line = f"unpacking data={config.name} into {folder}, only this time"
+    if not folder.exists():
+        _make(folder, config.name, partial(unpack, config, folder, show_progress), line, show_progress)
+    if (found := _digest_in(folder)) != manifest["digest"]:
+        here = f"{folder} has the digest {found[:12]}, the file {manifest['digest'][:12]}"
+        raise bad_value("data.packed", config.packed, f"{here}; delete that folder, or choose another data.cache_dir")
+    return folder
+
+
+def _digest_in(folder: Path) -> str:
+    """Return the digest in the manifest of a corpus, or ``unknown`` if it cannot be read."""
+    try:
+        return str(read_manifest(folder)["digest"])
+    except UNPREPARED:
+        return "unknown"
+
+
+def _make(folder: Path, name: str, write: Callable[[], None], line: str, show_progress: bool) -> None:
+    """Create the folder of a corpus with ``write``, unless another process does; ``line`` says so.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    root = folder.parent
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with stoppable(config.name), _lock(folder, show_progress):
-            # Another process may have prepared it in the meantime.
+        with stoppable(name), _lock(folder, show_progress):
+            # Another process may have made it in the meantime.
             if not folder.exists():
-                limit = f", until it has {config.max_tokens:,} tokens (data.max_tokens)" if config.max_tokens else ""
-                _report(f"preparing data={config.name} in {folder}, only this time{limit}", show_progress)
-                if tokens:
-                    tokens.write(description, folder, show_progress)
-                else:
-                    prepare(source, description, folder, show_progress)
+                _report(line, show_progress)
+                write()
     except OSError as error:
         allowed = f"cannot be written ({error.strerror or error}); make room or choose another folder"
         raise bad_value("data.cache_dir", root, allowed) from error
-    return folder
 
 
 def training_tokens(config: DataConfig) -> tuple[int, bool] | None:
@@ -84,6 +124,8 @@ def prepared_digest(config: DataConfig) -> str | None:
 
 
 def _prepared_manifest(config: DataConfig) -> Manifest:
+    if config.packed is not None:
+        return packed_manifest(config)
     _, folder = _described(open_source(config))
     return read_manifest(folder)
 

@@ -9,7 +9,8 @@ from ttt.config.errors import UserError
 from ttt.config.schema import DataConfig
 from ttt.config.system import file_sha256
 from ttt.data import files
-from ttt.data.cache import prepared_folder
+from ttt.data.answers import Answers
+from ttt.data.cache import prepared_folder, unpacked_folder
 from ttt.data.documents import SPLITS
 from ttt.data.manifest import MANIFEST, Manifest, NewerManifestError, read_manifest
 from ttt.data.shards import TokenSequence, TokenShards
@@ -29,6 +30,7 @@ class Documents:
             end-of-document token.
         offsets: int64 [documents + 1], memory-mapped; document d is ``tokens[offsets[d] : offsets[d + 1]]``.
         joined: read all documents as one stream (``data.join``); False: no window spans two documents.
+        answers: the only tokens that are trained and judged; None: all are.
     """
 
     data: str
@@ -36,6 +38,7 @@ class Documents:
     tokens: TokenSequence
     offsets: np.ndarray
     joined: bool = False
+    answers: Answers | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -75,8 +78,10 @@ def load_corpus(config: DataConfig, show_progress: bool = True) -> Corpus:
     Raises:
         UserError: the source is unknown or cannot be read, or the cache cannot be written or is damaged.
     """
-    source = open_source(config)
-    folder = prepared_folder(source, show_progress)
+    if config.packed is not None:
+        folder = unpacked_folder(config, show_progress)
+    else:
+        folder = prepared_folder(open_source(config), show_progress)
     return open_corpus(folder, config.name, config.join)
 
 
@@ -130,7 +135,8 @@ def _open(folder: Path, data: str, joined: bool) -> Corpus:
             raise ValueError(f"{file} has changed since it was written")
         found, expected = open_vocabulary(folder).size, manifest["vocab_size"]
         raise ValueError(f"{tokenizer} of {found} tokens is not the one of the shards, of {expected}")
-    splits = {split: Documents(data, split, *_tokens(folder, split, manifest), joined) for split in SPLITS}
+    answers = Answers.of_manifest(manifest.get("answers"))
+    splits = {split: Documents(data, split, *_tokens(folder, split, manifest), joined, answers) for split in SPLITS}
     return Corpus(splits, manifest["vocab_size"], manifest["digest"], folder, manifest)
 
 

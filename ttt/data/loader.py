@@ -1,6 +1,8 @@
 """Batches for a whole training run, in an order that depends only on the seed and can be resumed at any step."""
 
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from torch import Tensor
 
@@ -23,10 +25,19 @@ class TrainLoader:
         seed: determines the order of every epoch.
         rank: this process's rank.
         world_size: number of ranks.
+        ahead: batches that a thread reads while earlier ones are used, into pinned memory, from which a GPU copies
+            while it computes; 0: each is read when it is asked for.
     """
 
     def __init__(
-        self, windows: Windows, batch_size: int, batches: int, seed: int, rank: int = 0, world_size: int = 1
+        self,
+        windows: Windows,
+        batch_size: int,
+        batches: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        ahead: int = 0,
     ) -> None:
         self._windows = windows
         self._batch_size = batch_size
@@ -34,6 +45,7 @@ class TrainLoader:
         self._seed = seed
         self._rank = rank
         self._world_size = world_size
+        self._ahead = ahead
         self._yielded = 0
         self._epoch = -1
         self._order: Order = ()
@@ -42,11 +54,24 @@ class TrainLoader:
         return self._batches
 
     def __iter__(self) -> Iterator[Tensor]:
-        while self._yielded < self._batches:
-            batch = self._batch(self._yielded)
+        for batch in self._read_ahead() if self._ahead else map(self._batch, range(self._yielded, self._batches)):
             # Counted before it is used, because checkpoints are saved while the last batch is in use.
             self._yielded += 1
             yield batch
+
+    def _read_ahead(self) -> Iterator[Tensor]:
+        """Yield the batches that are left, of which one thread reads the next ones at the same time."""
+        with ThreadPoolExecutor(1) as thread:
+            coming: deque[Future[Tensor]] = deque()
+            for index in range(self._yielded, self._batches):
+                coming.append(thread.submit(self._pinned, index))
+                if len(coming) > self._ahead:
+                    yield coming.popleft().result()
+            for batch in coming:
+                yield batch.result()
+
+    def _pinned(self, index: int) -> Tensor:
+        return self._batch(index).pin_memory()
 
     def state_dict(self) -> dict[str, int]:
         """Return the position of the next unread sequence, and what determines the order; equal on all ranks."""

@@ -115,6 +115,10 @@ def check_paths(data: DataConfig) -> None:
     Raises:
         UserError: a path is missing or does not exist, or no readable file is there.
     """
+    if data.packed is not None:
+        if not user_path(data.packed).is_file():
+            raise bad_value("data.packed", data.packed, "no such file; ttt-data pack writes one")
+        return
     if data.source == "local" or (data.source == "hub" and data.path):
         files_of(data.path)
     elif data.source == "tokens" and data.path and not user_path(data.path).exists():

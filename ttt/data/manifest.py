@@ -15,7 +15,7 @@ FORMAT_VERSION = 3
 
 MANIFEST = "manifest.json"
 FIELDS_WITHOUT_INFLUENCE = {
-    "name", "path", "tokenizer", "join", "eval_tokens", "tokens_estimate", "cache_dir", "workers",
+    "name", "path", "tokenizer", "join", "eval_tokens", "tokens_estimate", "cache_dir", "workers", "packed",
 }  # fmt: skip
 """Paths count only by their content: the ``versions`` of a source, and the hash of a tokenizer."""
 
@@ -46,6 +46,11 @@ def describe(config: DataConfig, versions: dict[str, str]) -> Manifest:
         "versions": dict(sorted(versions.items())),
         "tokenizers_version": metadata.version("tokenizers"),
     }
+
+
+def described_part(manifest: Manifest) -> Manifest:
+    """Return the entries of ``describe`` in the manifest of a prepared corpus."""
+    return {key: manifest[key] for key in ("format_version", "settings", "versions", "tokenizers_version")}
 
 
 def corpus_key(description: Manifest) -> str:

@@ -18,6 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ttt.config.errors import UserError, bad_value
+from ttt.config.progress import progress_bar
 from ttt.config.schema import DataConfig
 from ttt.config.system import file_sha256, renamed_at_the_end, user_path
 from ttt.data import files
@@ -103,9 +104,9 @@ class Preparation:
                 shutil.copyfile(path, copy)
             open_users(path, folder)
         elif not tokenizer_file(folder).exists():
-            read = tqdm(documents(), "reading", unit=" documents", disable=not self.show_progress)
+            read = progress_bar(documents(), desc="reading", unit=" documents", show=self.show_progress)
             sample = self.selection.training_sample(read, SAMPLE_CHARS)
-            texts = tqdm(sample, "training tokenizer", unit=" documents", disable=not self.show_progress)
+            texts = progress_bar(sample, desc="training tokenizer", unit=" documents", show=self.show_progress)
             with renamed_at_the_end(folder / JSON) as written:
                 save_tokenizer(train_tokenizer(texts, config.vocab_size), written)
 
@@ -115,7 +116,7 @@ class Preparation:
         if build.counted.exists():
             return
         total, shown = self.source.text_bytes(), self.show_progress
-        with tqdm(total=total, desc="tokenising", unit="B", unit_scale=True, disable=not shown) as progress:
+        with progress_bar(total=total, desc="tokenising", unit="B", unit_scale=True, show=shown) as progress:
             batches = batches_of_text(_counted(documents(), progress))
             number = 0
             enough = _enough(self.selection.max_tokens, build)
@@ -152,8 +153,8 @@ class Preparation:
                 plans.append(ShardPlan(path, split, places[first:end], partial_shards, dtype))
         missing = [plan for plan in plans if not plan.path.exists()]
         written = parallel_map(write_shard, missing, self.source.config.workers)
-        hidden = not self.show_progress
-        for _ in tqdm(written, "writing shards", total=len(missing), unit=" shards", disable=hidden):
+        shown = self.show_progress
+        for _ in progress_bar(written, desc="writing shards", total=len(missing), unit=" shards", show=shown):
             pass
         return splits
 
@@ -229,7 +230,7 @@ def _describe(folder: Path, description: Manifest, splits: dict[str, Places], sh
     tokenizer = tokenizer_file(folder).name
     names += [*map(files.offsets_name, SPLITS), *map(files.sums_name, SPLITS), tokenizer, files.DOCUMENTS]
     described = {}
-    for name in tqdm(names, "hashing", unit=" files", disable=not show_progress):
+    for name in progress_bar(names, desc="hashing", unit=" files", show=show_progress):
         path = folder / name
         described[name] = {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
     manifest = {

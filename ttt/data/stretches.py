@@ -9,6 +9,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ttt.config.errors import UserError
+from ttt.config.progress import progress_bar
 from ttt.config.system import renamed_at_the_end
 from ttt.data.documents import Selection, sha256_of
 from ttt.data.sources import Document
@@ -34,7 +35,7 @@ def provide_stretches(
     """
     path = folder / STRETCHES
     if not path.exists():
-        read = tqdm(documents(), "reading", unit=" documents", disable=not show_progress, leave=False)
+        read = progress_bar(documents(), desc="reading", unit=" documents", show=show_progress, leave=False)
         found = find_stretches(read, selection) if len(selection.shares) > 1 else None
         with renamed_at_the_end(path) as partial:
             partial.write_text(json.dumps(found), encoding="utf-8")

@@ -15,6 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ttt.config.errors import UserError, bad_value, first_line
+from ttt.config.progress import progress_bar
 from ttt.config.schema import DataConfig
 from ttt.config.system import file_sha256, user_path
 from ttt.data import files
@@ -67,7 +68,7 @@ class Tokens(TokenSource[DataConfig]):
             tokenizer = build / check_tokenizer(path)
             shutil.copyfile(path, tokenizer)
             vocabulary = open_users(path, build)
-            manifest = _write_files(token_files(self.config), vocabulary, build, show_progress)
+            manifest = write_files(token_files(self.config), vocabulary, build, show_progress)
             sha256 = file_sha256(tokenizer)
             manifest["files"][tokenizer.name] = {"bytes": tokenizer.stat().st_size, "sha256": sha256}
             manifest |= {"tokenizer": tokenizer.name, "tokenizer_sha256": sha256, "vocab_size": vocabulary.size}
@@ -125,7 +126,7 @@ def _shard(split: str, path: Path) -> str:
     return Path(files.shard_name(split, 0)).with_suffix(path.suffix).name
 
 
-def _write_files(paths: dict[str, Path], vocabulary: Vocabulary, build: Path, show_progress: bool) -> Manifest:
+def write_files(paths: dict[str, Path], vocabulary: Vocabulary, build: Path, show_progress: bool) -> Manifest:
     """Write offsets and sums of every split; return the entries of the manifest that describe them."""
     opened = {split: open_tokens(path, vocabulary) for split, path in paths.items()}
     dtype = opened["train"].dtype
@@ -135,7 +136,7 @@ def _write_files(paths: dict[str, Path], vocabulary: Vocabulary, build: Path, sh
         tokens, path = opened.setdefault(split, np.zeros(0, dtype)), paths.get(split)
         if tokens.dtype != dtype:
             raise UserError(f"{path}: has {tokens.dtype} tokens, {paths['train'].name} has {dtype}")
-        with tqdm(total=len(tokens), desc=split, unit=" tokens", unit_scale=True, disable=not show_progress) as bar:
+        with progress_bar(total=len(tokens), desc=split, unit=" tokens", unit_scale=True, show=show_progress) as bar:
             offsets, size = _documents(tokens, vocabulary, lengths, path, bar)
         offsets_file, sums_file = build / files.offsets_name(split), build / files.sums_name(split)
         files.write_array(offsets_file, offsets)

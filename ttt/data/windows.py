@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ttt.config.errors import UserError, bad_value
+from ttt.data.answers import Answers
 from ttt.data.corpus import Documents
 from ttt.data.shards import TokenSequence
 
@@ -35,11 +36,13 @@ class Windows:
         tokens: uint16 or uint32 [tokens] of all documents.
         starts: int64 [windows]; window i is ``tokens[starts[i] : starts[i] + ctx + 1]``.
         ctx: tokens that each window predicts.
+        answers: the only predicted tokens that are trained and judged; None: all are.
     """
 
     tokens: TokenSequence
     starts: Starts
     ctx: int
+    answers: Answers | None = None
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -70,11 +73,19 @@ def windows_within(documents: Documents, ctx: int) -> Windows:
     between them.
 
     Raises:
-        UserError: no document has ``ctx + 1`` tokens, or all of the joined ones have fewer.
+        UserError: no document has ``ctx + 1`` tokens, or all of the joined ones have fewer; or documents with answers
+            have another length.
     """
+    if documents.answers is not None and ctx != documents.answers.length:
+        raise sequences_differ(ctx, documents.data, documents.answers.length)
     starts = _starts(documents, ctx) if ctx > 0 else ()
     _check(documents, ctx, len(starts))
-    return Windows(documents.tokens, starts, ctx)
+    return Windows(documents.tokens, starts, ctx, documents.answers)
+
+
+def sequences_differ(ctx: int, data: str, length: int) -> UserError:
+    """Return the error that the context is not the length of the sequences of ``data``, which are read whole."""
+    return UserError(f"ctx.length={ctx}: the sequences of data={data} have {length} tokens; make data.length the same")
 
 
 def describe_windows(documents: Documents) -> str:

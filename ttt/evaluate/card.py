@@ -85,9 +85,23 @@ def _results(record: Record) -> str:
         (f"{result.get('data', name)}, {result.get('split', '')}", result)
         for name, result in record.get("evaluations", {}).items()
     ]
-    if not found:
-        return "It has not been evaluated.\n"
-    return _table(("text", "perplexity", "nats/token", "tokens", "context"), [_row(*pair) for pair in found])
+    head = ("text", "perplexity", "nats/token", "tokens", "context")
+    tables = [_table(head, [_row(*pair) for pair in found])] if found else []
+    if scores := _scores(record):
+        tables.append(_table(("task", "metric", "score", "standard error", "documents", "examples", "context"), scores))
+    return "\n".join(tables) or "It has not been evaluated.\n"
+
+
+def _scores(record: Record) -> list[tuple[str, ...]]:
+    """Return a row for each score on a task of lm-evaluation-harness."""
+    rows = []
+    for name, scored in record.get("tasks", {}).items():
+        for metric, value in scored["scores"].items():
+            error = scored["errors"].get(metric)
+            shown = "inf" if value is None else f"{value:.4f}", "" if error is None else f"{error:.4f}"
+            how = f"{scored['documents']:,}", str(scored["num_fewshot"]), str(scored["ctx"])
+            rows.append((name, metric, *shown, *how))
+    return rows
 
 
 def _row(text: str, result: Evaluation) -> tuple[str, ...]:

@@ -32,6 +32,7 @@ def on_other_text(run: TrainedRun, data: DataConfig, whole: bool, eval_tokens: i
     if whole:
         config = replace(config, validation_fraction=0.0, test_fraction=0.0)
     check_data(config)
+    config.check_context(run.reading.ctx)
     reading = replace(run.reading, eval_tokens=eval_tokens or data.eval_tokens)
     find = partial(load_corpus, config, reading.show_progress)
     return replace(run, find_corpus=find, reading=reading, elsewhere=True)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from ttt.config.errors import bad_value
+from ttt.config.progress import progress_bar
 from ttt.config.text_table import text_table
 from ttt.data.windows import Windows, windows_within
 from ttt.evaluate.growth import unbounded_growth
@@ -93,7 +93,7 @@ def measure_inner_losses(
     batch = max(1, device_tokens // windows.ctx)
     total, lost = torch.zeros(()), None
     model.eval()
-    with tqdm(total=len(windows), desc="inner loss", unit="sequence", leave=False, disable=not show_progress) as bar:
+    with progress_bar(total=len(windows), desc="inner loss", unit="sequence", leave=False, show=show_progress) as bar:
         for start in range(0, len(windows), batch):
             ids_BT = windows.batch(range(start, min(start + batch, len(windows))))[:, :-1].to(device)
             summed = observed(model, ids_BT)

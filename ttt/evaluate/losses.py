@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from ttt.config.errors import DivergedError
+from ttt.config.progress import progress_bar
 from ttt.data.windows import Windows
 from ttt.layers.diagnose import with_diagnosis
 from ttt.models.language_model import token_predictions
@@ -19,17 +19,18 @@ def window_losses(
     model: nn.Module, windows: Windows, device: torch.device, device_tokens: int, show_progress: bool, what: str
 ) -> Iterator[Tensor]:
     """Yield the losses of ``window_predictions``."""
-    for losses_BT, _ in window_predictions(model, windows, device, device_tokens, show_progress, what):
+    for losses_BT, _, _ in window_predictions(model, windows, device, device_tokens, show_progress, what):
         yield losses_BT
 
 
 @torch.no_grad()
 def window_predictions(
     model: nn.Module, windows: Windows, device: torch.device, device_tokens: int, show_progress: bool, what: str
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the losses and whether the most likely token was the right one, of all windows in order, on the CPU.
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield the losses, whether the most likely token was right, and whether it is judged, of all windows in order.
 
-    Losses are the cross entropy in nats, [B, T] float64; the other tensor is bool [B, T].
+    Losses are the cross entropy in nats, [B, T] float64; the other tensors are bool [B, T]. All are on the CPU. Every
+    token is judged unless ``windows.answers`` names some.
 
     Args:
         model: a language model on ``device``.
@@ -46,10 +47,12 @@ def window_predictions(
     batch = max(1, device_tokens // length)
     model.eval()
     starts = range(0, len(windows), batch)
-    for start in tqdm(starts, desc=what, unit="batch", leave=False, disable=not show_progress):
+    for start in progress_bar(starts, desc=what, unit="batch", leave=False, show=show_progress):
         indices = range(start, min(start + batch, len(windows)))
         ids_BS = windows.batch(indices).to(device)
-        losses_BT, right_BT = token_predictions(model, ids_BS)
+        answers = windows.answers
+        losses_BT, right_BT = token_predictions(model, ids_BS, answers and answers.inputs(ids_BS))
         if not losses_BT.isfinite().all():
             raise DivergedError(with_diagnosis(f"{what}: the loss is not finite", model, ids_BS[:, :-1]))
-        yield losses_BT.cpu().double(), right_BT.cpu()
+        judged_BT = torch.ones_like(right_BT) if answers is None else answers.marked(ids_BS)
+        yield losses_BT.cpu().double(), right_BT.cpu(), judged_BT.cpu()

@@ -23,10 +23,12 @@ class SplitEvaluation:
     """The result of a model on a split.
 
     Attributes:
-        loss: mean in nats per token over windows from anywhere in the documents.
+        loss: mean in nats per token over windows from anywhere in the documents; of answers only, in data with
+            answers (``ttt.data.answers``).
         tokens: number of tokens in ``loss``.
         sequences: number of windows in ``loss``.
-        loss_by_index: [T], mean loss at token index 1 ... T of the windows.
+        loss_by_index: [T], mean loss at token index 1 ... T of the windows; NaN where no window has an answer.
+        windows_by_index: [T], the number of windows in each of these means.
         judged: number of documents with tokens in ``loss``.
         starts: int64 [windows], the place of each window in the split's tokens.
         document: int64 [D], numbers of the documents with predicted tokens.
@@ -40,6 +42,7 @@ class SplitEvaluation:
     tokens: int
     sequences: int
     loss_by_index: Tensor
+    windows_by_index: Tensor
     judged: int
     starts: np.ndarray
     document: np.ndarray
@@ -83,26 +86,27 @@ def evaluate_split(
     windows = windows_within(documents, ctx).subset(max(1, eval_tokens // ctx))
     sums = _DocumentSums(windows, documents)
     predictions = window_predictions(model, windows, device, device_tokens, show_progress, "perplexity")
-    loss_T = _mean_over_windows(starmap(sums.add, predictions))
-    read = np.flatnonzero(sums.tokens)
+    loss_T, windows_T = _mean_over_windows(starmap(sums.add, predictions))
+    read, tokens = np.flatnonzero(sums.tokens), int(sums.tokens.sum())
     return SplitEvaluation(
-        float(loss_T.mean()),
-        len(windows) * ctx,
+        float(loss_T.mean()) if windows.answers is None else float(sums.loss.sum()) / tokens,
+        tokens,
         len(windows),
         loss_T,
+        windows_T,
         documents_in(windows, documents),
         sums.starts,
         read,
         sums.loss[read],
         sums.tokens[read],
-        sums.right / (len(windows) * ctx),
+        sums.right / tokens,
     )
 
 
 class _DocumentSums:
-    """Sums of losses and counts of predicted tokens by document, over batches of windows in their order.
+    """Sums of losses and counts of judged tokens by document, over batches of windows in their order.
 
-    ``right`` counts the tokens that were the most likely ones.
+    ``right`` counts the judged tokens that were the most likely ones.
     """
 
     def __init__(self, windows: Windows, documents: Documents) -> None:
@@ -111,28 +115,32 @@ class _DocumentSums:
         self.loss, self.tokens = np.zeros(len(documents)), np.zeros(len(documents), np.int64)
         self.right, self._done = 0, 0
 
-    def add(self, losses_BT: Tensor, right_BT: Tensor) -> Tensor:
-        """Add the next windows, with whether the most likely token was the right one; return their losses."""
+    def add(self, losses_BT: Tensor, right_BT: Tensor, judged_BT: Tensor) -> Tensor:
+        """Add the next windows, as ``window_predictions`` yields them; return the losses, NaN where none is judged."""
         B, T = losses_BT.shape
         places_BT = self.starts[self._done : self._done + B, None] + np.arange(1, T + 1)
         document = np.searchsorted(self.offsets, places_BT.ravel(), "right") - 1
         found, place = np.unique(document, return_inverse=True)
-        self.loss[found] += np.bincount(place, losses_BT.numpy().ravel())
-        self.tokens[found] += np.bincount(place)
-        self.right += int(right_BT.sum())
+        self.loss[found] += np.bincount(place, (losses_BT * judged_BT).numpy().ravel())
+        self.tokens[found] += np.bincount(place, judged_BT.numpy().ravel()).astype(np.int64)
+        self.right += int((right_BT & judged_BT).sum())
         self._done += B
-        return losses_BT
+        return losses_BT.masked_fill(~judged_BT, math.nan)
 
 
-def mean_loss(losses: Iterable[Tensor]) -> float:
-    """Return the mean in nats per token of the batches [B, T] of ``window_losses``."""
-    return float(_mean_over_windows(losses).mean())
+def mean_loss(predictions: Iterable[tuple[Tensor, Tensor, Tensor]]) -> float:
+    """Return the mean loss in nats per judged token of the batches of ``window_predictions``."""
+    losses = (losses_BT.masked_fill(~judged_BT, math.nan) for losses_BT, _, judged_BT in predictions)
+    loss_T, windows_T = _mean_over_windows(losses)
+    if bool((windows_T == windows_T[0]).all()):
+        return float(loss_T.mean())
+    return float((loss_T * windows_T).nansum() / windows_T.sum())
 
 
-def _mean_over_windows(losses: Iterable[Tensor]) -> Tensor:
-    """Return the mean [T] of batches [B, T]."""
-    total, count = torch.zeros(()), 0
+def _mean_over_windows(losses: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the mean [T] of batches [B, T] without their NaN, and the number of values in each mean [T]."""
+    total, count = torch.zeros(()), torch.zeros((), dtype=torch.int64)
     for batch in losses:
-        total = total + batch.sum(0)
-        count += batch.shape[0]
-    return total / count
+        total = total + batch.nansum(0)
+        count = count + (~batch.isnan()).sum(0)
+    return total / count, count

@@ -261,9 +261,10 @@ def evaluate_run(run: TrainedRun, split: Split) -> SplitEvaluation:
         reading.device_tokens,
         reading.show_progress,
     )
-    vocabulary = open_vocabulary(run.corpus.folder)
-    text_bytes = count_text_bytes(documents.tokens, evaluation.starts, reading.ctx, vocabulary)
-    evaluation = replace(evaluation, text_bytes=text_bytes)
+    if documents.answers is None:
+        vocabulary = open_vocabulary(run.corpus.folder)
+        text_bytes = count_text_bytes(documents.tokens, evaluation.starts, reading.ctx, vocabulary)
+        evaluation = replace(evaluation, text_bytes=text_bytes)
     if log is None:
         return evaluation
     _log_evaluation(log, split, run.step, evaluation)
@@ -287,9 +288,10 @@ def evaluate_run(run: TrainedRun, split: Split) -> SplitEvaluation:
 def _log_evaluation(log: MetricLog, split: Split, step: int, evaluation: SplitEvaluation) -> None:
     log.add(split, step, "loss", evaluation.loss, "nats/token")
     log.add(split, step, "perplexity", evaluation.perplexity, "1")
-    positions = range(1, len(evaluation.loss_by_index) + 1)
-    log.add_many(split, step, "loss", evaluation.loss_by_index.tolist(), "nats/token", positions)
-    log.add_many(split, step, "sequences", [evaluation.sequences] * len(positions), "1", positions)
+    judged = evaluation.windows_by_index.nonzero().ravel()
+    positions = (judged + 1).tolist()
+    log.add_many(split, step, "loss", evaluation.loss_by_index[judged].tolist(), "nats/token", positions)
+    log.add_many(split, step, "sequences", evaluation.windows_by_index[judged].tolist(), "1", positions)
 
 
 def _write_document_losses(run: TrainedRun, split: Split, evaluation: SplitEvaluation) -> None:

@@ -40,5 +40,8 @@ class _Recompute(torch.autograd.Function):
         with torch.enable_grad():
             outputs = ctx.function(*inputs)
         leaves = [x for x in inputs if x.requires_grad]
-        gradients = iter(torch.autograd.grad(outputs, leaves, upstream, allow_unused=True))
+        # An output may depend on no leaf, such as W after a first group that starts from the constant 0.
+        reached = [pair for pair in zip(outputs, upstream, strict=True) if pair[0].requires_grad]
+        ends, their_upstream = zip(*reached, strict=True)
+        gradients = iter(torch.autograd.grad(ends, leaves, their_upstream, allow_unused=True))
         return None, *(next(gradients) if need else None for need in needed)

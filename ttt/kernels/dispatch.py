@@ -66,8 +66,8 @@ def check_name(config: KernelConfig) -> None:
         raise bad_value("kernel.name", config.name, f"choose one of {', '.join(KERNELS)}")
 
 
-def is_scan_compiled(config: KernelConfig, device: torch.device) -> bool:
-    """Return whether ``config`` means the compiled selective scan for tokens on ``device``, which only CPUs have.
+def is_compiled(config: KernelConfig, device: torch.device) -> bool:
+    """Return whether ``config`` means the compiled scan or convolution for tokens on ``device``, which only CPUs have.
 
     Raises:
         UserError: ``kernel=cpu`` cannot run here.
@@ -83,7 +83,7 @@ def is_scan_compiled(config: KernelConfig, device: torch.device) -> bool:
 def why_not_here(name: str, device: torch.device) -> str | None:
     """Return why the kernel of this name cannot run on this machine and device, or None."""
     if name == "cpu":
-        return _why_no_compiler() if device.type == "cpu" else f"it runs on CPUs, not on {device.type}"
+        return _why_not_compiled() if device.type == "cpu" else f"it runs on CPUs, not on {device.type}"
     if name in PACKAGES:
         return None if device.type == "cuda" else f"it runs on GPUs, not on {device.type}"
     return (_why_no_triton() or _why_not_triton_on(device)) if name == "triton" else None
@@ -150,7 +150,15 @@ def _why_not_cpu(loop: InnerLoop, inputs: InnerInputs) -> str | None:
     head_dim, hidden, b, dtype = inputs.q.shape[-1], hidden_widths(loop, inputs), loop.mini_batch_size, inputs.q.dtype
     if not op.supports(head_dim, hidden, b, dtype):
         return f"it does not support head width {head_dim} with hidden width {hidden}, b = {b} and {dtype}"
-    return _why_no_compiler()
+    return _why_not_compiled()
+
+
+def _why_not_compiled() -> str | None:
+    """Return why the CPU kernel cannot be compiled here, or None, always in a traced model.
+
+    Dynamo cannot trace the build, which ``ttt.layers.compiled`` has done before.
+    """
+    return None if torch.compiler.is_compiling() else _why_no_compiler()
 
 
 def hidden_widths(loop: InnerLoop, inputs: InnerInputs) -> tuple[int, ...]:

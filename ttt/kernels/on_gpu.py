@@ -20,7 +20,7 @@ from ttt.inner.loop import InnerInputs, InnerLoop, InnerState
 from ttt.inner.models.base import Params
 from ttt.kernels.adapter import for_any_length, with_biases
 from ttt.kernels.dispatch import CompiledKernel, hidden_widths, in_float32
-from ttt.kernels.triton.sizes import DEFAULT_GROUP, MLP_ACTIVATIONS, unsupported_sizes
+from ttt.kernels.triton.sizes import MLP_ACTIVATIONS, default_group, unsupported_sizes
 
 Owned = Callable[[], AbstractContextManager[None]]
 """Returns a context in which new tensors are buffers of a kernel."""
@@ -55,7 +55,8 @@ class AsOnGPU:
 def inner_loop(owned: Owned, group: int, loop: InnerLoop, W: Params, inputs: InnerInputs) -> tuple[Tensor, Params]:
     """Stand in for ``ttt.kernels.triton.op.inner_loop``."""
     W, bias = with_biases(W)
-    group = group or DEFAULT_GROUP[len(W) // 2]
+    B, H, _, D = inputs.q.shape
+    group = group or default_group(len(W) // 2, B * H, D, inputs.q.element_size())
     z, *last = _InnerLoop.apply(owned, group, len(W), *W, *loop.norm, *inputs[:4], loop.tau)
     return z, tuple(last if bias else last[::2])
 

@@ -9,6 +9,7 @@ from ttt.config.errors import UserError
 from ttt.config.schema import Resolved
 from ttt.launch.status import RunStatus
 from ttt.results.atomic import remove_partials, replacing
+from ttt.results.folders import find_run
 from ttt.results.record import Record, RunFolder, read_record, write_config, write_record
 
 PATH_KEYS = (("runs",), ("run",), ("runs_dir",), ("run_dir",), ("data", "cache_dir"), ("parent", "run"))
@@ -33,7 +34,7 @@ def copy_results(statuses: list[RunStatus], out: Path) -> list[str]:
     recorded = {run_id: folder for run_id, folder in folders.items() if folder.record.exists()}
     if not recorded:
         raise UserError("no run of this sweep has a record yet; ttt-sweep status shows the state of each")
-    kept = [_copy(folder, RunFolder(out / run_id)) for run_id, folder in recorded.items()]
+    kept = [_copy(run, RunFolder(find_run(out, run_id) or out / run.path.name)) for run_id, run in recorded.items()]
     return [line for line in kept if line]
 
 

@@ -7,7 +7,7 @@ from ttt.config.gpus import GIGA, KNOWN
 from ttt.launch.plan import Plan, PlannedRun
 from ttt.train.fitting import Count, counting, find_fit, room_on, smallest_step
 
-PEAK_FLOPS = {gpu.name.lower(): gpu.half_flops for gpu in KNOWN}
+PEAK_FLOPS = {gpu.key: gpu.half_flops for gpu in KNOWN}
 """Peak dense matrix FLOP/s in bfloat16 (V100: float16)."""
 
 BYTES_PER_PARAMETER = 3 * 4
@@ -84,7 +84,7 @@ def step_memories(plan: Plan, device: str) -> dict[str, str]:
     Raises:
         UserError: a model that cannot be built.
     """
-    gpu = next(gpu for gpu in KNOWN if gpu.name.lower() == device)
+    gpu = next(gpu for gpu in KNOWN if gpu.key == device)
     counts: dict[str, Count] = {}
     found = {}
     for run in plan.runs:

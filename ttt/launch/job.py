@@ -33,6 +33,7 @@ class Job:
         label: label of the run, for its record.
         executor: what runs the job.
         directory: the working directory; None: that of the process that starts the job.
+        folder: the run's folder in the plan; None, in jobs of earlier versions: named after its id.
     """
 
     config: Path
@@ -42,6 +43,7 @@ class Job:
     label: Label = None
     executor: Executor = "slurm"
     directory: str | None = None
+    folder: str | None = None
 
     def __call__(self) -> None:
         """Train the run.
@@ -69,6 +71,7 @@ class Job:
     def _train(self) -> None:
         config = read_config(self.config)
         config.ckpt, config.overwrite = "last", False
+        config.run = self.folder or config.run or str(Path(config.runs) / self.config.stem)
         train(config, list(self.overrides), self.sweep, lambda: self.label)
 
     def _record_end(self, status: EndStatus, error: str | None) -> None:
@@ -87,7 +90,7 @@ class Job:
 def make_job(folder: SweepFolder, run: PlannedRun, origin: Origin, executor: Executor) -> Job:
     """Return the job that trains a run."""
     config, ends = folder.config(run.run_id), folder.ends(run.run_id)
-    return Job(config, ends, origin.sweep, run.overrides, run.label, executor, origin.directory)
+    return Job(config, ends, origin.sweep, run.overrides, run.label, executor, origin.directory, run.folder)
 
 
 def _set_up_processes() -> None:

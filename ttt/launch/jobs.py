@@ -36,10 +36,10 @@ def jobs_by_run(folder: SweepFolder, runs: list[PlannedRun]) -> dict[str, list[R
     Raises:
         UserError: a file of this sweep is broken.
     """
-    run_folders = {run.run_id: run.folder for run in runs}
-    jobs: dict[str, list[RunJob]] = {run_id: [] for run_id in run_folders}
+    folders = {run.run_id: Path(run.folder).parent for run in runs}
+    jobs: dict[str, list[RunJob]] = {run_id: [] for run_id in folders}
     for sweep in (folder, *_neighbours(folder)):
-        shared = run_folders.keys() if sweep is folder else _shared_runs(sweep, run_folders)
+        shared = folders.keys() if sweep is folder else _shared_runs(sweep, folders)
         latest = ""
         for line in read_jobs(sweep) if shared else []:
             # The order in a file counts more than its times: a clock may have been set back.
@@ -87,9 +87,9 @@ def _neighbours(folder: SweepFolder) -> list[SweepFolder]:
     return [SweepFolder(plan.parent) for plan in plans if plan.parent != folder.path]
 
 
-def _shared_runs(sweep: SweepFolder, run_folders: dict[str, str]) -> set[str]:
-    """Return the runs that the other sweep shares, in the same folders; a broken plan counts as empty."""
+def _shared_runs(sweep: SweepFolder, folders: dict[str, Path]) -> set[str]:
+    """Return the runs that the other sweep shares, below the same folders; a broken plan counts as empty."""
     try:
-        return {run.run_id for run in read_runs(sweep) if run_folders.get(run.run_id) == run.folder}
+        return {run.run_id for run in read_runs(sweep) if folders.get(run.run_id) == Path(run.folder).parent}
     except UserError:
         return set()

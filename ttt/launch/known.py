@@ -10,6 +10,7 @@ from ttt.config.errors import UserError, bad_value
 from ttt.launch.plan import PlannedRun, SweepFolder
 from ttt.launch.status import ACTIVE, RunStatus, is_finished, read_record_of
 from ttt.results.atomic import write_text
+from ttt.results.folders import find_run
 from ttt.results.record import RECORD_FILE, Record
 from ttt.results.versioned import read_versioned
 
@@ -17,7 +18,7 @@ SCHEMA_VERSION = 1
 
 
 def read_known_runs(folder: Path, runs: Iterable[PlannedRun]) -> dict[str, Record]:
-    """Return the records of the runs that lie finished in ``folder/RUN_ID``, by run_id.
+    """Return the records of the runs that lie finished below ``folder``, by run_id; see ``ttt.results.folders``.
 
     Raises:
         UserError: the folder does not exist or has no runs, or a record of one of the runs cannot be read.
@@ -25,10 +26,11 @@ def read_known_runs(folder: Path, runs: Iterable[PlannedRun]) -> dict[str, Recor
     if not folder.is_dir():
         raise bad_value("known", shown(folder), "no such folder; known=null does without one")
     if next(folder.glob(f"*/{RECORD_FILE}"), None) is None:
-        raise bad_value("known", shown(folder), f"has no runs (FOLDER/RUN_ID/{RECORD_FILE})")
+        raise bad_value("known", shown(folder), f"has no runs (FOLDER/NAME/{RECORD_FILE})")
     known = {}
     for run in runs:
-        record = read_record_of(folder / run.run_id)
+        found = find_run(folder, run.run_id)
+        record = read_record_of(found) if found else None
         if isinstance(record, UserError):
             raise record
         if record is not None and record["run_id"] == run.run_id and is_finished(run, record):
@@ -51,7 +53,7 @@ def with_known(statuses: Sequence[RunStatus], folder: Path, known: Iterable[str]
     for status in reversed(statuses):
         run = status.run
         if run.run_id in ids and status.state != "finished":
-            status = replace(status, known=folder / run.run_id)
+            status = replace(status, known=find_run(folder, run.run_id))
             if status.state not in ACTIVE and run.run_id not in needed:
                 status = RunStatus(run, "finished", f"in {shown(folder)}", steps=run.steps, known=status.known)
         if status.state != "finished":

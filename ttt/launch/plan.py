@@ -193,5 +193,6 @@ def _run(plain: dict[str, Any]) -> PlannedRun:
 
 
 def _compared_keys(run: PlannedRun) -> Resolved:
-    plain = asdict(run)
+    """Return what must not change; the folder's name may, since it has words that depend on the version."""
+    plain = asdict(run) | {"folder": str(Path(run.folder).parent)}
     return {key: plain[key] for key in ("steps", "folder", "nodes", "devices", "parent", "resources")}

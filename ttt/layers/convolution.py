@@ -7,17 +7,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ttt.kernels.cpu.convolution import causal_conv
+from ttt.kernels.dispatch import is_compiled
+from ttt.layers.by_kernel import ByKernel
 from ttt.layers.state import State
 
 STD_OF_TRUNCATED = 0.87962566103423978
 """Standard deviation of a standard normal distribution restricted to -2 ... 2."""
 
 
-class CausalConv(nn.Module):
+class CausalConv(nn.Module, ByKernel):
     """One filter of K taps per channel: output t depends on inputs t - K + 1 ... t. [B, T, C] -> [B, T, C].
 
     ``weight`` is [C, 1, K], its last tap is for the current token; initial values are those of ``nn.Conv1d``: uniform
     in +-K^-0.5, the bias too. Without ``bias``, ``bias`` is None.
+    On CPUs the compiled kernel computes it where ``kernel.name`` allows it.
     """
 
     def __init__(self, channels: int, kernel_size: int, bias: bool = True) -> None:
@@ -37,7 +41,16 @@ class CausalConv(nn.Module):
         """Filter every channel, with zeros before the first token. The state has the last ``inputs`` [B, K - 1, C]."""
         B, T, C = x_BTC.shape
         before = state["inputs"] if state else x_BTC.new_zeros(B, self.weight.shape[-1] - 1, C)
-        inputs = torch.cat((before, x_BTC), dim=1)
-        y_BCT = F.conv1d(inputs.transpose(1, 2), self.weight, self.bias, groups=C)
+        kept = self.weight.shape[-1] - 1
+        last = x_BTC[:, T - kept :] if kept <= T else torch.cat((before, x_BTC), dim=1)[:, T:]
         # A copy: a view would keep all inputs in memory and in saved files.
-        return y_BCT.transpose(1, 2), {"inputs": inputs[:, T:].clone()}
+        return self._filtered(x_BTC, before), {"inputs": last.clone()}
+
+    def _filtered(self, x_BTC: Tensor, before: Tensor) -> Tensor:
+        dtypes = {x_BTC.dtype, before.dtype, self.weight.dtype}
+        is_exact = dtypes in ({torch.float32}, {torch.float64}) and not torch.is_autocast_enabled("cpu")
+        if is_exact and is_compiled(self.kernel, x_BTC.device):
+            bias = x_BTC.new_zeros(x_BTC.shape[-1]) if self.bias is None else self.bias
+            return causal_conv(x_BTC, self.weight[:, 0], bias, before)
+        inputs = torch.cat((before, x_BTC), dim=1).transpose(1, 2)
+        return F.conv1d(inputs, self.weight, self.bias, groups=x_BTC.shape[-1]).transpose(1, 2)

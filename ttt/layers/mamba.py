@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ttt.config.errors import bad_value
 from ttt.config.layers import MambaConfig
 from ttt.config.schema import KernelConfig
-from ttt.kernels.dispatch import is_scan_compiled
+from ttt.kernels.dispatch import is_compiled
 from ttt.layers import mamba_kernels
 from ttt.layers.convolution import CausalConv
 from ttt.layers.flops import count_flops
@@ -112,7 +112,7 @@ def choose_scan(kernel: KernelConfig, device: torch.device, h_BEN: Tensor | None
     Raises:
         UserError: ``kernel=cpu`` or ``kernel=mamba_ssm`` cannot run here.
     """
-    if is_scan_compiled(kernel, device):
+    if is_compiled(kernel, device):
         return compiled_scan
     if device.type != "cuda":
         if kernel.name == "mamba_ssm":

@@ -10,6 +10,7 @@ from ttt.config.discover import modules_of
 from ttt.config.errors import bad_value
 from ttt.config.layers import MODELS
 from ttt.config.schema import KernelConfig, LayerConfig
+from ttt.layers.by_kernel import set_kernel
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class LayerSpec:
         conv_gate: whether the backbone requires Mamba's temporal convolutions on the shared query / key projection
             and its output gate (the paper's Mamba backbone, Section 2.7).
         depth: number of sequence layers in the model, for initial values that depend on it.
-        kernel: the kernel that computes an inner loop or Mamba's scan.
+        kernel: the kernel that computes an inner loop, a scan, convolutions and linear maps.
     """
 
     width: int
@@ -97,4 +98,6 @@ def build_layer(config: LayerConfig, spec: LayerSpec) -> nn.Module:
     """
     kind = layer_type(config.name)
     config.check()
-    return kind.build(config, spec)
+    layer = kind.build(config, spec)
+    set_kernel(layer, spec.kernel)
+    return layer

@@ -42,7 +42,8 @@ def rotate(x_BHTD: Tensor, rotations: Tensor) -> Tensor:
 
     Each pair is rotated by one complex product; real arithmetic takes four times as long.
     """
-    # After a convolution, tokens are adjacent in memory instead of the pairs of a head.
-    x_BHTD = x_BHTD if x_BHTD.stride(-1) == 1 else x_BHTD.contiguous()
+    # After a convolution, tokens are adjacent in memory instead of the pairs of a head. The copy is in the memory order
+    # [B, T, H, D] of a projection's output, which the kernels read without another copy.
+    x_BHTD = x_BHTD if x_BHTD.stride(-1) == 1 else x_BHTD.transpose(1, 2).contiguous().transpose(1, 2)
     pairs = torch.view_as_complex(x_BHTD.unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * rotations).flatten(-2)

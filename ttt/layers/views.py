@@ -7,17 +7,27 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ttt.config.layers import CONV_KERNEL
+from ttt.kernels import matmul
+from ttt.layers.by_kernel import ByKernel
 from ttt.layers.convolution import CausalConv
 from ttt.layers.registry import LayerSpec
 from ttt.layers.state import State, named, part
 
 
-def linear(in_features: int, out_features: int, init_std: float | None) -> nn.Linear:
+class Linear(nn.Linear, ByKernel):
+    """A projection without bias, [..., in_features] -> [..., out_features], by the library of ``kernel.matmul``."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Multiply the last axis by the transposed weight."""
+        return matmul.linear(x, self.weight, self.kernel.matmul)
+
+
+def linear(in_features: int, out_features: int, init_std: float | None) -> Linear:
     """Return a projection without bias, initially normal with standard deviation ``init_std``.
 
     None: torch's default, uniform with standard deviation (3 ``in_features``)^-0.5.
     """
-    layer = nn.Linear(in_features, out_features, bias=False)
+    layer = Linear(in_features, out_features, bias=False)
     if init_std is not None:
         nn.init.normal_(layer.weight, std=init_std)
     return layer

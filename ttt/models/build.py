@@ -8,6 +8,7 @@ from ttt.backbones.registry import Backbone, backbones
 from ttt.config.errors import bad_value
 from ttt.config.layers import CONV_KERNEL, SHIPPED, HybridConfig, TTTConfig
 from ttt.config.schema import BackboneConfig, KernelConfig, LayerConfig, SizeConfig
+from ttt.layers.by_kernel import set_kernel
 from ttt.layers.convolution import CausalConv
 from ttt.layers.registry import LayerSpec, build_layer, layer_type, layer_types
 from ttt.models.language_model import LanguageModel
@@ -38,6 +39,7 @@ def build_model(
     for module in model.modules():
         if isinstance(module, CausalConv) and backbone.conv_init == "lecun":
             module.init_lecun()
+    set_kernel(model, kernel)
     return model
 
 

@@ -3,16 +3,17 @@
 Shapes: B batch, T tokens, S = T + 1 tokens of a window, C model width, V vocabulary.
 """
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ttt.backbones.modules import rms_norm
+from ttt.kernels import matmul
+from ttt.layers.by_kernel import ByKernel
 from ttt.layers.flops import count_flops
 from ttt.layers.state import State, named, part
 from ttt.models.cross_entropy import cross_entropy
 
 
-class LanguageModel(nn.Module):
+class LanguageModel(nn.Module, ByKernel):
     """Embedding, blocks, norm, and an output head tied to the embedding. Token ids [B, T] -> logits [B, T, V].
 
     A sequence can be read in chunks, down to single tokens, by passing on the state::
@@ -67,17 +68,20 @@ class LanguageModel(nn.Module):
 
     def _logits(self, h: Tensor) -> Tensor:
         """Compute logits: [..., C] -> [..., V]."""
-        return F.linear(self.norm(h), self.embedding.weight)
+        return matmul.linear(self.norm(h), self.embedding.weight, self.kernel.matmul)
 
 
-def token_losses(model: nn.Module, ids_BS: Tensor) -> Tensor:
-    """Return the cross entropy in nats [B, T] of predicting tokens 1..T from the tokens before them, S = T + 1."""
-    return _losses(model(ids_BS[:, :-1]), ids_BS)
+def token_losses(model: nn.Module, ids_BS: Tensor, inputs_BT: Tensor | None = None) -> Tensor:
+    """Return the cross entropy in nats [B, T] of predicting tokens 1..T from the tokens before them, S = T + 1.
+
+    The model reads ``inputs_BT`` instead of these tokens, if they are given.
+    """
+    return _losses(model(ids_BS[:, :-1] if inputs_BT is None else inputs_BT), ids_BS)
 
 
-def token_predictions(model: nn.Module, ids_BS: Tensor) -> tuple[Tensor, Tensor]:
+def token_predictions(model: nn.Module, ids_BS: Tensor, inputs_BT: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Return the result of ``token_losses``, and whether the most likely token was the right one: bool [B, T]."""
-    logits_BTV = model(ids_BS[:, :-1])
+    logits_BTV = model(ids_BS[:, :-1] if inputs_BT is None else inputs_BT)
     return _losses(logits_BTV, ids_BS), logits_BTV.argmax(-1) == ids_BS[:, 1:]
 
 

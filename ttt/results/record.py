@@ -14,9 +14,13 @@ from ttt.config.identity import without_bookkeeping
 from ttt.config.schema import Resolved
 from ttt.results.atomic import write_text
 from ttt.results.steps import with_schedule
+from ttt.results.task_scores import TaskScores
 from ttt.results.versioned import digest, is_intact, read_versioned
 
 SCHEMA_VERSION = 3
+STATE_SIZE = "state_size"
+"""Measurement of a record: the numbers in the state of one sequence after a whole context."""
+
 RECORD_FILE = "record.json"
 EVALUATIONS = "evaluations"
 TOKENIZERS = ("tokenizer.json", "tokenizer.model")
@@ -74,6 +78,11 @@ class RunFolder:
         return self.path / "context_gain.parquet"
 
     @property
+    def needle(self) -> Path:
+        """The recall of planted lines measured by a probe, see ``ttt.results.needle``; most runs have none."""
+        return self.path / "needle.parquet"
+
+    @property
     def documents(self) -> Path:
         """The losses by document of the evaluations, see ``ttt.results.document_losses``."""
         return self.path / "documents.parquet"
@@ -81,7 +90,7 @@ class RunFolder:
     @property
     def tables(self) -> list[Path]:
         """The possible tables besides the metrics: of probes, and of losses by document."""
-        return [self.inner_loss, self.context_gain, self.documents]
+        return [self.inner_loss, self.context_gain, self.needle, self.documents]
 
     @property
     def evaluations(self) -> Path:
@@ -211,7 +220,8 @@ class Record(TypedDict):
     ``error`` is one line when ``status`` is "failed", "diverged" or "interrupted". ``steps`` and ``tokens`` are those
     done so far, ``steps_planned`` and ``training_flops`` are of the whole schedule, before whose end
     ``trainer.max_steps`` may finish the run (``ttt.results.steps``). ``results`` has one
-    evaluation per split, ``evaluations`` those at other contexts and on other texts, by the names of their tables.
+    evaluation per split, ``evaluations`` those at other contexts and on other texts, by the names of their tables, and
+    ``tasks`` the scores on tasks of lm-evaluation-harness, by task: ``piqa``, ``piqa-8k-5shot-step100``.
     ``versions`` is from ``provenance.versions``. ``warnings`` maps a subject, such as "train, layer 1, head 0", to the
     newest warning about it; most records have none. ``identity`` is the part of ``config`` from which ``run_id`` is
     made, see ``ttt.config.identity``. ``label`` describes the run for figures. ``started_in`` is the directory from
@@ -251,6 +261,7 @@ class Record(TypedDict):
     measurements: NotRequired[dict[str, float]]
     wandb_id: NotRequired[str]
     imported: NotRequired[Imported]
+    tasks: NotRequired[dict[str, TaskScores]]
 
 
 def write_record(path: Path, record: Record) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from ttt.config.errors import UserError
 from ttt.results.record import Evaluation, Record, RunFolder, Status, config_agrees, read_record, write_record
+from ttt.results.task_scores import TaskScores
 
 SECONDS_BETWEEN_RECORDS = 15.0
 
@@ -81,6 +82,7 @@ class RunRecord:
         content["status"], content["error"], content["results"] = "running", None, {}
         content.pop("measurements", None)
         content.pop("evaluations", None)
+        content.pop("tasks", None)
         content["steps"], content["last_checkpoint"], content["steps_planned"] = step, checkpoint, steps_planned
         content["overrides"], content["sweep"] = overrides, sweep or content["sweep"]
         if label is not None:
@@ -152,6 +154,15 @@ class RunRecord:
             UserError: the file cannot be written.
         """
         self.content.setdefault("evaluations", {})[name] = evaluation
+        self.write()
+
+    def scored(self, scores: Mapping[str, TaskScores]) -> None:
+        """Record scores on tasks, each in place of an earlier one of its name, and write the file.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
+        self.content.setdefault("tasks", {}).update(scores)
         self.write()
 
     def trained(self) -> None:

@@ -12,6 +12,7 @@ import torch
 from ttt.config.plan import plan_steps
 from ttt.config.schema import TrainConfig
 from ttt.models.build import build_model
+from ttt.models.checkpointing import checkpoint_blocks
 from ttt.models.device import choose_device, choose_precision
 from ttt.models.language_model import token_losses
 from ttt.models.memory import keep_freed_memory
@@ -26,11 +27,11 @@ MOST_FLOPS = {"cpu": 2e11, "mps": 5e12, "cuda": 1e15}
 HALF = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
-def measured_speed(config: TrainConfig, flops_per_token: float) -> float | None:
+def measured_speed(config: TrainConfig, flops_per_token: float, seconds: float | None = None) -> float | None:
     """Return the tokens per second of training on one device, or None if one sequence would take too long.
 
     It trains on as many sequences as a batch of the run has, or on fewer that fit into ``MOST_FLOPS``. Several devices
-    count as one times their number.
+    count as one times their number. Batches are repeated for ``seconds``; None: ``SECONDS``.
 
     Raises:
         UserError: the device is not present, or the model cannot be built.
@@ -49,8 +50,11 @@ def measured_speed(config: TrainConfig, flops_per_token: float) -> float | None:
     # The updates of a step share its time among its batches.
     step = _one_batch(config, device, batch, plan.accumulate)
     step(0)
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    seconds = SECONDS if seconds is None else seconds
     started, batches = time.perf_counter(), 0
-    while batches < 2 or time.perf_counter() - started < SECONDS:
+    while batches < 2 or time.perf_counter() - started < seconds:
         step(batches)
         batches += 1
     if device.type == "cuda":
@@ -61,6 +65,8 @@ def measured_speed(config: TrainConfig, flops_per_token: float) -> float | None:
 def _one_batch(config: TrainConfig, device: torch.device, batch: int, accumulate: int) -> Callable[[int], None]:
     """Return a function that computes the gradients of batch ``number``, and updates the weights after each step."""
     model = build_model(config.model, config.size, config.backbone, config.kernel, config.data.vocab_size).to(device)
+    if config.trainer.activation_checkpointing == "blocks":
+        checkpoint_blocks(model)
     optimizer = make_optimizer(model, decayed_parameters(model, config.recipe.decay), config.recipe)
     half = HALF.get(choose_precision(config.trainer.precision, device))
     ids_BS = torch.randint(config.data.vocab_size, (batch, config.ctx.length + 1), device=device)

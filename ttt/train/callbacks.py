@@ -1,18 +1,23 @@
 """Callbacks that report the progress of a training: progress bar, logs and the table of metrics."""
 
+import math
 import sys
 import time
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import lightning.pytorch as pl
+import torch
+from torch import Tensor
 from tqdm import tqdm
 
+from ttt.config.gpus import GIGA
+from ttt.config.progress import progress_bar
+from ttt.config.trainer import TrainerConfig
 from ttt.results.metrics import MetricLog
-from ttt.train.module import TrainingModule
+from ttt.train.module import TrainingModule, is_asynchronous
 from ttt.train.optim import learning_rate
-
-SECONDS_BETWEEN_LINES = 10.0
+from ttt.train.speed import Speed
 
 
 def checkpoint_due(step: int, last: int, every: int) -> bool:
@@ -41,53 +46,115 @@ class OnOptimizerStep(pl.Callback, ABC):
         """Act after optimizer step ``step``, counted from 1."""
 
 
+class Row(NamedTuple):
+    """A number of a step; a tensor stays on its device until it is written."""
+
+    step: int
+    metric: str
+    value: Tensor | float
+    unit: str
+
+
 class Metrics(OnOptimizerStep):
     """Writes loss, learning rate and gradient norm to the run's table and to Lightning's loggers.
 
+    On a GPU they are collected there, and transferred every ``trainer.fetch_every`` steps and before whatever reads
+    the weights, because each transfer waits for the device.
+
     Args:
         metrics: the run's table.
-        every: optimizer steps between two rows.
+        config: the run's keys ``log_every``, ``fetch_every``, and those of checkpoints and validations.
+        speed: relates tokens per second to the devices.
+
+    Attributes:
+        shown: the newest values by name, with those of ``Speed.values``.
     """
 
-    def __init__(self, metrics: MetricLog, every: int) -> None:
+    def __init__(self, metrics: MetricLog, config: TrainerConfig, speed: Speed) -> None:
         super().__init__()
-        self.metrics, self.every = metrics, every
+        self.metrics, self.config, self.speed = metrics, config, speed
+        self.shown: dict[str, float] = {}
+        self._rows: list[Row] = []
         self._clock: tuple[int, float] | None = None
 
     def on_step(self, trainer: pl.Trainer, module: TrainingModule, step: int) -> None:
-        """Add the step's rows; the loggers' speed leaves out the first step, in which kernels are compiled."""
-        started = self._clock = self._clock or (step, time.perf_counter())
-        if step % self.every:
-            return
-        loss = float(trainer.strategy.reduce(module.step_loss, reduce_op="mean"))
-        # The optimizer has the rate of the next step by now.
-        rate = learning_rate(step - 1, module.recipe, module.plan.schedule_steps)
-        self.metrics.add("train", step, "loss", loss, "nats/token")
-        self.metrics.add("train", step, "learning_rate", rate, "1")
-        self.metrics.add("train", step, "gradient_norm", module.gradient_norm, "1")
-        values = {"loss": loss, "learning_rate": rate}
-        if step > started[0]:
-            self._clock = step, time.perf_counter()
-            tokens = (step - started[0]) * module.plan.tokens_per_step
-            values["tokens_per_second"] = tokens / (self._clock[1] - started[1])
-        for logger in trainer.loggers:
-            logger.log_metrics(values, step)
+        """Collect the step's rows; write them if it is time."""
+        # The speed leaves out the first step, in which kernels are compiled.
+        self._clock = self._clock or (step, time.perf_counter())
+        if step % self.config.log_every == 0:
+            # The optimizer has the rate of the next step by now.
+            rate = learning_rate(step - 1, module.recipe, module.plan.schedule_steps)
+            self._add(step, "loss", module.step_loss, "nats/token")
+            self._add(step, "learning_rate", rate, "1")
+            self._add(step, "gradient_norm", module.gradient_norm, "1")
+        if not is_asynchronous(module.device) or self._is_due(step, module.plan.steps):
+            self.write(trainer, module, step)
+
+    def _add(self, step: int, metric: str, value: Tensor | float, unit: str) -> None:
+        self._rows.append(Row(step, metric, value, unit))
+
+    def _is_due(self, step: int, last: int) -> bool:
+        config = self.config
+        every = (config.fetch_every, config.keep_every, config.eval_every)
+        return checkpoint_due(step, last, config.checkpoint_every) or any(n > 0 and step % n == 0 for n in every)
+
+    def write(self, trainer: pl.Trainer, module: TrainingModule, step: int) -> None:
+        """Write what was collected up to ``step``. All processes must call this together; it waits for their devices.
+
+        Raises:
+            DivergedError: a loss is not finite; the steps before it are written.
+        """
+        rows, self._rows = self._rows, []
+        try:
+            module.check_losses()
+        finally:
+            written = fetched([row for row in rows if row.step <= module.finite_steps], trainer)
+            for row in written:
+                self.metrics.add("train", row.step, row.metric, float(row.value), row.unit)
+            self._log(trainer, module, step, written)
+
+    def _log(self, trainer: pl.Trainer, module: TrainingModule, step: int, rows: list[Row]) -> None:
+        """Give the values of each step to the loggers, and the speed with those of the last one."""
+        by_step: dict[int, dict[str, float]] = {}
+        for row in rows:
+            by_step.setdefault(row.step, {})[row.metric] = float(row.value)
+        if by_step and self._clock is not None and step > self._clock[0]:
+            now = time.perf_counter()
+            tokens = (step - self._clock[0]) * module.plan.tokens_per_step
+            by_step[max(by_step)] |= self.speed.values(tokens / (now - self._clock[1]))
+            self._clock = step, now
+        for number, values in by_step.items():
+            self.shown |= values
+            for logger in trainer.loggers:
+                logger.log_metrics(values, number)
+
+
+def fetched(rows: list[Row], trainer: pl.Trainer) -> list[Row]:
+    """Return rows of numbers, the mean over the processes of those on devices, in one transfer."""
+    tensors = [row.value for row in rows if isinstance(row.value, Tensor)]
+    if not tensors:
+        return rows
+    mean = trainer.strategy.reduce(torch.stack(tensors).float(), reduce_op="mean")
+    numbers = iter(cast(Tensor, mean).tolist())
+    return [row._replace(value=next(numbers)) if isinstance(row.value, Tensor) else row for row in rows]
 
 
 class Progress(OnOptimizerStep):
-    """Progress bar with steps, loss, tokens/s and time left; without a terminal it is drawn at most every 10 s.
+    """Progress bar with steps, loss, speed, memory and time left; without a terminal it is a line at most every 10 s.
 
     The bar begins after the first step, in which kernels are compiled, so that the time left does not count it.
 
     Args:
         kernel: the kernel that the first step may compile; None: there is none.
+        compiles: torch.compile compiles the blocks in the first step.
+        reported: has the newest loss, which is read from the device only there.
     """
 
     _bar: tqdm | None = None
 
-    def __init__(self, kernel: str | None) -> None:
+    def __init__(self, kernel: str | None, compiles: bool, reported: Metrics) -> None:
         super().__init__()
-        self._kernel = kernel
+        self._kernel, self._compiles, self._reported = kernel, compiles, reported
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Print what the first step waits for; only the first of several processes shows it."""
@@ -95,17 +162,12 @@ class Progress(OnOptimizerStep):
         if trainer.is_global_zero and self._kernel:
             line = f"first step: kernel={self._kernel} is compiled unless it was compiled before"
             print(line, file=sys.stderr, flush=True)
+        if trainer.is_global_zero and self._compiles:
+            print("first step: trainer.compile=true compiles the blocks, for minutes", file=sys.stderr, flush=True)
 
     def _open(self, steps: int, step: int) -> None:
         self._first, self._started = step, time.perf_counter()
-        self._bar = tqdm(
-            total=steps,
-            initial=step,
-            desc="training",
-            unit="step",
-            dynamic_ncols=True,
-            mininterval=0.1 if sys.stderr.isatty() else SECONDS_BETWEEN_LINES,
-        )
+        self._bar = progress_bar(total=steps, initial=step, desc="training", unit="step", dynamic_ncols=True)
 
     def on_step(self, trainer: pl.Trainer, module: TrainingModule, step: int) -> None:
         """Open the bar after the first step, then advance it."""
@@ -114,9 +176,17 @@ class Progress(OnOptimizerStep):
                 self._open(module.plan.steps, step)
         else:
             tokens = (step - self._first) * module.plan.tokens_per_step
-            tokens_per_second = tokens / (time.perf_counter() - self._started)
-            self._bar.set_postfix_str(f"loss {module.step_loss:.3f}, {tokens_per_second:,.0f} tokens/s", refresh=False)
+            self._bar.set_postfix_str(self._text(tokens / (time.perf_counter() - self._started)), refresh=False)
             self._bar.update()
+
+    def _text(self, tokens_per_second: float) -> str:
+        """Return loss, speed, and as far as they are known the share of the peak rate and the memory."""
+        parts = [f"loss {self._reported.shown.get('loss', math.nan):.3f}", f"{tokens_per_second:,.0f} tokens/s"]
+        if (mfu := self._reported.speed.mfu(tokens_per_second)) is not None:
+            parts.append(f"{100 * mfu:.0f}% MFU")
+        if (memory := self._reported.shown.get("peak_memory")) is not None:
+            parts.append(f"{memory / GIGA:.2g} GB")
+        return ", ".join(parts)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:  # noqa: ARG002 - Lightning's signature
         """Close the bar."""

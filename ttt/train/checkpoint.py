@@ -13,9 +13,8 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from ttt.config.errors import UserError
 from ttt.results.atomic import replacing
 from ttt.results.checkpoints import checkpoint_path, checkpoint_step, checkpoints, remove_checkpoint, write_digest
-from ttt.results.metrics import MetricLog
 from ttt.results.run_record import RunRecord
-from ttt.train.callbacks import OnOptimizerStep, checkpoint_due
+from ttt.train.callbacks import Metrics, OnOptimizerStep, checkpoint_due
 from ttt.train.module import TrainingModule
 from ttt.train.stopping import Interrupted, StopRequest
 
@@ -107,7 +106,7 @@ class SaveCheckpoints(OnOptimizerStep):
 
     Args:
         record: the run's record.
-        metrics: the run's metrics.
+        metrics: has the run's metrics, and checks the losses.
         every: optimizer steps between two checkpoints.
         keep_every: optimizer steps between two checkpoints that are kept.
         stop: requests to end the training after the current step.
@@ -116,17 +115,23 @@ class SaveCheckpoints(OnOptimizerStep):
         files: the trainer's plugin that writes the checkpoints.
     """
 
-    def __init__(self, record: RunRecord, metrics: MetricLog, every: int, keep_every: int, stop: StopRequest) -> None:
+    def __init__(self, record: RunRecord, metrics: Metrics, every: int, keep_every: int, stop: StopRequest) -> None:
         super().__init__()
         self.record, self.metrics, self.every, self.keep_every, self.stop = record, metrics, every, keep_every, stop
         self.files = AtomicCheckpointIO()
 
     def on_step(self, trainer: pl.Trainer, module: TrainingModule, step: int) -> None:
-        """Record the step, and save if a checkpoint is due."""
+        """Record the step, and save if a checkpoint is due.
+
+        Raises:
+            DivergedError: a loss up to this step is not finite.
+        """
         self.record.step(step)
         stop = self.stop.agreed(trainer)
         due = checkpoint_due(step, module.plan.steps, self.every)
         if stop or due or self._is_kept(step):
+            # Nothing is saved after a loss that is not finite.
+            self.metrics.write(trainer, module, step)
             self._save(trainer, step)
         trainer.should_stop = trainer.should_stop or stop
 
@@ -138,7 +143,7 @@ class SaveCheckpoints(OnOptimizerStep):
         if trainer.is_global_zero:
             with self.files.deferring():
                 self.record.require_folder()
-                self.metrics.write()
+                self.metrics.metrics.write()
         path = checkpoint_path(folder, step)
         trainer.save_checkpoint(path)
         if trainer.is_global_zero and self.files.failure is None:

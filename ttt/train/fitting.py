@@ -16,7 +16,8 @@ from ttt.config.errors import RunError, UserError
 from ttt.config.gpus import GIGA, GPU, USABLE, V100
 from ttt.config.identity import context_name
 from ttt.config.plan import device_batches, plan_steps
-from ttt.config.schema import RecipeConfig, SizeConfig, TrainConfig, TrainerConfig
+from ttt.config.schema import RecipeConfig, SizeConfig, TrainConfig
+from ttt.config.trainer import TrainerConfig
 from ttt.results.record import RunFolder, read_record
 
 if TYPE_CHECKING:

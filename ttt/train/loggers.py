@@ -8,7 +8,7 @@ from pathlib import Path
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
 from ttt.config.errors import bad_value
-from ttt.config.schema import TrainerConfig
+from ttt.config.trainer import TrainerConfig
 from ttt.results.record import Record, read_record
 from ttt.results.run_record import RunRecord
 

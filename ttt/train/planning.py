@@ -10,6 +10,7 @@ from ttt.config.plan import StepPlan, check, order_seed, plan_steps
 from ttt.config.schema import ParentConfig, Resolved, TrainConfig
 from ttt.data.local import check_paths
 from ttt.results.checkpoints import Checkpoint, newest_whole
+from ttt.results.folders import folder_of
 from ttt.results.record import Data, RunFolder, identity_of, read_record
 from ttt.results.run_record import Label
 from ttt.train.fitting import fitted
@@ -22,7 +23,7 @@ class Parent:
 
     Attributes:
         run: its folder.
-        run_id: its name.
+        run_id: its id.
         identity: its identity; see ``ttt.config.identity``.
         steps: optimizer steps of its weights.
         tokens_per_step: tokens per step.
@@ -51,8 +52,8 @@ class RunPlan:
         config: the configuration, including values taken from its parent.
         step_plan: its steps and their batches.
         identity: the settings that identify it; see ``ttt.config.identity``.
-        run_id: its name.
-        folder: its folder.
+        run_id: its id.
+        folder: its folder; named after the id, with words.
         order_seed: seed of the data's order.
         parent: the run whose weights it starts from.
         plain: the configuration as plain containers, for the record.
@@ -89,7 +90,7 @@ def plan_run(config: TrainConfig, overrides: list[str], sweep: str | None = None
         name = config.recipe.name
         raise bad_value("recipe", name, "starts from the weights of another run; name it with from=FOLDER")
     name, settings = run_id(config), identity(config)
-    folder = RunFolder(Path(config.run) if config.run else Path(config.runs) / name)
+    folder = RunFolder(Path(config.run) if config.run else folder_of(config, Path(config.runs)))
     check(config)
     if not folder.record.exists():
         check_paths(config.data)

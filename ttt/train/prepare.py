@@ -10,6 +10,7 @@ from ttt.data.corpus import Corpus, load_corpus
 from ttt.data.usage import usage
 from ttt.data.windows import Windows, windows_within
 from ttt.evaluate.run import Reading
+from ttt.layers.compiled import compile_blocks
 from ttt.models.build import build_model
 from ttt.models.checkpointing import checkpoint_blocks
 from ttt.models.flops import training_flops
@@ -81,6 +82,8 @@ def prepare(plan: RunPlan, opening: Opening) -> PreparedRun:
         check_resumable(model, newest.path)
     elif plan.parent is not None:
         load_weights(model, plan.parent.checkpoint.path)
+    if trainer.compile:
+        compile_blocks(model.blocks, hardware.device)
     if trainer.activation_checkpointing == "blocks":
         checkpoint_blocks(model)
     data = describe_data(corpus, config.data.name, ctx)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal, TypeVar, cast
 
 from ttt.config.errors import UserError, bad_value
-from ttt.config.schema import TrainerConfig
+from ttt.config.trainer import TrainerConfig
 
 if TYPE_CHECKING:
     from lightning.fabric.plugins import ClusterEnvironment
@@ -100,12 +100,17 @@ def process_group(device: str) -> Iterator[None]:
 
     environment = cluster_environment()
     os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = environment.main_address, str(environment.main_port)
-    backend = "cpu:gloo,cuda:nccl" if device in ("auto", "cuda") and cuda.is_available() else "gloo"
+    backend = process_group_backend(device in ("auto", "cuda") and cuda.is_available())
     distributed.init_process_group(backend, rank=environment.global_rank(), world_size=environment.world_size())
     try:
         yield
     finally:
         destroy_group()
+
+
+def process_group_backend(gpus: bool) -> str:
+    """Return torch's name of the communication between processes, on the host and, if they have them, on GPUs."""
+    return "cpu:gloo,cuda:nccl" if gpus else "gloo"
 
 
 def destroy_group() -> None:

@@ -16,13 +16,14 @@ from ttt.evaluate.perplexity import SplitEvaluation
 from ttt.evaluate.run import TrainedRun, evaluate_run
 from ttt.layers.observing import ttt_layers
 from ttt.models.build import build_model
+from ttt.models.count import state_numbers
 from ttt.models.language_model import LanguageModel
-from ttt.models.memory import peak_of, start_peak
+from ttt.models.memory import start_peak
 from ttt.models.weights import load_weights
 from ttt.results.atomic import write_bytes
 from ttt.results.checkpoints import checkpoint_path, checkpoint_step, checkpoints, set_aside
 from ttt.results.metrics import MetricLog
-from ttt.results.record import write_config
+from ttt.results.record import STATE_SIZE, write_config
 from ttt.results.run_record import RunRecord
 from ttt.train.callbacks import Metrics, Progress
 from ttt.train.checkpoint import SaveCheckpoints
@@ -35,8 +36,12 @@ from ttt.train.opening import reset_folder, rewind_folder
 from ttt.train.prepare import PreparedRun
 from ttt.train.processes import cluster_environment, destroy_group
 from ttt.train.recording import recording
+from ttt.train.speed import speed_of
 from ttt.train.stopping import Interrupted, StopRequest
 from ttt.train.validation import Validation
+
+BATCHES_AHEAD = 2
+"""Batches that a thread reads into pinned memory while a GPU computes."""
 
 
 def run(prepared: PreparedRun) -> SplitEvaluation | None:
@@ -55,11 +60,13 @@ def run(prepared: PreparedRun) -> SplitEvaluation | None:
         return None
     _open_folder(prepared)
     with recording(record), naming_the_keys(trainer):
+        record.measured(STATE_SIZE, _state_size(prepared))
         trained = _trained(prepared, _train(prepared))
         evaluation = evaluate_run(trained, "validation")
         if trainer.eval_test:
             _evaluate_test(trained)
-        _measure_copying(trained)
+        if prepared.windows.answers is None:
+            _measure_copying(trained)
         return evaluation
 
 
@@ -77,6 +84,13 @@ def _evaluate_test(trained: TrainedRun) -> None:
         _warn(trained, "test", error)
     else:
         evaluate_run(trained, "test")
+
+
+def _state_size(prepared: PreparedRun) -> int:
+    """Return the numbers in the state of one sequence after a whole context."""
+    config = prepared.plan.config
+    first, more = state_numbers(config)
+    return first + more * (config.ctx.length - 1)
 
 
 def _measure_copying(trained: TrainedRun) -> None:
@@ -119,7 +133,7 @@ def _train(prepared: PreparedRun) -> MetricLog:
         steps = plan.step_plan.schedule_steps
         record.resume(newest.step, newest.path.name, steps, plan.overrides, plan.sweep, plan.label)
     metrics = prepared.metrics
-    stop = StopRequest()
+    stop, device = StopRequest(), prepared.hardware.device
     trainer = _trainer(prepared, metrics, stop)
     loader = TrainLoader(
         prepared.windows,
@@ -128,12 +142,12 @@ def _train(prepared: PreparedRun) -> MetricLog:
         seed=plan.order_seed,
         rank=trainer.global_rank,
         world_size=trainer.world_size,
+        ahead=BATCHES_AHEAD if device.type == "cuda" else 0,
     )
-    device = prepared.hardware.device
     start_peak(device)
     record.start_clock()
     try:
-        module = TrainingModule(prepared.model, plan.config.recipe, plan.step_plan)
+        module = TrainingModule(prepared.model, plan.config.recipe, plan.step_plan, prepared.windows.answers)
         with stop.listening():
             trainer.fit(module, loader, ckpt_path=newest.path if newest else None, weights_only=True)
     except DivergedError as error:
@@ -141,13 +155,22 @@ def _train(prepared: PreparedRun) -> MetricLog:
     finally:
         if record.writes and record.folder.path.exists():
             metrics.write()
-            if (peak := peak_of(device)) is not None:
-                record.measured("peak_memory", peak)
             record.trained()
+            _measure_speed(prepared)
         if record.writes:
             finish_loggers(trainer.loggers)
         destroy_group()
     return metrics
+
+
+def _measure_speed(prepared: PreparedRun) -> None:
+    """Note the peak memory and the share of the devices' peak rate in the record, as far as they are known."""
+    record = prepared.record
+    speed = speed_of(record.content, prepared.hardware, prepared.plan.config.trainer)
+    measured = speed.values(record.content["timing"]["tokens_per_second"] or 0.0)
+    for name in ("peak_memory", "mfu"):
+        if name in measured:
+            record.measured(name, measured[name])
 
 
 def _with_last_good(error: DivergedError, record: RunRecord) -> DivergedError:
@@ -199,20 +222,21 @@ def _trainer(prepared: PreparedRun, metrics: MetricLog, stop: StopRequest) -> pl
     _quiet_lightning()
     plan, record, newest = prepared.plan, prepared.record, prepared.newest
     trainer = plan.config.trainer
-    callbacks: list[pl.Callback] = [stop, Metrics(metrics, trainer.log_every)]
+    reported = Metrics(metrics, trainer, speed_of(record.content, prepared.hardware, trainer))
+    callbacks: list[pl.Callback] = [stop, reported]
     # All ranks would have to probe a sharded model together, but each reads other text.
     if ttt_layers(prepared.model) and trainer.strategy != "fsdp":
         callbacks.append(InnerWatch(record, prepared.windows[0], trainer.checkpoint_every))
     if trainer.eval_every:
         documents = prepared.corpus.splits["validation"]
         callbacks.append(Validation(documents, prepared.reading, metrics, record, trainer.eval_every))
-    saving = SaveCheckpoints(record, metrics, trainer.checkpoint_every, trainer.keep_every, stop)
+    saving = SaveCheckpoints(record, reported, trainer.checkpoint_every, trainer.keep_every, stop)
     callbacks.append(saving)
     if trainer.progress:
-        callbacks.append(Progress(_built(prepared)))
+        callbacks.append(Progress(_built(prepared), trainer.compile, reported))
     return pl.Trainer(
         accelerator=prepared.hardware.device.type,
-        strategy=choose_strategy(trainer.strategy),
+        strategy=choose_strategy(trainer.strategy, prepared.hardware.device),
         precision=prepared.hardware.precision,  # type: ignore[arg-type]
         devices=trainer.devices,
         num_nodes=trainer.nodes,

@@ -120,6 +120,8 @@ def _report_end(prepared: "PreparedRun", evaluation: "SplitEvaluation") -> None:
         f'next: ttt-generate run={shlex.quote(str(folder))} prompt="..." continues a text; ttt-plot lists the figures'
     )
     reached = f"validation perplexity {evaluation.perplexity:.2f} ({evaluation.loss:.4f} nats/token)"
+    if prepared.windows.answers is not None:
+        reached = f"{evaluation.accuracy:.1%} of the validation answers right, {reached.replace('token', 'answer')}"
     print(f"{folder}: {reached}{_after(content) or f' after {steps_in_words(content)}'}")
 
 

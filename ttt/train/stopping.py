@@ -8,6 +8,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from torch import distributed
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 """SLURM sends SIGUSR2 before a time limit, as submitit requests. SIGUSR1 is not used because NCCL may use it."""
@@ -73,8 +74,12 @@ class StopRequest(pl.Callback):
 
     def agreed(self, trainer: pl.Trainer) -> bool:
         """Return whether the run must end; all processes of a distributed run must call this together."""
-        noted = torch.tensor(self._noted, device=trainer.strategy.root_device)
-        self.number = int(trainer.strategy.reduce(noted, reduce_op="max"))
+        self.number = self._noted
+        if trainer.world_size > 1:
+            # On the CPU and without Lightning's barrier: on GPUs both would wait for the end of the step.
+            noted = torch.tensor(self._noted)
+            distributed.all_reduce(noted, distributed.ReduceOp.MAX)
+            self.number = int(noted)
         return self.number > 0
 
     def _note(self, number: int, _: FrameType | None) -> None:

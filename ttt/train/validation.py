@@ -6,7 +6,7 @@ import lightning.pytorch as pl
 
 from ttt.data.corpus import Documents
 from ttt.data.windows import windows_within
-from ttt.evaluate.losses import window_losses
+from ttt.evaluate.losses import window_predictions
 from ttt.evaluate.perplexity import mean_loss
 from ttt.evaluate.run import Reading
 from ttt.results.metrics import VALIDATION_WHILE_TRAINING, MetricLog
@@ -46,10 +46,10 @@ class Validation(OnOptimizerStep):
             return
         started, training = time.monotonic(), module.model.training
         what = f"validation at step {step}"
-        losses = window_losses(
+        predictions = window_predictions(
             module.model, self.windows, module.device, self.reading.device_tokens, show_progress=False, what=what
         )
-        loss = mean_loss(losses)
+        loss = mean_loss(predictions)
         module.model.train(training)
         self.metrics.add("validation", step, VALIDATION_WHILE_TRAINING, loss, "nats/token")
         for logger in trainer.loggers:

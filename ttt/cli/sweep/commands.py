@@ -16,6 +16,7 @@ from ttt.cli.sweep.expand import expand, load_sweep
 from ttt.cli.sweep.known import compare_data, count_known, known_folder, known_status, trained_for_weights
 from ttt.cli.sweep.overrides import with_overrides
 from ttt.cli.sweep.request import Request
+from ttt.cli.sweep.run import run
 from ttt.cli.sweep.submit import new_resources, retry, select
 from ttt.cli.sweep.submit import submit as submit_sweep
 from ttt.cli.sweep.tables import cost_table, memory_table, status_table
@@ -136,17 +137,22 @@ def collect(request: Request) -> None:
 
 
 def table_of_runs(folder: Path) -> str:
-    """Return the records of all runs below a folder as CSV, with a column for every key in which the runs differ."""
+    """Return the records of all runs below a folder as CSV.
+
+    There is a column for every key in which the runs differ, and for every score on a task.
+    """
     # Importing pandas takes a second, and the other commands do not need it.
+    from ttt.analysis.scores import scores_by_run
     from ttt.analysis.varied import varied
     from ttt.cli.results import read_results
 
     results = read_results(folder, strict=True)
-    return str(results.runs.drop(columns="run_dir").join(varied(results)).to_csv(index=False))
+    table = results.runs.drop(columns="run_dir").join(varied(results)).join(scores_by_run(results))
+    return str(table.to_csv(index=False))
 
 
 COMMANDS: dict[str, Callable[[Request], None]] = {
-    command.__name__: command for command in (plan, submit, status, retry, cancel, logs, collect)
+    command.__name__: command for command in (plan, submit, run, status, retry, cancel, logs, collect)
 }
 
 

@@ -1,6 +1,7 @@
 """The jobs that ``ttt-sweep submit`` would send, without sending them: a script and a command for each shape."""
 
 import shlex
+from collections.abc import Mapping
 
 from ttt.cli.sweep.request import Request
 from ttt.config.cluster import ClusterConfig
@@ -30,20 +31,21 @@ def print_jobs(request: Request, plan: Plan, resources: Resources, runs: list[Pl
     else:
         _print_scripts(SweepFolder(request.folder), plan, runs, clusters)
     shape_of, shown = shapes(plan), set[str]()
+    folders = {run.run_id: run.folder for run in plan.runs}
     for run in runs:
         shape = shape_of[run.run_id]
         if shape not in shown:
             shown.add(shape)
             same = sum(shape_of[other.run_id] == shape for other in runs)
-            print(f"\n# a run of this shape, of {same}:\n{command(request, run)}")
+            print(f"\n# a run of this shape, of {same}:\n{command(request, run, folders)}")
     print("\nnothing was submitted or written")
 
 
-def command(request: Request, run: PlannedRun) -> str:
-    """Return the command that trains a run as its job does."""
+def command(request: Request, run: PlannedRun, folders: Mapping[str, str]) -> str:
+    """Return the command that trains a run as its job does; ``folders``: run_id -> folder, of its parent."""
     words = [*run.overrides, f"runs={request.runs_folder}", "ckpt=last"]
     if run.parent is not None:
-        words.append(f"from={request.runs_folder / run.parent}")
+        words.append(f"from={folders[run.parent]}")
     return shlex.join(["ttt-train", *words])
 
 

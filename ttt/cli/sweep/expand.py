@@ -26,6 +26,7 @@ from ttt.config.plan import check
 from ttt.config.schema import TrainConfig
 from ttt.config.sweep import Sweep, SweepRun, describe_point, key_of, read_sweep
 from ttt.launch.plan import Plan, PlannedRun
+from ttt.results.folders import folder_of
 from ttt.train.optimizers.registry import check_optimizer
 from ttt.train.planning import planned_parent, with_parent
 
@@ -96,6 +97,7 @@ def expand(
     register_schemas()
     planned: dict[str, PlannedRun] = {}
     configs: dict[tuple[str, ...], TrainConfig] = {}
+    by_id: dict[str, TrainConfig] = {}
     with hydra.initialize_config_dir(version_base="1.3", config_dir=str(assets() / "conf")):
         runs = sweep.runs()
         for number, run in enumerate(runs):
@@ -106,10 +108,10 @@ def expand(
             except (HydraException, OmegaConfBaseException, UserError) as error:
                 reason = str(error) if isinstance(error, UserError) else describe(error)
                 raise UserError(f"sweep={sweep.name}: {describe_point(run.point)}: {reason}") from error
-            configs[tuple(run.point.values())] = config
+            configs[tuple(run.point.values())] = by_id[planned_run.run_id] = config
             planned.setdefault(planned_run.run_id, planned_run)
             report(number + 1, len(runs))
-    return Plan(sweep.name, list(planned.values()), {run_id(config): config for config in configs.values()})
+    return Plan(sweep.name, list(planned.values()), by_id)
 
 
 def compose_run(run: SweepRun, runs_folder: Path, parent: TrainConfig | None) -> TrainConfig:
@@ -129,7 +131,7 @@ def compose_run(run: SweepRun, runs_folder: Path, parent: TrainConfig | None) ->
     config = with_matched_size(config)
     config = replace(config, runs=str(runs_folder), ckpt="last")
     if parent is not None:
-        return with_parent(config, planned_parent(parent, runs_folder / run_id(parent)))
+        return with_parent(config, planned_parent(parent, folder_of(parent, runs_folder)))
     if config.recipe.parent_share:
         raise bad_value("recipe", config.recipe.name, "starts from another run; name it in a rule with from:")
     return config
@@ -140,7 +142,7 @@ def _planned_run(run: SweepRun, config: TrainConfig, runs_folder: Path, labels: 
     check_optimizer(config.recipe)
     return PlannedRun(
         run_id=name,
-        folder=str(runs_folder / name),
+        folder=str(folder_of(config, runs_folder)),
         overrides=run.overrides,
         parent=config.parent.run_id,
         steps=plan.steps,

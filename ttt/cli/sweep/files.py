@@ -1,6 +1,6 @@
 """Finding and reading YAML files of sweeps and clusters.
 
-``sweeps/SCALE/NAME.yaml`` is a sweep; a figure has the same NAME at both scales. ``slurm/NAME.yaml`` is a cluster.
+``sweeps/SCALE/NAME.yaml`` is a sweep; a figure has the same NAME at every scale. ``slurm/NAME.yaml`` is a cluster.
 """
 
 from dataclasses import dataclass
@@ -13,8 +13,11 @@ from ttt.config.assets import assets
 from ttt.config.errors import UserError, bad_value
 from ttt.config.system import user_path
 
-SCALES = ("paper", "laptop")
+SCALES = ("paper", "laptop", "gpu")
 """Without ``scale=``, the first of these that has the sweep is used."""
+
+BUDGETS = "budgets"
+"""The folder of ``sweeps/`` with budgets, which ``ttt-sweep run`` takes."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ def sweep_file(name: str, scale: str | None = None) -> SweepFile:
 
     Args:
         name: value of ``sweep=``.
-        scale: value of ``scale=``; None: the paper's scale, or the laptop's if the sweep has only that.
+        scale: value of ``scale=``; None: the paper's scale, or the laptop's if the sweep lacks it.
 
     Raises:
         UserError: no such sweep or scale, or a scale for a user's own file.
@@ -46,7 +49,7 @@ def sweep_file(name: str, scale: str | None = None) -> SweepFile:
         known = sorted({name for scale in SCALES for name in sweep_names(scale)})
         raise bad_value("sweep", name, f"choose one of {', '.join(known)}, or the path of a .yaml file")
     if scale is not None and scale not in scales:
-        raise UserError(f"scale={scale}: sweep={name} has only scale={scales[0]}")
+        raise UserError(f"scale={scale}: sweep={name} has only scale={' and scale='.join(scales)}")
     chosen = scale or scales[0]
     return SweepFile(assets() / "sweeps" / chosen / f"{name}.yaml", f"{chosen}_{name}")
 
@@ -54,6 +57,21 @@ def sweep_file(name: str, scale: str | None = None) -> SweepFile:
 def sweep_names(scale: str) -> list[str]:
     """Return the names of all sweeps of a scale."""
     return sorted(path.stem for path in (assets() / "sweeps" / scale).glob("*.yaml"))
+
+
+def budget_file(name: str) -> SweepFile:
+    """Return the file of a budget of ``sweeps/budgets/``, or of the user's own .yaml file.
+
+    Raises:
+        UserError: no such budget.
+    """
+    if name.endswith((".yaml", ".yml")):
+        return SweepFile(user_path(name), Path(name).stem)
+    path = assets() / "sweeps" / BUDGETS / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in path.parent.glob("*.yaml")))
+        raise bad_value("budget", name, f"choose one of {known}, or the path of a .yaml file")
+    return SweepFile(path, name)
 
 
 def cluster_file(name: str) -> Path:

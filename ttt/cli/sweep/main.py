@@ -3,9 +3,9 @@
 import sys
 from dataclasses import fields
 
-from ttt.cli.errors import exit_with_one_line
+from ttt.cli.answer import answer
 from ttt.cli.help import columns, comment
-from ttt.cli.sweep.files import SCALES
+from ttt.cli.sweep.files import BUDGETS, SCALES
 from ttt.cli.sweep.request import parse
 from ttt.config.assets import assets
 from ttt.config.cluster import ClusterConfig
@@ -18,6 +18,7 @@ usage: ttt-sweep COMMAND sweep=NAME [KEY=VALUE ...]
 
   plan      list the runs and estimate their cost
   submit    submit the runs that are not finished or queued; needs slurm=CLUSTER
+  run       what fits into a limited time on this machine's GPU; needs budget=
   status    print one line per run; --watch until all have ended, --json
   retry     [RUN ...] submit again the runs that failed, died or timed out
   cancel    [RUN ...] cancel runs that wait or run
@@ -37,6 +38,8 @@ usage: ttt-sweep COMMAND sweep=NAME [KEY=VALUE ...]
   ttt-sweep submit sweep=rates slurm=a100 limit=100     some now, others later
   ttt-sweep submit sweep=rates slurm=local known=results/mine
                                                 without the runs in results/mine
+  ttt-sweep run budget=hour                     the best of an hour of one GPU
+  ttt-sweep run budget=night_context_gain time=8h dry=true       only its plan
   ttt-sweep status sweep=rates --watch
   ttt-sweep status sweep=rates --folders        folders of runs finished here
   ttt-sweep retry sweep=rates slurm.mem_gb=128
@@ -47,13 +50,21 @@ runs that are finished, queued or running are skipped, whichever sweep submitted
 them.
 
 Sweeps at the paper's scale (scale=paper, sweeps/paper/NAME.yaml), the default
-if both exist:
+where they exist:
 
 {paper}
 
 Sweeps for a laptop (scale=laptop, sweeps/laptop/NAME.yaml):
 
 {laptop}
+
+Sweeps for one GPU (scale=gpu, sweeps/gpu/NAME.yaml):
+
+{gpu}
+
+Budgets for one GPU (sweeps/budgets/NAME.yaml; docs/gpu.md):
+
+{budgets}
 
 Clusters (slurm/NAME.yaml; slurm/README.md explains how to add one):
 
@@ -69,7 +80,7 @@ Keys of a cluster, in its file or as slurm.KEY=VALUE:
 """
 
 MEANINGS = {
-    "scale=paper": "paper or laptop",
+    "scale=paper": "paper, laptop or gpu",
     "runs=runs": "folder of all run folders",
     "folder=FOLDER": "folder for the sweep's plan, jobs and logs (default: runs/sweeps/SCALE_NAME)",
     "known=FOLDER": "plan, submit, status, collect: runs that lie finished in FOLDER/RUN_ID, as ttt-sweep collect or "
@@ -77,7 +88,12 @@ MEANINGS = {
     "made. submit remembers FOLDER for all later commands of the sweep; known=null forgets it",
     "slurm=CLUSTER": "submit, plan: the cluster; plan then shows its jobs",
     "slurm.KEY=VALUE": "submit, plan, retry: override a value of the cluster's file for all runs",
-    "dry=true": "submit: print the script and the command of each shape of job; send and write nothing",
+    "dry=true": "submit: print the script and the command of each shape of job; run: print the plan and its time; "
+    "nothing is sent, trained or written",
+    "budget=NAME": "run: a file of sweeps/budgets, or your own .yaml file",
+    "time=TIME": "run: the time of all calls together, such as 55m or 8h (default: the budget's)",
+    "share=0.5": "run: share of the tokens of each run (default: the largest at which the first parts fit)",
+    "bench.KEY=VALUE": "run: a key of the benchmarks; other keys are for the runs",
     "device=here": "plan: estimate the time on this machine, by earlier runs in runs= or by a short measurement; or "
     "v100, a100, h100, h200, b200: GPU-hours. Default: here for a sweep of less than a GPU-hour, otherwise h100",
     "utilisation=0.4": "plan: share of the GPU's peak rate that is reached",
@@ -95,18 +111,28 @@ MEANINGS = {
 
 def main() -> None:
     """Run ``ttt-sweep``."""
-    with exit_with_one_line():
-        if not sys.argv[1:] or {"-h", "--help"} & set(sys.argv[1:]):
-            sweeps = {scale: _listing(f"sweeps/{scale}") for scale in SCALES}
-            cluster = {key.name: key.metadata["help"] for key in fields(ClusterConfig)}
-            parts = {"clusters": _listing("slurm"), "keys": columns(MEANINGS), "cluster_keys": columns(cluster)}
-            print(HELP.format(**sweeps, **parts))
-            return
-        request = parse(sys.argv[1:])
-        # Imported here, so that a mistake on the command line is reported before any slow import.
-        from ttt.cli.sweep.commands import COMMANDS
+    answer(sys.argv[1:] or ["--help"], help_text, _run)
 
-        COMMANDS[request.command](request)
+
+def help_text() -> str:
+    """Return the help, with the sweeps, the clusters and the keys."""
+    sweeps = {scale: _listing(f"sweeps/{scale}") for scale in SCALES}
+    cluster = {key.name: key.metadata["help"] for key in fields(ClusterConfig)}
+    parts = {
+        "budgets": _listing(f"sweeps/{BUDGETS}"),
+        "clusters": _listing("slurm"),
+        "keys": columns(MEANINGS),
+        "cluster_keys": columns(cluster),
+    }
+    return HELP.format(**sweeps, **parts)
+
+
+def _run(words: list[str]) -> None:
+    request = parse(words)
+    # Imported here, so that a mistake on the command line is reported before any slow import.
+    from ttt.cli.sweep.commands import COMMANDS
+
+    COMMANDS[request.command](request)
 
 
 def _listing(folder: str) -> str:

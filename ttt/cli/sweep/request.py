@@ -25,13 +25,14 @@ OF_SUBMIT = ("slurm", "limit", "canary", "dry")
 KEYS = {
     "plan": (*COMMON_KEYS, "known", "device", "utilisation", "memory", "slurm"),
     "submit": (*COMMON_KEYS, "known", "slurm", "limit", "canary", "interval", "dry"),
+    "run": ("budget", "time", "share", "runs", "folder", "dry"),
     "status": (*COMMON_KEYS, "known", "interval", *OF_SUBMIT),
     "retry": (*COMMON_KEYS, "slurm", "force"),
     "cancel": COMMON_KEYS,
     "logs": (*COMMON_KEYS, "lines"),
     "collect": (*COMMON_KEYS, "known", "out"),
 }
-"""The keys of each command; ``plan`` and ``submit`` pass any other key on to ``ttt-train``."""
+"""The keys of each command; ``plan``, ``submit`` and ``run`` pass any other key on to ``ttt-train``."""
 
 
 @dataclass
@@ -153,7 +154,7 @@ def _add(request: Request, argument: str) -> None:
         request.options[key] = value
     elif key.startswith("slurm.") and "slurm" in keys:
         request.cluster_changes.append(argument.removeprefix("slurm."))
-    elif command in ("plan", "submit") or (command == "status" and _is_of_a_run(key)):
+    elif command in ("plan", "submit", "run") or (command == "status" and _is_of_a_run(key)):
         request.overrides.append(argument)
     else:
         raise UserError(f"{argument}: no such key; ttt-sweep {command} takes {', '.join(keys)}")

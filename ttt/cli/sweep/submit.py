@@ -1,6 +1,7 @@
 """Submitting the runs of a sweep: all at once, after their canaries, or a part of them; and retrying them."""
 
 from collections.abc import Callable
+from pathlib import Path
 from time import sleep
 
 from ttt.cli.sweep.dry import print_jobs
@@ -184,8 +185,10 @@ def select(request: Request, statuses: list[RunStatus], selectable: list[RunStat
 
 
 def _find(request: Request, name: str, statuses: list[RunStatus], selectable: list[RunStatus]) -> RunStatus:
-    matches = [status for status in statuses if name in status.run.run_id]
-    matches = [status for status in matches if status.run.run_id == name] or matches
+    names = [(status.run.run_id, Path(status.run.folder).name) for status in statuses]
+    matches = [status for status, own in zip(statuses, names, strict=True) if name in own]
+    if not matches:
+        matches = [status for status, own in zip(statuses, names, strict=True) if any(name in one for one in own)]
     if len(matches) != 1:
         examples = ", ".join(status.run.run_id for status in matches[:3]) or "ttt-sweep status lists the runs"
         raise UserError(f"{name}: {'matches several runs' if matches else 'no such run'}: {examples}")

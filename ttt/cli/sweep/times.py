@@ -8,6 +8,7 @@ from ttt.analysis.speeds import readable_records
 from ttt.cli.cost import Speed, speed_here
 from ttt.cli.sweep.tables import Times
 from ttt.config.errors import counted
+from ttt.config.schema import TrainConfig
 from ttt.launch.cost import RunCost
 from ttt.launch.plan import Plan
 
@@ -45,14 +46,18 @@ def times_of(
             hours[cost.run.run_id] = 0.0
             continue
         config = replace(plan.configs[cost.run.run_id], runs=str(runs))
-        # Runs that differ in rates and seeds alone take the same time.
-        names = config.model.name, config.backbone.name, config.ctx.length
-        shape = repr((*names, cost.parameters, cost.flops / cost.tokens))
+        shape = shape_of(config, cost)
         if shape not in speeds:
             speeds[shape] = speed_here(config, records, cost.flops / cost.tokens)
         speed = speeds[shape]
         hours[cost.run.run_id] = None if speed is None else cost.tokens / speed.tokens_per_second / 3600
     return Times(hours, "time", _note(speeds), here=True)
+
+
+def shape_of(config: TrainConfig, cost: RunCost) -> str:
+    """Return the same text for runs whose tokens take the same time: runs that differ in rates and seeds alone."""
+    names = config.model.name, config.backbone.name, config.ctx.length
+    return repr((*names, cost.parameters, f"{cost.flops / cost.tokens:.6g}"))
 
 
 def _note(speeds: dict[str, Speed | None]) -> str:

@@ -9,7 +9,6 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
-from torch.utils.flop_counter import FlopCounterMode
 
 from ttt.inner.models.base import Params
 
@@ -38,6 +37,9 @@ class InnerModule:
 
     def flops(self, head_dim: int) -> int:
         """Count the matrix products of one token with torch's counter."""
+        # Importing it takes 0.2 s, and the shipped inner models do not need it.
+        from torch.utils.flop_counter import FlopCounterMode
+
         with FlopCounterMode(display=False) as counter:
             self._empty(head_dim)(torch.empty(1, head_dim, device="meta"))
         return counter.get_total_flops()

@@ -15,7 +15,7 @@ from filelock import FileLock
 from platformdirs import user_cache_dir
 
 NAME = "ttt_cpu"
-SOURCES = ("operator.cpp", "kernel_float.cpp", "kernel_double.cpp", "selective_scan.cpp")
+SOURCES = ("operator.cpp", "kernel_float.cpp", "kernel_double.cpp", "selective_scan.cpp", "convolution.cpp")
 
 ARM = platform.machine().lower() in ("arm64", "aarch64")
 # The parts of -ffast-math that keep NaN and infinity, because a diverged loop must be detected. torch's parallel_for
@@ -82,7 +82,11 @@ def _build(sources: Path, scratch: Path, library: Path) -> None:
     # Remove the files of a killed build; torch would wait forever on its lock file.
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
-    print(f"compiling the CPU kernels (once, about 15 s) into {library.parent}", file=sys.stderr)
+    # Imported here: the GPU kernels need only torch and triton.
+    from tqdm import tqdm
+
+    # Above a progress bar that is drawn, such as that of an evaluation.
+    tqdm.write(f"compiling the CPU kernels (once, about 15 s) into {library.parent}", file=sys.stderr)
     before = dict(os.environ)
     # The programs of a virtual environment, such as ninja, may be missing from PATH.
     scripts = [str(Path(sys.executable).parent), sysconfig.get_path("scripts")]
@@ -113,11 +117,11 @@ def _fingerprint(here: Path) -> str:
     digest = hashlib.sha256()
     for path in sorted([*here.glob("*.h"), *here.glob("*.cpp")]):
         digest.update(path.name.encode() + path.read_bytes())
-    digest.update(repr((FLAGS, torch.__version__, sys.platform, platform.machine(), _cpu())).encode())
+    digest.update(repr((FLAGS, torch.__version__, sys.platform, platform.machine(), instruction_sets())).encode())
     return digest.hexdigest()[:16]
 
 
-def _cpu() -> str:
+def instruction_sets() -> str:
     """Return the names of the CPU's instruction sets."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")

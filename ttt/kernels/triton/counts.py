@@ -173,7 +173,7 @@ def linear_recompute(s: Sizes) -> Work:
 
 
 def linear_backward(s: Sizes) -> Work:
-    """Products: eight with W or dW, six between tokens. q, k and W of each mini-batch are loaded twice.
+    """Products: eight with W or dW, six between tokens. All tiles of a mini-batch are loaded once, LN once per group.
 
     dW is loaded and stored once per group, or, if it is not in registers, loaded twice and stored once per mini-batch.
     """
@@ -182,8 +182,8 @@ def linear_backward(s: Sizes) -> Work:
     moved = [
         *before.moved,
         *_backward(state, s),
-        Moved(2 * s.view, loads=1),
-        Moved(scratch / s.group_tokens, loads=2, device=_leaves_l2(scratch)),
+        Moved(s.norm / s.group_tokens, loads=1),
+        Moved(scratch / s.group_tokens, loads=1, device=_leaves_l2(scratch)),
         Moved(state / s.group_tokens, loads=1, stores=resident),
         Moved(state / s.b, loads=0 if resident else 2, stores=not resident),
     ]
@@ -208,13 +208,8 @@ def mlp_forward(s: Sizes) -> Work:
 
 
 def mlp_forward_on_chip(s: Sizes) -> Work:
-    """Without scratch: W is in registers, b1 and b2 of each mini-batch go through L2, and k is loaded twice."""
-    moved = [
-        *_forward(mlp_state(s), s),
-        Moved(s.view, loads=1),
-        Moved(FLOAT * (s.F + s.D) / s.b, loads=3, stores=1),
-        Moved(s.norm / s.b, loads=2),
-    ]
+    """Without scratch: W is in registers, and b1 and b2 of each mini-batch go through L2."""
+    moved = [*_forward(mlp_state(s), s), Moved(FLOAT * (s.F + s.D) / s.b, loads=1, stores=1)]
     return Work(_mlp_forward_flops(s), moved)
 
 
@@ -229,6 +224,7 @@ def mlp_backward(s: Sizes) -> Work:
     crossings = 2 * _leaves_l2(work, MULTIPROCESSORS)
     moved = [
         *_backward(state, s),
+        Moved(s.norm / s.b, loads=1),
         Moved(s.view, loads=1),
         *_recompute(state, s),
         Moved(s.norm / s.b, loads=1),
@@ -313,7 +309,6 @@ def _backward(state: int, s: Sizes) -> list[Moved]:
         _output(3 * s.view),
         _output(FLOAT),
         Moved(2 * state / s.tokens, device=1, least=1),
-        Moved(s.norm / s.b, loads=1),
         Moved(s.norm / s.tokens, device=1, least=1),
         # The sums over groups of the gradients of scale and shift.
         Moved(s.norm / s.group_tokens, loads=1, stores=1),

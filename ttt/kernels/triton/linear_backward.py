@@ -18,6 +18,20 @@ from ttt.kernels.triton.functions import (
 )
 
 
+@triton.jit
+def mini_batch(q, k, v, dz, eta, W1_kept, b1_kept, exists, o_view, o_eta, o_W1_kept, o_b1_kept, m_td, m_t, m_W1, m_d):
+    """Return the tiles of Q, K, V, dZ, eta [R], W1 and b1 [P] of a mini-batch, 0 if it does not exist."""
+    m_views = m_td & exists
+    b_K = tl.load(k + o_view, mask=m_views, other=0.0)
+    b_W1 = tl.load(W1_kept + o_W1_kept, mask=m_W1 & exists, other=0.0)
+    b_b1 = tl.load(b1_kept + o_b1_kept, mask=m_d & exists, other=0.0)
+    b_V = tl.load(v + o_view, mask=m_views, other=0.0)
+    b_eta = tl.load(eta + o_eta, mask=m_t & exists, other=0.0)
+    b_Q = tl.load(q + o_view, mask=m_views, other=0.0)
+    b_dz = tl.load(dz + o_view, mask=m_views, other=0.0)
+    return b_K, b_W1, b_b1, b_V, b_eta, b_Q, b_dz
+
+
 @triton.jit(do_not_specialize=["first", "count", "tokens", "heads"])
 def linear_backward(
     q, k, v, eta, tau, scale, shift,
@@ -50,22 +64,30 @@ def linear_backward(
     b_dscale = load(dscale + i_program * D + o_d, m_d, PADDED)
     b_dshift = load(dshift + i_program * D + o_d, m_d, PADDED)
     b_dtau = load(dtau + i_program * b + o_t, m_t, PADDED)
-    for i in range(count):
-        i_mini_batch = count - 1 - i
-        i_token = (first + i_mini_batch) * b
-        o_view = ((i_sequence.to(tl.int64) * tokens + i_token) * heads + i_head) * D + o_td
-        o_eta = i_program.to(tl.int64) * tokens + i_token + o_t
-        i_kept = i_mini_batch.to(tl.int64) * tl.num_programs(0) + i_program
-        b_K, b_Q = load(k + o_view, m_td, PADDED), load(q + o_view, m_td, PADDED)
+    i_token = (first + count - 1) * b
+    i_view = ((i_sequence.to(tl.int64) * tokens + i_token) * heads + i_head) * D
+    i_eta = i_program.to(tl.int64) * tokens + i_token
+    i_kept = (count - 1).to(tl.int64) * tl.num_programs(0) + i_program
+    b_K, b_W1, b_b1, b_V, b_eta, b_Q, b_dz = mini_batch(
+        q, k, v, dz, eta, W1_kept, b1_kept, count > 0,
+        i_view + o_td, i_eta + o_t, i_kept * D * D + o_W1, i_kept * D + o_d, m_td, m_t, m_W1, m_d
+    )  # fmt: skip
+    b_scale = load(scale + i_head * D + o_d, m_d, PADDED)[None, :]
+    b_shift = load(shift + i_head * D + o_d, m_d, PADDED)[None, :]
+    b_tau, b_tau_b = load(tau + o_t, m_t, PADDED), tl.load(tau + b - 1)
+    for i in tl.range(0, count, disable_licm=True):
+        o_view, o_eta = i_view + o_td, i_eta + o_t
+        i_view -= b * heads * D
+        i_eta -= b
+        i_kept -= tl.num_programs(0)
+        b_K_next, b_W1_next, b_b1_next, b_V_next, b_eta_next, b_Q_next, b_dz_next = mini_batch(
+            q, k, v, dz, eta, W1_kept, b1_kept, i + 1 < count,
+            i_view + o_td, i_eta + o_t, i_kept * D * D + o_W1, i_kept * D + o_d, m_td, m_t, m_W1, m_d
+        )  # fmt: skip
         dtype = b_K.dtype
-        b_W1 = load(W1_kept + i_kept * D * D + o_W1, m_W1, PADDED)
-        b_b1 = load(b1_kept + i_kept * D + o_d, m_d, PADDED)[None, :]
-        b_scale = load(scale + i_head * D + o_d, m_d, PADDED)[None, :]
-        b_shift = load(shift + i_head * D + o_d, m_d, PADDED)[None, :]
-        b_eta, b_tau = load(eta + o_eta, m_t, PADDED), load(tau + o_t, m_t, PADDED)
-        b_tau_b = tl.load(tau + b - 1)
+        b_b1 = b_b1[None, :]
         # Recompute the forward pass: G, then Z_bar.
-        b_target = load(v + o_view, m_td, PADDED).to(tl.float32) - b_K.to(tl.float32)
+        b_target = b_V.to(tl.float32) - b_K.to(tl.float32)
         b_G, b_unit, b_r, b_residual, b_E_unit = loss_gradient_kept(
             dot(b_K, b_W1) + b_b1, b_target, b_scale, b_shift, m_td, D, PADDED
         )
@@ -76,7 +98,7 @@ def linear_backward(
         b_A = (-b_M * b_S).to(dtype)
         b_unit_bar, b_r_bar = standardise(dot(b_A, b_G_half, dot(b_Q, b_W1) + b_b1), m_td, D, PADDED)
         # z = q + LN(Z_bar)
-        b_dz = load(dz + o_view, m_td, PADDED).to(tl.float32)
+        b_dz = b_dz.to(tl.float32)
         b_dscale += tl.sum(b_dz * b_unit_bar, 0)
         b_dshift += tl.sum(b_dz, 0)
         b_dZ_bar = standardise_backward(b_dz * b_scale, b_unit_bar, b_r_bar, m_td, D, PADDED)
@@ -106,11 +128,8 @@ def linear_backward(
         store(dv + o_view, -b_d_residual, m_td, PADDED)
         b_dZ_half = b_dZ.to(dtype)
         # Z = K W + b
-        # Load these tiles again: keeping them since the start of the iteration would take registers all the time.
-        tl.debug_barrier()
-        b_K, b_Q = load(k + o_view, m_td, PADDED), load(q + o_view, m_td, PADDED)
-        b_W1 = load(W1_kept + i_kept * D * D + o_W1, m_W1, PADDED)
         if not RESIDENT:
+            tl.debug_barrier()
             b_dW1 = load(dW1 + o_dW1, m_W1, PADDED)
         b_dW1 = dot(tl.trans(b_K), b_dZ_half, dot(tl.trans(b_Q), b_dZ_bar_half, b_dW1))
         if not RESIDENT:
@@ -119,6 +138,9 @@ def linear_backward(
         store(dk + o_view, dot(b_dZ_half, tl.trans(b_W1), b_dK + b_d_residual), m_td, PADDED)
         if not RESIDENT:
             tl.debug_barrier()
+        b_K, b_W1, b_b1, b_V, b_eta, b_Q, b_dz = (
+            b_K_next, b_W1_next, b_b1_next, b_V_next, b_eta_next, b_Q_next, b_dz_next
+        )  # fmt: skip
     if RESIDENT:
         store(dW1 + o_dW1, b_dW1, m_W1, PADDED)
     store(db1 + i_program * D + o_d, b_db1, m_d, PADDED)

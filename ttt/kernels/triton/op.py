@@ -15,7 +15,7 @@ from triton.runtime import driver
 from ttt.kernels.adapter import with_biases
 from ttt.kernels.triton import launch
 from ttt.kernels.triton.configurations import INTERPRETED, TYPES, Layer
-from ttt.kernels.triton.sizes import DEFAULT_GROUP, unsupported_sizes
+from ttt.kernels.triton.sizes import default_group, unsupported_sizes
 
 Params = tuple[Tensor, ...]
 
@@ -120,7 +120,7 @@ def inner_loop(
         v: label view, of the same shape and type.
         eta: inner learning rate [B, H, T], float32.
         tau: token scale [b], float32.
-        recompute_group: mini-batches per kept W; 0 uses ``DEFAULT_GROUP``.
+        recompute_group: mini-batches per kept W; 0 uses ``default_group``.
 
     Returns:
         z [B, H, T, D], in memory order [B, T, H, D] and the views' type, and the state after the last token.
@@ -130,7 +130,7 @@ def inner_loop(
     """
     W, bias = with_biases(W)
     keep = torch.is_grad_enabled() and any(x.requires_grad for x in (*W, scale, shift, q, k, v, eta, tau))
-    group = recompute_group or DEFAULT_GROUP[len(W) // 2]
+    group = recompute_group or default_group(len(W) // 2, q.shape[0] * q.shape[1], q.shape[3], q.element_size())
     z, W_last, _ = torch.ops.ttt_triton.forward(list(W), scale, shift, q, k, v, eta, tau, group, bias, keep)
     return z, tuple(W_last if bias else W_last[::2])
 

@@ -13,6 +13,12 @@ DEFAULT_GROUP = {1: 16, 2: 64}
 more scratch for one group. W of TTT-MLP is 2 F times as large as a token's view: kept every 16 mini-batches, it would
 cost the forward pass as much memory traffic as its views."""
 
+LARGEST_GROUP = 128
+"""Mini-batches per kept W of TTT-Linear if few programs run; with more, launches take no noticeable time."""
+
+GROUP_SCRATCH = 32_000_000
+"""Bytes of scratch of one group that leave room for other values in the L2 cache: 50 MB on an H100, 40 on an A100."""
+
 MLP_ACTIVATIONS = 6
 """Scratch tensors [B, H, b, F] of ``mlp_backward`` for the activations of one mini-batch."""
 
@@ -26,6 +32,26 @@ def unsupported_sizes(head_dim: int, hidden: tuple[int, ...], mini_batch_size: i
     if not 1 <= mini_batch_size <= 64:
         return f"it supports mini-batches of up to 64 tokens, not b = {mini_batch_size}"
     return None
+
+
+def default_group(layers: int, programs: int, head_dim: int, itemsize: int) -> int:
+    """Return the mini-batches per kept W: ``DEFAULT_GROUP``, or more for TTT-Linear while few programs run.
+
+    Its backward pass launches two kernels per group. At 32k tokens and b = 16 those are 256 launches a layer in groups
+    of 16: with 32 programs Python launches them no faster than a GPU computes them. A larger group takes fewer launches
+    and gives the same bytes.
+
+    Args:
+        layers: of the inner model, 1 or 2.
+        programs: sequences times heads.
+        head_dim: D.
+        itemsize: bytes per number of the views.
+    """
+    group = DEFAULT_GROUP[layers]
+    scratch = programs * (head_dim * head_dim * itemsize + 4 * head_dim)
+    while layers == 1 and 2 * group <= LARGEST_GROUP and 2 * group * scratch <= GROUP_SCRATCH:
+        group *= 2
+    return group
 
 
 def padded(size: int) -> int:

@@ -10,6 +10,7 @@ from ttt.train.optimizers.registry import register_optimizer
 
 @register_optimizer("adamw")
 def adamw(groups: list[dict[str, Any]], recipe: RecipeConfig) -> AdamW:
-    """Return AdamW with the recipe's betas."""
+    """Return AdamW with the recipe's betas; on GPUs one kernel updates all parameters."""
     beta1, beta2 = recipe.betas
-    return AdamW(groups, lr=recipe.learning_rate, betas=(beta1, beta2))
+    fused = all(parameter.is_cuda for group in groups for parameter in group["params"])
+    return AdamW(groups, lr=recipe.learning_rate, betas=(beta1, beta2), fused=fused or None)

@@ -1,0 +1,103 @@
+"""Compiled blocks give the same losses and gradients, and run as they are where nothing is to be learned."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from ttt.config.errors import UserError
+from ttt.config.identity import run_id
+from ttt.config.schema import TrainConfig
+from ttt.layers import compiled
+from ttt.layers.compiled import compile_blocks, require_compiler
+from ttt.models.build import build_model
+from ttt.models.checkpointing import checkpoint_blocks
+from ttt.models.language_model import LanguageModel, token_losses
+
+Configure = Callable[..., TrainConfig]
+
+V, B, T = 50, 2, 48
+IDS = torch.randint(V, (B, T + 1), generator=torch.Generator().manual_seed(0))
+CPU = torch.device("cpu")
+CASES = [
+    ("ttt_linear", True, "accumulated"),
+    ("ttt_mlp", False, "streamed"),
+    ("mamba", True, "whole"),
+]
+
+
+def whole(model: LanguageModel) -> Tensor:
+    return token_losses(model, IDS).mean()
+
+
+def accumulated(model: LanguageModel) -> Tensor:
+    (token_losses(model, IDS[:1]).mean() / 2).backward()
+    return token_losses(model, IDS[1:]).mean() / 2
+
+
+def streamed(model: LanguageModel) -> Tensor:
+    """Read two chunks, with gradients through the state."""
+    state, losses = {}, []
+    for chunk, target in zip(IDS[:, :-1].split(32, dim=1), IDS[:, 1:].split(32, dim=1), strict=True):
+        logits, state = model(chunk, state)
+        losses.append(torch.nn.functional.cross_entropy(logits.flatten(0, 1), target.flatten()))
+    return torch.stack(losses).sum()
+
+
+LOSSES = {"whole": whole, "accumulated": accumulated, "streamed": streamed}
+
+
+def built(config: TrainConfig) -> LanguageModel:
+    torch.manual_seed(0)
+    return build_model(config.model, config.size, config.backbone, config.kernel, V)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "checkpointed", "loss"), CASES)
+def test_losses_and_gradients_are_the_same(configure: Configure, name: str, checkpointed: bool, loss: str) -> None:
+    config = configure(f"model={name}", "size.width=32", "size.blocks=2", "size.init_std=0.2")
+    found, names = [], []
+    calls: list[int] = []
+
+    def backend(graph: torch.fx.GraphModule, _: list[Tensor]) -> Callable[..., object]:
+        calls.append(len(graph.graph.nodes))
+        return graph.forward
+
+    for compiles in (False, True):
+        model = built(config)
+        if compiles:
+            compile_blocks(model.blocks, CPU, backend)
+        if checkpointed:
+            checkpoint_blocks(model)
+        value = LOSSES[loss](model)
+        value.backward()
+        found.append([value.detach(), *(p.grad for p in model.parameters() if p.grad is not None)])
+        names.append(list(model.state_dict()))
+        before = len(calls)
+        with torch.no_grad():
+            model(IDS[:, :5])
+        assert len(calls) == before
+    # One graph for both blocks.
+    assert len(calls) == 1
+    assert names[0] == names[1]
+    for ours, theirs in zip(found[1], found[0], strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_no_compiler_is_one_line(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "why_not_here", lambda *_: "it could not be compiled: no g++")
+    with pytest.raises(
+        UserError, match=r"^trainer\.compile=true: it could not .* no g\+\+; take trainer\.compile=false$"
+    ):
+        compile_blocks(built(configure("model=ttt_linear")).blocks, CPU)
+    monkeypatch.setattr(compiled, "find_spec", lambda _: None)
+    with pytest.raises(UserError, match=r"^trainer\.compile=true: torch\.compile needs Triton on a GPU; pip install"):
+        require_compiler(torch.device("cuda"))
+    with pytest.raises(UserError, match=r"^trainer\.compile=true: torch\.compile is not used on mps; take"):
+        require_compiler(torch.device("mps"))
+
+
+def test_the_keys_of_speed_rename_no_run(configure: Configure) -> None:
+    off = ["trainer.compile=true", "trainer.matmul_precision=high", "trainer.fetch_every=1"]
+    assert run_id(configure(*off)) == run_id(configure())
