@@ -68,7 +68,7 @@ setup: .venv/installed ## create .venv and install the project with its pinned d
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -I ttt/config/supported.py $(PYTHON)
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,docs]'
 	@touch $@
 
 demo: setup ## train the default model for half its steps on a part of the text and draw its figures (a minute on 2 cores)
@@ -120,8 +120,11 @@ check: setup ## lint, format and types
 gpu: ## on a machine with a CUDA device, which needs only PyTorch and Triton: compare and time the kernels (10 minutes)
 	$(or $(wildcard $(BIN)/python),$(PYTHON)) -m ttt.bench.gpu
 
+site: setup ## write the documents as pages into build/site, with their links checked (no network)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 arm: ## compile the CPU kernels for ARM and compare them with plain loops in an emulator (half a minute)
-	@for program in $(ARM_CXX) $(firstword $(ARM_RUN)); do command -v $$program >/dev/null || \
+	@for program in $(firstword $(ARM_CXX)) $(firstword $(ARM_RUN)); do command -v $$program >/dev/null || \
 	  { echo "make arm: $$program is missing; Debian: apt-get install g++-aarch64-linux-gnu qemu-user" >&2; exit 2; }; done
 	@mkdir -p build
 	$(ARM_CXX) $(ARM_FLAGS) -Ittt/kernels/cpu tests/kernels/plain_loops.cpp $(KERNELS) -o build/plain_loops

@@ -1,4 +1,4 @@
-"""The sections of CONTRIBUTING.md that add something, and the files that they add or change."""
+"""The sections of CONTRIBUTING.md that add something, and the files that they and the tutorial add or change."""
 
 import re
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from pathlib import Path
 from ttt.config.assets import assets
 
 DOCUMENT = assets() / "CONTRIBUTING.md"
+TUTORIAL = assets() / "docs/tutorial.md"
 
 SECTION = re.compile(r"^## (?P<title>[^\n]*): (?P<count>\d+) files?[^\n]*\n(?P<text>.*?)(?=^## |\Z)", re.M | re.S)
 EXAMPLE = re.compile(r"`(?P<path>[\w/]+\.(?:py|yaml))`:\n\n```(?P<language>\w+)\n(?P<text>.*?)```", re.S)
@@ -36,10 +37,13 @@ def sections() -> dict[str, tuple[int, dict[str, Example]]]:
     """Return the title of each section -> the number of files that its heading states, and its examples by path."""
     found = {}
     for section in SECTION.finditer(DOCUMENT.read_text(encoding="utf-8")):
-        blocks = EXAMPLE.finditer(section["text"])
-        examples = {block["path"]: Example(block["language"], block["text"]) for block in blocks}
-        found[section["title"]] = (int(section["count"]), examples)
+        found[section["title"]] = (int(section["count"]), examples_of(section["text"]))
     return found
+
+
+def examples_of(text: str) -> dict[str, Example]:
+    """Return the examples of a text by path."""
+    return {block["path"]: Example(block["language"], block["text"]) for block in EXAMPLE.finditer(text)}
 
 
 def examples() -> dict[str, Example]:

@@ -45,6 +45,8 @@ DOCUMENTS = (
     "docs/recall.md",
     "docs/recipe.md",
     "docs/released.md",
+    "docs/tutorial.md",
+    "docs/platforms.md",
     "docs/speed.md",
 )
 
@@ -57,8 +59,10 @@ END = re.compile(r"[ ]{2}|[ ]*(?:\||;|#|, then)")
 TEMPLATE = re.compile(r"FIGURE|GROUP|KEY|CLUSTER|my_cluster|my\.yaml|sweep=NAME|data=NAME")
 """Commands with names to be filled in, which cannot be looked up."""
 
-EXAMPLES = re.compile(r"model=ema|swiglu|parallel|data=numbers|data=folder|optimizer=sgd|constant|ttt-plot final")
-"""Commands of CONTRIBUTING.md that need its example files; ``tests/test_contributing.py`` runs them."""
+EXAMPLES = re.compile(
+    r"model=ema|swiglu|parallel|data=numbers|data=folder|optimizer=sgd|constant|ttt-plot final|mingru"
+)
+"""Commands of CONTRIBUTING.md and the tutorial that need their files; ``tests/test_contributing.py`` runs them."""
 
 
 def texts() -> Iterator[str]:

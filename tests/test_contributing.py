@@ -1,4 +1,7 @@
-"""Every section of CONTRIBUTING.md works in a copy of the sources, with as many files as its heading states."""
+"""Every section of CONTRIBUTING.md works in a copy of the sources, with as many files as its heading states.
+
+So does the tutorial.
+"""
 
 import json
 import re
@@ -10,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from recipes import DOCUMENT, examples, sections
+from recipes import DOCUMENT, TUTORIAL, examples, examples_of, sections
 from starter import Starter
 from test_architecture import ALLOWED
 
@@ -247,3 +250,24 @@ def test_a_cluster(copy: Copy) -> None:
         assert value in read
     submit = ["submit", "sweep=rates", "slurm=my_cluster"]
     assert "slurm.acount" in copy.run("ttt.cli.sweep.main", *submit, "slurm.acount=theirs")
+
+
+@pytest.mark.slow
+def test_the_tutorial(copy: Copy, tmp_path: Path) -> None:
+    text = TUTORIAL.read_text(encoding="utf-8")
+    for name, example in examples_of(text).items():
+        example.apply(copy.site / "ttt" / name.removeprefix("ttt/"))
+    assert "did you mean gate_bias?" in copy.train("model=mingru", "model.gate_bais=0")
+    commands = re.findall(r"^    (ttt-train|ttt-plot) (.*)$", text, re.M)
+    assert [name for name, _ in commands] == ["ttt-train", "ttt-plot", "ttt-plot", "ttt-train", "ttt-plot"]
+    for name, line in commands:
+        arguments = re.sub(r"(?<==)(?=runs/|figures/)", f"{tmp_path}/", line).split()
+        if name == "ttt-train":
+            arguments += [*copy.tiny, "recipe.steps=2"]  # the last override of a key wins
+        assert copy.run("ttt.cli." + name.removeprefix("ttt-"), *arguments)
+    table = pd.read_csv(tmp_path / "figures/tutorial/compare.csv")
+    assert sorted(table["model"].unique()) == ["mingru", "ttt_linear"]
+    assert len(load_results(tmp_path / "runs/tutorial").runs) == 4
+    assert pd.read_csv(tmp_path / "figures/gate/compare.csv")["model.gate_bias"].nunique(dropna=False) == 3
+    for figure in ("tutorial/compare", "tutorial/training", "gate/compare"):
+        assert (tmp_path / f"figures/{figure}.png").is_file()

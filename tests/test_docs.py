@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from recipes import examples
+from recipes import TUTORIAL, examples, examples_of
 
 from ttt.cli.sweep.files import SCALES, sweep_names
 from ttt.config.assets import assets
@@ -21,8 +21,8 @@ DOCUMENTS = [
 DOCUMENTS += sorted((ROOT / "docs").glob("*.md"))
 
 
-OPTIONAL = ("conf/model/ema.yaml", "conf/data/folder.yaml")
-"""Files that CONTRIBUTING.md describes without showing them."""
+OPTIONAL = ("conf/model/ema.yaml", "conf/data/folder.yaml", *examples_of(TUTORIAL.read_text(encoding="utf-8")))
+"""Files that CONTRIBUTING.md describes without showing them, and those of the tutorial."""
 
 
 def test_the_two_commands_are_targets() -> None:

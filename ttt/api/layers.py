@@ -63,7 +63,7 @@ class _Standalone(TTT):
 class TTTLinear(_Standalone):
     """TTT-Linear: the hidden state of each head is a linear model. x [B, T, C] -> y [B, T, C] and the state.
 
-    A sequence can be read in chunks, down to single tokens::
+    A sequence can be read in chunks, down to single tokens:
 
         layer = TTTLinear(width=256, heads=4)
         y, state = layer(x)
