@@ -71,8 +71,8 @@ setup: .venv/installed ## create .venv and install the project with its pinned d
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-demo: setup ## train the default model for half its steps and draw its figures (a minute on 2 cores)
-	$(BIN)/ttt-train runs=$(DEMO_RUNS) recipe.steps=192 ckpt=last
+demo: setup ## train the default model for half its steps on a part of the text and draw its figures (a minute on 2 cores)
+	$(BIN)/ttt-train runs=$(DEMO_RUNS) recipe.steps=192 data.max_tokens=4000000 ckpt=last
 	$(BIN)/ttt-plot --all runs=$(DEMO_RUNS) out=$(DEMO_FIGURES)
 
 laptop: setup ## small versions of the main figures and claims (2 h 10 min on 2 cores; can be resumed)

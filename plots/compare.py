@@ -89,14 +89,23 @@ def _sentences(table: DataFrame, comparison: Comparison) -> Iterator[str]:
     seeds = table.groupby("point")["run_id"].nunique()
     spread = "" if comparison.axes.z else ", from lowest to highest"
     yield f"Mean of {span(seeds.min(), seeds.max())} seeds{spread}." if seeds.max() > 1 else "One seed."
-    yield intervals_sentence(table)
+    yield _widths_sentence(table) if comparison.axes.z else intervals_sentence(table)
     yield _shared(table, comparison)
     axes, along = comparison.axes, comparison.along
     if axes.x and comparison.x is None and table[axes.x].isna().any():
         yield f"Horizontal: runs without {axes.x}."
     if along:
         more = f" and {len(along) - MOST_ALONG} more" if len(along) > MOST_ALONG else ""
-        yield f"Together with {axes.x} change {', '.join(along[:MOST_ALONG])}{more}."
+        both = f"{axes.x} and {axes.z}" if axes.z else axes.x
+        yield f"Together with {both} change {', '.join(along[:MOST_ALONG])}{more}."
+
+
+def _widths_sentence(table: DataFrame) -> str:
+    """Return the sentence about intervals over documents for a picture without bars, or an empty text."""
+    if "judged_documents" not in table:
+        return ""
+    half = (table["high"] - table["low"]).mean() / 2
+    return intervals_sentence(table, f"95% intervals, about \N{PLUS-MINUS SIGN}{half:.2g},")
 
 
 def _shared(table: DataFrame, comparison: Comparison) -> str:
@@ -111,7 +120,8 @@ def _shared(table: DataFrame, comparison: Comparison) -> str:
         words += [setting_name(key, value) for key, value in shared.items()]
     if table["size"].nunique() == 1:
         words.append(f"size {first['size']}")
-    mark = f"{EVERYWHERE} " if table["line"].str.contains(EVERYWHERE, regex=False).any() else ""
+    named = table["line"] if not comparison.axes.z or table["line"].nunique() > 1 else table["line"].iloc[:0]
+    mark = f"{EVERYWHERE}\N{NO-BREAK SPACE}" if named.str.contains(EVERYWHERE, regex=False).any() else ""
     return f"{mark}All runs: {', '.join(words)}." if words else ""
 
 

@@ -94,10 +94,10 @@ def spread_of(groups: Any, y: str) -> DataFrame:
     return points
 
 
-def intervals_sentence(table: DataFrame) -> str:
-    """Return the sentence of a caption about error bars over documents, or an empty text."""
+def intervals_sentence(table: DataFrame, bars: str = "bars include 95% intervals") -> str:
+    """Return the sentence of a caption about error bars over documents, or an empty text; ``bars``: what they show."""
     documents = table.get("judged_documents")
     if documents is None:
         return ""
     fewest = int(documents[documents > 0].min())
-    return f"Little data: bars include 95% intervals over {counted(fewest, 'document')}, less what all runs share."
+    return f"Little data: {bars} over {counted(fewest, 'document')}, less what all runs share."

@@ -82,6 +82,7 @@ def _by_line(rows: DataFrame) -> list[tuple[tuple[str, ...], DataFrame]]:
 def _draw_map(axes: Axes, rows: DataFrame, ctx: int) -> AxesImage:
     """Draw the mean over seeds, with its number in each cell; depth grows downwards, as in the text."""
     means = rows.pivot_table(index="depth", columns="length", values="right", aggfunc="mean")
+    axes.grid(False)
     image = axes.imshow(means.to_numpy(), cmap=COLOURS, vmin=0, vmax=1, aspect="auto")
     for (row, column), value in ((place, means.iat[place]) for place in _cells(*means.shape)):
         axes.text(column, row, f"{value:.2f}".lstrip("0") if value < 1 else "1", ha="center", va="center", fontsize=5.5,

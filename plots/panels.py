@@ -43,6 +43,9 @@ CAPTION_LINE, MOST_LINES = 0.12, 4
 CHARACTER = 0.0083
 """Inches of the width of a character for each point of its font size."""
 
+BESIDE_PANEL = 0.4
+"""Inches of the numbers and the label beside a panel; its title is centred over the panel alone."""
+
 NARROW = 1.1
 """An axis whose ends differ by less than this factor is widened."""
 
@@ -197,7 +200,7 @@ def fit_texts(canvas: Canvas) -> None:
     columns = max((grid.ncols for grid in grids.values()), default=1)
     wide, high = canvas.get_figwidth() / columns, (canvas.get_figheight() - CAPTION_HEIGHT) / rows
     for axes in canvas.axes:
-        for text, inches in ((axes.title, wide), (axes.xaxis.label, wide), (axes.yaxis.label, high)):
+        for text, inches in ((axes.title, wide - BESIDE_PANEL), (axes.xaxis.label, wide), (axes.yaxis.label, high)):
             words, longest = text.get_text(), int(inches / (CHARACTER * float(text.get_fontsize())))
             # Mathematical text is short, and its source is not.
             if "$" not in words and max(map(len, words.split("\n"))) > longest:

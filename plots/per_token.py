@@ -11,6 +11,7 @@ from ttt.analysis.comparison import RunRole, compare, is_standard, longest_share
 from ttt.analysis.labels import COMPARED_AT, METHOD
 from ttt.analysis.names import setting_name
 
+from .intervals import half_widths, intervals_sentence
 from .panels import (
     ID_COLUMNS,
     band,
@@ -31,6 +32,7 @@ from .registry import Figure
 from .smoothing import window_means
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
     from pandas import DataFrame, Series
 
@@ -38,11 +40,16 @@ if TYPE_CHECKING:
     from ttt.config.label import Label
     from ttt.results.metrics import Split
 
+    from .style import LineStyle
+
 
 FIRST_INDEX = 8
 """First token index of the curves. Before it perplexity falls so steeply that the rest would look flat."""
 
 POINTS_PER_OCTAVE = 4
+
+BEHIND, APART = 1.15, 1.07
+"""Places of the bars, in multiples of the last token index and of the place of the bar before."""
 
 KEY = ["run_id", "step", "position"]
 
@@ -59,6 +66,9 @@ def table(results: Results) -> DataFrame:
     The runs are at the longest context of each size. Among the shapes of a method, the figure takes the one whose FLOPs
     per token are nearest to Mamba's; among learning rates, the best; among training lengths, the longest that two
     methods share.
+
+    Runs that were judged on little text have ``half_width``, half of the 95% interval over documents of the loss of all
+    their tokens (nats/token, see ``half_widths``), and ``judged_documents``.
     """
     import pandas as pd
 
@@ -71,6 +81,9 @@ def table(results: Results) -> DataFrame:
     by_run = rows.groupby("run_id", observed=True)
     curves = [smoothed(run).assign(run_id=run_id) for run_id, run in by_run]
     runs = rows[[*ID_COLUMNS, "flops", "step", "steps_planned"]].drop_duplicates().assign(split=split)
+    if known := half_widths(results, split, set(runs["run_id"])):
+        ends = pd.DataFrame.from_dict(known, orient="index", columns=["half_width", "judged_documents"])
+        runs = runs.join(ends, on="run_id")
     return runs.merge(pd.concat(curves), on="run_id") if curves else runs
 
 
@@ -83,6 +96,8 @@ def draw(table: DataFrame) -> Canvas:
         for number, (style, rows) in enumerate(lines(part, styles)):
             line = over_seeds(rows, "token_index", "loss").apply(np.exp)
             band(axes, line, style, number)
+            if "half_width" in rows:
+                _bar(axes, line["mean"], float(rows["half_width"].mean()), style, number)
         powers_of_two(axes.xaxis, part["ctx"].max())
         plain_log_ticks(axes.yaxis)
     labels(canvas, "Token index in the window (tokens)", perplexity_label(table))
@@ -90,11 +105,21 @@ def draw(table: DataFrame) -> Canvas:
     sequences, split = span(table["sequences"].min(), table["sequences"].max()), table["split"].iloc[0]
     caption(
         canvas,
-        f"{sequences} windows from anywhere in the {split} text; mean over an octave of token index.",
+        f"{sequences} windows of the {split} text; mean over an octave of token index.",
         seeds_sentence(table),
+        intervals_sentence(table, "bars: 95% intervals"),
         _unfinished_sentence(table),
     )
     return canvas
+
+
+def _bar(axes: Axes, perplexity: Series, half: float, style: LineStyle, number: int) -> None:
+    """Draw behind the end of a line the interval of its loss, if it has one, twice ``half`` wide (nats/token)."""
+    end = float(perplexity.iloc[-1])
+    if np.isfinite(half):
+        bars = [[end * (1 - np.exp(-half))], [end * (np.exp(half) - 1)]]
+        place = perplexity.index[-1] * BEHIND * APART**number
+        axes.errorbar([place], [end], bars, color=style.colour, linestyle="none", capsize=1.8, elinewidth=0.8)
 
 
 def smoothed(run: DataFrame) -> DataFrame:

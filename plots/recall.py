@@ -10,7 +10,7 @@ from ttt.analysis.recall import answering_runs
 from ttt.config.errors import counted
 from ttt.results.record import STATE_SIZE
 
-from .panels import ID_COLUMNS, caption, legend, lines, plain_log_ticks, span, styles_of
+from .panels import ID_COLUMNS, caption, legend, lines, span, styles_of
 from .registry import Figure
 
 if TYPE_CHECKING:
@@ -46,8 +46,10 @@ def draw(table: DataFrame) -> Canvas:
         for style, rows in lines(table, styles_of(table)):
             _draw_line(axes, rows, column, style)
         axes.set(xscale="log", xlabel=AXES[column], ylim=(0, 1.04))
-    plain_log_ticks(panels[STATE_SIZE].xaxis)
-    plain_log_ticks(panels["pairs"].xaxis)
+        # The values that runs have: there are few, and not at round numbers.
+        values = sorted(table[column].dropna().unique())
+        axes.set_xticks(values, [f"{int(value):,}" for value in values])
+        axes.minorticks_off()
     split = table["split"].iloc[0]
     panels[STATE_SIZE].set_ylabel(f"Right answers ({split}, share)")
     legend(canvas)

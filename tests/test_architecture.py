@@ -63,6 +63,7 @@ FENCED: dict[str, set[str]] = {
     "submitit": {"launch"},
     "psutil": {"launch"},
     "hydra": {"cli"},
+    "rich": {"cli"},
     "omegaconf": {"cli", "api"},
     "pandas": {"analysis", "plots", "claims", "api"},
     "matplotlib": {"plots"},

@@ -42,6 +42,7 @@ DOCUMENTS = (
     "docs/gpu.md",
     "docs/layers.md",
     "docs/memory.md",
+    "docs/recall.md",
     "docs/recipe.md",
     "docs/released.md",
     "docs/speed.md",

@@ -73,6 +73,7 @@ def test_there_are_no_weights_and_no_large_files() -> None:
         "metrics.parquet",
         "inner_loss.parquet",
         "context_gain.parquet",
+        "needle.parquet",
         "documents.parquet",
         "benchmark.json",
         "runs.csv",

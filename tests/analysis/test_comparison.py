@@ -1,9 +1,11 @@
 from pathlib import Path
 from runpy import run_path
 
+import pandas as pd
 import pytest
 
 from ttt.analysis.comparison import RunRole, methods
+from ttt.analysis.labels import describe_scope
 from ttt.analysis.store import load_results
 from ttt.analysis.table_1 import TABLE_1, table_1_runs
 from ttt.cli.compose import as_object, compose
@@ -107,3 +109,10 @@ def test_a_run_that_was_stopped_early_counts_only_if_that_is_asked_for(tmp_path:
     rows = methods(results)
     assert set(rows.loc[rows["run_id"] != whole.path.name, "role"]) == {RunRole.DRAWN}
     assert set(rows.loc[rows["run_id"] != whole.path.name, "steps_planned"]) == {3}
+
+
+def test_a_scope_has_its_sizes_in_order() -> None:
+    sizes = ["1.3b", "w192", "own", "125m", "w64", "w128", "760m"]
+    rows = pd.DataFrame({"data": "pile", "size": sizes, "ctx": 512})
+    words = describe_scope(rows).removeprefix("pile ").split("; ")
+    assert [word.removesuffix(" at 512") for word in words] == ["125m", "760m", "1.3b", "own", "w64", "w128", "w192"]

@@ -90,7 +90,9 @@ def test_plan_prints_the_cost_and_writes_nothing(
     out = capsys.readouterr().out
     for name in ("parameters", "state", "training", "FLOPs", "time", "memory", "disk"):
         assert f"\n  {name} " in out
-    assert max(map(len, out.splitlines())) <= WIDTH
+    folder, *lines = out.splitlines()
+    assert max(map(len, lines)) <= WIDTH
+    assert folder.startswith("runs/ttt_linear-mamba-w64-64-pycode-")
     assert "4 of 12 steps of 256 tokens" in out
     assert "measured now on cpu" in out
     assert list(tmp_path.iterdir()) == []

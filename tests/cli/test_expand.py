@@ -50,6 +50,30 @@ def test_rules_skip_points_and_name_parents(tmp_path: Path) -> None:
     assert parent.resources == {}
 
 
+@pytest.mark.parametrize(
+    ("rule", "skipped"),
+    [
+        ({"when": {"model": ["mamba", "gla"]}, "unless": {"seed": 1}}, {("mamba", "0"), ("gla", "0")}),
+        ({"unless": {"model": ["transformer", "gla"]}}, {("mamba", "0"), ("mamba", "1")}),
+        # All of several keys must match for the exception.
+        (
+            {"when": {"seed": 1}, "unless": {"model": "gla", "seed": [0]}},
+            {(m, "1") for m in ("transformer", "mamba", "gla")},
+        ),
+    ],
+)
+def test_a_rule_spares_the_points_of_its_unless(rule: dict[str, object], skipped: set[tuple[str, str]]) -> None:
+    axes = {"model": ["transformer", "mamba", "gla"], "seed": [0, 1]}
+    runs = read_sweep("some", {"base": ["size=w64"], "axes": axes, "rules": [rule | {"skip": True}]}).runs()
+    every = {(model, str(seed)) for model in axes["model"] for seed in axes["seed"]}
+    assert {(run.point["model"], run.point["seed"]) for run in runs} == every - skipped
+
+
+def test_an_unless_names_an_axis() -> None:
+    with pytest.raises(UserError, match=r"sweep=some: rules\[0\].unless: ctx: no such key; choose one of model"):
+        read_sweep("some", {"axes": {"model": ["mamba"]}, "rules": [{"unless": {"ctx": 256}, "skip": True}]})
+
+
 def test_a_parent_is_added_before_its_child_if_only_the_child_is_requested(tmp_path: Path) -> None:
     plan = expand(with_overrides(sweep(), ["ctx=512", "recipe=finetune"]), tmp_path)
     assert [run.parent for run in plan.runs] == [None, plan.runs[0].run_id]

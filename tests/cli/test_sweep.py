@@ -1,6 +1,8 @@
 """The command ``ttt-sweep``: a sweep on this machine from plan to table, and errors in the input."""
 
 import json
+import re
+import shlex
 import subprocess
 import sys
 import time
@@ -12,6 +14,7 @@ import yaml
 
 from ttt.cli.sweep.main import main
 from ttt.cli.sweep.request import KEYS
+from ttt.config.assets import assets
 
 
 @pytest.fixture
@@ -91,6 +94,17 @@ def test_a_sweep_on_this_machine(ttt_sweep: Any, tiny: list[str], tmp_path: Path
     command = [sys.executable, "-m", "ttt.cli.plot", "training", "runs=table", "out=figures"]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
     assert (tmp_path / "figures/training.png").is_file()
+
+
+@pytest.mark.slow
+def test_a_submission_is_seen_before_it_is_sent_as_the_readme_says(ttt_sweep: Any, tmp_path: Path) -> None:
+    (command,) = re.findall(r"^    ttt-sweep (submit .*dry=true)", (assets() / "README.md").read_text(), re.MULTILINE)
+    code, out, _ = ttt_sweep(*shlex.split(command), "size=125m", "ctx=2k", "model=ttt_linear,mamba")
+    assert code == 0
+    assert "#SBATCH --array=" in out
+    assert f"\nttt-train data=books size=125m ctx=2k model=mamba runs={tmp_path}/runs ckpt=last\n" in out
+    assert out.splitlines()[-1] == "nothing was submitted or written"
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow

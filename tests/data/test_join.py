@@ -73,8 +73,8 @@ def test_one_line_with_the_share_that_is_judged(make_documents: Make) -> None:
 
 
 def test_the_noun_for_windows(make_documents: Make) -> None:
-    assert describe_windows(make_documents([5])) == "windows of train documents"
-    assert describe_windows(joined(make_documents([5]))) == "windows of the joined train documents"
+    assert describe_windows(make_documents([5]), "all") == "windows of all documents"
+    assert describe_windows(joined(make_documents([5])), "train") == "windows of the joined train documents"
 
 
 def test_joined_text_that_is_too_short(make_documents: Make) -> None:

@@ -400,7 +400,7 @@ def test_supported_sizes(sizes: tuple[int, tuple[int, ...], int, torch.dtype], r
     ("sizes", "kilobytes", "needed"),
     [
         ((128, (512,), 64, torch.float32), 227, 240),
-        ((100, (), 40, torch.float32), 163, 224),
+        ((100, (), 40, torch.float32), 163, 208),
         ((128, (), 64, torch.float32), 227, None),
         ((128, (), 64, torch.bfloat16), 99, 112),
         ((128, (512,), 64, torch.float16), 99, None),

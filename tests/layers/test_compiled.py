@@ -1,6 +1,7 @@
 """Compiled blocks give the same losses and gradients, and run as they are where nothing is to be learned."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +15,9 @@ from ttt.layers.compiled import compile_blocks, require_compiler
 from ttt.models.build import build_model
 from ttt.models.checkpointing import checkpoint_blocks
 from ttt.models.language_model import LanguageModel, token_losses
+from ttt.train import prepare as preparing
+from ttt.train.opening import open_run
+from ttt.train.planning import plan_run
 
 Configure = Callable[..., TrainConfig]
 
@@ -96,6 +100,19 @@ def test_no_compiler_is_one_line(configure: Configure, monkeypatch: pytest.Monke
         require_compiler(torch.device("cuda"))
     with pytest.raises(UserError, match=r"^trainer\.compile=true: torch\.compile is not used on mps; take"):
         require_compiler(torch.device("mps"))
+
+
+@pytest.mark.parametrize("compiles", [True, False])
+def test_a_run_compiles_its_blocks_before_they_are_recomputed(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, compiles: bool
+) -> None:
+    done: list[str] = []
+    for name in ("compile_blocks", "checkpoint_blocks"):
+        monkeypatch.setattr(preparing, name, lambda *_, name=name: done.append(name))
+    key = f"trainer.compile={str(compiles).lower()}"
+    plan = plan_run(configure(key, "trainer.activation_checkpointing=blocks", f"run={tmp_path}/run"), [])
+    preparing.prepare(plan, open_run(plan))
+    assert done == [*["compile_blocks"] * compiles, "checkpoint_blocks"]
 
 
 def test_the_keys_of_speed_rename_no_run(configure: Configure) -> None:

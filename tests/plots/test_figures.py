@@ -150,7 +150,7 @@ def test_per_token_is_logarithmic_with_plain_ticks_and_a_line_a_method(results: 
     assert texts(canvas) == ["TTT-Linear (M)", "TTT-MLP (M)", "Transformer", "Mamba"]
     assert [label.get_text() for label in axes.get_xticklabels()][:2] == ["64", "16"]
     assert all(label.get_text().replace(".", "").isdigit() for label in axes.get_yticklabels())
-    assert "64 windows from anywhere in the validation text" in canvas.get_supxlabel()
+    assert "64 windows of the validation text" in canvas.get_supxlabel()
     assert "2 seeds" in canvas.get_supxlabel()
     titles = [panel.get_title() for panel in canvas.axes if panel.axison]
     assert titles == ["size w64, context of 64 tokens", "size w128, context of 128 tokens"]

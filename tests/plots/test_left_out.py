@@ -86,7 +86,7 @@ def test_reasons_are_told_apart_in_the_few_words_of_a_caption_too(tmp_path: Path
     assert "1 run (another setting of this method is better)" in said
     assert "1 run (no evaluation at the end of its schedule)" in said
     short = left_out_in_short(results, FIGURES["books_scaling"].table(results))
-    assert short == "Left out: 1 (another setting is better), 1 (not finished); ttt-plot compare draws any."
+    assert short == "Left out: 1 (worse setting), 1 (not finished); ttt-plot compare draws any."
 
 
 def test_runs_that_were_stopped_early_are_counted(tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def test_losses_by_token_index_are_on_test_if_all_runs_are(tmp_path: Path) -> No
         table = FIGURES["per_token"].table(load_results(tmp_path))
         assert set(table["split"]) == {"test" if number else "validation"}
     np.testing.assert_allclose(table["loss"], 5.0)
-    assert "windows from anywhere in the test text" in caption(drawn("per_token", tmp_path))
+    assert "windows of the test text" in caption(drawn("per_token", tmp_path))
 
 
 def test_evaluations_of_several_splits_elsewhere_are_apart(tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_of_several_learning_rates_the_best_is_drawn_and_the_caption_says_so(tmp
     canvas = drawn("books_scaling", tmp_path)
     assert lines_of(canvas.axes[0])["TTT-Linear (M)"][1] == [pytest.approx(39)]
     assert "Of several learning rates or RoPE bases, the best by validation." in caption(canvas)
-    assert "Left out: 2 (another setting is better)" in note("books_scaling", tmp_path)
+    assert "Left out: 2 (worse setting)" in note("books_scaling", tmp_path)
 
 
 def test_a_number_that_the_paper_states_is_a_star_with_its_source(tmp_path: Path) -> None:

@@ -26,7 +26,8 @@ from ttt.cli.train import train
 from ttt.config.errors import RunError, UserError
 from ttt.config.exchange import ExportConfig
 from ttt.config.layers import SHIPPED
-from ttt.config.schema import EvalConfig, PrepareConfig, TrainConfig
+from ttt.config.preparing import PrepareConfig
+from ttt.config.schema import EvalConfig, TrainConfig
 from ttt.evaluate import run as evaluation
 from ttt.layers.registry import LayerSpec, build_layer
 from ttt.results.checkpoints import write_digest

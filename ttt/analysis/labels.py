@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -54,10 +55,19 @@ def method_label(model: str, backbone: str) -> str:
 
 
 def describe_scope(rows: DataFrame) -> str:
-    """Describe the data, sizes and contexts of rows: ``pycode w64 at 512, 2048; w128 at 512``."""
+    """Describe the data, sizes and contexts of rows: ``pycode w64 at 512, 2048; w128 at 512``, small sizes first."""
     cases = rows[COMPARED_AT].drop_duplicates().sort_values(COMPARED_AT)
     texts = []
     for data, of_data in cases.groupby("data"):
         sizes = of_data.groupby("size")["ctx"].agg(lambda contexts: ", ".join(map(str, contexts)))
-        texts.append(f"{data} " + "; ".join(f"{size} at {contexts}" for size, contexts in sizes.items()))
+        texts.append(f"{data} " + "; ".join(f"{size} at {sizes[size]}" for size in sorted(sizes.index, key=_by_number)))
     return ", ".join(texts)
+
+
+def _by_number(size: str) -> tuple[str, float, str]:
+    """Return a sort key of a size: w64 before w128, 760m before 1.3b."""
+    found = re.fullmatch(r"([a-z_]*)(\d+(?:\.\d+)?)([mb]?)", size)
+    if found is None:
+        return size, 0.0, ""
+    start, number, unit = found.groups()
+    return start, float(number) * {"b": 1000}.get(unit, 1), size

@@ -19,14 +19,14 @@ NO_PLACE = "of other data, sizes, contexts, methods or measurements than it draw
 DEPARTING = "with other settings than the standard"
 
 IN_SHORT: dict[str, str] = {
-    RunRole.OTHER_SETTING: "another setting is better",
+    RunRole.OTHER_SETTING: "worse setting",
     RunRole.STOPPED: "stopped early",
     RunRole.UNEVALUATED: "not finished",
-    RunRole.OTHER_LENGTH: "another training length",
+    RunRole.OTHER_LENGTH: "other length",
     RunRole.NO_PARENT: "parent missing",
     RunRole.OTHER_SEED: "seeds that others lack",
     RunRole.OTHER_TEXT: "another text",
-    NO_PLACE: "other data, size, context or method",
+    NO_PLACE: "other data, size or method",
     DEPARTING: "other settings",
 }
 """Reason -> the words for a caption."""

@@ -141,7 +141,13 @@ def compare_runs(results: Results, question: Question) -> Comparison:
     _refuse_many(table, axes)
     table["line"] = line_names(table, axes, results.labels)
     columns = ["run_id", *RUN_KEYS, *axes.keys, "line", "seed", "point", "parameters", *measured]
-    along = [key for key in rows.differing([*axes.panel, *axes.lines]) if key not in axes.keys]
+    # Where eta_base is an axis, a start that follows it needs no word.
+    departing = {key for run_id in table["run_id"] for key in results.labels[run_id].departures}
+    along = [
+        key
+        for key in rows.differing([*axes.panel, *axes.lines])
+        if key not in axes.keys and (not key.startswith("model.") or key in departing)
+    ]
     unnamed = [] if x or not axes.x else along
     return Comparison(table[list(dict.fromkeys(columns))], axes, y, x, unnamed, left_out, results)
 

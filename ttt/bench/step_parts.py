@@ -72,15 +72,15 @@ def ranges(model: nn.Module) -> Iterator[None]:
 
 
 def _part_of_module(module: nn.Module) -> str | None:
-    mixers = tuple(layer.build for layer in layer_types().values())
-    blocks = tuple(backbone.block for backbone in backbones().values())
+    mixers: tuple[Any, ...] = tuple(layer.build for layer in layer_types().values())
+    blocks: tuple[Any, ...] = tuple(backbone.block for backbone in backbones().values())
     if isinstance(module, nn.Linear):
         return MATMUL
     if isinstance(module, CausalConv):
         return CONVOLUTION
     if isinstance(module, mixers) and not isinstance(module, TTT):
         return MIXER
-    pointwise = (TTT, nn.RMSNorm, nn.LayerNorm, *blocks)
+    pointwise: tuple[Any, ...] = (TTT, nn.RMSNorm, nn.LayerNorm, *blocks)
     return POINTWISE if isinstance(module, pointwise) else None
 
 

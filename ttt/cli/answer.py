@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from ttt.cli.errors import exit_with_one_line
+from ttt.cli.terminal import COMMANDS, show
 from ttt.config.errors import UserError
 from ttt.config.supported import declared, unsupported_python, unsupported_torch
 
@@ -23,7 +24,7 @@ def answer(words: list[str], help_text: Callable[[], str], act: Callable[[list[s
         if "--version" in words:
             print(f"ttt-suite {declared()[0]}")
         elif HELP_FLAGS & set(words):
-            print(help_text())
+            show(help_text(), COMMANDS)
         else:
             if problem := unsupported_python() or unsupported_torch():
                 raise UserError(problem)

@@ -17,7 +17,6 @@ from ttt.config.bench import (
     ModelsConfig,
     StepBenchConfig,
 )
-from ttt.config.keys import check_keys
 from ttt.config.schema import TrainConfig
 
 HELP = """\
@@ -140,7 +139,7 @@ def step(config: StepBenchConfig, overrides: list[str]) -> None:  # noqa: ARG001
     Raises:
         UserError: as ``ttt-train``, or several devices.
     """
-    check_keys(config)
+    config.check()
     from ttt.bench.step import bench_step
 
     run = TrainConfig(**{item.name: getattr(config, item.name) for item in fields(TrainConfig)})

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ttt.cli.answer import answer
 from ttt.cli.arguments import Arguments, parse
+from ttt.cli.terminal import STATES, show
 from ttt.config.errors import UserError, bad_value
 
 KINDS = (".csv", ".json", ".md")
@@ -54,7 +55,7 @@ def _judge(folder: Path, out: Path | None, flags: set[str]) -> None:
     from ttt.results.atomic import write_text
 
     judged = judge_all(read_results(folder, "--strict" in flags, "--stopped" in flags))
-    print(as_text(judged))
+    show(as_text(judged), STATES)
     if out:
         writers = dict(zip(KINDS, (as_csv, as_json, as_markdown), strict=True))
         write_text(out, writers[out.suffix](judged))

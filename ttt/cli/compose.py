@@ -33,13 +33,11 @@ from ttt.config.exchange import ExportConfig, ImportConfig
 from ttt.config.generation import GenerateConfig
 from ttt.config.keys import free_text_keys
 from ttt.config.layers import MODELS
+from ttt.config.preparing import InspectConfig, PackConfig, PrepareConfig
 from ttt.config.schema import (
     BackboneConfig,
     ContextConfig,
     EvalConfig,
-    InspectConfig,
-    PackConfig,
-    PrepareConfig,
     Resolved,
     SizeConfig,
     TrainConfig,

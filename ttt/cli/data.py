@@ -8,7 +8,7 @@ from typing import Any
 from ttt.cli.command import Command, subcommand
 from ttt.config.keys import check_keys
 from ttt.config.plan import check_data
-from ttt.config.schema import InspectConfig, PackConfig, PrepareConfig
+from ttt.config.preparing import InspectConfig, PackConfig, PrepareConfig
 from ttt.config.system import user_path
 from ttt.data.local import check_paths
 

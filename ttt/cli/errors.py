@@ -17,6 +17,7 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
+from ttt.cli.terminal import show_error
 from ttt.config.errors import InterruptedPreparationError, RunError, UserError
 
 
@@ -52,7 +53,7 @@ def exit_with_one_line() -> Iterator[None]:
 
 def stop(line: str, code: int) -> None:
     """Print ``error: line`` and exit with ``code``."""
-    print(f"error: {line}", file=sys.stderr)
+    show_error(line)
     raise SystemExit(code) from None
 
 

@@ -129,7 +129,7 @@ def _evaluate(config: EvalConfig, folder: RunFolder, live: bool) -> None:
         run = replace(run, reading=replace(run.reading, eval_tokens=min(run.reading.eval_tokens, MOST_PROBED)))
     if run.outdated(split) and not live:
         _warn_of_older_weights(run)
-    read = describe_windows(run.documents(split))
+    read = describe_windows(run.documents(split), split)
     if config.probe is None:
         _print_perplexity(run, split, evaluate_run(run, split), read)
     elif config.probe == "inner_loss":

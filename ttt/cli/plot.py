@@ -8,6 +8,7 @@ from ttt.cli.answer import answer
 from ttt.cli.arguments import Arguments, parse
 from ttt.cli.compare import COMPARE, KEYS, TABLE, compare
 from ttt.cli.source import Source
+from ttt.cli.terminal import FIGURES, show
 from ttt.config.errors import UserError, bad_value, counted
 from ttt.config.text_table import WIDTH, shortened, wrapped, wrapped_command
 from ttt.plots.registry import Figure, figures
@@ -90,7 +91,7 @@ def _run(words: list[str]) -> None:
         _draw(chosen, source, out, partly=everything)
     else:
         # The list is there at once; reading many runs takes seconds.
-        print(_listing(), flush=True)
+        show(_listing(), FIGURES)
         print(f"\n{_drawable(source)}")
 
 

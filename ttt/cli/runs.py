@@ -10,6 +10,7 @@ from ttt.analysis.listing import ListedRun, differing_settings, list_runs, read_
 from ttt.cli.answer import answer
 from ttt.cli.arguments import Arguments, parse
 from ttt.cli.runs_tables import diff_table, listing, results_of, size_text, summary
+from ttt.cli.terminal import STATES, show
 from ttt.config.errors import UserError, bad_value, counted
 from ttt.config.identity import BOOKKEEPING
 from ttt.results.record import RunFolder
@@ -92,7 +93,7 @@ def _list(arguments: Arguments) -> None:
         print(json.dumps([run.as_json() for run in runs], indent=1))
         return
     if runs:
-        print(listing(runs, wide="--wide" in arguments.flags))
+        show(listing(runs, wide="--wide" in arguments.flags), STATES, heading=True)
     print(f"{folder}: {counted(len(runs), 'run')}, {size_text(sum(run.size for run in runs))}")
 
 
@@ -101,7 +102,7 @@ def _show(arguments: Arguments) -> None:
     if "--json" in arguments.flags:
         print(json.dumps({**run.as_json(), "record": run.record}, indent=1))
     else:
-        print(summary(run))
+        show(summary(run), STATES)
 
 
 def _diff(arguments: Arguments) -> None:
@@ -119,7 +120,7 @@ def _diff(arguments: Arguments) -> None:
     else:
         # Settings that decide what is learned come first.
         ordered = sorted(settings.items(), key=lambda pair: (pair[0].partition(".")[0] in BOOKKEEPING, pair[0]))
-        print(diff_table(first, second, dict(ordered)))
+        show(diff_table(first, second, dict(ordered)), STATES, heading=True)
 
 
 def _remove(arguments: Arguments) -> None:

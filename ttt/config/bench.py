@@ -196,6 +196,14 @@ class StepBenchConfig(TrainConfig):
 
     rounds: int = key(5, "timed steps, after two untimed ones; as many more are profiled", at_least=1)
 
+    def check(self) -> None:
+        """Check that the values are in range; ``ttt.config.plan.check`` checks the rest of a run.
+
+        Raises:
+            UserError: a value out of its range.
+        """
+        check_keys(self)
+
 
 STAGES = ("machine", "compare", "kernels", "mixers", "profile", "sanitize", "train", "latency")
 """Stages of ``python -m ttt.bench.gpu``, in their order."""

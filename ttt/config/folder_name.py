@@ -19,7 +19,7 @@ from ttt.config.identity import WITHOUT_INFLUENCE, run_id
 from ttt.config.plain import to_plain
 from ttt.config.schema import Resolved, TrainConfig
 
-LONGEST_WORDS = 40
+LONGEST_WORDS = 30
 """Characters of all words together; further settings are counted."""
 
 LONGEST_TEXT = 16
@@ -30,7 +30,13 @@ GROUPS = ("model", "size", "backbone", "kernel", "recipe", "data")
 IN_THE_ID = ("model", "size", "backbone", "data")
 """Groups whose option is named in the id."""
 
-WITHOUT_WORDS = {*WITHOUT_INFLUENCE, ("data", "eval_tokens"), ("size", "match"), ("recipe", "imported")}
+WITHOUT_WORDS = {
+    *WITHOUT_INFLUENCE,
+    ("data", "eval_tokens"),
+    ("data", "length"),
+    ("size", "match"),
+    ("recipe", "imported"),
+}
 """Group and key of settings that no reader looks for in a name."""
 
 SHORT = {"mini_batch_size": "b", "eta_base": "eta", "learning_rate": "lr", "final_learning_rate": "final_lr"}

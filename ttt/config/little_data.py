@@ -13,9 +13,9 @@ def little_data(split: str, documents: int, tokens: int) -> str:
     """Return a sentence if the judged text of a split is too small to compare runs on, otherwise an empty text."""
     if not is_little(documents, tokens):
         return ""
-    noun = "document" if documents == 1 else "documents"
+    noun = f"{split} " * (split != "all") + ("document" if documents == 1 else "documents")
     return (
-        f"little data: {documents:,} {split} {noun} with {tokens:,} tokens (fewer than {FEW_DOCUMENTS} or "
+        f"little data: {documents:,} {noun} with {tokens:,} tokens (fewer than {FEW_DOCUMENTS} or "
         f"{FEW_TOKENS:,}), so that few documents decide a comparison; judge more text "
         f"({'' if split == 'all' else f'data.{split}_fraction, '}data.eval_tokens)"
     )

@@ -1,7 +1,7 @@
 """Progress bars on standard error: redrawn on a terminal, a line now and then in a log file."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 from typing import IO, Any
 
 from tqdm import tqdm
@@ -25,9 +25,10 @@ def progress_bar(iterable: Iterable[Any] | None = None, *, show: bool = True, **
     """
     if sys.stderr.isatty():
         return tqdm(iterable, disable=not show, **options)
-    total = options.get("total") or (len(iterable) if hasattr(iterable, "__len__") else None)
-    calm = {"mininterval": SECONDS_BETWEEN_LINES, "maxinterval": SECONDS_BETWEEN_LINES, "file": _Lines(sys.stderr)}
-    return _CalmBar(iterable, disable=not show, **options, **calm, bar_format=LINE if total else None)
+    total = options.get("total") or (len(iterable) if isinstance(iterable, Sized) else None)
+    options |= {"file": _Lines(sys.stderr), "bar_format": LINE if total else None}
+    options |= dict.fromkeys(("mininterval", "maxinterval"), SECONDS_BETWEEN_LINES)
+    return _CalmBar(iterable, disable=not show, **options)
 
 
 class _CalmBar(tqdm):

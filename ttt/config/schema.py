@@ -1,7 +1,8 @@
 """Keys of most commands: type, default, meaning and allowed values of each.
 
 Those of ``ttt-bench`` are in ``bench.py``, of ``ttt-sweep`` in ``sweep.py``, of ``ttt-generate`` in ``generation.py``,
-of the ``trainer`` group in ``trainer.py``, of ``ttt-export`` and ``ttt-import`` in ``exchange.py``.
+of ``ttt-data`` in ``preparing.py``, of the ``trainer`` group in ``trainer.py``, of ``ttt-export`` and ``ttt-import`` in
+``exchange.py``.
 
 Values that depend on a group's option are in ``conf/GROUP/OPTION.yaml``. Keys that are not defined here are errors.
 This module imports nothing heavy, so that ``--help`` and errors are printed at once.
@@ -140,10 +141,7 @@ class DataConfig:
     )
     cache_dir: str | None = key(None, "folder of prepared data; null: the user's cache", free_text=True)
     packed: str | None = key(
-        None,
-        "a file of ttt-data pack: its corpus is unpacked into cache_dir and used, and the source is not read; the "
-        "other keys must be those with which it was prepared",
-        free_text=True,
+        None, "a file of ttt-data pack, read in place of the source; the other keys as it was prepared", free_text=True
     )
     workers: int = key(
         1, "processes that prepare the data, with the same result; 0: one per core", at_least=0, at_most=MOST_WORKERS
@@ -294,32 +292,6 @@ class EvalConfig:
     kernel: KernelConfig | None = key(
         None, "kernel that computes the inner loop; null: the run's, or auto if it cannot run here"
     )
-
-
-@dataclass
-class PrepareConfig:
-    """A run of ``ttt-data prepare``."""
-
-    data: DataConfig = key(DataConfig, "corpus")
-    progress: bool = key(True, "show progress")
-
-
-@dataclass
-class InspectConfig(PrepareConfig):
-    """A run of ``ttt-data inspect``."""
-
-    verify: bool = key(False, "read every file and compare its SHA-256 with the manifest")
-    split: str = key("train", "split of the sample", choices=SPLITS)
-    document: int = key(0, "document of the sample, counted from 0", at_least=0)
-    sample: int = key(200, "tokens of the sample, from the start of the document", at_least=0)
-    picture: str | None = key(None, "file of the histogram of lengths; null: figures/data_NAME.png", free_text=True)
-
-
-@dataclass
-class PackConfig(PrepareConfig):
-    """A run of ``ttt-data pack``."""
-
-    file: str | None = key(None, "file to write; null: NAME-DIGEST.zip in this folder", free_text=True)
 
 
 Resolved = dict[str, Any]

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-from tqdm import tqdm
 
 from ttt.config.errors import UserError, bad_value
+from ttt.config.progress import progress_bar
 from ttt.config.schema import DataConfig
 from ttt.config.system import file_sha256, renamed_at_the_end, user_path
 from ttt.data import files
@@ -45,7 +45,7 @@ def pack(folder: Path, file: Path, show_progress: bool) -> None:
             renamed_at_the_end(file) as partial,
             zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
         ):
-            for name in tqdm(names, "packing", unit=" files", disable=not show_progress):
+            for name in progress_bar(names, desc="packing", unit=" files", show=show_progress):
                 # A ZipInfo of its own has no time of the file, so that equal corpora give equal archives.
                 entry = zipfile.ZipInfo(name)
                 entry.compress_type = zipfile.ZIP_DEFLATED
@@ -83,7 +83,7 @@ def unpack(config: DataConfig, folder: Path, show_progress: bool) -> None:
     try:
         with _opened(config) as archive:
             manifest = _manifest(archive)
-            named = tqdm(manifest["files"].items(), "unpacking", unit=" files", disable=not show_progress)
+            named = progress_bar(manifest["files"].items(), desc="unpacking", unit=" files", show=show_progress)
             for name, described in named:
                 with archive.open(name) as source, (build / name).open("wb") as target:
                     _copy(source, target, described["bytes"], name)

@@ -88,9 +88,9 @@ def sequences_differ(ctx: int, data: str, length: int) -> UserError:
     return UserError(f"ctx.length={ctx}: the sequences of data={data} have {length} tokens; make data.length the same")
 
 
-def describe_windows(documents: Documents) -> str:
-    """Return a noun for the windows of ``windows_within``."""
-    return f"windows of {'the joined ' if documents.joined else ''}{documents.split} documents"
+def describe_windows(documents: Documents, split: str) -> str:
+    """Return a noun for the windows of ``windows_within``; ``split``: of the documents, or ``all`` for a whole text."""
+    return f"windows of {'the joined ' if documents.joined else ''}{split} documents"
 
 
 def _starts(documents: Documents, ctx: int) -> Starts:

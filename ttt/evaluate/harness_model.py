@@ -17,10 +17,10 @@ from lm_eval import evaluate
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
-from tqdm import tqdm
 
 from ttt.config.errors import DivergedError, bad_value
 from ttt.config.identity import context_name
+from ttt.config.progress import progress_bar
 from ttt.data.vocabulary import open_vocabulary
 from ttt.evaluate.generate import Sampling, continuation
 from ttt.evaluate.harness import Tasks
@@ -166,8 +166,9 @@ class HarnessModel(TemplateLM):
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:  # noqa: ARG002
         """Return an answer to each prompt: to a stop text, the end of a document, or ``max_gen_toks`` tokens."""
-        hidden = not self._run.reading.show_progress
-        return [self._answer(*request.args) for request in tqdm(requests, desc="answers", disable=hidden, leave=False)]
+        shown = self._run.reading.show_progress
+        asked = progress_bar(requests, desc="answers", show=shown, leave=False)
+        return [self._answer(*request.args) for request in asked]
 
     def _answer(self, prompt: str, options: dict[str, Any]) -> str:
         stops = options.get("until") or []
@@ -202,7 +203,7 @@ class HarnessModel(TemplateLM):
         # The longest first: a batch that does not fit into memory fails at once, and neighbours are of similar length.
         order = sorted(range(len(rows)), key=lambda number: -len(rows[number]))
         scores: list[tuple[float, bool]] = [(0.0, True)] * len(rows)
-        with tqdm(total=len(rows), desc="scores", disable=not reading.show_progress, leave=False) as progress:
+        with progress_bar(total=len(rows), desc="scores", show=reading.show_progress, leave=False) as progress:
             while order:
                 batch = max(1, reading.device_tokens // len(rows[order[0]]))
                 chosen, order = order[:batch], order[batch:]

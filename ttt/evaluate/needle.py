@@ -22,9 +22,9 @@ import re
 from itertools import product
 
 import numpy as np
-from tqdm import tqdm
 
 from ttt.config.errors import bad_value
+from ttt.config.progress import progress_bar
 from ttt.config.text_table import text_table
 from ttt.data.corpus import Documents
 from ttt.data.vocabulary import Vocabulary, open_vocabulary
@@ -87,7 +87,7 @@ def probe_needle(run: TrainedRun, split: Split, longest: int | None, eval_tokens
     if not lengths:
         raise bad_value("longest", longest, f"is too short for the planted lines; give at least {maker.shortest}")
     cells = list(product((SINGLE, SEVERAL, VARIABLE), sorted(lengths), DEPTHS))
-    shown = tqdm(cells, desc="needle", unit="cell", leave=False, disable=not run.reading.show_progress)
+    shown = progress_bar(cells, desc="needle", unit="cell", leave=False, show=run.reading.show_progress)
     found = [
         _measure(run, maker, task, length, depth, max(1, (eval_tokens or CASES * length) // length))
         for task, length, depth in shown

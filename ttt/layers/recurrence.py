@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ttt.config.errors import bad_value
 from ttt.config.schema import KernelConfig
-from ttt.kernels.dispatch import PACKAGES, check_name
+from ttt.kernels.dispatch import PACKAGES, check_name, why_not_here
 from ttt.layers.chunks import Recurrence
 
 log = logging.getLogger(__name__)
@@ -90,6 +90,16 @@ def check_package(kernel: KernelConfig, package: str, load: Callable[[], object]
     if load() is None:
         reason = f"needs the package {PACKAGES[package]}, which is not installed; choose auto"
         raise bad_value("kernel.name", kernel.name, reason)
+
+
+def check_device(kernel: KernelConfig, device: torch.device) -> None:
+    """Check that ``kernel`` is no package's, or that its kernels run on this kind of device.
+
+    Raises:
+        UserError: they do not.
+    """
+    if kernel.name in PACKAGES and (reason := why_not_here(kernel.name, device)):
+        raise bad_value("kernel.name", kernel.name, f"{reason}; choose auto")
 
 
 @cache

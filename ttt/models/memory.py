@@ -63,6 +63,13 @@ def start_peak(device: torch.device) -> None:
     forget_peak()
 
 
+def return_memory() -> None:
+    """Return the memory of tensors that are no longer used to the system and to the GPU."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 def peak_of(device: torch.device) -> int | None:
     """Return the most bytes in use since ``start_peak``; None on a device that does not tell.
 

@@ -1,18 +1,24 @@
 """From the plan of a run to everything that training needs: the device, the data, the model and the record."""
 
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import lightning.pytorch as pl
 
+from ttt.config.little_data import little_data
 from ttt.config.plan import tokens_at_once
+from ttt.config.schema import TrainConfig
+from ttt.data.cache import prepared_digest
 from ttt.data.corpus import Corpus, load_corpus
 from ttt.data.usage import usage
 from ttt.data.windows import Windows, windows_within
 from ttt.evaluate.run import Reading
 from ttt.layers.compiled import compile_blocks
+from ttt.layers.recurrence import check_device
 from ttt.models.build import build_model
 from ttt.models.checkpointing import checkpoint_blocks
+from ttt.models.count import counted_model
 from ttt.models.flops import training_flops
 from ttt.models.language_model import LanguageModel
 from ttt.models.weights import check_resumable, load_weights
@@ -66,7 +72,13 @@ def prepare(plan: RunPlan, opening: Opening) -> PreparedRun:
     trainer, ctx = config.trainer, config.ctx.length
     require_logger(trainer.logger)
     hardware = choose_hardware(trainer)
+    known = prepared_digest(config.data)
+    _check_model(config, hardware)
     corpus = load_corpus(config.data, trainer.progress)
+    validation = corpus.manifest["splits"]["validation"]
+    small = little_data("validation", validation["documents"], validation["tokens"])
+    if small and known is None and rank() == 0:
+        print(small, file=sys.stderr)
     if opening.record is not None:
         require_data(plan.folder, opening.record, corpus.digest)
     elif plan.parent is not None:
@@ -92,6 +104,16 @@ def prepare(plan: RunPlan, opening: Opening) -> PreparedRun:
     reading = Reading(ctx, config.data.eval_tokens, hardware.device, tokens_at_once(trainer), trainer.progress)
     metrics = _metrics(record, newest)
     return PreparedRun(plan, record, newest, hardware, corpus, windows, model, reading, metrics)
+
+
+def _check_model(config: TrainConfig, hardware: Hardware) -> None:
+    """Refuse a model that cannot be built, or a kernel that cannot run here, before the data are prepared.
+
+    Raises:
+        UserError: of either.
+    """
+    counted_model(config)
+    check_device(config.kernel, hardware.device)
 
 
 def _metrics(record: RunRecord, newest: Checkpoint | None) -> MetricLog:

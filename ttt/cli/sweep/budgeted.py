@@ -1,6 +1,5 @@
 """The plan of a budget: its runs, measured on this device, and the choice of those that fit into its time."""
 
-import gc
 import sys
 import time
 from dataclasses import dataclass
@@ -41,6 +40,7 @@ class Budgeted:
         device: name of the device, as in records.
         spent_before: seconds of earlier calls.
         started: of this call, by the monotonic clock.
+        dry: nothing is written.
     """
 
     budget: Budget
@@ -54,13 +54,16 @@ class Budgeted:
     device: str
     spent_before: float
     started: float
+    dry: bool
 
     def left(self) -> float:
         """Return the seconds that are left."""
         return self.seconds - self.spent_before - (time.monotonic() - self.started)
 
     def save(self) -> None:
-        """Write the state, with the time spent so far."""
+        """Write the state, with the time spent so far; nothing in a dry call."""
+        if self.dry:
+            return
         self.state.spent = self.spent_before + time.monotonic() - self.started
         self.folder.mkdir(parents=True, exist_ok=True)
         self.state.write(self.folder / STATE_FILE)
@@ -103,7 +106,7 @@ def speeds_of(here: Budgeted, planned: list[PlannedPart]) -> Speeds:
         print(f"measuring the speed of {counted(len(shapes), 'shape')} of run on {here.device}", file=sys.stderr)
 
     measured = here.state.speeds.setdefault(here.device, {})
-    return Speeds(here.device, here.runs_folder, measured, min(MOST_OF_A_SHAPE, seconds), report)
+    return Speeds(here.device, here.runs_folder, measured, min(MOST_OF_A_SHAPE, seconds), report, here.save)
 
 
 def _prices(here: Budgeted, planned: list[PlannedPart], speeds: Speeds, share: float) -> list[Price | None]:
@@ -157,8 +160,7 @@ def print_plan(here: Budgeted, planned: list[PlannedPart], choice: Choice, price
 
 def free_memory() -> None:
     """Return the memory of the last model to the device."""
-    import torch
+    # Importing torch takes seconds, and other commands of a sweep do not need it.
+    from ttt.models.memory import return_memory
 
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    return_memory()

@@ -21,6 +21,7 @@ from ttt.cli.sweep.submit import new_resources, retry, select
 from ttt.cli.sweep.submit import submit as submit_sweep
 from ttt.cli.sweep.tables import cost_table, memory_table, status_table
 from ttt.cli.sweep.times import DEFAULT_GPU, HERE, times_of
+from ttt.cli.terminal import STATES, show
 from ttt.config.errors import UserError, counted
 from ttt.config.system import user_path
 from ttt.config.text_table import WIDTH
@@ -50,7 +51,7 @@ def plan(request: Request) -> None:
     gpu = DEFAULT_GPU if device in (None, HERE) else device
     costs = run_costs(found, gpu, utilisation)
     times = times_of(found, costs, device, utilisation, request.runs_folder, made)
-    print(cost_table(found, costs, times, made, "--wide" in request.flags))
+    show(cost_table(found, costs, times, made, "--wide" in request.flags), STATES, heading=True)
     if request.switch("memory"):
         print(memory_table(step_memories(found, gpu), gpu))
     for line in (*notes, *repeated_reading(found)):
@@ -93,7 +94,8 @@ def _show_status(request: Request, statuses: list[RunStatus], before: list[RunSt
             print(f"{datetime.now():%Y-%m-%d %H:%M:%S}\n{status_table(changed, wide)}", flush=True)
         return
     clear = "\x1b[H\x1b[2J" if watch and sys.stdout.isatty() else ""
-    print(clear + status_table(statuses, wide), flush=True)
+    print(clear, end="")
+    show(status_table(statuses, wide), STATES, heading=True)
 
 
 def cancel(request: Request) -> None:

@@ -128,6 +128,7 @@ class Speeds:
         measured: shape -> measured tokens per second; what is measured now is added.
         seconds: time for one measurement.
         report: called before the first measurement.
+        keep: called after each measurement.
     """
 
     def __init__(
@@ -136,8 +137,10 @@ class Speeds:
         runs_folder: Path,
         measured: dict[str, float],
         seconds: float,
-        report: Callable[[], None] = lambda: None,
+        report: Callable[[], None],
+        keep: Callable[[], None],
     ) -> None:
+        self._keep = keep
         self._device, self._measured, self._seconds, self._report = device, measured, seconds, report
         self._records = readable_records(runs_folder)
 
@@ -155,6 +158,7 @@ class Speeds:
             self._report = lambda: None
             found = measured_here(config, cost.flops / cost.tokens, self._seconds)
             self._measured[shape] = found or 0.0
+            self._keep()
         return self._measured[shape] or None
 
 

@@ -40,12 +40,11 @@ def run(request: Request) -> None:
         RunError: some runs failed, after the others have been made.
     """
     started = time.monotonic()
-    dry = request.switch("dry")
     here, planned = _opened(request, started)
-    with _alone(here.folder, dry):
+    with _alone(here.folder, here.dry):
         planned, choice, prices = choose(here, planned)
         print_plan(here, planned, choice, prices)
-        if dry:
+        if here.dry:
             print("nothing was trained or written; without dry=true it starts")
         else:
             _run_parts(here, planned, choice)
@@ -69,7 +68,8 @@ def _opened(request: Request, started: float) -> tuple[Budgeted, list[PlannedPar
     of_benchmarks = [word.removeprefix(BENCH) for word in request.overrides if word.startswith(BENCH)]
     planned = plan_parts((*budget.first, *budget.then), overrides, request.runs_folder)
     device, runs = _device(configs_of(planned)), request.runs_folder
-    here = Budgeted(budget, seconds, limit, overrides, of_benchmarks, runs, folder, state, device, state.spent, started)
+    spent, dry = state.spent, request.switch("dry")
+    here = Budgeted(budget, seconds, limit, overrides, of_benchmarks, runs, folder, state, device, spent, started, dry)
     return here, planned
 
 
