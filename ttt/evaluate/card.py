@@ -94,7 +94,7 @@ def _results(record: Record) -> str:
 
 def _scores(record: Record) -> list[tuple[str, ...]]:
     """Return a row for each score on a task of lm-evaluation-harness."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name, scored in record.get("tasks", {}).items():
         for metric, value in scored["scores"].items():
             error = scored["errors"].get(metric)
