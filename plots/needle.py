@@ -75,21 +75,22 @@ def draw(table: DataFrame) -> Canvas:
     return canvas
 
 
-def _by_line(rows: DataFrame) -> list[tuple[tuple[str, ...], DataFrame]]:
-    return [(cast("tuple[str, ...]", key), part) for key, part in rows.groupby(LINE, observed=True)]
+def _by_line(rows: DataFrame) -> list[tuple[tuple[str, str, str, str], DataFrame]]:
+    return [(cast("tuple[str, str, str, str]", key), part) for key, part in rows.groupby(LINE, observed=True)]
 
 
 def _draw_map(axes: Axes, rows: DataFrame, ctx: int) -> AxesImage:
     """Draw the mean over seeds, with its number in each cell; depth grows downwards, as in the text."""
     means = rows.pivot_table(index="depth", columns="length", values="right", aggfunc="mean")
     axes.grid(False)
-    image = axes.imshow(means.to_numpy(), cmap=COLOURS, vmin=0, vmax=1, aspect="auto")
-    for (row, column), value in ((place, means.iat[place]) for place in _cells(*means.shape)):
+    values = means.to_numpy(dtype=float)
+    image = axes.imshow(values, cmap=COLOURS, vmin=0, vmax=1, aspect="auto")
+    for (row, column), value in ((place, float(values[place])) for place in _cells(*values.shape)):
         axes.text(column, row, f"{value:.2f}".lstrip("0") if value < 1 else "1", ha="center", va="center", fontsize=5.5,
                   color="black" if value > 0.5 else "white")  # fmt: skip
     axes.set_xticks(range(means.shape[1]), [f"{length:,}" for length in means.columns], fontsize=6)
     axes.set_yticks(range(means.shape[0]), [f"{depth:g}" for depth in means.index])
-    longer = sum(length <= ctx for length in means.columns)
+    longer = sum(int(str(length)) <= ctx for length in means.columns)
     if 0 < longer < means.shape[1]:
         axes.axvline(longer - 0.5, color="white", linestyle=":", linewidth=1.2)
     return image

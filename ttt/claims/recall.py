@@ -40,7 +40,7 @@ def more_recall(results: Results) -> list[Part]:
         for more, less in pairwise(ORDER):
             if {more, less} <= {*shares.columns}:
                 both = shares[[more, less]].dropna()
-                name = f"{method_label(more, backbone)} above {LAYERS[less]}: right answers, {words}"
+                name = f"{method_label(more, str(backbone))} above {LAYERS[less]}: right answers, {words}"
                 run_ids = list(ids.loc[both.index, [more, less]].to_numpy().ravel())
                 differences = (both[more] - both[less]).tolist()
                 parts += [paired(name, differences, run_ids, "1", sign=1)] if differences else []

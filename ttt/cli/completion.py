@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 from platformdirs import user_data_dir
 
@@ -89,7 +90,7 @@ def words() -> dict[str, list[str]]:
     return found
 
 
-def _of_module(program: str, module: object) -> Iterator[tuple[str, list[str]]]:
+def _of_module(program: str, module: ModuleType) -> Iterator[tuple[str, list[str]]]:
     """Yield the words of a program, and of each of its subcommands that has keys of its own."""
     command, commands = getattr(module, "COMMAND", None), getattr(module, "COMMANDS", {})
     if isinstance(command, Command):
@@ -99,7 +100,11 @@ def _of_module(program: str, module: object) -> Iterator[tuple[str, list[str]]]:
         if isinstance(part, Command):
             yield f"{program} {name}", words_of_help(part.help_text([]))
     more = MORE.get(program, list)()
-    yield program, [*commands, *more, *words_of_help(getattr(module, "help_text", lambda: module.HELP)())]
+    yield program, [*commands, *more, *words_of_help(_help(module))]
+
+
+def _help(module: ModuleType) -> str:
+    return str(module.help_text() if hasattr(module, "help_text") else module.HELP)
 
 
 def _sweeps() -> list[str]:

@@ -51,7 +51,7 @@ def window_predictions(
         indices = range(start, min(start + batch, len(windows)))
         ids_BS = windows.batch(indices).to(device)
         answers = windows.answers
-        losses_BT, right_BT = token_predictions(model, ids_BS, answers and answers.inputs(ids_BS))
+        losses_BT, right_BT = token_predictions(model, ids_BS, None if answers is None else answers.inputs(ids_BS))
         if not losses_BT.isfinite().all():
             raise DivergedError(with_diagnosis(f"{what}: the loss is not finite", model, ids_BS[:, :-1]))
         judged_BT = torch.ones_like(right_BT) if answers is None else answers.marked(ids_BS)
