@@ -142,9 +142,10 @@ def test_lists_are_values_of_runs(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "values", [["2.5e-3", "[4]"], ["0.0025", "[4,4]"]], ids=["the rule's spelling", "another spelling"]
 )
-def test_a_rule_matches_a_value_however_it_is_written(values: list[str]) -> None:
+@pytest.mark.parametrize("in_rule", [2.5e-3, "25e-4"], ids=["a number of YAML", "a text of YAML"])
+def test_a_rule_matches_a_value_however_it_is_written(values: list[str], in_rule: float | str) -> None:
     axes = {"recipe.learning_rate": [0.1], "model.hidden": [[1]]}
-    rule = {"when": {"recipe.learning_rate": 2.5e-3, "model.hidden": [[4], [4, 4]]}, "skip": True}
+    rule = {"when": {"recipe.learning_rate": in_rule, "model.hidden": [[4], [4, 4]]}, "skip": True}
     rate, hidden = values
     words = [f"recipe.learning_rate={rate}", f"model.hidden={hidden}"]
     assert with_overrides(sweep({"axes": axes, "rules": [rule]}), words).runs() == []

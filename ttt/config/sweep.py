@@ -49,7 +49,15 @@ class SweepRule:
 
 
 def _agrees(point: GridPoint, values: dict[str, tuple[str, ...]]) -> bool:
-    return all(point[axis] in allowed for axis, allowed in values.items())
+    return all(_number(point[axis]) in map(_number, allowed) for axis, allowed in values.items())
+
+
+def _number(text: str) -> float | str:
+    """Return a number as such, so that 4e-2, which YAML reads as text, is 0.04; any other text as it is."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 @dataclass(frozen=True)
