@@ -243,7 +243,10 @@ def test_help_names_the_keys_and_imports_no_torch(arguments: list[str]) -> None:
     assert shown.endswith("set()\n")
     if arguments[:1] and arguments[0] in command.COMMANDS:
         schema = command.COMMANDS[arguments[0]].schema
-        keys = {field.replace("models", "model") for field in schema.__dataclass_fields__}
+        keys = {
+            {"models": "model", "sizes": "size", "contexts": "ctx"}.get(name, name)
+            for name in schema.__dataclass_fields__.keys() - {"parent"}
+        }
         assert all(f"  {key}=" in shown for key in keys)
 
 

@@ -133,7 +133,7 @@ def test_cancelling_saves_and_submitting_resumes(ttt_sweep: Any, tiny: list[str]
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["frob"], "frob: no such command; choose one of plan, submit, status, retry, cancel, logs, collect"),
+        (["frob"], "frob: no such command; choose one of plan, submit, run, status, retry, cancel, logs, collect"),
         (["status"], "ttt-sweep status: sweep= is missing; see ttt-sweep --help"),
         (
             ["status", "sweep=x", "foo=1"],

@@ -287,9 +287,12 @@ def test_associative_recall_searches_its_rates_alike() -> None:
     tried: dict[str, set[tuple[int, float]]] = {}
     for config in of_laptop("mqar").configs.values():
         tried.setdefault(config.model.name, set()).add((config.seed, config.recipe.learning_rate))
-    assert tried.keys() == {"ttt_mlp", "ttt_linear", "linear_attention"}
-    assert {frozenset(runs) for runs in tried.values()} == {
-        frozenset({(0, 5e-3), (0, 1e-2), (0, 2e-2), (1, 1e-2), (2, 1e-2)})
+    searched = {(0, 5e-3), (0, 1e-2), (0, 2e-2), (1, 1e-2), (2, 1e-2)}
+    best_is_the_highest = searched | {(0, 4e-2), (1, 2e-2), (2, 2e-2)}
+    assert tried == {
+        "ttt_mlp": searched,
+        "ttt_linear": best_is_the_highest,
+        "linear_attention": best_is_the_highest,
     }
 
 

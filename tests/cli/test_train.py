@@ -110,10 +110,12 @@ def test_fsdp_without_a_gpu_is_refused(configure: Configure, tmp_path: Path, mon
 
 def run_in_process(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
     monkeypatch.setattr(sys, "argv", ["ttt-train", *arguments])
-    with pytest.raises(SystemExit) as stopped:
+    try:
         command.main()
-    assert isinstance(stopped.value.code, int)
-    return stopped.value.code
+    except SystemExit as stopped:
+        assert isinstance(stopped.code, int)
+        return stopped.code
+    return 0
 
 
 @pytest.mark.slow
