@@ -230,7 +230,7 @@ def test_a_metric_a_number_and_a_figure(copy: Copy, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_figure_is_published_with_three_files(copy: Copy) -> None:
     root = copy.site / "ttt"
-    shutil.copytree(ROOT / "docs/figures", root / "docs/figures")
+    shutil.copytree(ROOT / "docs", root / "docs")
     # Some of the committed runs are enough, and are read in a tenth of the time.
     for run in (ROOT / "results/laptop").glob("*-w128-*"):
         shutil.copytree(run, root / "results/laptop" / run.name)

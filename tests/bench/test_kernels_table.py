@@ -301,7 +301,7 @@ def test_a_barrier_stands_between_accesses_of_different_threads(compiled: Path) 
         found = {(names[pair.argument], file) for pair in pairs(ptx) for file, _ in (pair.first, pair.second)}
         assert found <= HARMLESS, path.name
         if path.name.startswith("mlp_") and "decode" not in path.name:
-            assert len(pairs(without_barriers(ptx))) > 5, f"{path.name}: missing barriers are seen"
+            assert len(pairs(without_barriers(ptx))) >= 3, f"{path.name}: missing barriers are seen"
 
 
 @pytest.mark.slow

@@ -88,7 +88,7 @@ def test_pack_carries_the_corpus_to_another_cache(data: Data, tmp_path: Path, te
         (["prepare", "data=local", "data.path=texts", "data.workers=-1"], "error: data.workers=-1: must be at least"),
         (["inspect", "data=local", "data.path=texts", "split=tset"], "error: split=tset: choose one of train"),
         (["inspect", "data=local", "data.path=texts", "document=99"], "error: document=99: train has "),
-        (["prepare", "data=poems"], "error: data=poems: choose one of books, local, pile, pycode"),
+        (["prepare", "data=poems"], "error: data=poems: choose one of books, local, mqar, pile, pycode"),
         (["repair", "data=pile"], "error: repair: no such command; choose one of prepare, inspect, pack"),
     ],
 )

@@ -4,6 +4,7 @@ import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -113,8 +114,7 @@ def run_in_process(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int
     try:
         command.main()
     except SystemExit as stopped:
-        assert isinstance(stopped.code, int)
-        return stopped.code
+        return cast(int, stopped.code)
     return 0
 
 
