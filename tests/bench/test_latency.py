@@ -264,8 +264,8 @@ def test_what_is_switched_off_is_not_timed(latency: Callable[..., str], tmp_path
         (["decode=-1"], "decode=-1: must be at least 0"),
         (["train_tokens=0"], "train_tokens=0: must be at least 1"),
         (["decode_batch=0"], "decode_batch=0: must be at least 1"),
-        (["scale=small"], "scale=small: choose one of laptop, paper"),
-        (["size=2b"], "size=2b: choose one of w64, w128, "),
+        (["scale=small"], "scale=small: choose one of gpu, laptop, paper"),
+        (["size=2b"], "size=2b: choose one of g1, g2, w64, w128, "),
         (["model=ttt_linear", "backbone=own"], "backbone=own: model=ttt_linear sits in"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -326,7 +326,7 @@ def test_a_bound_is_the_later_of_operations_and_memory() -> None:
 def test_devices_are_found_by_their_names() -> None:
     names = {"NVIDIA A100-SXM4-80GB": A100, "NVIDIA H100 80GB HBM3": H100, "NVIDIA H200": H200, "NVIDIA B200": B200}
     assert {name: gpu_named(name) for name in names} == names
-    assert gpu_named("NVIDIA L40S") is None
+    assert gpu_named("NVIDIA GeForce GTX 1080") is None
 
 
 def test_bandwidth_and_share_of_the_bound() -> None:

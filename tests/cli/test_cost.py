@@ -158,6 +158,6 @@ def test_a_small_sweep_has_its_time_on_this_machine(
 
 def test_the_command_of_a_job_names_its_runs_folder_and_its_parent(tmp_path: Path) -> None:
     run = planned(1, tmp_path, parent="run-0000", overrides=("model.hidden=[4,4]",))
-    text = command(parse(["submit", f"runs={tmp_path}"]), run)
+    text = command(parse(["submit", f"runs={tmp_path}"]), run, {"run-0000": f"{tmp_path}/run-0000"})
     assert text == f"ttt-train 'model.hidden=[4,4]' runs={tmp_path} ckpt=last from={tmp_path}/run-0000"
     assert axis_values([run]) == {}

@@ -69,7 +69,7 @@ def test_bash_completes_commands_keys_options_and_folders(tmp_path: Path) -> Non
         "ttt tr": ["train"],
         "ttt-train model=ttt_": ["ttt_linear", "ttt_mlp"],
         "ttt train -m size=w64 model.mini": ["model.mini_batch_size="],
-        "/bin/ttt-train data=py": ["pycode", "pyrepo"],
+        "/bin/ttt-train data=py": ["pycode", "pyrepo", "pyrepo_4k"],
         "ttt-bench inner roun": ["rounds="],
         "ttt-bench la": ["latency"],
         "ttt-sweep plan sweep=books_": ["books_complete", "books_scaling"],

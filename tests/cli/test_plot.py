@@ -103,8 +103,8 @@ def test_lacking_runs_are_refused_with_the_way_to_get_them(
 def test_an_unknown_figure_is_refused_with_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
     assert refused(["loss"], capsys) == (
         "error: loss: no such figure; choose from compare, ablation, best_context, books_complete, books_scaling, "
-        "context, context_gain, decode_latency, elsewhere, inner_loss, learning, mini_batch_size, overview, per_token, "
-        "pile_scaling, prefill_latency, training, training_latency\n"
+        "context, context_gain, decode_latency, elsewhere, inner_loss, learning, mini_batch_size, needle, overview, "
+        "per_token, pile_scaling, prefill_latency, recall, tasks, training, training_latency\n"
     )
 
 

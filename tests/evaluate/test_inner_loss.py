@@ -139,7 +139,7 @@ def test_a_new_run_in_the_folder_leaves_no_former_probe(run: Path, configure: Co
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["probe=outer_loss"], "probe=outer_loss: choose one of inner_loss, context_gain, copy, or null"),
+        (["probe=outer_loss"], "probe=outer_loss: choose one of inner_loss, context_gain, copy, needle, or null"),
         (["probe=inner_loss", "split=train"], "split=train: choose one of validation, test, all, or null"),
         (["probe=inner_loss", "eval_tokens=0"], "eval_tokens=0: must be at least 1, or null"),
     ],

@@ -37,6 +37,7 @@ PREFIX = "ttt: "
 
 BY_OPERATOR = {
     "ttt_cpu::selective_scan": MIXER,
+    "ttt_cpu::causal_conv": CONVOLUTION,
     "ttt_cpu::": INNER,
     "ttt_triton::": INNER,
     "scaled_dot_product": MIXER,
@@ -45,7 +46,7 @@ BY_OPERATOR = {
 }
 """Part of a name -> the part of operators with such a name, the first that fits."""
 
-PRODUCTS = ("aten::mm", "aten::addmm", "aten::linear", "aten::matmul")
+PRODUCTS = ("aten::mm", "mkldnn::_linear_pointwise", "aten::addmm", "aten::linear", "aten::matmul")
 """Products of linear maps. Those of attention and scans have other names, such as bmm, or are in the inner loop."""
 
 BACKWARD_SCOPE = 1
