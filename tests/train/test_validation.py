@@ -49,12 +49,13 @@ def test_validation_while_training(
 ) -> None:
     train(configure(f"run={tmp_path}/plain/run", *COMMON), [])
     run = tmp_path / "validated/run"
+    monkeypatch.setattr("ttt.config.progress.SECONDS_BETWEEN_LINES", 0.0)
     train(configure(f"run={run}", *COMMON, "trainer.eval_every=2", "trainer.progress=true"), [])
     # The bar begins after the first step, so that its compilation does not count into the time left.
     errors = capsys.readouterr().err
     assert "first step: kernel=" in errors
-    assert "training:   0%" not in errors
-    assert "training:  25%" in errors
+    assert "training: 1/4" not in errors
+    assert "training: 2/4" in errors
     table = rows(run)
     validated = table[table.metric == VALIDATION_WHILE_TRAINING]
     assert validated.step.tolist() == [2, 4]
