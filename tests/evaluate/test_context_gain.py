@@ -151,8 +151,8 @@ def test_runs_of_two_contexts_are_judged_on_the_same_tokens(
     [
         ({"probe": "context_gain", "longest": 600}, "longest=600: must be a power of two"),
         ({"probe": "context_gain", "longest": 256}, "longest=256: must be a power of two, at least 512"),
-        ({"probe": "inner_loss", "longest": 512}, "longest=512: belongs to probe=context_gain and probe=needle; leave it out"),
-        ({"longest": 512}, "longest=512: belongs to probe=context_gain and probe=needle; leave it out"),
+        ({"probe": "inner_loss", "longest": 512}, "longest=512: belongs to probe=context_gain and probe=needle"),
+        ({"longest": 512}, "longest=512: belongs to probe=context_gain and probe=needle"),
     ],
 )
 def test_mistakes_get_one_line(settings: dict[str, Any], line: str, tmp_path: Path) -> None:
