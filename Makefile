@@ -106,7 +106,7 @@ gpu-hour: setup ## what fits into an hour of one GPU: rows 4 to 8 of Table 1, co
 gpu-night: setup ## a night of one GPU: rows 5 to 8 at 125M; NIGHT=context_gain: contexts 1k to 16k (can be resumed)
 	$(call BUDGET,night_$(NIGHT))
 
-test: setup ## run all tests (8 minutes on 2 cores)
+test: setup ## run all tests (15 minutes on 2 cores)
 	$(PYTEST)
 
 quick: setup ## run the tests that are not marked slow (a minute and a half on 2 cores): for use while working
