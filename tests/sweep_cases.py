@@ -1,13 +1,31 @@
 """Plans of small runs and their records, for the tests of sweeps."""
 
 import json
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from ttt.cli.sweep.main import main
 from ttt.launch.plan import PlannedRun
 from ttt.results.record import RunFolder
+
+
+def called(
+    arguments: Sequence[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> tuple[int, str, str]:
+    """Run ``ttt-sweep`` in this process; return exit code, standard output and standard error."""
+    monkeypatch.setattr(sys, "argv", ["ttt-sweep", *arguments])
+    code = 0
+    try:
+        main()
+    except SystemExit as error:
+        code = int(error.code or 0)
+    out, err = capsys.readouterr()
+    return code, out, err
 
 
 def planned(number: int, folder: Path, parent: str | None = None, **changes: Any) -> PlannedRun:

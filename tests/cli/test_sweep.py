@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import yaml
+from sweep_cases import called
 
-from ttt.cli.sweep.main import main
 from ttt.cli.sweep.request import KEYS
 from ttt.config.assets import assets
 
@@ -23,14 +23,7 @@ def ttt_sweep(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["ttt-sweep", *arguments])
-        code = 0
-        try:
-            main()
-        except SystemExit as error:
-            code = int(error.code or 0)
-        out, err = capsys.readouterr()
-        return code, out, err
+        return called(arguments, monkeypatch, capsys)
 
     return run
 

@@ -3,7 +3,6 @@
 import json
 import re
 import signal
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +12,9 @@ from typing import Any, cast
 import pytest
 import torch
 import yaml
-from sweep_cases import planned, write_record
+from sweep_cases import called, planned, write_record
 
 from ttt.cli.sweep import budgeted, pricing, run
-from ttt.cli.sweep.main import main
 from ttt.cli.sweep.tables import hash_of
 from ttt.config.assets import assets
 from ttt.config.errors import DivergedError, InterruptedRunError, UserError
@@ -42,22 +40,15 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tm
     small = {"minutes": 100000, "shares": [1, 0.5], "first": [ROWS], "then": [OTHER]}
     Path("small.yaml").write_text(yaml.safe_dump(small))
 
-    def called(*words: str, budget: str = "small.yaml") -> tuple[int, str, str]:
+    def call(*words: str, budget: str = "small.yaml") -> tuple[int, str, str]:
         here = (
             ["data=pycode", *tiny, "trainer=cpu", "trainer.progress=false"]
             if budget == "small.yaml"
             else ["trainer=cpu"]
         )
-        monkeypatch.setattr(sys, "argv", ["ttt-sweep", "run", f"budget={budget}", *here, *words])
-        code = 0
-        try:
-            main()
-        except SystemExit as error:
-            code = int(error.code or 0)
-        out, err = capsys.readouterr()
-        return code, out, err
+        return called(["run", f"budget={budget}", *here, *words], monkeypatch, capsys)
 
-    return called
+    return call
 
 
 class Fakes:

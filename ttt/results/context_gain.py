@@ -23,7 +23,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from ttt.results.metrics import Split
-from ttt.results.parquet import read_table, replace_split
+from ttt.results.parquet import from_rows, read_table, replace_split
 
 TARGETS = 256
 """Tokens at the end of a window that are judged."""
@@ -76,9 +76,7 @@ def write_context_gain(path: Path, run_id: str, split: Split, step: int, losses:
         UserError: the file cannot be written, or the existing file is another table.
     """
     rows = ((run_id, split, step, *loss) for loss in losses)
-    columns = dict(zip(SCHEMA.names, zip(*rows, strict=True), strict=True))
-    table = pa.table({name: list(values) for name, values in columns.items()}, schema=SCHEMA)
-    replace_split(path, split, table, ("split", "control", "context", "document"), WHAT)
+    replace_split(path, split, from_rows(SCHEMA, rows), ("split", "control", "context", "document"), WHAT)
 
 
 def read_context_gain(path: Path) -> pa.Table:

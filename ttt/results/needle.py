@@ -23,7 +23,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from ttt.results.metrics import Split
-from ttt.results.parquet import read_table, replace_split
+from ttt.results.parquet import from_rows, read_table, replace_split
 
 SCHEMA = pa.schema(
     [
@@ -70,9 +70,7 @@ def write_needle(path: Path, run_id: str, split: Split, step: int, found: Sequen
         UserError: the file cannot be written, or the existing file is another table.
     """
     rows = ((run_id, split, step, *row) for row in found)
-    columns = dict(zip(SCHEMA.names, zip(*rows, strict=True), strict=True))
-    table = pa.table({name: list(values) for name, values in columns.items()}, schema=SCHEMA)
-    replace_split(path, split, table, ("split", "task", "length", "depth"), WHAT)
+    replace_split(path, split, from_rows(SCHEMA, rows), ("split", "task", "length", "depth"), WHAT)
 
 
 def read_needle(path: Path) -> pa.Table:

@@ -3,8 +3,9 @@
 Every page has a checksum. Without it, 87% of single flipped bits in a table of metrics were read as other numbers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -37,6 +38,12 @@ def replace_split(path: Path, split: str, rows: pa.Table, order: Sequence[str], 
         tables.append(former.filter(pc.not_equal(former["split"], split)))
     sorting = [(name, "ascending") for name in order]
     write_table(path, pa.concat_tables(tables).sort_by(sorting).combine_chunks())
+
+
+def from_rows(schema: pa.Schema, rows: Iterable[Sequence[Any]]) -> pa.Table:
+    """Return a table of at least one row, whose values are in the order of the schema's columns."""
+    columns = zip(schema.names, zip(*rows, strict=True), strict=True)
+    return pa.table({name: list(values) for name, values in columns}, schema=schema)
 
 
 def read_table(path: Path, schema: pa.Schema, text_columns: Sequence[str], what: str) -> pa.Table:
