@@ -20,7 +20,7 @@ from ttt.config.errors import UserError
 from ttt.config.exchange import ExportConfig
 from ttt.config.generation import GenerateConfig
 from ttt.config.plain import from_plain
-from ttt.config.schema import EvalConfig, KernelConfig, TrainConfig
+from ttt.config.schema import DataConfig, EvalConfig, KernelConfig, TrainConfig
 from ttt.evaluate.run import load_run
 from ttt.kernels import dispatch
 from ttt.layers.registry import layer_type
@@ -53,7 +53,7 @@ def test_weights_and_configuration_give_the_model(configure: Configure, tmp_path
     }
     state = load_file(tmp_path / "out/model.safetensors")
     plain = yaml.safe_load((tmp_path / "out/config.yaml").read_text())
-    config = from_plain(plain, layer_type(plain["model"]["name"]).schema)
+    config = from_plain(plain, layer_type(plain["model"]["name"]).schema, DataConfig)
     again = build_model(config.model, config.size, config.backbone, config.kernel, len(state["embedding.weight"]))
     again.load_state_dict(state)
     assert torch.equal(again(ids), logits)

@@ -24,7 +24,8 @@ from ttt.config.identity import (
 )
 from ttt.config.layers import SHIPPED, TTTConfig
 from ttt.config.plain import from_plain
-from ttt.config.schema import LayerConfig, TrainConfig
+from ttt.config.schema import DataConfig, LayerConfig, TrainConfig
+from ttt.data.sources import data_schema
 from ttt.results.folders import find_run
 from ttt.results.record import Record, identity_of, read_record
 
@@ -73,14 +74,14 @@ def test_differences_are_named_by_key(configure: Configure) -> None:
 
 def test_plain_containers_come_back_as_the_configuration(configure: Configure) -> None:
     config = configure()
-    assert from_plain(asdict(config), TTTConfig) == config
+    assert from_plain(asdict(config), TTTConfig, DataConfig) == config
 
 
 def test_names_of_earlier_versions_are_translated(configure: Configure) -> None:
     config = configure("runs=elsewhere", "run=elsewhere/a")
     plain = asdict(config)
     plain |= {"runs_dir": plain.pop("runs"), "run_dir": plain.pop("run"), "forgotten": 1}
-    assert from_plain(plain, TTTConfig) == config
+    assert from_plain(plain, TTTConfig, DataConfig) == config
 
 
 GROUPS = ["model", "size", "ctx", "backbone", "kernel", "data", "recipe"]
@@ -106,7 +107,7 @@ def records() -> list[Record]:
 
 
 def config_of(record: Record) -> TrainConfig:
-    return from_plain(record["config"], SHIPPED[record["config"]["model"]["name"]])
+    return from_plain(record["config"], SHIPPED[record["config"]["model"]["name"]], data_schema(record["config"]))
 
 
 def with_new_key(config: TrainConfig, group: str, value: Any) -> TrainConfig:

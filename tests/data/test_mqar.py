@@ -113,7 +113,7 @@ def test_losses_are_those_of_the_answers() -> None:
 
 
 @pytest.mark.slow
-def test_a_run_learns_answers_and_is_asked_others(
+def test_a_run_stops_goes_on_learns_answers_and_is_asked_others(
     configure: Configure, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = [
@@ -122,7 +122,9 @@ def test_a_run_learns_answers_and_is_asked_others(
     ]  # fmt: skip
     recipe = ["recipe.tokens_per_step=512", "recipe.steps=150", "recipe.learning_rate=0.03", "trainer.eval_every=150"]
     run = tmp_path / "run"
-    train(configure(*data, *recipe, "model=linear_attention", "backbone=mamba", f"run={run}"), [])
+    command_line = [*data, *recipe, "model=linear_attention", "backbone=mamba", f"run={run}"]
+    train(configure(*command_line, "trainer.max_steps=75"), [])
+    train(configure(*command_line, "ckpt=last"), [])
     record = json.loads((run / "record.json").read_text())
     found = record["results"]["validation"]
     # 200 sequences with 2 answers each; guessing one of the two values is right at least half of the time.

@@ -10,9 +10,7 @@ from ttt.config.schema import DataConfig, LayerConfig, Resolved, TrainConfig
 C = TypeVar("C")
 
 
-def from_plain(
-    plain: Resolved, layer_schema: type[LayerConfig], data_schema: type[DataConfig] = DataConfig
-) -> TrainConfig:
+def from_plain(plain: Resolved, layer_schema: type[LayerConfig], data_schema: type[DataConfig]) -> TrainConfig:
     """Return a configuration from plain containers, with these schemas of model and data.
 
     Keys with the names of an earlier version are translated, unknown keys are ignored.

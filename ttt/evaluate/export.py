@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save
 
 from ttt.config.errors import UserError, first_line
 from ttt.config.plain import from_plain
-from ttt.config.schema import KernelConfig, Resolved
+from ttt.config.schema import DataConfig, KernelConfig, Resolved
 from ttt.evaluate.run import kernel_here, load_run, restore_config
 from ttt.kernels.dispatch import COMPILED
 from ttt.layers.registry import layer_schema
@@ -83,7 +83,7 @@ def load_export(folder: Path, device: torch.device, kernel: KernelConfig | None 
             meta = json.loads((folder / RELEASED).read_text(encoding="utf-8"))
             return from_released(state, meta, kernel.name if kernel else "auto")
         plain = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
-        config = from_plain(plain, layer_schema(plain["model"]["name"]))
+        config = from_plain(plain, layer_schema(plain["model"]["name"]), DataConfig)
         chosen = kernel or kernel_here(config.kernel, device)
         model = build_model(config.model, config.size, config.backbone, chosen, len(state["embedding.weight"]))
         model.load_state_dict(state)

@@ -187,7 +187,7 @@ def rewind_folder(folder: RunFolder, newest: Checkpoint) -> None:
 
 def _check_same_run(plan: RunPlan, plain: Resolved) -> TrainConfig:
     """Check that the configuration of an earlier run, in plain containers, is that of this run; return it."""
-    former = from_plain(plain, type(plan.config.model))
+    former = from_plain(plain, type(plan.config.model), type(plan.config.data))
     ours, theirs = plan.identity, identity(former)
     if plan.config.ckpt == "last":
         # Kernels differ only by rounding: a run may go on with another one.

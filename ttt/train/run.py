@@ -60,8 +60,8 @@ def run(prepared: PreparedRun) -> SplitEvaluation | None:
         return None
     _open_folder(prepared)
     with recording(record), naming_the_keys(trainer):
-        record.measured(STATE_SIZE, _state_size(prepared))
         trained = _trained(prepared, _train(prepared))
+        record.measured(STATE_SIZE, _state_size(prepared))
         evaluation = evaluate_run(trained, "validation")
         if trainer.eval_test:
             _evaluate_test(trained)
