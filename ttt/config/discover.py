@@ -4,6 +4,7 @@ import ast
 import importlib
 import pkgutil
 from collections.abc import Iterable
+from functools import cache, lru_cache
 from pathlib import Path
 from types import ModuleType
 
@@ -12,9 +13,27 @@ from ttt.config.errors import UserError
 
 def modules_of(package: str) -> list[ModuleType]:
     """Import every module of ``package`` once and return them sorted by name."""
-    folder = importlib.import_module(package).__path__
-    names = sorted(module.name for module in pkgutil.iter_modules(folder))
+    return _modules(package, tuple(importlib.import_module(package).__path__))
+
+
+@cache
+def _modules(package: str, folders: tuple[str, ...]) -> list[ModuleType]:
+    names = sorted(module.name for module in pkgutil.iter_modules(folders))
     return [importlib.import_module(f"{package}.{name}") for name in names]
+
+
+def import_registering(package: str, decorator: str, name: str) -> None:
+    """Import the module of ``package`` that registers ``name`` with ``@decorator(name, ...)``, if there is one.
+
+    The other modules are not imported, because some need torch.
+
+    Raises:
+        UserError: a file that registers a name in a way that cannot be read.
+    """
+    for folder in importlib.import_module(package).__path__:
+        for file in sorted(Path(folder).glob("*.py")):
+            if name in registered_names(file, decorator):
+                importlib.import_module(f"{package}.{file.stem}")
 
 
 def names_in(folders: Iterable[str], decorator: str) -> set[str]:
@@ -37,8 +56,12 @@ def registered_names(file: Path, decorator: str) -> list[str]:
             it was found.
     """
     source = file.read_text(encoding="utf-8")
-    if decorator not in source:
-        return []
+    return list(_names_in_source(file, source, decorator)) if decorator in source else []
+
+
+@lru_cache(maxsize=256)
+def _names_in_source(file: Path, source: str, decorator: str) -> tuple[str, ...]:
+    """Return the names; a sweep asks for those of the same files for each of its runs."""
     try:
         nodes = list(ast.walk(ast.parse(source)))
     except SyntaxError as error:
@@ -47,7 +70,7 @@ def registered_names(file: Path, decorator: str) -> list[str]:
     imported = {alias.name for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names}
     if decorator in imported and not calls:
         raise UserError(f'{file}: imports {decorator} and never calls it; write @{decorator}("NAME", ...)')
-    return [_name(call, f"{file}:{call.lineno}: {decorator}") for call in calls]
+    return tuple(_name(call, f"{file}:{call.lineno}: {decorator}") for call in calls)
 
 
 def _last_name(node: ast.expr) -> str | None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
-from ttt.config.discover import modules_of
+from ttt.config.discover import import_registering, modules_of
 from ttt.config.errors import UserError, bad_value
 from ttt.config.schema import DataConfig, Resolved
 
@@ -127,10 +127,11 @@ def _find_source(name: str) -> type[Source[Any]]:
     Raises:
         UserError: no source has this name.
     """
-    types = source_types()
-    if name not in types:
-        raise bad_value("data.source", name, f"choose one of {', '.join(types)}")
-    return types[name]
+    if name not in _SOURCES:
+        import_registering(__package__, "register_source", name)
+    if name not in _SOURCES:
+        raise bad_value("data.source", name, f"choose one of {', '.join(source_types())}")
+    return _SOURCES[name]
 
 
 def data_schema(plain: Resolved) -> type[DataConfig]:

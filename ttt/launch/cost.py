@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from ttt.config.errors import bad_value
 from ttt.config.gpus import GIGA, KNOWN
+from ttt.launch.counts import model_counts
 from ttt.launch.plan import Plan, PlannedRun
 from ttt.train.fitting import Count, counting, find_fit, room_on, smallest_step
 
@@ -53,21 +54,12 @@ def run_costs(plan: Plan, device: str, utilisation: float) -> list[RunCost]:
         raise bad_value("device", device, f"choose one of {', '.join(PEAK_FLOPS)}")
     if not 0 < utilisation <= 1:
         raise bad_value("utilisation", utilisation, "must be above 0 and at most 1")
-    # Importing torch takes seconds, and the other commands of a sweep do not need it.
-    from ttt.models.count import Counted, counted_model
-
-    models: dict[str, Counted] = {}
     costs = []
-    for run in plan.runs:
-        config, tokens = plan.configs[run.run_id], run.steps * run.tokens_per_step
-        # Build once for all seeds, contexts and learning rates: it takes time even on the meta device.
-        shape = repr((config.model, config.size, config.backbone, config.data.vocab_size))
-        if shape not in models:
-            models[shape] = counted_model(config)
-        parameters, flops = models[shape].parameters, models[shape].flops(config.ctx.length, tokens)
+    for run, count in zip(plan.runs, model_counts([plan.configs[run.run_id] for run in plan.runs]), strict=True):
+        tokens = run.steps * run.tokens_per_step
+        flops = count.flops * tokens / plan.configs[run.run_id].ctx.length
         gpu_hours = flops / (PEAK_FLOPS[device] * utilisation) / 3600
-        disk = checkpoint_bytes(parameters)
-        costs.append(RunCost(run, parameters, tokens, flops, gpu_hours, disk))
+        costs.append(RunCost(run, count.parameters, tokens, flops, gpu_hours, checkpoint_bytes(count.parameters)))
     return costs
 
 

@@ -15,8 +15,8 @@ from ttt.models.build import build_model
 from ttt.models.flops import of_training
 from ttt.models.language_model import LanguageModel
 
-DRAWN = (Tensor.normal_, Tensor.uniform_)
-"""Functions that draw initial values in place."""
+DRAWN = (Tensor.normal_, Tensor.uniform_, Tensor.mul_, Tensor.div_)
+"""Functions that draw initial values in place, or scale them."""
 
 
 class WithoutDrawing(TorchFunctionMode):

@@ -56,7 +56,7 @@ class InnerMLP:
     def initial(self, heads: int, head_dim: int, std: float) -> dict[str, Tensor]:
         """Draw normal weights and zero biases."""
         return {
-            name: torch.zeros(heads, *shape) if name.startswith("b") else torch.randn(heads, *shape) * std
+            name: torch.zeros(heads, *shape) if name.startswith("b") else torch.randn(heads, *shape).mul_(std)
             for name, shape in self.shapes(head_dim).items()
         }
 
