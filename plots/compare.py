@@ -44,10 +44,10 @@ LOG_FROM = 4
 FRONTIER = "lowest at this cost or less"
 
 
-def figure_of(comparison: Comparison) -> Figure:
-    """Return the figure of a comparison."""
+def figure_of(comparison: Comparison, name: str = "compare") -> Figure:
+    """Return the figure of a comparison; ``name``: that of its files."""
     return Figure(
-        id="compare",
+        id=name,
         title=f"{comparison.y.label} of runs of your choice",
         paper="not in the paper",
         needs="finished runs that differ in a setting",
@@ -214,13 +214,18 @@ def _draw_bars(table: DataFrame, comparison: Comparison) -> Canvas:
         colours = [styles[name].colour for name in bar.index]
         panel.barh(range(len(bar)), bar["mean"], xerr=whiskers, color=colours, alpha=0.75, height=0.7, capsize=1.8)
         for place, (mean, highest) in enumerate(zip(bar["mean"], bar["max"], strict=True)):
-            panel.annotate(f"{mean:.4g}", (highest, place), (4, 0), textcoords="offset points", va="center", fontsize=7)
+            panel.annotate(_number(mean), (highest, place), (4, 0), textcoords="offset points", va="center", fontsize=7)
         panel.set_yticks(range(len(bar)), [_wrapped(name) for name in bar.index])
         panel.invert_yaxis()
         panel.grid(axis="y", visible=False)
         panel.margins(x=0.12)
         panel.set(title=_title(part, comparison.axes.panel), xlabel=y.label)
     return canvas
+
+
+def _number(value: float) -> str:
+    """Return a number with four digits, zeros at its end included, so that numbers of one picture are alike."""
+    return f"{value:#.4g}".rstrip(".")
 
 
 def _wrapped(name: str) -> str:
@@ -262,7 +267,7 @@ def _draw_cells(panel: Panel, cells: DataFrame) -> None:
         else:
             red, green, blue, _ = image.cmap(image.norm(value))
             dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
-            panel.text(column, row, f"{value:.4g}", ha="center", va="center", fontsize=7, color="w" if dark else "k")
+            panel.text(column, row, _number(value), ha="center", va="center", fontsize=7, color="w" if dark else "k")
     panel.set_xticks(range(values.shape[1]), [shown_value(value) for value in cells.columns])
     panel.set_yticks(range(values.shape[0]), [shown_value(value) for value in cells.index])
     panel.grid(visible=False)

@@ -66,7 +66,17 @@ def test_a_task_of_the_readme_ends_in_its_pictures(
     for command, *words in lines:
         train(words, tmp_path) if command == "ttt-train" else main(words)
     names = {str(path.relative_to(tmp_path)) for path in tmp_path.glob("figures/**/*.png")}
-    assert names == ({"figures/compare.png"} if number == 0 else {"figures/compare.png", "figures/map/compare.png"})
+    assert names == {"figures/compare.png", *(["figures/compare_map.png"] if number == 1 else [])}
+    assert len(lines) == 2
+
+
+@pytest.mark.slow
+def test_a_mostly_empty_heat_map_is_not_drawn_beside_the_curves(tmp_path: Path) -> None:
+    for b, eta in ((4, 0.5), (16, 1.0), (64, 2.0), (256, 4.0)):
+        make_point(tmp_path / "runs", mini_batch_size=b, eta_base=eta)
+    make_point(tmp_path / "runs", mini_batch_size=4, eta_base=1.0)
+    main(["compare", f"runs={tmp_path}/runs", f"out={tmp_path}/out"])
+    assert [path.name for path in (tmp_path / "out").glob("*.png")] == ["compare.png"]
 
 
 @pytest.mark.slow

@@ -59,12 +59,12 @@ def test_curves_have_the_mean_over_seeds_and_say_what_all_runs_are(sweep: Path) 
 def test_a_heat_map_has_the_number_in_each_cell_and_none_where_no_run_is(sweep: Path, tmp_path: Path) -> None:
     canvas = drawn(answer(sweep, x="model.mini_batch_size", z="model.eta_base"))
     panel = canvas.axes[0]
-    assert [text.get_text() for text in panel.texts] == ["44.5", "56.5", "104.5", "54.5", "66.5", "114.5"]
+    assert [text.get_text() for text in panel.texts] == ["44.50", "56.50", "104.5", "54.50", "66.50", "114.5"]
     assert (panel.get_xlabel(), panel.get_ylabel()) == ("Mini-batch size b (tokens)", "Inner learning rate eta")
     for b, eta in ((1, 1.0), (2, 1.0), (1, 2.0)):
         make_point(tmp_path, mini_batch_size=b, eta_base=eta, perplexity=40.0)
     canvas = drawn(answer(tmp_path, x="model.mini_batch_size", z="model.eta_base"))
-    assert [text.get_text() for text in canvas.axes[0].texts] == ["40", "40", "40", "no run"]
+    assert [text.get_text() for text in canvas.axes[0].texts] == ["40.00", "40.00", "40.00", "no run"]
 
 
 def test_bars_have_names_and_numbers_and_each_context_its_own_axis(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_bars_have_names_and_numbers_and_each_context_its_own_axis(tmp_path: Pat
     ]
     names = [tick.get_text() for tick in canvas.axes[0].get_yticklabels()]
     assert names == ["TTT-Linear (M), norm = false", "TTT-Linear (M)", "Mamba"]
-    assert [text.get_text() for text in canvas.axes[0].texts] == ["50", "40", "42"]
+    assert [text.get_text() for text in canvas.axes[0].texts] == ["50.00", "40.00", "42.00"]
     first, second = canvas.axes
     assert not first.get_shared_x_axes().joined(first, second)
 

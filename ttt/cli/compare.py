@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ttt.cli.arguments import Arguments
 
 if TYPE_CHECKING:
+    from ttt.analysis.question import Comparison, Question
     from ttt.analysis.store import Results
 
 COMPARE = "compare"
@@ -19,9 +20,14 @@ KEYS = {"x": "KEY", "y": "VALUE", "z": "KEY", "lines": "KEY,KEY"}
 
 TABLE = "--table"
 
+MAP = "compare_map"
+"""Name of the files of a heat map that is drawn beside curves."""
+
 
 def compare(results: Results, arguments: Arguments, out: Path) -> None:
     """Draw the comparison that the command line asks for; with ``--table``, also write and print its table.
+
+    If it asks for no axes, curves over two numeric keys have a heat map beside them.
 
     Raises:
         UserError: a key or measured value that no run has; nothing to compare; a file that cannot be written.
@@ -38,7 +44,11 @@ def compare(results: Results, arguments: Arguments, out: Path) -> None:
     asked = {key: values[key] for key in ("x", "y", "z") if key in values}
     comparison = compare_runs(results, Question(lines=lines, **asked))
     figure = figure_of(comparison)
-    paths = save(figure, comparison.table, out, stopped_note(results, comparison.table))
+    note = stopped_note(results, comparison.table)
+    paths = save(figure, comparison.table, out, note)
+    if not lines and not {"x", "z"} & asked.keys() and (question := _as_heat_map(comparison)):
+        heat_map = compare_runs(results, question)
+        paths += save(figure_of(heat_map, MAP), heat_map.table, out, note)
     if TABLE in arguments.flags:
         for kind, written in WRITERS.items():
             paths.append(out / f"{figure.id}_table.{kind}")
@@ -47,3 +57,15 @@ def compare(results: Results, arguments: Arguments, out: Path) -> None:
     print("\n".join(map(str, paths)))
     for sentence in warnings(comparison):
         print(sentence, file=sys.stderr)
+
+
+def _as_heat_map(comparison: Comparison) -> Question | None:
+    """Return the question of the heat map of curves over two numeric keys, if runs fill at least half of it."""
+    from ttt.analysis.question import Question
+
+    axes, table = comparison.axes, comparison.table
+    if comparison.x is not None or not axes.x or len(axes.lines) != 1 or table[axes.lines[0]].dtype.kind not in "if":
+        return None
+    cells = table[[axes.x, axes.lines[0]]].dropna()
+    most = cells[axes.x].nunique() * cells[axes.lines[0]].nunique()
+    return Question(axes.x, comparison.y.name, axes.lines[0]) if 2 * len(cells.drop_duplicates()) >= most else None

@@ -36,7 +36,8 @@ usage: ttt-plot FIGURE ... [RUN ...] [runs=FOLDER] [select=KEY=VALUE]
        ttt-plot report [runs=FOLDER] [out=FILE.html] [--strict] [--stopped]
 
 compare draws any measured value of any runs. Without x= and lines= it chooses
-the axes from what varies.
+the axes from what varies, and curves over two numbers have a heat map beside
+them (compare_map).
 
   --all         draw every figure for which there are runs, and list the others
   RUN           folders of the runs to draw (default: all runs in runs=)
