@@ -13,6 +13,8 @@ from .files import drawn, runs_note
 from .registry import Figure
 
 if TYPE_CHECKING:
+    from pandas import Series
+
     from ttt.analysis.store import Results
     from ttt.claims.table import Judged
 
@@ -107,8 +109,7 @@ def _page(body: str) -> str:
 
 
 def _summary(results: Results) -> str:
-    states = results.runs["status"].mask(is_stopped(results.runs), "stopped early")
-    counts = states.value_counts().sort_index()
+    counts = _states(results).value_counts().sort_index()
     by_status = ", ".join(f"{count} {status}" for status, count in counts.items())
     benchmarks = results.benchmarks["benchmark_id"].nunique()
     return (
@@ -116,6 +117,10 @@ def _summary(results: Results) -> str:
         f"<em>Learning to (Learn at Test Time): RNNs with Expressive Hidden States</em></a>. "
         f"Every number is measured, except those that a figure marks as stated in the paper."
     )
+
+
+def _states(results: Results) -> Series:
+    return results.runs["status"].mask(is_stopped(results.runs), "stopped early")
 
 
 def _contents(figures: Iterable[Figure]) -> str:
@@ -184,7 +189,8 @@ def _scores(results: Results) -> str:
 
 def _provenance(results: Results) -> str:
     head = "".join(f"<th>{escape(heading)}</th>" for heading in PROVENANCE.values())
-    lines = results.runs.sort_values("run_id")[[*PROVENANCE]].to_dict("records")
+    runs = results.runs.assign(status=_states(results))
+    lines = runs.sort_values("run_id")[[*PROVENANCE]].to_dict("records")
     rows = "".join(f"<tr>{''.join(_cell(str(column), value) for column, value in line.items())}</tr>" for line in lines)
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
 

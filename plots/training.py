@@ -7,8 +7,8 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ttt.analysis.comparison import RunRole, methods
-from ttt.analysis.names import changed_names
+from ttt.analysis.comparison import RunRole, is_stopped, methods
+from ttt.analysis.names import changed_names, setting_name
 from ttt.results.metrics import VALIDATION_WHILE_TRAINING
 
 from .panels import (
@@ -122,7 +122,14 @@ def _shown(results: Results) -> DataFrame:
     # A run without an evaluation has a curve.
     shown = shown.assign(role=shown["role"].where(shown["role"] == RunRole.DIVERGED, RunRole.DRAWN.value))
     everything = results.chosen or shown.empty
-    return results.runs.assign(role="", changed=changed_names(results)) if everything else shown
+    return results.runs.assign(role="", changed=_with_steps(results)) if everything else shown
+
+
+def _with_steps(results: Results) -> list[str]:
+    """Return ``changed_names``, with the steps of runs that were stopped early: they are no seeds of whole runs."""
+    stopped = is_stopped(results.runs)
+    words = results.runs["steps"].map(lambda steps: setting_name("steps", steps)).where(stopped, "")
+    return [", ".join(filter(None, both)) for both in zip(changed_names(results), words, strict=True)]
 
 
 def token_scale(table: DataFrame) -> tuple[float, str]:

@@ -35,7 +35,9 @@ def test_the_report_is_one_well_formed_page_with_everything(tmp_path: Path) -> N
     make_ladder(tmp_path, seeds=(0, 1))
     make_latency(tmp_path)
     run = make_run(tmp_path, "ttt_mlp", steps=2, status="diverged", evaluated=False)
+    make_run(tmp_path, "ttt_mlp", seed=1, steps=1, steps_planned=2, perplexity=60)
     page = report(load_results(tmp_path), FIGURES)
+    assert page.count("<td>stopped early</td>") == 1
     tags = Tags()
     tags.feed(page)
     assert tags.open == []

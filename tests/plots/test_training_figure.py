@@ -1,5 +1,6 @@
 """Training curves: their moving average, their axes, and what the caption says about unfinished runs."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -43,3 +44,11 @@ def test_the_caption_says_how_far_unfinished_runs_were_trained(tmp_path: Path) -
     results = load_results(tmp_path)
     said = runs_note(results, FIGURE.table(results))
     assert said == "Trained less than planned: 12 of 20 steps (1 run, interrupted)."
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_chosen_run_that_was_stopped_early_is_no_seed_of_whole_runs(stopped: bool, tmp_path: Path) -> None:
+    make_run(tmp_path, steps=20, ctx=64, perplexity=40)
+    make_run(tmp_path, steps=12, steps_planned=20, ctx=64, seed=1, perplexity=60)
+    table = FIGURE.table(replace(load_results(tmp_path, stopped=stopped), chosen=True))
+    assert set(table["changed"]) == ({"steps = 20", "steps = 12"} if stopped else {"", "steps = 12"})

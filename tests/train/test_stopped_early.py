@@ -32,10 +32,13 @@ def test_a_run_is_recorded_and_reported_with_the_steps_of_its_whole_schedule(
     train(configure(f"run={run}", *COMMON, "trainer.max_steps=2"), [])
     steps, schedule, flops = planned(run)
     assert (steps, schedule) == (2, 12)
-    assert capsys.readouterr().out.strip().endswith("after 2 of 12 steps, stopped by trainer.max_steps")
+    captured = capsys.readouterr()
+    assert f"training {run}: 2 of 12 steps of" in captured.err
+    assert f"next: ttt-train run={run} goes on to 12 steps" in captured.out
+    assert captured.out.strip().endswith("after 2 of 12 steps, stopped by trainer.max_steps")
     train(configure(f"run={run}", *COMMON, "trainer.max_steps=1"), [])
     line = capsys.readouterr().out
-    assert "2 steps, more than trainer.max_steps=1 asks for (run=FOLDER trains these apart)" in line
+    assert "2 steps, more than trainer.max_steps=1 asks for (run=ANOTHER_FOLDER trains 1)" in line
     assert "after 2 of 12 steps" in line
     train(configure(f"run={run}", *COMMON, "ckpt=last"), [])
     assert "stopped" not in capsys.readouterr().out

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ttt.analysis.labels import COMPARED_AT, EVERYWHERE, METHOD, METHOD_KEY, method_label
-from ttt.analysis.seeds import changed_settings
+from ttt.analysis.seeds import differing_in_group
 from ttt.analysis.selection import as_text
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ SYMBOLS = {
     "model.eta_base": "eta",
     "recipe.learning_rate": "learning rate",
     "learning_rate": "learning rate",
+    "steps_planned": "steps",
     "ctx": "context",
     "ctx.length": "context",
 }
@@ -111,8 +112,11 @@ def changed_names(results: Results) -> list[str]:
         for text, words in zip(whole, short, strict=True)
     ]
     groups = list(zip(*(results.runs[column] for column in (*COMPARED_AT, *METHOD)), own, strict=True))
-    others = changed_settings(groups, [results.settings[run_id] for run_id in results.runs["run_id"]])
-    return [", ".join(filter(None, both)) for both in zip(own, others, strict=True)]
+    others = differing_in_group(groups, [results.settings[run_id] for run_id in results.runs["run_id"]])
+    return [
+        ", ".join(filter(None, [words, *(setting_name(key, value) for key, value in settings.items())]))
+        for words, settings in zip(own, others, strict=True)
+    ]
 
 
 def everywhere(results: Results, run_ids: Collection[str]) -> dict[str, Any]:

@@ -18,9 +18,16 @@ def settings_of(record: Record) -> dict[str, str]:
 
 
 def changed_settings(groups: Sequence[Hashable], settings: Sequence[dict[str, str]]) -> list[str]:
-    """Return for each run the settings in which the runs of its group differ, as ``key=value, key=value``.
+    """Return ``differing_in_group`` as texts, ``key=value, key=value``.
 
     The text is empty where all runs of a group agree. Runs of one group and one text differ only in seed.
+    """
+    differing = differing_in_group(groups, settings)
+    return [", ".join(f"{key}={value}" for key, value in own.items()) for own in differing]
+
+
+def differing_in_group(groups: Sequence[Hashable], settings: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+    """Return for each run the settings in which the runs of its group differ: dotted key -> value, or ``absent``.
 
     Args:
         groups: the group of each run.
@@ -31,7 +38,7 @@ def changed_settings(groups: Sequence[Hashable], settings: Sequence[dict[str, st
         members[group].append(setting)
     differing = {group: _differing(several) for group, several in members.items()}
     return [
-        ", ".join(f"{key}={setting.get(key, 'absent')}" for key in differing[group])
+        {key: setting.get(key, "absent") for key in differing[group]}
         for group, setting in zip(groups, settings, strict=True)
     ]
 

@@ -77,9 +77,9 @@ def _finished(plan: RunPlan, record: Record) -> str:
     """Return the line about a run that has been trained already."""
     reached = f"validation perplexity {record['results']['validation']['perplexity']:.2f}{_after(record)}"
     asked = plan.step_plan.steps
-    more = f", more than trainer.max_steps={asked} asks for (run=FOLDER trains these apart)"
+    more = f", more than trainer.max_steps={asked} asks for (run=ANOTHER_FOLDER trains {asked:,})"
     done = f"{record['steps']:,} steps{more}, " if record["steps"] > asked else ""
-    further = "ckpt=last without trainer.max_steps goes on, " if stopped_early(record) else ""
+    further = f"ttt-train run={shlex.quote(str(plan.folder.path))} goes on, " if stopped_early(record) else ""
     return f"{plan.folder.path} is finished: {done}{reached}; {further}overwrite=true runs it again"
 
 
@@ -98,7 +98,9 @@ def _report_start(prepared: "PreparedRun") -> None:
             asked = f"trainer.max_steps={plan.step_plan.steps} asks for fewer; they are evaluated as they are"
             print(f"{plan.folder.path}: {done} steps are done, {asked}", file=sys.stderr)
             return
-        steps = f"{plan.step_plan.steps} steps of {plan.step_plan.tokens_per_step:,} tokens"
+        whole = plan.step_plan.schedule_steps
+        part = f" of {whole:,}" if plan.step_plan.steps < whole else ""
+        steps = f"{plan.step_plan.steps:,}{part} steps of {plan.step_plan.tokens_per_step:,} tokens"
         print(f"{verb} {plan.folder.path}: {steps}", file=sys.stderr)
         print(describe_usage(prepared.corpus.splits["train"], plan.config.ctx.length), file=sys.stderr)
         times = plan.step_plan.steps * plan.step_plan.sequences / len(prepared.windows)
@@ -116,13 +118,18 @@ def _report_end(prepared: "PreparedRun", evaluation: "SplitEvaluation") -> None:
     if small := little_data("validation", evaluation.judged, evaluation.tokens):
         print(small, file=sys.stderr)
     print(f"{content['parameters']['total']:,} parameters, {cost}")
-    print(
-        f'next: ttt-generate run={shlex.quote(str(folder))} prompt="..." continues a text; ttt-plot lists the figures'
-    )
+    print(f"next: {_next(shlex.quote(str(folder)), content)}")
     reached = f"validation perplexity {evaluation.perplexity:.2f} ({evaluation.loss:.4f} nats/token)"
     if prepared.windows.answers is not None:
         reached = f"{evaluation.accuracy:.1%} of the validation answers right, {reached.replace('token', 'answer')}"
     print(f"{folder}: {reached}{_after(content) or f' after {steps_in_words(content)}'}")
+
+
+def _next(folder: str, record: Record) -> str:
+    """Return what to do with a run that has ended; a run that was stopped early can go on."""
+    if stopped_early(record):
+        return f"ttt-train run={folder} goes on to {record['steps_planned']:,} steps; ttt-plot lists the figures"
+    return f'ttt-generate run={folder} prompt="..." continues a text; ttt-plot lists the figures'
 
 
 def read_config(path: Path) -> TrainConfig:
