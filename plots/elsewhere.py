@@ -9,6 +9,7 @@ import numpy as np
 from ttt.analysis.names import changed_names
 from ttt.analysis.selection import only
 
+from .intervals import half_widths_elsewhere
 from .panels import (
     ID_COLUMNS,
     band,
@@ -24,7 +25,7 @@ from .panels import (
     span,
     styles_of,
 )
-from .per_token import smoothed
+from .per_token import bars_sentence, end_bar, smoothed
 from .registry import Figure
 
 if TYPE_CHECKING:
@@ -39,18 +40,24 @@ def table(results: Results) -> DataFrame:
 
     ``data`` and ``judged_ctx`` are the text and the context of the evaluation, ``ctx`` that of the training. Of several
     contexts on a text, the table has the longest of each run.
+
+    Evaluations on little text have ``half_width`` and ``judged_documents``, as in ``per_token``.
     """
     import pandas as pd
 
     rows = _named_apart(results.evaluations)
     rows = rows[rows["judged_ctx"] == rows.groupby(["run_id", "data"])["judged_ctx"].transform("max")]
     by_run = rows.groupby(["run_id", "data", "judged_ctx"])
-    curves = [smoothed(run).assign(**run.iloc[0][["run_id", "data", "judged_ctx"]]) for _, run in by_run]
+    curves = [smoothed(run).assign(**run.iloc[0][["run_id", "evaluation", "data", "judged_ctx"]]) for _, run in by_run]
     evaluated = only(results, set(rows["run_id"]))
     runs = evaluated.runs.assign(changed=changed_names(evaluated))[
         [column for column in ID_COLUMNS if column != "data"]
     ]
-    return runs.merge(pd.concat(curves or [rows]), on="run_id")
+    drawn = runs.merge(pd.concat(curves or [rows]), on="run_id")
+    key = ["run_id", "evaluation"]
+    ends = half_widths_elsewhere(results).merge(drawn[key].drop_duplicates(), on=key)
+    drawn = drawn.merge(ends, on=key, how="left") if len(ends) else drawn
+    return drawn.drop(columns="evaluation")
 
 
 def _named_apart(evaluations: DataFrame) -> DataFrame:
@@ -67,7 +74,10 @@ def draw(table: DataFrame) -> Canvas:
     for axes, part in parts:
         axes.set(xscale="log", yscale="log")
         for number, (style, rows) in enumerate(lines(part, styles)):
-            band(axes, over_seeds(rows, "token_index", "loss").apply(np.exp), style, number)
+            line = over_seeds(rows, "token_index", "loss").apply(np.exp)
+            band(axes, line, style, number)
+            if "half_width" in rows:
+                end_bar(axes, line["mean"], float(rows["half_width"].mean()), style, number)
         axes.axvline(part["ctx"].max(), color="0.4", linestyle=":", linewidth=0.9, label="context of the training")
         powers_of_two(axes.xaxis, part["judged_ctx"].max())
         plain_log_ticks(axes.yaxis)
@@ -75,7 +85,9 @@ def draw(table: DataFrame) -> Canvas:
     legend(canvas)
     sequences = span(table["sequences"].min(), table["sequences"].max())
     noun = "sequence" if sequences == "1" else "sequences"
-    caption(canvas, f"{sequences} {noun}; mean over an octave of token index.", seeds_sentence(table))
+    caption(
+        canvas, f"{sequences} {noun}; mean over an octave of token index.", seeds_sentence(table), bars_sentence(table)
+    )
     return canvas
 
 

@@ -41,17 +41,38 @@ def half_widths(results: Results, split: str, run_ids: Collection[str]) -> dict[
     chosen = results.documents["run_id"].isin(little & set(run_ids)) & (results.documents["split"] == split)
     found: dict[str, tuple[float, int]] = {}
     for _, rows in results.documents[chosen].groupby("windows", observed=True):
-        loss_DR = rows.pivot_table("loss", "document", "run_id", observed=True)
-        tokens_D1 = rows.groupby("document")["tokens"].first().to_numpy(float)[:, None]
-        D, R = loss_DR.shape
-        if D < 2:
-            continue
-        rests_DR = loss_DR.to_numpy() - tokens_D1 * loss_DR.to_numpy().sum(0) / tokens_D1.sum()
-        if R > 1:
-            rests_DR = (rests_DR - rests_DR.mean(1, keepdims=True)) * math.sqrt(R / (R - 1))
-        errors_R = np.sqrt(D / (D - 1) * (rests_DR**2).sum(0)) / tokens_D1.sum()
-        found |= {str(run): (critical(D - 1) * error, D) for run, error in zip(loss_DR, errors_R, strict=True)}
+        found |= _of_windows(rows)
     return found
+
+
+def half_widths_elsewhere(results: Results) -> DataFrame:
+    """Return ``half_widths`` of evaluations at other contexts and on other texts that were judged on little text.
+
+    Returns:
+        One row per evaluation: run_id, evaluation, ``half_width`` (nats/token) and ``judged_documents``.
+    """
+    import pandas as pd
+
+    found, columns = [], ["run_id", "evaluation"]
+    for _, rows in results.elsewhere_documents.groupby(["windows", "evaluation"], observed=True):
+        sizes = rows.groupby("run_id", observed=True)["tokens"].agg(["size", "sum"])
+        little = rows[rows["run_id"].isin([run for run, *size in sizes.itertuples(name=None) if is_little(*size)])]
+        found += [(run, rows["evaluation"].iloc[0], *half) for run, half in _of_windows(little).items()]
+    return pd.DataFrame(found, columns=[*columns, "half_width", "judged_documents"])
+
+
+def _of_windows(rows: DataFrame) -> dict[str, tuple[float, int]]:
+    """Return ``half_widths`` of the runs whose losses on the same windows are ``rows``; empty for one document."""
+    loss_DR = rows.pivot_table("loss", "document", "run_id", observed=True)
+    tokens_D1 = rows.groupby("document")["tokens"].first().to_numpy(float)[:, None]
+    D, R = loss_DR.shape
+    if D < 2:
+        return {}
+    rests_DR = loss_DR.to_numpy() - tokens_D1 * loss_DR.to_numpy().sum(0) / tokens_D1.sum()
+    if R > 1:
+        rests_DR = (rests_DR - rests_DR.mean(1, keepdims=True)) * math.sqrt(R / (R - 1))
+    errors_R = np.sqrt(D / (D - 1) * (rests_DR**2).sum(0)) / tokens_D1.sum()
+    return {str(run): (critical(D - 1) * error, D) for run, error in zip(loss_DR, errors_R, strict=True)}
 
 
 def with_intervals(results: Results, table: DataFrame, split: str, measure: str) -> DataFrame:

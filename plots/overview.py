@@ -93,7 +93,7 @@ def draw(table: DataFrame) -> Canvas:
             sentences.append(draw_panel(axes, part))
         else:
             axes.set_axis_off()
-            words = textwrap.fill(ABSENT[name], ABSENT_WIDTH)
+            words = textwrap.fill(ABSENT[name], ABSENT_WIDTH, break_on_hyphens=False)
             axes.text(0.5, 0.5, words, ha="center", va="center", color="0.35", transform=axes.transAxes)
     legend(canvas)
     caption(canvas, *sentences)

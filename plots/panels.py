@@ -187,10 +187,17 @@ def caption(canvas: Canvas, *sentences: str) -> None:
     """
     width = int(CHARACTERS_PER_INCH * canvas.get_figwidth())
     lines_before = canvas.get_supxlabel().count("\n") + 1
-    text = textwrap.fill(" ".join(filter(None, sentences)), width)
+    text = _filled(" ".join(filter(None, sentences)), width)
     more = max(MOST_LINES, text.count("\n") + 1) - max(MOST_LINES, lines_before)
     canvas.set_figheight(canvas.get_figheight() + CAPTION_LINE * more)
     canvas.supxlabel(text, fontsize=CAPTION_SIZE, color="0.35")
+
+
+def _filled(text: str, width: int) -> str:
+    """Return the text in lines that end neither within a setting, ``b = 16``, nor at a hyphen."""
+    space = "\N{NO-BREAK SPACE}"
+    lines = textwrap.wrap(text.replace(" = ", f"{space}={space}"), width, break_on_hyphens=False)
+    return "\n".join(lines).replace(f"{space}={space}", " = ")
 
 
 def fit_texts(canvas: Canvas) -> None:

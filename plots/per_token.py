@@ -97,7 +97,7 @@ def draw(table: DataFrame) -> Canvas:
             line = over_seeds(rows, "token_index", "loss").apply(np.exp)
             band(axes, line, style, number)
             if "half_width" in rows:
-                _bar(axes, line["mean"], float(rows["half_width"].mean()), style, number)
+                end_bar(axes, line["mean"], float(rows["half_width"].mean()), style, number)
         powers_of_two(axes.xaxis, part["ctx"].max())
         plain_log_ticks(axes.yaxis)
     labels(canvas, "Token index in the window (tokens)", perplexity_label(table))
@@ -107,19 +107,24 @@ def draw(table: DataFrame) -> Canvas:
         canvas,
         f"{sequences} windows of the {split} text; mean over an octave of token index.",
         seeds_sentence(table),
-        intervals_sentence(table, "bars: 95% intervals"),
+        bars_sentence(table),
         _unfinished_sentence(table),
     )
     return canvas
 
 
-def _bar(axes: Axes, perplexity: Series, half: float, style: LineStyle, number: int) -> None:
+def end_bar(axes: Axes, perplexity: Series, half: float, style: LineStyle, number: int) -> None:
     """Draw behind the end of a line the interval of its loss, if it has one, twice ``half`` wide (nats/token)."""
     end = float(perplexity.iloc[-1])
     if np.isfinite(half):
         bars = [[end * (1 - np.exp(-half))], [end * (np.exp(half) - 1)]]
         place = perplexity.index[-1] * BEHIND * APART**number
         axes.errorbar([place], [end], bars, color=style.colour, linestyle="none", capsize=1.8, elinewidth=0.8)
+
+
+def bars_sentence(table: DataFrame) -> str:
+    """Return the sentence of a caption about the bars of ``end_bar``, or an empty text."""
+    return intervals_sentence(table, "bars: 95% intervals")
 
 
 def smoothed(run: DataFrame) -> DataFrame:

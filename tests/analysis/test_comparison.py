@@ -13,7 +13,8 @@ from ttt.cli.label import label_of
 from ttt.config.plain import to_plain
 from ttt.config.schema import TrainConfig
 
-make_run = run_path(str(Path(__file__).parents[1] / "plots" / "synthetic.py"))["make_run"]
+synthetic = run_path(str(Path(__file__).parents[1] / "plots" / "synthetic.py"))
+make_run, departing = synthetic["make_run"], synthetic["departing"]
 
 
 def roles(folder: Path) -> dict[str, str]:
@@ -81,6 +82,14 @@ def test_the_rows_of_table_1_are_those_of_the_configurations(row: int, tmp_path:
     model, backbone = config["model"].pop("name"), config["backbone"]["name"]
     make_run(tmp_path, model, backbone, steps=1, perplexity=40, evaluated=False, **config["model"])
     assert table_1_runs(load_results(tmp_path))["row"].tolist() == [row]
+
+
+def test_rows_of_table_1_at_a_changed_size_are_a_table_of_their_own(tmp_path: Path) -> None:
+    make_run(tmp_path, steps=1, perplexity=40, evaluated=False)
+    departing(make_run(tmp_path, steps=1, perplexity=30, evaluated=False, seed=1), width=32, heads=1)
+    runs = table_1_runs(load_results(tmp_path))
+    assert set(runs["role"]) == {RunRole.DRAWN}
+    assert set(runs["size"]) == {"w128", "w128, heads = 1, width = 32"}
 
 
 @pytest.mark.slow

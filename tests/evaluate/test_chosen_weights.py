@@ -90,7 +90,8 @@ def test_their_evaluations_stay_beside_the_runs_own(run: Path, capsys: pytest.Ca
     assert {name: result["step"] for name, result in kept.items()} == {"step4": 4, "mean3-step7": 7}
     losses = {own["validation"]["loss"], *(result["loss"] for result in kept.values())}
     assert len(losses) == 3
-    assert len(list((run / "evaluations").iterdir())) == 2
+    # Each has its metrics and its losses by document.
+    assert len(list((run / "evaluations").iterdir())) == 4
     # A figure of other contexts and texts must not mix them.
     assert load_results(run.parent, label_of_plain).evaluations.empty
 

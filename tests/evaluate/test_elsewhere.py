@@ -22,6 +22,7 @@ from ttt.launch.plan import PlannedRun
 from ttt.launch.status import RunStatus
 from ttt.plots.elsewhere import FIGURE
 from ttt.plots.files import drawn
+from ttt.results.document_losses import read_document_losses
 from ttt.results.metrics import read_metrics
 
 
@@ -69,6 +70,14 @@ def test_another_context_and_another_text_are_stored_beside_the_runs_own(
     table = FIGURE.table(results)
     assert set(zip(table["data"], table["judged_ctx"], strict=True)) == {("local", 96), ("letters", 256)}
     assert set(table["ctx"]) == {64}
+    # Both texts are little, so that the picture has intervals over documents.
+    assert set(table["judged_documents"]) == {context["judged"]["documents"], 5}
+    assert (table["half_width"] > 0).all()
+    losses = read_document_losses(
+        tmp_path / f"out/{run_of_texts.name}/evaluations/{name}-documents.parquet"
+    ).to_pandas()
+    assert losses["loss"].sum() / losses["tokens"].sum() == pytest.approx(text["loss"], rel=1e-6)
+    assert "Little data: bars: 95% intervals over" in FIGURE.draw(table).get_supxlabel().replace("\n", " ")
     assert drawn(FIGURE, table, ["png"])["png"]
 
 

@@ -3,7 +3,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from ttt.analysis.labels import FINETUNED
-from ttt.plots.panels import plain_log_ticks
+from ttt.plots.panels import caption, plain_log_ticks
 from ttt.plots.smoothing import window_means
 from ttt.plots.style import LATER, PAPER, legend_order, method_name, method_styles, styles_apart
 
@@ -79,3 +79,13 @@ def test_logarithmic_axes_have_a_few_plain_numbers(low: float, high: float) -> N
 def test_a_finetuned_transformer_is_named_as_in_the_paper() -> None:
     assert method_name("transformer", "transformer", FINETUNED) == "TF finetune"
     assert method_name("ttt_linear", "mamba", FINETUNED) == "TTT-Linear (M), finetuned"
+
+
+def test_a_caption_that_gets_a_further_sentence_keeps_its_words_and_settings_whole() -> None:
+    canvas, sentence = Figure(figsize=(1.2, 2)), "All runs: TTT-Linear (M), mini_batch_size = 16, width = 32."
+    caption(canvas, sentence)
+    lines = canvas.get_supxlabel().split("\n")
+    caption(canvas, *lines, "One seed.")
+    assert canvas.get_supxlabel().replace("\n", " ") == f"{sentence} One seed."
+    assert any("mini_batch_size = 16" in line for line in lines)
+    assert any("width = 32" in line for line in lines)

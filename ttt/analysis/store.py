@@ -31,11 +31,11 @@ from ttt.results.metrics import SCHEMA, TEXT_COLUMNS, Split, read_metrics
 from ttt.results.needle import SCHEMA as NEEDLE_SCHEMA
 from ttt.results.needle import TEXT_COLUMNS as NEEDLE_TEXT
 from ttt.results.needle import read_needle
-from ttt.results.record import RECORD_FILE, Record, RunFolder
+from ttt.results.record import RECORD_FILE, Evaluation, Record, RunFolder
 
 T = TypeVar("T")
 
-EVALUATION_COLUMNS = ["run_id", "data", "split", "judged_ctx", "position", "loss", "sequences"]
+EVALUATION_COLUMNS = ["run_id", "evaluation", "data", "split", "judged_ctx", "position", "loss", "sequences"]
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,11 @@ class Results:
         benchmarks: one row per measurement: ``BENCHMARK_COLUMNS`` and ``MEASUREMENT_COLUMNS``.
         settings: run_id -> every setting that affects what the run learns, see ``ttt.analysis.seeds.settings_of``.
         labels: run_id -> label.
-        evaluations: losses by token index at other contexts and on other texts: run_id; ``data``, with the digest as
-            in ``runs``, ``split`` and ``judged_ctx`` of the evaluation; position, ``loss`` (nats/token) and
-            ``sequences``.
+        evaluations: losses by token index at other contexts and on other texts: run_id; ``evaluation``, its name;
+            ``data``, with the digest as in ``runs``, ``split`` and ``judged_ctx`` of the evaluation; position, ``loss``
+            (nats/token) and ``sequences``.
+        elsewhere_documents: losses by document of these evaluations, columns as in ``documents`` and ``evaluation``;
+            those of earlier versions have none.
         scores: one row per run, task of lm-evaluation-harness and metric: ``ttt.analysis.scores.SCORE_COLUMNS``.
         unreadable: one line for each file that was left out because it could not be read.
         stopped: run_id of each run that ``trainer.max_steps`` has stopped early -> its steps: "3 of 300 steps".
@@ -82,6 +84,7 @@ class Results:
     settings: dict[str, dict[str, str]]
     labels: dict[str, Label]
     evaluations: pd.DataFrame
+    elsewhere_documents: pd.DataFrame
     scores: pd.DataFrame
     unreadable: list[str]
     stopped: dict[str, str]
@@ -201,6 +204,7 @@ def load_results(
         settings={run.record["run_id"]: run.settings for run in runs.values()},
         labels={run.record["run_id"]: run.label for run in runs.values()},
         evaluations=_evaluations(runs, reader),
+        elsewhere_documents=_elsewhere_documents(runs, reader),
         scores=scores_table(run.record for run in runs.values()),
         unreadable=reader.unreadable,
         stopped={run.record["run_id"]: run.stopped for run in runs.values() if run.stopped},
@@ -256,19 +260,35 @@ def _concatenated(tables: list[pa.Table], schema: pa.Schema) -> pa.Table:
     return pa.concat_tables(tables).unify_dictionaries() if tables else schema.empty_table()
 
 
+def _elsewhere_documents(found: dict[Path, ReadRun], reader: _Reader) -> pd.DataFrame:
+    kept = []
+    for path, run in found.items():
+        judged = _judged_elsewhere(run)
+        named = {RunFolder(path).evaluation_documents(name): name for name in judged}
+        for file, table in reader.read(read_document_losses, filter(Path.exists, named)).items():
+            own = table.filter(pc.equal(table["step"], judged[named[file]]["step"]))
+            kept.append(own.append_column("evaluation", pa.array([named[file]] * len(own), pa.string())))
+    return _probed(kept, DOCUMENTS_SCHEMA.append(pa.field("evaluation", pa.string())), DOCUMENTS_TEXT)
+
+
+def _judged_elsewhere(run: ReadRun) -> dict[str, Evaluation]:
+    """Return the evaluations of a run elsewhere; those of earlier or averaged weights are in the record only."""
+    evaluations = run.record.get("evaluations", {})
+    return {name: result for name, result in evaluations.items() if "weights" not in result}
+
+
 def _evaluations(found: dict[Path, ReadRun], reader: _Reader) -> pd.DataFrame:
     tables = [pd.DataFrame(columns=[*EVALUATION_COLUMNS, "digest"])]
     for path, run in found.items():
-        # Evaluations of earlier or averaged weights are in the record only.
-        judged_at_end = [name for name, result in run.record.get("evaluations", {}).items() if "weights" not in result]
-        named = {RunFolder(path).evaluation(name): name for name in judged_at_end}
+        evaluations = _judged_elsewhere(run)
+        named = {RunFolder(path).evaluation(name): name for name in evaluations}
         for file, table in reader.read(read_metrics, filter(Path.exists, named)).items():
-            result = run.record["evaluations"][named[file]]
+            result = evaluations[named[file]]
             rows = table.to_pandas()
             rows = rows[rows["position"].notna() & (rows["step"] == result["step"])]
             losses = rows.pivot_table("value", "position", "metric", observed=True).reset_index()
             judged = {"data": result["data"], "split": result["split"], "judged_ctx": result["judged"]["ctx"]}
-            judged |= {"run_id": run.record["run_id"], "digest": result["judged"]["digest"]}
+            judged |= {"run_id": run.record["run_id"], "evaluation": named[file], "digest": result["judged"]["digest"]}
             tables.append(losses.assign(**judged)[[*EVALUATION_COLUMNS, "digest"]])
     found_rows = pd.concat([table for table in tables if len(table)] or tables, ignore_index=True)
     return found_rows.assign(data=named_apart(found_rows["data"], found_rows["digest"]))[EVALUATION_COLUMNS]

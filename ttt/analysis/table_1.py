@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ttt.analysis.comparison import compare
-from ttt.config.label import TableForm
+from ttt.analysis.names import setting_name
+from ttt.config.label import Label, TableForm
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -58,12 +59,19 @@ def stated_step(row: int) -> float:
 def table_1_runs(results: Results, form: TableForm = TableForm.RELEASED) -> DataFrame:
     """Return the runs that are rows of Table 1 in this form, with ``row`` and the columns of ``compare``.
 
-    The first two rows, linear attention, belong to both forms.
+    The first two rows, linear attention, belong to both forms. Runs of a changed size are compared with each other
+    alone, and ``size`` names the change: ``w64, width = 32``.
     """
     labels = [results.labels[run_id] for run_id in results.runs["run_id"]]
     both = {number for number in TABLE_1 if number < FIRST_TTT_ROW}
     numbers = [label.row if label.form == form or label.row in both else None for label in labels]
     rows = results.runs.copy()
     rows["row"] = numbers
+    rows["size"] = [_size_name(label) for label in labels]
     rows = rows.astype({"row": "Int64"})
     return compare(results, rows[rows["row"].notna() & (rows["start"] == "")], ["row"])
+
+
+def _size_name(label: Label) -> str:
+    changes = {key: label.departures[key] for key in sorted(label.departures_of("size"))}
+    return ", ".join([label.size, *(setting_name(key, value) for key, value in changes.items())])

@@ -134,6 +134,11 @@ class TrainedRun:
             return MetricLog(self.record.run_id, self.record.folder.evaluation(self.evaluation_name(split)))
         return self.metrics or MetricLog.resume(self.record.folder.metrics, self.record.run_id, None)
 
+    def document_losses(self, split: Split) -> Path:
+        """Return the table for the losses by document of a split: the run's, or that of an evaluation elsewhere."""
+        folder = self.record.folder
+        return folder.evaluation_documents(self.evaluation_name(split)) if self.elsewhere else folder.documents
+
     def stores(self, split: Split) -> bool:
         """Return whether an evaluation is stored: not of older weights, and not while the run is training."""
         return self.writable and not self.outdated(split)
@@ -249,8 +254,8 @@ def evaluate_run(run: TrainedRun, split: Split) -> SplitEvaluation:
     documents = run.documents(split)
     # A damaged table is noticed before the evaluation, not after it.
     log = run.metric_log(split) if run.stores(split) else None
-    table = run.record.folder.documents
-    if log is not None and not run.elsewhere and table.exists():
+    table = run.document_losses(split)
+    if log is not None and table.exists():
         read_document_losses(table)
     evaluation = evaluate_split(
         run.model,
@@ -269,6 +274,7 @@ def evaluate_run(run: TrainedRun, split: Split) -> SplitEvaluation:
         return evaluation
     _log_evaluation(log, split, run.step, evaluation)
     log.write()
+    _write_document_losses(run, split, evaluation)
     result = _result(run, documents, evaluation)
     if run.elsewhere:
         result |= {"data": documents.data, "split": split}
@@ -276,7 +282,6 @@ def evaluate_run(run: TrainedRun, split: Split) -> SplitEvaluation:
             result["weights"] = run.weights
         run.record.evaluated_elsewhere(run.evaluation_name(split), result)
     else:
-        _write_document_losses(run, split, evaluation)
         run.record.measured(f"{split}_seconds", time.perf_counter() - started)
         run.record.evaluated(split, result)
     if math.isinf(evaluation.perplexity):
@@ -298,7 +303,7 @@ def _write_document_losses(run: TrainedRun, split: Split, evaluation: SplitEvalu
     text = f"{run.corpus.digest} {split} {run.reading.ctx} ".encode()
     windows = hashlib.sha256(text + evaluation.starts.astype("<i8").tobytes()).hexdigest()[:16]
     sums = evaluation.document, evaluation.document_loss, evaluation.document_tokens
-    write_document_losses(run.record.folder.documents, run.record.run_id, split, run.step, windows, *sums)
+    write_document_losses(run.document_losses(split), run.record.run_id, split, run.step, windows, *sums)
 
 
 def _result(run: TrainedRun, documents: Documents, evaluation: SplitEvaluation) -> Evaluation:

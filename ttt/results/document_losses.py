@@ -1,9 +1,11 @@
 """The table ``documents.parquet``: losses of a run on each document of its evaluations at the trained context.
 
+An evaluation at another context or on another text has a table of its own, ``evaluations/NAME-documents.parquet``.
+
 | column   | type   | meaning                                                                              |
 |----------|--------|--------------------------------------------------------------------------------------|
 | run_id   | string |                                                                                      |
-| split    | string | validation or test                                                                   |
+| split    | string | validation, test, or all: of a text without these                                    |
 | step     | int64  | optimiser steps done                                                                 |
 | windows  | string | digest of the windows; losses with the same digest are of the same tokens            |
 | document | int64  | number of the document in the split                                                  |

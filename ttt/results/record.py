@@ -101,6 +101,10 @@ class RunFolder:
         """Return the table of one of these evaluations, in the format of ``metrics``."""
         return self.evaluations / f"{name}.parquet"
 
+    def evaluation_documents(self, name: str) -> Path:
+        """Return the losses by document of one of these evaluations; those of earlier versions have none."""
+        return self.evaluations / f"{name}-documents.parquet"
+
     @property
     def tokenizers(self) -> list[Path]:
         """The possible files of the run's tokenizer; runs of earlier versions have none of them."""
