@@ -211,7 +211,7 @@ def fit_texts(canvas: Canvas) -> None:
             words, longest = text.get_text(), int(inches / (CHARACTER * float(text.get_fontsize())))
             # Mathematical text is short, and its source is not.
             if "$" not in words and max(map(len, words.split("\n"))) > longest:
-                text.set_text("\n".join(textwrap.fill(line, longest) for line in words.split("\n")))
+                text.set_text("\n".join(_filled(line, longest) for line in words.split("\n")))
 
 
 def seeds_sentence(table: DataFrame, line: Sequence[str] = (*COMPARED_AT, *LINE)) -> str:

@@ -35,6 +35,7 @@ MISTAKES = [
     (["model.mini_batch=2"], "model.mini_batch: no such key; did you mean mini_batch_size?"),
     (["model=mamba", "model.eta_base=1"], "model.eta_base: no such key; choose one of name, state_size"),
     (["+model.heads=2"], "model.heads=2: no such key"),
+    (["eta_base=1"], "eta_base: no such key; did you mean model.eta_base?"),
     (["frobnicate=1"], "frobnicate: no such key; choose one of model, size"),
     (
         ["trainer.max_steps=many"],

@@ -33,8 +33,10 @@ def print_cost(config: TrainConfig, overrides: list[str]) -> None:
         UserError: as ``plan_run``, or a device that is not present.
     """
     plan = plan_run(config, overrides)
+    # A model that cannot be built is an error alone, not below a heading.
+    rows = cost_rows(plan)
     print(wrapped(f"{plan.folder.path}: {title(plan.config)}", below="  "))
-    for name, text in cost_rows(plan):
+    for name, text in rows:
         print(wrapped(text, f"  {name:<10}  ", " " * 14))
     print("nothing was trained or written; without plan=true the run starts")
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import (
     ConfigAttributeError,
     ConfigKeyError,
@@ -98,12 +99,22 @@ def _no_such_option(error: MissingConfigException) -> str:
 
 
 def _no_such_key(cause: OmegaConfBaseException) -> str:
-    """Return a line with the closest known key, or with all known keys if none is close."""
+    """Return a line with the key of this name in a group, the closest known key, or all known keys."""
     schema = cause.object_type
     known = [field.name for field in fields(schema)] if is_dataclass(schema) else sorted(cause.parent_node or [])
-    close = difflib.get_close_matches(str(cause.key), known, n=1)
-    hint = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(map(str, known))}"
+    close = _in_groups(cause)[:2] or difflib.get_close_matches(str(cause.key), known, n=1)
+    hint = f"did you mean {' or '.join(close)}?" if close else f"choose one of {', '.join(map(str, known))}"
     return f"{cause.full_key}: no such key; {hint}"
+
+
+def _in_groups(cause: OmegaConfBaseException) -> list[str]:
+    """Return the keys of this name in the groups of the configuration: ``model.eta_base`` for ``eta_base``."""
+    parent = cause.parent_node
+    if not isinstance(parent, DictConfig) or str(cause.full_key) != str(cause.key):
+        return []
+    groups = OmegaConf.to_container(parent)
+    assert isinstance(groups, dict)
+    return [f"{group}.{cause.key}" for group, keys in groups.items() if isinstance(keys, dict) and cause.key in keys]
 
 
 def _missing(cause: OmegaConfBaseException) -> str:
