@@ -109,12 +109,12 @@ def _no_such_key(cause: OmegaConfBaseException) -> str:
 
 def _in_groups(cause: OmegaConfBaseException) -> list[str]:
     """Return the keys of this name in the groups of the configuration: ``model.eta_base`` for ``eta_base``."""
-    parent = cause.parent_node
-    if not isinstance(parent, DictConfig) or str(cause.full_key) != str(cause.key):
+    parent, key = cause.parent_node, str(cause.key)
+    if not isinstance(parent, DictConfig) or str(cause.full_key) != key:
         return []
     groups = OmegaConf.to_container(parent)
     assert isinstance(groups, dict)
-    return [f"{group}.{cause.key}" for group, keys in groups.items() if isinstance(keys, dict) and cause.key in keys]
+    return [f"{group!s}.{key}" for group, keys in groups.items() if isinstance(keys, dict) and key in keys]
 
 
 def _missing(cause: OmegaConfBaseException) -> str:
