@@ -58,7 +58,7 @@ def export_hf(folder: RunFolder, out: Path, choice: Choice = Choice()) -> list[P
         "config.json": _as_json(_config(run, tokenizer)),
         **read_by_transformers,
         f"{MODULE}.py": CODE.encode(),
-        "README.md": model_card(content, run.step, context_name(run.reading.ctx)).encode(),
+        "README.md": model_card(content, run.step, context_name(run.reading.ctx), run.weights).encode(),
     }
     for name, data in files.items():
         write_bytes(out / name, data)
