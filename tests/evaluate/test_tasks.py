@@ -232,7 +232,9 @@ def test_other_weights_have_scores_of_their_own(
     scored(folder, made, "last")
     scored(folder, made, "last", step=30)
     record = scored(folder, made, "last", average=2)
-    assert "tasks at ctx=12, at step 30\n" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "tasks at ctx=12, at step 30\n" in printed
+    assert "tasks at ctx=12, at step 50 (mean of 2 checkpoints)\n" in printed
     choices = {"last": Choice(), "last-step30": Choice(30), "last-mean2-step50": Choice(average=2)}
     assert list(record["tasks"]) == [*choices]
     found = set()
