@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import sentencepiece
 import torch
-from released_files import WORDS, imported
+from released_files import WORDS, imported, write_word_pieces
 from tokenizers import Tokenizer, decoders, models, normalizers, processors
 from transformers import AutoModelForCausalLM, AutoTokenizer, dynamic_module_utils
 
@@ -86,6 +86,10 @@ def as_llama(folder: Path) -> Tokenizer:
 def test_a_json_has_the_runs_tokens(tmp_path: Path, make: Callable[[Path], Tokenizer]) -> None:
     save_tokenizer(make(tmp_path), tmp_path / "tokenizer.json")
     checked(tmp_path / "tokenizer.json")
+
+
+def test_a_json_of_words_with_their_blanks(tmp_path: Path) -> None:
+    checked(write_word_pieces(tmp_path / "tokenizer.json"))
 
 
 def test_one_that_transformers_cannot_decode_is_refused(tmp_path: Path) -> None:

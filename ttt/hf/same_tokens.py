@@ -47,8 +47,6 @@ def check_same_tokens(tokenizer: Path, files: dict[str, bytes]) -> None:
         UserError: a text has other tokens, or only the run decodes its tokens to the text.
     """
     vocabulary = open_vocabulary(tokenizer.parent)
-    # Sentencepiece puts a blank before a text, which transformers' decoding removes.
-    ahead = " " if decode(vocabulary, vocabulary.encode(["a"])[0][:-1]).startswith(" ") else ""
     with TemporaryDirectory() as folder:
         for name, content in files.items():
             (Path(folder) / name).write_bytes(content)
@@ -57,7 +55,9 @@ def check_same_tokens(tokenizer: Path, files: dict[str, bytes]) -> None:
         ids = vocabulary.encode([text])[0][:-1]
         if read(text, verbose=False).input_ids != ids.tolist():
             raise _differs(tokenizer, text, "other tokens for")
-        if decode(vocabulary, ids) == ahead + text != ahead + read.decode(ids):
+        # Tokenizers of sentencepiece's kind put a blank before a text, which transformers' decoding removes.
+        kept = decode(vocabulary, ids) in (text, f" {text}")
+        if kept and read.decode(ids).removeprefix(" ") != text.removeprefix(" "):
             raise _differs(tokenizer, text, "another text for the tokens of")
 
 
