@@ -57,7 +57,7 @@ def check_same_tokens(tokenizer: Path, files: dict[str, bytes]) -> None:
             raise _differs(tokenizer, text, "other tokens for")
         # Tokenizers of sentencepiece's kind put a blank before a text, which transformers' decoding removes.
         kept = decode(vocabulary, ids) in (text, f" {text}")
-        if kept and read.decode(ids).removeprefix(" ") != text.removeprefix(" "):
+        if kept and str(read.decode(ids)).removeprefix(" ") != text.removeprefix(" "):
             raise _differs(tokenizer, text, "another text for the tokens of")
 
 
