@@ -43,8 +43,9 @@ ALLOWED: dict[str, set[str]] = {
         "bench",
         "plots",
         "claims",
+        "hf",
     },
-    "hf": {"config", "layers", "models", "evaluate"},
+    "hf": {"config", "layers", "models", "data", "results", "evaluate"},
     "api": {"config", "layers", "backbones", "models", "data", "results", "analysis", "evaluate", "cli"},
 }
 """Package -> other packages of the suite that it may import."""

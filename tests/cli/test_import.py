@@ -9,7 +9,16 @@ import huggingface_hub
 import numpy as np
 import pytest
 import torch
-from released_files import LINEAR, imported, write_tokenizer, write_torch, write_words
+from released_files import (
+    LINEAR,
+    PLANTED,
+    imported,
+    write_standard,
+    write_tokenizer,
+    write_torch,
+    write_word_pieces,
+    write_words,
+)
 
 from ttt.analysis.store import load_results
 from ttt.cli.eval import evaluate
@@ -49,44 +58,38 @@ def test_the_run_has_the_weights_and_their_origin(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("configure")
-def test_every_command_works_on_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    texts = write_words(tmp_path / "texts", documents=40, length=300)
+@pytest.mark.parametrize("layout", ["flax", "safetensors"])
+def test_every_probe_and_figure_works_on_it(tmp_path: Path, layout: str, capsys: pytest.CaptureFixture[str]) -> None:
+    texts = write_words(tmp_path / "texts", documents=8, length=2300, words=PLANTED)
     data = ["data=local", f"data.path={texts}", "data.validation_fraction=0.5", f"data.cache_dir={tmp_path}/cache"]
-    tokenizer = write_tokenizer(tmp_path / "words" / "tokenizer.json")
-    run = imported(tmp_path / "runs" / "a", *data, "steps=50", tokenizer=tokenizer)
-    for options in ({}, {"probe": "inner_loss"}, {"probe": "copy"}, {"ctx": ContextConfig(64)}):
-        evaluate(EvalConfig(run=str(run), device="cpu", **options), [])  # type: ignore[arg-type]
-    generate(GenerateConfig(run=str(run), prompt="w1 w2", tokens=3, device="cpu"), [])
+    tokenizer = write_word_pieces(tmp_path / "words" / "tokenizer.json")
+    source = write_standard(tmp_path / "model", layout)
+    run = imported(tmp_path / "runs" / "a", *data, "steps=50", source=source, tokenizer=tokenizer)
+    for probe in (None, "inner_loss", "context_gain", "needle", "copy"):
+        evaluate(EvalConfig(run=str(run), device="cpu", probe=probe, eval_tokens=2048), [])
+    evaluate(EvalConfig(run=str(run), device="cpu", ctx=ContextConfig(64), eval_tokens=2048), [])
+    generate(GenerateConfig(run=str(run), prompt="worda wordb", tokens=3, device="cpu"), [])
     record = read_record(run / "record.json")
-    assert record["results"]["validation"]["perplexity"] > 1
+    assert record["imported"]["layout"] == layout
     assert len(record["evaluations"]) == 1
     results = load_results(run.parent, label_of_plain)
     assert results.runs["steps"].tolist() == [50]
-    assert set(results.inner_loss["layer"]) == {1, 2}
-    assert set(figures()["inner_loss"].table(results)["run_id"]) == {record["run_id"]}
+    by_index = results.select("validation", "loss", by_position=True)
+    assert by_index["position"].tolist() == [*range(1, 1025)]
+    assert set(results.context_gain["context"]) == {256, 768}
+    for name in ("per_token", "inner_loss", "context_gain", "needle", "elsewhere"):
+        assert set(figures()[name].table(results)["run_id"]) == {record["run_id"]}, name
+    assert "assumed" not in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("configure")
+def test_what_was_exported_is_imported_again(tmp_path: Path) -> None:
+    tokenizer = write_tokenizer(tmp_path / "words" / "tokenizer.json")
+    run = imported(tmp_path / "runs" / "a", tokenizer=tokenizer)
     export(ExportConfig(run=str(run), out=f"{tmp_path}/out", released=True), [])
     again = imported(tmp_path / "runs" / "b", source=tmp_path / "out")
     models = [load_run(RunFolder(path), torch.device("cpu")).model for path in (run, again)]
     assert all(torch.equal(a, b) for a, b in zip(*(model.state_dict().values() for model in models), strict=True))
-    assert "assumed" not in capsys.readouterr().err
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("configure")
-def test_the_use_of_context_is_measured_on_it(tmp_path: Path) -> None:
-    """Token index and the gain of context, as of a run that was trained here; another test has the inner loss."""
-    texts = write_words(tmp_path / "texts", documents=12, length=2300)
-    data = ["data=local", f"data.path={texts}", "data.validation_fraction=0.5", f"data.cache_dir={tmp_path}/cache"]
-    tokenizer = write_tokenizer(tmp_path / "words" / "tokenizer.json")
-    run = imported(tmp_path / "runs" / "a", *data, "ctx=1k", "steps=50", tokenizer=tokenizer)
-    evaluate(EvalConfig(run=str(run), device="cpu", eval_tokens=4096), [])
-    evaluate(EvalConfig(run=str(run), device="cpu", eval_tokens=4096, probe="context_gain"), [])
-    results = load_results(run.parent, label_of_plain)
-    by_index = results.select("validation", "loss", by_position=True)
-    assert by_index["position"].tolist() == [*range(1, 1025)]
-    assert set(results.context_gain["context"]) == {256, 768}
-    assert results.context_gain["loss"].notna().all()
-    assert {"own", "foreign"} <= set(results.context_gain["control"])
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Generation: the choice of tokens, and their text."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from ttt.data.tokenizer import END_OF_DOCUMENT, save_tokenizer, train_tokenizer
 from ttt.data.vocabulary import JSON
 from ttt.evaluate import generate as module
 from ttt.evaluate.generate import Sampling, Speed, choose, continuation, generate_text
+from ttt.evaluate.together import continue_together
 from ttt.models.build import build_model
 from ttt.models.language_model import LanguageModel
 
@@ -44,6 +46,24 @@ def test_a_prompt_in_chunks_gives_the_same_tokens(model: LanguageModel, monkeypa
     expected = written(model, GREEDY)
     monkeypatch.setattr(module, "READ_CHUNK", 2)
     assert written(model, GREEDY) == expected
+
+
+@pytest.mark.parametrize("device_tokens", [1, 1000])
+def test_prompts_together_have_the_tokens_of_each_alone(model: LanguageModel, device_tokens: int) -> None:
+    """Of other lengths, with answers of other lengths, one of them sampled."""
+    prompts = [[7], PROMPT, PROMPT[::-1], [*range(V)], [2] * 11]
+    samplings = [GREEDY, GREEDY, Sampling(1.0, top_k=3, seed=5), GREEDY, GREEDY]
+    wanted = [20, 3, 9, 1, 17]
+    found: list[list[int]] = [[] for _ in prompts]
+
+    def accept(row: int, token: int) -> bool:
+        found[row].append(token)
+        return len(found[row]) < wanted[row]
+
+    accepts = [partial(accept, row) for row in range(len(prompts))]
+    continue_together(model, prompts, samplings, accepts, device_tokens)
+    for tokens, prompt, sampling, count in zip(found, prompts, samplings, wanted, strict=True):
+        assert tokens == list(islice(continuation(model, prompt, sampling), count))
 
 
 def test_a_seed_determines_the_samples(model: LanguageModel) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -34,7 +35,9 @@ from ttt.evaluate.harness_model import HarnessModel
 from ttt.evaluate.perplexity import evaluate_split
 from ttt.evaluate.run import TrainedRun, load_run
 from ttt.plots.registry import figures
+from ttt.results.checkpoints import Choice, checkpoint_path
 from ttt.results.record import RunFolder
+from ttt.train.checkpoint import save_whole
 
 pytestmark = pytest.mark.slow
 
@@ -172,6 +175,16 @@ def test_an_answer_is_greedy_and_ends_at_a_stop_text(run: TrainedRun) -> None:
     assert HarnessModel(run).generate_until([request(ended, {})]) == [""]
 
 
+@pytest.mark.parametrize("device_tokens", [1, 30, 10**6])
+def test_answers_together_are_those_of_each_alone(run: TrainedRun, device_tokens: int) -> None:
+    prompts = [" ".join(f"w{number + place}" for place in range(1 + number * 7 % 15)) for number in range(12)]
+    asked = [request(prompt, {"until": ["w9"], "max_gen_toks": 1 + len(prompt) % 5}) for prompt in ("", *prompts)]
+    alone = [HarnessModel(run).generate_until([each])[0] for each in asked]
+    assert len(set(alone)) > 3
+    together = replace(run, reading=replace(run.reading, device_tokens=device_tokens))
+    assert HarnessModel(together).generate_until(asked) == alone
+
+
 def _greedy(run: TrainedRun, vocabulary: Any, prompt: str) -> list[int]:
     ids = vocabulary.encode([prompt])[0][:-1].tolist()
     greedy = continuation(run.model, ids, Sampling(temperature=0, top_k=None, seed=0))
@@ -208,6 +221,36 @@ def _likeliest(run: TrainedRun, vocabulary: Any, before: str) -> int:
         return likelihood(run, ids, len(choice.split()))[0]
 
     return max(range(len(CHOICES)), key=lambda number: value(CHOICES[number]))
+
+
+def test_other_weights_have_scores_of_their_own(
+    folder: RunFolder, made: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    newest = checkpoint_path(folder.checkpoints, 50)
+    state = torch.load(newest, weights_only=True)["state_dict"]
+    save_whole({"state_dict": {name: value * 0.5 for name, value in state.items()}}, checkpoint_path(newest.parent, 30))
+    scored(folder, made, "last")
+    scored(folder, made, "last", step=30)
+    record = scored(folder, made, "last", average=2)
+    printed = capsys.readouterr().out
+    assert "tasks at ctx=12, at step 30\n" in printed
+    assert "tasks at ctx=12, at step 50 (mean of 2 checkpoints)\n" in printed
+    choices = {"last": Choice(), "last-step30": Choice(30), "last-mean2-step50": Choice(average=2)}
+    assert list(record["tasks"]) == [*choices]
+    found = set()
+    for name, choice in choices.items():
+        run = load_run(folder, torch.device("cpu"), show_progress=False, choice=choice)
+        vocabulary = open_vocabulary(run.tokenizer().parent)
+        texts = [f"{document['before']} {document['next']}" for document in DOCUMENTS]
+        ids = [vocabulary.encode([text])[0][:-1].tolist() for text in texts]
+        losses = [-likelihood(run, of_text, 1)[0] for of_text in ids]
+        scores = record["tasks"][name]
+        assert scores["scores"]["perplexity"] == pytest.approx(math.exp(sum(losses) / len(losses)), rel=1e-5)
+        assert (scores["step"], scores.get("weights", "")) == (run.step, name.removeprefix("last").strip("-"))
+        found.add(scores["scores"]["perplexity"])
+    assert len(found) == 3
+    drawn = figures()["tasks"].table(load_results(folder.path.parent, label_of_plain))
+    assert drawn["score"].tolist() == [record["tasks"]["last"]["scores"]["acc"]]
 
 
 def test_other_contexts_examples_and_limits_have_names_of_their_own(

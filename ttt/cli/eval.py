@@ -134,7 +134,7 @@ def _evaluate(config: EvalConfig, folder: RunFolder, live: bool) -> None:
         _print_perplexity(run, split, evaluate_run(run, split), read)
     elif config.probe == "inner_loss":
         factor = per_dimension(run.record.content["config"])
-        _print_inner_loss(folder, read, probe_run(run, split), factor, stored=run.stores_probe(split))
+        _print_inner_loss(run, read, probe_run(run, split), factor, stored=run.stores_probe(split))
     elif config.probe == "context_gain":
         _print_context_gain(run, split, config)
     elif config.probe == "needle":
@@ -165,9 +165,7 @@ def _warn_of_older_weights(run: TrainedRun) -> None:
 def _print_perplexity(run: TrainedRun, split: Split, evaluation: SplitEvaluation, read: str) -> None:
     from ttt.data.usage import describe_judged
 
-    mean = run.weights.startswith("mean")
-    at = f" at step {run.step}" if mean or run.step != run.record.steps else ""
-    at += f" ({run.weights.partition('-')[0].replace('mean', 'mean of ')} checkpoints)" if mean else ""
+    at = f" at {run.steps_in_words}" if run.weights or run.step != run.record.steps else ""
     reached = f"perplexity {evaluation.perplexity:.2f} ({evaluation.loss:.4f} nats/token){at}"
     answers = run.documents(split).answers is not None
     if answers:
@@ -189,10 +187,11 @@ def _print_perplexity(run: TrainedRun, split: Split, evaluation: SplitEvaluation
         print(small, file=sys.stderr)
 
 
-def _print_inner_loss(folder: RunFolder, read: str, probe: Probe, factor: float, stored: bool) -> None:
+def _print_inner_loss(run: TrainedRun, read: str, probe: Probe, factor: float, stored: bool) -> None:
     from ttt.evaluate.inner_loss import describe
 
-    mean = f"mean over positions, heads and {probe.losses.sequences} {read}, at step {probe.step}"
+    folder = run.record.folder
+    mean = f"mean over positions, heads and {probe.losses.sequences} {read}, at {run.steps_in_words}"
     print(f"{folder.path}: inner loss by layer (mean squared error per dimension), {mean}")
     print(describe(probe.losses, factor))
     if stored:
@@ -210,7 +209,7 @@ def _print_context_gain(run: TrainedRun, split: Split, config: EvalConfig) -> No
     gain = probe_context(run, split, config.longest, config.eval_tokens)
     windows = {row.document: row.windows for row in gain.losses}
     text = f"the last {TARGETS} tokens of {sum(windows.values())} windows of {len(windows)} {split} documents"
-    print(f"{run.record.folder.path}: nats/token of {text}, at step {run.step}")
+    print(f"{run.record.folder.path}: nats/token of {text}, at {run.steps_in_words}")
     print(describe(gain))
     if run.stores_probe(split):
         print(run.record.folder.context_gain)
@@ -224,7 +223,7 @@ def _print_needle(run: TrainedRun, split: Split, config: EvalConfig) -> None:
     found = probe_needle(run, split, config.longest, config.eval_tokens)
     cases = sorted({row.cases for row in found})
     texts = f"{cases[0]}" if len(cases) == 1 else f"{cases[0]} to {cases[-1]}"
-    where = f"in {texts} texts of {split} documents each, at step {run.step}"
+    where = f"in {texts} texts of {split} documents each, at {run.steps_in_words}"
     print(f"{run.record.folder.path}: right answers about planted lines, {where}; trained at ctx={run.reading.ctx}")
     print(describe(found))
     if run.stores_probe(split):

@@ -1,6 +1,7 @@
 """``ttt-export``: write the model of a trained run as files for other programs."""
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 from ttt.cli.command import Command
@@ -39,7 +40,7 @@ def export(config: ExportConfig, overrides: list[str]) -> None:  # noqa: ARG001 
     read_record(folder.record)
     choice = Choice(config.step, config.average)
     if config.hf:
-        from ttt.evaluate.hf_export import export_hf
+        from ttt.hf.export import export_hf
 
         paths = export_hf(folder, out, choice)
     else:
@@ -58,6 +59,8 @@ def _check(config: ExportConfig) -> None:
     if (config.out is None) == (config.hf is None):
         given = "out= and hf= are both given" if config.out else "no folder to write is given"
         raise UserError(f"{given}; give out=FOLDER, or hf=FOLDER for transformers")
+    if config.hf and find_spec("transformers") is None:
+        raise bad_value("hf", config.hf, "needs transformers; pip install 'ttt-suite[transformers]'")
     if config.hf and (config.released or config.kernel):
         raise bad_value("hf", config.hf, "has the suite's names and kernel=auto; leave out released and kernel")
     if config.push and not config.hf:

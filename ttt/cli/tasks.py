@@ -67,7 +67,7 @@ def score_on_tasks(config: EvalConfig, folder: RunFolder, live: bool) -> None:
 
 
 def _print(run: TrainedRun, scores: Mapping[str, TaskScores]) -> None:
-    print(f"{run.record.folder.path}: tasks at ctx={context_name(run.reading.ctx)}, at step {run.step}")
+    print(f"{run.record.folder.path}: tasks at ctx={context_name(run.reading.ctx)}, at {run.steps_in_words}")
     rows = [("task", "metric", "score", "error", "documents", "few-shot")]
     for of_task in scores.values():
         for metric, value in of_task["scores"].items():

@@ -1,5 +1,6 @@
 """A byte-level BPE trained on the corpus itself: it encodes any text without loss."""
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -39,6 +40,18 @@ def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
 def load_tokenizer(path: Path) -> Tokenizer:
     """Read a file of ``save_tokenizer``."""
     return _as_plain_text(Tokenizer.from_str(path.read_text(encoding="utf-8")))
+
+
+def plain_json(path: Path) -> bytes:
+    """Return the content of a ``tokenizer.json`` with which any program encodes a text as ``load_tokenizer`` does.
+
+    Without settings of its last use, and without tokens that it would put around a text.
+    """
+    tokenizer = load_tokenizer(path)
+    settings = json.loads(tokenizer.to_str())
+    if tokenizer.num_special_tokens_to_add(is_pair=False):
+        settings["post_processor"] = None
+    return json.dumps(settings, ensure_ascii=False).encode()
 
 
 def encode_documents(tokenizer: Tokenizer, texts: Sequence[str], end: int) -> list[np.ndarray]:

@@ -38,13 +38,14 @@ the layers is the cache of `generate`; sequences of a batch must have one length
 """
 
 
-def model_card(record: Record, step: int, ctx: str) -> str:
+def model_card(record: Record, step: int, ctx: str, weights: str = "") -> str:
     """Return the README of an exported run, in Markdown with the metadata of the hub.
 
     Args:
         record: its record.
         step: optimizer steps of the exported weights.
         ctx: name of its context length.
+        weights: name of the exported weights if they are not the newest, as results of such weights have it.
     """
     config = record["config"]
     layer, backbone, size = config["model"]["name"], config["backbone"]["name"], config["size"]["name"]
@@ -52,11 +53,12 @@ def model_card(record: Record, step: int, ctx: str) -> str:
         f"A language model with the sequence layer `{layer}` in the backbone `{backbone}`, size {size}, trained at a "
     )
     text = HEAD.format(name=record["name"], what=f"{what}context of {ctx} tokens.")
-    sections = {"Training": _training(record, step), "Results": _results(record), "Reproduce": _reproduce(record)}
+    training, results = _training(record, step, weights), _results(record, weights)
+    sections = {"Training": training, "Results": results, "Reproduce": _reproduce(record)}
     return text + "\n".join(f"## {title}\n\n{body}\n" for title, body in sections.items())
 
 
-def _training(record: Record, step: int) -> str:
+def _training(record: Record, step: int, weights: str) -> str:
     parameters, data = record["parameters"], record["data"]
     rows = [
         ("parameters", f"{parameters['total']:,}, of which {parameters['embedding']:,} in the embedding"),
@@ -72,6 +74,9 @@ def _training(record: Record, step: int) -> str:
         origin = record["imported"]
         where = origin["source"] + (f" at {origin['revision']}" if origin["revision"] else "")
         rows.append(("weights", f"imported from {where} ({origin['layout']}), not trained by the suite"))
+    elif weights.startswith("mean"):
+        count = weights.removeprefix("mean").partition("-")[0]
+        rows.append(("weights", f"the mean of the last {count} checkpoints up to this step"))
     return _table(("", ""), rows)
 
 
@@ -79,23 +84,28 @@ def _flops(record: Record, step: int) -> float:
     return record["training_flops"] * step / max(1, record["steps_planned"])
 
 
-def _results(record: Record) -> str:
-    found = [(f"{record['data']['name']}, {split}", result) for split, result in record["results"].items()]
+def _results(record: Record, weights: str) -> str:
+    """Return the results of these weights; those of others would be taken for theirs."""
+    own = {} if weights else record["results"]
+    found = [(f"{record['data']['name']}, {split}", result) for split, result in own.items()]
     found += [
         (f"{result.get('data', name)}, {result.get('split', '')}", result)
         for name, result in record.get("evaluations", {}).items()
+        if result.get("weights", "") == weights
     ]
     head = ("text", "perplexity", "nats/token", "tokens", "context")
     tables = [_table(head, [_row(*pair) for pair in found])] if found else []
-    if scores := _scores(record):
+    if scores := _scores(record, weights):
         tables.append(_table(("task", "metric", "score", "standard error", "documents", "examples", "context"), scores))
     return "\n".join(tables) or "It has not been evaluated.\n"
 
 
-def _scores(record: Record) -> list[tuple[str, ...]]:
+def _scores(record: Record, weights: str) -> list[tuple[str, ...]]:
     """Return a row for each score on a task of lm-evaluation-harness."""
     rows: list[tuple[str, ...]] = []
     for name, scored in record.get("tasks", {}).items():
+        if scored.get("weights", "") != weights:
+            continue
         for metric, value in scored["scores"].items():
             error = scored["errors"].get(metric)
             shown = "inf" if value is None else f"{value:.4f}", "" if error is None else f"{error:.4f}"

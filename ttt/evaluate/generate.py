@@ -93,19 +93,25 @@ def continuation(model: LanguageModel, ids: Sequence[int], sampling: Sampling) -
     """
     model.eval()
     generator = torch.Generator().manual_seed(sampling.seed)
-    *earlier, ids_BT = torch.tensor([ids], device=model.embedding.weight.device).split(READ_CHUNK, dim=1)
-    state: State = {}
+    ids_BT = torch.tensor([ids], device=model.embedding.weight.device)
+    logits_BV, state = read_start(model, ids_BT, READ_CHUNK)
     read = list(ids)
-    for chunk_BT in earlier:
-        _, state = model(chunk_BT, state)
     while True:
-        logits_BTV, state = model(ids_BT, state)
-        if not logits_BTV[0, -1].isfinite().all():
+        if not logits_BV[0].isfinite().all():
             raise DivergedError(with_diagnosis("the logits are not finite", model, ids_BT.new_tensor([read])))
-        token = choose(logits_BTV[0, -1], sampling, generator)
+        token = choose(logits_BV[0], sampling, generator)
         read.append(token)
         yield token
-        ids_BT = ids_BT.new_tensor([[token]])
+        logits_BTV, state = model(ids_BT.new_tensor([[token]]), state)
+        logits_BV = logits_BTV[:, -1]
+
+
+def read_start(model: LanguageModel, ids_BT: Tensor, at_once: int) -> tuple[Tensor, State]:
+    """Read whole prompts, at most ``at_once`` tokens at a time; return the last logits [B, V] and the state."""
+    state: State = {}
+    for chunk_BT in ids_BT.split(min(at_once, READ_CHUNK), dim=1):
+        logits_BTV, state = model(chunk_BT, state)
+    return logits_BTV[:, -1], state
 
 
 def choose(logits_V: Tensor, sampling: Sampling, generator: torch.Generator) -> int:

@@ -21,10 +21,11 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from ttt.config.errors import DivergedError, bad_value
 from ttt.config.identity import context_name
 from ttt.config.progress import progress_bar
-from ttt.data.vocabulary import open_vocabulary
-from ttt.evaluate.generate import Sampling, continuation
+from ttt.data.vocabulary import Vocabulary, open_vocabulary
+from ttt.evaluate.generate import Sampling
 from ttt.evaluate.harness import Tasks
 from ttt.evaluate.run import TrainedRun
+from ttt.evaluate.together import continue_together
 from ttt.layers.diagnose import with_diagnosis
 from ttt.models.language_model import token_predictions
 from ttt.results.task_scores import TaskScores
@@ -114,11 +115,41 @@ def _name(metric: str, kind: str) -> str:
     return metric if kind == "none" else f"{metric},{kind}"
 
 
+class Answer:
+    """An answer as it is written.
+
+    Attributes:
+        text: the text so far, without a stop text.
+        most: maximum number of tokens.
+        sampling: the choice of each token.
+    """
+
+    def __init__(self, options: dict[str, Any], vocabulary: Vocabulary) -> None:
+        stops = options.get("until") or []
+        self._stops = [stop for stop in ([stops] if isinstance(stops, str) else stops) if stop]
+        temperature = options.get("temperature", 1.0) if options.get("do_sample") else 0
+        self.sampling = Sampling(temperature=temperature, top_k=options.get("top_k"), seed=0)
+        self.text, self.most = "", int(options.get("max_gen_toks", MOST_WRITTEN))
+        self._left, self._vocabulary = self.most, vocabulary
+        self._characters = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def add(self, token: int) -> bool:
+        """Add a token; return whether the answer goes on."""
+        if self._left <= 0 or token == self._vocabulary.end:
+            return False
+        self._left -= 1
+        self.text += self._characters.decode(self._vocabulary.bytes_of(token))
+        places = [self.text.find(stop) for stop in self._stops if stop in self.text]
+        if places:
+            self.text = self.text[: min(places)]
+        return self._left > 0 and not places
+
+
 class HarnessModel(TemplateLM):
     """The model of a run, with its tokenizer. A text begins after the token that ends a document, as in training.
 
-    Texts and continuations are scored in batches of the run's ``device_tokens``, in contexts of at most the run's
-    ``reading.ctx`` tokens; answers are written one after another, each token from the state after the one before it.
+    Texts and continuations are scored and answers written in batches of the run's ``device_tokens``, in contexts of at
+    most the run's ``reading.ctx`` tokens.
     """
 
     def __init__(self, run: TrainedRun) -> None:
@@ -166,26 +197,26 @@ class HarnessModel(TemplateLM):
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:  # noqa: ARG002
         """Return an answer to each prompt: to a stop text, the end of a document, or ``max_gen_toks`` tokens."""
-        shown = self._run.reading.show_progress
-        asked = progress_bar(requests, desc="answers", show=shown, leave=False)
-        return [self._answer(*request.args) for request in asked]
-
-    def _answer(self, prompt: str, options: dict[str, Any]) -> str:
-        stops = options.get("until") or []
-        stops = [stops] if isinstance(stops, str) else stops
-        temperature = options.get("temperature", 1.0) if options.get("do_sample") else 0
-        sampling = Sampling(temperature=temperature, top_k=options.get("top_k"), seed=0)
-        ids = self.tok_encode(prompt)[-self.max_length :] or [self.eot_token_id]
-        characters, text = codecs.getincrementaldecoder("utf-8")(errors="replace"), ""
-        written = continuation(self._run.model, ids, sampling)
-        for _, token in zip(range(int(options.get("max_gen_toks", MOST_WRITTEN))), written, strict=False):
-            if token == self.eot_token_id:
-                break
-            text += characters.decode(self._vocabulary.bytes_of(token))
-            places = [text.find(stop) for stop in stops if stop and stop in text]
-            if places:
-                return text[: min(places)]
-        return text
+        reading = self._run.reading
+        answers = [Answer(request.args[1], self._vocabulary) for request in requests]
+        prompts = [self.tok_encode(request.args[0])[-self.max_length :] or [self.eot_token_id] for request in requests]
+        # Neighbours are of similar length: all prompts of a batch are read at the same time.
+        order = sorted(range(len(prompts)), key=lambda number: -len(prompts[number]))
+        with progress_bar(total=len(order), desc="answers", show=reading.show_progress, leave=False) as progress:
+            while order:
+                longest = max(len(prompts[number]) + answers[number].most for number in order)
+                batch = max(1, reading.device_tokens // longest)
+                chosen, order = order[:batch], order[batch:]
+                together = [answers[number] for number in chosen]
+                continue_together(
+                    self._run.model,
+                    [prompts[number] for number in chosen],
+                    [answer.sampling for answer in together],
+                    [answer.add for answer in together],
+                    reading.device_tokens,
+                )
+                progress.update(len(chosen))
+        return [answer.text for answer in answers]
 
     @torch.no_grad()
     def _score(self, pairs: list[Pair]) -> list[tuple[float, bool]]:

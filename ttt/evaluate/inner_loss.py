@@ -41,13 +41,11 @@ class Probe:
 
     Attributes:
         losses: of each TTT layer.
-        step: optimizer steps of the weights.
         warnings: subject -> text, for every inner loop that grows without bound.
         failure: the first inner loop with a number that is not finite, as a message; None: all numbers are finite.
     """
 
     losses: InnerLosses
-    step: int
     warnings: dict[str, str]
     failure: str | None
 
@@ -75,7 +73,7 @@ def probe_run(run: TrainedRun, split: Split) -> Probe:
         run.record.warn(warnings)
         run.record.write()
     failure = None if losses.lost is None else with_diagnosis("the inner losses are not finite", run.model, losses.lost)
-    return Probe(losses, run.step, warnings, failure)
+    return Probe(losses, warnings, failure)
 
 
 def measure_inner_losses(

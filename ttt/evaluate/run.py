@@ -88,6 +88,13 @@ class TrainedRun:
     writable: bool = True
     weights: str = ""
 
+    @property
+    def steps_in_words(self) -> str:
+        """The steps of the weights, for readers: ``step 50``, ``step 50 (mean of 2 checkpoints)``."""
+        count = self.weights.removeprefix("mean").partition("-")[0]
+        mean = f" (mean of {count} checkpoints)" if self.weights.startswith("mean") else ""
+        return f"step {self.step}{mean}"
+
     @cached_property
     def corpus(self) -> Corpus:
         """The data to read; a run without it can generate text and be exported."""

@@ -5,7 +5,9 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from ttt.config.schema import Resolved
-from ttt.evaluate.hf_export import MODEL_TYPE
+
+MODEL_TYPE = "ttt_suite"
+"""Name of the suite's models in ``config.json``."""
 
 
 class TTTSuiteConfig(PretrainedConfig):

@@ -16,7 +16,7 @@ from ttt.config.plain import build_group
 from ttt.config.schema import BackboneConfig, KernelConfig, SizeConfig
 from ttt.hf.configuration import TTTSuiteConfig
 from ttt.layers.registry import layer_schema
-from ttt.layers.state import State
+from ttt.layers.state import State, rows_of
 from ttt.models.build import build_model
 
 IGNORED = -100
@@ -30,10 +30,8 @@ class StreamingState:
         self.tensors = tensors
 
     def reorder_cache(self, rows_B: Tensor) -> None:
-        """Choose sequences of the batch, as beam search does; scalars are common to all."""
-        for name, value in self.tensors.items():
-            if value.ndim:
-                self.tensors[name] = value.index_select(0, rows_B.to(value.device))
+        """Choose sequences of the batch, as beam search does."""
+        self.tensors = rows_of(self.tensors, rows_B)
 
 
 @dataclass

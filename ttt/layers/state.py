@@ -53,3 +53,10 @@ def part(state: State | None, name: str) -> State:
 def named(name: str, state: State) -> State:
     """Return a submodule's state under its name: the inverse of ``part``."""
     return {f"{name}.{key}": value for key, value in state.items()}
+
+
+def rows_of(state: State, rows_B: Tensor) -> State:
+    """Return the state of some sequences of a batch, in the order of their numbers; scalars are common to all."""
+    return {
+        key: value.index_select(0, rows_B.to(value.device)) if value.ndim else value for key, value in state.items()
+    }

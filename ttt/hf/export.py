@@ -9,26 +9,28 @@ from safetensors.torch import save
 
 from ttt.config.identity import context_name
 from ttt.config.schema import KernelConfig
+from ttt.data.tokenizer import plain_json
 from ttt.data.vocabulary import JSON, open_vocabulary
 from ttt.evaluate.card import model_card
 from ttt.evaluate.run import TrainedRun, load_run
+from ttt.hf.configuration import MODEL_TYPE
+from ttt.hf.same_tokens import check_same_tokens
 from ttt.results.atomic import write_bytes
 from ttt.results.checkpoints import Choice
 from ttt.results.record import RunFolder
 
-MODEL_TYPE = "ttt_suite"
-MODULE = "modeling_ttt_suite"
+WEIGHTS, MODULE = "model.safetensors", "modeling_ttt_suite"
 GROUPS = ("model", "size", "backbone")
 """Groups of a run's configuration that its weights depend on."""
 
 CODE = '''"""Loads this model with trust_remote_code=True; its code is in the package ttt-suite."""
 
 try:
-    from ttt.hf import TTTSuiteConfig, TTTSuiteForCausalLM
+    from ttt.hf import TTTSuiteConfig, TTTSuiteForCausalLM, TTTSuiteTokenizer
 except ImportError as error:
     raise ImportError("this model needs the package ttt-suite; install it from the repository in its README") from error
 
-__all__ = ["TTTSuiteConfig", "TTTSuiteForCausalLM"]
+__all__ = ["TTTSuiteConfig", "TTTSuiteForCausalLM", "TTTSuiteTokenizer"]
 '''
 
 
@@ -41,20 +43,22 @@ def export_hf(folder: RunFolder, out: Path, choice: Choice = Choice()) -> list[P
         choice: the weights.
 
     Raises:
-        UserError: there is no run or no undamaged checkpoint, or the folder cannot be written.
+        UserError: there is no run or no undamaged checkpoint, transformers would read other tokens than the run, or
+            the folder cannot be written.
     """
     run = load_run(folder, torch.device("cpu"), kernel=KernelConfig(), choice=choice)
     tokenizer = run.tokenizer()
+    read_by_transformers = tokenizer_files(tokenizer, run.reading.ctx)
+    check_same_tokens(tokenizer, read_by_transformers)
     state = {f"model.{name}": value.contiguous() for name, value in run.model.state_dict().items()}
     content = run.record.content
     # The largest file first, so that a full disk is noticed before others are written.
     files = {
-        "model.safetensors": save(state, metadata={"format": "pt"}),
+        WEIGHTS: save(state, metadata={"format": "pt"}),
         "config.json": _as_json(_config(run, tokenizer)),
-        tokenizer.name: tokenizer.read_bytes(),
-        "tokenizer_config.json": _as_json(_tokenizer_config(run, tokenizer)),
+        **read_by_transformers,
         f"{MODULE}.py": CODE.encode(),
-        "README.md": model_card(content, run.step, context_name(run.reading.ctx)).encode(),
+        "README.md": model_card(content, run.step, context_name(run.reading.ctx), run.weights).encode(),
     }
     for name, data in files.items():
         write_bytes(out / name, data)
@@ -85,22 +89,31 @@ def _config(run: TrainedRun, tokenizer: Path) -> dict[str, Any]:
     }
 
 
-def _tokenizer_config(run: TrainedRun, tokenizer: Path) -> dict[str, Any]:
-    vocabulary = open_vocabulary(tokenizer.parent)
+def tokenizer_files(tokenizer: Path, ctx: int) -> dict[str, bytes]:
+    """Return name -> content of the files by which transformers reads a run's tokenizer.
+
+    Args:
+        tokenizer: its file in the run's folder.
+        ctx: tokens of the run's context.
+    """
+    vocabulary, own = open_vocabulary(tokenizer.parent), "TTTSuiteTokenizer"
     end = vocabulary.name_of(vocabulary.end)
-    is_json = tokenizer.name == JSON
-    return {
-        "tokenizer_class": "PreTrainedTokenizerFast" if is_json else "LlamaTokenizer",
+    kind: dict[str, Any] = {"tokenizer_class": own, "auto_map": {"AutoTokenizer": [f"{MODULE}.{own}", None]}}
+    if tokenizer.name == JSON:
+        kind = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    config = kind | {
         "add_bos_token": False,
         "add_eos_token": False,
         "bos_token": end,
         "eos_token": end,
         "pad_token": end,
         "clean_up_tokenization_spaces": False,
-        "model_max_length": run.reading.ctx,
+        "model_max_length": ctx,
         # The text of the end token in a document is ordinary text, as in training.
         "split_special_tokens": True,
     }
+    content = plain_json(tokenizer) if tokenizer.name == JSON else tokenizer.read_bytes()
+    return {tokenizer.name: content, "tokenizer_config.json": _as_json(config)}
 
 
 def _as_json(content: dict[str, Any]) -> bytes:
