@@ -34,8 +34,8 @@ def prepare_once_per_launch() -> Iterator[None]:
 def comparisons_are_masks() -> Iterator[None]:
     """Give a scalar comparison that is spread over a tile the type of a mask.
 
-    The interpreter gives it the type of the compared numbers, int32, and refuses such masks from Triton 3.9 on. Compiled
-    kernels are not concerned.
+    The interpreter gives it the type of the compared numbers, int32, and refuses such masks from Triton 3.9 on. Kernels
+    that are compiled are not concerned.
     """
     spread = InterpreterBuilder.create_splat
 
