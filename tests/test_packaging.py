@@ -1,14 +1,17 @@
 """An installed wheel works like the checkout: it contains every file that a command reads."""
 
 import os
+import re
 import runpy
 import subprocess
 import sys
 import tomllib
+from importlib import metadata
 from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
 from ttt.config.assets import assets
 
@@ -83,6 +86,17 @@ def test_constraints_pin_every_requirement() -> None:
         name = requirement.split(";")[0].partition(">")[0].strip().lower()
         assert name in pinned, f"{name} is not pinned in constraints.txt"
     assert "triton==3.7.1" in lines, "torch 2.13.0's CUDA build requires exactly this"
+
+
+def test_pinned_versions_run_on_every_allowed_python() -> None:
+    """``uv sync`` resolves for all of them at once, and a system's python3.11 may be an early one."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    least = ".".join([*re.findall(r">=([\d.]+)", project["requires-python"]), "0"])
+    pinned = {line.partition("==")[0].lower() for line in (ROOT / "constraints.txt").read_text().splitlines()}
+    for package in metadata.distributions():
+        pythons = package.metadata["Requires-Python"]
+        if package.name.lower() in pinned and pythons:
+            assert SpecifierSet(pythons).contains(least), f"{package.name} {package.version} needs Python {pythons}"
 
 
 def test_uv_installs_the_pinned_versions() -> None:

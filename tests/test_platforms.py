@@ -1,6 +1,7 @@
 """The files for other processors and containers agree with the suite."""
 
 import re
+import subprocess
 import tomllib
 
 import yaml
@@ -35,6 +36,22 @@ def test_the_apptainer_image_gets_every_folder_of_the_package() -> None:
     wanted = {"ttt", *project["tool"]["setuptools"]["package-dir"].values()}
     wanted |= {"pyproject.toml", "constraints.txt", project["project"]["readme"], *project["project"]["license-files"]}
     assert wanted <= set(files[1].split())
+
+
+def test_the_apptainer_definition_has_known_sections_of_valid_shell() -> None:
+    """The sections are those of Apptainer's user guide, "Definition Files"."""
+    head, *parts = re.split(r"^%", (ROOT / "containers/ttt-suite.def").read_text(), flags=re.M)
+    headers = dict(line.split(": ") for line in head.splitlines() if line and not line.startswith("#"))
+    assert headers.keys() == {"Bootstrap", "From"}
+    assert headers["Bootstrap"] == "docker"
+    names = [part.split("\n", 1)[0] for part in parts]
+    assert len(set(names)) == len(names)
+    assert {"files", "post", "environment", "runscript", "test"} == set(names)
+    for part in parts:
+        name, text = part.split("\n", 1)
+        if name != "files":
+            checked = subprocess.run(["sh", "-n"], input=text, text=True, capture_output=True)
+            assert (checked.returncode, checked.stderr) == (0, ""), name
 
 
 def test_the_clusters_of_the_document_have_known_keys() -> None:

@@ -29,7 +29,12 @@ _MODULES = {
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"ttt.api.{_MODULES[name]}"), name)
+    from ttt.config.supported import unsupported_python, unsupported_torch
+
+    if problem := unsupported_python() or unsupported_torch():
+        raise ImportError(problem)
+    globals()[name] = getattr(import_module(f"ttt.api.{_MODULES[name]}"), name)  # asked for once
+    return globals()[name]
 
 
 def __dir__() -> list[str]:

@@ -50,6 +50,16 @@ def test_an_unsupported_torch_is_named(
     assert capsys.readouterr() == ("", line)
 
 
+def test_an_unsupported_torch_is_named_before_the_python_interface_imports_it() -> None:
+    code = "from importlib import metadata; metadata.version = lambda _: '2.9.1'\nimport sys, ttt\n"
+    code += "try: ttt.load\nexcept ImportError as error: print(error, 'torch' in sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    torches = supported.declared()[2]
+    assert shown.stdout == (
+        f"torch 2.9.1 is not supported; install torch{torches}: pip install 'torch{torches}' False\n"
+    ), shown.stderr
+
+
 def test_an_unsupported_python_is_named_by_make() -> None:
     """Run the file as the Makefile does, with a Python that says that it is an old one."""
     code = f"import sys, runpy; sys.version_info = (3, 9, 2); runpy.run_path({str(FILE)!r}, run_name='__main__')"

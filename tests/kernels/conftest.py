@@ -1,10 +1,11 @@
-"""A fixture that makes Triton's interpreter several times as fast."""
+"""Fixtures that make Triton's interpreter several times as fast, and mend masks in its version 3.9."""
 
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from triton.runtime.interpreter import InterpretedFunction
+import triton.language as tl
+from triton.runtime.interpreter import InterpretedFunction, InterpreterBuilder, TensorHandle
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -26,4 +27,22 @@ def prepare_once_per_launch() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(InterpretedFunction, "run", launch)
         patch.setattr(InterpretedFunction, "__call__", call)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def comparisons_are_masks() -> Iterator[None]:
+    """Give a scalar comparison that is spread over a tile the type of a mask.
+
+    The interpreter gives it the type of the compared numbers, int32, and refuses such masks from Triton 3.9 on. Kernels
+    that are compiled are not concerned.
+    """
+    spread = InterpreterBuilder.create_splat
+
+    def create_splat(self: InterpreterBuilder, kind: Any, value: Any) -> Any:
+        tile = spread(self, kind, value)
+        return TensorHandle(tile.data.astype(bool), tl.int1) if kind.scalar == tl.int1 else tile
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(InterpreterBuilder, "create_splat", create_splat)
         yield

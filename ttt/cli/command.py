@@ -20,6 +20,7 @@ from ttt.cli.answer import answer
 from ttt.cli.compose import as_object, as_typed, groups, quote_option, register_schemas
 from ttt.cli.errors import exit_with_one_line
 from ttt.cli.help import describe_command
+from ttt.cli.late_help import accept_late_help
 from ttt.config.assets import assets
 from ttt.config.errors import UserError
 from ttt.config.keys import REQUIRED, refuse_renamed
@@ -82,6 +83,7 @@ class Command(Generic[C]):
         overrides, texts = self.for_hydra(arguments)
         # Hydra does not accept -m between overrides.
         sys.argv[1:] = sorted(overrides, key=lambda argument: argument not in MULTIRUN)
+        accept_late_help()
         refuse_unknown_flags(sys.argv[1:])
         self._check_run(overrides)
         job = self._job(texts)
