@@ -205,14 +205,19 @@ def test_multirun_trains_every_combination(
 
 @pytest.mark.slow
 def test_two_processes_train_one_model(configure: Configure, starter: Starter, tiny: list[str], tmp_path: Path) -> None:
-    """DDP over gloo: the same steps as one process with the whole batch, up to the order of sums."""
+    """DDP over gloo, with recomputed blocks: the steps of one process with the whole batch, up to the order of sums."""
     import torch
 
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     train(configure(f"run={tmp_path}/one"), [])
-    both = ["trainer.strategy=ddp", "trainer.devices=2", f"run={tmp_path}/two"]
+    both = [
+        "trainer.strategy=ddp",
+        "trainer.devices=2",
+        "trainer.activation_checkpointing=blocks",
+        f"run={tmp_path}/two",
+    ]
     # Lightning starts the second process from a file.
     (program := tmp_path / "train.py").write_text(MAIN)
     done = starter.run(MAIN, [*tiny, *both], name=str(program), cwd=tmp_path, environment={"MASTER_PORT": str(port)})

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from itertools import chain, islice
+from threading import Semaphore
 
 import pytest
 import torch
@@ -124,3 +125,14 @@ def test_batches_that_are_read_ahead_are_the_same(windows: Windows, monkeypatch:
     rest = list(loader)
     assert [batch[:, 0].tolist() for batch in first + rest] == names(TrainLoader(windows, 3, 8, seed=0))
     assert all(any(batch is one for one in pinned) for batch in first + rest)
+
+
+def test_the_next_two_batches_are_read_while_one_is_used(windows: Windows, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step that takes as long as reading a batch, or longer, never waits for it."""
+    read = Semaphore(0)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda batch: read.release() or batch)
+    batches = iter(TrainLoader(windows, 3, 8, seed=0, ahead=2))
+    next(batches)
+    assert all(read.acquire(timeout=60) for _ in range(3)), "the one in use and two more, without being asked"
+    next(batches)
+    assert read.acquire(timeout=60), "one more for each that is used"

@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ttt.backbones.mamba import MambaBackboneBlock
 from ttt.config.schema import TrainConfig
+from ttt.layers.compiled import compile_blocks
 from ttt.layers.registry import layer_types
 from ttt.models.build import build_model
 from ttt.models.checkpointing import checkpoint_blocks
@@ -55,13 +56,17 @@ def gradients(model: LanguageModel, loss: Loss) -> list[Tensor]:
     return [value.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)]
 
 
-def both(configure: Callable[..., TrainConfig], loss: Loss, *overrides: str) -> tuple[list[Tensor], list[Tensor]]:
-    """Return loss and gradients of a model, and the same with recomputed blocks."""
+def both(
+    configure: Callable[..., TrainConfig], loss: Loss, *overrides: str, compiles: bool = False
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Return loss and gradients of a model, and the same with recomputed blocks, which may be compiled."""
     config = configure("size.blocks=2", "size.init_std=0.2", *overrides)
     found = []
     for checkpointed in (False, True):
         torch.manual_seed(0)
         model = build_model(config.model, config.size, config.backbone, config.kernel, V)
+        if checkpointed and compiles:
+            compile_blocks(model.blocks, torch.device("cpu"), "eager")
         if checkpointed:
             checkpoint_blocks(model)
         found.append(gradients(model, loss))
@@ -95,8 +100,11 @@ def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
 
 @pytest.mark.usefixtures("alone")
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("compiles", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_gradients_are_the_same_in_a_distributed_model(configure: Callable[..., TrainConfig], strategy: str) -> None:
+def test_gradients_are_the_same_in_a_distributed_model(
+    configure: Callable[..., TrainConfig], strategy: str, compiles: bool
+) -> None:
     wrapped = {
         "ddp": DistributedDataParallel,
         "fsdp": partial(
@@ -111,7 +119,7 @@ def test_gradients_are_the_same_in_a_distributed_model(configure: Callable[..., 
     def loss(model: LanguageModel) -> Tensor:
         return token_losses(wrapped(model), IDS).mean()
 
-    expected, actual = both(configure, loss, "model=ttt_linear")
+    expected, actual = both(configure, loss, "model=ttt_linear", compiles=compiles)
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(actual, expected, strict=True))
 
 
