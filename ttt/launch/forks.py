@@ -136,7 +136,7 @@ class ForkingExecutor(submitit.LocalExecutor):
         super().__init__(folder, max_num_timeout=max_num_timeout)
         self._forks = forks
 
-    def _submit_command(self, command: str) -> LocalJob[None]:
+    def _submit_command(self, command: str) -> LocalJob[Any]:
         forked = None
         if self._forks is not None and self.parameters["tasks_per_node"] == 1:
             forked = self._forks.fork(self.folder, _environment(command, self.parameters))

@@ -50,8 +50,8 @@ def without_unused() -> Iterator[None]:
             return False
         return is_available(requirement)
 
-    cache.__bool__ = available  # type: ignore[method-assign]
-    imports.package_available = lambda name: name not in UNUSED and is_installed(name)
+    cache.__bool__ = available  # type: ignore[method-assign,assignment]
+    imports.package_available = lambda name: name not in UNUSED and is_installed(name)  # type: ignore[assignment]
     try:
         yield
     finally:
