@@ -3,12 +3,13 @@
 from collections.abc import Callable
 from dataclasses import asdict
 
+import hydra
 import pytest
 
 from ttt.analysis.listing import label_in_words
 from ttt.analysis.names import run_name
 from ttt.analysis.table_1 import TABLE_1
-from ttt.cli.label import label_of, label_of_plain
+from ttt.cli.label import NOT_COMPARED, hydra_ready, label_of, label_of_plain, standard
 from ttt.cli.sweep.expand import expand, load_sweep
 from ttt.config.label import Label, TableForm
 from ttt.config.plain import to_plain
@@ -98,3 +99,9 @@ def test_what_conf_does_not_have_departs_from_nothing(configure: Configure) -> N
     plain = asdict(configure())
     plain["model"], plain["size"] = {"name": "<gla>", "gate": 1}, {"name": "mine", "width": 3}
     assert label_of_plain(plain) == Label("<gla>", "mamba", "mine", 64)
+
+
+def test_a_size_that_is_read_without_hydra_is_the_one_that_it_composes() -> None:
+    with hydra_ready():
+        composed = hydra.compose("train", ["size=w128"]).size
+    assert standard("size", "w128") == {key: composed[key] for key in composed if key not in {*NOT_COMPARED, "match"}}

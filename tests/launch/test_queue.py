@@ -15,6 +15,7 @@ from ttt.config.errors import UserError
 from ttt.launch import queue
 from ttt.launch.journal import append_lines, local_line
 from ttt.launch.plan import PlannedRun, SweepFolder
+from ttt.launch.resources import Resources
 from ttt.launch.status import sweep_status
 
 Make = Callable[[list[PlannedRun]], SweepFolder]
@@ -86,6 +87,7 @@ def test_a_queue_process_starts_while_a_status_command_tests_its_lock(
     steps: list[SweepFolder] = []
     monkeypatch.setattr(queue.sys, "argv", ["queue", str(folder.path)])
     monkeypatch.setattr(queue, "POLL_S", 0)
-    monkeypatch.setattr(queue, "_start_runs", lambda folder, _: steps.append(folder))
+    monkeypatch.setattr(queue, "read_resources", lambda _: Resources(ClusterConfig(name="here", setup=["true"])))
+    monkeypatch.setattr(queue, "_start_runs", lambda folder, *_: steps.append(folder))
     queue.main()
     assert [step.path for step in steps] == [folder.path]

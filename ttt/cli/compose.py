@@ -125,7 +125,7 @@ def compose(config_name: str, overrides: Sequence[str]) -> DictConfig:
     """
     values = [override for override in overrides if _sets_a_value(override)]
     options = [override for override in overrides if not _sets_a_value(override)]
-    settings = {option.partition("=")[0]: _values_of(option) for option in options if config_name == "train"}
+    settings = {option.partition("=")[0]: option_values(option) for option in options if config_name == "train"}
     chosen = tuple(option for option in options if not settings.get(option.partition("=")[0]))
     folders = str(GlobalHydra.instance().config_loader().get_search_path())
     composed = cast(DictConfig, pickle.loads(_of_groups(folders, config_name, chosen)))
@@ -151,7 +151,7 @@ def _of_groups(folders: str, config_name: str, overrides: tuple[str, ...]) -> by
 
 
 @cache
-def _values_of(override: str) -> Resolved | None:
+def option_values(override: str) -> Resolved | None:
     """Return the values that ``group=option`` sets, for a group of ``VALUES``; None: Hydra must compose the option."""
     group, _, option = override.partition("=")
     path = assets() / "conf" / group / f"{option.strip(chr(39))}.yaml"

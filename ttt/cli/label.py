@@ -14,7 +14,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
-from ttt.cli.compose import quote_option, register_schemas
+from ttt.cli.compose import option_values, quote_option, register_schemas
 from ttt.config.assets import assets
 from ttt.config.label import TRIED, TRIED_IN_TEXT, Label, TableForm, names_only
 from ttt.config.layers import MODELS
@@ -70,6 +70,8 @@ def standard(group: str, name: str, ctx: int = 512) -> Resolved:
 
     The result is empty for an unknown option, or for one that refers to groups that ``STANDARDS`` lacks.
     """
+    if group == "size" and (values := option_values(f"size={name}")):
+        return _compared(values)
     composed = _composed(f"{group}={name}")
     try:
         return {} if composed is None else _settings(composed, group, ctx)
@@ -134,7 +136,10 @@ def _paper_text() -> Resolved:
 
 def _settings(composed: DictConfig, group: str, ctx: int) -> Resolved:
     composed.ctx.length = ctx
-    values = cast(Resolved, OmegaConf.to_container(composed[group], resolve=True))
+    return _compared(cast(Resolved, OmegaConf.to_container(composed[group], resolve=True)))
+
+
+def _compared(values: Resolved) -> Resolved:
     return {key: value for key, value in values.items() if key not in NOT_COMPARED}
 
 

@@ -1,7 +1,7 @@
 """The queue process of a sweep on this machine: starts the runs in order, ``parallel`` at a time.
 
 It runs detached from the terminal (``python -m ttt.launch.queue FOLDER``). Each run is a job of submitit's local
-executor.
+executor, a fork of one process that has imported what runs need (``ttt.launch.forks``).
 """
 
 import os
@@ -15,6 +15,7 @@ from filelock import Timeout
 
 from ttt.config.cluster import ClusterConfig
 from ttt.config.errors import UserError
+from ttt.launch.forks import ForkingExecutor, Forks, can_fork
 from ttt.launch.job import make_job
 from ttt.launch.journal import append_lines, local_line
 from ttt.launch.local import queue_lock, queue_runs
@@ -70,15 +71,19 @@ def main() -> None:
         lock.acquire(timeout=LOCK_WAIT_S)
     except Timeout:
         return
+    # Its imports take seconds, in which submit_lock would keep other commands waiting.
+    forks = Forks() if can_fork(read_resources(folder).cluster) else None
     while lock.is_locked:
         with submit_lock(folder):
-            if not _start_runs(folder, slots):
+            if not _start_runs(folder, slots, forks):
                 # Released while submit_lock is held, so that later submissions start a new queue process.
                 lock.release()
         time.sleep(POLL_S)
+    if forks is not None:
+        forks.close()
 
 
-def _start_runs(folder: SweepFolder, slots: Slots) -> bool:
+def _start_runs(folder: SweepFolder, slots: Slots, forks: Forks | None) -> bool:
     """Start queued runs in free slots; return whether any run is still waiting or running."""
     resources, origin = read_resources(folder), read_origin(folder)
     for slot in [slot for slot, job in slots.items() if job.done()]:
@@ -91,7 +96,7 @@ def _start_runs(folder: SweepFolder, slots: Slots) -> bool:
     free = [slot for slot in range(resources.cluster.parallel) if slot not in taken]
     for slot, run in zip(free, queued, strict=False):
         job = make_job(folder, run, origin, "local")
-        slots[slot] = _executor(folder, resources.of(run), slot, run.devices).submit(job)
+        slots[slot] = _executor(folder, resources.of(run), slot, run.devices, forks).submit(job)
         append_lines(folder.jobs, [local_line(run, slots[slot].job_id, slot)])
     return bool(slots or queued or any(status.state == "waiting" for status in own))
 
@@ -103,10 +108,12 @@ def _slots_of_lost_queue(folder: SweepFolder, statuses: list[RunStatus], slots: 
     return [job.get("slot", 0) for job in read_jobs(folder) if job["job_id"] in running and job["executor"] == "local"]
 
 
-def _executor(folder: SweepFolder, cluster: ClusterConfig, slot: int, devices: int) -> submitit.LocalExecutor:
+def _executor(
+    folder: SweepFolder, cluster: ClusterConfig, slot: int, devices: int, forks: Forks | None
+) -> submitit.LocalExecutor:
     """Return the executor of a slot, which runs one job at a time on the slot's GPUs."""
     gpus = cluster.gpus_per_task * devices
-    executor = submitit.LocalExecutor(folder.submitit, max_num_timeout=cluster.requeues)
+    executor = ForkingExecutor(folder.submitit, forks if can_fork(cluster) else None, cluster.requeues)
     executor.update_parameters(
         timeout_min=cluster.timeout_min,
         signal_delay_s=cluster.signal_delay_s,

@@ -21,6 +21,7 @@ from ttt.results.steps import steps_in_words, stopped_early
 from ttt.train.opening import Opening, open_run
 from ttt.train.planning import RunPlan, plan_run
 from ttt.train.processes import all_ranks_or_fail, broadcast_from_rank0, check_processes, process_group, rank
+from ttt.train.quick_imports import quick_imports
 from ttt.train.requeueing import requeueing
 
 if TYPE_CHECKING:
@@ -55,8 +56,9 @@ def train(
             return
         # torch is imported only now, so that a mistake in the configuration or a folder of another run is reported at
         # once.
-        from ttt.train.prepare import prepare
-        from ttt.train.run import run
+        with quick_imports():
+            from ttt.train.prepare import prepare
+            from ttt.train.run import run
 
         labelled = replace(plan, label=label() if label else None)
         prepared = all_ranks_or_fail(lambda: prepare(labelled, opening))
