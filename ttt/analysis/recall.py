@@ -50,9 +50,14 @@ def answering_runs(results: Results) -> DataFrame:
     rows = results.runs[has_answers(results) & is_standard(results, "model", TRIED_IN_TEXT)]
     if STATE_SIZE not in rows:
         rows = rows.assign(**{STATE_SIZE: np.nan})
-    pairs = [int(results.settings[run_id].get("data.pairs", MQARConfig.pairs)) for run_id in rows["run_id"]]
-    heads = [int(results.settings[run_id].get("size.heads", 1)) for run_id in rows["run_id"]]
-    rows = compare(results, rows.assign(pairs=pairs, heads=heads), [*METHOD, STATE_SIZE, "heads"])
+    settings = [results.settings[run_id] for run_id in rows["run_id"]]
+    rows = rows.assign(
+        # Without the digest that tells several texts of one name apart: here the number of pairs does.
+        data=[each["data.source"] for each in settings],
+        pairs=[int(each.get("data.pairs", MQARConfig.pairs)) for each in settings],
+        heads=[int(each.get("size.heads", 1)) for each in settings],
+    )
+    rows = compare(results, rows, [*METHOD, STATE_SIZE, "heads"])
     split = reported_split(rows)
     return rows.assign(split=split, accuracy=rows[f"{split}_accuracy"].astype(float))
 

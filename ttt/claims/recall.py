@@ -3,6 +3,7 @@
 import math
 from itertools import pairwise
 
+import numpy as np
 import pandas as pd
 
 from ttt.analysis.comparison import RunRole
@@ -35,7 +36,8 @@ def more_recall(results: Results) -> list[Part]:
     rows = answering_runs(results)
     rows = rows[rows["model"].isin(ORDER) & (rows["start"] == "")]
     rows = rows[rows["role"].isin([RunRole.DRAWN, RunRole.DIVERGED])]
-    rows = rows[[results.labels[run_id].departures_of("size") <= {"size.heads"} for run_id in rows["run_id"]]]
+    of_width = [results.labels[run_id].departures_of("size") <= {"size.heads"} for run_id in rows["run_id"]]
+    rows = rows[np.array(of_width, dtype=bool)]
     diverged = rows["role"] == RunRole.DIVERGED
     rows = rows.assign(
         accuracy=rows["accuracy"].mask(diverged, math.inf),
