@@ -374,7 +374,7 @@ def test_the_package_whose_kernels_run_on_a_gpu_is_recorded(
     monkeypatch.setattr(GatedLinearAttention, "recurrence", kernels)
     config = LatencyBenchConfig(
         kernels=["auto"], models=["gla"], tokens=[8], width=16, heads=2, blocks=1, mlp_hidden=16, vocab=16,
-        dtype="bfloat16", inner=False, checkpoint_group=[None],
+        dtype="bfloat16", inner=False, checkpoint_group=[None], decode=1,
     )  # fmt: skip
     methods = {("gla", 8): method("gla", 8)}
     for device, forms in (("cuda", [package, package, PLAIN_RECURRENCE]), ("cpu", [None] * 3)):
