@@ -10,7 +10,7 @@ from ttt.analysis.recall import answering_runs
 from ttt.config.errors import counted
 from ttt.results.record import STATE_SIZE
 
-from .panels import ID_COLUMNS, LINE, caption, legend, lines, plain_log_ticks, styles_of
+from .panels import ID_COLUMNS, LINE, caption, legend, lines, scientific_log_ticks, styles_of
 from .registry import Figure
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def draw(table: DataFrame) -> Canvas:
         for style, rows in lines(parts[column], styles_of(table)):
             _draw_line(axes, rows, column, style)
         axes.set(xscale="log", xlabel=AXES[column], ylim=(0, 1.04))
-    plain_log_ticks(panels[STATE_SIZE].xaxis)
+    scientific_log_ticks(panels[STATE_SIZE].xaxis)
     _name_ticks(panels["pairs"], parts["pairs"]["pairs"])
     split = table["split"].iloc[0]
     panels[STATE_SIZE].set_ylabel(f"Right answers ({split}, share)")

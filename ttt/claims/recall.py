@@ -99,5 +99,5 @@ def _words(rows: pd.DataFrame) -> str:
     return f"{', '.join(texts)}{mean}, {describe_scope(rows)}" + (", test" if rows["split"].iloc[0] == "test" else "")
 
 
-def _count(number: int, noun: str) -> str:
-    return counted(int(number), noun)
+def _count(number: object, noun: str) -> str:
+    return counted(int(str(number)), noun)
