@@ -5,9 +5,10 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+from ttt.analysis.labels import LAYERS
 from ttt.analysis.latency import latencies
 from ttt.config.errors import counted
-from ttt.results.benchmarks import PLAIN_SCAN
+from ttt.results.benchmarks import PLAIN_RECURRENCE, PLAIN_SCAN
 
 from .panels import CAPTION_HEIGHT, caption, labels, legend, lines, plain_log_ticks, powers_of_two, span, styles_of
 from .registry import Figure
@@ -71,6 +72,8 @@ def _machine(table: DataFrame) -> str:
     first = table.iloc[0]
     batch = span(table["batch"].min(), table["batch"].max())
     slow = " Mamba runs without its authors' kernels (mamba-ssm)." if PLAIN_SCAN in set(table["form"]) else ""
+    plain = table.loc[table["form"] == PLAIN_RECURRENCE, "model"].unique()
+    slow += f" In plain PyTorch: {', '.join(LAYERS.get(model, model) for model in plain)}." if len(plain) else ""
     weights, dtype = first["weights"], first["dtype"]
     precision = dtype if weights == dtype else f"{dtype} by autocast over {weights} weights"
     again = int((table["remeasured"] > 0).sum())

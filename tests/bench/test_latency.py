@@ -18,6 +18,7 @@ from ttt.bench.measurement import Implementation, Measurement, Samples, Workload
 from ttt.bench.models import (
     decode_functions,
     for_batch,
+    latency_groups,
     loss_functions,
     prefill_functions,
     prompt_state,
@@ -31,9 +32,10 @@ from ttt.cli.compose import as_object, compose, method
 from ttt.config.bench import LatencyBenchConfig
 from ttt.config.errors import UserError
 from ttt.config.gpus import A100, B200, GPU, H100, H200, gpu_named
+from ttt.layers.gla import GatedLinearAttention
 from ttt.models.device import choose_device
 from ttt.models.language_model import LanguageModel
-from ttt.results.benchmarks import Row
+from ttt.results.benchmarks import PLAIN_RECURRENCE, Row
 
 TINY = ["width=16", "heads=2", "blocks=1", "mlp_hidden=16", "vocab=16", "tokens=12,20", "rounds=1", "decode=3"]
 TINY += ["batch=2", "decode_batch=3", "train_tokens=40", "device=cpu", "memory=false"]
@@ -358,3 +360,23 @@ def test_the_kernels_alone_can_be_run(name: str) -> None:
     assert train.moved > forward.moved > 2 * 32 * 4 * 32
     assert decode.moved > 2 * 3 * 4 * 272
     assert train.flops > forward.flops > 0
+
+
+@pytest.mark.parametrize(("installed", "package"), [(True, "flash-linear-attention"), (False, PLAIN_RECURRENCE)])
+@pytest.mark.usefixtures("configure")
+def test_the_package_whose_kernels_run_on_a_gpu_is_recorded(
+    installed: bool, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The package has no kernel for single tokens, so decoding is plain; on a CPU there is nothing to name."""
+    kernels = replace(
+        GatedLinearAttention.recurrence, load=lambda: GatedLinearAttention.recurrence.in_chunks if installed else None
+    )
+    monkeypatch.setattr(GatedLinearAttention, "recurrence", kernels)
+    config = LatencyBenchConfig(
+        kernels=["auto"], models=["gla"], tokens=[8], width=16, heads=2, blocks=1, mlp_hidden=16, vocab=16,
+        dtype="bfloat16", inner=False, checkpoint_group=[None], decode=1,
+    )  # fmt: skip
+    methods = {("gla", 8): method("gla", 8)}
+    for device, forms in (("cuda", [package, package, PLAIN_RECURRENCE]), ("cpu", [None] * 3)):
+        (measured,) = latency_groups(config, methods, torch.device(device))
+        assert [one.implementation and one.implementation.kernel for one in measured] == forms

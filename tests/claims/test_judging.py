@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from ttt.analysis.store import load_results
+from ttt.claims.recall import most_unlearned
 from ttt.claims.table import CLAIMS, THEN, Judged, as_csv, as_json, as_markdown, as_text, judge_all
 from ttt.claims.verdict import Verdict
 from ttt.results.inner_loss import write_inner_loss
@@ -177,9 +178,55 @@ def test_answers_are_a_claim_of_their_own_and_no_text(tmp_path: Path) -> None:
     answers(tmp_path, 1)
     found = judged(tmp_path)
     first, second = found[9].parts
-    assert first.name == "TTT-MLP (M) above TTT-Linear: right answers, 12 pairs, mqar w64 at 64"
+    assert first.name == "TTT-MLP (M) above TTT-Linear: right answers, 12 pairs, 1 head, mqar w64 at 64"
     assert (first.effect, second.effect) == pytest.approx((0.2, 0.1), rel=0.01)
     assert {one.verdict for number, one in found.items() if number != 9} == {Verdict.NO_RUNS}
+
+
+def settings_of_recall(folder: Path, unlearned: float) -> None:
+    """Two settings: TTT-MLP 0.2 above TTT-Linear at 4 pairs, and 0.4 at 8, but for one run with this share at 8."""
+    for seed in SEEDS:
+        for pairs, more in ((4, 0.2), (8, 0.4)):
+            make_answering(folder, "ttt_linear", 0.55 + seed / 100, seed, pairs, heads=4)
+            above = 0.55 + seed / 100 + more + JITTER[seed] / 100
+            failed = pairs == 8 and seed == SEEDS[1]
+            make_answering(folder, "ttt_mlp", unlearned if failed else above, seed, pairs, heads=4)
+
+
+def test_recall_is_the_mean_over_settings(tmp_path: Path) -> None:
+    settings_of_recall(tmp_path, 0.9)
+    # The seeds of another setting are not those of all, so it does not count.
+    make_answering(tmp_path, "ttt_linear", 0.9, 0, 16)
+    make_answering(tmp_path, "ttt_mlp", 0.1, 0, 16)
+    (part,) = judged(tmp_path)[9].parts
+    words = "4 to 8 pairs, 4 heads (mean of 2 settings), mqar w64 at 64"
+    assert part.name == f"TTT-MLP (M) above TTT-Linear: right answers, {words}"
+    assert (part.verdict, part.pairs, len(part.run_ids)) == (Verdict.HELD, 3, 12)
+    assert part.effect == pytest.approx(0.3, abs=0.02)
+
+
+def test_a_setting_that_a_run_has_not_learned_is_left_out(tmp_path: Path) -> None:
+    """One of eight values is a guess, and twice as many right answers have not learned the task."""
+    settings_of_recall(tmp_path, 0.25)
+    (part,) = judged(tmp_path)[9].parts
+    assert part.name.endswith("4 pairs, 4 heads, mqar w64 at 64; left out: TTT-MLP did not learn 8 pairs with 4 heads")
+    assert (part.verdict, len(part.run_ids)) == (Verdict.HELD, 6)
+    assert part.effect == pytest.approx(0.2, abs=0.02)
+
+
+def test_recall_that_no_run_has_learned_is_not_resolved(tmp_path: Path) -> None:
+    for seed in SEEDS:
+        make_answering(tmp_path, "ttt_linear", 0.9, seed)
+        make_answering(tmp_path, "ttt_mlp", 0.1, seed)
+    claim = judged(tmp_path)[9]
+    assert claim.verdict == Verdict.UNRESOLVED
+    (part,) = claim.parts
+    assert part.name.endswith("12 pairs, 1 head, mqar w64 at 64: TTT-MLP did not learn 12 pairs with 1 head")
+
+
+@pytest.mark.parametrize(("pairs", "share"), [(1, 1.0), (2, 0.75), (3, 2 / 3), (8, 0.25)])
+def test_a_share_that_is_no_better_than_twice_a_guess_is_not_learned(pairs: int, share: float) -> None:
+    assert most_unlearned(pairs) == pytest.approx(share)
 
 
 def test_the_units_of_long_contexts_are_seeds(tmp_path: Path) -> None:

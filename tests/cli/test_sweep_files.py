@@ -284,16 +284,27 @@ def test_every_method_has_the_same_search_for_rates() -> None:
 
 
 def test_associative_recall_searches_its_rates_alike() -> None:
-    tried: dict[str, set[tuple[int, float]]] = {}
+    """With one seed at one setting; elsewhere each method has one rate, with three seeds at every setting."""
+    searched: dict[str, set[tuple[float, float | None]]] = {}
+    others: dict[str, set[tuple[int, int, int, float, float | None]]] = {}
     for config in of_laptop("mqar").configs.values():
-        tried.setdefault(config.model.name, set()).add((config.seed, config.recipe.learning_rate))
-    searched = {(0, 5e-3), (0, 1e-2), (0, 2e-2), (1, 1e-2), (2, 1e-2)}
-    best_is_the_highest = searched | {(0, 4e-2), (1, 2e-2), (2, 2e-2)}
-    assert tried == {
-        "ttt_mlp": searched,
-        "ttt_linear": best_is_the_highest,
-        "linear_attention": best_is_the_highest,
+        pairs, heads = config.data.pairs, config.size.heads  # type: ignore[attr-defined]
+        rates = config.recipe.learning_rate, getattr(config.model, "eta_base", None)
+        if (pairs, heads, config.seed) == (16, 4, 0):
+            searched.setdefault(config.model.name, set()).add(rates)
+        else:
+            others.setdefault(config.model.name, set()).add((pairs, heads, config.seed, *rates))
+    inner = {(5e-3, 1.0), (1e-2, 1.0), (2e-2, 1.0), (1e-2, 0.1)}
+    assert searched == {
+        "ttt_mlp": inner,
+        "ttt_linear": inner,
+        # The best of three was the highest.
+        "linear_attention": {(5e-3, None), (1e-2, None), (2e-2, None), (4e-2, None)},
     }
+    settings = {(pairs, heads, seed) for pairs, heads in ((8, 4), (16, 1), (16, 2), (24, 4)) for seed in range(3)}
+    best = {"ttt_mlp": (1e-2, 1.0), "ttt_linear": (1e-2, 1.0), "linear_attention": (2e-2, None)}
+    for model, rates in best.items():
+        assert others[model] == {(*setting, *rates) for setting in settings | {(16, 4, 1), (16, 4, 2)}}
 
 
 def test_every_row_of_table_1_has_the_rate_of_its_size() -> None:

@@ -144,6 +144,38 @@ def test_a_mistake_gets_one_line_and_writes_nothing(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (
+            ["model=hybrid", "model.pattern=[ttt_linear,attention]", "size.blocks=3"],
+            "model.pattern=[ttt_linear,attention]: has 2 layers, which must divide size.blocks=3",
+        ),
+        (["model=gla", "model.expand_k=0.3"], "model.expand_k=0.3: leaves 19.2 channels for each of 1 heads"),
+        (["model=mamba2", "model.groups=3"], "model.groups=3: must divide the 2 heads"),
+        (["model=gla", "kernel=fla"], "kernel.name=fla: needs the package flash-linear-attention, which is not"),
+        (["model=mamba2", "kernel=mamba_ssm"], "kernel.name=mamba_ssm: needs the package mamba-ssm, which is not"),
+        (["model=gated_deltanet", "kernel=mamba_ssm"], "kernel.name=mamba_ssm: has no kernel for this layer; choose"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_layer_that_cannot_be_is_refused_before_data_are_prepared(
+    arguments: list[str],
+    line: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for package in ("fla", "mamba_ssm"):
+        monkeypatch.setitem(sys.modules, package, None)
+    data = ["data=mqar", "ctx=256", f"data.cache_dir={tmp_path}/cache"]
+    assert run_in_process([*data, *arguments], monkeypatch) == 2
+    assert capsys.readouterr().err.startswith(f"error: {line}")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
 def test_help_names_every_option(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_in_process(["--help"], monkeypatch) == 0
     shown = capsys.readouterr().out

@@ -165,13 +165,20 @@ def make_documents(run: RunFolder, split: Split = "validation", documents: int =
 
 
 def make_answering(
-    folder: Path, model: str, accuracy: float, seed: int = 0, pairs: int = 12, state: int = 4096, rate: float = 5e-3
+    folder: Path,
+    model: str,
+    accuracy: float,
+    seed: int = 0,
+    pairs: int = 12,
+    state: int = 4096,
+    rate: float = 5e-3,
+    heads: int = 1,
 ) -> RunFolder:
     """Write a run on associative recall in Mamba's backbone, whose loss falls with the share of its right answers."""
     loss = 3 - 2 * accuracy
     run = make_run(
-        folder / f"{pairs}-{state}", model, "mamba", "w64", 64, seed, 8, perplexity=math.exp(loss), evaluated=False,
-        learning_rate=rate, data="mqar",
+        folder / f"{pairs}-{state}-{heads}", model, "mamba", "w64", 64, seed, 8, perplexity=math.exp(loss),
+        evaluated=False, learning_rate=rate, data="mqar",
     )  # fmt: skip
     record = read_record(run.record)
     record["run_id"] = f"{run.path.parent.name}-{run.path.name}"
@@ -180,7 +187,7 @@ def make_answering(
     record["results"]["validation"]["accuracy"] = accuracy
     record["measurements"] = {"state_size": float(state)}
     write_record(run.record, record)
-    return run
+    return run if heads == 1 else departing(run, heads=heads)
 
 
 def make_needle(run: RunFolder, lengths: tuple[int, ...] = (128, 256, 512), steps: int = 30) -> RunFolder:

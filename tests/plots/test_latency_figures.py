@@ -10,7 +10,7 @@ from ttt.analysis.latency import latencies
 from ttt.analysis.store import load_results
 from ttt.plots.registry import figures
 from ttt.plots.style import paper_style
-from ttt.results.benchmarks import PLAIN_SCAN
+from ttt.results.benchmarks import PLAIN_RECURRENCE, PLAIN_SCAN
 
 FIGURES = figures()
 
@@ -66,16 +66,23 @@ def test_batches_that_differ_between_contexts_are_named(tmp_path: Path) -> None:
     assert "batch 2–4" in " ".join(figure.draw(table).get_supxlabel().split())
 
 
-def test_a_mamba_without_its_kernels_is_named(tmp_path: Path) -> None:
-    path = make_latency(tmp_path, {"mamba": (1e-3, 0.0)}, contexts=(512,))
+@pytest.mark.parametrize(
+    ("model", "package", "plain", "words"),
+    [
+        ("mamba", "mamba-ssm", PLAIN_SCAN, "Mamba runs without its authors' kernels"),
+        ("gla", "flash-linear-attention", PLAIN_RECURRENCE, "In plain PyTorch: GLA."),
+    ],
+)
+def test_a_layer_without_its_kernels_is_named(model: str, package: str, plain: str, words: str, tmp_path: Path) -> None:
+    path = make_latency(tmp_path, {model: (1e-3, 0.0)}, contexts=(512,))
     benchmark = json.loads(path.read_text())
     figure = FIGURES["decode_latency"]
-    for form in ("mamba-ssm", PLAIN_SCAN):
+    for form in (package, plain):
         for row in benchmark["rows"]:
             row["form"] = form
         write(path, benchmark)
         drawn = " ".join(figure.draw(figure.table(load_results(tmp_path))).get_supxlabel().split())
-        assert ("Mamba runs without its authors' kernels" in drawn) == (form == PLAIN_SCAN)
+        assert (words in drawn) == (form == plain)
 
 
 @pytest.mark.parametrize(

@@ -17,19 +17,24 @@ def test_accuracy_is_drawn_by_state_and_by_pairs_at_the_best_rate(tmp_path: Path
     for seed in (0, 1):
         for pairs, accuracy in ((4, 0.9), (8, 0.6)):
             make_answering(tmp_path, "ttt_linear", accuracy + 0.1 * seed, seed, pairs)
+        # More heads of one width make a smaller state.
+        make_answering(tmp_path, "ttt_linear", 0.5, seed, 8, state=1024, heads=4)
         make_answering(tmp_path, "ttt_mlp", 0.95, seed, 8, state=32768)
     make_answering(tmp_path, "ttt_mlp", 0.2, 0, 8, state=32768, rate=1e-2)
     make_run(tmp_path, size="w64", ctx=64, steps=8, perplexity=60)
     results, figure = load_results(tmp_path), FIGURES["recall"]
     table = figure.table(figure.of(results))
-    assert len(table) == 6
-    assert table["accuracy"].min() == 0.6
+    assert len(table) == 8
+    assert table["accuracy"].min() == 0.5
     with paper_style():
         canvas = figure.draw(table)
         canvas.draw_without_rendering()
     by_state, by_pairs = canvas.axes
     (pairs_of_linear,) = [line for line in by_pairs.containers if line.get_label() == "TTT-Linear (M)"]
     assert np.allclose(pairs_of_linear[0].get_xydata(), [[4, 0.95], [8, 0.65]])
+    (states_of_linear,) = [line for line in by_state.containers if line.get_label() == "TTT-Linear (M)"]
+    assert np.allclose(states_of_linear[0].get_xydata(), [[1024, 0.5], [4096, 0.65]])
+    assert "Left: 8 pairs; right: 1 head." in canvas.get_supxlabel()
     assert by_state.get_ylabel() == "Right answers (validation, share)"
     assert "2 seeds" in canvas.get_supxlabel()
     # The figures about text have only the run on text.

@@ -10,6 +10,7 @@ import numpy as np
 from ttt.analysis.comparison import RunRole, compare, is_standard, reported_split
 from ttt.analysis.labels import METHOD
 from ttt.analysis.selection import only
+from ttt.config.label import TRIED_IN_TEXT
 from ttt.config.sources import WITH_ANSWERS, MQARConfig
 from ttt.results.record import STATE_SIZE
 
@@ -38,19 +39,25 @@ def on_text(results: Results) -> Results:
 
 
 def answering_runs(results: Results) -> DataFrame:
-    """Return the runs of standard layers on data with answers.
+    """Return the runs of standard layers on data with answers; the inner rate is one of the settings to search.
 
     Returns:
-        The columns of ``ttt.analysis.comparison.compare``, ``pairs`` of a sequence, ``state_size`` (numbers in the
-        state of one sequence, missing in runs of earlier versions), ``split`` and ``accuracy``: the share of right
-        answers on this split, which is test if all drawn runs have it. Of several settings, such as learning rates,
-        the best by validation loss of each method and state size is drawn.
+        The columns of ``ttt.analysis.comparison.compare``, ``pairs`` of a sequence, ``heads``, ``state_size`` (numbers
+        in the state of one sequence, missing in runs of earlier versions), ``split`` and ``accuracy``: the share of
+        right answers on this split, which is test if all drawn runs have it. Of several settings, such as learning
+        rates, the best by validation loss of each method and state size is drawn.
     """
-    rows = results.runs[has_answers(results) & is_standard(results, "model")]
+    rows = results.runs[has_answers(results) & is_standard(results, "model", TRIED_IN_TEXT)]
     if STATE_SIZE not in rows:
         rows = rows.assign(**{STATE_SIZE: np.nan})
-    pairs = [int(results.settings[run_id].get("data.pairs", MQARConfig.pairs)) for run_id in rows["run_id"]]
-    rows = compare(results, rows.assign(pairs=pairs), [*METHOD, STATE_SIZE])
+    settings = [results.settings[run_id] for run_id in rows["run_id"]]
+    rows = rows.assign(
+        # Without the digest that tells several texts of one name apart: here the number of pairs does.
+        data=[each["data.source"] for each in settings],
+        pairs=[int(each.get("data.pairs", MQARConfig.pairs)) for each in settings],
+        heads=[int(each.get("size.heads", 1)) for each in settings],
+    )
+    rows = compare(results, rows, [*METHOD, STATE_SIZE, "heads"])
     split = reported_split(rows)
     return rows.assign(split=split, accuracy=rows[f"{split}_accuracy"].astype(float))
 

@@ -28,10 +28,11 @@ from ttt.config.schema import KernelConfig, SizeConfig
 from ttt.inner.loop import InnerSpec
 from ttt.kernels.dispatch import choose_kernel
 from ttt.layers import mamba_kernels
+from ttt.layers.recurrence import recurrences_of
 from ttt.models.build import build_model
 from ttt.models.language_model import LanguageModel, token_losses
 from ttt.models.memory import keep_freed_memory
-from ttt.results.benchmarks import PLAIN_SCAN
+from ttt.results.benchmarks import PLAIN_RECURRENCE, PLAIN_SCAN
 
 PREFILL = 512
 """Tokens of the prompt before the decoding that ``ttt-bench model`` times."""
@@ -91,7 +92,7 @@ def _latencies(
     config: LatencyBenchConfig, name: str, method: Method, used: Implementation, tokens: int, device: torch.device
 ) -> Iterator[Measurement]:
     """Yield training, prefill and decoding of a model at one context, each with its own batch."""
-    shown = _shown(method, used, device)
+    shown = _shown(config, method, used, device, tokens)
     if config.train:
         batch = config.train_batch(tokens)
         build = partial(loss_functions, config, method, used, batch)
@@ -100,16 +101,23 @@ def _latencies(
     workload = _workload(name, tokens, method, config.batch)
     yield Measurement(workload, shown, "prefill", build, config.batch * tokens)
     if config.decode:
+        shown = _shown(config, method, used, device, 1)
         yield _decode(config, _workload(name, tokens, method, config.decode_batch), method, used, shown)
 
 
-def _shown(method: Method, used: Implementation, device: torch.device) -> Implementation | None:
-    """Return the implementation to record: of the inner loop, of Mamba's scan on a GPU, else None."""
+def _shown(
+    config: LatencyBenchConfig, method: Method, used: Implementation, device: torch.device, tokens: int
+) -> Implementation | None:
+    """Return the implementation to record: of the inner loop, on a GPU of Mamba's scan or a recurrence, else None."""
     if isinstance(method.layer, TTTConfig):
         return used
-    if isinstance(method.layer, MambaConfig) and device.type == "cuda":
+    if device.type != "cuda":
+        return None
+    if isinstance(method.layer, MambaConfig):
         return Implementation("mamba-ssm" if mamba_kernels.scan() and mamba_kernels.step() else PLAIN_SCAN, None)
-    return None
+    recurrences = recurrences_of(_without_memory(config, method, used))
+    found = {each.package_for(used.config, device, DTYPES[config.dtype], tokens) for each in recurrences}
+    return Implementation(", ".join(sorted(name or PLAIN_RECURRENCE for name in found)), None) if found else None
 
 
 def _decode(

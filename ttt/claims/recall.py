@@ -4,20 +4,29 @@ import math
 from itertools import pairwise
 
 import numpy as np
+import pandas as pd
 
 from ttt.analysis.comparison import RunRole
 from ttt.analysis.labels import LAYERS, describe_scope, method_label
 from ttt.analysis.recall import answering_runs
 from ttt.analysis.store import Results
-from ttt.claims.cases import PAIR, SCOPE
-from ttt.claims.verdict import Part, paired
+from ttt.claims.cases import SCOPE
+from ttt.claims.verdict import Part, paired, unmeasured
+from ttt.config.errors import counted
 
 ORDER = ("ttt_mlp", "ttt_linear", "linear_attention")
 """Layers, the one that is claimed to recall most first."""
 
+SETTING = [*SCOPE, "pairs", "heads"]
+"""Columns that are equal for the runs of a setting: they read the same sequences with as many heads."""
+
 RULE = (
-    "Runs are of one width, backbone, vocabulary, length and number of pairs. An effect is a difference of shares of "
-    "right answers; the learning rate of each method is the best by validation loss of those that were tried."
+    "Runs are of one width and backbone. An effect is a difference of shares of right answers, of each seed the mean "
+    "over the settings (numbers of pairs, lengths and numbers of heads) that both methods have with every seed; the "
+    "learning rate and the inner rate of each method are the best by validation loss of those that were tried. A run "
+    "that answers at most twice as often right as a guess among the values of a sequence has not learned the task "
+    "(with fewer than three pairs: at most halfway from this guess to all). A setting that a run of either method has "
+    "not learned is left out, and the part's name says so; a part without settings is not resolved."
 )
 """The rule for the verdict of claim 9, besides the rule for all claims."""
 
@@ -27,21 +36,68 @@ def more_recall(results: Results) -> list[Part]:
     rows = answering_runs(results)
     rows = rows[rows["model"].isin(ORDER) & (rows["start"] == "")]
     rows = rows[rows["role"].isin([RunRole.DRAWN, RunRole.DIVERGED])]
-    # With several state sizes of a width, each method's standard one: the others are of changed sizes.
-    changed = [bool(results.labels[run_id].departures_of("size")) for run_id in rows["run_id"]]
-    rows = rows[~np.array(changed, dtype=bool)]
-    rows = rows.assign(accuracy=rows["accuracy"].mask(rows["role"] == RunRole.DIVERGED, math.inf))
-    rows = rows.sort_values("validation_loss").drop_duplicates([*PAIR, "backbone", "model"])
-    parts = []
-    for (*_, backbone), group in rows.groupby([*SCOPE, "backbone"]):
-        shares, ids = (group.pivot(index="seed", columns="model", values=name) for name in ("accuracy", "run_id"))
-        words = f"{group['pairs'].iloc[0]} pairs, {describe_scope(group)}"
-        words += ", test" if group["split"].iloc[0] == "test" else ""
-        for more, less in pairwise(ORDER):
-            if {more, less} <= {*shares.columns}:
-                both = shares[[more, less]].dropna()
-                name = f"{method_label(more, str(backbone))} above {LAYERS[less]}: right answers, {words}"
-                run_ids = list(ids.loc[both.index, [more, less]].to_numpy().ravel())
-                differences = (both[more] - both[less]).tolist()
-                parts += [paired(name, differences, run_ids, "1", sign=1)] if differences else []
-    return parts
+    of_width = [results.labels[run_id].departures_of("size") <= {"size.heads"} for run_id in rows["run_id"]]
+    rows = rows[np.array(of_width, dtype=bool)]
+    diverged = rows["role"] == RunRole.DIVERGED
+    rows = rows.assign(
+        accuracy=rows["accuracy"].mask(diverged, math.inf),
+        learned=(rows["accuracy"] > rows["pairs"].map(most_unlearned)) | diverged,
+    )
+    rows = rows.sort_values("validation_loss").drop_duplicates([*SETTING, "seed", "backbone", "model"])
+    return [
+        part
+        for _, group in rows.groupby(["data", "size", "backbone"])
+        for pair in pairwise(ORDER)
+        if set(pair) <= set(group["model"])
+        for part in _compared(group[group["model"].isin(pair)], *pair)
+    ]
+
+
+def most_unlearned(pairs: int) -> float:
+    """Return the largest share of right answers of a run that has not learned the task: see ``RULE``."""
+    guess = 1 / pairs
+    return guess + min(guess, (1 - guess) / 2)
+
+
+def _compared(rows: pd.DataFrame, more: str, less: str) -> list[Part]:
+    """Judge two methods of one size and backbone by the settings that both have with every seed."""
+    shares = rows.pivot(index="seed", columns=[*SETTING, "model"], values="accuracy").dropna(axis="columns")
+    shared = rows.set_index(SETTING)
+    shared = shared[[{(*key, more), (*key, less)} <= {*shares.columns} for key in shared.index]]
+    if not len(shared):
+        return []
+    failed = shared[~shared["learned"]]
+    kept = shared[~shared.index.isin(failed.index)].reset_index()
+    name = f"{method_label(more, str(rows['backbone'].iloc[0]))} above {LAYERS[less]}: right answers"
+    without = _failures(failed.reset_index())
+    if not len(kept):
+        return [unmeasured(f"{name}, {_words(shared.reset_index())}: {without}", shared["run_id"])]
+    means = kept.pivot_table(index="seed", columns="model", values="accuracy", aggfunc="mean")
+    name = f"{name}, {_words(kept)}" + (f"; left out: {without}" if without else "")
+    return [paired(name, (means[more] - means[less]).tolist(), kept["run_id"], "1", sign=1)]
+
+
+def _failures(failed: pd.DataFrame) -> str:
+    """Describe the settings that some run did not learn; empty if all runs have learned."""
+    parts = [
+        f"{LAYERS[str(model)]} did not learn {_count(pairs, 'pair')} with {_count(heads, 'head')}"
+        for (model, pairs, heads), _ in failed.groupby(["model", "pairs", "heads"])
+    ]
+    return ", ".join(parts)
+
+
+def _words(rows: pd.DataFrame) -> str:
+    """Describe settings: ``8 to 24 pairs, 1 to 4 heads (mean of 5 settings), mqar w64 at 32, 64, 96, test``."""
+    settings = len(rows[SETTING].drop_duplicates())
+    texts = [
+        _count(rows[name].min(), noun)
+        if rows[name].nunique() == 1
+        else f"{rows[name].min()} to {_count(rows[name].max(), noun)}"
+        for name, noun in (("pairs", "pair"), ("heads", "head"))
+    ]
+    mean = f" (mean of {settings} settings)" if settings > 1 else ""
+    return f"{', '.join(texts)}{mean}, {describe_scope(rows)}" + (", test" if rows["split"].iloc[0] == "test" else "")
+
+
+def _count(number: object, noun: str) -> str:
+    return counted(int(str(number)), noun)

@@ -35,6 +35,8 @@ class DeltaNet(nn.Module):
         UserError: heads without a whole width, or a kernel that this layer does not have.
     """
 
+    recurrence = KERNELS
+
     def __init__(self, config: DeltaNetConfig | GatedDeltaNetConfig, spec: LayerSpec) -> None:
         super().__init__()
         KERNELS.check(spec.kernel)

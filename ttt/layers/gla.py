@@ -40,6 +40,8 @@ class GatedLinearAttention(nn.Module):
         UserError: heads without a whole width, or a kernel that this layer does not have.
     """
 
+    recurrence = KERNELS
+
     def __init__(self, config: GLAConfig, spec: LayerSpec) -> None:
         super().__init__()
         KERNELS.check(spec.kernel)

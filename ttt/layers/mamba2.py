@@ -82,6 +82,8 @@ class Mamba2(nn.Module):
         UserError: heads or groups that do not divide the inner width, or a kernel that this layer does not have.
     """
 
+    recurrence = KERNELS
+
     def __init__(self, config: Mamba2Config, spec: LayerSpec) -> None:
         super().__init__()
         KERNELS.check(spec.kernel)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ttt.config.errors import bad_value
 from ttt.config.schema import KernelConfig
@@ -54,26 +54,37 @@ class RecurrenceKernels:
             return self.by_token
         if kernel.name not in ("auto", self.package):
             return self.in_chunks
-        reason = self._why_not(x)
+        reason = self._why_not(x.device, x.dtype)
         if reason and kernel.name == self.package:
             raise bad_value("kernel.name", kernel.name, f"{reason}; choose auto")
         if reason:
             _log_plain(self.package, str(x.device), reason)
         return self.in_chunks if reason else self._loaded()
 
-    def _why_not(self, x: Tensor) -> str | None:
-        """Return why the package's kernels cannot take ``x``, or None."""
-        if x.device.type != "cuda":
-            return f"it runs on GPUs, not on {x.device.type}"
-        if x.dtype not in self.dtypes:
-            taken = " or ".join(str(dtype).removeprefix("torch.") for dtype in self.dtypes)
-            return f"it takes {taken}, not {str(x.dtype).removeprefix('torch.')}"
+    def package_for(self, kernel: KernelConfig, device: torch.device, dtype: torch.dtype, tokens: int) -> str | None:
+        """Return the name of the package whose kernels ``choose`` returns for such tokens; None: PyTorch."""
+        of_package = kernel.name in ("auto", self.package) and tokens > 1 and not self._why_not(device, dtype)
+        return PACKAGES[self.package] if of_package else None
+
+    def _why_not(self, device: torch.device, dtype: torch.dtype) -> str | None:
+        """Return why the package's kernels cannot take tokens with this device and dtype, or None."""
+        if device.type != "cuda":
+            return f"it runs on GPUs, not on {device.type}"
+        if dtype not in self.dtypes:
+            taken = " or ".join(str(each).removeprefix("torch.") for each in self.dtypes)
+            return f"it takes {taken}, not {str(dtype).removeprefix('torch.')}"
         return None if self.load() else "it is not installed"
 
     def _loaded(self) -> Recurrence:
         loaded = self.load()
         assert loaded is not None
         return loaded
+
+
+def recurrences_of(model: nn.Module) -> set[RecurrenceKernels]:
+    """Return the recurrences of the layers in a model."""
+    found = (getattr(module, "recurrence", None) for module in model.modules())
+    return {each for each in found if isinstance(each, RecurrenceKernels)}
 
 
 def check_package(kernel: KernelConfig, package: str, load: Callable[[], object]) -> None:

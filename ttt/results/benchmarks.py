@@ -23,6 +23,9 @@ BENCHMARK_FILE = "benchmark.json"
 PLAIN_SCAN = "plain scan"
 """``form`` of Mamba on a GPU without its authors' kernels, which is much slower."""
 
+PLAIN_RECURRENCE = "plain PyTorch"
+"""``form`` of later layers on a GPU where no package's kernels compute them: without the package, and in decoding."""
+
 Kind = Literal["inner", "model", "kernels", "latency"]
 
 
