@@ -129,6 +129,13 @@ def rounded(given: Arguments, dtype: torch.dtype) -> Arguments:
     return given.map(lambda x: x.detach().float().requires_grad_())._replace(q=q, k=k, v=v)
 
 
+def of(case: Case, dtype: torch.dtype = torch.float32, batch: int = 1, heads: int = 2) -> Arguments:
+    """Return ``rounded`` random arguments on ``DEVICE``."""
+    return rounded(arguments(case, torch.float64, batch, heads), dtype).map(
+        lambda x: x.detach().to(DEVICE).requires_grad_()
+    )
+
+
 def exact(given: Arguments) -> Arguments:
     """Return the same numbers in float64."""
     return given.map(lambda x: x.detach().double().requires_grad_())
