@@ -16,8 +16,8 @@ FEW_SEEDS, MANY_SEEDS = 1, 4
 def _make_runs(folder: Path, seeds: int) -> None:
     for seed in range(seeds):
         for model, backbone in LAPTOP_METHODS:
-            for size in ("w64", "w128", "w192"):
-                for ctx in (64, 128, 256, 512):
+            for size in ("w64", "w128"):
+                for ctx in (64, 128, 256):
                     perplexity = 40 + seed + ctx / 100
                     make_run(folder, model, backbone, size, ctx, seed, 4, perplexity=perplexity, evaluated=seed < 2)
     make_latency(folder)

@@ -81,14 +81,8 @@ def register_schemas() -> None:
     Raises:
         UserError: a file of ``ttt/layers/``, ``ttt/backbones/`` or ``ttt/data/`` that cannot be read.
     """
-    register_resolvers()
+    _register_shipped()
     store = ConfigStore.instance()
-    for name, schema in SCHEMAS.items():
-        store.store(group="schema", name=name, node=schema, package="_global_")
-    for name, schema in MODELS.items():
-        store.store(group="schema/model", name=name, node=schema)
-    for name, keys in SOURCES.items():
-        store.store(group="schema/data", name=name, node=keys)
     for name, layer in added_layers().items():
         store.store(group="schema/model", name=name, node=layer.schema(name=name))
         defaults = [{"/schema/model@model": name}, {"override /backbone": layer.backbones[0]}]
@@ -100,6 +94,19 @@ def register_schemas() -> None:
         # Keys common to all sources have the values of conf/data/local.yaml, unless conf/data/NAME.yaml sets them.
         base = [{"/schema/data@_here_": name}, "local", "_self_"]
         _store_option("data", name, {"defaults": base, "name": name, "source": name})
+
+
+@cache
+def _register_shipped() -> None:
+    """Register resolvers, and the schemas of what is shipped; once, as this takes Hydra a third of a second."""
+    register_resolvers()
+    store = ConfigStore.instance()
+    for name, schema in SCHEMAS.items():
+        store.store(group="schema", name=name, node=schema, package="_global_")
+    for name, schema in MODELS.items():
+        store.store(group="schema/model", name=name, node=schema)
+    for name, keys in SOURCES.items():
+        store.store(group="schema/data", name=name, node=keys)
 
 
 def _store_option(group: str, name: str, node: dict[str, Any], package: str | None = None) -> None:
