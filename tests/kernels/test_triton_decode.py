@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from kernel_cases import DEVICE, TOLERANCE, Arguments, Case, assert_close, exact, of, primal
+from kernel_cases import DEVICE, TOLERANCE, Arguments, Case, assert_close, decoded_in_place, exact, of, primal
 from torch import Tensor
 
 from ttt.kernels.triton import op
 from ttt.kernels.triton.configurations import Layer
-from ttt.kernels.triton.decoding import decode_in_place, decode_token
+from ttt.kernels.triton.decoding import decode_token
 from ttt.kernels.triton.op import inner_loop
 
 SMALL = [Case(16, 0, 5, 20), Case(16, 32, 5, 20)]
@@ -59,25 +59,11 @@ def test_a_derivative_of_decoding_is_refused() -> None:
         z.sum().backward()
 
 
-def in_place(given: Arguments, state: torch.dtype) -> dict[str, Tensor]:
-    """Decode token by token in place; the sums hold NaN at first, because a first token does not read them."""
-    W = tuple(w.to(state, memory_format=torch.contiguous_format, copy=True) for w in given.W)
-    step = tuple(torch.full_like(w, float("nan")) for w in W)
-    place = torch.zeros((), dtype=torch.int32, device=DEVICE)
-    addresses, outputs = [x.data_ptr() for x in (*W, *step)], []
-    for t in range(given.q.shape[2]):
-        token = (x[:, :, t : t + 1] for x in (given.q, given.k, given.v, given.eta))
-        outputs.append(decode_in_place(W, step, given.scale, given.shift, *token, given.tau, place))
-    assert place.item() == given.q.shape[2]
-    assert [x.data_ptr() for x in (*W, *step)] == addresses
-    return {"z": torch.cat(outputs, dim=2)} | {str(i): w for i, w in enumerate(W)}
-
-
 @pytest.mark.parametrize("case", SMALL, ids=str)
 def test_decoding_in_place_gives_the_bytes_of_new_states(case: Case) -> None:
     given = of(case, batch=2).map(Tensor.detach)
     expected = functional(given)
-    for name, x in in_place(given, torch.float32).items():
+    for name, x in decoded_in_place(given, torch.float32).items():
         assert torch.equal(x, expected[name]), name
 
 
@@ -87,7 +73,7 @@ def test_a_state_in_half_precision_is_rounded_once_a_token(case: Case) -> None:
     given = of(case).map(Tensor.detach)
     z, W_last = primal(exact(given))
     expected = {"z": z} | {str(i): w for i, w in enumerate(W_last)}
-    found = in_place(given, torch.float16)
+    found = decoded_in_place(given, torch.float16)
     assert {x.dtype for name, x in found.items() if name != "z"} == {torch.float16}
     assert_close(found, expected, TOLERANCE[torch.float16])
     error = (found["0"].double() - expected["0"]).norm() / expected["0"].norm()
