@@ -214,6 +214,7 @@ def test_inference_in_half_precision_has_half_precision_weights(name: str, monke
     assert (True, {torch.float32}) in used
 
 
+@pytest.mark.usefixtures("configure")
 def test_a_state_that_is_overwritten_is_decoded_in_its_type(monkeypatch: pytest.MonkeyPatch) -> None:
     config = LatencyBenchConfig(
         width=16, heads=1, blocks=1, mlp_hidden=16, vocab=16, decode=2, batch=1, decode_state="float16"

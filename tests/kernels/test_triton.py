@@ -29,7 +29,7 @@ MLP = [
     Case(128, 512, 16, 16),
     Case(128, 128, 32, 32),
 ]
-SMALL = [Case(16, 0, 5, 20), Case(16, 32, 5, 20)]
+SMALL = [Case(16, 0, 5, 15), Case(16, 32, 5, 15)]
 HALF_AND_SINGLE = [torch.float16, torch.float32]
 ALTERNATING = [
     *((case, HALF_AND_SINGLE[(i // 4 + i) % 2]) for i, case in enumerate(LINEAR)),
@@ -128,7 +128,7 @@ def test_any_sizes(poisoned: None, data: st.DataObject) -> None:  # noqa: ARG001
     # terms cancel.
     D = data.draw(st.integers(16, 36), "D")
     F = 16 * data.draw(st.integers(0, 3), "F / 16")
-    b, mini_batches = data.draw(st.integers(4, 20), "b"), data.draw(st.integers(1, 3), "mini-batches")
+    b, mini_batches = data.draw(st.integers(4, 20), "b"), data.draw(st.integers(1, 2), "mini-batches")
     given = of(Case(D, F, b, mini_batches * b), dtype, data.draw(st.integers(1, 2), "B"))
     assert_close(results(lambda a: triton(a, group), given), results(primal, exact(given)), TOLERANCE[dtype])
 
@@ -257,7 +257,7 @@ def test_a_loop_that_diverged_is_seen(case: Case) -> None:
 @pytest.mark.parametrize("case", SMALL, ids=str)
 @pytest.mark.filterwarnings("ignore")
 def test_torch_finds_nothing_wrong_with_the_operators(case: Case) -> None:
-    given = of(case)
+    given = of(case._replace(tokens=5), heads=1)
     ops = torch.ops.ttt_triton
     torch.library.opcheck(ops.forward.default, (list(given.W), *given[1:], 3, True, True))
     W, *others = given.map(Tensor.detach)
@@ -297,7 +297,7 @@ def test_a_second_derivative_is_refused() -> None:
     [
         (lambda a: a._replace(k=a.k[:, :, :-5]), "q, k and v differ"),
         (lambda a: a._replace(k=a.k.half()), "q, k and v differ"),
-        (lambda a: a._replace(tau=a.tau[:3]), "not a multiple of 3"),
+        (lambda a: a._replace(tau=a.tau[:4]), "not a multiple of 4"),
         (lambda a: a._replace(eta=a.eta.mT), "expected shape"),
         (lambda a: a._replace(W=a.W[:3]), "expected shape|tensors"),
         (lambda a: a._replace(W=tuple(w[:, :1] for w in a.W)), "expected shape"),
