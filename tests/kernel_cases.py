@@ -129,6 +129,29 @@ def rounded(given: Arguments, dtype: torch.dtype) -> Arguments:
     return given.map(lambda x: x.detach().float().requires_grad_())._replace(q=q, k=k, v=v)
 
 
+def of(case: Case, dtype: torch.dtype = torch.float32, batch: int = 1, heads: int = 2) -> Arguments:
+    """Return ``rounded`` random arguments on ``DEVICE``."""
+    return rounded(arguments(case, torch.float64, batch, heads), dtype).map(
+        lambda x: x.detach().to(DEVICE).requires_grad_()
+    )
+
+
+def decoded_in_place(given: Arguments, state: torch.dtype) -> dict[str, Tensor]:
+    """Decode token by token in place; the sums hold NaN at first, because a first token does not read them."""
+    from ttt.kernels.triton.decoding import decode_in_place  # only some users of this module have Triton
+
+    W = tuple(w.to(state, memory_format=torch.contiguous_format, copy=True) for w in given.W)
+    step = tuple(torch.full_like(w, float("nan")) for w in W)
+    place = torch.zeros((), dtype=torch.int32, device=DEVICE)
+    addresses, outputs = [x.data_ptr() for x in (*W, *step)], []
+    for t in range(given.q.shape[2]):
+        token = (x[:, :, t : t + 1] for x in (given.q, given.k, given.v, given.eta))
+        outputs.append(decode_in_place(W, step, given.scale, given.shift, *token, given.tau, place))
+    assert place.item() == given.q.shape[2]
+    assert [x.data_ptr() for x in (*W, *step)] == addresses
+    return {"z": torch.cat(outputs, dim=2)} | {str(i): w for i, w in enumerate(W)}
+
+
 def exact(given: Arguments) -> Arguments:
     """Return the same numbers in float64."""
     return given.map(lambda x: x.detach().double().requires_grad_())

@@ -14,7 +14,7 @@ from ttt.bench.gpu import compare, kernel_times, mixers, run, training
 from ttt.bench.gpu.compare import BOTH, DECODE, REPEAT, Case
 from ttt.bench.gpu.document import MARKERS, write_document
 from ttt.bench.gpu.machine import measure_rates
-from ttt.bench.gpu.operators import GROUPS, Sizes, passes
+from ttt.bench.gpu.operators import GROUPS, IN_PLACE, Sizes, passes
 from ttt.bench.gpu.tables import TABLES, Table, read_table
 from ttt.bench.gpu.tools import counted_errors, reported
 from ttt.config.bench import STAGES, GPUBenchConfig
@@ -144,7 +144,7 @@ def test_the_timed_functions_launch_each_kernel(layer: str, monkeypatch: pytest.
     for function in functions.values():
         function()
     recompute = ["linear_recompute"] if layer == "linear" else []
-    assert launches == [f"{layer}_forward", *recompute, f"{layer}_backward", f"{layer}_decode"]
+    assert launches == [f"{layer}_forward", *recompute, f"{layer}_backward", *[f"{layer}_decode"] * 2]
 
 
 def test_every_way_is_timed_and_the_fastest_is_returned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -157,6 +157,7 @@ def test_every_way_is_timed_and_the_fastest_is_returned(monkeypatch: pytest.Monk
         return seconds.get(choice, 4e-3)  # type: ignore[call-overload]
 
     names = {"forward": "mlp_forward_on_chip", "backward": "mlp_backward", "decode": "mlp_decode"}
+    names[IN_PLACE] = "mlp_decode"
     functions = {use: lambda name=name: forced_choice(name) for use, name in names.items()}
 
     def passes_of_the_forced(*_: object) -> dict[str, Callable[[], object]]:
@@ -168,7 +169,7 @@ def test_every_way_is_timed_and_the_fastest_is_returned(monkeypatch: pytest.Monk
     found = kernel_times.compared_ways(table, Sizes("mlp", "bf16", 4, 8, 64), CPU, clock)
     assert found == {"mlp_forward_on_chip 32": Choice(8), "mlp_backward 32": Choice(8, 32)}
     lines = read_table(tmp_path, "kernels")
-    assert len(lines) == len(CANDIDATES["mlp_forward_on_chip"]) + len(CANDIDATES["mlp_backward"]) + 1
+    assert len(lines) == len(CANDIDATES["mlp_forward_on_chip"]) + len(CANDIDATES["mlp_backward"]) + 2
     assert [line["note"] for line in lines if line["warps"] == "4" and line["block"] == "128"] == ["CUDA out of memory"]
     assert all(float(line["model ns"]) > 0 for line in lines if line["ms"] and line["kernel"] != "mlp_decode")
 

@@ -33,6 +33,7 @@ from ttt.config.bench import LatencyBenchConfig
 from ttt.config.errors import UserError
 from ttt.config.gpus import A100, B200, GPU, H100, H200, gpu_named
 from ttt.layers.gla import GatedLinearAttention
+from ttt.models.decoder import FixedDecoder
 from ttt.models.device import choose_device
 from ttt.models.language_model import LanguageModel
 from ttt.results.benchmarks import PLAIN_RECURRENCE, Row
@@ -213,6 +214,20 @@ def test_inference_in_half_precision_has_half_precision_weights(name: str, monke
     other = replace(config, half_weights=False)
     decode_functions(other, its, dual, partial(prompt_state, other, its, dual), 2, 21)["decode"]()
     assert (True, {torch.float32}) in used
+
+
+@pytest.mark.usefixtures("configure")
+def test_a_state_that_is_overwritten_is_decoded_in_its_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = LatencyBenchConfig(
+        width=16, heads=1, blocks=1, mlp_hidden=16, vocab=16, decode=2, batch=1, decode_state="float16"
+    )
+    its, used, states = method("ttt_linear", 5), Implementation("triton", None), []
+    monkeypatch.setattr(FixedDecoder, "__call__", lambda self, _: states.append(self.state))
+    decode_functions(config, its, used, partial(prompt_state, config, its, used), 3, 5)["decode"]()
+    assert len(states) == 2
+    W = {name: x for name, x in states[0].items() if ".inner.W." in name}
+    assert {(x.shape[0], x.dtype, x.is_contiguous()) for x in W.values()} == {(3, torch.float16, True)}
+    assert {int(x) for name, x in states[0].items() if name.endswith("place")} == {5}
 
 
 @pytest.mark.usefixtures("configure")

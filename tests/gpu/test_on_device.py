@@ -19,6 +19,7 @@ from ttt.config.bench import LatencyBenchConfig
 from ttt.config.layers import TTTConfig
 from ttt.config.schema import BackboneConfig, KernelConfig, SizeConfig
 from ttt.kernels.triton import op
+from ttt.kernels.triton.decoding import decode_token
 from ttt.models.build import build_model
 from ttt.models.language_model import LanguageModel, token_losses
 
@@ -81,7 +82,7 @@ def test_token_by_token_on_the_device(case: Case, dtype: torch.dtype) -> None:
     W, step, outputs = there.W, (), []
     for t in range(case.tokens):
         q, k, v, eta = (x[:, :, t : t + 1] for x in (there.q, there.k, there.v, there.eta))
-        z, after = op.decode_token(W, step, there.scale, there.shift, q, k, v, eta, there.tau, t % b)
+        z, after = decode_token(W, step, there.scale, there.shift, q, k, v, eta, there.tau, t % b)
         outputs.append(z.cpu())
         W, step = (after, ()) if t % b == b - 1 else (W, after)
     expected, W_last = primal(exact(given))

@@ -18,6 +18,7 @@ from ttt.inner.models.mlp import InnerMLP
 from ttt.inner.scan import scan
 from ttt.kernels.triton import op
 from ttt.kernels.triton.counts import MULTIPROCESSORS, PROGRAMS, RECOMPUTED_BY, Sizes, count, linear_state, mlp_state
+from ttt.kernels.triton.decoding import decode_token
 from ttt.kernels.triton.sizes import DEFAULT_GROUP, GROUP_SCRATCH, default_group
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="counts what Triton's interpreter does, on a CPU")
@@ -57,7 +58,7 @@ def run_everything(given: Arguments) -> dict[str, Seen]:
         torch.autograd.grad(z.float().sum() + sum(w.sum() for w in W_last), leaves[0])
         token = given.first_token()
         step = tuple(torch.zeros_like(w) for w in token.W)
-        op.decode_token(token.W, step, *token[1:], 1)
+        decode_token(token.W, step, *token[1:], 1)
     return dict(seen)
 
 

@@ -4,21 +4,18 @@ Without a GPU Triton's interpreter runs the kernels; with a GPU they are compile
 wrongly, as arithmetic on 16-bit integers; ``test_triton_bfloat16.py`` repairs it.
 """
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from kernel_cases import DEVICE, TOLERANCE, Arguments, Case, arguments, assert_close, exact, primal, results, rounded
+from kernel_cases import DEVICE, TOLERANCE, Arguments, Case, assert_close, exact, of, primal, results
 from torch import Tensor
 
 from ttt.kernels.triton import op
 from ttt.kernels.triton.choices import Choice, using
 from ttt.kernels.triton.configurations import Layer
-from ttt.kernels.triton.op import decode_token, inner_loop, unsupported
+from ttt.kernels.triton.op import inner_loop, unsupported
 
-B, H = 1, 2
 LINEAR = [Case(D, 0, b, T) for D in (32, 64, 96, 128) for b, T in ((8, 24), (16, 48), (32, 64), (64, 64))]
 MLP = [
     Case(32, 128, 8, 24),
@@ -32,7 +29,7 @@ MLP = [
     Case(128, 512, 16, 16),
     Case(128, 128, 32, 32),
 ]
-SMALL = [Case(16, 0, 5, 20), Case(16, 32, 5, 20)]
+SMALL = [Case(16, 0, 5, 15), Case(16, 32, 5, 15)]
 HALF_AND_SINGLE = [torch.float16, torch.float32]
 ALTERNATING = [
     *((case, HALF_AND_SINGLE[(i // 4 + i) % 2]) for i, case in enumerate(LINEAR)),
@@ -46,26 +43,8 @@ if DEVICE == "cuda":
     ALTERNATING = [(case, dtype) for case in LINEAR + MLP for dtype in HALF_AND_SINGLE]
 
 
-def of(case: Case, dtype: torch.dtype = torch.float32, batch: int = B, heads: int = H) -> Arguments:
-    return rounded(arguments(case, torch.float64, batch, heads), dtype).map(
-        lambda x: x.detach().to(DEVICE).requires_grad_()
-    )
-
-
 def triton(given: Arguments, group: int = 2) -> tuple[Tensor, tuple[Tensor, ...]]:
     return inner_loop(*given, recompute_group=group)
-
-
-@pytest.fixture
-def poisoned(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Fill new tensors with NaN, so that an element that a kernel does not write is NaN."""
-    with monkeypatch.context() as patch:
-        for owner, name in ((torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty")):
-            allocate = getattr(owner, name)
-            patch.setattr(
-                owner, name, lambda *given, allocate=allocate, **named: allocate(*given, **named).fill_(float("nan"))
-            )
-        yield
 
 
 @pytest.mark.usefixtures("poisoned")
@@ -114,17 +93,6 @@ def test_blocks_of_any_width_are_the_definition(kernel: str) -> None:
     assert not all(map(torch.equal, wide.values(), results(triton, given).values())), "the choice was used"
 
 
-def test_decoding_is_not_refused_for_the_shared_memory_of_other_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    given = of(SMALL[0]).map(Tensor.detach)
-    monkeypatch.setattr(Layer, "shared_memory", 300 * 1024)
-    monkeypatch.setattr(op, "_shared_memory", lambda device: device and 99 * 1024)
-    with pytest.raises(RuntimeError, match="need 300 KB of shared memory"):
-        triton(given)
-    token = (x[:, :, :1] for x in (given.q, given.k, given.v, given.eta))
-    z, _ = decode_token(given.W, (), given.scale, given.shift, *token, given.tau, 0)
-    assert z.isfinite().all()
-
-
 @pytest.mark.parametrize(
     ("triton_version", "numpy_version", "works"),
     [("3.6.0", "2.4.6", False), ("3.6.0", "2.3.5", True), ("3.7.1", "2.4.6", True), ("3.6.0+git", "2.10.0", False)],
@@ -160,7 +128,7 @@ def test_any_sizes(poisoned: None, data: st.DataObject) -> None:  # noqa: ARG001
     # terms cancel.
     D = data.draw(st.integers(16, 36), "D")
     F = 16 * data.draw(st.integers(0, 3), "F / 16")
-    b, mini_batches = data.draw(st.integers(4, 20), "b"), data.draw(st.integers(1, 3), "mini-batches")
+    b, mini_batches = data.draw(st.integers(4, 20), "b"), data.draw(st.integers(1, 2), "mini-batches")
     given = of(Case(D, F, b, mini_batches * b), dtype, data.draw(st.integers(1, 2), "B"))
     assert_close(results(lambda a: triton(a, group), given), results(primal, exact(given)), TOLERANCE[dtype])
 
@@ -274,29 +242,6 @@ def test_any_subset_of_gradients(case: Case) -> None:
     assert only_state.abs().max() > 0
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("poisoned")
-@pytest.mark.parametrize("dtype", HALF_AND_SINGLE, ids=str)
-@pytest.mark.parametrize(
-    "case", [*SMALL, Case(64, 0, 16, 32), Case(96, 0, 2, 4), Case(64, 256, 3, 6), Case(96, 96, 2, 4)], ids=str
-)
-def test_token_by_token_is_the_definition(case: Case, dtype: torch.dtype) -> None:
-    given = of(case, dtype).map(Tensor.detach)
-    views, b = (given.q, given.k, given.v, given.eta), given.tau.numel()
-    before = [x.clone() for x in given.tensors()]
-    W, step, outputs = given.W, (), []
-    for t in range(case.tokens):
-        token = (x[:, :, t : t + 1] for x in views)
-        z, after = decode_token(W, step, given.scale, given.shift, *token, given.tau, t % b)
-        outputs.append(z)
-        W, step = (after, ()) if t % b == b - 1 else (W, after)
-    found = {"z": torch.cat(outputs, dim=2)} | {str(i): w for i, w in enumerate(W)}
-    z, W_last = primal(exact(given))
-    # Only the views and z are rounded to half precision.
-    assert_close(found, {"z": z} | {str(i): w for i, w in enumerate(W_last)}, TOLERANCE[dtype])
-    assert all(map(torch.equal, before, given.tensors()))
-
-
 @pytest.mark.parametrize("case", SMALL, ids=str)
 def test_a_loop_that_diverged_is_seen(case: Case) -> None:
     given = of(case, batch=2).map(Tensor.detach)
@@ -312,15 +257,12 @@ def test_a_loop_that_diverged_is_seen(case: Case) -> None:
 @pytest.mark.parametrize("case", SMALL, ids=str)
 @pytest.mark.filterwarnings("ignore")
 def test_torch_finds_nothing_wrong_with_the_operators(case: Case) -> None:
-    given = of(case)
+    given = of(case._replace(tokens=5), heads=1)
     ops = torch.ops.ttt_triton
     torch.library.opcheck(ops.forward.default, (list(given.W), *given[1:], 3, True, True))
     W, *others = given.map(Tensor.detach)
     z, W_last, kept = ops.forward(list(W), *others, 3, True, True)
     torch.library.opcheck(ops.backward.default, (torch.ones_like(z), W_last, kept, list(W), *others, 3, True))
-    scale, shift, q, k, v, eta, tau = others
-    token = [x[:, :, :1] for x in (q, k, v, eta)]
-    torch.library.opcheck(ops.decode.default, (list(W), list(W), scale, shift, *token, tau, 1, True))
 
 
 @pytest.mark.slow
@@ -350,20 +292,12 @@ def test_a_second_derivative_is_refused() -> None:
         dq.sum().backward()
 
 
-def test_a_derivative_of_decoding_is_refused() -> None:
-    given = of(SMALL[0])
-    token = (x[:, :, :1] for x in (given.q, given.k, given.v, given.eta))
-    z, _ = decode_token(given.W, (), given.scale, given.shift, *token, given.tau, 0)
-    with pytest.raises(RuntimeError, match="decode kernel has no derivatives"):
-        z.sum().backward()
-
-
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
         (lambda a: a._replace(k=a.k[:, :, :-5]), "q, k and v differ"),
         (lambda a: a._replace(k=a.k.half()), "q, k and v differ"),
-        (lambda a: a._replace(tau=a.tau[:3]), "not a multiple of 3"),
+        (lambda a: a._replace(tau=a.tau[:4]), "not a multiple of 4"),
         (lambda a: a._replace(eta=a.eta.mT), "expected shape"),
         (lambda a: a._replace(W=a.W[:3]), "expected shape|tensors"),
         (lambda a: a._replace(W=tuple(w[:, :1] for w in a.W)), "expected shape"),

@@ -12,7 +12,18 @@ import numpy as np
 import pytest
 import torch
 import triton.language as tl
-from kernel_cases import DEVICE, TOLERANCE, Case, arguments, assert_close, exact, primal, results, rounded
+from kernel_cases import (
+    DEVICE,
+    TOLERANCE,
+    Case,
+    arguments,
+    assert_close,
+    decoded_in_place,
+    exact,
+    primal,
+    results,
+    rounded,
+)
 from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
 from ttt.kernels.triton import op
@@ -81,3 +92,15 @@ def test_outputs_state_and_gradients_in_bfloat16(case: Case) -> None:
     assert_close(found, expected, TOLERANCE[torch.bfloat16])
     error = (found["z"].double() - expected["z"]).norm() / expected["z"].norm()
     assert error > 5e-4, "z has 8 significant bits, so the factors were rounded"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("repaired")
+@pytest.mark.parametrize("case", [Case(16, 0, 3, 6), Case(16, 32, 3, 6)], ids=str)
+def test_a_state_in_bfloat16_is_decoded_in_place(case: Case) -> None:
+    given = rounded(arguments(case, torch.float64, 1, 1), torch.bfloat16).map(torch.Tensor.detach)
+    found = decoded_in_place(given, torch.bfloat16)
+    z, W_last = primal(exact(given))
+    assert_close(found, {"z": z} | {str(i): w for i, w in enumerate(W_last)}, TOLERANCE[torch.bfloat16])
+    error = (found["0"].double() - W_last[0]).norm() / W_last[0].norm()
+    assert error > 5e-4, "W has 8 significant bits"

@@ -22,7 +22,7 @@ from ttt.inner.models.module import InnerModule
 from ttt.inner.scan import InnerKernel
 from ttt.kernels import dispatch
 from ttt.kernels.dispatch import CompiledKernel, choose_kernel, view_type
-from ttt.kernels.triton import op
+from ttt.kernels.triton import decoding, op
 from ttt.kernels.triton.configurations import INTERPRETED, Layer
 from ttt.layers.ttt import TTT
 from ttt.models.build import build_model
@@ -92,8 +92,8 @@ def test_token_by_token_is_the_primal_form_and_calls_the_decode_kernel(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     case, calls = Case(LOOPS[name], 4, T=11, D=16), []
-    decode = op.decode_token
-    monkeypatch.setattr(op, "decode_token", lambda *given: calls.append(given[-1]) or decode(*given))
+    decode = decoding.decode_token
+    monkeypatch.setattr(decoding, "decode_token", lambda *given: calls.append(given[-1]) or decode(*given))
     kernel = narrowed(choose_kernel(KernelConfig("triton"), case.spec), torch.float32, torch.float32)
     with torch.no_grad():
         found = case.outputs(kernel, [1] * 11)

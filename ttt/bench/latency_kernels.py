@@ -35,7 +35,7 @@ def kernel_measurements(config: LatencyBenchConfig, name: str, tokens: int) -> I
     group = group or default_group(layers, B * H, D, dtype.itemsize)
     sizes = Sizes(D, 4 * D, b, dtype.itemsize, tokens, group)
     layer = Layer(dtype, D, b, 4 * D if layers == 2 else 0)
-    launched = (layer.forward(keeps=True), layer.backward(), layer.decode(begun=True, ends=False))
+    launched = (layer.forward(keeps=True), layer.backward(), layer.decode())
     forward, backward, decoding = (count(configuration.kernel, sizes) for configuration in launched)
     workload, implementation = Workload(name, tokens, b, B), Implementation("triton", config.checkpoint_group[0])
 
@@ -55,7 +55,7 @@ def kernel_measurements(config: LatencyBenchConfig, name: str, tokens: int) -> I
 
 def kernel_functions(config: LatencyBenchConfig, name: str, tokens: int) -> dict[str, Callable[[], object]]:
     """Return the operators with their inputs: both passes, the forward pass, and one token."""
-    from ttt.kernels.triton import op
+    from ttt.kernels.triton import decoding, op
 
     B, H, D, b = config.inner_batch, config.heads, config.width // config.heads, MINI_BATCH_SIZE
     model, group = inner_model(name, D), config.checkpoint_group[0] or 0
@@ -77,7 +77,7 @@ def kernel_functions(config: LatencyBenchConfig, name: str, tokens: int) -> dict
     q_t, k_t, v_t, eta_t = (x[:, :, :1].detach() for x in (q, k, v, eta))
 
     def one_token() -> object:
-        return op.decode_token(W, step, scale, shift, q_t, k_t, v_t, eta_t, tau, b // 2)
+        return decoding.decode_token(W, step, scale, shift, q_t, k_t, v_t, eta_t, tau, b // 2)
 
     return {
         "inner_train": gradients,

@@ -28,8 +28,10 @@ from ttt.config.schema import KernelConfig, SizeConfig
 from ttt.inner.loop import InnerSpec
 from ttt.kernels.dispatch import choose_kernel
 from ttt.layers import mamba_kernels
+from ttt.layers.inner_state import in_place
 from ttt.layers.recurrence import recurrences_of
 from ttt.models.build import build_model
+from ttt.models.decoder import FixedDecoder
 from ttt.models.language_model import LanguageModel, token_losses
 from ttt.models.memory import keep_freed_memory
 from ttt.results.benchmarks import PLAIN_RECURRENCE, PLAIN_SCAN
@@ -199,6 +201,17 @@ def decode_functions(
     """
     model = inference_model(config, method, implementation)
     next_ids = torch.randint(config.vocab, (config.decode, batch, 1))
+    if isinstance(method.layer, TTTConfig) and isinstance(config, LatencyBenchConfig) and config.decode_state != "new":
+        # In the state's type before it is repeated: 512 sequences of the largest models fill a GPU.
+        state = in_place(prompt(tokens), DTYPES[config.decode_state])
+        decoder = FixedDecoder(model, for_batch(state, batch, next_ids.device))
+
+        def overwrite() -> None:
+            with _inference(config, next_ids.device):
+                for ids_B1 in next_ids:
+                    decoder(ids_B1)
+
+        return {"decode": overwrite}
     start = for_batch(prompt(tokens), batch, next_ids.device)
 
     @torch.no_grad()

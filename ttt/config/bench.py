@@ -123,6 +123,12 @@ class LatencyBenchConfig(ModelsConfig):
     half_weights: bool = key(
         True, "with a dtype of 16 bits: prefill and decoding have weights of that type; false: autocast, as in training"
     )
+    decode_state: str = key(
+        "new",
+        "state of TTT layers in decoding: new for each token and in float32, or overwritten, with W and sums of this "
+        "type, on a GPU by a CUDA graph",
+        choices=("new", "float32", "float16", "bfloat16"),
+    )
 
     @property
     def inference_dtype(self) -> str:

@@ -185,6 +185,13 @@ def _triton_op() -> ModuleType:
     return op
 
 
+def _decoding() -> ModuleType:
+    """Import the operators of one token."""
+    from ttt.kernels.triton import decoding
+
+    return decoding
+
+
 @cache
 def _why_no_triton() -> str | None:
     """Return why Triton's kernels cannot run on this machine, or None."""
@@ -243,7 +250,7 @@ def _triton_rest(
     if not _decodes(loop, state, inputs):
         return in_float32(fallback)(loop, state, inputs)
     token, offset = with_halved_loss(loop, inputs)[:4], state.offset
-    z, after = _triton_op().decode_token(state.W, state.grad_sum or (), *loop.norm, *token, loop.tau, offset)
+    z, after = _decoding().decode_token(state.W, state.grad_sum or (), *loop.norm, *token, loop.tau, offset)
     ends = offset + 1 == loop.mini_batch_size
     return z, InnerState(after) if ends else InnerState(state.W, after, offset=offset + 1)
 
@@ -253,6 +260,19 @@ def _decodes(loop: InnerLoop, state: InnerState, inputs: InnerInputs) -> bool:
     tensors = (*inputs[:4], *loop.norm, *state.tensors, loop.tau)
     differentiates = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
     return inputs.length == 1 < loop.mini_batch_size and not differentiates
+
+
+def decode_in_place(loop: InnerLoop, W: Params, step: Params, place: Tensor, inputs: InnerInputs) -> Tensor:
+    """Compute one token with the Triton kernels and overwrite the state; see ``ttt.kernels.triton.decoding``.
+
+    Raises:
+        UserError: the kernels do not run here, or do not support these inputs.
+    """
+    reason = why_unsupported(loop.spec) or _why_not_triton(loop, InnerState(W, step), inputs)
+    if reason:
+        raise bad_value("kernel.name", "triton", f"decoding in place needs it, but {reason}")
+    token = with_halved_loss(loop, inputs)[:4]
+    return _decoding().decode_in_place(W, step, *loop.norm, *token, loop.tau, place)
 
 
 def in_float32(fallback: InnerKernel) -> InnerKernel:

@@ -1,7 +1,9 @@
 """The inner loop's state within a sequence's ``State``: the same keys and shapes wherever the sequence is cut."""
 
 import torch
+from torch import Tensor
 
+from ttt.config.errors import bad_value
 from ttt.inner.loop import InnerState
 from ttt.inner.models.base import Params
 from ttt.layers.state import State, named, part
@@ -28,6 +30,35 @@ def unpack(names: list[str], packed: State, momentum: bool) -> InnerState:
     W, grad_sum = _params("W", names, packed), _params("grad_sum", names, packed)
     velocity = _params("momentum", names, packed) if momentum else None
     return InnerState(W, grad_sum if offset else None, velocity, packed["decay"] if offset else None, offset)
+
+
+def in_place(state: State, dtype: torch.dtype) -> State:
+    """Return the state of a model or a layer in tensors that one-token calls overwrite, as a CUDA graph needs it.
+
+    In every inner loop ``place``, int32 on the device, replaces ``offset``. It counts on from there; modulo b it is
+    the place in the mini-batch. W and ``grad_sum`` are copied to ``dtype``, all other tensors as they are.
+
+    Raises:
+        UserError: the state has the velocity of momentum.
+    """
+    if any(".momentum." in f".{name}" for name in state):
+        raise bad_value("model.momentum", "above 0", "has no decoding in place")
+    fixed: State = {}
+    for name, x in state.items():
+        group, _, last = name.rpartition(".")
+        if f".{name}".endswith(".inner.offset"):
+            device = state[name.removesuffix("offset") + "decay"].device
+            fixed[f"{group}.place"] = x.to(device, torch.int32, copy=True)
+        elif ".inner.W." in f".{name}" or ".inner.grad_sum." in f".{name}":
+            fixed[name] = x.to(dtype, memory_format=torch.contiguous_format, copy=True)
+        elif not (last == "decay" and f".{group}".endswith(".inner")):
+            fixed[name] = x.clone()
+    return fixed
+
+
+def parameters_in_place(names: list[str], packed: State) -> tuple[Params, Params, Tensor]:
+    """Return W, the sum of the mini-batch's steps and the place of an inner loop's part of ``in_place``."""
+    return _params("W", names, packed), _params("grad_sum", names, packed), packed["place"]
 
 
 def _named_params(group: str, names: list[str], P: Params) -> State:

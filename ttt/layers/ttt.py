@@ -14,9 +14,9 @@ from ttt.inner.layer_norm import EPS, LayerNormParams
 from ttt.inner.loop import InnerInputs, InnerLoop, InnerSpec, InnerState
 from ttt.inner.models.base import Params
 from ttt.inner.models.registry import make_inner_model
-from ttt.kernels.dispatch import COMPILED, choose_kernel, view_type
+from ttt.kernels.dispatch import COMPILED, choose_kernel, decode_in_place, view_type
 from ttt.layers.flops import count_flops
-from ttt.layers.inner_state import pack, unpack
+from ttt.layers.inner_state import pack, parameters_in_place, unpack
 from ttt.layers.registry import LayerSpec, register_layer
 from ttt.layers.rope import first_rotations, rotate
 from ttt.layers.state import State, named, part
@@ -90,21 +90,30 @@ class TTT(nn.Module):
         return inner + 2 * tokens * sum(projections) + sum(count_flops(x, tokens) for x in (self.views, self.output))
 
     def forward(self, x_BTC: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """Run the inner loop over the tokens, from ``W_init`` or from ``state``."""
+        """Run the inner loop over the tokens, from ``W_init`` or from ``state``.
+
+        A state of ``ttt.layers.inner_state.in_place`` takes one token, is overwritten, and is returned.
+        """
         (q, k, v), views_state = self.views(x_BTC, part(state, "views"))
         # In at least float32: half precision would lose the small steps that W accumulates. The views may stay in half
         # precision if the kernel keeps the steps in float32.
         with torch.autocast(q.device.type, enabled=False):
             views_dtype = view_type(self.kernel, q)
             dtype = torch.promote_types(q.dtype, torch.float32)
-            inner_state = self._inner_state(part(state, "inner"), q.shape[0], dtype)
-            q, k = self._rotated(q.to(dtype), k.to(dtype), inner_state.offset)
+            inner = part(state, "inner")
+            start = None if "place" in inner else self._inner_state(inner, q.shape[0], dtype)
+            offset: int | Tensor = inner["place"] if start is None else start.offset
+            q, k = self._rotated(q.to(dtype), k.to(dtype), offset)
             q, k, v = (view.to(views_dtype) for view in (q, k, v))
             inputs = InnerInputs(q, k, v, *self._rates(x_BTC.to(dtype)))
             loop = InnerLoop(self.inner, self._norm(dtype), self._tau(dtype))
-            z_BHTD, inner_state = self.kernel(loop, inner_state, inputs)
+            if start:
+                z_BHTD, end = self.kernel(loop, start, inputs)
+                inner = pack(self._names, end)
+            else:
+                z_BHTD = decode_in_place(loop, *parameters_in_place(self._names, inner), inputs)
         y_BTC = self.output(self.post_norm(merge_heads(z_BHTD.to(x_BTC.dtype))), x_BTC)
-        return y_BTC, named("views", views_state) | named("inner", pack(self._names, inner_state))
+        return y_BTC, named("views", views_state) | named("inner", inner)
 
     def initial_weights(self, dtype: torch.dtype) -> Params:
         """Return W_0, the inner model's parameters before the first token, each [H, ...]."""
@@ -123,7 +132,7 @@ class TTT(nn.Module):
             return unpack(self._names, state, self.inner.momentum > 0)
         return self.inner.start(self.initial_weights(dtype), batch)
 
-    def _rotated(self, q: Tensor, k: Tensor, offset: int) -> tuple[Tensor, Tensor]:
+    def _rotated(self, q: Tensor, k: Tensor, offset: int | Tensor) -> tuple[Tensor, Tensor]:
         # Positions restart in every mini-batch: earlier tokens act through W, not through attention.
         period = self.config.rope_period or self.config.mini_batch_size
         turn = first_rotations(period, self.head_dim, self.config.rope_base, q.dtype, q.device)

@@ -176,7 +176,7 @@ def _named(leaves: list[Tensor], z: Tensor, W_last: tuple[Tensor, ...]) -> dict[
 
 def token_by_token(inputs: Inputs) -> dict[str, Tensor]:
     """Return the outputs and the last W of decoding one token after another."""
-    from ttt.kernels.triton.op import decode_token
+    from ttt.kernels.triton.decoding import decode_token
 
     W, outputs, b = tuple(inputs.W), [], inputs.tau.numel()
     step: tuple[Tensor, ...] = ()

@@ -5,13 +5,14 @@ The fastest ways are stored in the user's cache, where launches look for them (`
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 from ttt.bench.gpu.card import card
-from ttt.bench.gpu.operators import DTYPES, GROUPS, Sizes, passes
+from ttt.bench.gpu.operators import DTYPES, GROUPS, IN_PLACE, Sizes, passes
 from ttt.bench.gpu.tables import Table
 from ttt.bench.timing import repeated, timed_by_gpu
 from ttt.config.errors import first_line
@@ -26,6 +27,9 @@ SHAPES = ((1, 32), (4, 32), (33, 8), (16, 32))
 """B and H: 32, 128, 264 and 512 programs; an H100 has 132 multiprocessors."""
 
 TOKENS = 2048
+
+
+NOTES = {IN_PLACE: "state in float16, in place"}
 
 
 class Way(NamedTuple):
@@ -56,8 +60,8 @@ def kernels(table: Table, folder: Path, seconds: float) -> None:  # noqa: ARG001
 def ways(sizes: Sizes) -> Iterator[Way]:
     """Yield all kernels of a layer in all ways; those of one kernel follow each other."""
     layer = Layer(DTYPES[sizes.dtype], sizes.D, sizes.b, 4 * sizes.D if sizes.layer == "mlp" else 0)
-    for use in ("forward", "backward", "decode"):
-        kernel = f"{sizes.layer}_{'forward_on_chip' if use == 'forward' and layer.on_chip else use}"
+    for use in ("forward", "backward", "decode", IN_PLACE):
+        kernel = f"{sizes.layer}_{'forward_on_chip' if use == 'forward' and layer.on_chip else use.split()[0]}"
         for choice in layer.candidates(use) or (None,):
             yield Way(kernel, use, sizes, choice)
 
@@ -87,19 +91,20 @@ def compared_ways(
         found = times.get(way.kernel, {})
         shortest = bool(found) and min(found, key=lambda choice: found[choice]) == way.choice
         table.add(kernel=way.kernel, B_x_H=sizes.programs, **_compiled(way), **measured(way, taken, device),
-                  note="fastest so far" if shortest else "")  # fmt: skip
+                  note="fastest so far" if shortest else NOTES.get(way.use, ""))  # fmt: skip
     return {f"{name} {sizes.programs}": min(found, key=found.__getitem__) for name, found in times.items()}
 
 
 def measured(way: Way, seconds: float, device: torch.device) -> dict[str, str]:
     """Return the cells of a time: ms, ns per token and head, the share of the bound, and the model's ns."""
-    tokens = 1 if way.use == "decode" else way.sizes.T
+    tokens = 1 if way.use in ("decode", IN_PLACE) else way.sizes.T
     per_token = seconds / (way.sizes.programs * tokens)
     cells = {"ms": f"{1e3 * seconds:.3f}", "ns_token": f"{1e9 * per_token:.3g}"}
     gpu = gpu_named(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
     if gpu:
         s = way.sizes
-        counted = count(way.kernel, CountedSizes(s.D, 4 * s.D, s.b, 2, s.T, GROUPS[s.layer]))
+        counted_sizes = CountedSizes(s.D, 4 * s.D, s.b, 2, s.T, GROUPS[s.layer])
+        counted = count(way.kernel, replace(counted_sizes, state=2) if way.use == IN_PLACE else counted_sizes)
         cells["of_bound"] = f"{100 * gpu.seconds(counted.flops, counted.device_bytes, s.dtype) / per_token:.1f}"
     cycles = modelled_cycles(way)
     if cycles:

@@ -18,6 +18,10 @@ GROUPS = {"linear": 16, "mlp": 64}
 """Default mini-batches per kept W; equal to ``DEFAULT_GROUP`` of the operators."""
 
 
+IN_PLACE = "decode in place"
+"""Use of the kernels of one token with the state in float16."""
+
+
 class Sizes(NamedTuple):
     """Layer (linear or mlp), type of the views, B, H, T, D, b."""
 
@@ -67,8 +71,11 @@ def random_inputs(sizes: Sizes, device: torch.device, seed: int = 0) -> Inputs:
 
 
 def passes(sizes: Sizes, device: torch.device) -> dict[str, Callable[[], object]]:
-    """Return functions that launch the forward kernel, the backward kernels, and the kernel of one token."""
-    import ttt.kernels.triton.op  # noqa: F401 - defines the operators
+    """Return functions that launch the forward kernel, the backward kernels, and the kernel of one token.
+
+    The last is there twice: with a new state in float32, and with one in float16 in place, as the authors' kernel has.
+    """
+    import ttt.kernels.triton.decoding  # noqa: F401 - defines the operators, as does the module that it imports
 
     operators = torch.ops.ttt_triton
     inputs, group = random_inputs(sizes, device), GROUPS[sizes.layer]
@@ -77,8 +84,11 @@ def passes(sizes: Sizes, device: torch.device) -> dict[str, Callable[[], object]
     dz, step = torch.randn_like(z), [torch.zeros_like(w) for w in W]
     scale, shift, q, k, v, eta, tau = others
     token = [x[:, :, :1].contiguous() for x in (q, k, v, eta)]
+    half = [[w.half() for w in W], [torch.zeros_like(w, dtype=torch.float16) for w in W]]
+    place = torch.tensor(sizes.b // 2, dtype=torch.int32, device=device)
     return {
         "forward": lambda: operators.forward(W, *others, group, True, True),
         "backward": lambda: operators.backward(dz, W_last, kept, W, *others, group, True),
         "decode": lambda: operators.decode(W, step, scale, shift, *token, tau, sizes.b // 2, True),
+        IN_PLACE: lambda: operators.decode_in_place(*half, scale, shift, *token, tau, place, True),
     }

@@ -24,13 +24,13 @@ from ttt.kernels.triton.mlp_forward_on_chip import mlp_forward_on_chip
 from ttt.kernels.triton.sizes import KB, RESIDENT_HEAD_DIM, SMALL_SHARED, forward_warps, padded
 
 TYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
-"""Types of the views; the state and all sums are float32."""
+"""Types of the views, and of the state of a decoded token; otherwise the state is float32, as all sums are."""
 
 INTERPRETED = not isinstance(linear_forward, JITFunction)
 """True if Triton's interpreter runs the kernels, on CPUs: TRITON_INTERPRET was 1 when they were imported."""
 
-VIEW, FLOAT, NUMBER = "view", "float", "number"
-"""Types of arguments: pointer to the views' type, pointer to float32, int32."""
+VIEW, FLOAT, STATE, PLACE, NUMBER = "view", "float", "state", "place", "number"
+"""Types of arguments: pointer to the views' type, to float32, to the state's type, to int32, and an int32."""
 
 ARGUMENTS: dict[str, str] = {
     name: kind
@@ -38,11 +38,11 @@ ARGUMENTS: dict[str, str] = {
         (VIEW, "q k v z dz dq dk dv"),
         (VIEW, "G1_kept G2_kept Z1_scratch Z1_bar_scratch X2_scratch X2_bar_scratch dZ1_part dH"),
         (FLOAT, "eta tau scale shift deta dtau dscale dshift"),
-        (FLOAT, "W1 W1_last W1_kept W1_sum W1_next dW1"),
-        (FLOAT, "b1 b1_last b1_kept b1_sum b1_next db1"),
-        (FLOAT, "W2 W2_last W2_kept W2_sum W2_next dW2"),
-        (FLOAT, "b2 b2_last b2_kept b2_sum b2_next db2"),
-        (NUMBER, "first count mini_batches tokens heads shared group offset"),
+        (FLOAT, "W1_last W1_kept dW1 b1_last b1_kept db1 W2_last W2_kept dW2 b2_last b2_kept db2"),
+        (STATE, "W1 W1_sum W1_next W1_sum_next b1 b1_sum b1_next b1_sum_next"),
+        (STATE, "W2 W2_sum W2_next W2_sum_next b2 b2_sum b2_next b2_sum_next"),
+        (PLACE, "place"),
+        (NUMBER, "first count mini_batches tokens heads shared group size"),
     )
     for name in names.split()
 }
@@ -167,10 +167,10 @@ class Layer:
         resident = self.D <= RESIDENT_HEAD_DIM
         return self._configuration("backward", linear_backward, choice, VIEW_WEIGHTS, RESIDENT=resident)
 
-    def decode(self, begun: bool, ends: bool) -> Configuration:
-        """Return the kernel for one token; ``begun``: its mini-batch has earlier tokens; ``ends``: it is the last."""
+    def decode(self, state: torch.dtype = torch.float32) -> Configuration:
+        """Return the kernel for one token whose state has the type ``state``."""
         fn = mlp_decode if self.F else linear_decode
-        return self._configuration("decode", fn, Choice(8, self._block), BEGUN=begun, ENDS=ends)
+        return self._configuration("decode", fn, Choice(8, self._block), state=state)
 
     def candidates(self, use: str) -> list[Choice]:
         """Return the choices for ``forward`` or ``backward`` that a GPU may compare, the default first; empty: one."""
@@ -216,7 +216,13 @@ class Layer:
         return (16 if large or self.F % 32 else 32) if self.F else 0
 
     def _configuration(
-        self, use: str, fn: Any, choice: Choice, exceptions: dict[str, str] | None = None, **flags: bool
+        self,
+        use: str,
+        fn: Any,
+        choice: Choice,
+        exceptions: dict[str, str] | None = None,
+        state: torch.dtype = torch.float32,
+        **flags: bool,
     ) -> Configuration:
         """Return ``fn`` with its types and constants; ``exceptions`` replace types of ``ARGUMENTS``."""
         P, R = padded(self.D), padded(self.b)
@@ -224,7 +230,7 @@ class Layer:
         constants["BLOCK"] = choice.block
         constexprs = {name: value for name, value in constants.items() if name in fn.arg_names}
         kinds = ARGUMENTS | (exceptions or {})
-        types = {VIEW: f"*{TYPES[self.dtype]}", FLOAT: "*fp32", NUMBER: "i32"}
+        types = {VIEW: f"*{TYPES[self.dtype]}", FLOAT: "*fp32", STATE: f"*{TYPES[state]}", PLACE: "*i32", NUMBER: "i32"}
         signature = {name: types[kinds[name]] for name in fn.arg_names if name not in constexprs}
         return Configuration(f"{self.name}_{use}", fn, signature, constexprs, choice.warps)
 
@@ -253,7 +259,7 @@ def configurations(
         layer = Layer(dtype, D, b, hidden, amd=target.startswith("gfx"))
         kernels += [layer.forward(keeps=True)] if layer.on_chip else []
         kernels += [layer.forward_portable(keeps=True), *([] if hidden else [layer.recompute()]), layer.backward()]
-        kernels.append(layer.decode(begun=True, ends=False))
+        kernels.append(layer.decode())
     return kernels
 
 
@@ -272,5 +278,4 @@ def launched(dtype: torch.dtype, D: int, b: int, layer: str, target: str) -> lis
     for choice in sizes.candidates("forward") or (None,):
         kernels += [sizes.forward(keeps, choice=choice) for keeps in (True, False)]
     kernels += [sizes.backward(choice=choice) for choice in sizes.candidates("backward") or (None,)]
-    # The last token of a mini-batch ends it; a mini-batch of one token has no earlier ones.
-    return kernels + [sizes.decode(begun, ends) for begun, ends in ((False, False), (True, False), (True, True))]
+    return kernels + [sizes.decode(state) for state in TYPES]

@@ -40,6 +40,7 @@ class Sizes:
         element: bytes per number of the views.
         tokens: T, a multiple of ``group`` mini-batches.
         group: mini-batches for each W that the forward pass keeps, as ``kernel.checkpoint_group``.
+        state: bytes per number of the state of a decoded token; elsewhere the state is float32.
     """
 
     D: int
@@ -48,6 +49,7 @@ class Sizes:
     element: int
     tokens: int
     group: int
+    state: int = FLOAT
 
     @cached_property
     def P(self) -> int:  # noqa: N802
@@ -317,5 +319,5 @@ def _backward(state: int, s: Sizes) -> list[Moved]:
 
 def _decode(state: int, loads: int, s: Sizes) -> list[Moved]:
     """Return q, k, v, eta and z; W; the sum of steps since the mini-batch began, before and after; LN."""
-    views = [_input(3 * s.view), _input(FLOAT), _output(s.view)]
+    views, state = [_input(3 * s.view), _input(FLOAT), _output(s.view)], state * s.state // FLOAT
     return [*views, _input(state, loads), _input(state), _output(state), _input(s.norm)]

@@ -139,21 +139,35 @@ def _mlp_backward(layer: Layer, views: Views, arguments: dict[str, Tensor], kept
     layer.backward(B * H).launch(B * H, **arguments, **numbers)
 
 
-def decode(views: Views, W: list[Tensor], step: list[Tensor], offset: int, bias: bool) -> tuple[Tensor, list[Tensor]]:
-    """Return Z [B, 1, H, D] of one token, and ``step`` including it, or the next W if the mini-batch ends.
+class Token(NamedTuple):
+    """The state of one decoded token and of the next, each as W of the module, of one type; for no sum any tensors.
 
-    ``step`` is empty at the start of a mini-batch.
+    Attributes:
+        W: W at the start of the mini-batch.
+        step: sum of the steps since then; not read at the first token of a mini-batch.
+        W_next: written at the last token of a mini-batch: W of the next one.
+        step_next: written at every other token: the sum including it.
+        place: number of earlier tokens, one int32 on the device.
     """
+
+    W: list[Tensor]
+    step: list[Tensor]
+    W_next: list[Tensor]
+    step_next: list[Tensor]
+    place: Tensor
+
+
+def decode(views: Views, token: Token, bias: bool) -> Tensor:
+    """Return Z [B, 1, H, D] of one token, and write the state after it."""
     B, _, H, _ = views.sizes
-    z, after = torch.empty_like(views.q), [w.new_empty(w.shape) for w in W]
-    W, shared = _start(W)
-    # At the start of a mini-batch the kernel reads no sum; Triton needs a tensor for every pointer.
-    summed = [x.contiguous() for x in step] or after
-    arguments = views._asdict() | _named("{}", W) | _named("{}_sum", summed) | _named("{}_next", after) | {"z": z}
-    kernel = views.layer(W, bias).decode(bool(step), offset + 1 == views.mini_batch_size)
+    z = torch.empty_like(views.q)
+    W, shared = _start(token.W)
+    arguments = views._asdict() | _named("{}", W) | _named("{}_sum", token.step) | {"z": z, "place": token.place}
+    arguments |= _named("{}_next", token.W_next) | _named("{}_sum_next", token.step_next)
+    kernel = views.layer(W, bias).decode(W[0].dtype)
     with torch.cuda.device_of(z):
-        kernel.launch(B * H, **arguments, offset=offset, heads=H, shared=shared)
-    return z, after
+        kernel.launch(B * H, **arguments, size=views.mini_batch_size, heads=H, shared=shared)
+    return z
 
 
 def _named(pattern: str, W: Iterable[Tensor]) -> dict[str, Tensor]:

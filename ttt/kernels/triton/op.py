@@ -28,10 +28,6 @@ _LIBRARY.define(
     f"backward(Tensor dz, Tensor[] dW_last, Tensor[] kept, {_INPUTS})"
     " -> (Tensor[], Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
-_LIBRARY.define(
-    "decode(Tensor[] W, Tensor[] step, Tensor scale, Tensor shift, Tensor q, Tensor k, Tensor v, Tensor eta, "
-    "Tensor tau, int offset, bool bias) -> (Tensor, Tensor[])"
-)
 
 
 def unsupported(
@@ -135,38 +131,7 @@ def inner_loop(
     return z, tuple(W_last if bias else W_last[::2])
 
 
-def decode_token(
-    W: Params,
-    step: Params,
-    scale: Tensor,
-    shift: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    eta: Tensor,
-    tau: Tensor,
-    offset: int,
-) -> tuple[Tensor, Params]:
-    """Compute one token anywhere in a mini-batch, without derivatives.
-
-    The arguments of ``inner_loop`` with T = 1, and:
-        step: sum of eta_j grad loss_j(W) over the earlier tokens of the mini-batch, shaped as W; empty if there are
-            none.
-        offset: number of earlier tokens in the mini-batch, 0 ... b - 1.
-
-    Returns:
-        z [B, H, 1, D], and the sum including this token, or, if ``offset`` is b - 1, W of the next mini-batch.
-
-    Raises:
-        RuntimeError: as ``inner_loop``, or an argument that requires a gradient.
-    """
-    W, bias = with_biases(W)
-    step = with_biases(step)[0]
-    z, after = torch.ops.ttt_triton.decode(list(W), list(step), scale, shift, q, k, v, eta, tau, offset, bias)
-    return z, tuple(after if bias else after[::2])
-
-
-def _check(
+def check(
     W: list[Tensor],
     scale: Tensor,
     shift: Tensor,
@@ -179,28 +144,38 @@ def _check(
 ) -> None:
     """Check sizes and types, because a kernel would read past the end of a tensor that is too small.
 
-    If it ``decodes``, T needs to be no multiple of b, and the shared memory of the other kernels is not needed.
+    If it ``decodes``, W may be in half precision, T is 1, and the shared memory of the other kernels is not needed.
     """
     B, H, T, D = q.shape
     hidden = (W[0].shape[-1],) if len(W) == 4 else ()
     reason = unsupported(D, hidden, tau.numel(), q.dtype, None if decodes else q.device)
-    unit = 1 if decodes else tau.numel()
+    state = W[0].dtype if decodes else torch.float32
+    reason = reason or (unsupported(D, hidden, tau.numel(), state) if decodes else None)
     torch._check(reason is None, lambda: f"the Triton inner loop cannot compute this: {reason}")
-    torch._check(T % unit == 0, lambda: f"T = {T} is not a multiple of {unit}")
+    torch._check(T == 1 if decodes else T % tau.numel() == 0, lambda: _wrong_tokens(T, tau, decodes))
     widths = [D, *hidden, D]
     shapes = [s for i, o in pairwise(widths) for s in ((B, H, i, o), (B, H, 1, o))]
     arguments = [*W, scale, shift, eta, tau]
     expected = [*shapes, (H, 1, D), (H, 1, D), (B, H, T), (tau.numel(),)]
     torch._check(len(arguments) == len(expected), lambda: f"W has {len(W)} tensors")
-    for x, shape in zip(arguments, expected, strict=True):
+    for i, (x, shape) in enumerate(zip(arguments, expected, strict=True)):
+        dtype = state if i < len(W) else torch.float32
         torch._check(tuple(x.shape) == shape, lambda x=x, shape=shape: f"expected shape {shape}, got {tuple(x.shape)}")
-        torch._check(x.dtype == torch.float32, lambda x=x: f"expected float32, got {x.dtype}")
+        torch._check(
+            x.dtype == dtype,
+            lambda x=x, dtype=dtype: f"expected {str(dtype).removeprefix('torch.')}, got {x.dtype}",
+        )
     for x in (k, v):
         torch._check(x.shape == q.shape and x.dtype == q.dtype, lambda: "q, k and v differ in shape or type")
     torch._check(all(x.device == q.device for x in (*arguments, k, v)), lambda: "tensors on different devices")
 
 
-def _views(scale: Tensor, shift: Tensor, *others: Tensor) -> launch.Views:
+def _wrong_tokens(T: int, tau: Tensor, decodes: bool) -> str:
+    return f"expected one token, got {T}" if decodes else f"T = {T} is not a multiple of {tau.numel()}"
+
+
+def views_of(scale: Tensor, shift: Tensor, *others: Tensor) -> launch.Views:
+    """Return the arguments of a launch from those of an operator: q, k, v, eta and tau are ``others``."""
     return launch.Views.of(scale[:, 0], shift[:, 0], *others)
 
 
@@ -217,8 +192,8 @@ def _forward(
     bias: bool,
     keep: bool,
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    _check(W, scale, shift, q, k, v, eta, tau)
-    z, W_last, kept = launch.forward(_views(scale, shift, q, k, v, eta, tau), W, group, bias, keep)
+    check(W, scale, shift, q, k, v, eta, tau)
+    z, W_last, kept = launch.forward(views_of(scale, shift, q, k, v, eta, tau), W, group, bias, keep)
     return z.transpose(1, 2), W_last, kept
 
 
@@ -235,9 +210,9 @@ def _forward_fake(
     bias: bool,  # noqa: ARG001
     keep: bool,
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    _check(W, scale, shift, q, k, v, eta, tau)
+    check(W, scale, shift, q, k, v, eta, tau)
     groups = -(-(q.shape[2] // tau.numel()) // group) if keep else 0
-    return _rows(q), [w.new_empty(w.shape) for w in W], [w.new_empty(groups, *w.shape) for w in W]
+    return rows(q), [w.new_empty(w.shape) for w in W], [w.new_empty(groups, *w.shape) for w in W]
 
 
 def _backward(
@@ -256,7 +231,7 @@ def _backward(
     bias: bool,
 ) -> tuple[list[Tensor], Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     dW = [d.clone(memory_format=torch.contiguous_format) for d in dW_last]
-    views = _views(scale, shift, q, k, v, eta, tau)
+    views = views_of(scale, shift, q, k, v, eta, tau)
     gradients = launch.backward(views, dz.to(q.dtype).transpose(1, 2).contiguous(), dW, kept, group, bias)
     dq, dk, dv = (x.transpose(1, 2) for x in (gradients.dq, gradients.dk, gradients.dv))
     dscale, dshift = gradients.dscale.sum(0)[:, None], gradients.dshift.sum(0)[:, None]
@@ -280,49 +255,10 @@ def _backward_fake(
 ) -> tuple[list[Tensor], Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     dense = [x.new_empty(x.shape) for x in (scale, shift, eta, tau)]
     dscale, dshift, deta, dtau = dense
-    return [w.new_empty(w.shape) for w in dW_last], dscale, dshift, _rows(q), _rows(k), _rows(v), deta, dtau
+    return [w.new_empty(w.shape) for w in dW_last], dscale, dshift, rows(q), rows(k), rows(v), deta, dtau
 
 
-def _decode(
-    W: list[Tensor],
-    step: list[Tensor],
-    scale: Tensor,
-    shift: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    eta: Tensor,
-    tau: Tensor,
-    offset: int,
-    bias: bool,
-) -> tuple[Tensor, list[Tensor]]:
-    _check(W, scale, shift, q, k, v, eta, tau, decodes=True)
-    torch._check(
-        q.shape[2] == 1 and 0 <= offset < tau.numel(), lambda: "expected one token and an offset within its mini-batch"
-    )
-    torch._check(not step or [x.shape for x in step] == [w.shape for w in W], lambda: "step and W differ in shape")
-    z, after = launch.decode(_views(scale, shift, q, k, v, eta, tau), W, step, offset, bias)
-    return z.transpose(1, 2), after
-
-
-def _decode_fake(
-    W: list[Tensor],
-    step: list[Tensor],  # noqa: ARG001
-    scale: Tensor,
-    shift: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    eta: Tensor,
-    tau: Tensor,
-    offset: int,  # noqa: ARG001
-    bias: bool,  # noqa: ARG001
-) -> tuple[Tensor, list[Tensor]]:
-    _check(W, scale, shift, q, k, v, eta, tau, decodes=True)
-    return _rows(q), [w.new_empty(w.shape) for w in W]
-
-
-def _rows(x: Tensor) -> Tensor:
+def rows(x: Tensor) -> Tensor:
     """Return an empty [B, H, T, D] in memory order [B, T, H, D]."""
     B, H, T, D = x.shape
     return x.new_empty(B, T, H, D).transpose(1, 2)
@@ -351,14 +287,9 @@ def _no_second(*_: Any) -> None:
     raise RuntimeError("the Triton inner loop has no second derivatives: use kernel=dual for them")
 
 
-def _no_decode_derivative(*_: Any) -> None:
-    raise RuntimeError("the Triton decode kernel has no derivatives: use kernel=dual for them")
-
-
 for _name, _real, _fake, _derivative, _saved in (
     ("forward", _forward, _forward_fake, _differentiate, _save),
     ("backward", _backward, _backward_fake, _no_second, None),
-    ("decode", _decode, _decode_fake, _no_decode_derivative, None),
 ):
     for _device in ("CPU", "CUDA"):
         _LIBRARY.impl(_name, _real, _device)

@@ -1,0 +1,70 @@
+"""Decoding with a state at fixed addresses: one token after another, on a GPU as a CUDA graph.
+
+Without a graph Python launches some hundred kernels for each token of a model of the paper's sizes, which takes longer
+than the GPU's work at small batches. A graph repeats the launches of one token. It cannot depend on numbers that the
+host knows, so the state says on the device how far the sequence is, and is overwritten.
+
+Shapes: B batch, V vocabulary.
+"""
+
+import torch
+from torch import Tensor
+
+from ttt.config.errors import bad_value
+from ttt.layers.state import State
+from ttt.models.language_model import LanguageModel
+
+
+class FixedDecoder:
+    """Reads one token of each sequence at a time: ``logits_BV = decoder(ids_B1)``.
+
+    On a GPU the first call compiles and launches the kernels one by one, the second captures a CUDA graph, and all
+    later ones replay it. No graph has been captured yet, for want of a GPU; on a CPU no call uses one.
+
+    Attributes:
+        state: the state after the tokens so far.
+    """
+
+    def __init__(self, model: LanguageModel, state: State) -> None:
+        """Take over ``state``, of ``ttt.layers.inner_state.in_place``; the sequences share no memory of it."""
+        device = model.embedding.weight.device
+        self.model, self.state = model, {name: x.to(device) for name, x in state.items()}
+        self._ids: Tensor | None = None
+        self._logits: Tensor | None = None
+        self._graph: torch.cuda.CUDAGraph | None = None
+
+    @torch.no_grad()
+    def __call__(self, ids_B1: Tensor) -> Tensor:
+        """Return the logits [B, V] after one more token of each sequence, in a tensor that the next call overwrites.
+
+        Raises:
+            UserError: the Triton kernels cannot compute this model here, or its state grows, as attention's does.
+        """
+        if self._ids is None:
+            self._ids = ids_B1.clone()
+            self._step()
+        elif not ids_B1.is_cuda:
+            self._ids.copy_(ids_B1)
+            self._step()
+        else:
+            self._ids.copy_(ids_B1)
+            self._replay()
+        assert self._logits is not None
+        return self._logits
+
+    def _step(self) -> None:
+        logits_B1V, after = self.model(self._ids, self.state)
+        for name, before in self.state.items():
+            if after[name].shape != before.shape:
+                raise bad_value("model", "attention", "its state grows with every token; decode it without a graph")
+            if after[name] is not before:
+                before.copy_(after[name])
+        self._logits = logits_B1V[:, -1].clone() if self._logits is None else self._logits.copy_(logits_B1V[:, -1])
+
+    def _replay(self) -> None:
+        if self._graph is None:
+            # The capture runs nothing; the replay below computes this token.
+            self._graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self._graph):
+                self._step()
+        self._graph.replay()
