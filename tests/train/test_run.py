@@ -307,7 +307,7 @@ def test_evaluation_can_be_repeated(configure: Configure, tmp_path: Path, capsys
     size, following, last = capsys.readouterr().out.splitlines()[-3:]
     total = record(tmp_path / "run")["parameters"]["total"]
     assert re.fullmatch(rf"{total:,} parameters, 768 tokens in [\d.,]+ s \([\d,]+ tokens/s\)", size)
-    assert following.startswith(f"next: ttt-generate run={tmp_path}/run ")
+    assert following.startswith(f"next: ttt-train run={tmp_path}/run goes on to 12 steps; ")
     assert last.startswith(f"{tmp_path}/run: validation perplexity {before['validation']['perplexity']:.2f} ")
     assert last.endswith("after 3 of 12 steps, stopped by trainer.max_steps")
     assert set(before) == {"validation", "test"}
