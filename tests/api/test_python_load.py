@@ -139,7 +139,7 @@ def test_a_key_that_varies_is_a_column_of_its_kind() -> None:
     table = ttt.load_runs(Path(__file__).parents[2] / "results" / "laptop")
     eta = table["model.eta_base"]
     assert eta.dtype.kind == "f"
-    assert set(eta[table["model"] == "ttt_linear"]) == {0.3, 1.0, 3.0, 10.0}
+    assert set(eta[table["model"] == "ttt_linear"]) == {0.1, 0.3, 1.0, 3.0, 10.0}
     assert eta[table["model"] == "mamba"].isna().all()
     assert table["model.norm"].dtype == "boolean"
     assert "trainer.device" not in table

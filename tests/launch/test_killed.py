@@ -187,11 +187,11 @@ def test_a_queue_that_is_killed_before_it_records_a_process(
     job = make_job(folder, runs[0], read_origin(folder), "local")
     DelayedSubmission(job).dump(folder.submitit / f"{process.pid}{SUBMITTED}")
     tried: list[str] = []
-    monkeypatch.setattr(queue, "_executor", lambda _, __, slot, ___: tried.append(slot) or sys.exit(9))
+    monkeypatch.setattr(queue, "_executor", lambda _, __, slot, ___, ____: tried.append(slot) or sys.exit(9))
     with queue.queue_lock(folder):
         assert [status.state for status in sweep_status(folder)] == ["running", "queued"]
         with pytest.raises(SystemExit):
-            queue._start_runs(folder, {})
+            queue._start_runs(folder, {}, None)
     assert tried == [1], "only the run that waits, beside the one that the lost queue has started"
     assert len(read_lines(folder.jobs)) == 2
     cancel_runs(folder, ["run-0000"])
