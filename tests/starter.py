@@ -14,11 +14,13 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+
+from ttt.launch.fork_server import ForkedProcess, serve
 
 PRELOADED = (
     "ttt.cli.train",
@@ -73,7 +75,7 @@ class Starter:
             "output": [str(output / "stdout"), str(output / "stderr")],
             "processes": processes,
         }
-        return Started(self, self.ask(request), output)
+        return Started(self.ask(request), self, output)
 
     def run(self, program: str, arguments: Sequence[str] = (), **more: Any) -> "subprocess.CompletedProcess[str]":
         """Run a program to its end."""
@@ -102,19 +104,15 @@ class Starter:
 
 
 @dataclass
-class Started:
+class Started(ForkedProcess):
     """A program that was started, with the methods of ``subprocess.Popen`` that the tests use."""
 
     starter: Starter
-    pid: int
     output: Path
-    returncode: int | None = field(default=None, init=False)
 
-    def poll(self) -> int | None:
-        """Return the exit code, or None while the program runs."""
-        if self.returncode is None:
-            self.returncode = self.starter.ask({"poll": self.pid})
-        return self.returncode
+    def _ended(self) -> int | None:
+        code: int | None = self.starter.ask({"poll": self.pid})
+        return code
 
     def wait(self, timeout: float = 600) -> int:
         """Return the exit code when the program has ended.
@@ -134,29 +132,9 @@ class Started:
         self.wait(timeout)
         return (self.output / "stdout").read_text(), (self.output / "stderr").read_text()
 
-    def send_signal(self, number: signal.Signals) -> None:
-        """Send a signal to the program, not to its children."""
-        if self.poll() is None:
-            os.kill(self.pid, number)
-
     def kill(self) -> None:
         """Send SIGKILL."""
         self.send_signal(signal.SIGKILL)
-
-
-def _serve() -> dict[str, Any] | None:
-    """Answer requests until there are no more; in a forked process, return its request."""
-    for line in sys.stdin:
-        request: dict[str, Any] = json.loads(line)
-        if "poll" in request:
-            pid, status = os.waitpid(request["poll"], os.WNOHANG)
-            answer = os.waitstatus_to_exitcode(status) if pid else None
-        else:
-            answer = os.fork()
-            if not answer:
-                return request
-        print(json.dumps(answer), flush=True)
-    return None
 
 
 def _become(request: dict[str, Any]) -> None:
@@ -177,27 +155,15 @@ def _become(request: dict[str, Any]) -> None:
 
 
 @dataclass
-class Second:
+class Second(ForkedProcess):
     """A second process, forked before the program starts; Lightning starts it in place of ``subprocess.Popen``."""
 
-    pid: int
     pipe: int
-    returncode: int | None = None
 
     def popen(self, command: list[str], env: dict[str, str], cwd: str | None) -> "Second":
         with os.fdopen(self.pipe, "w") as pipe:
             json.dump({"argv": command[1:], "environment": env, "cwd": cwd or "."}, pipe)
         return self
-
-    def poll(self) -> int | None:
-        if self.returncode is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            self.returncode = os.waitstatus_to_exitcode(status) if pid else None
-        return self.returncode
-
-    def send_signal(self, number: int) -> None:
-        if self.poll() is None:
-            os.kill(self.pid, number)
 
 
 def _fork_second() -> None:
@@ -234,7 +200,7 @@ def _main() -> None:
     for module in sys.argv[1:]:
         import_module(module)
     gc.freeze()
-    request = _serve()
+    request = serve()
     if request is not None:
         _become(request)
         exec(compile(request["program"], request["argv"][0], "exec"), {"__name__": "__main__"})

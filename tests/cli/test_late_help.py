@@ -1,4 +1,4 @@
-"""Hydra's parser is built where argparse checks the help of each flag, as Python 3.14 does."""
+"""Hydra's argument parser can be built although argparse checks each flag's help, as it does from Python 3.14 on."""
 
 import argparse
 

@@ -50,7 +50,7 @@ def test_a_prompt_in_chunks_gives_the_same_tokens(model: LanguageModel, monkeypa
 
 @pytest.mark.parametrize("device_tokens", [1, 1000])
 def test_prompts_together_have_the_tokens_of_each_alone(model: LanguageModel, device_tokens: int) -> None:
-    """Of other lengths, with answers of other lengths, one of them sampled."""
+    """Prompts and answers have different lengths, and one answer is sampled."""
     prompts = [[7], PROMPT, PROMPT[::-1], [*range(V)], [2] * 11]
     samplings = [GREEDY, GREEDY, Sampling(1.0, top_k=3, seed=5), GREEDY, GREEDY]
     wanted = [20, 3, 9, 1, 17]

@@ -202,7 +202,7 @@ def decode_functions(
     model = inference_model(config, method, implementation)
     next_ids = torch.randint(config.vocab, (config.decode, batch, 1))
     if isinstance(method.layer, TTTConfig) and isinstance(config, LatencyBenchConfig) and config.decode_state != "new":
-        # In the state's type before it is repeated: 512 sequences of the largest models fill a GPU.
+        # Converted before it is repeated: in float32, the states of 512 sequences of the largest models fill a GPU.
         state = in_place(prompt(tokens), DTYPES[config.decode_state])
         decoder = FixedDecoder(model, for_batch(state, batch, next_ids.device))
 

@@ -60,7 +60,7 @@ def most_unlearned(pairs: int) -> float:
 
 
 def _compared(rows: pd.DataFrame, more: str, less: str) -> list[Part]:
-    """Judge two methods of one size and backbone by the settings that both have with every seed."""
+    """Compare two methods of one size and backbone on the settings for which both have a run with every seed."""
     shares = rows.pivot(index="seed", columns=[*SETTING, "model"], values="accuracy").dropna(axis="columns")
     shared = rows.set_index(SETTING)
     shared = shared[[{(*key, more), (*key, less)} <= {*shares.columns} for key in shared.index]]

@@ -200,7 +200,7 @@ class HarnessModel(TemplateLM):
         reading = self._run.reading
         answers = [Answer(request.args[1], self._vocabulary) for request in requests]
         prompts = [self.tok_encode(request.args[0])[-self.max_length :] or [self.eot_token_id] for request in requests]
-        # Neighbours are of similar length: all prompts of a batch are read at the same time.
+        # Sorted by length, because a batch reads all of its prompts in step.
         order = sorted(range(len(prompts)), key=lambda number: -len(prompts[number]))
         with progress_bar(total=len(order), desc="answers", show=reading.show_progress, leave=False) as progress:
             while order:

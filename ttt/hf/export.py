@@ -90,7 +90,7 @@ def _config(run: TrainedRun, tokenizer: Path) -> dict[str, Any]:
 
 
 def tokenizer_files(tokenizer: Path, ctx: int) -> dict[str, bytes]:
-    """Return name -> content of the files by which transformers reads a run's tokenizer.
+    """Return the tokenizer files of the export for transformers: file name -> content.
 
     Args:
         tokenizer: its file in the run's folder.

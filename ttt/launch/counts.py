@@ -5,7 +5,7 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from platformdirs import user_cache_path
 
@@ -33,7 +33,7 @@ class ModelCount(NamedTuple):
 
 
 def model_counts(configs: Sequence[TrainConfig]) -> list[ModelCount]:
-    """Return the size of the model of every configuration, in their order.
+    """Return the parameters and FLOPs of the model of each configuration, in the order of ``configs``.
 
     Equal models are counted once. Counts are remembered in the user's cache until the source that counts them changes;
     a cache that cannot be read or written is done without.
@@ -66,8 +66,12 @@ def source_digest() -> str:
     return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
 
 
+def _model(config: TrainConfig) -> tuple[Any, ...]:
+    return config.model, config.size, config.backbone, config.data.vocab_size
+
+
 def _key(config: TrainConfig) -> str:
-    return repr((config.model, config.size, config.backbone, config.data.vocab_size, config.ctx.length))
+    return repr((*_model(config), config.ctx.length))
 
 
 def _counted(configs: dict[str, TrainConfig]) -> dict[str, ModelCount]:
@@ -78,7 +82,7 @@ def _counted(configs: dict[str, TrainConfig]) -> dict[str, ModelCount]:
     counts = {}
     for key, config in configs.items():
         # Built once for all contexts: it takes time even without drawing initial values.
-        shape = repr((config.model, config.size, config.backbone, config.data.vocab_size))
+        shape = repr(_model(config))
         if shape not in models:
             models[shape] = counted_model(config)
         length = config.ctx.length

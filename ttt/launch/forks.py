@@ -23,6 +23,7 @@ from submitit.core.utils import JobPaths
 from submitit.local.local import Controller, LocalJob
 
 from ttt.config.cluster import ClusterConfig
+from ttt.launch.fork_server import ForkedProcess, serve
 from ttt.train.quick_imports import quick_imports
 
 PRELOADED = (
@@ -37,32 +38,8 @@ PRELOADED = (
 )
 
 
-@dataclass
-class ForkedProcess:
-    """A child of this process, with those methods of ``subprocess.Popen`` that submitit calls."""
-
-    pid: int
-    returncode: int | None = field(default=None, init=False)
-
-    def poll(self) -> int | None:
-        """Return the exit code, or None while the process runs."""
-        if self.returncode is None:
-            self.returncode = self._ended()
-        return self.returncode
-
-    def send_signal(self, number: int) -> None:
-        """Send a signal, unless the process has ended."""
-        if self.poll() is None:
-            with suppress(ProcessLookupError):
-                os.kill(self.pid, number)
-
-    def _ended(self) -> int | None:
-        pid, status = os.waitpid(self.pid, os.WNOHANG)
-        return os.waitstatus_to_exitcode(status) if pid else None
-
-
 class Forks:
-    """The process that forks jobs, as the queue sees it. It ends with the queue; jobs that run go on."""
+    """The queue's connection to the process that forks jobs, which ends with the queue. Running jobs go on."""
 
     def __init__(self) -> None:
         # Without GPUs: CUDA that is in use does not survive a fork.
@@ -206,24 +183,12 @@ def main() -> None:
 
 
 def _serve(sources: list[tuple[str, int]]) -> dict[str, Any] | None:
-    """Answer requests until there are no more; in a forked process, return its request."""
-    for line in sys.stdin:
-        request: dict[str, Any] = json.loads(line)
-        if "poll" in request:
-            pid, status = os.waitpid(request["poll"], os.WNOHANG)
-            answer = os.waitstatus_to_exitcode(status) if pid else None
-        elif _sources() != sources:
-            answer = None
-        else:
-            answer = os.fork()
-            if not answer:
-                return request
-        print(json.dumps(answer), flush=True)
-    return None
+    """Fork jobs until the source files change: a run that starts later must not run the code of before."""
+    return serve(lambda: _sources() == sources)
 
 
 def _sources() -> list[tuple[str, int]]:
-    """Return the suite's source files and their times: a run that starts later must not run the code of before."""
+    """Return the suite's source files and the times at which they were changed."""
     files = (path for path in Path(__file__).parents[1].rglob("*") if path.suffix in (".py", ".cpp", ".h"))
     return sorted((str(path), path.stat().st_mtime_ns) for path in files)
 

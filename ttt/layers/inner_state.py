@@ -41,17 +41,18 @@ def in_place(state: State, dtype: torch.dtype) -> State:
     Raises:
         UserError: the state has the velocity of momentum.
     """
-    if any(".momentum." in f".{name}" for name in state):
-        raise bad_value("model.momentum", "above 0", "has no decoding in place")
     fixed: State = {}
     for name, x in state.items():
-        group, _, last = name.rpartition(".")
-        if f".{name}".endswith(".inner.offset"):
-            device = state[name.removesuffix("offset") + "decay"].device
-            fixed[f"{group}.place"] = x.to(device, torch.int32, copy=True)
-        elif ".inner.W." in f".{name}" or ".inner.grad_sum." in f".{name}":
+        outer, is_inner, key = f".{name}".rpartition(".inner.")
+        group = key.partition(".")[0] if is_inner else ""
+        if group == "momentum":
+            raise bad_value("model.momentum", "above 0", "has no decoding in place")
+        if group == "offset":
+            start = f"{outer}.inner.".removeprefix(".")
+            fixed[f"{start}place"] = x.to(state[f"{start}decay"].device, torch.int32, copy=True)
+        elif group in ("W", "grad_sum"):
             fixed[name] = x.to(dtype, memory_format=torch.contiguous_format, copy=True)
-        elif not (last == "decay" and f".{group}".endswith(".inner")):
+        elif group != "decay":
             fixed[name] = x.clone()
     return fixed
 

@@ -43,12 +43,9 @@ class FixedDecoder:
         if self._ids is None:
             self._ids = ids_B1.clone()
             self._step()
-        elif not ids_B1.is_cuda:
-            self._ids.copy_(ids_B1)
-            self._step()
         else:
             self._ids.copy_(ids_B1)
-            self._replay()
+            (self._replay if ids_B1.is_cuda else self._step)()
         assert self._logits is not None
         return self._logits
 

@@ -4,6 +4,7 @@ Shapes: B batch, H heads, D head width, b mini-batch size; W as of ``ttt.kernels
 """
 
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -108,27 +109,16 @@ def _decode(
     torch._check(bool(step) or not offset, lambda: "a token within a mini-batch needs the sum of its earlier steps")
     _check_step(W, step or W)
     after = [torch.empty_like(w, memory_format=torch.contiguous_format) for w in W]
-    # At the start of a mini-batch the kernel reads no sum; Triton needs a tensor for every pointer.
+    # At the start of a mini-batch the kernel reads no sum, but Triton needs a tensor for every pointer.
     summed = [x.contiguous() for x in step] or after
     token = launch.Token(W, summed, after, after, _places(q.device)[4 * offset :])
     return launch.decode(views_of(scale, shift, q, k, v, eta, tau), token, bias).transpose(1, 2), after
 
 
-def _decode_fake(
-    W: list[Tensor],
-    step: list[Tensor],  # noqa: ARG001
-    scale: Tensor,
-    shift: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    eta: Tensor,
-    tau: Tensor,
-    offset: int,  # noqa: ARG001
-    bias: bool,  # noqa: ARG001
-) -> tuple[Tensor, list[Tensor]]:
-    check(W, scale, shift, q, k, v, eta, tau, decodes=True)
-    return rows(q), [torch.empty_like(w, memory_format=torch.contiguous_format) for w in W]
+def _decode_fake(W: list[Tensor], step: list[Tensor], *given: Any) -> tuple[Tensor, list[Tensor]]:  # noqa: ARG001
+    *tensors, _, _ = given
+    check(W, *tensors, decodes=True)
+    return rows(tensors[2]), [torch.empty_like(w, memory_format=torch.contiguous_format) for w in W]
 
 
 def _check_in_place(W: list[Tensor], step: list[Tensor], q: Tensor, place: Tensor) -> None:
@@ -165,22 +155,11 @@ def _decode_in_place(
     return z.transpose(1, 2)
 
 
-def _decode_in_place_fake(
-    W: list[Tensor],
-    step: list[Tensor],
-    scale: Tensor,
-    shift: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    eta: Tensor,
-    tau: Tensor,
-    place: Tensor,
-    bias: bool,  # noqa: ARG001
-) -> Tensor:
-    check(W, scale, shift, q, k, v, eta, tau, decodes=True)
-    _check_in_place(W, step, q, place)
-    return rows(q)
+def _decode_in_place_fake(W: list[Tensor], step: list[Tensor], *given: Any) -> Tensor:
+    *tensors, place, _ = given
+    check(W, *tensors, decodes=True)
+    _check_in_place(W, step, tensors[2], place)
+    return rows(tensors[2])
 
 
 def _no_derivative(*_: object) -> None:

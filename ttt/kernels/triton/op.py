@@ -140,6 +140,7 @@ def check(
     v: Tensor,
     eta: Tensor,
     tau: Tensor,
+    *,
     decodes: bool = False,
 ) -> None:
     """Check sizes and types, because a kernel would read past the end of a tensor that is too small.
