@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
+from ttt.results.checkpoints import averaged
 from ttt.results.record import Evaluation, Record
 
 HEAD = """\
@@ -74,8 +75,7 @@ def _training(record: Record, step: int, weights: str) -> str:
         origin = record["imported"]
         where = origin["source"] + (f" at {origin['revision']}" if origin["revision"] else "")
         rows.append(("weights", f"imported from {where} ({origin['layout']}), not trained by the suite"))
-    elif weights.startswith("mean"):
-        count = weights.removeprefix("mean").partition("-")[0]
+    elif (count := averaged(weights)) > 1:
         rows.append(("weights", f"the mean of the last {count} checkpoints up to this step"))
     return _table(("", ""), rows)
 

@@ -29,7 +29,7 @@ from ttt.models.build import build_model
 from ttt.models.language_model import LanguageModel
 from ttt.models.memory import keep_freed_memory
 from ttt.models.weights import load_mean_weights
-from ttt.results.checkpoints import Choice, chosen_whole
+from ttt.results.checkpoints import Choice, averaged, chosen_whole, weights_name
 from ttt.results.document_losses import read_document_losses, write_document_losses
 from ttt.results.metrics import MetricLog, Split
 from ttt.results.origin import data_from_here
@@ -91,8 +91,8 @@ class TrainedRun:
     @property
     def steps_in_words(self) -> str:
         """The steps of the weights, for readers: ``step 50``, ``step 50 (mean of 2 checkpoints)``."""
-        count = self.weights.removeprefix("mean").partition("-")[0]
-        mean = f" (mean of {count} checkpoints)" if self.weights.startswith("mean") else ""
+        count = averaged(self.weights)
+        mean = f" (mean of {count} checkpoints)" if count > 1 else ""
         return f"step {self.step}{mean}"
 
     @cached_property
@@ -205,7 +205,7 @@ def load_run(
     find = partial(corpus_of, record, config.data, show_progress)
     step = used[0].step
     own = choice.average == 1 and choice.step in (None, record.steps)
-    weights = "" if own else f"step{step}" if choice.average == 1 else f"mean{choice.average}-step{step}"
+    weights = "" if own else weights_name(step, choice.average)
     return TrainedRun(record, find, model.to(device), step, reading, elsewhere=bool(weights), weights=weights)
 
 

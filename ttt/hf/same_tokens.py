@@ -41,7 +41,7 @@ def check_same_tokens(tokenizer: Path, files: dict[str, bytes]) -> None:
 
     Args:
         tokenizer: the tokenizer's file in the run's folder.
-        files: name -> content of the files by which transformers reads it.
+        files: the tokenizer files of the export, name -> content.
 
     Raises:
         UserError: a text has other tokens, or only the run decodes its tokens to the text.

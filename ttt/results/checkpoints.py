@@ -87,6 +87,17 @@ class Choice:
     average: int = 1
 
 
+def weights_name(step: int, average: int) -> str:
+    """Return the name of weights that are not the newest: ``step50``, or ``mean2-step50``, of two checkpoints."""
+    return f"step{step}" if average == 1 else f"mean{average}-step{step}"
+
+
+def averaged(weights: str) -> int:
+    """Return the number of checkpoints whose mean the weights of this name are; 1: they are no mean."""
+    mean, _, step = weights.partition("-")
+    return int(mean.removeprefix("mean")) if step else 1
+
+
 def chosen_whole(folder: Path, choice: Choice) -> list[Checkpoint]:
     """Return the undamaged checkpoints of a choice, newest first; none if the run has no checkpoint.
 
