@@ -66,7 +66,7 @@ help: ## this list
 setup: .venv/installed ## create .venv and install the project with its pinned dependencies
 
 .venv/installed: pyproject.toml constraints.txt
-	@$(PYTHON) -I ttt/config/supported.py $(PYTHON)
+	@$(PYTHON) -E -s ttt/config/supported.py $(PYTHON)
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,docs]'
 	@touch $@
