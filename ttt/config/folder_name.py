@@ -35,6 +35,7 @@ WITHOUT_WORDS = {
     ("data", "eval_tokens"),
     ("data", "length"),
     ("size", "match"),
+    ("size", "match_flops"),
     ("recipe", "imported"),
 }
 """Group and key of settings that no reader looks for in a name."""

@@ -52,6 +52,9 @@ class SizeConfig:
         "a model, such as mamba: set mlp_hidden, or width where the block has no SwiGLU, so that the parameters are "
         "those of that model at this size, within 1%",
     )
+    match_flops: str | None = key(
+        None, "the same for the FLOPs of training on a token at this context, within 2%; not together with match"
+    )
     init_std: float = key(0.02, "standard deviation of initial weights", above=0)
     steps: int = key(0, "steps of the full recipe", at_least=1)
     tokens_per_step: int = key(0, "tokens in a step of the full recipe", at_least=1)
