@@ -10,15 +10,38 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from ttt.kernels.cpu import pointwise
+from ttt.kernels.dispatch import computes_compiled
 from ttt.kernels.matmul import product
+from ttt.layers.by_kernel import ByKernel
 from ttt.layers.views import linear
 
 NORM_EPS = 1e-6
 
 
-def rms_norm(width: int) -> nn.RMSNorm:
-    """Return an RMSNorm over the model width, without shift."""
-    return nn.RMSNorm(width, eps=NORM_EPS)
+class RMSNorm(nn.RMSNorm, ByKernel):
+    """RMSNorm over the model width, without shift. [..., C] -> [..., C].
+
+    On CPUs the compiled kernel computes it where ``kernel.name`` allows it.
+    """
+
+    eps: float
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, eps=NORM_EPS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Norm every token."""
+        if computes_compiled(self.kernel, x, self.weight):
+            return pointwise.rms_norm(x, self.weight, self.eps)
+        return super().forward(x)
+
+    def of_sum(self, h: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Return h + y and its norm; the compiled kernel computes both at once."""
+        if computes_compiled(self.kernel, h, y, self.weight):
+            return pointwise.sum_rms_norm(h, y, self.weight, self.eps)
+        total = h + y
+        return total, self(total)
 
 
 class SwiGLU(nn.Module):
@@ -32,7 +55,9 @@ class SwiGLU(nn.Module):
 
     def forward(self, x_BTC: Tensor) -> Tensor:
         """Gate and project back."""
-        return _GatedDown.apply(self.gate(x_BTC), self.up(x_BTC), self.down.weight, self.down.kernel.matmul)
+        gate, up, down = self.gate(x_BTC), self.up(x_BTC), self.down
+        compiled = computes_compiled(down.kernel, gate, up)
+        return _GatedDown.apply(gate, up, down.weight, down.kernel.matmul, compiled)
 
 
 class _GatedDown(torch.autograd.Function):
@@ -42,17 +67,25 @@ class _GatedDown(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, gate: Tensor, up: Tensor, weight: Tensor, library: str) -> Tensor:
+    def forward(ctx: Any, gate: Tensor, up: Tensor, weight: Tensor, library: str, compiled: bool) -> Tensor:
         ctx.save_for_backward(gate, up, weight)
-        ctx.library = library
-        return product(F.silu(gate) * up, weight.to(gate.dtype), library)
+        ctx.library, ctx.compiled = library, compiled
+        gated = pointwise.gated_product(gate, up) if compiled else F.silu(gate) * up
+        return product(gated, weight.to(gate.dtype), library)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         gate, up, weight = ctx.saved_tensors
-        silu = F.silu(gate)
-        d_weight = d_out.flatten(0, -2).mT @ (silu * up).flatten(0, -2)
-        d_product = product(d_out, weight.to(d_out.dtype).mT, ctx.library)
-        d_gate = torch.ops.aten.silu_backward(d_product * up, gate)
-        return d_gate, d_product.mul_(silu), d_weight.to(weight.dtype), None
+        d_gated = product(d_out, weight.to(d_out.dtype).mT, ctx.library)
+        gradients = pointwise.gated_product_backward if ctx.compiled else gated_product_backward
+        d_gate, d_up, gated = gradients(d_gated, gate, up)
+        del d_gated
+        d_weight = d_out.flatten(0, -2).mT @ gated.flatten(0, -2)
+        return d_gate, d_up, d_weight.to(weight.dtype), None, None
+
+
+def gated_product_backward(upstream: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of gate and up, and silu(gate) * up."""
+    silu = F.silu(gate)
+    return torch.ops.aten.silu_backward(upstream * up, gate), upstream * silu, silu * up

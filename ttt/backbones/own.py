@@ -5,7 +5,7 @@ Shapes: B batch, T tokens, C model width.
 
 from torch import Tensor, nn
 
-from ttt.backbones.modules import rms_norm
+from ttt.backbones.modules import RMSNorm
 from ttt.backbones.registry import register_backbone
 from ttt.config.schema import SizeConfig
 from ttt.layers.state import SequenceLayer, State, named, part
@@ -21,7 +21,7 @@ class OwnBlock(nn.Module):
 
     def __init__(self, layer: SequenceLayer, size: SizeConfig) -> None:
         super().__init__()
-        self.layer_norm = rms_norm(size.width)
+        self.layer_norm = RMSNorm(size.width)
         self.layer = layer
 
     def forward(self, h_BTC: Tensor, state: State | None = None) -> tuple[Tensor, State]:

@@ -80,6 +80,19 @@ def is_compiled(config: KernelConfig, device: torch.device) -> bool:
     return reason is None
 
 
+def computes_compiled(config: KernelConfig, *tensors: Tensor) -> bool:
+    """Return whether ``config`` means the compiled convolution, norms and gates for these tensors.
+
+    They compute tensors of one dtype, float32 or float64; PyTorch computes the others, and those of mixed precision.
+
+    Raises:
+        UserError: ``kernel=cpu`` cannot run here.
+    """
+    device, dtypes = tensors[0].device, {tensor.dtype for tensor in tensors}
+    is_exact = dtypes in ({torch.float32}, {torch.float64}) and not torch.is_autocast_enabled("cpu")
+    return is_exact and is_compiled(config, device)
+
+
 def why_not_here(name: str, device: torch.device) -> str | None:
     """Return why the kernel of this name cannot run on this machine and device, or None."""
     if name == "cpu":

@@ -112,7 +112,7 @@ class TTT(nn.Module):
                 inner = pack(self._names, end)
             else:
                 z_BHTD = decode_in_place(loop, *parameters_in_place(self._names, inner), inputs)
-        y_BTC = self.output(self.post_norm(merge_heads(z_BHTD.to(x_BTC.dtype))), x_BTC)
+        y_BTC = self.output(merge_heads(z_BHTD.to(x_BTC.dtype)), x_BTC, self.post_norm)
         return y_BTC, named("views", views_state) | named("inner", inner)
 
     def initial_weights(self, dtype: torch.dtype) -> Params:

@@ -5,7 +5,7 @@ Shapes: B batch, T tokens, S = T + 1 tokens of a window, C model width, V vocabu
 
 from torch import Tensor, nn
 
-from ttt.backbones.modules import rms_norm
+from ttt.backbones.modules import RMSNorm
 from ttt.kernels import matmul
 from ttt.layers.by_kernel import ByKernel
 from ttt.layers.flops import count_flops
@@ -37,7 +37,7 @@ class LanguageModel(nn.Module, ByKernel):
         self.embedding = nn.Embedding(vocab_size, width)
         nn.init.normal_(self.embedding.weight, std=init_std)
         self.blocks = nn.ModuleList(blocks)
-        self.norm = rms_norm(width)
+        self.norm = RMSNorm(width)
 
     def flops(self, tokens: int) -> int:
         """Return the FLOPs of the matrix products of a forward pass over one sequence of ``tokens`` tokens."""

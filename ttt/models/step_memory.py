@@ -38,6 +38,8 @@ COUNTED_BLOCKS, COUNTED_TOKENS = 3, 8192
 
 HALF = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
+KEEP_STATES = ("ttt_cpu::forward", "ttt_cpu::selective_scan")
+
 Part = Literal["activations", "kernels"]
 
 
@@ -212,8 +214,8 @@ class _Tracker(TorchDispatchMode):
         results = tree_leaves(result)
         for number, tensor in enumerate(results):
             if isinstance(tensor, Tensor):
-                # The compiled kernels for CPUs return the states that they keep last.
-                kept = func.namespace == "ttt_cpu" and number == len(results) - 1 and "backward" not in func.name()
+                # The compiled inner loop and scan return the states that they keep last.
+                kept = func.name() in KEEP_STATES and number == len(results) - 1
                 self._add(tensor, "kernels" if kept else self._part, tensor.untyped_storage().nbytes())
         if sum(self._live.values()) > sum(self.peak.values()):
             self.peak = dict(self._live)
