@@ -106,9 +106,13 @@ def test_plan_prints_the_cost_and_writes_nothing(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("ttt.train.calibration.SECONDS", 0.0)
-    monkeypatch.setattr(sys, "argv", ["ttt-train", *tiny, "plan=true", "trainer.max_steps=4"])
+    compiled = list[object]()
+    monkeypatch.setattr("ttt.train.calibration.compile_blocks", lambda blocks, _: compiled.extend(blocks))
+    words = ["plan=true", "trainer.max_steps=4", "trainer.compile=true"]
+    monkeypatch.setattr(sys, "argv", ["ttt-train", *tiny, *words])
     main()
     out = capsys.readouterr().out
+    assert len(compiled) == 1, "what is measured is what the run does"
     for name in ("parameters", "state", "training", "FLOPs", "time", "memory", "disk"):
         assert f"\n  {name} " in out
     folder, *lines = out.splitlines()

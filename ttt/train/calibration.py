@@ -11,6 +11,7 @@ import torch
 
 from ttt.config.plan import plan_steps
 from ttt.config.schema import TrainConfig
+from ttt.layers.compiled import compile_blocks
 from ttt.models.build import build_model
 from ttt.models.checkpointing import checkpoint_blocks
 from ttt.models.device import choose_device, choose_precision
@@ -45,6 +46,7 @@ def measured_speed(config: TrainConfig, flops_per_token: float, seconds: float |
         keep_freed_memory()
     if trainer.threads:
         torch.set_num_threads(trainer.threads)
+    torch.set_float32_matmul_precision(trainer.matmul_precision)
     plan = plan_steps(config)
     batch = min(plan.device_batch, fitting)
     # The updates of a step share its time among its batches.
@@ -65,6 +67,8 @@ def measured_speed(config: TrainConfig, flops_per_token: float, seconds: float |
 def _one_batch(config: TrainConfig, device: torch.device, batch: int, accumulate: int) -> Callable[[int], None]:
     """Return a function that computes the gradients of batch ``number``, and updates the weights after each step."""
     model = build_model(config.model, config.size, config.backbone, config.kernel, config.data.vocab_size).to(device)
+    if config.trainer.compile:
+        compile_blocks(model.blocks, device)
     if config.trainer.activation_checkpointing == "blocks":
         checkpoint_blocks(model)
     optimizer = make_optimizer(model, decayed_parameters(model, config.recipe.decay), config.recipe)
