@@ -19,7 +19,7 @@ from ttt.kernels.on_gpu import inner_loop
 from ttt.layers.mamba import plain_scan
 from ttt.layers.on_gpu import _gated_scan
 from ttt.layers.registry import layer_types
-from ttt.layers.rope import first_rotations
+from ttt.layers.rope import mini_batch_rotations
 from ttt.models import step_memory as counting
 from ttt.models.build import build_model
 from ttt.models.checkpointing import checkpoint_blocks
@@ -97,7 +97,7 @@ def test_counting_leaves_no_fake_tensor_behind(configure: Configure) -> None:
     before = torch.get_rng_state()
     counted(config, 2)
     assert torch.equal(torch.get_rng_state(), before)
-    first_rotations(16, 8, 10000.0, torch.float32, torch.device("cpu")) + torch.ones(1)
+    mini_batch_rotations(16, 16, 8, 10000.0, torch.float32, torch.device("cpu")) + torch.ones(1)
     real_step(config, 2, False, "32-true")()
 
 

@@ -92,6 +92,11 @@ class KernelConfig:
         "state (primal, dual)",
         at_least=0,
     )
+    rotates: bool = key(
+        True,
+        "whether the Triton kernels rotate queries and keys of TTT layers by RoPE; false: PyTorch does, as for other "
+        "kernels, to compare",
+    )
     matmul: str = key(
         "auto", "library of linear maps on CPUs; auto: the faster, measured once", choices=("auto", "torch", "onednn")
     )

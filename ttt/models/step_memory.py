@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 
 from ttt.config.schema import TrainConfig
 from ttt.layers.on_gpu import as_on_gpu
-from ttt.layers.rope import first_rotations
+from ttt.layers.rope import mini_batch_rotations
 from ttt.models import cross_entropy
 from ttt.models.build import build_model
 from ttt.models.checkpointing import checkpoint_blocks
@@ -160,11 +160,11 @@ def _model(config: TrainConfig, blocks: int) -> LanguageModel:
 @contextmanager
 def _no_cached_rotations() -> Iterator[None]:
     """Empty the cache of RoPE before and after: real tensors and fake ones do not mix."""
-    first_rotations.cache_clear()
+    mini_batch_rotations.cache_clear()
     try:
         yield
     finally:
-        first_rotations.cache_clear()
+        mini_batch_rotations.cache_clear()
 
 
 @contextmanager
