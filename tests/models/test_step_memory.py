@@ -23,7 +23,7 @@ from ttt.layers.rope import mini_batch_rotations
 from ttt.models import step_memory as counting
 from ttt.models.build import build_model
 from ttt.models.checkpointing import checkpoint_blocks
-from ttt.models.language_model import token_losses
+from ttt.models.language_model import mean_loss
 from ttt.models.step_memory import step_memory
 
 Configure = Callable[..., TrainConfig]
@@ -64,7 +64,7 @@ def real_step(config: TrainConfig, batch: int, checkpointed: bool, precision: st
 
     def step() -> None:
         with torch.autocast("cpu", torch.bfloat16) if precision == "bf16-mixed" else nullcontext():
-            loss = token_losses(model, ids_BS).mean()
+            loss = mean_loss(model, ids_BS)
         loss.backward()
 
     return step

@@ -18,6 +18,9 @@ from ttt.layers.views import linear
 
 NORM_EPS = 1e-6
 
+LONGEST_PART = 4096
+"""Tokens whose wide products SwiGLU has at once in its backward pass."""
+
 
 class RMSNorm(nn.RMSNorm, ByKernel):
     """RMSNorm over the model width, without shift. [..., C] -> [..., C].
@@ -77,12 +80,17 @@ class _GatedDown(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         gate, up, weight = ctx.saved_tensors
-        d_gated = product(d_out, weight.to(d_out.dtype).mT, ctx.library)
-        gradients = pointwise.gated_product_backward if ctx.compiled else gated_product_backward
-        d_gate, d_up, gated = gradients(d_gated, gate, up)
-        del d_gated
-        d_weight = d_out.flatten(0, -2).mT @ gated.flatten(0, -2)
-        return d_gate, d_up, d_weight.to(weight.dtype), None, None
+        backward = pointwise.gated_product_backward if ctx.compiled else gated_product_backward
+        d_gate, d_up = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (gate, up))
+        d_weight = torch.zeros_like(weight)
+        parts = (x.flatten(0, -2).split(LONGEST_PART) for x in (d_out, gate, up, d_gate, d_up))
+        for d_out_part, gate_part, up_part, d_gate_part, d_up_part in zip(*parts, strict=True):
+            d_gated = product(d_out_part, weight.to(d_out.dtype).mT, ctx.library)
+            of_gate, of_up, gated = backward(d_gated, gate_part, up_part)
+            d_gate_part.copy_(of_gate)
+            d_up_part.copy_(of_up)
+            d_weight += d_out_part.mT @ gated
+        return d_gate, d_up, d_weight, None, None
 
 
 def gated_product_backward(upstream: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor, Tensor]:

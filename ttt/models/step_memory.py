@@ -25,7 +25,7 @@ from ttt.models import cross_entropy
 from ttt.models.build import build_model
 from ttt.models.checkpointing import checkpoint_blocks
 from ttt.models.count import pattern_length
-from ttt.models.language_model import LanguageModel, token_losses
+from ttt.models.language_model import LanguageModel, mean_loss
 
 FLOAT = 4
 """Bytes of a float32: parameters, their gradients and the optimizer's state in every precision."""
@@ -144,7 +144,7 @@ def _peaks(config: TrainConfig, shape: _Shape, kind: str, precision: str, checkp
         kernels = nullcontext() if kind == "cpu" else as_on_gpu(model, tracker.of_kernels, triton=kind == "cuda")
         with kernels, tracker:
             with autocast:
-                loss = token_losses(model, ids_BS).mean()
+                loss = mean_loss(model, ids_BS)
             loss.backward()
     return tracker.peak
 
@@ -170,13 +170,14 @@ def _no_cached_rotations() -> Iterator[None]:
 @contextmanager
 def _in_calls_of(kind: str, share: float) -> Iterator[None]:
     """Let the cross entropy process as many logits at once as on the device, or ``share`` of them."""
-    cached = cross_entropy.CACHED_ENTRIES
-    entries = cached if kind == "cpu" else cross_entropy.DEVICE_ENTRIES
+    before = cross_entropy.CACHED_ENTRIES, cross_entropy.LEAST_ROWS
+    entries = cross_entropy.CACHED_ENTRIES if kind == "cpu" else cross_entropy.DEVICE_ENTRIES
     cross_entropy.CACHED_ENTRIES = round(entries * share)
+    cross_entropy.LEAST_ROWS = max(1, round(cross_entropy.LEAST_ROWS * share))
     try:
         yield
     finally:
-        cross_entropy.CACHED_ENTRIES = cached
+        cross_entropy.CACHED_ENTRIES, cross_entropy.LEAST_ROWS = before
 
 
 class _Tracker(TorchDispatchMode):

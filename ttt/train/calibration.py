@@ -15,7 +15,7 @@ from ttt.layers.compiled import compile_blocks
 from ttt.models.build import build_model
 from ttt.models.checkpointing import checkpoint_blocks
 from ttt.models.device import choose_device, choose_precision
-from ttt.models.language_model import token_losses
+from ttt.models.language_model import mean_loss
 from ttt.models.memory import keep_freed_memory
 from ttt.train.optim import clip_gradients, decayed_parameters, make_optimizer
 
@@ -77,7 +77,7 @@ def _one_batch(config: TrainConfig, device: torch.device, batch: int, accumulate
 
     def step(number: int) -> None:
         with torch.autocast(device.type, half) if half else nullcontext():
-            loss = token_losses(model, ids_BS).mean()
+            loss = mean_loss(model, ids_BS)
         loss.backward()
         if number % accumulate == 0:
             clip_gradients(model, config.recipe.clip)
