@@ -71,7 +71,7 @@ def test_a_matched_size_has_the_other_models_parameters(name: str, other: str, c
     ],
 )
 def test_a_matched_size_has_the_other_models_flops(words: list[str], key: str, width: int, configure: Any) -> None:
-    wide = ["size.width=128", "size.mlp_hidden=352", "ctx.length=2048", "data.vocab_size=1024"]
+    wide = ["size.width=128", "size.mlp_hidden=344", "size.blocks=2", "ctx.length=2048", "data.vocab_size=1024"]
     matched = with_matched_size(configure(*words, *wide, "size.match_flops=mamba"))
     assert getattr(matched.size, key) == width
     ratio = counted_model(matched).flops(2048, 1) / counted_model(configure("model=mamba", *wide)).flops(2048, 1)

@@ -1,4 +1,4 @@
-"""``size.match=MODEL`` and ``size.match_flops=MODEL``: the width at which a model is as large or as costly as another."""
+"""``size.match=MODEL``, ``size.match_flops=MODEL``: the width at which a model is as large or as costly as another."""
 
 import sys
 from collections.abc import Callable
@@ -18,9 +18,9 @@ WIDEST = 1 << 20
 
 
 def with_matched_size(config: TrainConfig) -> TrainConfig:
-    """Return the configuration with the width that ``size.match`` or ``match_flops`` asks for; say it on standard error.
+    """Return the configuration with the width that ``size.match`` or ``match_flops`` asks for.
 
-    The returned configuration, and so the run's name, is the one of a user who gives the width.
+    It says the width on standard error. The configuration, and so the run's name, is that of a user who gives the width.
 
     Raises:
         UserError: no such model, no width near enough to it, or both keys.
