@@ -4,6 +4,7 @@ import torch.nn.functional as F
 
 from ttt.models import cross_entropy as module
 from ttt.models.cross_entropy import cross_entropy
+from ttt.models.likeliest import are_likeliest
 
 
 @pytest.mark.parametrize("cached_entries", [1, 70, 10**6], ids=["a row", "some rows", "all rows"])
@@ -30,3 +31,13 @@ def test_a_second_backward_pass_is_refused() -> None:
 def test_infinite_logits_give_a_loss_that_is_not_finite() -> None:
     logits = torch.tensor([[float("inf"), 0.0], [float("nan"), 0.0]])
     assert not cross_entropy(logits, torch.tensor([1, 1])).isfinite().any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_the_likeliest_tokens_are_those_of_argmax(dtype: torch.dtype) -> None:
+    """Of equal logits the first counts; few distinct values make many equal ones."""
+    torch.manual_seed(0)
+    logits, ids = torch.randint(-4, 5, (3, 50, 20)).to(dtype), torch.randint(20, (3, 50))
+    expected = logits.argmax(-1) == ids
+    assert 0 < expected.sum() < (logits.gather(-1, ids[..., None])[..., 0] == logits.amax(-1)).sum()
+    assert torch.equal(are_likeliest(logits, ids), expected)

@@ -10,7 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from ttt.kernels.cpu.decode import NoTokenStepsError, TokenSteps
 from ttt.kernels.matmul import product
+from ttt.layers.state import SequenceLayer, State
 from ttt.layers.views import linear
 
 NORM_EPS = 1e-6
@@ -19,6 +21,19 @@ NORM_EPS = 1e-6
 def rms_norm(width: int) -> nn.RMSNorm:
     """Return an RMSNorm over the model width, without shift."""
     return nn.RMSNorm(width, eps=NORM_EPS)
+
+
+def token_steps(module: nn.Module | SequenceLayer, steps: TokenSteps, x_C: Tensor, state: State) -> Tensor:
+    """Add the steps of one token of a layer or a block.
+
+    Raises:
+        NoTokenStepsError: it has none.
+    """
+    add = getattr(module, "token_steps", None)
+    if add is None:
+        raise NoTokenStepsError(f"{type(module).__name__} has none")
+    y_C: Tensor = add(steps, x_C, state)
+    return y_C
 
 
 class SwiGLU(nn.Module):
@@ -33,6 +48,12 @@ class SwiGLU(nn.Module):
     def forward(self, x_BTC: Tensor) -> Tensor:
         """Gate and project back."""
         return _GatedDown.apply(self.gate(x_BTC), self.up(x_BTC), self.down.weight, self.down.kernel.matmul)
+
+    def token_steps(self, steps: TokenSteps, x_C: Tensor) -> Tensor:
+        """Add the gate and both projections of one token."""
+        gate, up = steps.linear(x_C, self.gate.weight), steps.linear(x_C, self.up.weight)
+        steps.gate(gate, up, "silu")
+        return steps.linear(up, self.down.weight)
 
 
 class _GatedDown(torch.autograd.Function):

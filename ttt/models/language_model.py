@@ -11,6 +11,7 @@ from ttt.layers.by_kernel import ByKernel
 from ttt.layers.flops import count_flops
 from ttt.layers.state import State, named, part
 from ttt.models.cross_entropy import cross_entropy
+from ttt.models.likeliest import are_likeliest
 
 
 class LanguageModel(nn.Module, ByKernel):
@@ -82,7 +83,7 @@ def token_losses(model: nn.Module, ids_BS: Tensor, inputs_BT: Tensor | None = No
 def token_predictions(model: nn.Module, ids_BS: Tensor, inputs_BT: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Return the result of ``token_losses``, and whether the most likely token was the right one: bool [B, T]."""
     logits_BTV = model(ids_BS[:, :-1] if inputs_BT is None else inputs_BT)
-    return _losses(logits_BTV, ids_BS), logits_BTV.argmax(-1) == ids_BS[:, 1:]
+    return _losses(logits_BTV, ids_BS), are_likeliest(logits_BTV, ids_BS[:, 1:])
 
 
 def _losses(logits_BTV: Tensor, ids_BS: Tensor) -> Tensor:

@@ -15,7 +15,14 @@ from filelock import FileLock
 from platformdirs import user_cache_dir
 
 NAME = "ttt_cpu"
-SOURCES = ("operator.cpp", "kernel_float.cpp", "kernel_double.cpp", "selective_scan.cpp", "convolution.cpp")
+SOURCES = (
+    "operator.cpp",
+    "kernel_float.cpp",
+    "kernel_double.cpp",
+    "selective_scan.cpp",
+    "convolution.cpp",
+    "decode.cpp",
+)
 
 ARM = platform.machine().lower() in ("arm64", "aarch64")
 # The parts of -ffast-math that keep NaN and infinity, because a diverged loop must be detected. torch's parallel_for
