@@ -31,6 +31,7 @@ class CompiledDecoder:
             CompilerError: the kernel cannot be compiled on this machine.
         """
         self._ids, self._steps = torch.zeros(1, dtype=torch.int64), TokenSteps()
+        self._programs = [self._steps]
         self._parts: list[Callable[[], None]] = [self._steps.run]
         self._states: list[State] = []
         self._called: set[int] = set()
@@ -48,11 +49,13 @@ class CompiledDecoder:
     @property
     def state(self) -> State:
         """The state after the tokens so far: of blocks with compiled steps as of ``in_place``, overwritten."""
+        self._settle()
         blocks = (named(f"blocks.{number}", state) for number, state in enumerate(self._states))
         return {name: x for block in blocks for name, x in block.items()}
 
     def restart(self, state: State) -> None:
         """Go on after the tokens of another ``state``, which stays as it is."""
+        self._settle()
         for number, own in enumerate(self._states):
             given = part(state, f"blocks.{number}")
             if number in self._called:
@@ -69,6 +72,10 @@ class CompiledDecoder:
             run()
         return self._logits_V[None]
 
+    def _settle(self) -> None:
+        for steps in self._programs:
+            steps.settle()
+
     def _add(self, number: int, block: nn.Module, state: State) -> None:
         """Add a block: its steps, or a call of it."""
         steps = TokenSteps()
@@ -79,6 +86,7 @@ class CompiledDecoder:
             self._states.append(state)
             self._called.add(number)
             self._steps = TokenSteps()
+            self._programs.append(self._steps)
             self._parts += [lambda: self._call(number, block), self._steps.run]
             return
         self._states.append(fixed)

@@ -30,11 +30,15 @@ T* numbers(const Tensor& x) {
 
 // One step: the tensors, of one type, and a function that the program calls for each token.
 struct TokenSteps : torch::CustomClassHolder {
-    vector<std::function<void()>> steps;
+    vector<std::function<void()>> steps, settles;
     vector<Tensor> kept;
 
     void run() const {
         for (const auto& step : steps) step();
+    }
+
+    void settle() const {
+        for (const auto& step : settles) step();
     }
 
     // Keeps the tensors and adds the step that `make` returns for their type.
@@ -50,6 +54,7 @@ struct TokenSteps : torch::CustomClassHolder {
 
     void join(const c10::intrusive_ptr<TokenSteps>& more) {
         steps.insert(steps.end(), more->steps.begin(), more->steps.end());
+        settles.insert(settles.end(), more->settles.begin(), more->settles.end());
         kept.insert(kept.end(), more->kept.begin(), more->kept.end());
     }
 
@@ -194,15 +199,50 @@ struct TokenSteps : torch::CustomClassHolder {
     void scan(const vector<Tensor>& in, const Tensor& h, const Tensor& y);
 };
 
+// The inner loop of all heads, and the pairs that they keep within a mini-batch.
+template <class T>
+struct InnerHeads {
+    int64_t H, D, F, b;
+    int32_t* place;
+    vector<HeadState<T>> states;
+    const T *q, *k, *v, *scale, *shift, *eta, *tau;
+    T *z, *work;
+    int64_t pairs = 0;
+
+    // Calls method(InnerToken) for every head.
+    template <class Method>
+    void each_head(const Method& method) {
+        const int64_t i = *place % b;
+        in_parallel(H, (D + 1) * (F ? 2 * F : D), [&](int64_t begin, int64_t end) {
+            for (int64_t h = begin; h < end; h++) {
+                const int64_t own = h * D;
+                const HeadToken<T> token{q + own, k + own, v + own,   scale + own, shift + own, eta[h],
+                                         tau[i],  pairs,   i > pairs, i + 1 == b,  z + own};
+                method(InnerToken<T>(D, F, states[h], token, b, work + h * InnerToken<T>::space(D, F, b)));
+            }
+        });
+    }
+
+    void run() {
+        each_head([](InnerToken<T> token) { token.run(); });
+        pairs = ++*place % b ? pairs + 1 : 0;
+    }
+
+    void settle() {
+        if (pairs) each_head([](InnerToken<T> token) { token.settle(); });
+        pairs = 0;
+    }
+};
+
 // The inner loop with the state of all heads. 1 is added to the place.
 void TokenSteps::inner(
     const vector<Tensor>& W, const vector<Tensor>& sums, bool bias, const Tensor& scale, const Tensor& shift,
     const vector<Tensor>& views, const Tensor& eta, const Tensor& tau, const Tensor& place, const Tensor& z
 ) {
     const size_t step = bias ? 1 : 2;  // between the tensors W1, b1, W2, b2 that there are
-    const int64_t H = z.size(0), D = z.size(1), F = W.size() * step == 4 ? W[2 / step].size(2) : 0;
-    TORCH_CHECK(D % 16 == 0 && F % 16 == 0, "widths of the inner model must be multiples of 16");
     TORCH_CHECK(W.size() * step == 2 || W.size() * step == 4, "the inner model has one or two layers");
+    const int64_t H = z.size(0), D = z.size(1), F = W.size() * step == 4 ? W[2 / step].size(2) : 0, b = tau.numel();
+    TORCH_CHECK(D > 0 && D % 16 == 0 && F % 16 == 0, "widths of the inner model must be multiples of 16");
     TORCH_CHECK(views.size() == 3 && W.size() == sums.size(), "expected q, k and v, and a sum for every tensor of W");
     const int64_t O = F ? F : D;
     const int64_t inputs[] = {D, 1, F, 1}, outputs[] = {O, O, D, D};
@@ -212,38 +252,29 @@ void TokenSteps::inner(
     for (const Tensor& x : views) expect_shape(x, z.sizes());
     for (const Tensor& x : {scale, shift}) expect_shape(x, {H, 1, D});
     expect_shape(eta, {H});
-    const Tensor work = at::empty({H, 2 * D + 4 * F}, z.options());
-    vector<Tensor> all{scale, shift, eta, tau, z, work};
+    vector<Tensor> all{scale, shift, eta, tau, z};
     for (const auto& group : {W, sums, views}) all.insert(all.end(), group.begin(), group.end());
-    const int64_t b = tau.numel();
+    vector<Tensor> pairs;  // x and g of both layers, then the working memory
+    for (const int64_t width : {D, O, F, F ? D : 0}) pairs.push_back(at::empty({H, b, width}, z.options()));
+    pairs.push_back(at::empty({H, InnerToken<float>::space(D, F, b)}, z.options()));
+    all.insert(all.end(), pairs.begin(), pairs.end());
     place_of(place);
     add(all, [&](auto zero) -> std::function<void()> {
         using T = decltype(zero);
-        const auto pointers = [&](const vector<Tensor>& group, int64_t h) {
-            vector<T*> all(4, nullptr);
-            for (size_t i = 0; i < group.size(); i++) all[i * step] = numbers<T>(group[i]) + h * group[i][0][0].numel();
-            return all;
-        };
+        const auto of_head = [](const Tensor& x, int64_t h) { return numbers<T>(x) + h * (x.numel() / x.size(-3)); };
         vector<HeadState<T>> states(H);
         for (int64_t h = 0; h < H; h++) {
-            const vector<T*> of_W = pointers(W, h), of_sums = pointers(sums, h);
-            std::copy_n(of_W.begin(), 4, states[h].W);
-            std::copy_n(of_sums.begin(), 4, states[h].sum);
+            for (size_t i = 0; i < W.size(); i++) {
+                states[h].W[i * step] = of_head(W[i], h), states[h].sum[i * step] = of_head(sums[i], h);
+            }
+            for (int i : {0, 1}) states[h].x[i] = of_head(pairs[2 * i], h), states[h].g[i] = of_head(pairs[2 * i + 1], h);
         }
-        return [=, at = place.data_ptr<int32_t>(), q = numbers<T>(views[0]), k = numbers<T>(views[1]),
-                v = numbers<T>(views[2]), gain = numbers<T>(scale), offset = numbers<T>(shift), rate = numbers<T>(eta),
-                taus = numbers<T>(tau), to = numbers<T>(z), work = numbers<T>(work)] {
-            const int64_t i = *at % b;
-            in_parallel(H, (D + 1) * (F ? 2 * F : D), [&](int64_t begin, int64_t end) {
-                for (int64_t h = begin; h < end; h++) {
-                    const int64_t own = h * D;
-                    const HeadToken<T> token{q + own,  k + own, v + own, gain + own, offset + own,
-                                             rate[h],  taus[i], i > 0,   i + 1 == b, to + own};
-                    InnerToken<T>(D, F, states[h], token, work + h * (2 * D + 4 * F)).run();
-                }
-            });
-            ++*at;
-        };
+        const auto x = [](const Tensor& each) { return numbers<T>(each); };
+        const auto heads = std::make_shared<InnerHeads<T>>(InnerHeads<T>{
+            H, D, F, b, place.data_ptr<int32_t>(), states, x(views[0]), x(views[1]), x(views[2]), x(scale), x(shift),
+            x(eta), x(tau), x(z), x(pairs[4])});
+        settles.push_back([=] { heads->settle(); });
+        return [=] { heads->run(); };
     });
 }
 
@@ -274,6 +305,7 @@ TORCH_LIBRARY_FRAGMENT(ttt_cpu, library) {
     library.class_<TokenSteps>("TokenSteps")
         .def(torch::init<>())
         .def("run", &TokenSteps::run)
+        .def("settle", &TokenSteps::settle)
         .def("join", &TokenSteps::join)
         .def("embed", &TokenSteps::embed)
         .def("linear", &TokenSteps::linear)

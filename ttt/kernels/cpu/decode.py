@@ -40,6 +40,10 @@ class TokenSteps:
         """Compute one token."""
         self._steps.run()
 
+    def settle(self) -> None:
+        """Bring the sums of the inner loops up to date; see ``inner``."""
+        self._steps.settle()
+
     def join(self, more: "TokenSteps") -> None:
         """Add all steps of ``more``."""
         self._steps.join(more._steps)
@@ -111,8 +115,9 @@ class TokenSteps:
 
         Args:
             W: state at the start of the mini-batch, as of ``ttt.kernels.cpu.op.inner_loop`` with B = 1.
-            sums: of eta_j grad loss_j(W) over the mini-batch's earlier tokens, shaped as W. Not read if there are none.
-                At the last token of a mini-batch W is written instead of it.
+            sums: of eta_j grad loss_j(W) over the mini-batch's earlier tokens, shaped as W; not read if there are none.
+                Steps keep what later tokens add to it as factors of these matrices, up to the mini-batch's end, where W
+                is written; ``settle`` adds them.
             scale: of the inner model's LN, [H, 1, D].
             shift: of the inner model's LN, [H, 1, D].
             views: q, k and v, each [H, D].
