@@ -8,6 +8,7 @@ from ttt.layers.by_kernel import set_kernel
 from ttt.models import cross_entropy as module
 from ttt.models.cross_entropy import cross_entropy, head_losses
 from ttt.models.language_model import LanguageModel, mean_loss
+from ttt.models.likeliest import are_likeliest
 
 
 @pytest.mark.parametrize("cached_entries", [1, 70, 10**6], ids=["a row", "some rows", "all rows"])
@@ -83,3 +84,13 @@ def test_a_model_keeps_no_logits_unless_its_kernel_is_plain(
         assert all(x.dtype == results[0][0].dtype for x in results[-1])
     tolerance = 1e-12 if dtype == torch.float64 else 1e-2
     torch.testing.assert_close(results[0], results[1], rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_the_likeliest_tokens_are_those_of_argmax(dtype: torch.dtype) -> None:
+    """Of equal logits the first counts; few distinct values make many equal ones."""
+    torch.manual_seed(0)
+    logits, ids = torch.randint(-4, 5, (3, 50, 20)).to(dtype), torch.randint(20, (3, 50))
+    expected = logits.argmax(-1) == ids
+    assert 0 < expected.sum() < (logits.gather(-1, ids[..., None])[..., 0] == logits.amax(-1)).sum()
+    assert torch.equal(are_likeliest(logits, ids), expected)

@@ -10,6 +10,7 @@ from ttt.backbones.registry import register_backbone
 from ttt.backbones.transformer import TransformerBlock
 from ttt.config.layers import CONV_KERNEL
 from ttt.config.schema import SizeConfig
+from ttt.kernels.cpu.decode import TokenSteps
 from ttt.layers.convolution import CausalConv
 from ttt.layers.state import SequenceLayer, State, named, part
 
@@ -29,3 +30,8 @@ class MambaBackboneBlock(TransformerBlock):
         h_BTC, x_BTC = self.layer_norm.of_sum(h_BTC, y_BTC)
         h_BTC, block_state = self.after_norm(h_BTC, x_BTC, state)
         return h_BTC, named("conv", conv_state) | block_state
+
+    def token_steps(self, steps: TokenSteps, h_C: Tensor, state: State) -> Tensor:
+        """Add one token's convolution, to ``h_C`` in place, then those of the Transformer block."""
+        steps.add_to(self.conv.token_steps(steps, steps.rms_norm(h_C, self.conv_norm), part(state, "conv")), h_C)
+        return super().token_steps(steps, h_C, state)

@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from ttt.kernels.cpu import pointwise
+from ttt.kernels.cpu.decode import NoTokenStepsError, TokenSteps
 from ttt.kernels.dispatch import computes_compiled
 from ttt.kernels.matmul import product
 from ttt.layers.by_kernel import ByKernel
+from ttt.layers.state import SequenceLayer, State
 from ttt.layers.views import linear
 
 NORM_EPS = 1e-6
@@ -47,6 +49,19 @@ class RMSNorm(nn.RMSNorm, ByKernel):
         return total, self(total)
 
 
+def token_steps(module: nn.Module | SequenceLayer, steps: TokenSteps, x_C: Tensor, state: State) -> Tensor:
+    """Add the steps of one token of a layer or a block.
+
+    Raises:
+        NoTokenStepsError: it has none.
+    """
+    add = getattr(module, "token_steps", None)
+    if add is None:
+        raise NoTokenStepsError(f"{type(module).__name__} has none")
+    y_C: Tensor = add(steps, x_C, state)
+    return y_C
+
+
 class SwiGLU(nn.Module):
     """down(silu(gate x) * up x), the feed-forward part of a block. [B, T, C] -> [B, T, C]."""
 
@@ -61,6 +76,12 @@ class SwiGLU(nn.Module):
         gate, up, down = self.gate(x_BTC), self.up(x_BTC), self.down
         compiled = computes_compiled(down.kernel, gate, up)
         return _GatedDown.apply(gate, up, down.weight, down.kernel.matmul, compiled)
+
+    def token_steps(self, steps: TokenSteps, x_C: Tensor) -> Tensor:
+        """Add the gate and both projections of one token."""
+        gate, up = steps.linear(x_C, self.gate.weight), steps.linear(x_C, self.up.weight)
+        steps.gate(gate, up, "silu")
+        return steps.linear(up, self.down.weight)
 
 
 class _GatedDown(torch.autograd.Function):

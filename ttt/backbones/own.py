@@ -5,9 +5,10 @@ Shapes: B batch, T tokens, C model width.
 
 from torch import Tensor, nn
 
-from ttt.backbones.modules import RMSNorm
+from ttt.backbones.modules import RMSNorm, token_steps
 from ttt.backbones.registry import register_backbone
 from ttt.config.schema import SizeConfig
+from ttt.kernels.cpu.decode import TokenSteps
 from ttt.layers.state import SequenceLayer, State, named, part
 
 
@@ -28,3 +29,9 @@ class OwnBlock(nn.Module):
         """Return h + layer(norm(h))."""
         y_BTC, layer_state = self.layer(self.layer_norm(h_BTC), part(state, "layer"))
         return h_BTC + y_BTC, named("layer", layer_state)
+
+    def token_steps(self, steps: TokenSteps, h_C: Tensor, state: State) -> Tensor:
+        """Add one token's norm and layer, to ``h_C`` in place."""
+        y_C = token_steps(self.layer, steps, steps.rms_norm(h_C, self.layer_norm), part(state, "layer"))
+        steps.add_to(y_C, h_C)
+        return h_C

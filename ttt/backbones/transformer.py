@@ -5,9 +5,10 @@ Shapes: B batch, T tokens, C model width.
 
 from torch import Tensor, nn
 
-from ttt.backbones.modules import RMSNorm, SwiGLU
+from ttt.backbones.modules import RMSNorm, SwiGLU, token_steps
 from ttt.backbones.registry import register_backbone
 from ttt.config.schema import SizeConfig
+from ttt.kernels.cpu.decode import TokenSteps
 from ttt.layers.state import SequenceLayer, State, named, part
 
 
@@ -31,3 +32,10 @@ class TransformerBlock(nn.Module):
         y_BTC, layer_state = self.layer(x_BTC, part(state, "layer"))
         h_BTC, x_BTC = self.mlp_norm.of_sum(h_BTC, y_BTC)
         return h_BTC + self.mlp(x_BTC), named("layer", layer_state)
+
+    def token_steps(self, steps: TokenSteps, h_C: Tensor, state: State) -> Tensor:
+        """Add both branches of one token, to ``h_C`` in place."""
+        y_C = token_steps(self.layer, steps, steps.rms_norm(h_C, self.layer_norm), part(state, "layer"))
+        steps.add_to(y_C, h_C)
+        steps.add_to(self.mlp.token_steps(steps, steps.rms_norm(h_C, self.mlp_norm)), h_C)
+        return h_C

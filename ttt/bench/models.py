@@ -31,7 +31,7 @@ from ttt.layers import mamba_kernels
 from ttt.layers.inner_state import in_place
 from ttt.layers.recurrence import recurrences_of
 from ttt.models.build import build_model
-from ttt.models.decoder import FixedDecoder
+from ttt.models.decoder import FixedDecoder, decoder_after
 from ttt.models.language_model import LanguageModel, mean_loss
 from ttt.models.memory import keep_freed_memory
 from ttt.results.benchmarks import PLAIN_RECURRENCE, PLAIN_SCAN
@@ -213,13 +213,15 @@ def decode_functions(
 
         return {"decode": overwrite}
     start = for_batch(prompt(tokens), batch, next_ids.device)
+    with _inference(config, next_ids.device):
+        decode_token = decoder_after(model, start, batch)
 
-    @torch.no_grad()
     def decode() -> None:
-        state = start
+        # The state of attention grows with every token.
+        decode_token.restart(start)
         with _inference(config, next_ids.device):
-            for ids_BT in next_ids:
-                _, state = model(ids_BT, state=state)
+            for ids_B1 in next_ids:
+                decode_token(ids_B1)
 
     return {"decode": decode}
 

@@ -16,6 +16,7 @@ from ttt.data.vocabulary import open_vocabulary
 from ttt.evaluate.run import TrainedRun
 from ttt.layers.diagnose import with_diagnosis
 from ttt.layers.state import READ_CHUNK, State
+from ttt.models.decoder import decoder_after
 from ttt.models.language_model import LanguageModel
 
 
@@ -95,6 +96,7 @@ def continuation(model: LanguageModel, ids: Sequence[int], sampling: Sampling) -
     generator = torch.Generator().manual_seed(sampling.seed)
     ids_BT = torch.tensor([ids], device=model.embedding.weight.device)
     logits_BV, state = read_start(model, ids_BT, READ_CHUNK)
+    decode = decoder_after(model, state, len(ids_BT))
     read = list(ids)
     while True:
         if not logits_BV[0].isfinite().all():
@@ -102,8 +104,7 @@ def continuation(model: LanguageModel, ids: Sequence[int], sampling: Sampling) -
         token = choose(logits_BV[0], sampling, generator)
         read.append(token)
         yield token
-        logits_BTV, state = model(ids_BT.new_tensor([[token]]), state)
-        logits_BV = logits_BTV[:, -1]
+        logits_BV = decode(ids_BT.new_tensor([[token]]))
 
 
 def read_start(model: LanguageModel, ids_BT: Tensor, at_once: int) -> tuple[Tensor, State]:

@@ -174,6 +174,15 @@ def _why_not_compiled() -> str | None:
     return None if torch.compiler.is_compiling() else _why_no_compiler()
 
 
+def why_not_compiled_steps(kernel: InnerKernel, spec: InnerSpec, head_dim: int, dtype: torch.dtype) -> str | None:
+    """Return why ``ttt.kernels.cpu.decode`` cannot compute the inner loop in the place of ``kernel``, or None."""
+    if not isinstance(kernel, CompiledKernel):
+        return "kernel is not auto or cpu, or the inner loop has no compiled form"
+    assert isinstance(spec.model, InnerMLP)
+    hidden = tuple(outputs for _, outputs in spec.model.widths(head_dim)[:-1])
+    return None if op.supports(head_dim, hidden, 1, dtype) else f"head width {head_dim} or {dtype}"
+
+
 def hidden_widths(loop: InnerLoop, inputs: InnerInputs) -> tuple[int, ...]:
     """Return the widths of the hidden layers of an inner MLP: none for TTT-Linear."""
     assert isinstance(loop.model, InnerMLP)

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ttt.kernels.cpu.convolution import causal_conv
+from ttt.kernels.cpu.decode import TokenSteps
 from ttt.kernels.dispatch import computes_compiled
 from ttt.layers.by_kernel import ByKernel
 from ttt.layers.state import State
@@ -45,6 +46,10 @@ class CausalConv(nn.Module, ByKernel):
         last = x_BTC[:, T - kept :] if kept <= T else torch.cat((before, x_BTC), dim=1)[:, T:]
         # A copy: a view would keep all inputs in memory and in saved files.
         return self._filtered(x_BTC, before), {"inputs": last.clone()}
+
+    def token_steps(self, steps: TokenSteps, x_C: Tensor, state: State) -> Tensor:
+        """Add the convolution of one token."""
+        return steps.convolve(x_C, self.weight[:, 0], self.bias, state["inputs"])
 
     def _filtered(self, x_BTC: Tensor, before: Tensor) -> Tensor:
         if computes_compiled(self.kernel, x_BTC, before, self.weight):

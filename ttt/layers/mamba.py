@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ttt.config.errors import bad_value
 from ttt.config.layers import MambaConfig
 from ttt.config.schema import KernelConfig
+from ttt.kernels.cpu.decode import TokenSteps
 from ttt.kernels.dispatch import is_compiled
 from ttt.layers import mamba_kernels
 from ttt.layers.convolution import CausalConv
@@ -85,6 +86,18 @@ class Mamba(nn.Module):
         A_EN = -self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32)).exp()
         y_BTE, h_BEN = scan(u_BTE, dt_BTE, A_EN, B_BTN, C_BTN, self.D, z_BTE, self.dt_proj.bias, h_BEN)
         return self.out_proj(y_BTE), named("conv1d", conv_state) | {"h": h_BEN}
+
+    def token_steps(self, steps: TokenSteps, x_C: Tensor, state: State) -> Tensor:
+        """Add the convolution, the recurrence and the gate of one token."""
+        x_E, gate_E = steps.linear(x_C, self.in_proj.weight).chunk(2)
+        u_E = self.conv1d.token_steps(steps, x_E, part(state, "conv1d"))
+        steps.silu(u_E)
+        rank, N = self.dt_proj.in_features, self.A_log.shape[1]
+        dt_R, B_N, C_N = steps.linear(u_E, self.x_proj.weight).split((rank, N, N))
+        dt_E = steps.linear(dt_R, self.dt_proj.weight)
+        A_EN = -self.A_log.detach().exp()
+        y_E = steps.scan(u_E, dt_E, self.dt_proj.bias, A_EN, B_N, C_N, self.D, gate_E, state["h"])
+        return steps.linear(y_E, self.out_proj.weight)
 
 
 def _delta_projection(rank: int, inner: int) -> nn.Linear:

@@ -27,6 +27,9 @@ class SequenceLayer(Protocol):
     - ``conv_kernel: int``: width in tokens of the Mamba backbone's convolution before a layer. Without it, 4.
     - ``norm_eps: float``: epsilon of the RMSNorms of the model around a layer. Without it, 1e-6.
     - ``no_weight_decay: tuple[str, ...]``: the module's own parameters without weight decay. Vectors have none.
+    - ``token_steps(steps: TokenSteps, x_C: Tensor, state: State) -> Tensor``: add the steps of one token of one
+      sequence (``ttt.kernels.cpu.decode``) to those before it, and return the tensor [C] of the result. The tensors of
+      the state are of ``ttt.layers.inner_state.in_place``, and are overwritten. Without it, decoding calls the module.
     - ``set_warmup(progress: float) -> None``: called before every training step with the progress of the learning
       rate's warm-up, 0 at the start and at least 1 after it.
     """

@@ -15,7 +15,8 @@ from ttt.inner.loop import InnerInputs, InnerLoop, InnerSpec, InnerState
 from ttt.inner.models.base import Params
 from ttt.inner.models.registry import make_inner_model
 from ttt.inner.rotation import rotated
-from ttt.kernels.dispatch import COMPILED, choose_kernel, decode_in_place, view_type
+from ttt.kernels.cpu.decode import NoTokenStepsError, TokenSteps
+from ttt.kernels.dispatch import COMPILED, choose_kernel, decode_in_place, view_type, why_not_compiled_steps
 from ttt.layers.flops import count_flops
 from ttt.layers.inner_state import pack, parameters_in_place, unpack
 from ttt.layers.registry import LayerSpec, register_layer
@@ -118,6 +119,26 @@ class TTT(nn.Module):
         y_BTC = self.output(merge_heads(z_BHTD.to(x_BTC.dtype)), x_BTC, self.post_norm)
         return y_BTC, named("views", views_state) | named("inner", inner)
 
+    def token_steps(self, steps: TokenSteps, x_C: Tensor, state: State) -> Tensor:
+        """Add the views, the inner loop and the output of one token.
+
+        Raises:
+            NoTokenStepsError: the compiled steps do not support this layer.
+        """
+        dtype, inner = x_C.dtype, part(state, "inner")
+        reason = why_not_compiled_steps(self.kernel, self.inner, self.head_dim, dtype)
+        if reason or self.gate_weight is not None:
+            raise NoTokenStepsError(reason or "it has a forget gate")
+        W, sums, place = parameters_in_place(self._names, inner)
+        q_HD, k_HD, v_HD = self.views.token_steps(steps, x_C, part(state, "views"))
+        turns = self._rotation(dtype)
+        for view_HD in (q_HD, k_HD):
+            steps.rotate(view_HD, turns, place)
+        scale, shift = self._norm(dtype)
+        eta_H = self._eta_steps(steps, x_C)
+        z_HD = steps.inner(W, sums, scale, shift, (q_HD, k_HD, v_HD), eta_H, self._tau(dtype), place)
+        return self.output.token_steps(steps, steps.layer_norm(z_HD.flatten(), self.post_norm), x_C)
+
     def initial_weights(self, dtype: torch.dtype) -> Params:
         """Return W_0, the inner model's parameters before the first token, each [H, ...]."""
         if self.W_init:
@@ -144,9 +165,7 @@ class TTT(nn.Module):
 
     def _rates(self, x_BTC: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return eta [B, H, T], and the logarithm of the share of W that the forget gate keeps [B, H, T]."""
-        eta_base = self.config.eta_base * self.eta_warmup.to(x_BTC.dtype)
-        if self.config.eta_over_dim:
-            eta_base = eta_base / self.head_dim
+        eta_base = self._eta_base(x_BTC.dtype)
         if self.eta_weight is None or self.eta_bias is None:
             eta = (eta_base / 2).expand(x_BTC.shape[0], self.heads, x_BTC.shape[1])
         else:
@@ -155,6 +174,19 @@ class TTT(nn.Module):
             return eta, None
         gate = x_BTC @ self.gate_weight.to(x_BTC.dtype).mT + self.gate_bias.to(x_BTC.dtype)
         return eta, F.logsigmoid(gate).transpose(1, 2)
+
+    def _eta_base(self, dtype: torch.dtype) -> Tensor:
+        eta_base = self.config.eta_base * self.eta_warmup.to(dtype)
+        return eta_base / self.head_dim if self.config.eta_over_dim else eta_base
+
+    def _eta_steps(self, steps: TokenSteps, x_C: Tensor) -> Tensor:
+        """Return eta [H] with the halved loss."""
+        eta_base = 2 * self.inner.loss_factor * float(self._eta_base(x_C.dtype))
+        if self.eta_weight is None or self.eta_bias is None:
+            return x_C.new_full((self.heads,), eta_base / 2)
+        eta_H = steps.linear(x_C, self.eta_weight)
+        steps.rate(eta_H, self.eta_bias, eta_base)
+        return eta_H
 
     def _norm(self, dtype: torch.dtype) -> LayerNormParams:
         if self.norm_scale is None or self.norm_shift is None:

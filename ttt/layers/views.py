@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ttt.config.layers import CONV_KERNEL
 from ttt.kernels import matmul
+from ttt.kernels.cpu.decode import TokenSteps
 from ttt.kernels.cpu.pointwise import gated_norm
 from ttt.kernels.dispatch import computes_compiled
 from ttt.layers.by_kernel import ByKernel
@@ -66,6 +67,19 @@ class Views(nn.Module):
         k_BTC, k_state = self.conv_k(shared_BTC, part(state, "conv_k"))
         return q_BTC, k_BTC, named("conv_q", q_state) | named("conv_k", k_state)
 
+    def token_steps(self, steps: TokenSteps, x_C: Tensor, state: State) -> tuple[Tensor, Tensor, Tensor]:
+        """Add the views of one token, each [H, D]."""
+        q_C = steps.linear(x_C, self.q.weight)
+        if self.k is not None:
+            k_C = steps.linear(x_C, self.k.weight)
+        else:
+            assert self.conv_q is not None
+            assert self.conv_k is not None
+            k_C = self.conv_k.token_steps(steps, q_C, part(state, "conv_k"))
+            q_C = self.conv_q.token_steps(steps, q_C, part(state, "conv_q"))
+        q_HD, k_HD, v_HD = (x.view(-1, self.head_dim) for x in (q_C, k_C, steps.linear(x_C, self.v.weight)))
+        return q_HD, k_HD, v_HD
+
     def _heads(self, x_BTC: Tensor) -> Tensor:
         return x_BTC.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
 
@@ -89,6 +103,12 @@ class Output(nn.Module):
         if norm is not None and computes_compiled(self.o.kernel, z_BTC, gate_BTC, norm.weight):
             return self.o(gated_norm(z_BTC, gate_BTC, norm.weight, norm.bias, norm.eps))
         return self.o(F.gelu(gate_BTC, approximate="tanh") * (z_BTC if norm is None else norm(z_BTC)))
+
+    def token_steps(self, steps: TokenSteps, z_C: Tensor, x_C: Tensor) -> Tensor:
+        """Add the gate and the projection of one token."""
+        if self.g is not None:
+            steps.gate(steps.linear(x_C, self.g.weight), z_C, "gelu")
+        return steps.linear(z_C, self.o.weight)
 
 
 def merge_heads(z_BHTD: Tensor) -> Tensor:

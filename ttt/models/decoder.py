@@ -1,4 +1,4 @@
-"""Decoding with a state at fixed addresses: one token after another, on a GPU as a CUDA graph.
+"""Decoders: one token after another, by the model, by compiled steps on a CPU, or on a GPU as a CUDA graph.
 
 Without a graph Python launches some hundred kernels for each token of a model of the paper's sizes, which takes longer
 than the GPU's work at small batches. A graph repeats the launches of one token. It cannot depend on numbers that the
@@ -7,12 +7,67 @@ host knows, so the state says on the device how far the sequence is, and is over
 Shapes: B batch, V vocabulary.
 """
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
 from ttt.config.errors import bad_value
+from ttt.kernels.dispatch import is_compiled
 from ttt.layers.state import State
+from ttt.models.compiled_decoder import CompiledDecoder
 from ttt.models.language_model import LanguageModel
+
+
+class Decoder(Protocol):
+    """Reads one token of each sequence at a time."""
+
+    def __call__(self, ids_B1: Tensor) -> Tensor:
+        """Return the logits [B, V] after one more token of each sequence; the next call may overwrite them."""
+        ...
+
+    def restart(self, state: State) -> None:
+        """Go on after the tokens of ``state``, which stays as it is."""
+        ...
+
+
+def decoder_after(model: LanguageModel, state: State, batch: int) -> Decoder:
+    """Return the fastest decoder that goes on after ``state``, of ``batch`` sequences, on this device.
+
+    One sequence on a CPU: compiled steps, where ``kernel.name`` allows them and a block has them. Else the model.
+
+    Raises:
+        UserError: ``kernel=cpu`` cannot run here.
+    """
+    if batch == 1 and _are_exact(model, state) and is_compiled(model.kernel, model.embedding.weight.device):
+        compiled = CompiledDecoder(model, state)
+        if compiled.compiled:
+            return compiled
+    return PlainDecoder(model, state)
+
+
+def _are_exact(model: LanguageModel, state: State) -> bool:
+    """Return whether all numbers are float32, or all float64; the compiled steps take no others."""
+    tensors = (*model.parameters(), *state.values())
+    dtypes = {x.dtype for x in tensors if x.is_floating_point()}
+    return dtypes in ({torch.float32}, {torch.float64}) and not torch.is_autocast_enabled("cpu")
+
+
+class PlainDecoder:
+    """Reads a token by a call of the model, with a new state for each token, on any device."""
+
+    def __init__(self, model: LanguageModel, state: State) -> None:
+        self.model, self.state = model, state
+
+    def restart(self, state: State) -> None:
+        """See ``Decoder``."""
+        self.state = state
+
+    @torch.no_grad()
+    def __call__(self, ids_B1: Tensor) -> Tensor:
+        """Return the logits [B, V] after one more token of each sequence."""
+        logits_B1V, self.state = self.model(ids_B1, self.state)
+        return logits_B1V[:, -1]
 
 
 class FixedDecoder:

@@ -12,6 +12,7 @@ from ttt.layers.by_kernel import ByKernel
 from ttt.layers.flops import count_flops
 from ttt.layers.state import State, named, part
 from ttt.models.cross_entropy import cross_entropy, head_losses
+from ttt.models.likeliest import are_likeliest
 
 ALL_LOGITS = ("primal", "dual")
 """Kernels with which the loss is computed from all logits at once."""
@@ -106,7 +107,7 @@ def mean_loss(model: nn.Module, ids_BS: Tensor) -> Tensor:
 def token_predictions(model: nn.Module, ids_BS: Tensor, inputs_BT: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Return the result of ``token_losses``, and whether the most likely token was the right one: bool [B, T]."""
     logits_BTV, targets_BT = model(ids_BS[:, :-1] if inputs_BT is None else inputs_BT), ids_BS[:, 1:]
-    return _losses_of_logits(logits_BTV, targets_BT), logits_BTV.argmax(-1) == targets_BT
+    return _losses_of_logits(logits_BTV, targets_BT), are_likeliest(logits_BTV, targets_BT)
 
 
 def _losses_of_logits(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:

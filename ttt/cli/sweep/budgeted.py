@@ -90,7 +90,7 @@ def choose(here: Budgeted, planned: list[PlannedPart]) -> tuple[list[PlannedPart
     if share < 1:
         planned = at_share(planned, share, here.overrides, here.runs_folder)
     choice = choose_parts(_pricing(here, planned, speeds, share), len(planned), first, (share,), here.left())
-    does_nothing = not any(price.seconds(share) for index in choice.parts if (price := choice.prices[index]))
+    does_nothing = not any(part.seconds(share) for index in choice.parts if (part := choice.prices[index]))
     if does_nothing and any(price is None or price.seconds(share) for price in choice.prices):
         _refuse(here, planned, choice)
     return planned, choice

@@ -22,6 +22,7 @@ SOURCES = (
     "selective_scan.cpp",
     "convolution.cpp",
     "pointwise.cpp",
+    "decode.cpp",
 )
 
 ARM = platform.machine().lower() in ("arm64", "aarch64")
