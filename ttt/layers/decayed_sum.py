@@ -50,7 +50,8 @@ def decayed_sum_in_chunks(q: Tensor, k: Tensor, v: Tensor, g: Tensor, S: Tensor)
     """
     T, rows = v.shape[-2], g.shape[-1] > 1
     L = chunk_length(T, rows)
-    z, S = (_a_decay_for_each_row if rows else _one_decay)(*(in_chunks(x, L) for x in (q, k, v, g)), S)
+    q, k, v, g = (in_chunks(x, L) for x in (q, k, v, g))
+    z, S = _a_decay_for_each_row(q, k, v, g, S) if rows else _one_decay(q, k, v, g, S)
     return joined(z, T), S
 
 
