@@ -140,6 +140,15 @@ def test_the_transformer_by_token_index_is_finetuned() -> None:
     assert {config.ctx.length for _, config in of if config.model.name != "transformer"} == {32768}
 
 
+def test_the_later_layers_by_token_index_cost_what_mamba_costs() -> None:
+    """``ttt/models/FLOPS.md`` has these widths."""
+    sweep = with_overrides(load_sweep("per_token", "paper"), ["model=deltanet,gated_deltanet,gla,mamba2"])
+    configs = expand(sweep, Path("runs"), labels=False).configs.values()
+    found = {config.model.name: (config.size.width, config.size.mlp_hidden) for config in configs}
+    widths = {"deltanet": 5729, "gated_deltanet": 5811, "gla": 5897, "mamba2": 5504}
+    assert found == {name: (2048, width) for name, width in widths.items()}
+
+
 def test_another_rope_base_is_for_books_alone() -> None:
     def bases(name: str) -> set[float]:
         configs = plan("paper", name).configs.values()

@@ -20,8 +20,7 @@ WIDEST = 1 << 20
 def with_matched_size(config: TrainConfig) -> TrainConfig:
     """Return the configuration with the width that ``size.match`` or ``match_flops`` asks for.
 
-    It says the width on standard error. The configuration, and so the run's name, is that of a user who gives the
-    width.
+    It says the width on standard error. The configuration, and so the run's name, is that of a user who gives it.
 
     Raises:
         UserError: no such model, no width near enough to it, or both keys.

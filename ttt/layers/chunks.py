@@ -51,8 +51,9 @@ def differences(sums: Tensor) -> Tensor:
     The sums are of logarithms of decays, which are at most 0, so that the exponential of a difference never overflows.
     """
     pairs = sums[..., :, None] - sums[..., None, :]
-    later = torch.ones(pairs.shape[-2:], dtype=torch.bool, device=sums.device).triu(1)
-    return pairs.masked_fill(later, -torch.inf)
+    later = torch.full(pairs.shape[-2:], -torch.inf, dtype=sums.dtype, device=sums.device).triu(1)
+    # Added in place, which needs no copy, and nothing at all in the backward pass.
+    return pairs.add_(later)
 
 
 def starts_of_chunks(decay: Tensor, added: Tensor, S: Tensor) -> tuple[Tensor, Tensor]:

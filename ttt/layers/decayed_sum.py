@@ -51,15 +51,43 @@ def decayed_sum_in_chunks(q: Tensor, k: Tensor, v: Tensor, g: Tensor, S: Tensor)
     T, rows = v.shape[-2], g.shape[-1] > 1
     L = chunk_length(T, rows)
     q, k, v, g = (in_chunks(x, L) for x in (q, k, v, g))
+    z, S = _a_decay_for_each_row(q, k, v, g, S) if rows else _one_decay(q, k, v, g, S)
+    return joined(z, T), S
+
+
+def _a_decay_for_each_row(q: Tensor, k: Tensor, v: Tensor, g: Tensor, S: Tensor) -> tuple[Tensor, Tensor]:
     sums = g.cumsum(dim=-2)
     total = sums[..., -1:, :]
-    from_start, to_end = sums.exp(), (total - sums).exp()
-    # One decay for all of S can be put on either factor; the keys, queries and their products may be shared by heads.
-    pairs = _pairs_of_rows(q, k, sums) if rows else (q @ k.mT) * differences(sums.squeeze(-1)).exp()
-    added = (k * to_end).mT @ v if rows else k.mT @ (v * to_end)
+    added = (k * (total - sums).exp()).mT @ v
     starts, S = starts_of_chunks(total.exp().mT, added, S)
-    earlier = (q * from_start) @ starts if rows else (q @ starts) * from_start
-    return joined(pairs @ v + earlier, T), S
+    return _pairs_of_rows(q, k, sums) @ v + (q * sums.exp()) @ starts, S
+
+
+def _one_decay(q: Tensor, k: Tensor, v: Tensor, g: Tensor, S: Tensor) -> tuple[Tensor, Tensor]:
+    """Put the decay on values and outputs, so that heads that share keys and queries share their products as well.
+
+    With the heads of a key side by side as columns, one matrix product serves all of them, and nothing is repeated.
+    """
+    sums = g.cumsum(dim=-2)
+    total = sums[..., -1:, :]
+    pairs = (q @ k.mT) * differences(sums.squeeze(-1)).exp()
+    keys, V = k.shape[-4], v.shape[-1]
+    added = k.mT @ _side_by_side(v * (total - sums).exp(), keys)
+    decay = _side_by_side(total.exp().expand(*total.shape[:-1], V), keys)
+    starts, last = starts_of_chunks(decay, added, _side_by_side(S.unsqueeze(-3), keys).squeeze(-3))
+    # In this order the sum has the layout of v: no copy brings the heads of a token together again.
+    z = _apart(q @ starts, V) * sums.exp() + pairs @ v
+    return z, _apart(last.unsqueeze(-3), V).squeeze(-3)
+
+
+def _side_by_side(x: Tensor, keys: int) -> Tensor:
+    """Join the columns of the h heads of each key: [..., keys h, K, L, V] -> [..., keys, K, L, h V]."""
+    return x.unflatten(-4, (keys, -1)).movedim(-4, -2).flatten(-2)
+
+
+def _apart(x: Tensor, V: int) -> Tensor:
+    """Undo ``_side_by_side``: [..., keys, K, L, h V] -> [..., keys h, K, L, V]."""
+    return x.unflatten(-1, (-1, V)).movedim(-2, -4).flatten(-5, -4)
 
 
 def _pairs_of_rows(q: Tensor, k: Tensor, sums: Tensor) -> Tensor:
