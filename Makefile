@@ -39,6 +39,7 @@ TRAIN_PART = $(call TRAIN,$(call PART,$(1),$(2)),$($(1)_$(2)))
 PROBE = $(call SWEEP,status,$(1)) --folders | xargs -I{} -P 2 \
   sh -c 'test -e {}/$(2).parquet || exec $(BIN)/ttt-eval run={} probe=$(2) $(3)'
 
+UV ?= uv
 # The flags of ttt/kernels/cpu/build.py without the processor and OpenMP; for another compiler make arm ARM_CXX=...
 ARM_CXX ?= aarch64-linux-gnu-g++
 ARM_RUN ?= qemu-aarch64
@@ -58,7 +59,7 @@ $(call DRAW,$(GPU_RUNS),$(GPU_FIGURES))
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo laptop night whole hour gpu-hour gpu-night test quick check gpu arm site clean
+.PHONY: help setup demo laptop night whole hour gpu-hour gpu-night test quick check gpu arm lock site clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 12
@@ -66,7 +67,7 @@ help: ## this list
 setup: .venv/installed ## create .venv and install the project with its pinned dependencies
 
 .venv/installed: pyproject.toml constraints.txt
-	@$(PYTHON) -I ttt/config/supported.py $(PYTHON)
+	@$(PYTHON) -E -s ttt/config/supported.py $(PYTHON)
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,docs]'
 	@touch $@
@@ -129,6 +130,11 @@ arm: ## compile the CPU kernels for ARM and compare them with plain loops in an 
 	@mkdir -p build
 	$(ARM_CXX) $(ARM_FLAGS) -Ittt/kernels/cpu tests/kernels/plain_loops.cpp $(KERNELS) -o build/plain_loops
 	$(ARM_RUN) build/plain_loops
+
+lock: ## write uv.lock with the addresses of your package index, and compare its versions with constraints.txt (needs uv)
+	@command -v $(UV) >/dev/null || { echo "make lock: $(UV) is missing; pip install uv" >&2; exit 2; }
+	$(UV) lock --quiet
+	$(PYTHON) .ci/check_lock.py
 
 clean: ## remove .venv and caches; runs and figures stay
 	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .hypothesis build *.egg-info

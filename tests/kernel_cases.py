@@ -136,8 +136,11 @@ def of(case: Case, dtype: torch.dtype = torch.float32, batch: int = 1, heads: in
     )
 
 
-def decoded_in_place(given: Arguments, state: torch.dtype) -> dict[str, Tensor]:
-    """Decode token by token in place; the sums hold NaN at first, because a first token does not read them."""
+def decoded_in_place(given: Arguments, state: torch.dtype, table: Tensor | None = None) -> dict[str, Tensor]:
+    """Decode token by token in place, rotated by ``table``.
+
+    The sums hold NaN at first, because a first token does not read them.
+    """
     from ttt.kernels.triton.decoding import decode_in_place  # only some users of this module have Triton
 
     W = tuple(w.to(state, memory_format=torch.contiguous_format, copy=True) for w in given.W)
@@ -146,10 +149,34 @@ def decoded_in_place(given: Arguments, state: torch.dtype) -> dict[str, Tensor]:
     addresses, outputs = [x.data_ptr() for x in (*W, *step)], []
     for t in range(given.q.shape[2]):
         token = (x[:, :, t : t + 1] for x in (given.q, given.k, given.v, given.eta))
-        outputs.append(decode_in_place(W, step, given.scale, given.shift, *token, given.tau, place))
+        outputs.append(decode_in_place(W, step, given.scale, given.shift, *token, given.tau, place, table))
     assert place.item() == given.q.shape[2]
     assert [x.data_ptr() for x in (*W, *step)] == addresses
     return {"z": torch.cat(outputs, dim=2)} | {str(i): w for i, w in enumerate(W)}
+
+
+def angles(given: Arguments) -> Tensor:
+    """Return random angles of RoPE for every place in a mini-batch, [b, D / 2], float64."""
+    generator = torch.Generator().manual_seed(2)
+    b, D = given.tau.numel(), given.q.shape[-1]
+    return 6.3 * torch.rand(b, D // 2, generator=generator, dtype=torch.float64)
+
+
+def rotation(given: Arguments) -> Tensor:
+    """Return cosines and sines of ``angles`` as the Triton operators read them, [b, D], float32."""
+    return torch.stack([angles(given).cos(), angles(given).sin()], dim=-1).flatten(1).float().to(DEVICE)
+
+
+def rotated_primal(given: Arguments) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Compute ``primal`` with q and k rotated by ``angles``, pair by pair."""
+    angle = angles(given).repeat(given.q.shape[2] // given.tau.numel(), 1).to(given.q.device)
+
+    def rotated(x: Tensor) -> Tensor:
+        even, odd = x[..., ::2], x[..., 1::2]
+        pairs = [even * angle.cos() - odd * angle.sin(), even * angle.sin() + odd * angle.cos()]
+        return torch.stack(pairs, dim=-1).flatten(-2)
+
+    return primal(given._replace(q=rotated(given.q), k=rotated(given.k)))
 
 
 def exact(given: Arguments) -> Arguments:

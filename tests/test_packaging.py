@@ -107,3 +107,18 @@ def test_uv_installs_the_pinned_versions() -> None:
     assert pin(text, constraints) == text, "python .ci/pin_uv.py has not been run"
     # A package that constraints.txt loses is lost in pyproject.toml too.
     assert tomllib.loads(pin(text, "torch==2.13.0\n"))["tool"]["uv"]["constraint-dependencies"] == ["torch==2.13.0"]
+
+
+def test_a_lock_of_uv_that_disagrees_is_named() -> None:
+    """``make lock``, which CI runs, writes the lock and compares it."""
+    disagreements = runpy.run_path(str(ROOT / ".ci" / "check_lock.py"))["disagreements"]
+    lock = "".join(
+        f'[[package]]\nname = "{name}"\nversion = "{version}"\n'
+        for name, version in (("torch", "2.13.0"), ("lm-eval", "1.0"), ("numpy", "2.4.6"), ("numpy", "2.3.0"))
+    )
+    assert disagreements(lock, "# torch==2\ntorch==2.13.0\nlm_eval==1.0\n") == []
+    assert disagreements(lock, "torch==2.13.1\nnumpy==2.4.6\nPyYAML==6.0.3\n") == [
+        "torch: constraints.txt has 2.13.1, uv.lock 2.13.0",
+        "numpy: constraints.txt has 2.4.6, uv.lock 2.3.0, 2.4.6",
+        "PyYAML: constraints.txt has 6.0.3, uv.lock nothing",
+    ]

@@ -1,10 +1,14 @@
+import pytest
 import torch
 import torch.nn.functional as F
 
+from ttt.backbones import modules
 from ttt.backbones.modules import SwiGLU
 
 
-def test_swiglu_is_its_formula_with_every_gradient() -> None:
+@pytest.mark.parametrize("longest_part", [5, 4096])
+def test_swiglu_is_its_formula_with_every_gradient(longest_part: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(modules, "LONGEST_PART", longest_part)
     torch.manual_seed(0)
     module = SwiGLU(width=6, hidden=10, init_std=0.5).double()
     x = torch.randn(2, 7, 6, dtype=torch.float64, requires_grad=True)

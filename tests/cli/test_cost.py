@@ -56,16 +56,37 @@ def test_a_matched_size_has_the_other_models_parameters(name: str, other: str, c
     config = configure(f"model={name}", f"size.match={other}", *wide)
     matched = with_matched_size(config)
     wanted = counted_model(configure(f"model={other}", *wide)).parameters
-    assert abs(counted_model(matched).parameters / wanted - 1) <= TOLERANCE
+    assert abs(counted_model(matched).parameters / wanted - 1) <= TOLERANCE["match"]
     given = configure(f"model={name}", f"size.width={matched.size.width}", f"size.mlp_hidden={matched.size.mlp_hidden}")
     assert run_id(matched) == run_id(given), "the name is the one of the width"
+
+
+@pytest.mark.parametrize(
+    ("words", "key", "width"),
+    [
+        (["model=deltanet"], "mlp_hidden", 299),
+        (["model=hybrid", "model.pattern=[ttt_linear,sliding_attention]"], "mlp_hidden", 288),
+        # A width of 2 heads for Mamba-2, which takes the width of its heads from it.
+        (["model=mamba2"], "width", 88),
+    ],
+)
+def test_a_matched_size_has_the_other_models_flops(words: list[str], key: str, width: int, configure: Any) -> None:
+    wide = ["size.width=128", "size.mlp_hidden=344", "size.blocks=2", "ctx.length=2048", "data.vocab_size=1024"]
+    matched = with_matched_size(configure(*words, *wide, "size.match_flops=mamba"))
+    assert getattr(matched.size, key) == width
+    ratio = counted_model(matched).flops(2048, 1) / counted_model(configure("model=mamba", *wide)).flops(2048, 1)
+    assert abs(ratio - 1) <= TOLERANCE["match_flops"]
 
 
 @pytest.mark.parametrize(
     ("words", "line"),
     [
         (["size.match=rwkv"], "size.match=rwkv: no such model"),
+        (["size.match_flops=rwkv"], "size.match_flops=rwkv: no such model"),
         (["model=mamba", "size.match=ttt_mlp"], "no closer width"),
+        # Attention alone costs more.
+        (["model=transformer", "ctx.length=8192", "size.match_flops=mamba"], "no closer width"),
+        (["size.match=mamba", "size.match_flops=mamba"], "size.match_flops=mamba: only one"),
     ],
 )
 def test_a_size_without_a_match_is_refused(words: list[str], line: str, configure: Any) -> None:
@@ -85,9 +106,13 @@ def test_plan_prints_the_cost_and_writes_nothing(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("ttt.train.calibration.SECONDS", 0.0)
-    monkeypatch.setattr(sys, "argv", ["ttt-train", *tiny, "plan=true", "trainer.max_steps=4"])
+    compiled = list[object]()
+    monkeypatch.setattr("ttt.train.calibration.compile_blocks", lambda blocks, _: compiled.extend(blocks))
+    words = ["plan=true", "trainer.max_steps=4", "trainer.compile=true"]
+    monkeypatch.setattr(sys, "argv", ["ttt-train", *tiny, *words])
     main()
     out = capsys.readouterr().out
+    assert len(compiled) == 1, "what is measured is what the run does"
     for name in ("parameters", "state", "training", "FLOPs", "time", "memory", "disk"):
         assert f"\n  {name} " in out
     folder, *lines = out.splitlines()

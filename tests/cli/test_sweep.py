@@ -13,6 +13,7 @@ import pytest
 import yaml
 from sweep_cases import called
 
+from ttt.cli import plot
 from ttt.cli.sweep.request import KEYS
 from ttt.config.assets import assets
 
@@ -84,8 +85,7 @@ def test_a_sweep_on_this_machine(ttt_sweep: Any, tiny: list[str], tmp_path: Path
         assert config["data"]["cache_dir"] == "cache0"
         parent = config["parent"]
         assert parent["run"] is None or parent["run"].endswith(parent["run_id"].rpartition("-")[2])
-    command = [sys.executable, "-m", "ttt.cli.plot", "training", "runs=table", "out=figures"]
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    plot.main(["training", "runs=table", "out=figures"])
     assert (tmp_path / "figures/training.png").is_file()
 
 

@@ -90,6 +90,16 @@ def test_a_comparison_on_a_gpu_is_fair(name: str) -> None:
     assert all(len(counts) == 1 for counts in tokens.values())
 
 
+def test_the_search_on_one_gpu_lies_around_the_rate_of_each_size() -> None:
+    tried: dict[tuple[str, str, str], set[float]] = {}
+    for config in plan("gpu", "rates").configs.values():
+        assert 4 * config.recipe.steps == config.size.steps
+        share = round(config.recipe.learning_rate / config.size.learning_rate, 6)
+        tried.setdefault((config.size.name, config.model.name, config.backbone.name), set()).add(share)
+    assert len(tried) == 2 * 6
+    assert all(shares == {0.25, 0.5, 1, 2} for shares in tried.values())
+
+
 def test_the_papers_books_have_everything() -> None:
     """Six contexts and four sizes of four methods; three finetuning rates; another RoPE base from 4k on for both."""
     runs, configs = plan("paper", "books_complete").runs, plan("paper", "books_complete").configs

@@ -26,7 +26,8 @@ from ttt.results.folders import folder_of
 from ttt.results.record import RunFolder
 from ttt.train import fitting
 
-ROWS = {"what": "row 8", "sweep": "ablation", "with": "ablation=row8 model.rope_period=default seed=0,1"}
+ROW = "ablation=row8 model.rope_period=default"
+ROWS = {"what": "row 8", "sweep": "ablation", "with": f"{ROW} seed=0,1"}
 OTHER = {"what": "row 7", "sweep": "ablation", "with": "ablation=row7 model.rope_period=default seed=0"}
 Call = Callable[..., tuple[int, str, str]]
 
@@ -147,6 +148,28 @@ def test_the_share_of_the_tokens_is_the_largest_that_fits(call: Call, monkeypatc
     assert json.loads(Path("runs/sweeps/budget_small/budget.json").read_text())["share"] == 0.5
     call("data.eval_tokens=1", "time=10h")
     assert (len(fakes.trained), fakes.steps) == (3, {6}), "later calls keep the share"
+
+
+@pytest.mark.parametrize(
+    ("words", "rows"),
+    [
+        # Two runs and their probes take 11 s, of which the later part shares both.
+        (["time=1h"], ["two 2 6.14k 0m11s", "one 0 0m00s made", "sum 0m11s"]),
+        # A part that is left out leaves its runs to the later one.
+        (["time=6s"], ["two 2 6.14k 0m11s left out", "one 1 3.07k 0m05s", "sum 0m05s"]),
+    ],
+)
+def test_parts_that_share_a_run_pay_for_it_once(
+    words: list[str], rows: list[str], call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fakes = Fakes(monkeypatch, 1e4)
+    monkeypatch.setattr(pricing, "probed_tokens", lambda _: 1000)
+    two, one = ROWS | {"what": "two", "longest": 512}, ROWS | {"what": "one", "longest": 512, "with": f"{ROW} seed=0"}
+    Path("small.yaml").write_text(yaml.safe_dump({"minutes": 9, "first": [two], "then": [one]}))
+    code, out, _ = call("data.eval_tokens=1", *words)
+    assert code == 0
+    assert [" ".join(line.split()) for line in out.splitlines()[2:5]] == rows
+    assert len(fakes.probed) == len(fakes.trained) == (2 if words == ["time=1h"] else 1)
 
 
 def test_the_hour_begins_with_its_first_parts(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@
 
 #include "decode_inner.h"
 #include "kernel.h"
+#include "pointwise.h"
 #include "selective_scan.h"
 
 namespace {
@@ -435,6 +436,86 @@ void check_scan(const ttt::ScanSizes& s) {
     expect_near(name + " float32, gradients", gradients_32, gradients, 1e-4);
 }
 
+// Norms and gates -----------------------------------------------------------------------------------------------------
+
+constexpr double NORM_EPS = 1e-6;
+
+struct Norms {
+    long rows, C;
+
+    // x and its gate, weight and bias.
+    Tensors inputs() const {
+        return {random(rows * C, -2, 2), random(rows * C, -9, 9), random(C, 0.5, 1.5), random(C, -0.5, 0.5)};
+    }
+};
+
+// RMSNorm(x) * weight; GELU(gate) * LN(x); silu(gate) * x.
+Tensors plain_norms(const Norms& s, const Tensors& in) {
+    Tensors y(3, Numbers(s.rows * s.C));
+    for (long row = 0; row < s.rows; row++) {
+        const double *x = &in[0][row * s.C], *gate = &in[1][row * s.C];
+        Numbers unit(x, x + s.C);
+        standardise(unit);
+        double squares = 0;
+        for (long c = 0; c < s.C; c++) squares += x[c] * x[c] / s.C;
+        for (long c = 0; c < s.C; c++) {
+            const long n = row * s.C + c;
+            y[0][n] = x[c] / std::sqrt(squares + NORM_EPS) * in[2][c];
+            y[1][n] = gelu(gate[c]) * (unit[c] * in[2][c] + in[3][c]);
+            y[2][n] = gate[c] / (1 + std::exp(-gate[c])) * x[c];
+        }
+    }
+    return y;
+}
+
+// Computes the outputs of plain_norms, and the gradients of all inputs.
+template <class T>
+void run_norms(const Norms& s, const Tensors& in, const Tensors& upstream, Tensors& outputs, Tensors& gradients) {
+    std::vector<std::vector<T>> x, dy, y(4, std::vector<T>(s.rows * s.C)), dx(6, std::vector<T>(s.rows * s.C));
+    for (const Numbers& each : in) x.push_back(as<T>(each));
+    for (const Numbers& each : upstream) dy.push_back(as<T>(each));
+    std::vector<T> dweight(s.C), dbias(s.C);
+    const ttt::Read<T> weight{x[2].data(), s.C}, bias{x[3].data(), s.C}, nothing{nullptr, 0};
+    const ttt::Row<T> to_weight{dweight.data(), s.C}, to_bias{dbias.data(), s.C};
+    for (long row = 0; row < s.rows; row++) {
+        const auto read = [&](const std::vector<T>& from) { return ttt::Read<T>{from.data() + row * s.C, s.C}; };
+        const auto write = [&](std::vector<T>& to) { return ttt::Row<T>{to.data() + row * s.C, s.C}; };
+        const T eps = NORM_EPS;
+        ttt::rms_norm<T>(read(x[0]), weight, eps, write(y[0]));
+        ttt::gated_norm<T>(read(x[0]), read(x[1]), weight, bias, eps, write(y[1]));
+        ttt::gated_product<T>(read(x[1]), read(x[0]), write(y[2]));
+        ttt::rms_norm_backward<T>(read(dy[0]), nothing, read(x[0]), weight, eps, write(dx[0]), to_weight);
+        ttt::gated_norm_backward<T>(
+            read(dy[1]), read(x[0]), read(x[1]), weight, bias, eps, write(dx[1]), write(dx[2]), to_weight, to_bias
+        );
+        ttt::gated_product_backward<T>(
+            read(dy[2]), read(x[1]), read(x[0]), write(dx[3]), write(dx[4]), write(y[3])
+        );
+    }
+    outputs = {};
+    for (const auto& each : y) outputs.emplace_back(each.begin(), each.end());
+    gradients = {
+        Numbers(s.rows * s.C), Numbers(s.rows * s.C), {dweight.begin(), dweight.end()}, {dbias.begin(), dbias.end()},
+    };
+    for (long n = 0; n < s.rows * s.C; n++) {
+        gradients[0][n] = double(dx[0][n]) + dx[1][n] + dx[4][n], gradients[1][n] = double(dx[2][n]) + dx[3][n];
+    }
+}
+
+void check_norms(const Norms& s) {
+    const Tensors x = s.inputs(), upstream(3, random(s.rows * s.C, -1, 1));
+    const auto plain = [&](const Tensors& in) { return plain_norms(s, in); };
+    Tensors right = plain(x), outputs, gradients, outputs_32, gradients_32;
+    right.push_back(right[2]);
+    const std::string name = "norms and gates C=" + std::to_string(s.C);
+    run_norms<double>(s, x, upstream, outputs, gradients);
+    expect_near(name + " float64", outputs, right, 1e-12);
+    expect_gradients(name + " float64", plain, x, upstream, gradients);
+    run_norms<float>(s, x, upstream, outputs_32, gradients_32);
+    expect_near(name + " float32", outputs_32, right, 1e-5);
+    expect_near(name + " float32, gradients", gradients_32, gradients, 1e-4);
+}
+
 }  // namespace
 
 int main() {
@@ -449,6 +530,7 @@ int main() {
          }) {
         check_scan(s);
     }
+    for (const Norms& s : {Norms{3, 64}, Norms{2, 43}, Norms{5, 7}}) check_norms(s);
     std::printf("%d comparisons with plain loops, %d bytes a vector: %d failed\n", compared, ttt::VECTOR_BYTES, failed);
     return failed != 0;
 }

@@ -8,7 +8,19 @@ import pytest
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from kernel_cases import DEVICE, TOLERANCE, Arguments, Case, assert_close, exact, of, primal, results
+from kernel_cases import (
+    DEVICE,
+    TOLERANCE,
+    Arguments,
+    Case,
+    assert_close,
+    exact,
+    of,
+    primal,
+    results,
+    rotated_primal,
+    rotation,
+)
 from torch import Tensor
 
 from ttt.kernels.triton import op
@@ -47,13 +59,17 @@ def triton(given: Arguments, group: int = 2) -> tuple[Tensor, tuple[Tensor, ...]
     return inner_loop(*given, recompute_group=group)
 
 
+def rotating(given: Arguments, group: int = 2) -> tuple[Tensor, tuple[Tensor, ...]]:
+    return inner_loop(*given, recompute_group=group, rotation=rotation(given))
+
+
 @pytest.mark.usefixtures("poisoned")
 @pytest.mark.parametrize(("case", "dtype"), ALTERNATING, ids=str)
 def test_outputs_state_and_gradients_are_the_definitions(case: Case, dtype: torch.dtype) -> None:
     given = of(case, dtype)
     before = [x.detach().clone() for x in given.tensors()]
-    found = results(triton, given)
-    assert_close(found, results(primal, exact(given)), TOLERANCE[dtype])
+    found = results(rotating, given)
+    assert_close(found, results(rotated_primal, exact(given)), TOLERANCE[dtype])
     assert all(map(torch.equal, before, given.tensors())), "inputs are not changed"
     assert found["z"].dtype == found["dq"].dtype == dtype
     assert found["W1_last"].dtype == found["dW1"].dtype == found["deta"].dtype == torch.float32
@@ -68,7 +84,7 @@ def test_both_forward_kernels_of_ttt_mlp_are_the_definition(
 ) -> None:
     monkeypatch.setattr(Layer, "on_chip", on_chip)
     given = of(Case(64, 256, 16, 32), dtype)
-    assert_close(results(triton, given), results(primal, exact(given)), TOLERANCE[dtype])
+    assert_close(results(rotating, given), results(rotated_primal, exact(given)), TOLERANCE[dtype])
     bare = given._replace(W=given.W[::2])
     expected, _ = primal(exact(bare))
     assert_close({"z": triton(bare)[0]}, {"z": expected}, TOLERANCE[dtype])
@@ -86,11 +102,11 @@ def test_sizes_whose_state_is_on_chip() -> None:
 def test_blocks_of_any_width_are_the_definition(kernel: str) -> None:
     """128 columns of the hidden width at a time, the choice for half precision at D = 64; here at a small D."""
     given = of(Case(32, 128, 8, 16), heads=1)
-    expected = results(primal, exact(given))
+    expected = results(rotated_primal, exact(given))
     with using({kernel: Choice(8, 128)}):
-        wide = results(triton, given)
+        wide = results(rotating, given)
     assert_close(wide, expected, TOLERANCE[torch.float32])
-    assert not all(map(torch.equal, wide.values(), results(triton, given).values())), "the choice was used"
+    assert not all(map(torch.equal, wide.values(), results(rotating, given).values())), "the choice was used"
 
 
 @pytest.mark.parametrize(
@@ -129,8 +145,10 @@ def test_any_sizes(poisoned: None, data: st.DataObject) -> None:  # noqa: ARG001
     D = data.draw(st.integers(16, 36), "D")
     F = 16 * data.draw(st.integers(0, 3), "F / 16")
     b, mini_batches = data.draw(st.integers(4, 20), "b"), data.draw(st.integers(1, 2), "mini-batches")
+    kernel, definition = data.draw(st.sampled_from([(triton, primal), (rotating, rotated_primal)]), "rotates")
+    D += D % 2 if kernel is rotating else 0
     given = of(Case(D, F, b, mini_batches * b), dtype, data.draw(st.integers(1, 2), "B"))
-    assert_close(results(lambda a: triton(a, group), given), results(primal, exact(given)), TOLERANCE[dtype])
+    assert_close(results(lambda a: kernel(a, group), given), results(definition, exact(given)), TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("group", [1, 3, 10**6])
@@ -170,7 +188,7 @@ def test_without_gradients_the_numbers_are_the_same_and_nothing_is_kept(case: Ca
     assert z_alone.grad_fn is None
     assert torch.equal(z, z_alone)
     assert all(map(torch.equal, W_last, W_alone))
-    arguments_of_op = [[w.detach() for w in given.W], *given.map(Tensor.detach)[1:], 2]
+    arguments_of_op = [[w.detach() for w in given.W], *given.map(Tensor.detach)[1:], None, 2]
     assert all(x.numel() == 0 for x in torch.ops.ttt_triton.forward(*arguments_of_op, True, False)[2])
     kept = torch.ops.ttt_triton.forward(*arguments_of_op, True, True)[2]
     assert [x.shape for x in kept] == [(2, *w.shape) for w in given.W], "W once for each group"
@@ -257,10 +275,11 @@ def test_a_loop_that_diverged_is_seen(case: Case) -> None:
 @pytest.mark.parametrize("case", SMALL, ids=str)
 @pytest.mark.filterwarnings("ignore")
 def test_torch_finds_nothing_wrong_with_the_operators(case: Case) -> None:
-    given = of(case._replace(tokens=5), heads=1)
-    ops = torch.ops.ttt_triton
-    torch.library.opcheck(ops.forward.default, (list(given.W), *given[1:], 3, True, True))
+    given, ops = of(case._replace(tokens=5), heads=1), torch.ops.ttt_triton
+    table = rotation(given)
+    torch.library.opcheck(ops.forward.default, (list(given.W), *given[1:], table, 3, True, True))
     W, *others = given.map(Tensor.detach)
+    others.append(table)
     z, W_last, kept = ops.forward(list(W), *others, 3, True, True)
     torch.library.opcheck(ops.backward.default, (torch.ones_like(z), W_last, kept, list(W), *others, 3, True))
 

@@ -2,7 +2,19 @@
 
 import pytest
 import torch
-from kernel_cases import DEVICE, TOLERANCE, Arguments, Case, assert_close, decoded_in_place, exact, of, primal
+from kernel_cases import (
+    DEVICE,
+    TOLERANCE,
+    Arguments,
+    Case,
+    assert_close,
+    decoded_in_place,
+    exact,
+    of,
+    primal,
+    rotated_primal,
+    rotation,
+)
 from torch import Tensor
 
 from ttt.kernels.triton import op
@@ -13,12 +25,12 @@ from ttt.kernels.triton.op import inner_loop
 SMALL = [Case(16, 0, 5, 20), Case(16, 32, 5, 20)]
 
 
-def functional(given: Arguments) -> dict[str, Tensor]:
-    """Decode token by token, with a new state for each."""
+def functional(given: Arguments, table: Tensor | None = None) -> dict[str, Tensor]:
+    """Decode token by token, rotated by ``table``, with a new state for each."""
     W, step, outputs, b = given.W, (), [], given.tau.numel()
     for t in range(given.q.shape[2]):
         token = (x[:, :, t : t + 1] for x in (given.q, given.k, given.v, given.eta))
-        z, after = decode_token(W, step, given.scale, given.shift, *token, given.tau, t % b)
+        z, after = decode_token(W, step, given.scale, given.shift, *token, given.tau, t % b, table)
         outputs.append(z)
         W, step = (after, ()) if t % b == b - 1 else (W, after)
     return {"z": torch.cat(outputs, dim=2)} | {str(i): w for i, w in enumerate(W)}
@@ -33,8 +45,8 @@ def functional(given: Arguments) -> dict[str, Tensor]:
 def test_token_by_token_is_the_definition(case: Case, dtype: torch.dtype) -> None:
     given = of(case, dtype).map(Tensor.detach)
     before = [x.clone() for x in given.tensors()]
-    found = functional(given)
-    z, W_last = primal(exact(given))
+    found = functional(given, rotation(given))
+    z, W_last = rotated_primal(exact(given))
     # Only the views and z are rounded to half precision.
     assert_close(found, {"z": z} | {str(i): w for i, w in enumerate(W_last)}, TOLERANCE[dtype])
     assert all(map(torch.equal, before, given.tensors()))
@@ -62,8 +74,9 @@ def test_a_derivative_of_decoding_is_refused() -> None:
 @pytest.mark.parametrize("case", SMALL, ids=str)
 def test_decoding_in_place_gives_the_bytes_of_new_states(case: Case) -> None:
     given = of(case, batch=2).map(Tensor.detach)
-    expected = functional(given)
-    for name, x in decoded_in_place(given, torch.float32).items():
+    table = rotation(given)
+    expected = functional(given, table)
+    for name, x in decoded_in_place(given, torch.float32, table).items():
         assert torch.equal(x, expected[name]), name
 
 
@@ -94,7 +107,7 @@ def test_a_wrong_state_is_not_decoded_in_place(wrong, message: str) -> None:  # 
     given = of(SMALL[0], batch=2).map(Tensor.detach).first_token()
     W, step, place = wrong(given.W, [torch.zeros_like(w) for w in given.W], torch.zeros((), dtype=torch.int32))
     with pytest.raises(RuntimeError, match=message):
-        torch.ops.ttt_triton.decode_in_place(W, step, *given[1:], place, True)
+        torch.ops.ttt_triton.decode_in_place(W, step, *given[1:], None, place, True)
 
 
 @pytest.mark.slow
@@ -103,6 +116,6 @@ def test_a_wrong_state_is_not_decoded_in_place(wrong, message: str) -> None:  # 
 def test_torch_finds_nothing_wrong_with_the_operators_of_a_token(case: Case) -> None:
     W, *others = of(case).map(Tensor.detach).first_token()
     ops, place = torch.ops.ttt_triton, torch.zeros((), dtype=torch.int32, device=DEVICE)
-    torch.library.opcheck(ops.decode.default, (list(W), list(W), *others, 1, True))
+    torch.library.opcheck(ops.decode.default, (list(W), list(W), *others, rotation(of(case)), 1, True))
     state = [[w.clone() for w in W] for _ in range(2)]
-    torch.library.opcheck(ops.decode_in_place.default, (*state, *others, place, True))
+    torch.library.opcheck(ops.decode_in_place.default, (*state, *others, None, place, True))

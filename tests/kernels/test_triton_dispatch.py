@@ -93,7 +93,7 @@ def test_token_by_token_is_the_primal_form_and_calls_the_decode_kernel(
 ) -> None:
     case, calls = Case(LOOPS[name], 4, T=11, D=16), []
     decode = decoding.decode_token
-    monkeypatch.setattr(decoding, "decode_token", lambda *given: calls.append(given[-1]) or decode(*given))
+    monkeypatch.setattr(decoding, "decode_token", lambda *given: calls.append(given[-2]) or decode(*given))
     kernel = narrowed(choose_kernel(KernelConfig("triton"), case.spec), torch.float32, torch.float32)
     with torch.no_grad():
         found = case.outputs(kernel, [1] * 11)

@@ -27,7 +27,7 @@ IDS = torch.randint(V, (B, T + 1), generator=torch.Generator().manual_seed(0))
 CPU = torch.device("cpu")
 # aot_eager traces the backward pass too, through the operators' gradients; only inductor's generated code is left out.
 CASES = [
-    ("ttt_linear", True, "accumulated", "eager"),
+    ("ttt_linear", True, "accumulated", "aot_eager"),
     ("ttt_mlp", False, "streamed", "eager"),
     ("mamba", True, "whole", "aot_eager"),
 ]
@@ -55,8 +55,16 @@ LOSSES = {"whole": whole, "accumulated": accumulated, "streamed": streamed}
 
 
 def built(config: TrainConfig) -> LanguageModel:
+    """Return a model in float64 but for its buffers.
+
+    torch.compile reads a scalar in float64 on a CPU, as eta's warm-up would be, as a number, and analyses the block
+    again for it. Runs have it in float32.
+    """
     torch.manual_seed(0)
-    return build_model(config.model, config.size, config.backbone, config.kernel, V).double()
+    model = build_model(config.model, config.size, config.backbone, config.kernel, V).double()
+    for buffer in model.buffers():
+        buffer.data = buffer.data.float()
+    return model
 
 
 @pytest.mark.slow
@@ -86,7 +94,11 @@ def test_losses_and_gradients_are_the_same(
         with torch.no_grad():
             model(IDS[:, :5])
         assert len(calls) == before
-    # One graph for both blocks.
+    # One graph for both blocks, all batches, and eta's warm-up, which changes from step to step.
+    for layer in model.modules():
+        if hasattr(layer, "set_warmup"):
+            layer.set_warmup(0.5)
+    LOSSES[loss](model)
     assert len(calls) == 1
     assert names[0] == names[1]
     for ours, theirs in zip(found[1], found[0], strict=True):

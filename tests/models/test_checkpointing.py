@@ -11,7 +11,6 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 from torch.nn.parallel import DistributedDataParallel
 
-from ttt.backbones.mamba import MambaBackboneBlock
 from ttt.config.schema import TrainConfig
 from ttt.layers.compiled import compile_blocks
 from ttt.layers.registry import layer_types
@@ -100,26 +99,24 @@ def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
 
 @pytest.mark.usefixtures("alone")
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("compiles", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("name", "backbone", "compiles"),
+    [*((*case, False) for case in CASES), pytest.param("ttt_linear", "mamba", True, marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_gradients_are_the_same_in_a_distributed_model(
-    configure: Callable[..., TrainConfig], strategy: str, compiles: bool
+    configure: Callable[..., TrainConfig], strategy: str, name: str, backbone: str, compiles: bool
 ) -> None:
-    wrapped = {
-        "ddp": DistributedDataParallel,
-        "fsdp": partial(
-            FullyShardedDataParallel,
-            # As Lightning's FSDPStrategy does with the policy of ttt.train.device.
-            auto_wrap_policy=ModuleWrapPolicy({MambaBackboneBlock}),
-            use_orig_params=True,
-            device_id=torch.device("cpu"),
-        ),
-    }[strategy]
-
     def loss(model: LanguageModel) -> Tensor:
-        return token_losses(wrapped(model), IDS).mean()
+        # As Lightning's FSDPStrategy does with the policy of ttt.train.device.
+        policy = ModuleWrapPolicy({type(model.blocks[0])})
+        sharded = partial(
+            FullyShardedDataParallel, auto_wrap_policy=policy, use_orig_params=True, device_id=torch.device("cpu")
+        )
+        wrap = DistributedDataParallel if strategy == "ddp" else sharded
+        return token_losses(wrap(model), IDS).mean()
 
-    expected, actual = both(configure, loss, "model=ttt_linear", compiles=compiles)
+    expected, actual = both(configure, loss, f"model={name}", f"backbone={backbone}", compiles=compiles)
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(actual, expected, strict=True))
 
 

@@ -1,9 +1,13 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
+from ttt.config.schema import KernelConfig
+from ttt.layers.by_kernel import set_kernel
 from ttt.models import cross_entropy as module
-from ttt.models.cross_entropy import cross_entropy
+from ttt.models.cross_entropy import cross_entropy, head_losses
+from ttt.models.language_model import LanguageModel, mean_loss
 from ttt.models.likeliest import are_likeliest
 
 
@@ -31,6 +35,55 @@ def test_a_second_backward_pass_is_refused() -> None:
 def test_infinite_logits_give_a_loss_that_is_not_finite() -> None:
     logits = torch.tensor([[float("inf"), 0.0], [float("nan"), 0.0]])
     assert not cross_entropy(logits, torch.tensor([1, 1])).isfinite().any()
+
+
+@pytest.mark.parametrize("weights", ["equal", "different", "one token"])
+@pytest.mark.parametrize("rows", [1, 4, 100])
+def test_losses_of_the_head_are_torchs_with_their_gradients(
+    weights: str, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LEAST_ROWS", rows)
+    monkeypatch.setattr(module, "CACHED_ENTRIES", 1)
+    generator = torch.Generator().manual_seed(rows)
+    tokens = 1 if weights == "one token" else 11
+    h, weight = (torch.randn(n, 6, generator=generator, dtype=torch.float64).requires_grad_() for n in (tokens, 30))
+    targets, upstream = torch.randint(30, (tokens,), generator=generator), torch.rand(tokens, generator=generator)
+    results = []
+    for losses in (
+        head_losses(2 * h, weight, targets, "auto"),
+        F.cross_entropy(2 * h @ weight.T, targets, reduction="none"),
+    ):
+        loss = losses.sum() / 7 if weights == "equal" else (losses * upstream).sum()
+        results.append((losses, *torch.autograd.grad(loss, (h, weight), retain_graph=True)))
+        again = torch.autograd.grad(loss, (h, weight))
+        assert all(torch.equal(x, y) for x, y in zip(again, results[-1][1:], strict=True))
+    torch.testing.assert_close(results[0], results[1], rtol=1e-12, atol=1e-12)
+    with torch.no_grad():
+        assert torch.equal(head_losses(2 * h, weight, targets, "auto"), results[0][0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_a_model_keeps_no_logits_unless_its_kernel_is_plain(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In mixed precision, here bfloat16, the weights and the losses are float32."""
+    monkeypatch.setattr(module, "LEAST_ROWS", 4)
+    monkeypatch.setattr(module, "CACHED_ENTRIES", 1)
+    torch.manual_seed(0)
+    model, ids_BS = LanguageModel(30, 6, [], init_std=0.5), torch.randint(30, (2, 12))
+    model = model.double() if dtype == torch.float64 else model
+    results = []
+    for name, keeps in (("auto", False), ("dual", True)):
+        set_kernel(model, KernelConfig(name))
+        kept: list[Tensor] = []
+        hooks = torch.autograd.graph.saved_tensors_hooks(lambda x, kept=kept: kept.append(x) or x, lambda x: x)
+        with hooks, torch.autocast("cpu", dtype, enabled=dtype == torch.bfloat16):
+            loss = mean_loss(model, ids_BS)
+        assert (max(x.numel() for x in kept) >= 22 * 30) == keeps
+        results.append((loss, *torch.autograd.grad(loss, tuple(model.parameters()))))
+        assert all(x.dtype == results[0][0].dtype for x in results[-1])
+    tolerance = 1e-12 if dtype == torch.float64 else 1e-2
+    torch.testing.assert_close(results[0], results[1], rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

@@ -19,11 +19,11 @@ from ttt.kernels.on_gpu import inner_loop
 from ttt.layers.mamba import plain_scan
 from ttt.layers.on_gpu import _gated_scan
 from ttt.layers.registry import layer_types
-from ttt.layers.rope import first_rotations
+from ttt.layers.rope import mini_batch_rotations
 from ttt.models import step_memory as counting
 from ttt.models.build import build_model
 from ttt.models.checkpointing import checkpoint_blocks
-from ttt.models.language_model import token_losses
+from ttt.models.language_model import mean_loss
 from ttt.models.step_memory import step_memory
 
 Configure = Callable[..., TrainConfig]
@@ -64,7 +64,7 @@ def real_step(config: TrainConfig, batch: int, checkpointed: bool, precision: st
 
     def step() -> None:
         with torch.autocast("cpu", torch.bfloat16) if precision == "bf16-mixed" else nullcontext():
-            loss = token_losses(model, ids_BS).mean()
+            loss = mean_loss(model, ids_BS)
         loss.backward()
 
     return step
@@ -97,7 +97,7 @@ def test_counting_leaves_no_fake_tensor_behind(configure: Configure) -> None:
     before = torch.get_rng_state()
     counted(config, 2)
     assert torch.equal(torch.get_rng_state(), before)
-    first_rotations(16, 8, 10000.0, torch.float32, torch.device("cpu")) + torch.ones(1)
+    mini_batch_rotations(16, 16, 8, 10000.0, torch.float32, torch.device("cpu")) + torch.ones(1)
     real_step(config, 2, False, "32-true")()
 
 

@@ -109,19 +109,19 @@ def test_a_loss_that_is_not_finite_ends_the_run_before_a_checkpoint(
     configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(adamw, "AdamW", lambda *groups, **options: AdamW(*groups, **options | {"fused": True}))
-    losses, finite = module.token_losses, list[bool]()
+    loss, finite = module.mean_loss, list[bool]()
 
     def diverging(model: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
         # After step 6 the batches are harmless again.
         calls.append(0)
-        return losses(model, ids) * (torch.nan if len(calls) == 7 else 1)
+        return loss(model, ids) * (torch.nan if len(calls) == 7 else 1)
 
     def diagnosis(message: str, model: torch.nn.Module, _: torch.Tensor) -> str:
         finite.extend(bool(parameter.isfinite().all()) for parameter in model.parameters())
         return message
 
     calls: list[int] = []
-    monkeypatch.setattr(module, "token_losses", diverging)
+    monkeypatch.setattr(module, "mean_loss", diverging)
     monkeypatch.setattr(module, "with_diagnosis", diagnosis)
     run = tmp_path / "run"
     with pytest.raises(RunError, match=r"the loss became nan at step 6; the last good checkpoint is .*step-00000005"):

@@ -11,8 +11,12 @@ from ttt.config.errors import RunError, UserError
 from ttt.config.identity import run_id
 from ttt.config.plan import check_same_batches, plan_steps
 from ttt.config.schema import TrainConfig
+from ttt.models.count import counted_model
 from ttt.models.step_memory import StepMemory
-from ttt.train.fitting import Room, fit, memory_line, naming_the_keys, optimizer_states, with_fit
+from ttt.train import fitting
+from ttt.train import prepare as preparing
+from ttt.train.fitting import Room, check_weights, fit, memory_line, naming_the_keys, optimizer_states, with_fit
+from ttt.train.opening import open_run
 from ttt.train.planning import plan_run
 
 Configure = Callable[..., TrainConfig]
@@ -70,6 +74,21 @@ def test_a_step_that_does_not_fit_names_the_nearest_that_does(
     with pytest.raises(UserError, match=r"GB by count, and a card has") as error:
         fit(config, room(gigabytes), count)
     assert str(error.value).endswith(nearest)
+    assert "\n" not in str(error.value)
+
+
+def test_weights_alone_may_be_too_large(configure: Configure, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Also without auto, a run is refused before its data are prepared and before it exhausts the memory."""
+    plan = plan_run(configure(f"run={tmp_path}/run"), [])
+    parameters = counted_model(plan.config).parameters
+    whole, half = (Room("a card", part * 16 * parameters, "cuda", "32-true") for part in (1, 0.5))
+    check_weights(plan.config, parameters, whole)
+    check_weights(configure("trainer.strategy=fsdp", "trainer.devices=2"), parameters, half)
+    monkeypatch.setattr(preparing, "room_here", lambda _: half)
+    monkeypatch.setattr(fitting, "counting", lambda _: count)
+    monkeypatch.setattr(preparing, "load_corpus", lambda *_: pytest.fail("the data are prepared"))
+    with pytest.raises(UserError, match=r"^size=w64: .* GB by count, and a card has .* stays free; .* fits") as error:
+        preparing.prepare(plan, open_run(plan))
     assert "\n" not in str(error.value)
 
 

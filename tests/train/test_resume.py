@@ -201,8 +201,11 @@ def test_stopped_by_a_signal(runner: Runner, tmp_path: Path, number: signal.Sign
     assert runner.kill(tmp_path / "run", number, step, random.uniform(0, 0.1)) == 1
     left = record(tmp_path / "run")
     assert left["status"] == "interrupted"
-    assert left["error"] == f"stopped by {number.name} at step {step + 1}"
-    assert left["last_checkpoint"] == f"step-{step + 1:08d}.ckpt"
+    # On a busy machine the signal arrives in a later step.
+    current = int((tmp_path / "run" / "steps").read_text()) + 1
+    assert step < current < STEPS
+    assert left["error"] == f"stopped by {number.name} at step {current}"
+    assert left["last_checkpoint"] == f"step-{current:08d}.ckpt"
     assert_ends_as_the_whole_run(runner, tmp_path / "run")
 
 

@@ -5,7 +5,7 @@ Shapes: B batch, T tokens, C model width.
 
 from torch import Tensor
 
-from ttt.backbones.modules import rms_norm
+from ttt.backbones.modules import RMSNorm
 from ttt.backbones.registry import register_backbone
 from ttt.backbones.transformer import TransformerBlock
 from ttt.config.layers import CONV_KERNEL
@@ -21,13 +21,14 @@ class MambaBackboneBlock(TransformerBlock):
 
     def __init__(self, layer: SequenceLayer, size: SizeConfig) -> None:
         super().__init__(layer, size)
-        self.conv_norm = rms_norm(size.width)
+        self.conv_norm = RMSNorm(size.width)
         self.conv = CausalConv(size.width, getattr(layer, "conv_kernel", CONV_KERNEL))
 
     def forward(self, h_BTC: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Convolve, then continue as the Transformer block."""
         y_BTC, conv_state = self.conv(self.conv_norm(h_BTC), part(state, "conv"))
-        h_BTC, block_state = super().forward(h_BTC + y_BTC, state)
+        h_BTC, x_BTC = self.layer_norm.of_sum(h_BTC, y_BTC)
+        h_BTC, block_state = self.after_norm(h_BTC, x_BTC, state)
         return h_BTC, named("conv", conv_state) | block_state
 
     def token_steps(self, steps: TokenSteps, h_C: Tensor, state: State) -> Tensor:

@@ -10,17 +10,43 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from ttt.kernels.cpu import pointwise
 from ttt.kernels.cpu.decode import NoTokenStepsError, TokenSteps
+from ttt.kernels.dispatch import computes_compiled
 from ttt.kernels.matmul import product
+from ttt.layers.by_kernel import ByKernel
 from ttt.layers.state import SequenceLayer, State
 from ttt.layers.views import linear
 
 NORM_EPS = 1e-6
 
+LONGEST_PART = 4096
+"""Tokens whose wide products SwiGLU has at once in its backward pass."""
 
-def rms_norm(width: int) -> nn.RMSNorm:
-    """Return an RMSNorm over the model width, without shift."""
-    return nn.RMSNorm(width, eps=NORM_EPS)
+
+class RMSNorm(nn.RMSNorm, ByKernel):
+    """RMSNorm over the model width, without shift. [..., C] -> [..., C].
+
+    On CPUs the compiled kernel computes it where ``kernel.name`` allows it.
+    """
+
+    eps: float
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, eps=NORM_EPS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Norm every token."""
+        if computes_compiled(self.kernel, x, self.weight):
+            return pointwise.rms_norm(x, self.weight, self.eps)
+        return super().forward(x)
+
+    def of_sum(self, h: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Return h + y and its norm; the compiled kernel computes both at once."""
+        if computes_compiled(self.kernel, h, y, self.weight):
+            return pointwise.sum_rms_norm(h, y, self.weight, self.eps)
+        total = h + y
+        return total, self(total)
 
 
 def token_steps(module: nn.Module | SequenceLayer, steps: TokenSteps, x_C: Tensor, state: State) -> Tensor:
@@ -47,7 +73,9 @@ class SwiGLU(nn.Module):
 
     def forward(self, x_BTC: Tensor) -> Tensor:
         """Gate and project back."""
-        return _GatedDown.apply(self.gate(x_BTC), self.up(x_BTC), self.down.weight, self.down.kernel.matmul)
+        gate, up, down = self.gate(x_BTC), self.up(x_BTC), self.down
+        compiled = computes_compiled(down.kernel, gate, up)
+        return _GatedDown.apply(gate, up, down.weight, down.kernel.matmul, compiled)
 
     def token_steps(self, steps: TokenSteps, x_C: Tensor) -> Tensor:
         """Add the gate and both projections of one token."""
@@ -63,17 +91,30 @@ class _GatedDown(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, gate: Tensor, up: Tensor, weight: Tensor, library: str) -> Tensor:
+    def forward(ctx: Any, gate: Tensor, up: Tensor, weight: Tensor, library: str, compiled: bool) -> Tensor:
         ctx.save_for_backward(gate, up, weight)
-        ctx.library = library
-        return product(F.silu(gate) * up, weight.to(gate.dtype), library)
+        ctx.library, ctx.compiled = library, compiled
+        gated = pointwise.gated_product(gate, up) if compiled else F.silu(gate) * up
+        return product(gated, weight.to(gate.dtype), library)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         gate, up, weight = ctx.saved_tensors
-        silu = F.silu(gate)
-        d_weight = d_out.flatten(0, -2).mT @ (silu * up).flatten(0, -2)
-        d_product = product(d_out, weight.to(d_out.dtype).mT, ctx.library)
-        d_gate = torch.ops.aten.silu_backward(d_product * up, gate)
-        return d_gate, d_product.mul_(silu), d_weight.to(weight.dtype), None
+        backward = pointwise.gated_product_backward if ctx.compiled else gated_product_backward
+        d_gate, d_up = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (gate, up))
+        d_weight = torch.zeros_like(weight)
+        parts = (x.flatten(0, -2).split(LONGEST_PART) for x in (d_out, gate, up, d_gate, d_up))
+        for d_out_part, gate_part, up_part, d_gate_part, d_up_part in zip(*parts, strict=True):
+            d_gated = product(d_out_part, weight.to(d_out.dtype).mT, ctx.library)
+            of_gate, of_up, gated = backward(d_gated, gate_part, up_part)
+            d_gate_part.copy_(of_gate)
+            d_up_part.copy_(of_up)
+            d_weight += d_out_part.mT @ gated
+        return d_gate, d_up, d_weight, None, None
+
+
+def gated_product_backward(upstream: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of gate and up, and silu(gate) * up."""
+    silu = F.silu(gate)
+    return torch.ops.aten.silu_backward(upstream * up, gate), upstream * silu, silu * up

@@ -5,7 +5,7 @@ Shapes: B batch, T tokens, C model width.
 
 from torch import Tensor, nn
 
-from ttt.backbones.modules import rms_norm, token_steps
+from ttt.backbones.modules import RMSNorm, token_steps
 from ttt.backbones.registry import register_backbone
 from ttt.config.schema import SizeConfig
 from ttt.kernels.cpu.decode import TokenSteps
@@ -22,7 +22,7 @@ class OwnBlock(nn.Module):
 
     def __init__(self, layer: SequenceLayer, size: SizeConfig) -> None:
         super().__init__()
-        self.layer_norm = rms_norm(size.width)
+        self.layer_norm = RMSNorm(size.width)
         self.layer = layer
 
     def forward(self, h_BTC: Tensor, state: State | None = None) -> tuple[Tensor, State]:

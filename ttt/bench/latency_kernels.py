@@ -13,9 +13,12 @@ from ttt.bench.inner import HIDDEN, INIT_STD, inner_model
 from ttt.bench.measurement import DTYPES, Implementation, Measurement, Workload
 from ttt.config.bench import LatencyBenchConfig
 from ttt.inner.eta import token_scale
+from ttt.layers.rope import rotations
 
 MINI_BATCH_SIZE = 16
 """The paper's b."""
+
+ROPE_BASE = 10_000.0
 
 
 def kernel_measurements(config: LatencyBenchConfig, name: str, tokens: int) -> Iterator[Measurement]:
@@ -66,9 +69,10 @@ def kernel_functions(config: LatencyBenchConfig, name: str, tokens: int) -> dict
     scale, shift = torch.ones(H, 1, D), torch.zeros(H, 1, D)
     leaves = [x.requires_grad_() for x in (*W, scale, shift, q, k, v, eta, tau)]
     upstream = torch.randn_like(q)
+    rotation = torch.view_as_real(rotations(torch.arange(b), D, ROPE_BASE, torch.float32)).flatten(1)
 
     def outputs() -> Tensor:
-        return op.inner_loop(W, scale, shift, q, k, v, eta, tau, group)[0]
+        return op.inner_loop(W, scale, shift, q, k, v, eta, tau, group, rotation)[0]
 
     def gradients() -> object:
         return torch.autograd.grad(outputs(), leaves, upstream)
@@ -77,7 +81,7 @@ def kernel_functions(config: LatencyBenchConfig, name: str, tokens: int) -> dict
     q_t, k_t, v_t, eta_t = (x[:, :, :1].detach() for x in (q, k, v, eta))
 
     def one_token() -> object:
-        return decoding.decode_token(W, step, scale, shift, q_t, k_t, v_t, eta_t, tau, b // 2)
+        return decoding.decode_token(W, step, scale, shift, q_t, k_t, v_t, eta_t, tau, b // 2, rotation)
 
     return {
         "inner_train": gradients,

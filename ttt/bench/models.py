@@ -32,7 +32,7 @@ from ttt.layers.inner_state import in_place
 from ttt.layers.recurrence import recurrences_of
 from ttt.models.build import build_model
 from ttt.models.decoder import FixedDecoder, decoder_after
-from ttt.models.language_model import LanguageModel, token_losses
+from ttt.models.language_model import LanguageModel, mean_loss
 from ttt.models.memory import keep_freed_memory
 from ttt.results.benchmarks import PLAIN_RECURRENCE, PLAIN_SCAN
 
@@ -155,7 +155,7 @@ def loss_functions(
 
     def loss() -> Tensor:
         with _autocast(config, ids_BS.device):
-            return token_losses(model, ids_BS).mean()
+            return mean_loss(model, ids_BS)
 
     def gradients() -> tuple[Tensor | None, ...]:
         return torch.autograd.grad(loss(), parameters, allow_unused=True)

@@ -22,7 +22,7 @@ from ttt.data.windows import windows_within
 from ttt.layers.compiled import compile_blocks
 from ttt.models.build import build_model
 from ttt.models.checkpointing import checkpoint_blocks
-from ttt.models.language_model import LanguageModel, token_losses
+from ttt.models.language_model import LanguageModel, mean_loss
 from ttt.train.device import Hardware, choose_hardware
 from ttt.train.optim import clip_gradients, decayed_parameters, make_optimizer
 from ttt.train.planning import RunPlan, plan_run
@@ -109,7 +109,7 @@ def _step(
             with phase("data"):
                 ids_BS = next(batches).to(device)
             with phase("forward"), torch.autocast(device.type, half) if half else nullcontext():
-                loss = token_losses(model, ids_BS).mean() / accumulate
+                loss = mean_loss(model, ids_BS) / accumulate
             with phase("backward"):
                 loss.backward()
         with phase("optimizer"):

@@ -38,6 +38,9 @@ PREFIX = "ttt: "
 BY_OPERATOR = {
     "ttt_cpu::selective_scan": MIXER,
     "ttt_cpu::causal_conv": CONVOLUTION,
+    "ttt_cpu::rms_norm": POINTWISE,
+    "ttt_cpu::sum_rms_norm": POINTWISE,
+    "ttt_cpu::gated_": POINTWISE,
     "ttt_cpu::": INNER,
     "ttt_triton::": INNER,
     "scaled_dot_product": MIXER,

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from ttt.cli.errors import exit_with_one_line
 from ttt.cli.terminal import COMMANDS, show
 from ttt.config.errors import UserError
-from ttt.config.supported import declared, unsupported_python, unsupported_torch
+from ttt.config.supported import declared, unsupported_torch
 
 HELP_FLAGS = {"-h", "--help"}
 
@@ -26,6 +26,6 @@ def answer(words: list[str], help_text: Callable[[], str], act: Callable[[list[s
         elif HELP_FLAGS & set(words):
             show(help_text(), COMMANDS)
         else:
-            if problem := unsupported_python() or unsupported_torch():
+            if problem := unsupported_torch():
                 raise UserError(problem)
             act(words)

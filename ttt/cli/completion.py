@@ -1,5 +1,6 @@
-"""``ttt completion``: let bash complete commands, keys, options and flags."""
+"""``ttt completion``: let bash, fish and zsh complete commands, keys, options and flags."""
 
+import os
 import re
 import shlex
 import sys
@@ -13,51 +14,19 @@ from platformdirs import user_data_dir
 from ttt.cli.answer import answer
 from ttt.cli.arguments import parse
 from ttt.cli.command import Command
+from ttt.cli.completion_scripts import SHELLS
 from ttt.config.errors import UserError
 from ttt.config.system import renamed_at_the_end
 
 HELP = """\
-ttt completion lets bash complete the words of all commands with the tab key: it
-writes a script, and a line in ~/.bashrc that reads it. Run it again after an
-update of the suite.
+ttt completion lets your shell complete the words of all commands with the tab
+key: it writes a script, and a line that reads it in a file that the shell reads
+when it starts. Run it again after an update of the suite.
 
-usage: ttt completion [--print]
+usage: ttt completion [bash|fish|zsh] [--print]
 
-  --print       print the script, and write nothing
-"""
-
-BASH = """\
-# Completion of the commands of ttt-suite; `ttt completion` wrote this file.
-_ttt() {
-  local line=${COMP_LINE:0:COMP_POINT} current= words= reply start
-  local -a typed
-  read -ra typed <<< "$line"
-  if [[ $line != *[[:space:]] ]]; then
-    current=${typed[${#typed[@]}-1]}
-    unset "typed[${#typed[@]}-1]"
-  fi
-  typed[0]=${typed[0]##*/}
-  # ttt train is ttt-train
-  if [[ ${typed[0]} == ttt && ${#typed[@]} -gt 1 ]]; then typed=("ttt-${typed[1]}" "${typed[@]:2}"); fi
-  case "${typed[0]} ${typed[1]}" in
-WORDS
-  esac
-  COMPREPLY=()
-  while read -r reply; do
-    if [[ $reply != *= || $reply != "$current" ]]; then COMPREPLY+=("$reply"); fi
-  done < <(compgen -W "$words" -- "$current")
-  # The value of any other key may be a file or folder.
-  if [[ ${#COMPREPLY[@]} == 0 && $current == *=* ]]; then
-    compopt -o filenames
-    while read -r reply; do COMPREPLY+=("$reply"); done < <(compgen -f -- "${current#*=}")
-  elif [[ $current == *=* && $COMP_WORDBREAKS == *=* ]]; then
-    # Bash replaces only what follows the last =.
-    start=${current%"${current##*=}"}
-    COMPREPLY=("${COMPREPLY[@]#"$start"}")
-  fi
-  if [[ ${#COMPREPLY[@]} == 1 && ${COMPREPLY[0]} == *= ]]; then compopt -o nospace; fi
-}
-complete -F _ttt PROGRAMS
+  bash, fish, zsh   the shell; yours, as SHELL names it, if none is given
+  --print           print the script, and write nothing
 """
 
 KEY = re.compile(r"^  (\+?[a-z][a-z_.]*=)", re.MULTILINE)
@@ -125,27 +94,36 @@ def _figures() -> list[str]:
     return [COMPARE, REPORT, *figures()]
 
 
-MORE: dict[str, Callable[[], list[str]]] = {"ttt-sweep": _sweeps, "ttt-plot": _figures}
+MORE: dict[str, Callable[[], list[str]]] = {
+    "ttt-sweep": _sweeps,
+    "ttt-plot": _figures,
+    "ttt-completion": lambda: list(SHELLS),
+}
 """Program -> its names beside those in its help text."""
 
 
-def script() -> str:
-    """Return the script of completion for bash."""
-    found = words()
-    # A subcommand stands before its program, whose pattern matches it too.
-    ordered = sorted(found.items(), key=lambda pair: " " not in pair[0])
-    patterns = {name: shlex.quote(name) + ("" if " " in name else "\\ *") for name, _ in ordered}
-    lines = "\n".join(f"    {patterns[name]}) words={shlex.quote(' '.join(choice))} ;;" for name, choice in ordered)
-    programs = " ".join(name for name in found if " " not in name and name != "ttt-completion")
-    return BASH.replace("WORDS", lines).replace("PROGRAMS", programs)
+def script(shell: str) -> str:
+    """Return the script of completion for a shell of ``SHELLS``."""
+    return SHELLS[shell].with_words(words())
 
 
-def install(target: Path, startup: Path) -> list[str]:
-    """Write the script, and let ``startup`` read it; return a line about each file.
+def startup_file(shell: str) -> Path:
+    """Return the file that a shell reads when it starts."""
+    if shell == "fish":
+        settings = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+        return Path(settings, "fish", "conf.d", "ttt-suite.fish")
+    if shell == "zsh":
+        return Path(os.environ.get("ZDOTDIR") or Path.home(), ".zshrc")
+    return Path.home() / ".bashrc"
+
+
+def install(text: str, target: Path, startup: Path) -> list[str]:
+    """Write a script, and let ``startup`` read it; return a line about each file.
 
     Args:
-        target: the script.
-        startup: the file that bash reads when it starts, such as ``~/.bashrc``.
+        text: the script.
+        target: its file.
+        startup: the file that the shell reads when it starts.
 
     Raises:
         UserError: one of them cannot be written.
@@ -154,7 +132,8 @@ def install(target: Path, startup: Path) -> list[str]:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with renamed_at_the_end(target) as partial:
-            partial.write_text(script(), encoding="utf-8")
+            partial.write_text(text, encoding="utf-8")
+        startup.parent.mkdir(parents=True, exist_ok=True)
         before = startup.read_text(encoding="utf-8") if startup.exists() else ""
         if read not in before.splitlines():
             with startup.open("a", encoding="utf-8") as end:
@@ -173,13 +152,24 @@ def main() -> None:
 
 def _run(arguments: list[str]) -> None:
     given = parse(arguments, {}, ("--print",))
-    if given.names:
-        raise UserError(f"{given.names[0]}: ttt completion takes no names; see ttt completion --help")
+    shell = _chosen(given.names)
     if "--print" in given.flags:
-        print(script(), end="")
+        print(script(shell), end="")
     else:
-        target = Path(user_data_dir("ttt-suite")) / "completion.bash"
-        print("\n".join(install(target, Path.home() / ".bashrc")))
+        target = Path(user_data_dir("ttt-suite")) / f"completion.{shell}"
+        print("\n".join(install(script(shell), target, startup_file(shell))))
+
+
+def _chosen(names: list[str]) -> str:
+    """Return the shell that the command line names, or the user's."""
+    own = os.environ.get("SHELL", "")
+    shell = names[0] if names else Path(own).name
+    if len(names) > 1:
+        raise UserError(f"{names[1]}: ttt completion takes one shell; see ttt completion --help")
+    if shell not in SHELLS:
+        given = f"{shell}:" if names else f"SHELL={own}:"
+        raise UserError(f"{given} no such shell; choose one of {', '.join(SHELLS)}: ttt completion bash")
+    return shell
 
 
 if __name__ == "__main__":

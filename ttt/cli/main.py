@@ -20,7 +20,7 @@ COMMANDS = {
     "bench": ("bench", "measure time and memory of layers, models and kernels"),
     "export": ("export", "write a run's model for other programs"),
     "import": ("importing", "make a run of the authors' released weights"),
-    "completion": ("completion", "let bash complete the words of all commands"),
+    "completion": ("completion", "let bash, fish or zsh complete the words of all commands"),
 }
 """Name -> module of ``ttt.cli``, and what the command does."""
 

@@ -1,4 +1,4 @@
-"""``size.match=MODEL``: the width at which a model has as many parameters as another."""
+"""``size.match=MODEL``, ``size.match_flops=MODEL``: the width at which a model is as large or as costly as another."""
 
 import sys
 from collections.abc import Callable
@@ -8,57 +8,67 @@ from hydra.errors import HydraException
 
 from ttt.cli.compose import method
 from ttt.cli.label import hydra_ready
-from ttt.config.errors import bad_value
+from ttt.config.errors import UserError, bad_value
 from ttt.config.schema import TrainConfig
 
-TOLERANCE = 0.01
-"""Largest relative difference of the parameters."""
+TOLERANCE = {"match": 0.01, "match_flops": 0.02}
+"""Largest relative difference of the parameters and of the FLOPs."""
 
 WIDEST = 1 << 20
 
 
 def with_matched_size(config: TrainConfig) -> TrainConfig:
-    """Return the configuration with the width that ``size.match`` asks for, and say it on standard error.
+    """Return the configuration with the width that ``size.match`` or ``match_flops`` asks for.
 
-    The returned configuration, and so the run's name, is the one of a user who gives the width.
+    It says the width on standard error. The configuration, and so the run's name, is that of a user who gives the
+    width.
 
     Raises:
-        UserError: no such model, or no width has within 1% of its parameters.
+        UserError: no such model, no width near enough to it, or both keys.
     """
     size = config.size
-    if size.match is None:
+    if size.match is None and size.match_flops is None:
         return config
-    wanted, own = _parameters(_other(config)), config.model.name
+    if size.match is not None and size.match_flops is not None:
+        raise UserError(f"size.match={size.match} size.match_flops={size.match_flops}: only one of them can be matched")
+    if size.match is not None:
+        return _matched(config, "match", size.match, _parameters, "parameters")
+    return _matched(config, "match_flops", str(size.match_flops), _flops, "training FLOPs a token")
+
+
+def _matched(
+    config: TrainConfig, asked: str, other: str, measure: Callable[[TrainConfig], int], unit: str
+) -> TrainConfig:
+    wanted, own = measure(_other(config, asked, other)), config.model.name
     key, step = _free_key(config)
 
     def at(number: int) -> int:
-        return _parameters(_resized(config, key, number * step))
+        return measure(_resized(config, key, number * step))
 
     found = min(_neighbours(at, wanted), key=lambda number: abs(at(number) - wanted)) * step
     matched = _resized(config, key, found)
-    parameters = _parameters(matched)
-    off = parameters / wanted - 1
-    numbers = f"size.{key}={found} gives {own} {parameters:,} parameters, {size.match} has {wanted:,} ({off:+.2%})"
-    if abs(off) > TOLERANCE:
-        raise bad_value("size.match", size.match, f"{numbers}; no closer width, choose another size")
-    print(f"size.match={size.match}: {numbers}", file=sys.stderr)
+    measured = measure(matched)
+    off = measured / wanted - 1
+    numbers = f"size.{key}={found} gives {own} {measured:,} {unit}, {other} has {wanted:,} ({off:+.2%})"
+    if abs(off) > TOLERANCE[asked]:
+        raise bad_value(f"size.{asked}", other, f"{numbers}; no closer width, choose another size")
+    print(f"size.{asked}={other}: {numbers}", file=sys.stderr)
     return matched
 
 
-def _other(config: TrainConfig) -> TrainConfig:
+def _other(config: TrainConfig, asked: str, name: str) -> TrainConfig:
     """Return the configuration of the model to match, with its own backbone at the same size."""
-    name = str(config.size.match)
     try:
         with hydra_ready():
             layer, backbone = method(name, config.ctx.length)
     except HydraException:
-        raise bad_value("size.match", name, "no such model; ttt-train --help lists them") from None
+        raise bad_value(f"size.{asked}", name, "no such model; ttt-train --help lists them") from None
     return replace(config, model=layer, backbone=backbone)
 
 
 def _resized(config: TrainConfig, key: str, number: int) -> TrainConfig:
-    """Return the configuration with another number for a key of the size, and without ``size.match``."""
-    size = replace(config.size, match=None)
+    """Return the configuration with another number for a key of the size, and without a model to match."""
+    size = replace(config.size, match=None, match_flops=None)
     setattr(size, key, number)
     return replace(config, size=size)
 
@@ -69,17 +79,20 @@ def _free_key(config: TrainConfig) -> tuple[str, int]:
     wider = replace(config, size=replace(size, mlp_hidden=size.mlp_hidden + 1))
     if _parameters(wider) != _parameters(config):
         return "mlp_hidden", 1
-    return "width", 2 * size.heads if config.model.has_heads else 1
+    if config.model.has_heads:
+        return "width", 2 * size.heads
+    # The heads of Mamba-2 are as wide as those of the other layers unless their width is given.
+    return "width", size.heads if getattr(config.model, "head_dim", 1) is None else 1
 
 
-def _neighbours(parameters_at: Callable[[int], int], wanted: int) -> tuple[int, int]:
-    """Return two adjacent numbers of at least 1 between whose parameters ``wanted`` lies, by bisection."""
+def _neighbours(measured_at: Callable[[int], int], wanted: int) -> tuple[int, int]:
+    """Return two adjacent numbers of at least 1 between whose measures ``wanted`` lies, by bisection."""
     low, high = 1, 2
-    while parameters_at(high) < wanted and high < WIDEST:
+    while measured_at(high) < wanted and high < WIDEST:
         low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if parameters_at(middle) < wanted else (low, middle)
+        low, high = (middle, high) if measured_at(middle) < wanted else (low, middle)
     return low, high
 
 
@@ -87,3 +100,9 @@ def _parameters(config: TrainConfig) -> int:
     from ttt.models.count import counted_model
 
     return counted_model(config).parameters
+
+
+def _flops(config: TrainConfig) -> int:
+    from ttt.models.count import counted_model
+
+    return round(counted_model(config).flops(config.ctx.length, tokens=1))

@@ -35,6 +35,7 @@ WITHOUT_WORDS = {
     ("data", "eval_tokens"),
     ("data", "length"),
     ("size", "match"),
+    ("size", "match_flops"),
     ("recipe", "imported"),
 }
 """Group and key of settings that no reader looks for in a name."""
@@ -55,9 +56,11 @@ def folder_name(config: TrainConfig) -> str:
 def share(part: float, whole: float) -> float:
     """Return ``part`` times ``whole`` as one writes it, for ``${share:0.1,${.key}}`` in ``conf/``.
 
-    A tenth of 0.1 is 0.01, not 0.010000000000000002: the ids of runs are made from such values.
+    A tenth of 0.1 is 0.01, not 0.010000000000000002: the ids of runs are made from such values. A share of a whole
+    number, such as a quarter of the steps, is one if it can be.
     """
-    return float(Decimal(str(part)) * Decimal(str(whole)))
+    product = Decimal(str(part)) * Decimal(str(whole))
+    return int(product) if isinstance(whole, int) and product == int(product) else float(product)
 
 
 def _that_fit(words: list[str]) -> list[str]:

@@ -23,6 +23,7 @@ WITHOUT_INFLUENCE = (
     ("data", "packed"),
     ("kernel", "checkpoint_group"),
     ("kernel", "matmul"),
+    ("kernel", "rotates"),
     ("recipe", "parent_share"),
 )
 """Group and key of settings that do not affect what is learned, in groups that otherwise count."""

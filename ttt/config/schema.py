@@ -52,6 +52,9 @@ class SizeConfig:
         "a model, such as mamba: set mlp_hidden, or width where the block has no SwiGLU, so that the parameters are "
         "those of that model at this size, within 1%",
     )
+    match_flops: str | None = key(
+        None, "the same for the FLOPs of training on a token at this context, within 2%; not together with match"
+    )
     init_std: float = key(0.02, "standard deviation of initial weights", above=0)
     steps: int = key(0, "steps of the full recipe", at_least=1)
     tokens_per_step: int = key(0, "tokens in a step of the full recipe", at_least=1)
@@ -91,6 +94,11 @@ class KernelConfig:
         "usually 16 (triton: 64 for TTT-MLP, up to 128 for TTT-Linear with few sequences times heads); 0: keep every "
         "state (primal, dual)",
         at_least=0,
+    )
+    rotates: bool = key(
+        True,
+        "whether the Triton kernels rotate queries and keys of TTT layers by RoPE; false: PyTorch does, as for other "
+        "kernels, to compare",
     )
     matmul: str = key(
         "auto", "library of linear maps on CPUs; auto: the faster, measured once", choices=("auto", "torch", "onednn")

@@ -119,11 +119,14 @@ class InnerLoop:
         spec: model, loss and update rule.
         norm: scale and shift of LN, each [H, 1, D]; unused without ``spec.layer_norm``.
         tau: token scale [b].
+        rotation: exp(i angle) of RoPE for every place in a mini-batch, [b, D / 2], complex, by which q and k of the
+            inputs shall be rotated; None: they are taken as they are. Mini-batch kernels do not read it.
     """
 
     spec: InnerSpec
     norm: LayerNormParams
     tau: Tensor
+    rotation: Tensor | None = None
 
     @property
     def model(self) -> InnerModel:

@@ -12,6 +12,7 @@ from torch import Tensor
 from ttt.inner.layer_norm import LayerNormParams
 from ttt.inner.loop import InnerInputs, InnerLoop, InnerState
 from ttt.inner.recompute import recompute
+from ttt.inner.rotation import rotated
 
 InnerKernel = Callable[[InnerLoop, InnerState, InnerInputs], tuple[Tensor, InnerState]]
 """An implementation of the inner loop: ``(loop, state, inputs)`` -> z [B, H, T, D] and the state after the last token.
@@ -40,6 +41,7 @@ def scan(
     Returns:
         z [B, H, T, D] and the state after the last token.
     """
+    loop, inputs = rotated(loop, state.offset, inputs)
     lengths = chunk_lengths(inputs.length, loop.mini_batch_size, state.offset)
     if not recompute_group or not torch.is_grad_enabled():
         return _in_chunks(kernel, lengths, loop, state, inputs)

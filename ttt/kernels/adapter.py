@@ -11,6 +11,7 @@ from torch import Tensor
 from ttt.inner.loop import InnerInputs, InnerLoop, InnerSpec, InnerState
 from ttt.inner.models.base import Params
 from ttt.inner.models.mlp import InnerMLP
+from ttt.inner.rotation import rotated
 from ttt.inner.scan import InnerKernel
 
 WholeKernel = Callable[[InnerLoop, Params, InnerInputs], tuple[Tensor, Params]]
@@ -62,6 +63,22 @@ def for_any_length(kernel: WholeKernel, rest: InnerKernel) -> InnerKernel:
         return (outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)), state
 
     return adapted
+
+
+def rotated_before(kernel: InnerKernel) -> InnerKernel:
+    """Return a kernel that rotates q and k by ``loop.rotation`` for ``kernel``, which does not."""
+
+    def adapted(loop: InnerLoop, state: InnerState, inputs: InnerInputs) -> tuple[Tensor, InnerState]:
+        loop, inputs = rotated(loop, state.offset, inputs)
+        return kernel(loop, state, inputs)
+
+    return adapted
+
+
+def in_memory_order(x_BHTD: Tensor) -> Tensor:
+    """Return a view in memory order [B, T, H, D], the order of a projection's output; a copy if it has another one."""
+    x_BTHD = x_BHTD.transpose(1, 2)
+    return x_BHTD if x_BTHD.is_contiguous() else x_BTHD.contiguous().transpose(1, 2)
 
 
 def with_halved_loss(loop: InnerLoop, inputs: InnerInputs) -> InnerInputs:

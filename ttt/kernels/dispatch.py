@@ -16,7 +16,7 @@ from ttt.inner.models.base import Params
 from ttt.inner.models.mlp import InnerMLP
 from ttt.inner.primal import primal_mini_batch
 from ttt.inner.scan import InnerKernel, scan
-from ttt.kernels.adapter import for_any_length, why_unsupported, with_halved_loss
+from ttt.kernels.adapter import for_any_length, rotated_before, why_unsupported, with_halved_loss
 from ttt.kernels.cpu import op
 from ttt.kernels.cpu.build import CompilerError, load
 
@@ -80,6 +80,19 @@ def is_compiled(config: KernelConfig, device: torch.device) -> bool:
     return reason is None
 
 
+def computes_compiled(config: KernelConfig, *tensors: Tensor) -> bool:
+    """Return whether ``config`` means the compiled convolution, norms and gates for these tensors.
+
+    They compute tensors of one dtype, float32 or float64; PyTorch computes the others, and those of mixed precision.
+
+    Raises:
+        UserError: ``kernel=cpu`` cannot run here.
+    """
+    device, dtypes = tensors[0].device, {tensor.dtype for tensor in tensors}
+    is_exact = dtypes in ({torch.float32}, {torch.float64}) and not torch.is_autocast_enabled("cpu")
+    return is_exact and is_compiled(config, device)
+
+
 def why_not_here(name: str, device: torch.device) -> str | None:
     """Return why the kernel of this name cannot run on this machine and device, or None."""
     if name == "cpu":
@@ -124,7 +137,7 @@ class CompiledKernel:
         elif triton:
             kernel = for_any_length(partial(_triton_kernel, group), partial(_triton_rest, self.fallback))
         else:
-            kernel = for_any_length(partial(_cpu_kernel, group), self.fallback)
+            kernel = rotated_before(for_any_length(partial(_cpu_kernel, group), self.fallback))
         return kernel(loop, state, inputs)
 
     def view_type(self, views: Tensor, at_least_float32: torch.dtype) -> torch.dtype:
@@ -249,7 +262,12 @@ def _log_gpu_kernel(device: str, reason: str | None) -> None:
 
 
 def _triton_kernel(group: int, loop: InnerLoop, W: Params, inputs: InnerInputs) -> tuple[Tensor, Params]:
-    return _triton_op().inner_loop(W, *loop.norm, *inputs[:4], loop.tau, group)
+    return _triton_op().inner_loop(W, *loop.norm, *inputs[:4], loop.tau, group, _table(loop))
+
+
+def _table(loop: InnerLoop) -> Tensor | None:
+    """Return the rotation as the Triton kernels read it: cosines and sines in turn, [b, D] float32."""
+    return None if loop.rotation is None else torch.view_as_real(loop.rotation).flatten(1)
 
 
 def _triton_rest(
@@ -259,7 +277,8 @@ def _triton_rest(
     if not _decodes(loop, state, inputs):
         return in_float32(fallback)(loop, state, inputs)
     token, offset = with_halved_loss(loop, inputs)[:4], state.offset
-    z, after = _decoding().decode_token(state.W, state.grad_sum or (), *loop.norm, *token, loop.tau, offset)
+    step = state.grad_sum or ()
+    z, after = _decoding().decode_token(state.W, step, *loop.norm, *token, loop.tau, offset, _table(loop))
     ends = offset + 1 == loop.mini_batch_size
     return z, InnerState(after) if ends else InnerState(state.W, after, offset=offset + 1)
 
@@ -281,7 +300,7 @@ def decode_in_place(loop: InnerLoop, W: Params, step: Params, place: Tensor, inp
     if reason:
         raise bad_value("kernel.name", "triton", f"decoding in place needs it, but {reason}")
     token = with_halved_loss(loop, inputs)[:4]
-    return _decoding().decode_in_place(W, step, *loop.norm, *token, loop.tau, place)
+    return _decoding().decode_in_place(W, step, *loop.norm, *token, loop.tau, place, _table(loop))
 
 
 def in_float32(fallback: InnerKernel) -> InnerKernel:

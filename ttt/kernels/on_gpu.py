@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ttt.inner.loop import InnerInputs, InnerLoop, InnerState
 from ttt.inner.models.base import Params
-from ttt.kernels.adapter import for_any_length, with_biases
+from ttt.kernels.adapter import for_any_length, in_memory_order, with_biases
 from ttt.kernels.dispatch import CompiledKernel, hidden_widths, in_float32
 from ttt.kernels.triton.sizes import MLP_ACTIVATIONS, default_group, unsupported_sizes
 
@@ -57,7 +57,8 @@ def inner_loop(owned: Owned, group: int, loop: InnerLoop, W: Params, inputs: Inn
     W, bias = with_biases(W)
     B, H, _, D = inputs.q.shape
     group = group or default_group(len(W) // 2, B * H, D, inputs.q.element_size())
-    z, *last = _InnerLoop.apply(owned, group, len(W), *W, *loop.norm, *inputs[:4], loop.tau)
+    views = map(in_memory_order, inputs[:3])
+    z, *last = _InnerLoop.apply(owned, group, len(W), *W, *loop.norm, *views, inputs.eta, loop.tau)
     return z, tuple(last if bias else last[::2])
 
 

@@ -1,7 +1,7 @@
 """The choice of the parts of a budget that fit into its time, and the state that later calls go on from."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -29,6 +29,10 @@ class Price:
         return share * self.training + self.fixed
 
 
+PriceAfter = Callable[[int, Sequence[int]], Price | None]
+"""Maps a part, by its index, and the parts done before it to what is then left of it; None: it is too large here."""
+
+
 @dataclass(frozen=True)
 class Choice:
     """The parts that fit.
@@ -36,34 +40,43 @@ class Choice:
     Attributes:
         share: share of the tokens of each run.
         parts: indices of the chosen parts, in their order.
-        seconds: of all of them.
+        prices: of all parts, each after the chosen ones before it.
+        seconds: of the chosen parts.
     """
 
     share: float
     parts: tuple[int, ...]
+    prices: tuple[Price | None, ...]
     seconds: float
 
 
-def choose_parts(prices: Sequence[Price | None], first: int, shares: Sequence[float], left: float) -> Choice:
+def choose_parts(price: PriceAfter, number: int, first: int, shares: Sequence[float], left: float) -> Choice:
     """Choose a share of the tokens, and the parts to do, in their order.
 
     The share is the largest at which the first parts fit together, or the smallest if they never do. At that share, a
-    part is chosen if it fits into the time that the ones before it leave.
+    part is chosen if it fits into the time that the ones before it leave. Parts may share runs: a run costs nothing
+    after a chosen part that makes it.
 
     Args:
-        prices: of all parts in order of worth; None: a part that cannot be done or measured here.
+        price: of a part.
+        number: of parts, in order of worth.
         first: how many of them belong together.
         shares: shares to choose from, the largest first.
         left: seconds that are left.
     """
-    together = [price for price in prices[:first] if price is not None]
-    share = next((one for one in shares if sum(price.seconds(one) for price in together) <= left), shares[-1])
-    chosen, used = [], 0.0
-    for index, price in enumerate(prices):
-        if price is not None and used + price.seconds(share) <= left:
+    together = dict[int, Price]()
+    for index in range(first):
+        if (found := price(index, tuple(together))) is not None:
+            together[index] = found
+    share = next((one for one in shares if sum(part.seconds(one) for part in together.values()) <= left), shares[-1])
+    chosen, prices, used = list[int](), list[Price | None](), 0.0
+    for index in range(number):
+        found = price(index, chosen)
+        prices.append(found)
+        if found is not None and used + found.seconds(share) <= left:
             chosen.append(index)
-            used += price.seconds(share)
-    return Choice(share, tuple(chosen), used)
+            used += found.seconds(share)
+    return Choice(share, tuple(chosen), tuple(prices), used)
 
 
 @dataclass

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ttt.kernels.cpu.convolution import causal_conv
 from ttt.kernels.cpu.decode import TokenSteps
-from ttt.kernels.dispatch import is_compiled
+from ttt.kernels.dispatch import computes_compiled
 from ttt.layers.by_kernel import ByKernel
 from ttt.layers.state import State
 
@@ -52,9 +52,7 @@ class CausalConv(nn.Module, ByKernel):
         return steps.convolve(x_C, self.weight[:, 0], self.bias, state["inputs"])
 
     def _filtered(self, x_BTC: Tensor, before: Tensor) -> Tensor:
-        dtypes = {x_BTC.dtype, before.dtype, self.weight.dtype}
-        is_exact = dtypes in ({torch.float32}, {torch.float64}) and not torch.is_autocast_enabled("cpu")
-        if is_exact and is_compiled(self.kernel, x_BTC.device):
+        if computes_compiled(self.kernel, x_BTC, before, self.weight):
             bias = x_BTC.new_zeros(x_BTC.shape[-1]) if self.bias is None else self.bias
             return causal_conv(x_BTC, self.weight[:, 0], bias, before)
         inputs = torch.cat((before, x_BTC), dim=1).transpose(1, 2)

@@ -49,7 +49,7 @@ class LinearAttention(nn.Module):
         with torch.autocast(x_BTC.device.type, enabled=False):
             dtype = torch.promote_types(q.dtype, torch.float32)
             z_BHTD, own_state = self._attend(q.to(dtype), k.to(dtype), v.to(dtype), state)
-        y_BTC = self.output(self.post_norm(merge_heads(z_BHTD).to(x_BTC.dtype)), x_BTC)
+        y_BTC = self.output(merge_heads(z_BHTD).to(x_BTC.dtype), x_BTC, self.post_norm)
         return y_BTC, named("views", views_state) | own_state
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, state: State | None) -> tuple[Tensor, State]:

@@ -14,12 +14,13 @@ from ttt.inner.layer_norm import EPS, LayerNormParams
 from ttt.inner.loop import InnerInputs, InnerLoop, InnerSpec, InnerState
 from ttt.inner.models.base import Params
 from ttt.inner.models.registry import make_inner_model
+from ttt.inner.rotation import rotated
 from ttt.kernels.cpu.decode import NoTokenStepsError, TokenSteps
 from ttt.kernels.dispatch import COMPILED, choose_kernel, decode_in_place, view_type, why_not_compiled_steps
 from ttt.layers.flops import count_flops
 from ttt.layers.inner_state import pack, parameters_in_place, unpack
 from ttt.layers.registry import LayerSpec, register_layer
-from ttt.layers.rope import first_rotations, rotate
+from ttt.layers.rope import mini_batch_rotations
 from ttt.layers.state import State, named, part
 from ttt.layers.views import Output, Views, merge_heads
 
@@ -35,6 +36,7 @@ class TTT(nn.Module):
     Attributes:
         inner: the inner model, its loss and its update rule.
         kernel: the implementation that computes the inner loop.
+        rotates: whether the kernel rotates q and k by RoPE; if not, they are rotated before.
         W_init: theta_init, the inner model's parameters before the first token (W1 [H, D, D], b1 [H, 1, D], ...);
             empty if they are zero.
         norm_scale: scale [H, D] of the inner model's LN, or None; ``norm_shift`` is its shift.
@@ -59,7 +61,7 @@ class TTT(nn.Module):
             config.inner_model, spec.head_dim, tuple(config.hidden), config.activation, config.inner_bias
         )
         self.inner = InnerSpec(model, config.norm, config.residual, config.halved_loss, config.momentum)
-        self.kernel = choose_kernel(spec.kernel, self.inner)
+        self.kernel, self.rotates = choose_kernel(spec.kernel, self.inner), spec.kernel.rotates
         self.conv_kernel = config.conv_kernel
         self.views, self.output = Views(spec, self.conv_kernel), Output(spec)
         initial = model.initial(spec.heads, spec.head_dim, spec.init_std) if config.W_init == "learnable" else {}
@@ -104,16 +106,17 @@ class TTT(nn.Module):
             inner = part(state, "inner")
             start = None if "place" in inner else self._inner_state(inner, q.shape[0], dtype)
             offset: int | Tensor = inner["place"] if start is None else start.offset
-            q, k = self._rotated(q.to(dtype), k.to(dtype), offset)
             q, k, v = (view.to(views_dtype) for view in (q, k, v))
             inputs = InnerInputs(q, k, v, *self._rates(x_BTC.to(dtype)))
-            loop = InnerLoop(self.inner, self._norm(dtype), self._tau(dtype))
+            loop = InnerLoop(self.inner, self._norm(dtype), self._tau(dtype), self._rotation(dtype))
+            if not self.rotates:
+                loop, inputs = rotated(loop, offset, inputs)
             if start:
                 z_BHTD, end = self.kernel(loop, start, inputs)
                 inner = pack(self._names, end)
             else:
                 z_BHTD = decode_in_place(loop, *parameters_in_place(self._names, inner), inputs)
-        y_BTC = self.output(self.post_norm(merge_heads(z_BHTD.to(x_BTC.dtype))), x_BTC)
+        y_BTC = self.output(merge_heads(z_BHTD.to(x_BTC.dtype)), x_BTC, self.post_norm)
         return y_BTC, named("views", views_state) | named("inner", inner)
 
     def token_steps(self, steps: TokenSteps, x_C: Tensor, state: State) -> Tensor:
@@ -128,7 +131,7 @@ class TTT(nn.Module):
             raise NoTokenStepsError(reason or "it has a forget gate")
         W, sums, place = parameters_in_place(self._names, inner)
         q_HD, k_HD, v_HD = self.views.token_steps(steps, x_C, part(state, "views"))
-        turns = self._turns(dtype, x_C.device)
+        turns = self._rotation(dtype)
         for view_HD in (q_HD, k_HD):
             steps.rotate(view_HD, turns, place)
         scale, shift = self._norm(dtype)
@@ -153,15 +156,12 @@ class TTT(nn.Module):
             return unpack(self._names, state, self.inner.momentum > 0)
         return self.inner.start(self.initial_weights(dtype), batch)
 
-    def _rotated(self, q: Tensor, k: Tensor, offset: int | Tensor) -> tuple[Tensor, Tensor]:
+    def _rotation(self, dtype: torch.dtype) -> Tensor:
         # Positions restart in every mini-batch: earlier tokens act through W, not through attention.
-        turns = self._turns(q.dtype, q.device)
-        turn = turns[(offset + torch.arange(q.shape[2], device=q.device)) % len(turns)]
-        return rotate(q, turn), rotate(k, turn)
-
-    def _turns(self, dtype: torch.dtype, device: torch.device) -> Tensor:
-        period = self.config.rope_period or self.config.mini_batch_size
-        return first_rotations(period, self.head_dim, self.config.rope_base, dtype, device)
+        b, device = self.config.mini_batch_size, self.eta_warmup.device
+        return mini_batch_rotations(
+            b, self.config.rope_period or b, self.head_dim, self.config.rope_base, dtype, device
+        )
 
     def _rates(self, x_BTC: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return eta [B, H, T], and the logarithm of the share of W that the forget gate keeps [B, H, T]."""

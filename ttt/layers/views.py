@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from ttt.config.layers import CONV_KERNEL
 from ttt.kernels import matmul
 from ttt.kernels.cpu.decode import TokenSteps
+from ttt.kernels.cpu.pointwise import gated_norm
+from ttt.kernels.dispatch import computes_compiled
 from ttt.layers.by_kernel import ByKernel
 from ttt.layers.convolution import CausalConv
 from ttt.layers.registry import LayerSpec
@@ -93,11 +95,14 @@ class Output(nn.Module):
         self.g = linear(spec.width, spec.width, spec.init_std) if spec.conv_gate else None
         self.o = linear(spec.width, spec.width, spec.init_std)
 
-    def forward(self, z_BTC: Tensor, x_BTC: Tensor) -> Tensor:
-        """Gate and project."""
-        if self.g is not None:
-            z_BTC = F.gelu(self.g(x_BTC), approximate="tanh") * z_BTC
-        return self.o(z_BTC)
+    def forward(self, z_BTC: Tensor, x_BTC: Tensor, norm: nn.LayerNorm | None = None) -> Tensor:
+        """Apply ``norm`` to z, gate and project. On CPUs the compiled kernel norms and gates at once."""
+        if self.g is None:
+            return self.o(z_BTC if norm is None else norm(z_BTC))
+        gate_BTC = self.g(x_BTC)
+        if norm is not None and computes_compiled(self.o.kernel, z_BTC, gate_BTC, norm.weight):
+            return self.o(gated_norm(z_BTC, gate_BTC, norm.weight, norm.bias, norm.eps))
+        return self.o(F.gelu(gate_BTC, approximate="tanh") * (z_BTC if norm is None else norm(z_BTC)))
 
     def token_steps(self, steps: TokenSteps, z_C: Tensor, x_C: Tensor) -> Tensor:
         """Add the gate and the projection of one token."""

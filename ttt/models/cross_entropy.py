@@ -1,16 +1,101 @@
-"""Cross entropy that reuses the memory of its logits.
+"""Cross entropy of the output head: of all logits, whose memory it reuses, or of a few tokens' logits at a time.
 
-Shapes: N tokens, V vocabulary.
+Shapes: N tokens, C model width, V vocabulary.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ttt.kernels.matmul import product
+
 CACHED_ENTRIES, DEVICE_ENTRIES = 2**18, 2**26
 """Number of logits processed at once: few enough for a CPU's cache; on other devices, enough to make few calls."""
+
+LEAST_ROWS = 1024
+"""Tokens whose logits ``head_losses`` computes at once, at least: fewer would make its products slow."""
+
+
+def head_losses(h_NC: Tensor, weight_VC: Tensor, targets_N: Tensor, library: str) -> Tensor:
+    """Return the cross entropy [N] in nats of the tokens ``targets_N`` under softmax(``h_NC @ weight_VC.T``).
+
+    At a context of 32k all logits would be the largest tensor of a small model. Here those of a few tokens exist at a
+    time, and none is kept: the forward pass computes the gradients of h and of the weight for losses of weight 1. The
+    backward pass scales them. Only where the tokens' losses have different weights, so that the gradient of the weight
+    is another sum, it computes logits again.
+
+    Args:
+        h_NC: input of the head; in mixed precision the products are in half precision.
+        weight_VC: the head's weight.
+        targets_N: ids of the right tokens.
+        library: of the products, a value of ``kernel.matmul``.
+    """
+    device = h_NC.device.type
+    if torch.is_autocast_enabled(device):
+        half = torch.get_autocast_dtype(device)
+        h_NC, weight_VC = h_NC.to(half), weight_VC.to(half)
+    with torch.autocast(device, enabled=False):
+        losses_N: Tensor = _HeadLosses.apply(h_NC, weight_VC, targets_N, library, torch.is_grad_enabled())
+    return losses_N
+
+
+class _HeadLosses(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, h_NC: Tensor, weight_VC: Tensor, targets_N: Tensor, library: str, differentiated: bool
+    ) -> Tensor:
+        exact = torch.promote_types(h_NC.dtype, torch.float32)
+        losses_N = h_NC.new_empty(len(h_NC), dtype=exact)
+        dh_NC = torch.empty_like(h_NC) if differentiated else None
+        d_weight_VC = torch.zeros_like(weight_VC, dtype=exact) if differentiated else None
+        for rows in _parts(h_NC, weight_VC):
+            h, targets = h_NC[rows], targets_N[rows, None]
+            log_p = product(h, weight_VC, library).to(exact).log_softmax(-1)
+            losses_N[rows] = -log_p.gather(-1, targets)[:, 0]
+            if dh_NC is not None and d_weight_VC is not None:
+                d_logits = _gradient_of_logits(log_p, targets).to(h.dtype)
+                dh_NC[rows] = product(d_logits, weight_VC.mT, library)
+                _add_product(d_weight_VC, d_logits.mT, h)
+        ctx.library = library
+        ctx.save_for_backward(h_NC, weight_VC, targets_N, dh_NC, d_weight_VC)
+        return losses_N
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream_N: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        h_NC, weight_VC, targets_N, dh_NC, d_weight_VC = ctx.saved_tensors
+        # A mean over all tokens: autograd expands one number. Comparing numbers would wait for a GPU.
+        if upstream_N.stride(0) == 0:
+            d_weight_VC = d_weight_VC * upstream_N[0]
+        else:
+            d_weight_VC = torch.zeros_like(d_weight_VC)
+            for rows in _parts(h_NC, weight_VC):
+                log_p = product(h_NC[rows], weight_VC, ctx.library).to(d_weight_VC.dtype).log_softmax(-1)
+                d_logits = _gradient_of_logits(log_p, targets_N[rows, None]).mul_(upstream_N[rows, None])
+                _add_product(d_weight_VC, d_logits.to(h_NC.dtype).mT, h_NC[rows])
+        dh_NC = (dh_NC * upstream_N[:, None]).to(h_NC.dtype)
+        return dh_NC, d_weight_VC.to(weight_VC.dtype), None, None, None
+
+
+def _parts(h_NC: Tensor, weight_VC: Tensor) -> Iterator[slice]:
+    entries = CACHED_ENTRIES if h_NC.device.type == "cpu" else DEVICE_ENTRIES
+    size = max(LEAST_ROWS, entries // len(weight_VC))
+    return (slice(start, start + size) for start in range(0, len(h_NC), size))
+
+
+def _gradient_of_logits(log_p: Tensor, targets: Tensor) -> Tensor:
+    """Turn log-probabilities into the gradient of the cross entropy, in the same memory."""
+    return log_p.exp_().scatter_add_(-1, targets, log_p.new_full((), -1).expand(targets.shape))
+
+
+def _add_product(to: Tensor, a: Tensor, b: Tensor) -> None:
+    if to.dtype == a.dtype:
+        to.addmm_(a, b)
+    else:
+        to.add_(a @ b)
 
 
 def cross_entropy(logits_NV: Tensor, targets_N: Tensor) -> Tensor:

@@ -20,12 +20,12 @@ from torch.utils._pytree import tree_leaves
 
 from ttt.config.schema import TrainConfig
 from ttt.layers.on_gpu import as_on_gpu
-from ttt.layers.rope import first_rotations
+from ttt.layers.rope import mini_batch_rotations
 from ttt.models import cross_entropy
 from ttt.models.build import build_model
 from ttt.models.checkpointing import checkpoint_blocks
 from ttt.models.count import pattern_length
-from ttt.models.language_model import LanguageModel, token_losses
+from ttt.models.language_model import LanguageModel, mean_loss
 
 FLOAT = 4
 """Bytes of a float32: parameters, their gradients and the optimizer's state in every precision."""
@@ -37,6 +37,8 @@ COUNTED_BLOCKS, COUNTED_TOKENS = 3, 8192
 """Larger numbers of blocks, or of a hybrid's patterns, and of tokens are extrapolated: memory is linear in both."""
 
 HALF = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+
+KEEP_STATES = ("ttt_cpu::forward", "ttt_cpu::selective_scan")
 
 Part = Literal["activations", "kernels"]
 
@@ -142,7 +144,7 @@ def _peaks(config: TrainConfig, shape: _Shape, kind: str, precision: str, checkp
         kernels = nullcontext() if kind == "cpu" else as_on_gpu(model, tracker.of_kernels, triton=kind == "cuda")
         with kernels, tracker:
             with autocast:
-                loss = token_losses(model, ids_BS).mean()
+                loss = mean_loss(model, ids_BS)
             loss.backward()
     return tracker.peak
 
@@ -158,23 +160,24 @@ def _model(config: TrainConfig, blocks: int) -> LanguageModel:
 @contextmanager
 def _no_cached_rotations() -> Iterator[None]:
     """Empty the cache of RoPE before and after: real tensors and fake ones do not mix."""
-    first_rotations.cache_clear()
+    mini_batch_rotations.cache_clear()
     try:
         yield
     finally:
-        first_rotations.cache_clear()
+        mini_batch_rotations.cache_clear()
 
 
 @contextmanager
 def _in_calls_of(kind: str, share: float) -> Iterator[None]:
     """Let the cross entropy process as many logits at once as on the device, or ``share`` of them."""
-    cached = cross_entropy.CACHED_ENTRIES
-    entries = cached if kind == "cpu" else cross_entropy.DEVICE_ENTRIES
+    before = cross_entropy.CACHED_ENTRIES, cross_entropy.LEAST_ROWS
+    entries = cross_entropy.CACHED_ENTRIES if kind == "cpu" else cross_entropy.DEVICE_ENTRIES
     cross_entropy.CACHED_ENTRIES = round(entries * share)
+    cross_entropy.LEAST_ROWS = max(1, round(cross_entropy.LEAST_ROWS * share))
     try:
         yield
     finally:
-        cross_entropy.CACHED_ENTRIES = cached
+        cross_entropy.CACHED_ENTRIES, cross_entropy.LEAST_ROWS = before
 
 
 class _Tracker(TorchDispatchMode):
@@ -212,8 +215,8 @@ class _Tracker(TorchDispatchMode):
         results = tree_leaves(result)
         for number, tensor in enumerate(results):
             if isinstance(tensor, Tensor):
-                # The compiled kernels for CPUs return the states that they keep last.
-                kept = func.namespace == "ttt_cpu" and number == len(results) - 1 and "backward" not in func.name()
+                # The compiled inner loop and scan return the states that they keep last.
+                kept = func.name() in KEEP_STATES and number == len(results) - 1
                 self._add(tensor, "kernels" if kept else self._part, tensor.untyped_storage().nbytes())
         if sum(self._live.values()) > sum(self.peak.values()):
             self.peak = dict(self._live)

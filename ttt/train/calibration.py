@@ -11,10 +11,11 @@ import torch
 
 from ttt.config.plan import plan_steps
 from ttt.config.schema import TrainConfig
+from ttt.layers.compiled import compile_blocks
 from ttt.models.build import build_model
 from ttt.models.checkpointing import checkpoint_blocks
 from ttt.models.device import choose_device, choose_precision
-from ttt.models.language_model import token_losses
+from ttt.models.language_model import mean_loss
 from ttt.models.memory import keep_freed_memory
 from ttt.train.optim import clip_gradients, decayed_parameters, make_optimizer
 
@@ -45,6 +46,7 @@ def measured_speed(config: TrainConfig, flops_per_token: float, seconds: float |
         keep_freed_memory()
     if trainer.threads:
         torch.set_num_threads(trainer.threads)
+    torch.set_float32_matmul_precision(trainer.matmul_precision)
     plan = plan_steps(config)
     batch = min(plan.device_batch, fitting)
     # The updates of a step share its time among its batches.
@@ -65,6 +67,8 @@ def measured_speed(config: TrainConfig, flops_per_token: float, seconds: float |
 def _one_batch(config: TrainConfig, device: torch.device, batch: int, accumulate: int) -> Callable[[int], None]:
     """Return a function that computes the gradients of batch ``number``, and updates the weights after each step."""
     model = build_model(config.model, config.size, config.backbone, config.kernel, config.data.vocab_size).to(device)
+    if config.trainer.compile:
+        compile_blocks(model.blocks, device)
     if config.trainer.activation_checkpointing == "blocks":
         checkpoint_blocks(model)
     optimizer = make_optimizer(model, decayed_parameters(model, config.recipe.decay), config.recipe)
@@ -73,7 +77,7 @@ def _one_batch(config: TrainConfig, device: torch.device, batch: int, accumulate
 
     def step(number: int) -> None:
         with torch.autocast(device.type, half) if half else nullcontext():
-            loss = token_losses(model, ids_BS).mean()
+            loss = mean_loss(model, ids_BS)
         loss.backward()
         if number % accumulate == 0:
             clip_gradients(model, config.recipe.clip)

@@ -212,6 +212,26 @@ def optimizer_states(recipe: RecipeConfig) -> float:
     return sum(value.numel() for value in kept if value.numel() > 1) / parameter.numel()
 
 
+def check_weights(config: TrainConfig, parameters: int, room: Room) -> None:
+    """Refuse a model that fits under no setting: what its parameters alone need is more than the device has.
+
+    Args:
+        config: the run.
+        parameters: their number.
+        room: the device.
+
+    Raises:
+        UserError: it does not fit; the line names the nearest setting that does.
+    """
+    trainer = config.trainer
+    shards = trainer.devices * trainer.nodes if trainer.strategy == "fsdp" else 1
+    # Weights, gradients and the optimizer's state in float32.
+    if 4 * (2 + optimizer_states(config.recipe)) * parameters / shards <= room.memory:
+        return
+    count = counting(room)
+    raise UserError(f"{_too_large(config, room, count)}; {_nearest(config, room, count)}")
+
+
 def smallest_step(config: TrainConfig, count: Count) -> "StepMemory":
     """Return the memory of the smallest step that the keys allow."""
     return count(config, _smallest_batch(config), config.trainer.activation_checkpointing != "none")

@@ -19,7 +19,7 @@ from ttt.config.plan import StepPlan
 from ttt.config.schema import RecipeConfig
 from ttt.data.answers import Answers
 from ttt.layers.diagnose import with_diagnosis
-from ttt.models.language_model import LanguageModel, token_losses
+from ttt.models.language_model import LanguageModel, mean_loss, token_losses
 from ttt.train.optim import clip_gradients, decayed_parameters, make_optimizer, schedule, warmup_steps
 from ttt.train.processes import first_message
 
@@ -72,7 +72,7 @@ class TrainingModule(pl.LightningModule):
             DivergedError: the loss is infinite or NaN; on a GPU ``check_losses`` raises it.
         """
         if self.answers is None:
-            loss = token_losses(self.model, ids_BS).mean()
+            loss = mean_loss(self.model, ids_BS)
         else:
             losses_BT = token_losses(self.model, ids_BS, self.answers.inputs(ids_BS))
             loss = losses_BT[self.answers.marked(ids_BS)].mean()

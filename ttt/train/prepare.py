@@ -29,6 +29,7 @@ from ttt.results.record import SCHEMA_VERSION, Data, Device, Record
 from ttt.results.run_record import RunRecord, now
 from ttt.results.same_text import require_data, require_tokenizer
 from ttt.train.device import Hardware, choose_hardware
+from ttt.train.fitting import check_weights, room_here
 from ttt.train.loggers import require_logger
 from ttt.train.opening import Opening
 from ttt.train.planning import RunPlan
@@ -107,12 +108,12 @@ def prepare(plan: RunPlan, opening: Opening) -> PreparedRun:
 
 
 def _check_model(config: TrainConfig, hardware: Hardware) -> None:
-    """Refuse a model that cannot be built, or a kernel that cannot run here, before the data are prepared.
+    """Refuse a model that cannot be built or is too large, or a kernel that cannot run here, before data are prepared.
 
     Raises:
-        UserError: of either.
+        UserError: of any.
     """
-    counted_model(config)
+    check_weights(config, counted_model(config).parameters, room_here(config.trainer))
     check_device(config.kernel, hardware.device)
 
 

@@ -16,6 +16,7 @@ from ttt.bench.gpu.tables import Table
 from ttt.config.bench import STAGES, GPUBenchConfig
 from ttt.config.errors import RunError, UserError, bad_value, first_line
 from ttt.config.keys import check_keys, key
+from ttt.config.supported import unsupported_torch
 
 HELP = """\
 python -m ttt.bench.gpu compares the Triton kernels on a GPU with their definition and measures them, in ten minutes.
@@ -98,6 +99,8 @@ def main(arguments: list[str]) -> int:
         print(HELP, *keys, sep="\n")
         return 0
     try:
+        if problem := unsupported_torch():
+            raise UserError(problem)
         request = parse(arguments)
         if request.document:
             from ttt.bench.gpu.document import write_document

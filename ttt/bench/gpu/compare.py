@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ttt.bench.gpu.card import card
-from ttt.bench.gpu.operators import DTYPES, GROUPS, Inputs, Sizes, random_inputs
+from ttt.bench.gpu.operators import DTYPES, GROUPS, Inputs, Sizes, random_inputs, rotation, rotation_table
 from ttt.bench.gpu.tables import Table
 from ttt.config.errors import first_line
 from ttt.inner.layer_norm import LayerNormParams
@@ -156,7 +156,7 @@ def _differentiated(inputs: Inputs) -> dict[str, Tensor]:
     n = len(inputs.W)
     scale, shift, q, k, v, eta, tau = leaves[n:]
     group = GROUPS["mlp" if n == 4 else "linear"]
-    z, W_last = inner_loop(tuple(leaves[:n]), scale, shift, q, k, v, eta, tau, recompute_group=group)
+    z, W_last = inner_loop(tuple(leaves[:n]), scale, shift, q, k, v, eta, tau, group, rotation_table(inputs))
     return _named(leaves, z, W_last)
 
 
@@ -182,7 +182,9 @@ def token_by_token(inputs: Inputs) -> dict[str, Tensor]:
     step: tuple[Tensor, ...] = ()
     for t in range(inputs.q.shape[2]):
         q, k, v, eta = (x[:, :, t : t + 1] for x in (inputs.q, inputs.k, inputs.v, inputs.eta))
-        z, after = decode_token(W, step, inputs.scale, inputs.shift, q, k, v, eta, inputs.tau, t % b)
+        z, after = decode_token(
+            W, step, inputs.scale, inputs.shift, q, k, v, eta, inputs.tau, t % b, rotation_table(inputs)
+        )
         outputs.append(z)
         W, step = (after, ()) if t % b == b - 1 else (W, after)
     names = (f"{name} last" for name in ("W1", "b1", "W2", "b2"))
@@ -195,7 +197,7 @@ def _definition(inputs: Inputs, with_gradients: bool) -> dict[str, Tensor]:
     n = len(inputs.W)
     scale, shift, q, k, v, eta, tau = leaves[n:]
     spec = InnerSpec(InnerMLP((4,) if n == 4 else ()))
-    loop = InnerLoop(spec, LayerNormParams(scale, shift), tau)
+    loop = InnerLoop(spec, LayerNormParams(scale, shift), tau, rotation(inputs))
     # ``start`` has one state for all sequences; here each has its own.
     state = spec.start(tuple(w[0] for w in leaves[:n]), q.shape[0])._replace(W=tuple(leaves[:n]))
     z, after = scan(primal_mini_batch, loop, state, InnerInputs(q, k, v, eta))

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ttt.bench.gpu.card import card
-from ttt.bench.gpu.operators import Sizes, random_inputs
+from ttt.bench.gpu.operators import Sizes, random_inputs, rotation_table
 from ttt.bench.gpu.tables import Table
 from ttt.bench.timing import clock_of, repeated
 from ttt.config.errors import first_line
@@ -81,7 +81,9 @@ def _ttt(layer: str, B: int, T: int, width: int, device: torch.device) -> tuple[
     inputs = random_inputs(Sizes(layer, "bf16" if device.type == "cuda" else "fp32", B, width // 64, T), device)
     leaves: list[Any] = [x.requires_grad_() for x in (*inputs.W, *(x.detach() for x in inputs[1:]))]
     n = len(inputs.W)
-    return lambda: inner_loop(tuple(leaves[:n]), *leaves[n:])[0], leaves
+    scale, shift, q, k, v, eta, tau = leaves[n:]
+    rotation = rotation_table(inputs)
+    return lambda: inner_loop(tuple(leaves[:n]), scale, shift, q, k, v, eta, tau, rotation=rotation)[0], leaves
 
 
 def _normal(device: torch.device, *shape: int) -> Tensor:

@@ -11,12 +11,15 @@ import torch
 from torch import Tensor
 
 from ttt.inner.eta import token_scale
+from ttt.layers.rope import rotations
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 GROUPS = {"linear": 16, "mlp": 64}
 """Default mini-batches per kept W; equal to ``DEFAULT_GROUP`` of the operators."""
 
+
+ROPE_BASE = 10_000.0
 
 IN_PLACE = "decode in place"
 """Use of the kernels of one token with the state in float16."""
@@ -70,6 +73,17 @@ def random_inputs(sizes: Sizes, device: torch.device, seed: int = 0) -> Inputs:
     return Inputs(W, 1 + 0.3 * normal(H, 1, D), 0.1 * normal(H, 1, D), q, k, v, eta, tau)
 
 
+def rotation(inputs: Inputs) -> Tensor:
+    """Return RoPE's rotation of every place in a mini-batch, as ``InnerLoop`` has it, in float64."""
+    places = torch.arange(inputs.tau.numel(), device=inputs.tau.device)
+    return rotations(places, inputs.q.shape[-1], ROPE_BASE, torch.float64)
+
+
+def rotation_table(inputs: Inputs) -> Tensor:
+    """Return ``rotation`` as the operators read it."""
+    return torch.view_as_real(rotation(inputs)).flatten(1).float()
+
+
 def passes(sizes: Sizes, device: torch.device) -> dict[str, Callable[[], object]]:
     """Return functions that launch the forward kernel, the backward kernels, and the kernel of one token.
 
@@ -79,16 +93,16 @@ def passes(sizes: Sizes, device: torch.device) -> dict[str, Callable[[], object]
 
     operators = torch.ops.ttt_triton
     inputs, group = random_inputs(sizes, device), GROUPS[sizes.layer]
-    W, *others = inputs
+    W, *others = *inputs, rotation_table(inputs)
     z, W_last, kept = operators.forward(W, *others, group, True, True)
     dz, step = torch.randn_like(z), [torch.zeros_like(w) for w in W]
-    scale, shift, q, k, v, eta, tau = others
+    scale, shift, q, k, v, eta, *fixed = others
     token = [x[:, :, :1].contiguous() for x in (q, k, v, eta)]
     half = [[w.half() for w in W], [torch.zeros_like(w, dtype=torch.float16) for w in W]]
     place = torch.tensor(sizes.b // 2, dtype=torch.int32, device=device)
     return {
         "forward": lambda: operators.forward(W, *others, group, True, True),
         "backward": lambda: operators.backward(dz, W_last, kept, W, *others, group, True),
-        "decode": lambda: operators.decode(W, step, scale, shift, *token, tau, sizes.b // 2, True),
-        IN_PLACE: lambda: operators.decode_in_place(*half, scale, shift, *token, tau, place, True),
+        "decode": lambda: operators.decode(W, step, scale, shift, *token, *fixed, sizes.b // 2, True),
+        IN_PLACE: lambda: operators.decode_in_place(*half, scale, shift, *token, *fixed, place, True),
     }

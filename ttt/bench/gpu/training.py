@@ -18,7 +18,7 @@ from ttt.config.gpus import gpu_named
 from ttt.config.layers import TTTConfig
 from ttt.config.schema import BackboneConfig, KernelConfig, SizeConfig
 from ttt.models.build import build_model
-from ttt.models.language_model import token_losses
+from ttt.models.language_model import mean_loss
 
 SIZE = SizeConfig("125m", 768, 12, 12, 2048)
 LAYERS = {
@@ -80,7 +80,7 @@ def _steps(
         ids_BS = ids_BS.to(device)
         started = time.perf_counter()
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            loss = token_losses(model, ids_BS).mean()
+            loss = mean_loss(model, ids_BS)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

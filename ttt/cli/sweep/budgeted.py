@@ -2,17 +2,18 @@
 
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ttt.cli.sweep.epochs import repeated_reading
-from ttt.cli.sweep.pricing import PlannedPart, Speeds, at_share, price_of
+from ttt.cli.sweep.pricing import PlannedPart, Speeds, after, at_share, price_of
 from ttt.cli.sweep.tables import duration, quantity
 from ttt.config.budget import Budget
 from ttt.config.errors import bad_value, counted
 from ttt.config.schema import TrainConfig
 from ttt.config.text_table import fitted_table, wrapped
-from ttt.launch.budget import BudgetState, Choice, Price, choose_parts
+from ttt.launch.budget import BudgetState, Choice, Price, PriceAfter, choose_parts
 
 CALIBRATION = 1 / 60
 """Share of the time that measuring speeds may take, at most ``MOST_CALIBRATION`` seconds."""
@@ -74,7 +75,7 @@ def configs_of(planned: list[PlannedPart]) -> list[TrainConfig]:
     return [config for part in planned if part.plan for config in part.plan.configs.values()]
 
 
-def choose(here: Budgeted, planned: list[PlannedPart]) -> tuple[list[PlannedPart], Choice, list[Price | None]]:
+def choose(here: Budgeted, planned: list[PlannedPart]) -> tuple[list[PlannedPart], Choice]:
     """Measure, and choose a share of the tokens and the parts that fit into the time that is left.
 
     Raises:
@@ -83,17 +84,16 @@ def choose(here: Budgeted, planned: list[PlannedPart]) -> tuple[list[PlannedPart
     speeds, first = speeds_of(here, planned), len(here.budget.first)
     share = here.state.share
     if share is None:
-        whole = _prices(here, planned, speeds, 1)
-        share = choose_parts(whole, first, here.budget.shares, here.left()).share
+        price = _pricing(here, planned, speeds, 1)
+        share = choose_parts(price, len(planned), first, here.budget.shares, here.left()).share
         free_memory()
     if share < 1:
         planned = at_share(planned, share, here.overrides, here.runs_folder)
-    prices = _prices(here, planned, speeds, share)
-    choice = choose_parts(prices, first, (share,), here.left())
-    does_nothing = not any(price.seconds(choice.share) for index in choice.parts if (price := prices[index]))
-    if does_nothing and any(price is None or price.seconds(choice.share) for price in prices):
-        _refuse(here, planned, prices, choice.share)
-    return planned, choice, prices
+    choice = choose_parts(_pricing(here, planned, speeds, share), len(planned), first, (share,), here.left())
+    does_nothing = not any(part.seconds(share) for index in choice.parts if (part := choice.prices[index]))
+    if does_nothing and any(price is None or price.seconds(share) for price in choice.prices):
+        _refuse(here, planned, choice)
+    return planned, choice
 
 
 def speeds_of(here: Budgeted, planned: list[PlannedPart]) -> Speeds:
@@ -109,25 +109,29 @@ def speeds_of(here: Budgeted, planned: list[PlannedPart]) -> Speeds:
     return Speeds(here.device, here.runs_folder, measured, min(MOST_OF_A_SHAPE, seconds), report, here.save)
 
 
-def _prices(here: Budgeted, planned: list[PlannedPart], speeds: Speeds, share: float) -> list[Price | None]:
-    done = here.state.benchmarks
-    return [price_of(part, speeds, share, index in done) for index, part in enumerate(planned)]
+def _pricing(here: Budgeted, planned: list[PlannedPart], speeds: Speeds, share: float) -> PriceAfter:
+    def price(index: int, before: Sequence[int]) -> Price | None:
+        part = after(planned[index], [planned[other] for other in before])
+        return price_of(part, speeds, share, index in here.state.benchmarks)
+
+    return price
 
 
-def _refuse(here: Budgeted, planned: list[PlannedPart], prices: list[Price | None], share: float) -> None:
+def _refuse(here: Budgeted, planned: list[PlannedPart], choice: Choice) -> None:
     """Refuse a time into which no part fits.
 
     Raises:
         UserError: always; it names the least time.
     """
-    prices_of = ((price.seconds(share) if price else 0.0, part) for price, part in zip(prices, planned, strict=True))
+    seconds_of = (price.seconds(choice.share) if price else 0.0 for price in choice.prices)
+    prices_of = zip(seconds_of, planned, strict=True)
     possible = [pair for pair in prices_of if pair[0] > 0]
     if not possible:
         raise bad_value("budget", here.budget.name, f"its runs are too large for {here.device}; give size= or ctx=")
     seconds, part = min(possible, key=lambda pair: pair[0])
     spent = here.seconds - here.left()
-    after = f" after the {duration(spent)} that are spent" if spent >= 1 else ""
-    needs = f"the shortest part ({part.part.what}) takes {duration(seconds)}{after}"
+    since = f" after the {duration(spent)} that are spent" if spent >= 1 else ""
+    needs = f"the shortest part ({part.part.what}) takes {duration(seconds)}{since}"
     raise bad_value("time", here.time, f"{needs}; time={_at_least(seconds + spent)} is enough")
 
 
@@ -137,13 +141,14 @@ def _at_least(seconds: float) -> str:
     return f"{int(seconds) + 1}s" if seconds < 120 else f"{int(seconds / 60) + 1}m"
 
 
-def print_plan(here: Budgeted, planned: list[PlannedPart], choice: Choice, prices: list[Price | None]) -> None:
+def print_plan(here: Budgeted, planned: list[PlannedPart], choice: Choice) -> None:
     """Print one line per part: its runs, tokens and time, or why it is left out; then how often texts are repeated."""
     spent = f", {duration(here.spent_before)} of it spent" if here.spent_before else ""
     share = "" if choice.share == 1 else f", {choice.share:g} of the tokens of each run"
     print(wrapped(f"{here.budget.name}: {duration(here.seconds)} on {here.device}{spent}{share}", below="  "))
     rows = [("part", "to make", "tokens", "time", "")]
-    for index, (part, price) in enumerate(zip(planned, prices, strict=True)):
+    for index, price in enumerate(choice.prices):
+        part = after(planned[index], [planned[other] for other in choice.parts if other < index])
         tokens = sum(cost.tokens for cost in part.costs if cost.run.run_id in part.todo)
         number = str(len(part.todo)) if part.plan else ""
         seconds = duration(price.seconds(choice.share)) if price else "?"

@@ -1,6 +1,6 @@
 """The runs of the parts of a budget, and what they cost on this device."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -39,7 +39,7 @@ class PlannedPart:
         part: the part.
         plan: its runs; None for a benchmark.
         costs: of its runs.
-        todo: ids of the runs that are neither finished nor in an earlier part -> share of their steps that is left.
+        todo: ids of the runs that are not finished -> share of their steps that is left.
         to_probe: ids of the runs to probe.
     """
 
@@ -56,7 +56,7 @@ def plan_parts(parts: tuple[Part, ...], overrides: list[str], runs_folder: Path)
     Raises:
         UserError: an override that does not compose, or a sweep that a budget cannot run.
     """
-    return still_to_do([_planned(part, overrides, runs_folder) for part in parts])
+    return [_planned(part, overrides, runs_folder) for part in parts]
 
 
 def at_share(planned: list[PlannedPart], share: float, overrides: list[str], runs_folder: Path) -> list[PlannedPart]:
@@ -82,7 +82,7 @@ def at_share(planned: list[PlannedPart], share: float, overrides: list[str], run
             raise UserError(f"sweep={one.part.sweep}: share={share:g} needs runs of equally many steps, here {differ}")
         shorter = f"recipe.steps={max(1, round(share * steps.pop()))}"
         found.append(_planned(one.part, [*overrides, shorter], runs_folder))
-    return still_to_do(found)
+    return found
 
 
 def _planned(part: Part, overrides: list[str], runs_folder: Path) -> PlannedPart:
@@ -92,22 +92,29 @@ def _planned(part: Part, overrides: list[str], runs_folder: Path) -> PlannedPart
     plan = expand(sweep, runs_folder, labels=False)
     if any(run.parent for run in plan.runs):
         raise UserError(f"sweep={part.sweep}: a budget has no runs that start from others; leave out recipe=finetune")
-    return PlannedPart(part, plan, tuple(run_costs(plan, GPU, 1.0)), {}, frozenset())
+    return still_to_do(PlannedPart(part, plan, tuple(run_costs(plan, GPU, 1.0)), {}, frozenset()))
 
 
-def still_to_do(parts: Sequence[PlannedPart]) -> list[PlannedPart]:
-    """Return the parts with the runs that are to do and to probe by now, by their records."""
-    found, seen = [], set[str]()
-    for planned in parts:
-        runs = planned.plan.runs if planned.plan is not None else []
-        new = [run for run in runs if run.run_id not in seen]
-        left = {run.run_id: _left_of(run) for run in new}
-        todo = {run_id: share for run_id, share in left.items() if share > 0}
-        longest = planned.part.longest
-        probed = (run for run in runs if longest and not RunFolder(Path(run.folder)).context_gain.exists())
-        found.append(replace(planned, todo=todo, to_probe=frozenset(run.run_id for run in probed)))
-        seen |= {run.run_id for run in runs}
-    return found
+def still_to_do(planned: PlannedPart) -> PlannedPart:
+    """Return a part with the runs that are to do and to probe by now, by their records."""
+    runs = planned.plan.runs if planned.plan is not None else []
+    left = {run.run_id: _left_of(run) for run in runs}
+    todo = {run_id: share for run_id, share in left.items() if share > 0}
+    longest = planned.part.longest
+    probed = (run for run in runs if longest and not RunFolder(Path(run.folder)).context_gain.exists())
+    return replace(planned, todo=todo, to_probe=frozenset(run.run_id for run in probed))
+
+
+def after(planned: PlannedPart, before: Collection[PlannedPart]) -> PlannedPart:
+    """Return what is left of a part after other ones: parts may share runs, which are made and probed once."""
+    made = {run_id for other in before for run_id in other.todo}
+    return without(planned, made, {run_id for other in before for run_id in other.to_probe})
+
+
+def without(planned: PlannedPart, made: Collection[str], probed: Collection[str]) -> PlannedPart:
+    """Return a part without the training of some runs and the probes of some."""
+    todo = {run_id: share for run_id, share in planned.todo.items() if run_id not in made}
+    return replace(planned, todo=todo, to_probe=planned.to_probe.difference(probed))
 
 
 def _left_of(run: PlannedRun) -> float:

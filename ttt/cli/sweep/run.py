@@ -15,7 +15,7 @@ from ttt.cli.eval import evaluate
 from ttt.cli.label import hydra_ready, label_of
 from ttt.cli.sweep.budgeted import STATE_FILE, Budgeted, choose, configs_of, free_memory, print_plan, speeds_of
 from ttt.cli.sweep.files import budget_file, read_yaml
-from ttt.cli.sweep.pricing import PlannedPart, plan_parts, price_of, still_to_do
+from ttt.cli.sweep.pricing import PlannedPart, plan_parts, price_of, still_to_do, without
 from ttt.cli.sweep.request import Request
 from ttt.cli.sweep.tables import duration
 from ttt.config.budget import read_budget, seconds_of
@@ -42,8 +42,8 @@ def run(request: Request) -> None:
     started = time.monotonic()
     here, planned = _opened(request, started)
     with _alone(here.folder, here.dry):
-        planned, choice, prices = choose(here, planned)
-        print_plan(here, planned, choice, prices)
+        planned, choice = choose(here, planned)
+        print_plan(here, planned, choice)
         if here.dry:
             print("nothing was trained or written; without dry=true it starts")
         else:
@@ -124,16 +124,16 @@ def _run_parts(here: Budgeted, planned: list[PlannedPart], choice: Choice) -> No
     here.state.share = choice.share
     here.save()
     failed, made = list[str](), 0
-    chosen = [planned[index] for index in choice.parts]
-    for place, index in enumerate(choice.parts):
-        part = still_to_do(chosen)[place]
+    for index in choice.parts:
+        # A run that failed is not tried again in a later part that shares it.
+        part = without(still_to_do(planned[index]), failed, failed)
         price = price_of(part, speeds_of(here, planned), choice.share, index in here.state.benchmarks)
         needed = float("inf") if price is None else price.seconds(choice.share)
         if needed > here.left():
             print(f"left out: {part.part.what} takes {duration(needed)}, {duration(max(0.0, here.left()))} are left")
         elif part.plan is not None:
             failed += _run_part(here, part)
-            made += len(part.todo) - len(still_to_do([part])[0].todo)
+            made += len(part.todo.keys() - still_to_do(part).todo.keys())
         elif index not in here.state.benchmarks:
             _benchmark(here, part)
             here.state.benchmarks.append(index)

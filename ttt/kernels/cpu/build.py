@@ -21,6 +21,7 @@ SOURCES = (
     "kernel_double.cpp",
     "selective_scan.cpp",
     "convolution.cpp",
+    "pointwise.cpp",
     "decode.cpp",
 )
 

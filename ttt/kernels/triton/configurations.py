@@ -37,7 +37,7 @@ ARGUMENTS: dict[str, str] = {
     for kind, names in (
         (VIEW, "q k v z dz dq dk dv"),
         (VIEW, "G1_kept G2_kept Z1_scratch Z1_bar_scratch X2_scratch X2_bar_scratch dZ1_part dH"),
-        (FLOAT, "eta tau scale shift deta dtau dscale dshift"),
+        (FLOAT, "eta tau scale shift rotation deta dtau dscale dshift"),
         (FLOAT, "W1_last W1_kept dW1 b1_last b1_kept db1 W2_last W2_kept dW2 b2_last b2_kept db2"),
         (STATE, "W1 W1_sum W1_next W1_sum_next b1 b1_sum b1_next b1_sum_next"),
         (STATE, "W2 W2_sum W2_next W2_sum_next b2 b2_sum b2_next b2_sum_next"),
@@ -111,6 +111,7 @@ class Layer:
         F: hidden width of TTT-MLP, a multiple of 16; 0 for TTT-Linear.
         bias: whether the inner model has biases.
         amd: whether the GPU is AMD's, with 64 threads per warp and, for programs of 4 warps, twice the registers.
+        rotates: whether the kernels rotate q and k by RoPE; if not, they are rotated before.
     """
 
     dtype: torch.dtype
@@ -119,6 +120,7 @@ class Layer:
     F: int = 0
     bias: bool = True
     amd: bool = torch.version.hip is not None
+    rotates: bool = True
 
     @property
     def name(self) -> str:
@@ -227,7 +229,7 @@ class Layer:
         """Return ``fn`` with its types and constants; ``exceptions`` replace types of ``ARGUMENTS``."""
         P, R = padded(self.D), padded(self.b)
         constants = {"D": self.D, "P": P, "b": self.b, "R": R, "F": self.F, "BIAS": int(self.bias)} | flags
-        constants["BLOCK"] = choice.block
+        constants |= {"BLOCK": choice.block, "ROTATES": self.rotates}
         constexprs = {name: value for name, value in constants.items() if name in fn.arg_names}
         kinds = ARGUMENTS | (exceptions or {})
         types = {VIEW: f"*{TYPES[self.dtype]}", FLOAT: "*fp32", STATE: f"*{TYPES[state]}", PLACE: "*i32", NUMBER: "i32"}

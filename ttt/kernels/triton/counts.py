@@ -72,6 +72,11 @@ class Sizes:
         return FLOAT * 2 * self.D
 
     @property
+    def rotation(self) -> int:
+        """Bytes of the cosines and sines of RoPE, which all programs share."""
+        return FLOAT * self.b * self.D
+
+    @property
     def group_tokens(self) -> int:
         """Tokens for each kept W; at most ``tokens``."""
         return min(self.group * self.b, self.tokens)
@@ -169,6 +174,7 @@ def linear_recompute(s: Sizes) -> Work:
     moved = [
         *_recompute(state, s),
         Moved(state / s.group_tokens, stores=1),
+        Moved(s.rotation / s.group_tokens, loads=1),
         Moved(scratch / s.group_tokens, stores=1, device=_leaves_l2(scratch)),
     ]
     return Work(2 * 2 * s.R * s.P * s.P, moved, scratch)
@@ -184,7 +190,7 @@ def linear_backward(s: Sizes) -> Work:
     moved = [
         *before.moved,
         *_backward(state, s),
-        Moved(s.norm / s.group_tokens, loads=1),
+        Moved((s.norm + s.rotation) / s.group_tokens, loads=1),
         Moved(scratch / s.group_tokens, loads=1, device=_leaves_l2(scratch)),
         Moved(state / s.group_tokens, loads=1, stores=resident),
         Moved(state / s.b, loads=0 if resident else 2, stores=not resident),
@@ -231,6 +237,8 @@ def mlp_backward(s: Sizes) -> Work:
         *_recompute(state, s),
         Moved(s.norm / s.b, loads=1),
         Moved(state / s.group_tokens, stores=1),
+        # For the recomputation and for the way back.
+        Moved(s.rotation / s.group_tokens, loads=2),
         Moved(steps / s.group_tokens, loads=1, stores=1, device=2 * _leaves_l2(work + steps, MULTIPROCESSORS)),
         # W: both passes of the recomputation load it, the second stores it; all three back load it, the first stores.
         Moved(state / s.b, loads=2, stores=1, device=crossings),
@@ -294,7 +302,7 @@ def _forward(state: int, s: Sizes) -> list[Moved]:
     """Return q, k, v and eta; z; W_0, the last W, and a W per group, which the backward pass needs; LN."""
     views = [_input(3 * s.view), _input(FLOAT), _output(s.view)]
     states = [_input(state / s.tokens), _output(state / s.tokens), Moved(state / s.group_tokens, stores=1, device=1)]
-    return [*views, *states, _input(s.norm / s.tokens)]
+    return [*views, *states, _input(s.norm / s.tokens), Moved(s.rotation / s.tokens, loads=1)]
 
 
 def _recompute(state: int, s: Sizes) -> list[Moved]:
@@ -320,4 +328,5 @@ def _backward(state: int, s: Sizes) -> list[Moved]:
 def _decode(state: int, loads: int, s: Sizes) -> list[Moved]:
     """Return q, k, v, eta and z; W; the sum of steps since the mini-batch began, before and after; LN."""
     views, state = [_input(3 * s.view), _input(FLOAT), _output(s.view)], state * s.state // FLOAT
-    return [*views, _input(state, loads), _input(state), _output(state), _input(s.norm)]
+    rotation = Moved(s.rotation / s.b, loads=1)
+    return [*views, _input(state, loads), _input(state), _output(state), _input(s.norm), rotation]

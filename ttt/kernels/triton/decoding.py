@@ -13,7 +13,7 @@ from ttt.kernels.adapter import with_biases
 from ttt.kernels.triton import launch
 from ttt.kernels.triton.op import Params, check, rows, views_of
 
-_INPUTS = "Tensor scale, Tensor shift, Tensor q, Tensor k, Tensor v, Tensor eta, Tensor tau"
+_INPUTS = "Tensor scale, Tensor shift, Tensor q, Tensor k, Tensor v, Tensor eta, Tensor tau, Tensor? rotation"
 _LIBRARY = torch.library.Library("ttt_triton", "FRAGMENT")
 _LIBRARY.define(f"decode(Tensor[] W, Tensor[] step, {_INPUTS}, int offset, bool bias) -> (Tensor, Tensor[])")
 _LIBRARY.define(f"decode_in_place(Tensor(a!)[] W, Tensor(b!)[] step, {_INPUTS}, Tensor(c!) place, bool bias) -> Tensor")
@@ -33,6 +33,7 @@ def decode_token(
     eta: Tensor,
     tau: Tensor,
     offset: int,
+    rotation: Tensor | None = None,
 ) -> tuple[Tensor, Params]:
     """Compute one token anywhere in a mini-batch, without derivatives.
 
@@ -50,7 +51,8 @@ def decode_token(
     """
     W, bias = with_biases(W)
     step = with_biases(step)[0]
-    z, after = torch.ops.ttt_triton.decode(list(W), list(step), scale, shift, q, k, v, eta, tau, offset, bias)
+    inputs = scale, shift, q, k, v, eta, tau, rotation
+    z, after = torch.ops.ttt_triton.decode(list(W), list(step), *inputs, offset, bias)
     return z, tuple(after if bias else after[::2])
 
 
@@ -65,6 +67,7 @@ def decode_in_place(
     eta: Tensor,
     tau: Tensor,
     place: Tensor,
+    rotation: Tensor | None = None,
 ) -> Tensor:
     """Compute one token and write the state after it over the state before it. A CUDA graph can contain the call.
 
@@ -81,7 +84,8 @@ def decode_in_place(
     """
     W, bias = with_biases(W)
     step = with_biases(step)[0]
-    return torch.ops.ttt_triton.decode_in_place(list(W), list(step), scale, shift, q, k, v, eta, tau, place, bias)
+    inputs = scale, shift, q, k, v, eta, tau, rotation
+    return torch.ops.ttt_triton.decode_in_place(list(W), list(step), *inputs, place, bias)
 
 
 @lru_cache(maxsize=8)
@@ -101,10 +105,11 @@ def _decode(
     v: Tensor,
     eta: Tensor,
     tau: Tensor,
+    rotation: Tensor | None,
     offset: int,
     bias: bool,
 ) -> tuple[Tensor, list[Tensor]]:
-    check(W, scale, shift, q, k, v, eta, tau, decodes=True)
+    check(W, scale, shift, q, k, v, eta, tau, rotation, decodes=True)
     torch._check(0 <= offset < tau.numel(), lambda: f"offset {offset} is not within a mini-batch")
     torch._check(bool(step) or not offset, lambda: "a token within a mini-batch needs the sum of its earlier steps")
     _check_step(W, step or W)
@@ -112,7 +117,7 @@ def _decode(
     # At the start of a mini-batch the kernel reads no sum, but Triton needs a tensor for every pointer.
     summed = [x.contiguous() for x in step] or after
     token = launch.Token(W, summed, after, after, _places(q.device)[4 * offset :])
-    return launch.decode(views_of(scale, shift, q, k, v, eta, tau), token, bias).transpose(1, 2), after
+    return launch.decode(views_of(scale, shift, q, k, v, eta, tau, rotation), token, bias).transpose(1, 2), after
 
 
 def _decode_fake(W: list[Tensor], step: list[Tensor], *given: Any) -> tuple[Tensor, list[Tensor]]:  # noqa: ARG001
@@ -145,12 +150,13 @@ def _decode_in_place(
     v: Tensor,
     eta: Tensor,
     tau: Tensor,
+    rotation: Tensor | None,
     place: Tensor,
     bias: bool,
 ) -> Tensor:
-    check(W, scale, shift, q, k, v, eta, tau, decodes=True)
+    check(W, scale, shift, q, k, v, eta, tau, rotation, decodes=True)
     _check_in_place(W, step, q, place)
-    z = launch.decode(views_of(scale, shift, q, k, v, eta, tau), launch.Token(W, step, W, step, place), bias)
+    z = launch.decode(views_of(scale, shift, q, k, v, eta, tau, rotation), launch.Token(W, step, W, step, place), bias)
     place += 1
     return z.transpose(1, 2)
 

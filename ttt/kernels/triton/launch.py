@@ -19,7 +19,11 @@ ACTIVATIONS = ("Z1_scratch", "Z1_bar_scratch", "X2_scratch", "X2_bar_scratch", "
 
 
 class Views(NamedTuple):
-    """The inputs of the kernels except W: q, k, v [B, T, H, D], eta [B, H, T], tau [b], scale and shift [H, D]."""
+    """The inputs of the kernels except W.
+
+    q, k, v [B, T, H, D], eta [B, H, T], tau [b], scale and shift [H, D], and rotation [b, D], None if q and k are not
+    rotated.
+    """
 
     q: Tensor
     k: Tensor
@@ -28,12 +32,28 @@ class Views(NamedTuple):
     tau: Tensor
     scale: Tensor
     shift: Tensor
+    rotation: Tensor | None
 
     @classmethod
-    def of(cls, scale: Tensor, shift: Tensor, q: Tensor, k: Tensor, v: Tensor, eta: Tensor, tau: Tensor) -> "Views":
+    def of(
+        cls,
+        scale: Tensor,
+        shift: Tensor,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        eta: Tensor,
+        tau: Tensor,
+        rotation: Tensor | None,
+    ) -> "Views":
         """Return the views of the operator's tensors, q, k, v [B, H, T, D]; copies tensors in another memory order."""
         q, k, v = (x.transpose(1, 2).contiguous() for x in (q, k, v))
-        return cls(q, k, v, *(x.contiguous() for x in (eta, tau, scale, shift)))
+        eta, tau, scale, shift = (x.contiguous() for x in (eta, tau, scale, shift))
+        return cls(q, k, v, eta, tau, scale, shift, rotation if rotation is None else rotation.contiguous())
+
+    def arguments(self) -> dict[str, Tensor]:
+        """Return the tensors by name. Triton needs one for every pointer; the kernels do not read that for None."""
+        return self._asdict() | ({"rotation": self.tau} if self.rotation is None else {})
 
     @property
     def sizes(self) -> tuple[int, int, int, int]:
@@ -55,7 +75,8 @@ class Views(NamedTuple):
         """Return the layer that computes these views with W."""
         W1, *others = W
         hidden = W1.shape[-1] if len(others) > 1 else 0
-        return Layer(self.q.dtype, self.q.shape[-1], self.mini_batch_size, hidden, bias)
+        rotates = self.rotation is not None
+        return Layer(self.q.dtype, self.q.shape[-1], self.mini_batch_size, hidden, bias, rotates=rotates)
 
 
 def forward(
@@ -69,7 +90,7 @@ def forward(
     if not views.mini_batches:
         return z, [w.clone() for w in W], kept
     W, shared = _start(W)
-    arguments = views._asdict() | _named("{}", W) | _named("{}_last", W_last) | {"z": z}
+    arguments = views.arguments() | _named("{}", W) | _named("{}_last", W_last) | {"z": z}
     # Triton needs a tensor for every pointer. The kernels write W_kept only if KEEPS, G1 and G2 only if not OUTPUTS.
     arguments |= _named("{}_kept", kept if keep else W_last) | {"G1_kept": z, "G2_kept": z}
     numbers = {"first": 0, "count": views.mini_batches, "tokens": T, "heads": H, "shared": shared, "group": group}
@@ -105,7 +126,7 @@ def backward(views: Views, dz: Tensor, dW: list[Tensor], kept: list[Tensor], gro
     if not views.mini_batches:
         return gradients
     layer = views.layer(dW, bias)
-    arguments = views._asdict() | gradients._asdict() | _named("d{}", dW) | {"dz": dz}
+    arguments = views.arguments() | gradients._asdict() | _named("d{}", dW) | {"dz": dz}
     with torch.cuda.device_of(dz):
         (_mlp_backward if layer.F else _linear_backward)(layer, views, arguments, kept, min(group, views.mini_batches))
     return gradients
@@ -162,7 +183,7 @@ def decode(views: Views, token: Token, bias: bool) -> Tensor:
     B, _, H, _ = views.sizes
     z = torch.empty_like(views.q)
     W, shared = _start(token.W)
-    arguments = views._asdict() | _named("{}", W) | _named("{}_sum", token.step) | {"z": z, "place": token.place}
+    arguments = views.arguments() | _named("{}", W) | _named("{}_sum", token.step) | {"z": z, "place": token.place}
     arguments |= _named("{}_next", token.W_next) | _named("{}_sum_next", token.step_next)
     kernel = views.layer(W, bias).decode(W[0].dtype)
     with torch.cuda.device_of(z):

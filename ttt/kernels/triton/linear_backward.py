@@ -16,6 +16,7 @@ from ttt.kernels.triton.functions import (
     standardise_backward,
     store,
 )
+from ttt.kernels.triton.rotation import load_rotation, rotate
 
 
 @triton.jit
@@ -34,12 +35,12 @@ def mini_batch(q, k, v, dz, eta, W1_kept, b1_kept, exists, o_view, o_eta, o_W1_k
 
 @triton.jit(do_not_specialize=["first", "count", "tokens", "heads"])
 def linear_backward(
-    q, k, v, eta, tau, scale, shift,
+    q, k, v, eta, tau, scale, shift, rotation,
     W1_kept, b1_kept,
     dz, dq, dk, dv, deta, dtau, dscale, dshift, dW1, db1,
     first, count, tokens, heads,
     D: tl.constexpr, P: tl.constexpr, b: tl.constexpr, R: tl.constexpr,
-    BIAS: tl.constexpr, RESIDENT: tl.constexpr
+    BIAS: tl.constexpr, ROTATES: tl.constexpr, RESIDENT: tl.constexpr
 ):  # fmt: skip
     """Compute the gradients of all inputs for mini-batches ``first + count - 1`` down to ``first``.
 
@@ -75,6 +76,8 @@ def linear_backward(
     b_scale = load(scale + i_head * D + o_d, m_d, PADDED)[None, :]
     b_shift = load(shift + i_head * D + o_d, m_d, PADDED)[None, :]
     b_tau, b_tau_b = load(tau + o_t, m_t, PADDED), tl.load(tau + b - 1)
+    b_cos, b_sin = load_rotation(rotation, o_t[:, None] * D + o_d[None, :], m_td, PADDED, ROTATES)
+    b_K, b_Q = rotate(b_K, b_cos, b_sin, ROTATES), rotate(b_Q, b_cos, b_sin, ROTATES)
     for i in tl.range(0, count, disable_licm=True):
         o_view, o_eta = i_view + o_td, i_eta + o_t
         i_view -= b * heads * D
@@ -107,7 +110,7 @@ def linear_backward(
         b_dA = -dot(b_dZ_bar_half, tl.trans(b_G_half))
         b_dS = (b_M * b_dA).to(dtype)
         b_dQ = dot(b_dZ_bar_half, tl.trans(b_W1), dot(b_dS, b_K, b_dz))
-        store(dq + o_view, b_dQ, m_td, PADDED)
+        store(dq + o_view, rotate(b_dQ, b_cos, -b_sin, ROTATES), m_td, PADDED)
         b_dM = tl.where(m_causal, b_S * b_dA, 0.0)
         # W_last = W - K^T (tau_b eta G), b_last = b - sum (tau_b eta G)
         if not RESIDENT:
@@ -135,12 +138,14 @@ def linear_backward(
         if not RESIDENT:
             store(dW1 + o_dW1, b_dW1, m_W1, PADDED)
         b_db1 += BIAS * tl.sum(b_dZ + b_dZ_bar, 0)
-        store(dk + o_view, dot(b_dZ_half, tl.trans(b_W1), b_dK + b_d_residual), m_td, PADDED)
+        b_dK = dot(b_dZ_half, tl.trans(b_W1), b_dK + b_d_residual)
+        store(dk + o_view, rotate(b_dK, b_cos, -b_sin, ROTATES), m_td, PADDED)
         if not RESIDENT:
             tl.debug_barrier()
         b_K, b_W1, b_b1, b_V, b_eta, b_Q, b_dz = (
             b_K_next, b_W1_next, b_b1_next, b_V_next, b_eta_next, b_Q_next, b_dz_next
         )  # fmt: skip
+        b_K, b_Q = rotate(b_K, b_cos, b_sin, ROTATES), rotate(b_Q, b_cos, b_sin, ROTATES)
     if RESIDENT:
         store(dW1 + o_dW1, b_dW1, m_W1, PADDED)
     store(db1 + i_program * D + o_d, b_db1, m_d, PADDED)

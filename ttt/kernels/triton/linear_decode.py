@@ -12,15 +12,16 @@ import triton
 import triton.language as tl
 
 from ttt.kernels.triton.functions import load, loss_gradient, standardise, store
+from ttt.kernels.triton.rotation import load_rotation, rotate
 
 
 @triton.jit(do_not_specialize=["size", "heads", "shared"])
 def linear_decode(
-    q, k, v, eta, tau, scale, shift, place,
+    q, k, v, eta, tau, scale, shift, rotation, place,
     W1, b1, W1_sum, b1_sum, z, W1_next, b1_next, W1_sum_next, b1_sum_next,
     size, heads, shared,
     D: tl.constexpr, P: tl.constexpr,
-    BIAS: tl.constexpr
+    BIAS: tl.constexpr, ROTATES: tl.constexpr
 ):  # fmt: skip
     """Compute W_i = W - tau_i sum_{j <= i} eta_j grad loss_j(W) and z = f(q; W_i) for one token.
 
@@ -51,8 +52,9 @@ def linear_decode(
     b_b1 = load(b1 + i_start * D + o_d, m_d, PADDED).to(tl.float32)
     b_W1_sum = load(W1_sum + i_own * D * D + o_W1, m_W1 & begun, True).to(tl.float32)
     b_b1_sum = load(b1_sum + i_own * D + o_d, m_d & begun, True).to(tl.float32)
-    b_K = load(k + i_own * D + o_d, m_d, PADDED).to(tl.float32)
-    b_Q = load(q + i_own * D + o_d, m_d, PADDED).to(tl.float32)
+    b_cos, b_sin = load_rotation(rotation + i_place * D, o_d, m_d, PADDED, ROTATES)
+    b_K = rotate(load(k + i_own * D + o_d, m_d, PADDED), b_cos, b_sin, ROTATES).to(tl.float32)
+    b_Q = rotate(load(q + i_own * D + o_d, m_d, PADDED), b_cos, b_sin, ROTATES).to(tl.float32)
     b_target = load(v + i_own * D + o_d, m_d, PADDED).to(tl.float32) - b_K
     b_scale = load(scale + i_head * D + o_d, m_d, PADDED)
     b_shift = load(shift + i_head * D + o_d, m_d, PADDED)

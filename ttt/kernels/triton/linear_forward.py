@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 
 from ttt.kernels.triton.functions import dot, load, loss_gradient, standardise, store
+from ttt.kernels.triton.rotation import load_rotation, rotate
 
 
 @triton.jit
@@ -26,11 +27,11 @@ def mini_batch(
 
 @triton.jit(do_not_specialize=["first", "count", "tokens", "heads", "shared", "group"])
 def linear_forward(
-    q, k, v, eta, tau, scale, shift,
+    q, k, v, eta, tau, scale, shift, rotation,
     W1, b1, z, W1_last, b1_last, W1_kept, b1_kept,
     first, count, tokens, heads, shared, group,
     D: tl.constexpr, P: tl.constexpr, b: tl.constexpr, R: tl.constexpr,
-    BIAS: tl.constexpr, OUTPUTS: tl.constexpr, KEEPS: tl.constexpr
+    BIAS: tl.constexpr, ROTATES: tl.constexpr, OUTPUTS: tl.constexpr, KEEPS: tl.constexpr
 ):  # fmt: skip
     """Compute z = q + LN(Z_bar) for mini-batches ``first`` to ``first + count - 1``, and W after them.
 
@@ -42,6 +43,7 @@ def linear_forward(
         tau: token scale, [b] float32.
         scale: of LN, [H, D] float32.
         shift: of LN, [H, D] float32.
+        rotation: cosines and sines of RoPE, [b, D] float32, see ``rotation.py``; not read without ROTATES.
         W1: W1 before mini-batch ``first``, [B, H, D, D] float32, or [H, D, D] if ``shared``.
         b1: b1 before mini-batch ``first``, [B, H, D] float32, or [H, D] if ``shared``.
         z: output, written if OUTPUTS.
@@ -60,6 +62,7 @@ def linear_forward(
         b: mini-batch size.
         R: b padded.
         BIAS: 1, or 0 for an inner model without biases.
+        ROTATES: whether q and k are rotated here.
         OUTPUTS: whether z is computed.
         KEEPS: whether W is kept.
     """
@@ -76,10 +79,12 @@ def linear_forward(
     b_scale = load(scale + i_head * D + o_d, m_d, PADDED)[None, :]
     b_shift = load(shift + i_head * D + o_d, m_d, PADDED)[None, :]
     b_tau, b_tau_b = load(tau + o_t, m_t, PADDED), tl.load(tau + b - 1)
+    b_cos, b_sin = load_rotation(rotation, o_t[:, None] * D + o_d[None, :], m_td, PADDED, ROTATES)
     # The next mini-batch is loaded while this one is computed: its loads take as long as a third of the computation.
     i_view = ((i_sequence.to(tl.int64) * tokens + first * b) * heads + i_head) * D
     i_eta = i_program.to(tl.int64) * tokens + first * b
     b_K, b_V, b_Q, b_eta = mini_batch(q, k, v, eta, count > 0, i_view + o_td, i_eta + o_t, m_td, m_t, OUTPUTS)
+    b_K, b_Q = rotate(b_K, b_cos, b_sin, ROTATES), rotate(b_Q, b_cos, b_sin, ROTATES)
     for i in range(count):
         o_view = i_view + o_td
         i_view += b * heads * D
@@ -109,6 +114,7 @@ def linear_forward(
             b_unit, _ = standardise(b_Z_bar, m_td, D, PADDED)
             store(z + o_view, b_Q.to(tl.float32) + b_scale * b_unit + b_shift, m_td, PADDED)
         b_K, b_V, b_Q, b_eta = b_K_next, b_V_next, b_Q_next, b_eta_next
+        b_K, b_Q = rotate(b_K, b_cos, b_sin, ROTATES), rotate(b_Q, b_cos, b_sin, ROTATES)
     o_last = i_program.to(tl.int64) * D * D + o_W1
     store(W1_last + o_last, b_W1, m_W1, PADDED)
     store(b1_last + i_program * D + o_d, b_b1, m_d, PADDED)

@@ -24,7 +24,8 @@ from ttt.kernels.triton.functions import (
     standardise_backward,
     store,
 )
-from ttt.kernels.triton.mlp_forward import mlp_forward
+from ttt.kernels.triton.mlp_forward import load_views, mlp_forward
+from ttt.kernels.triton.rotation import load_rotation, rotate
 
 
 @triton.jit
@@ -73,13 +74,13 @@ def restore(
 
 @triton.jit
 def backward_group(
-    q, k, v, eta, tau, scale, shift,
+    q, k, v, eta, tau, scale, shift, rotation,
     p_W1_last, p_b1_last, p_W2_last, b2_last, G1_kept, G2_kept,
     dz, dq, dk, dv, deta, dtau, dscale, dshift, p_dW1, p_db1, p_dW2, db2,
     p_Z1, p_Z1_bar, p_X2, p_X2_bar, p_dZ1_part, p_dH,
     first, count, tokens, heads,
     D: tl.constexpr, P: tl.constexpr, F: tl.constexpr, BLOCK: tl.constexpr, b: tl.constexpr, R: tl.constexpr,
-    BIAS: tl.constexpr
+    BIAS: tl.constexpr, ROTATES: tl.constexpr
 ):  # fmt: skip
     """Compute the gradients for mini-batches ``first + count - 1`` down to ``first``. Arguments as in ``mlp_backward``.
 
@@ -102,13 +103,18 @@ def backward_group(
     b_dscale = load(dscale + i_own * D + o_d, m_d, PADDED)
     b_dshift = load(dshift + i_own * D + o_d, m_d, PADDED)
     b_dtau = load(dtau + i_own * b + o_t, m_t, PADDED)
+    i_view = ((i_sequence.to(tl.int64) * tokens + (first + count - 1) * b) * heads + i_head) * D
+    b_K, b_Q = load_views(q, k, i_view + o_td, m_td, True)
+    b_cos, b_sin = load_rotation(rotation, o_t[:, None] * D + o_d[None, :], m_td, PADDED, ROTATES)
+    b_K, b_Q = rotate(b_K, b_cos, b_sin, ROTATES), rotate(b_Q, b_cos, b_sin, ROTATES)
     for i in tl.range(0, count, disable_licm=True):
         i_mini_batch = count - 1 - i
         i_token = (first + i_mini_batch) * b
-        o_view = ((i_sequence.to(tl.int64) * tokens + i_token) * heads + i_head) * D + o_td
+        o_view = i_view + o_td
+        i_view -= b * heads * D
+        b_K_next, b_Q_next = load_views(q, k, i_view + o_td, m_td & (i + 1 < count), True)
         o_eta = i_own * tokens + i_token + o_t
         i_kept = i_mini_batch.to(tl.int64) * tl.num_programs(0) + i_program
-        b_K, b_Q = load(k + o_view, m_td, PADDED), load(q + o_view, m_td, PADDED)
         dtype = b_K.dtype
         b_scale = load(scale + i_head * D + o_d, m_d, PADDED)[None, :]
         b_eta, b_tau = load(eta + o_eta, m_t, PADDED), load(tau + o_t, m_t, PADDED)
@@ -180,7 +186,8 @@ def backward_group(
             b_Y2 = dot(b_X2, b_dW2, b_Y2)
             b_dG2 = dot(b_dH, b_W2, b_dG2)
         b_dS1 = (-b_M * b_dA1).to(dtype)
-        store(dq + o_view, dot(b_dS1, b_K, b_dQ) + load(dz + o_view, m_td, PADDED).to(tl.float32), m_td, PADDED)
+        b_dQ = dot(b_dS1, b_K, b_dQ) + load(dz + o_view, m_td, PADDED).to(tl.float32)
+        store(dq + o_view, rotate(b_dQ, b_cos, -b_sin, ROTATES), m_td, PADDED)
         b_dK = dot(tl.trans(b_dS1), b_Q, b_dK)
         b_Y2 += b_db2[None, :]
         b_d_rate -= tl.sum(b_Y2 * b_G2, 1)
@@ -216,8 +223,10 @@ def backward_group(
             b_dW2 = dot(tl.trans(load(p_dH + o_block, m_tf, PADDED)), b_G2_half, b_dW2)
             store(p_dW2 + i_f * D + o_W2, dot(tl.trans(b_X2), b_dZ2_half, b_dW2), m_W2, PADDED)
             b_dK = dot(b_dZ1_half, tl.trans(b_W1), b_dK)
-        store(dk + o_view, b_dK, m_td, PADDED)
+        store(dk + o_view, rotate(b_dK, b_cos, -b_sin, ROTATES), m_td, PADDED)
         tl.debug_barrier()
+        b_K, b_Q = b_K_next, b_Q_next
+        b_K, b_Q = rotate(b_K, b_cos, b_sin, ROTATES), rotate(b_Q, b_cos, b_sin, ROTATES)
     store(db2 + i_own * D + o_d, b_db2, m_d, PADDED)
     store(dscale + i_own * D + o_d, b_dscale, m_d, PADDED)
     store(dshift + i_own * D + o_d, b_dshift, m_d, PADDED)
@@ -226,13 +235,13 @@ def backward_group(
 
 @triton.jit(do_not_specialize=["mini_batches", "tokens", "heads", "group"])
 def mlp_backward(
-    q, k, v, eta, tau, scale, shift,
+    q, k, v, eta, tau, scale, shift, rotation,
     W1_kept, b1_kept, W2_kept, b2_kept, W1_last, b1_last, W2_last, b2_last, G1_kept, G2_kept,
     dz, dq, dk, dv, deta, dtau, dscale, dshift, dW1, db1, dW2, db2,
     Z1_scratch, Z1_bar_scratch, X2_scratch, X2_bar_scratch, dZ1_part, dH,
     mini_batches, tokens, heads, group,
     D: tl.constexpr, P: tl.constexpr, F: tl.constexpr, BLOCK: tl.constexpr, b: tl.constexpr, R: tl.constexpr,
-    BIAS: tl.constexpr
+    BIAS: tl.constexpr, ROTATES: tl.constexpr
 ):  # fmt: skip
     """Compute the gradients of all inputs from the gradients of z and of W after the last mini-batch.
 
@@ -256,24 +265,24 @@ def mlp_backward(
         count = tl.minimum(group, mini_batches - first)
         i_kept = (groups - 1 - i).to(tl.int64) * tl.num_programs(0)
         mlp_forward(
-            q, k, v, eta, tau, scale, shift,
+            q, k, v, eta, tau, scale, shift, rotation,
             W1_kept + i_kept * D * F, b1_kept + i_kept * F, W2_kept + i_kept * D * F, b2_kept + i_kept * D,
             dq, W1_last, b1_last, W2_last, b2_last,  # z and W_kept are not written: dq and W_kept are placeholders
             W1_kept, b1_kept, W2_kept, b2_kept, G1_kept, G2_kept,
             first, count, tokens, heads, 0, group,
             D, P, F, BLOCK, b, R,
-            BIAS, False, False
+            BIAS, ROTATES, False, False
         )  # fmt: skip
         # All threads have written what the next function reads.
         tl.debug_barrier()
         backward_group(
-            q, k, v, eta, tau, scale, shift,
+            q, k, v, eta, tau, scale, shift, rotation,
             W1_last + o_W, b1_last + i_program * F, W2_last + o_W, b2_last, G1_kept, G2_kept,
             dz, dq, dk, dv, deta, dtau, dscale, dshift, dW1 + o_W, db1 + i_program * F, dW2 + o_W, db2,
             Z1_scratch + o_bF, Z1_bar_scratch + o_bF, X2_scratch + o_bF, X2_bar_scratch + o_bF,
             dZ1_part + o_bF, dH + o_bF,
             first, count, tokens, heads,
             D, P, F, BLOCK, b, R,
-            BIAS
+            BIAS, ROTATES
         )  # fmt: skip
         tl.debug_barrier()

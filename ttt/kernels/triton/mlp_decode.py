@@ -10,16 +10,17 @@ import triton
 import triton.language as tl
 
 from ttt.kernels.triton.functions import gelu, gelu_and_slope, load, loss_gradient, standardise, store
+from ttt.kernels.triton.rotation import load_rotation, rotate
 
 
 @triton.jit(do_not_specialize=["size", "heads", "shared"])
 def mlp_decode(
-    q, k, v, eta, tau, scale, shift, place,
+    q, k, v, eta, tau, scale, shift, rotation, place,
     W1, b1, W2, b2, W1_sum, b1_sum, W2_sum, b2_sum,
     z, W1_next, b1_next, W2_next, b2_next, W1_sum_next, b1_sum_next, W2_sum_next, b2_sum_next,
     size, heads, shared,
     D: tl.constexpr, P: tl.constexpr, F: tl.constexpr, BLOCK: tl.constexpr,
-    BIAS: tl.constexpr
+    BIAS: tl.constexpr, ROTATES: tl.constexpr
 ):  # fmt: skip
     """Compute z and the next state. Arguments as in ``linear_decode``, with W1 [B, H, D, F] and W2 [B, H, F, D].
 
@@ -37,8 +38,9 @@ def mlp_decode(
     i_place = tl.load(place) % size
     begun, ends, goes_on = i_place > 0, i_place + 1 == size, i_place + 1 < size
     o_W1, o_W2 = o_d[:, None] * F + o_f[None, :], o_f[:, None] * D + o_d[None, :]
-    b_K = load(k + i_own * D + o_d, m_d, PADDED).to(tl.float32)
-    b_Q = load(q + i_own * D + o_d, m_d, PADDED).to(tl.float32)
+    b_cos, b_sin = load_rotation(rotation + i_place * D, o_d, m_d, PADDED, ROTATES)
+    b_K = rotate(load(k + i_own * D + o_d, m_d, PADDED), b_cos, b_sin, ROTATES).to(tl.float32)
+    b_Q = rotate(load(q + i_own * D + o_d, m_d, PADDED), b_cos, b_sin, ROTATES).to(tl.float32)
     b_target = load(v + i_own * D + o_d, m_d, PADDED).to(tl.float32) - b_K
     b_scale = load(scale + i_head * D + o_d, m_d, PADDED)
     b_shift = load(shift + i_head * D + o_d, m_d, PADDED)

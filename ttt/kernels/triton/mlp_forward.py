@@ -11,6 +11,14 @@ import triton
 import triton.language as tl
 
 from ttt.kernels.triton.functions import dot, gelu, gelu_and_slope, load, loss_gradient, standardise, store
+from ttt.kernels.triton.rotation import load_rotation, rotate
+
+
+@triton.jit
+def load_views(q, k, o_view, m_td, OUTPUTS: tl.constexpr):
+    """Return the tiles of K and Q, 0 where ``m_td`` is not true. Without OUTPUTS Q is K."""
+    b_K = tl.load(k + o_view, mask=m_td, other=0.0)
+    return b_K, tl.load(q + o_view, mask=m_td, other=0.0) if OUTPUTS else b_K
 
 
 @triton.jit
@@ -29,12 +37,12 @@ def copy_weights(
 
 @triton.jit(do_not_specialize=["first", "count", "tokens", "heads", "shared", "group"])
 def mlp_forward(
-    q, k, v, eta, tau, scale, shift,
+    q, k, v, eta, tau, scale, shift, rotation,
     W1, b1, W2, b2, z, W1_last, b1_last, W2_last, b2_last,
     W1_kept, b1_kept, W2_kept, b2_kept, G1_kept, G2_kept,
     first, count, tokens, heads, shared, group,
     D: tl.constexpr, P: tl.constexpr, F: tl.constexpr, BLOCK: tl.constexpr, b: tl.constexpr, R: tl.constexpr,
-    BIAS: tl.constexpr, OUTPUTS: tl.constexpr, KEEPS: tl.constexpr
+    BIAS: tl.constexpr, ROTATES: tl.constexpr, OUTPUTS: tl.constexpr, KEEPS: tl.constexpr
 ):  # fmt: skip
     """Compute z = q + LN(Z2_bar) for mini-batches ``first`` to ``first + count - 1``, and W after them.
 
@@ -64,12 +72,16 @@ def mlp_forward(
     )  # fmt: skip
     b_b2 = load(b2 + i_start * D + o_d, m_d, PADDED)
     tl.debug_barrier()
+    i_view = ((i_sequence.to(tl.int64) * tokens + first * b) * heads + i_head) * D
+    b_K, b_Q = load_views(q, k, i_view + o_td, m_td, OUTPUTS)
+    b_cos, b_sin = load_rotation(rotation, o_t[:, None] * D + o_d[None, :], m_td, PADDED, ROTATES)
+    b_K, b_Q = rotate(b_K, b_cos, b_sin, ROTATES), rotate(b_Q, b_cos, b_sin, ROTATES)
     for i in tl.range(0, count, disable_licm=True):
-        i_token = i_sequence.to(tl.int64) * tokens + (first + i) * b
-        o_view = (i_token * heads + i_head) * D + o_td
+        o_view = i_view + o_td
+        i_view += b * heads * D
+        b_K_next, b_Q_next = load_views(q, k, i_view + o_td, m_td & (i + 1 < count), OUTPUTS)
         i_kept = ((i // group).to(tl.int64)) * tl.num_programs(0) + i_program
         starts_group = i % group == 0
-        b_K = load(k + o_view, m_td, PADDED)
         dtype = b_K.dtype
         b_Z2 = tl.zeros((R, P), tl.float32)
         for i_f in range(0, F, BLOCK):
@@ -100,7 +112,6 @@ def mlp_forward(
         b_b2 += BIAS * tl.sum(b_step2, 0)
         b_step2_half = b_step2.to(dtype)
         if OUTPUTS:
-            b_Q = load(q + o_view, m_td, PADDED)
             b_tau = load(tau + o_t, m_t, PADDED)
             b_M = tl.where(o_t[:, None] >= o_t[None, :], -b_tau[:, None] * b_eta[None, :], 0.0)
             b_A1 = (b_M * (dot(b_Q, tl.trans(b_K)) + BIAS)).to(dtype)
@@ -137,4 +148,6 @@ def mlp_forward(
             store(z + o_view, b_Q.to(tl.float32) + b_scale * b_unit + b_shift, m_td, PADDED)
         # All threads have written their part of W before any of them reads it.
         tl.debug_barrier()
+        b_K, b_Q = b_K_next, b_Q_next
+        b_K, b_Q = rotate(b_K, b_cos, b_sin, ROTATES), rotate(b_Q, b_cos, b_sin, ROTATES)
     store(b2_last + i_own * D + o_d, b_b2, m_d, PADDED)

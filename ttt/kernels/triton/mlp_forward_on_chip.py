@@ -12,16 +12,17 @@ import triton
 import triton.language as tl
 
 from ttt.kernels.triton.functions import dot, gelu, gelu_and_slope, loss_gradient, standardise
+from ttt.kernels.triton.rotation import load_rotation, rotate
 
 
 @triton.jit(do_not_specialize=["count", "tokens", "heads", "shared", "group"])
 def mlp_forward_on_chip(
-    q, k, v, eta, tau, scale, shift,
+    q, k, v, eta, tau, scale, shift, rotation,
     W1, b1, W2, b2, z, W1_last, b1_last, W2_last, b2_last,
     W1_kept, b1_kept, W2_kept, b2_kept,
     count, tokens, heads, shared, group,
     D: tl.constexpr, F: tl.constexpr, b: tl.constexpr,
-    BIAS: tl.constexpr, KEEPS: tl.constexpr
+    BIAS: tl.constexpr, ROTATES: tl.constexpr, KEEPS: tl.constexpr
 ):  # fmt: skip
     """Compute z = q + LN(Z2_bar) for all ``count`` mini-batches, and W after them. Arguments as in ``mlp_forward``."""
     i_program = tl.program_id(0)
@@ -38,9 +39,12 @@ def mlp_forward_on_chip(
     tl.store(p_b2_last + o_d, tl.load(b2 + i_start * D + o_d))
     tl.debug_barrier()
     # The next K is loaded a mini-batch ahead, because the first product needs it.
-    b_K = tl.load(k + (i_sequence.to(tl.int64) * tokens * heads + i_head) * D + o_td)
+    o_view = (i_sequence.to(tl.int64) * tokens * heads + i_head) * D + o_td
+    b_K, b_Q = tl.load(k + o_view), tl.load(q + o_view)
     b_scale, b_shift = tl.load(scale + i_head * D + o_d)[None, :], tl.load(shift + i_head * D + o_d)[None, :]
     b_tau, b_tau_b = tl.load(tau + o_t), tl.load(tau + b - 1)
+    b_cos, b_sin = load_rotation(rotation, o_t[:, None] * D + o_d[None, :], NO_MASK, False, ROTATES)
+    b_K, b_Q = rotate(b_K, b_cos, b_sin, ROTATES), rotate(b_Q, b_cos, b_sin, ROTATES)
     for i in tl.range(0, count, disable_licm=True):
         o_view = ((i_sequence.to(tl.int64) * tokens + i * b) * heads + i_head) * D + o_td
         if KEEPS:
@@ -50,9 +54,10 @@ def mlp_forward_on_chip(
                 tl.store(W2_kept + i_kept * D * F + o_W2, b_W2)
                 tl.store(b1_kept + i_kept * F + o_f, tl.load(p_b1_last + o_f))
                 tl.store(b2_kept + i_kept * D + o_d, tl.load(p_b2_last + o_d))
-        b_V, b_Q = tl.load(v + o_view), tl.load(q + o_view)
+        b_V = tl.load(v + o_view)
         b_eta = tl.load(eta + i_own * tokens + i * b + o_t)
         b_K_next = tl.load(k + o_view + b * heads * D, mask=i + 1 < count, other=0.0)
+        b_Q_next = tl.load(q + o_view + b * heads * D, mask=i + 1 < count, other=0.0)
         b_b1, b_b2 = tl.load(p_b1_last + o_f), tl.load(p_b2_last + o_d)
         dtype = b_K.dtype
         b_W1_half, b_W2_half = b_W1.to(dtype), b_W2.to(dtype)
@@ -80,6 +85,7 @@ def mlp_forward_on_chip(
         tl.store(p_b2_last + o_d, b_b2 - BIAS * tl.sum(b_rate * b_G2, 0))
         b_W1 = dot(tl.trans(b_K), b_step1.to(dtype), b_W1)
         tl.debug_barrier()
-        b_K = b_K_next
+        b_K, b_Q = b_K_next, b_Q_next
+        b_K, b_Q = rotate(b_K, b_cos, b_sin, ROTATES), rotate(b_Q, b_cos, b_sin, ROTATES)
     tl.store(W1_last + i_own * D * F + o_W1, b_W1)
     tl.store(W2_last + i_own * D * F + o_W2, b_W2)

@@ -12,7 +12,7 @@ import triton
 from torch import Tensor
 from triton.runtime import driver
 
-from ttt.kernels.adapter import with_biases
+from ttt.kernels.adapter import in_memory_order, with_biases
 from ttt.kernels.triton import launch
 from ttt.kernels.triton.configurations import INTERPRETED, TYPES, Layer
 from ttt.kernels.triton.sizes import default_group, unsupported_sizes
@@ -20,7 +20,8 @@ from ttt.kernels.triton.sizes import default_group, unsupported_sizes
 Params = tuple[Tensor, ...]
 
 _INPUTS = (
-    "Tensor[] W, Tensor scale, Tensor shift, Tensor q, Tensor k, Tensor v, Tensor eta, Tensor tau, int group, bool bias"
+    "Tensor[] W, Tensor scale, Tensor shift, Tensor q, Tensor k, Tensor v, Tensor eta, Tensor tau, Tensor? rotation, "
+    "int group, bool bias"
 )
 _LIBRARY = torch.library.Library("ttt_triton", "DEF")
 _LIBRARY.define(f"forward({_INPUTS}, bool keep) -> (Tensor, Tensor[], Tensor[])")
@@ -99,6 +100,7 @@ def inner_loop(
     eta: Tensor,
     tau: Tensor,
     recompute_group: int = 0,
+    rotation: Tensor | None = None,
 ) -> tuple[Tensor, Params]:
     """Compute the inner loop over whole mini-batches, for the sizes that ``unsupported`` accepts.
 
@@ -117,6 +119,8 @@ def inner_loop(
         eta: inner learning rate [B, H, T], float32.
         tau: token scale [b], float32.
         recompute_group: mini-batches per kept W; 0 uses ``default_group``.
+        rotation: cosines and sines in turn of RoPE's angles for every place in a mini-batch, [b, D], float32, by which
+            q and k are rotated; None: they are not.
 
     Returns:
         z [B, H, T, D], in memory order [B, T, H, D] and the views' type, and the state after the last token.
@@ -125,9 +129,11 @@ def inner_loop(
         RuntimeError: sizes that do not match or are not supported, or different types or devices.
     """
     W, bias = with_biases(W)
+    q, k, v = map(in_memory_order, (q, k, v))
     keep = torch.is_grad_enabled() and any(x.requires_grad for x in (*W, scale, shift, q, k, v, eta, tau))
     group = recompute_group or default_group(len(W) // 2, q.shape[0] * q.shape[1], q.shape[3], q.element_size())
-    z, W_last, _ = torch.ops.ttt_triton.forward(list(W), scale, shift, q, k, v, eta, tau, group, bias, keep)
+    inputs = scale, shift, q, k, v, eta, tau, rotation
+    z, W_last, _ = torch.ops.ttt_triton.forward(list(W), *inputs, group, bias, keep)
     return z, tuple(W_last if bias else W_last[::2])
 
 
@@ -140,6 +146,7 @@ def check(
     v: Tensor,
     eta: Tensor,
     tau: Tensor,
+    rotation: Tensor | None,
     *,
     decodes: bool = False,
 ) -> None:
@@ -157,7 +164,10 @@ def check(
     widths = [D, *hidden, D]
     shapes = [s for i, o in pairwise(widths) for s in ((B, H, i, o), (B, H, 1, o))]
     arguments = [*W, scale, shift, eta, tau]
-    expected = [*shapes, (H, 1, D), (H, 1, D), (B, H, T), (tau.numel(),)]
+    expected: list[tuple[int, ...]] = [*shapes, (H, 1, D), (H, 1, D), (B, H, T), (tau.numel(),)]
+    if rotation is not None:
+        torch._check(D % 2 == 0, lambda: f"expected pairs of coordinates to rotate, got head width {D}")
+        arguments, expected = [*arguments, rotation], [*expected, (tau.numel(), D)]
     torch._check(len(arguments) == len(expected), lambda: f"W has {len(W)} tensors")
     for i, (x, shape) in enumerate(zip(arguments, expected, strict=True)):
         dtype = state if i < len(W) else torch.float32
@@ -175,8 +185,8 @@ def _wrong_tokens(T: int, tau: Tensor, decodes: bool) -> str:
     return f"expected one token, got {T}" if decodes else f"T = {T} is not a multiple of {tau.numel()}"
 
 
-def views_of(scale: Tensor, shift: Tensor, *others: Tensor) -> launch.Views:
-    """Return the arguments of a launch from those of an operator: q, k, v, eta and tau are ``others``."""
+def views_of(scale: Tensor, shift: Tensor, *others: Any) -> launch.Views:
+    """Return the arguments of a launch from those of an operator: q, k, v, eta, tau and rotation are ``others``."""
     return launch.Views.of(scale[:, 0], shift[:, 0], *others)
 
 
@@ -189,12 +199,14 @@ def _forward(
     v: Tensor,
     eta: Tensor,
     tau: Tensor,
+    rotation: Tensor | None,
     group: int,
     bias: bool,
     keep: bool,
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    check(W, scale, shift, q, k, v, eta, tau)
-    z, W_last, kept = launch.forward(views_of(scale, shift, q, k, v, eta, tau), W, group, bias, keep)
+    check(W, scale, shift, q, k, v, eta, tau, rotation)
+    views = views_of(scale, shift, q, k, v, eta, tau, rotation)
+    z, W_last, kept = launch.forward(views, W, group, bias, keep)
     return z.transpose(1, 2), W_last, kept
 
 
@@ -207,11 +219,12 @@ def _forward_fake(
     v: Tensor,
     eta: Tensor,
     tau: Tensor,
+    rotation: Tensor | None,
     group: int,
     bias: bool,  # noqa: ARG001
     keep: bool,
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    check(W, scale, shift, q, k, v, eta, tau)
+    check(W, scale, shift, q, k, v, eta, tau, rotation)
     groups = -(-(q.shape[2] // tau.numel()) // group) if keep else 0
     return rows(q), [w.new_empty(w.shape) for w in W], [w.new_empty(groups, *w.shape) for w in W]
 
@@ -228,11 +241,12 @@ def _backward(
     v: Tensor,
     eta: Tensor,
     tau: Tensor,
+    rotation: Tensor | None,
     group: int,
     bias: bool,
 ) -> tuple[list[Tensor], Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     dW = [d.clone(memory_format=torch.contiguous_format) for d in dW_last]
-    views = views_of(scale, shift, q, k, v, eta, tau)
+    views = views_of(scale, shift, q, k, v, eta, tau, rotation)
     gradients = launch.backward(views, dz.to(q.dtype).transpose(1, 2).contiguous(), dW, kept, group, bias)
     dq, dk, dv = (x.transpose(1, 2) for x in (gradients.dq, gradients.dk, gradients.dv))
     dscale, dshift = gradients.dscale.sum(0)[:, None], gradients.dshift.sum(0)[:, None]
@@ -251,6 +265,7 @@ def _backward_fake(
     v: Tensor,
     eta: Tensor,
     tau: Tensor,
+    rotation: Tensor | None,  # noqa: ARG001
     group: int,  # noqa: ARG001
     bias: bool,  # noqa: ARG001
 ) -> tuple[list[Tensor], Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -281,7 +296,8 @@ def _differentiate(ctx: Any, dz: Tensor | None, dW_last: list[Tensor | None], _:
     # Not zeros_like: W may be one tensor expanded over the batch.
     dW = [w.new_zeros(w.shape) if d is None else d for w, d in zip(W, dW_last, strict=True)]
     gradients = torch.ops.ttt_triton.backward(dz, dW, list(kept), list(W), *tensors, ctx.group, ctx.bias)
-    return *gradients, None, None, None
+    # Not of the rotation, group, bias and keep.
+    return *gradients, None, None, None, None
 
 
 def _no_second(*_: Any) -> None:

@@ -1,0 +1,157 @@
+// RMSNorm, LN with a gate, and the product of SwiGLU, forward and backward, one row at a time.
+//
+// A row is a token; it stays in the first cache, so that what a pass needs again is computed again instead of kept.
+// Shapes: C channels of a row, any number.
+#pragma once
+
+#include "gelu.h"
+#include "simd.h"
+
+namespace ttt {
+
+// A row of C numbers as vectors; lanes beyond its end read 0 and are not written.
+template <class T>
+struct Row {
+    using Value = std::remove_const_t<T>;
+    T* at;
+    long C;
+
+    INLINE Vector<Value> operator[](long c) const {
+        if (c + LANES<Value> <= C) return load<Value>(at + c);
+        Vector<Value> x{};
+        std::memcpy(&x, at + c, (C - c) * sizeof(T));
+        return x;
+    }
+
+    INLINE void set(long c, Vector<Value> x) const {
+        if (c + LANES<Value> <= C) return store<Value>(at + c, x);
+        std::memcpy(at + c, &x, (C - c) * sizeof(T));
+    }
+
+    INLINE void add(long c, Vector<Value> x) const { set(c, (*this)[c] + x); }
+};
+
+template <class T>
+using Read = Row<const T>;
+
+// silu(z) = z s(z) with the logistic function s, and its derivative.
+template <class T>
+struct Silu {
+    Vector<T> value, first;
+
+    INLINE explicit Silu(Vector<T> z) {
+        const Vector<T> decay = exp_of_negative(z < 0 ? z : -z), large = 1 / (1 + decay), small = decay * large;
+        value = z * (z < 0 ? small : large);
+        first = (z < 0 ? small : large) + z * small * large;
+    }
+};
+
+template <class T>
+void add(Read<T> x, Read<T> y, Row<T> sum) {
+    for (long c = 0; c < x.C; c += LANES<T>) sum.set(c, x[c] + y[c]);
+}
+
+template <class T>
+INLINE T root_mean_square_inverse(Read<T> x, T eps) {
+    Vector<T> sum{};
+    for (long c = 0; c < x.C; c += LANES<T>) sum += x[c] * x[c];
+    return 1 / std::sqrt(sum_lanes<T>(sum) / x.C + eps);
+}
+
+// y = x / sqrt(mean(x^2) + eps) * weight.
+template <class T>
+void rms_norm(Read<T> x, Read<T> weight, T eps, Row<T> y) {
+    const T scale = root_mean_square_inverse(x, eps);
+    for (long c = 0; c < x.C; c += LANES<T>) y.set(c, x[c] * scale * weight[c]);
+}
+
+// dx is `dx_before` plus the gradient of x; adds to the gradient of weight.
+template <class T>
+void rms_norm_backward(Read<T> dy, Read<T> dx_before, Read<T> x, Read<T> weight, T eps, Row<T> dx, Row<T> dweight) {
+    const T scale = root_mean_square_inverse(x, eps);
+    Vector<T> sum{};
+    for (long c = 0; c < x.C; c += LANES<T>) sum += dy[c] * weight[c] * x[c];
+    const T along = sum_lanes<T>(sum) / x.C * scale * scale;
+    for (long c = 0; c < x.C; c += LANES<T>) {
+        const Vector<T> upstream = dy[c], input = x[c];
+        dweight.add(c, upstream * input * scale);
+        dx.set(c, (dx_before.C ? dx_before[c] : Vector<T>{}) + scale * (upstream * weight[c] - input * along));
+    }
+}
+
+template <class T>
+struct MeanAndScale {
+    T mean, scale;  // scale: 1 / sqrt(variance + eps)
+
+    INLINE MeanAndScale(Read<T> x, T eps) {
+        Vector<T> sum{}, squares{};
+        for (long c = 0; c < x.C; c += LANES<T>) sum += x[c];
+        mean = sum_lanes<T>(sum) / x.C;
+        for (long c = 0; c < x.C; c += LANES<T>) {
+            Vector<T> difference = x[c] - mean;
+            if (c + LANES<T> > x.C) difference = first_lanes(difference, x.C - c);
+            squares += difference * difference;
+        }
+        scale = 1 / std::sqrt(sum_lanes<T>(squares) / x.C + eps);
+    }
+
+    static INLINE Vector<T> first_lanes(Vector<T> x, long count) {
+        for (long lane = count; lane < LANES<T>; lane++) x[lane] = 0;
+        return x;
+    }
+};
+
+// y = GELU(gate) * (LN(x) * weight + bias).
+template <class T>
+void gated_norm(Read<T> x, Read<T> gate, Read<T> weight, Read<T> bias, T eps, Row<T> y) {
+    const MeanAndScale<T> norm(x, eps);
+    for (long c = 0; c < x.C; c += LANES<T>) {
+        const Vector<T> unit = (x[c] - norm.mean) * norm.scale;
+        y.set(c, Gelu<T>(gate[c]).value * (unit * weight[c] + bias[c]));
+    }
+}
+
+// Writes the gradients of x and gate; adds to those of weight and bias.
+template <class T>
+void gated_norm_backward(
+    Read<T> dy, Read<T> x, Read<T> gate, Read<T> weight, Read<T> bias, T eps, Row<T> dx, Row<T> dgate, Row<T> dweight,
+    Row<T> dbias
+) {
+    const MeanAndScale<T> norm(x, eps);
+    Vector<T> sum{}, sum_along{};
+    for (long c = 0; c < x.C; c += LANES<T>) {
+        const Vector<T> unit = (x[c] - norm.mean) * norm.scale, upstream = dy[c];
+        const Gelu<T> gelu(gate[c]);
+        dgate.set(c, upstream * gelu.first * (unit * weight[c] + bias[c]));
+        const Vector<T> to_norm = upstream * gelu.value, to_unit = to_norm * weight[c];
+        dweight.add(c, to_norm * unit);
+        dbias.add(c, to_norm);
+        dx.set(c, to_unit);  // 0 beyond the row's end, as upstream is
+        sum += to_unit, sum_along += to_unit * unit;
+    }
+    const T mean = sum_lanes<T>(sum) / x.C, along = sum_lanes<T>(sum_along) / x.C;
+    for (long c = 0; c < x.C; c += LANES<T>) {
+        const Vector<T> unit = (x[c] - norm.mean) * norm.scale;
+        dx.set(c, norm.scale * (dx[c] - mean - unit * along));
+    }
+}
+
+// product = silu(gate) * up.
+template <class T>
+void gated_product(Read<T> gate, Read<T> up, Row<T> product) {
+    for (long c = 0; c < gate.C; c += LANES<T>) product.set(c, Silu<T>(gate[c]).value * up[c]);
+}
+
+// Writes the gradients of gate and up, and the product itself.
+template <class T>
+void gated_product_backward(Read<T> upstream, Read<T> gate, Read<T> up, Row<T> dgate, Row<T> dup, Row<T> product) {
+    for (long c = 0; c < gate.C; c += LANES<T>) {
+        const Silu<T> silu(gate[c]);
+        const Vector<T> factor = up[c], d = upstream[c];
+        dgate.set(c, d * factor * silu.first);
+        dup.set(c, d * silu.value);
+        product.set(c, silu.value * factor);
+    }
+}
+
+}  // namespace ttt
