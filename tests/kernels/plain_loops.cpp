@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "decode_inner.h"
 #include "kernel.h"
 #include "pointwise.h"
 #include "selective_scan.h"
@@ -282,6 +283,43 @@ std::pair<Tensors, Tensors> inner_loop(const Case& c, const Tensors& x, const Te
     return {outputs, gradients};
 }
 
+// Decodes token by token. After some tokens the pairs are moved to the sums.
+template <class T>
+Tensors decode(const Case& c, const Tensors& x) {
+    std::vector<std::vector<T>> in, out{std::vector<T>(x[Q].size())};
+    for (const Numbers& each : x) in.push_back(as<T>(each));
+    for (int i = 0; i < 4; i++) out.push_back(in[i]);
+    std::vector<std::vector<T>> sums(out.begin() + 1, out.end());
+    const long D = c.D, heads = c.B * c.H, widths[] = {D, c.F, c.outputs(), c.F ? D : 0};
+    std::vector<T> pairs[4], work(ttt::InnerToken<T>::space(D, c.F, c.b));
+    for (int i = 0; i < 4; i++) pairs[i].resize(c.b * widths[i]);
+    for (long h = 0; h < heads; h++) {
+        ttt::HeadState<T> state{{}, {}, {pairs[0].data(), pairs[1].data()}, {pairs[2].data(), pairs[3].data()}};
+        for (int i = 0; i < 4; i++) {
+            const long own = h * long(sums[i].size() / heads);
+            const bool absent = i % 2 && !c.bias;
+            state.W[i] = absent ? nullptr : out[i + 1].data() + own, state.sum[i] = absent ? nullptr : &sums[i][own];
+        }
+        long kept = 0;
+        for (long t = 0; t < c.T; t++) {
+            const long token = h * c.T + t, at = token * D, i = t % c.b, norm = h % c.H * D;
+            const ttt::HeadToken<T> given{&in[Q][at],      &in[K][at],   &in[V][at], &in[SCALE][norm], &in[SHIFT][norm],
+                                          in[ETA][token],  in[TAU][i],   kept,       i > kept,         i + 1 == c.b,
+                                          &out[0][at]};
+            ttt::InnerToken<T>(D, c.F, state, given, c.b, work.data()).run();
+            kept = given.ends ? 0 : kept + 1;
+            if (t % 3 || !kept) continue;
+            ttt::HeadToken<T> after = given;
+            after.pairs = kept, after.carried = i + 1 > kept;
+            ttt::InnerToken<T>(D, c.F, state, after, c.b, work.data()).settle();
+            kept = 0;
+        }
+    }
+    Tensors outputs;
+    for (const auto& each : out) outputs.emplace_back(each.begin(), each.end());
+    return outputs;
+}
+
 void check_inner_loop(const Case& c) {
     const Tensors x = inputs_of(c);
     const Function plain = [&](const Tensors& x) { return plain_inner_loop(c, x); };
@@ -293,6 +331,8 @@ void check_inner_loop(const Case& c) {
     }
     const auto [outputs, gradients] = inner_loop<double>(c, x, upstream);
     expect_near(c.name() + " float64", outputs, right, 1e-11);
+    expect_near(c.name() + " float64, decoded", decode<double>(c, x), right, 1e-11);
+    expect_near(c.name() + " float32, decoded", decode<float>(c, x), right, 1e-5);
     expect_gradients(c.name() + " float64", plain, x, upstream, gradients);
     const auto [outputs_32, gradients_32] = inner_loop<float>(c, x, upstream);
     expect_near(c.name() + " float32", outputs_32, right, 1e-5);
@@ -360,6 +400,26 @@ std::pair<Tensors, Tensors> scan(const ttt::ScanSizes& s, const Tensors& x, cons
     return {outputs, gradients};
 }
 
+// Decodes token by token, with a delta that is divided among dt and its bias, and a constant gate.
+template <class T>
+Tensors decode(const ttt::ScanSizes& s, const Tensors& x) {
+    std::vector<std::vector<T>> in, out{std::vector<T>(x[U].size()), as<T>(x[START])};
+    for (const Numbers& each : x) in.push_back(as<T>(each));
+    for (T& delta : in[DELTA]) delta = std::log(std::expm1(delta)) - 1;
+    const std::vector<T> bias(s.E, 1), gate(s.E, 2);
+    std::vector<T> delta(s.E);
+    const T silu = 2 / (1 + std::exp(T(-2)));
+    for (long token = 0; token < s.B * s.T; token++) {
+        const long e = token * s.E, n = token * s.N;
+        const ttt::ScanToken<T> given{s.E, s.N, &in[U][e], &in[DELTA][e], bias.data(), in[A].data(), &in[B][n],
+                                      &in[C][n], in[SKIP].data(), gate.data(), &out[1][token / s.T * s.E * s.N],
+                                      delta.data(), &out[0][e]};
+        given.run(0, s.E);
+        for (long i = 0; i < s.E; i++) out[0][e + i] /= silu;
+    }
+    return {{out[0].begin(), out[0].end()}, {out[1].begin(), out[1].end()}};
+}
+
 void check_scan(const ttt::ScanSizes& s) {
     const std::string sizes = "T=" + std::to_string(s.T) + " E=" + std::to_string(s.E) + " N=" + std::to_string(s.N);
     const std::string name = "scan " + sizes;
@@ -368,6 +428,8 @@ void check_scan(const ttt::ScanSizes& s) {
     const Tensors right = plain(x), upstream{random(right[0].size(), -1, 1), random(right[1].size(), -1, 1)};
     const auto [outputs, gradients] = scan<double>(s, x, upstream);
     expect_near(name + " float64", outputs, right, 1e-12);
+    expect_near(name + " float64, decoded", decode<double>(s, x), right, 1e-12);
+    expect_near(name + " float32, decoded", decode<float>(s, x), right, 1e-5);
     expect_gradients(name + " float64", plain, x, upstream, gradients);
     const auto [outputs_32, gradients_32] = scan<float>(s, x, upstream);
     expect_near(name + " float32", outputs_32, right, 1e-5);
