@@ -168,11 +168,13 @@ def test_a_loop_that_diverged_is_seen(case: Case, dtype: torch.dtype) -> None:
 def test_torch_finds_nothing_wrong_with_the_operators(case: Case) -> None:
     load()
     given = arguments(case)
+    table = rotation(given, given.q.dtype)
     torch.library.opcheck(torch.ops.ttt_cpu.forward.default, (list(given.W), *given[1:], table, 3, True, True))
     constant = given.map(Tensor.detach)
     z, W_last, kept = torch.ops.ttt_cpu.forward(list(constant.W), *constant[1:], table, 3, True, True)
     torch.library.opcheck(
-        torch.ops.ttt_cpu.backward.default, (torch.ones_like(z), W_last, kept, list(constant.W), *constant[1:], table, 3, True)
+        torch.ops.ttt_cpu.backward.default,
+        (torch.ones_like(z), W_last, kept, list(constant.W), *constant[1:], table, 3, True),
     )
 
 

@@ -1,9 +1,9 @@
 """The inner loop of TTT-Linear and TTT-MLP, Mamba's scan, the convolution, norms and gates, in C++ compiled here.
 
 The inner loop, from the outside inwards: `op.py` the operator, `operator.cpp` from tensors to pointers, `scan.h` the
-loop over mini-batches, `inner_models.h` one mini-batch of either inner model, `rotation.h` its RoPE, `dual_layer.h`
-one of its layers, `multiply.h` the matrix products. The selective scan: `selective_scan.py` the operator, `selective_scan.cpp` from
-tensors to pointers, `selective_scan.h` both passes; the three files of the convolution and of `pointwise`, norms and
-gates, likewise. All use `build.py`, the compilation, and `tensors.h`; all but the convolution `simd.h`, the fast
-primitives.
+loop over mini-batches, `inner_models.h` one mini-batch of either inner model, `rotation.h` its RoPE, `dual_layer.h` one
+of its layers, `multiply.h` the matrix products. The selective scan: `selective_scan.py` the operator,
+`selective_scan.cpp` from tensors to pointers, `selective_scan.h` both passes; the three files of the convolution and of
+`pointwise`, norms and gates, likewise. All use `build.py`, the compilation, and `tensors.h`; all but the convolution
+`simd.h`, the fast primitives.
 """
