@@ -162,9 +162,9 @@ def angles(given: Arguments) -> Tensor:
     return 6.3 * torch.rand(b, D // 2, generator=generator, dtype=torch.float64)
 
 
-def rotation(given: Arguments) -> Tensor:
-    """Return cosines and sines of ``angles`` as the Triton operators read them, [b, D], float32."""
-    return torch.stack([angles(given).cos(), angles(given).sin()], dim=-1).flatten(1).float().to(DEVICE)
+def rotation(given: Arguments, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return cosines and sines of ``angles`` as the operators read them, [b, D]; Triton's take float32."""
+    return torch.stack([angles(given).cos(), angles(given).sin()], dim=-1).flatten(1).to(DEVICE, dtype)
 
 
 def rotated_primal(given: Arguments) -> tuple[Tensor, tuple[Tensor, ...]]:

@@ -265,7 +265,7 @@ std::pair<Tensors, Tensors> inner_loop(const Case& c, const Tensors& x, const Te
     std::vector<T> kept(pairs * sizes.groups() * sizes.state_numbers());
     const std::vector<T>*W = in.data(), *dW_last = up.data() + 1;
     const ttt::Inputs<T> inputs{sizes, weights(W), read(Q), read(K), read(V), read(ETA),
-                                in[TAU].data(), in[SCALE].data(), in[SHIFT].data()};
+                                in[TAU].data(), in[SCALE].data(), in[SHIFT].data(), nullptr};
     const ttt::Forward<T> forward{inputs, heads(out[0].data(), D), weights(out.data() + 1), kept.data()};
     ttt::forward_pairs(forward, 0, pairs);
     const auto write = [&](int i) { return heads(to[i].data(), i == ETA ? 1 : D); };

@@ -7,7 +7,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from kernel_cases import TOLERANCE, Arguments, Case, arguments, assert_close, exact, primal, results
+from kernel_cases import (
+    TOLERANCE,
+    Arguments,
+    Case,
+    arguments,
+    assert_close,
+    exact,
+    primal,
+    results,
+    rotated_primal,
+    rotation,
+)
 from torch import Tensor
 
 from ttt.kernels.cpu.build import load
@@ -47,6 +58,15 @@ def test_float32_is_near_the_definition(case: Case) -> None:
     assert_close(results(compiled, single), results(primal, exact(single)), TOLERANCE[torch.float32])
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("case", [*SMALL, Case(48, 80, 5, 15), Case(64, 0, 16, 48)], ids=str)
+def test_it_rotates_queries_and_keys(case: Case, dtype: torch.dtype) -> None:
+    given = arguments(case, dtype)
+    table = rotation(given, dtype)
+    found = results(lambda a: inner_loop(*a, rotation=table), given)
+    assert_close(found, results(rotated_primal, exact(given)), TOLERANCE[dtype])
+
+
 @pytest.mark.parametrize("case", SMALL, ids=str)
 @pytest.mark.parametrize("group", [1, 3, 10**12])
 def test_any_group_gives_the_same_bytes(case: Case, group: int) -> None:
@@ -78,7 +98,7 @@ def test_without_gradients_the_numbers_are_the_same_and_nothing_is_kept(case: Ca
     assert z_alone.grad_fn is None
     assert torch.equal(z, z_alone)
     assert all(map(torch.equal, W_last, W_alone))
-    arguments_of_op = [list(given.W), *given[1:], 2]
+    arguments_of_op = [list(given.W), *given[1:], None, 2]
     assert torch.ops.ttt_cpu.forward(*arguments_of_op, True, False)[2].numel() == 0
     assert torch.ops.ttt_cpu.forward(*arguments_of_op, True, True)[2].shape[:3] == (B, H, 2)
 
@@ -148,11 +168,13 @@ def test_a_loop_that_diverged_is_seen(case: Case, dtype: torch.dtype) -> None:
 def test_torch_finds_nothing_wrong_with_the_operators(case: Case) -> None:
     load()
     given = arguments(case)
-    torch.library.opcheck(torch.ops.ttt_cpu.forward.default, (list(given.W), *given[1:], 3, True, True))
+    table = rotation(given, given.q.dtype)
+    torch.library.opcheck(torch.ops.ttt_cpu.forward.default, (list(given.W), *given[1:], table, 3, True, True))
     constant = given.map(Tensor.detach)
-    z, W_last, kept = torch.ops.ttt_cpu.forward(list(constant.W), *constant[1:], 3, True, True)
+    z, W_last, kept = torch.ops.ttt_cpu.forward(list(constant.W), *constant[1:], table, 3, True, True)
     torch.library.opcheck(
-        torch.ops.ttt_cpu.backward.default, (torch.ones_like(z), W_last, kept, list(constant.W), *constant[1:], 3, True)
+        torch.ops.ttt_cpu.backward.default,
+        (torch.ones_like(z), W_last, kept, list(constant.W), *constant[1:], table, 3, True),
     )
 
 

@@ -141,6 +141,30 @@ def test_a_model_generates_as_with_the_dual_form(build: Callable[[str], nn.Modul
     assert_agree({"logits": torch.cat(chunks, dim=1)}, {"logits": expected}, 10 * TOLERANCE[torch.float32])
 
 
+@pytest.mark.slow
+@torch.no_grad()
+def test_the_kernels_rotate_as_pytorch_does(
+    configure: Callable[..., TrainConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From any place in a mini-batch, and with RoPE's positions restarting within it."""
+    tables, inner_loop, decode = [], op.inner_loop, decoding.decode_token
+    monkeypatch.setattr(op, "inner_loop", lambda *given: tables.append(given[-1]) or inner_loop(*given))
+    monkeypatch.setattr(decoding, "decode_token", lambda *given: tables.append(given[-1]) or decode(*given))
+    found = {}
+    for kernel in ("dual", "triton", "triton kernel.rotates=false"):
+        config = configure("model=ttt_linear", "model.rope_period=4", *f"kernel={kernel}".split())
+        torch.manual_seed(0)
+        model = build_model(config.model, config.size, config.backbone, config.kernel, V).to(DEVICE)
+        chunks, state = [], {}
+        for ids in IDS.split([9, 1, 31], dim=1):
+            logits, state = model(ids, state)
+            chunks.append(logits)
+        found[kernel] = {"logits": torch.cat(chunks, dim=1)}
+        rotated, tables[:] = [table is not None for table in tables], []
+        assert rotated == {"dual": [], "triton": [True, True]}.get(kernel, [False, False])
+        assert_agree(found[kernel], found["dual"], 10 * TOLERANCE[torch.float32])
+
+
 def test_a_layer_keeps_half_precision_only_for_the_triton_kernels(configure: Callable[..., TrainConfig]) -> None:
     for name, expected in (("triton", torch.float16), ("dual", torch.float32)):
         config = configure("model=ttt_linear", f"kernel={name}")

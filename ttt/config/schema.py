@@ -97,8 +97,8 @@ class KernelConfig:
     )
     rotates: bool = key(
         True,
-        "whether the Triton kernels rotate queries and keys of TTT layers by RoPE; false: PyTorch does, as for other "
-        "kernels, to compare",
+        "whether the compiled kernels rotate queries and keys of TTT layers by RoPE; false: PyTorch does, as for "
+        "primal and dual, to compare",
     )
     matmul: str = key(
         "auto", "library of linear maps on CPUs; auto: the faster, measured once", choices=("auto", "torch", "onednn")

@@ -11,7 +11,6 @@ from torch import Tensor
 from ttt.inner.loop import InnerInputs, InnerLoop, InnerSpec, InnerState
 from ttt.inner.models.base import Params
 from ttt.inner.models.mlp import InnerMLP
-from ttt.inner.rotation import rotated
 from ttt.inner.scan import InnerKernel
 
 WholeKernel = Callable[[InnerLoop, Params, InnerInputs], tuple[Tensor, Params]]
@@ -61,16 +60,6 @@ def for_any_length(kernel: WholeKernel, rest: InnerKernel) -> InnerKernel:
                 z, state = rest(loop, state, chunk)
             outputs.append(z)
         return (outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)), state
-
-    return adapted
-
-
-def rotated_before(kernel: InnerKernel) -> InnerKernel:
-    """Return a kernel that rotates q and k by ``loop.rotation`` for ``kernel``, which does not."""
-
-    def adapted(loop: InnerLoop, state: InnerState, inputs: InnerInputs) -> tuple[Tensor, InnerState]:
-        loop, inputs = rotated(loop, state.offset, inputs)
-        return kernel(loop, state, inputs)
 
     return adapted
 

@@ -16,7 +16,7 @@ from ttt.inner.models.base import Params
 from ttt.inner.models.mlp import InnerMLP
 from ttt.inner.primal import primal_mini_batch
 from ttt.inner.scan import InnerKernel, scan
-from ttt.kernels.adapter import for_any_length, rotated_before, why_unsupported, with_halved_loss
+from ttt.kernels.adapter import for_any_length, why_unsupported, with_halved_loss
 from ttt.kernels.cpu import op
 from ttt.kernels.cpu.build import CompilerError, load
 
@@ -137,7 +137,7 @@ class CompiledKernel:
         elif triton:
             kernel = for_any_length(partial(_triton_kernel, group), partial(_triton_rest, self.fallback))
         else:
-            kernel = rotated_before(for_any_length(partial(_cpu_kernel, group), self.fallback))
+            kernel = for_any_length(partial(_cpu_kernel, group), self.fallback)
         return kernel(loop, state, inputs)
 
     def view_type(self, views: Tensor, at_least_float32: torch.dtype) -> torch.dtype:
@@ -151,7 +151,7 @@ class CompiledKernel:
 
 
 def _cpu_kernel(group: int, loop: InnerLoop, W: Params, inputs: InnerInputs) -> tuple[Tensor, Params]:
-    return op.inner_loop(W, *loop.norm, *inputs[:4], loop.tau, group)
+    return op.inner_loop(W, *loop.norm, *inputs[:4], loop.tau, group, _table(loop))
 
 
 def _why_not_cpu(loop: InnerLoop, inputs: InnerInputs) -> str | None:
@@ -266,7 +266,7 @@ def _triton_kernel(group: int, loop: InnerLoop, W: Params, inputs: InnerInputs) 
 
 
 def _table(loop: InnerLoop) -> Tensor | None:
-    """Return the rotation as the Triton kernels read it: cosines and sines in turn, [b, D] float32."""
+    """Return the rotation as the compiled kernels read it: cosines and sines in turn, [b, D]."""
     return None if loop.rotation is None else torch.view_as_real(loop.rotation).flatten(1)
 
 

@@ -7,6 +7,7 @@
 #include "dual_layer.h"
 #include "gelu.h"
 #include "layer_norm.h"
+#include "rotation.h"
 
 namespace ttt {
 
@@ -14,13 +15,24 @@ namespace ttt {
 template <class T>
 struct View {
     T* lanes;         // [D, N]
-    const T* rows;    // [b, D], as in the tensor
+    T* turned;        // [b, D]: space for rotated tokens
+    const T* rows;    // [b, D], as in the tensor, or `turned`
     long row_stride;
 
-    // Loads the mini-batch at token t and prefetches the one at t + step.
-    void enter(Sequences<const T> tokens, long t, long step, const Positions<T>& positions) {
+    View() = default;
+    View(const Sizes& sizes, Arena<T>& arena)
+        : lanes(arena.take(long(sizes.D) * padded(sizes.b))), turned(arena.take(long(sizes.D) * sizes.b)) {}
+
+    // Loads the mini-batch at token t, rotates it, and prefetches the one at t + step.
+    void enter(
+        Sequences<const T> tokens, long t, long step, const Positions<T>& positions, const Rotation<T>& rotation
+    ) {
         rows = tokens[t], row_stride = tokens.token;
         prefetch(tokens[t + step], row_stride, positions.b, positions.D);
+        if (rotation.is_given()) {
+            rotation.turn(rows, row_stride, turned);
+            rows = turned, row_stride = positions.D;
+        }
         transpose(rows, row_stride, positions.b, positions.N, positions.D, lanes, positions.N);
     }
 };
@@ -48,7 +60,8 @@ class Linear {
 
         Record(const Sizes& sizes, Arena<T>& arena) {
             const int N = padded(sizes.b);
-            for (T** each : {&k.lanes, &loss.unit, &loss.error, &loss.g}) *each = arena.take(long(sizes.D) * N);
+            k = View<T>(sizes, arena);
+            for (T** each : {&loss.unit, &loss.error, &loss.g}) *each = arena.take(long(sizes.D) * N);
             loss.rstd = arena.take(N);
         }
     };
@@ -108,7 +121,8 @@ class MLP {
 
         Record(const Sizes& sizes, Arena<T>& arena) {
             const int N = padded(sizes.b);
-            for (T** each : {&k.lanes, &loss.unit, &loss.error, &loss.g}) *each = arena.take(long(sizes.D) * N);
+            k = View<T>(sizes, arena);
+            for (T** each : {&loss.unit, &loss.error, &loss.g}) *each = arena.take(long(sizes.D) * N);
             for (T** each : {&x_2, &slope, &G_1, &bend}) *each = arena.take(long(sizes.F) * N);
             loss.rstd = arena.take(N);
         }

@@ -39,6 +39,7 @@ struct Inputs {
     Parameters<const T> W;
     Sequences<const T> q, k, v, eta;
     const T *tau, *scale, *shift;  // [b], [H, D], [H, D]
+    const T* rotation;             // [b, D]: RoPE's cosines and sines in turn for every place; null for no RoPE
 };
 
 template <class T>

@@ -19,7 +19,8 @@ bytes per token, as much as two of its views; the states and activations recompu
 the last-level cache."""
 
 _INPUTS = (
-    "Tensor[] W, Tensor scale, Tensor shift, Tensor q, Tensor k, Tensor v, Tensor eta, Tensor tau, int group, bool bias"
+    "Tensor[] W, Tensor scale, Tensor shift, Tensor q, Tensor k, Tensor v, Tensor eta, Tensor tau, Tensor? rotation, "
+    "int group, bool bias"
 )
 _LIBRARY = torch.library.Library("ttt_cpu", "DEF")
 _LIBRARY.define(f"forward({_INPUTS}, bool keep) -> (Tensor, Tensor[], Tensor)")
@@ -57,6 +58,7 @@ def inner_loop(
     eta: Tensor,
     tau: Tensor,
     recompute_group: int = 0,
+    rotation: Tensor | None = None,
 ) -> tuple[Tensor, Params]:
     """Compute the inner loop over whole mini-batches of a supported size, all tensors of one dtype on the CPU.
 
@@ -74,6 +76,7 @@ def inner_loop(
         eta: inner learning rate [B, H, T].
         tau: token scale [b].
         recompute_group: mini-batches per kept W; 0 means ``DEFAULT_GROUP``.
+        rotation: RoPE of q and k, cosines and sines of every place in turn [b, D], without a gradient; None: none.
 
     Returns:
         z [B, H, T, D], stored as [B, T, H, D], and the state after the last token.
@@ -87,14 +90,14 @@ def inner_loop(
     W, bias = with_biases(W)
     keep = torch.is_grad_enabled() and any(x.requires_grad for x in (*W, scale, shift, q, k, v, eta, tau))
     group = recompute_group or DEFAULT_GROUP
-    z, W_last, _ = torch.ops.ttt_cpu.forward(list(W), scale, shift, q, k, v, eta, tau, group, bias, keep)
+    z, W_last, _ = torch.ops.ttt_cpu.forward(list(W), scale, shift, q, k, v, eta, tau, rotation, group, bias, keep)
     return z, tuple(W_last if bias else W_last[::2])
 
 
 @torch.library.register_fake("ttt_cpu::forward", lib=_LIBRARY)
 def _(W: list[Tensor], *arguments: Any) -> tuple[Tensor, list[Tensor], Tensor]:
     load()
-    _, _, q, _, _, _, tau, group, _, keep = arguments
+    _, _, q, _, _, _, tau, _, group, _, keep = arguments
     B, H, T, _ = q.shape
     groups = (T // tau.numel() + group - 1) // group
     kept = q.new_empty(B if keep else 0, H, groups, sum(w.shape[2] * w.shape[3] for w in W))
@@ -103,7 +106,7 @@ def _(W: list[Tensor], *arguments: Any) -> tuple[Tensor, list[Tensor], Tensor]:
 
 @torch.library.register_fake("ttt_cpu::backward", lib=_LIBRARY)
 def _(*arguments: Any) -> tuple[list[Tensor], Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    _, _, _, W, scale, shift, q, k, v, eta, tau, _, _ = arguments
+    _, _, _, W, scale, shift, q, k, v, eta, tau, *_ = arguments
     dscale, dshift, deta, dtau = (x.new_empty(x.shape) for x in (scale, shift, eta, tau))
     dq, dk, dv = map(_empty_views, (q, k, v))
     return [w.new_empty(w.shape) for w in W], dscale, dshift, dq, dk, dv, deta, dtau
@@ -129,7 +132,7 @@ def _backward(ctx: Any, dz: Tensor | None, dW_last: list[Tensor | None], _: None
     dz = torch.zeros_like(q) if dz is None else dz
     dW = [torch.zeros(w.shape, dtype=w.dtype) if d is None else d for w, d in zip(W, dW_last, strict=True)]
     gradients = torch.ops.ttt_cpu.backward(dz, dW, kept, W, scale, shift, q, *others, ctx.group, ctx.bias)
-    return *gradients, None, None, None
+    return *gradients, None, None, None, None
 
 
 def _no_second(*_: Any) -> None:

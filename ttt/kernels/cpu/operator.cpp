@@ -8,18 +8,21 @@
 namespace ttt {
 namespace {
 
+using std::optional;
 using std::vector;
 
 // All inputs as the kernel can read them.
 struct Tensors {
     vector<Tensor> W;
     Tensor scale, shift, q, k, v, eta, tau;
+    optional<Tensor> rotation;
 
     Tensors(at::TensorList W_any, const Tensor& scale, const Tensor& shift, const Tensor& q, const Tensor& k,
-            const Tensor& v, const Tensor& eta, const Tensor& tau)
+            const Tensor& v, const Tensor& eta, const Tensor& tau, const optional<Tensor>& rotation_any)
         : scale(scale.contiguous()), shift(shift.contiguous()), q(dense(q, 3)), k(dense(k, 3)), v(dense(v, 3)),
           eta(eta), tau(tau.contiguous()) {
         for (const Tensor& w : W_any) W.push_back(dense(w, 2));
+        if (rotation_any) rotation = rotation_any->contiguous();
         check_sizes();
     }
 
@@ -50,6 +53,7 @@ struct Tensors {
         for (const Tensor& x : {k, v}) expect_shape(x, q.sizes());
         for (const Tensor& x : {scale, shift}) expect_shape(x, {H(), 1, D()});
         expect_shape(eta, {B(), H(), T()});
+        if (rotation) expect_shape(*rotation, {b, D()});
     }
 
     vector<Tensor> like_W() const {
@@ -89,14 +93,15 @@ Inputs<T> inputs(const Tensors& x, const Sizes& sizes) {
         sizes, read_parameters<T>(x.W),
         read_sequences<T>(x.q), read_sequences<T>(x.k), read_sequences<T>(x.v), read_sequences<T>(x.eta),
         x.tau.const_data_ptr<T>(), x.scale.const_data_ptr<T>(), x.shift.const_data_ptr<T>(),
+        x.rotation ? x.rotation->const_data_ptr<T>() : nullptr,
     };
 }
 
 std::tuple<Tensor, vector<Tensor>, Tensor> forward(
     at::TensorList W, const Tensor& scale, const Tensor& shift, const Tensor& q, const Tensor& k, const Tensor& v,
-    const Tensor& eta, const Tensor& tau, int64_t group, bool bias, bool keep
+    const Tensor& eta, const Tensor& tau, const optional<Tensor>& rotation, int64_t group, bool bias, bool keep
 ) {
-    const Tensors x(W, scale, shift, q, k, v, eta, tau);
+    const Tensors x(W, scale, shift, q, k, v, eta, tau, rotation);
     const Sizes sizes = x.sizes(group, bias);
     const Tensor z = x.heads_together();
     const vector<Tensor> W_last = x.like_W();
@@ -114,9 +119,9 @@ std::tuple<Tensor, vector<Tensor>, Tensor> forward(
 std::tuple<vector<Tensor>, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
     const Tensor& dz_any, at::TensorList dW_last_any, const Tensor& kept, at::TensorList W, const Tensor& scale,
     const Tensor& shift, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& eta, const Tensor& tau,
-    int64_t group, bool bias
+    const optional<Tensor>& rotation, int64_t group, bool bias
 ) {
-    const Tensors x(W, scale, shift, q, k, v, eta, tau);
+    const Tensors x(W, scale, shift, q, k, v, eta, tau, rotation);
     const Sizes sizes = x.sizes(group, bias);
     const Tensor dz = dense(dz_any, 3);
     vector<Tensor> dW_last;

@@ -16,8 +16,9 @@ template <class T, class Model>
 class Scan {
   protected:
     explicit Scan(const Inputs<T>& in)
-        : in(in), sizes(in.sizes), positions(sizes, in.tau, arena), model(sizes, positions, arena) {
-        for (T** each : {&q.lanes, &target, &z_bar}) *each = take_DN();
+        : in(in), sizes(in.sizes), positions(sizes, in.tau, arena), rotation(sizes, in.rotation, arena),
+          model(sizes, positions, arena), q(sizes, arena) {
+        for (T** each : {&target, &z_bar}) *each = take_DN();
         rstd = arena.take(positions.N);
     }
 
@@ -32,7 +33,7 @@ class Scan {
     // Computes the train view of the mini-batch at token t.
     void train(long t, const State<T>& W, typename Model::Record& record) {
         positions.enter(in.eta.of(batch, head), t);
-        record.k.enter(in.k.of(batch, head), t, sizes.b, positions);
+        record.k.enter(in.k.of(batch, head), t, sizes.b, positions, rotation);
         const Sequences<const T> v = in.v.of(batch, head);
         prefetch(v[t + sizes.b], v.token, sizes.b, sizes.D);
         transpose(v[t], v.token, sizes.b, positions.N, sizes.D, target, positions.N);
@@ -45,7 +46,7 @@ class Scan {
     // Computes the test view: writes LN's standardised input to z_bar, its reciprocal standard deviation to rstd. The
     // next call is for token t + step.
     void test(long t, long step, const State<T>& W, const typename Model::Record& record) {
-        q.enter(in.q.of(batch, head), t, step, positions);
+        q.enter(in.q.of(batch, head), t, step, positions, rotation);
         model.test(W, record, q, z_bar);
         standardise(sizes.D, positions.N, z_bar, rstd);
     }
@@ -64,10 +65,11 @@ class Scan {
     const Sizes sizes;
     Arena<T> arena;
     Positions<T> positions;
+    const Rotation<T> rotation;
     Model model;
+    View<T> q;
     long batch = 0, head = 0;
     Norm<T> norm{};
-    View<T> q{};
     T *target, *z_bar, *rstd;
 };
 
@@ -172,11 +174,17 @@ class BackwardScan : Scan<T, Model> {
         this->model.backward(W, dW, norm, record, this->q, dz_bar, to);
         this->positions.finish_gradients();
         for (int n = 0; n < D * N; n += LANES<T>) store<T>(to.k + n, load(to.k + n) - load(to.target + n));
-        this->write_rows(to.q, call.dq, t);
-        this->write_rows(to.k, call.dk, t);
+        write_turned_back(to.q, call.dq, t);
+        write_turned_back(to.k, call.dk, t);
         this->write_rows(to.target, call.dv, t);
         const Sequences<T> deta = call.deta.of(this->batch, this->head);
         for (int j = 0; j < b; j++) *deta[t + j] = this->positions.deta[j];
+    }
+
+    void write_turned_back(const T* lanes_DN, const Sequences<T>& to, long t) const {
+        this->write_rows(lanes_DN, to, t);
+        const Sequences<T> tokens = to.of(this->batch, this->head);
+        if (this->rotation.is_given()) this->rotation.turn_back(tokens[t], tokens.token);
     }
 
     // Writes the pair's contributions to gradients that are summed over sequences or heads.

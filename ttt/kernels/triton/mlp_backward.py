@@ -77,8 +77,7 @@ def backward_group(
     q, k, v, eta, tau, scale, shift, rotation,
     p_W1_last, p_b1_last, p_W2_last, b2_last, G1_kept, G2_kept,
     dz, dq, dk, dv, deta, dtau, dscale, dshift, p_dW1, p_db1, p_dW2, db2,
-    p_Z1, p_Z1_bar, p_X2, p_X2_bar, p_dZ1_part, p_dH,
-    first, count, tokens, heads,
+    p_Z1, p_Z1_bar, p_X2, p_X2_bar, p_dZ1_part, p_dH, first, count, tokens, heads,
     D: tl.constexpr, P: tl.constexpr, F: tl.constexpr, BLOCK: tl.constexpr, b: tl.constexpr, R: tl.constexpr,
     BIAS: tl.constexpr, ROTATES: tl.constexpr
 ):  # fmt: skip
@@ -99,21 +98,18 @@ def backward_group(
     o_td, o_tf = o_t[:, None] * heads * D + o_d[None, :], o_t[:, None] * F + o_f[None, :]
     i_own = i_program.to(tl.int64)  # offsets of W can exceed int32
     b_b2 = load(b2_last + i_own * D + o_d, m_d, PADDED)
-    b_db2 = load(db2 + i_own * D + o_d, m_d, PADDED)
-    b_dscale = load(dscale + i_own * D + o_d, m_d, PADDED)
-    b_dshift = load(dshift + i_own * D + o_d, m_d, PADDED)
-    b_dtau = load(dtau + i_own * b + o_t, m_t, PADDED)
+    o_sum, o_dtau = i_own * D + o_d, i_own * b + o_t
+    b_db2, b_dscale = load(db2 + o_sum, m_d, PADDED), load(dscale + o_sum, m_d, PADDED)
+    b_dshift, b_dtau = load(dshift + o_sum, m_d, PADDED), load(dtau + o_dtau, m_t, PADDED)
     i_view = ((i_sequence.to(tl.int64) * tokens + (first + count - 1) * b) * heads + i_head) * D
-    b_K, b_Q = load_views(q, k, i_view + o_td, m_td, True)
     b_cos, b_sin = load_rotation(rotation, o_t[:, None] * D + o_d[None, :], m_td, PADDED, ROTATES)
+    b_K, b_Q = load_views(q, k, i_view + o_td, m_td, True)
     b_K, b_Q = rotate(b_K, b_cos, b_sin, ROTATES), rotate(b_Q, b_cos, b_sin, ROTATES)
     for i in tl.range(0, count, disable_licm=True):
-        i_mini_batch = count - 1 - i
-        i_token = (first + i_mini_batch) * b
-        o_view = i_view + o_td
+        i_mini_batch, o_view = count - 1 - i, i_view + o_td
         i_view -= b * heads * D
         b_K_next, b_Q_next = load_views(q, k, i_view + o_td, m_td & (i + 1 < count), True)
-        o_eta = i_own * tokens + i_token + o_t
+        o_eta = i_own * tokens + (first + i_mini_batch) * b + o_t
         i_kept = i_mini_batch.to(tl.int64) * tl.num_programs(0) + i_program
         dtype = b_K.dtype
         b_scale = load(scale + i_head * D + o_d, m_d, PADDED)[None, :]
@@ -130,8 +126,7 @@ def backward_group(
         b_Z2, b_Z2_bar, b_S2 = restore(
             b_K, b_Q, -b_A1, b_rate, b_back2_half,
             p_W1_last, p_b1_last, p_W2_last, G1_kept + i_kept * b * F, p_Z1, p_Z1_bar, p_X2, p_X2_bar,
-            m_W1, m_W2, m_tf, o_W1, o_W2, o_tf,
-            F, D, P, R, BLOCK, BIAS, PADDED
+            m_W1, m_W2, m_tf, o_W1, o_W2, o_tf, F, D, P, R, BLOCK, BIAS, PADDED
         )  # fmt: skip
         b_S2 += BIAS
         # z = q + LN(Z2_bar)
@@ -151,10 +146,9 @@ def backward_group(
         # Z2_bar = X2_bar W2 + b2 - (M * S2) G2, S2 = X2_bar X2^T + 1; Z1_bar likewise with S1 = Q K^T + 1.
         b_dA2 = -dot(b_dZ2_bar_half, tl.trans(b_G2_half))
         b_dS2 = (b_M * b_dA2).to(dtype)
-        b_dA1 = tl.zeros((R, R), tl.float32)
+        b_dA1, b_d_rate = tl.zeros((R, R), tl.float32), tl.zeros((R,), tl.float32)
         b_dQ, b_dK = tl.zeros((R, P), tl.float32), tl.zeros((R, P), tl.float32)
         b_dG2, b_Y2 = tl.zeros((R, P), tl.float32), tl.zeros((R, P), tl.float32)
-        b_d_rate = tl.zeros((R,), tl.float32)
         # Other threads read what this one has stored.
         tl.debug_barrier()
         for i_f in range(0, F, BLOCK):
@@ -198,8 +192,7 @@ def backward_group(
         b_dZ2, b_d_residual, b_dscale_G = loss_gradient_backward(
             b_dG2, b_G2, b_unit, b_r, b_residual, b_E_unit, b_scale, m_td, D, PADDED
         )
-        b_dscale += b_dscale_G
-        b_dshift += tl.sum(b_d_residual, 0)
+        b_dscale, b_dshift = b_dscale + b_dscale_G, b_dshift + tl.sum(b_d_residual, 0)
         store(dv + o_view, -b_d_residual, m_td, PADDED)
         b_dK += b_d_residual
         b_dZ2_half = b_dZ2.to(dtype)
@@ -225,12 +218,11 @@ def backward_group(
             b_dK = dot(b_dZ1_half, tl.trans(b_W1), b_dK)
         store(dk + o_view, rotate(b_dK, b_cos, -b_sin, ROTATES), m_td, PADDED)
         tl.debug_barrier()
-        b_K, b_Q = b_K_next, b_Q_next
-        b_K, b_Q = rotate(b_K, b_cos, b_sin, ROTATES), rotate(b_Q, b_cos, b_sin, ROTATES)
-    store(db2 + i_own * D + o_d, b_db2, m_d, PADDED)
-    store(dscale + i_own * D + o_d, b_dscale, m_d, PADDED)
-    store(dshift + i_own * D + o_d, b_dshift, m_d, PADDED)
-    store(dtau + i_own * b + o_t, b_dtau, m_t, PADDED)
+        b_K, b_Q = rotate(b_K_next, b_cos, b_sin, ROTATES), rotate(b_Q_next, b_cos, b_sin, ROTATES)
+    store(db2 + o_sum, b_db2, m_d, PADDED)
+    store(dscale + o_sum, b_dscale, m_d, PADDED)
+    store(dshift + o_sum, b_dshift, m_d, PADDED)
+    store(dtau + o_dtau, b_dtau, m_t, PADDED)
 
 
 @triton.jit(do_not_specialize=["mini_batches", "tokens", "heads", "group"])

@@ -16,7 +16,7 @@ from ttt.kernels.triton.rotation import load_rotation, rotate
 
 @triton.jit
 def load_views(q, k, o_view, m_td, OUTPUTS: tl.constexpr):
-    """Return the tiles of K and Q, 0 where ``m_td`` is not true. Without OUTPUTS Q is K."""
+    """Return the tiles of K and Q, 0 where the mask is false. Without OUTPUTS Q is K."""
     b_K = tl.load(k + o_view, mask=m_td, other=0.0)
     return b_K, tl.load(q + o_view, mask=m_td, other=0.0) if OUTPUTS else b_K
 
@@ -148,6 +148,5 @@ def mlp_forward(
             store(z + o_view, b_Q.to(tl.float32) + b_scale * b_unit + b_shift, m_td, PADDED)
         # All threads have written their part of W before any of them reads it.
         tl.debug_barrier()
-        b_K, b_Q = b_K_next, b_Q_next
-        b_K, b_Q = rotate(b_K, b_cos, b_sin, ROTATES), rotate(b_Q, b_cos, b_sin, ROTATES)
+        b_K, b_Q = rotate(b_K_next, b_cos, b_sin, ROTATES), rotate(b_Q_next, b_cos, b_sin, ROTATES)
     store(b2_last + i_own * D + o_d, b_b2, m_d, PADDED)

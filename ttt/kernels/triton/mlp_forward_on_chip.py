@@ -3,7 +3,7 @@
 They are 2 x 64 x 256 floats, half of a multiprocessor's registers, 128 for each of 256 threads. So few other values can
 stay there: biases are in memory between mini-batches, and Z1 is computed twice instead of kept while the gradient of Z2
 is computed. In return W does not pass through the L2 cache between the first and the last mini-batch. All loads are at
-the beginning of a mini-batch, and that of the next K, which is used first, too: some values spill, but nothing waits.
+the beginning of a mini-batch, and those of the next K and Q, too: some values spill, but little waits.
 
 Shapes: B batch, H heads, T tokens, D head width, F hidden width, b mini-batch size.
 """
@@ -38,7 +38,7 @@ def mlp_forward_on_chip(
     tl.store(p_b1_last + o_f, tl.load(b1 + i_start * F + o_f))
     tl.store(p_b2_last + o_d, tl.load(b2 + i_start * D + o_d))
     tl.debug_barrier()
-    # The next K is loaded a mini-batch ahead, because the first product needs it.
+    # K and Q are loaded a mini-batch ahead: the first product needs K, and both are rotated before it.
     o_view = (i_sequence.to(tl.int64) * tokens * heads + i_head) * D + o_td
     b_K, b_Q = tl.load(k + o_view), tl.load(q + o_view)
     b_scale, b_shift = tl.load(scale + i_head * D + o_d)[None, :], tl.load(shift + i_head * D + o_d)[None, :]
@@ -85,7 +85,6 @@ def mlp_forward_on_chip(
         tl.store(p_b2_last + o_d, b_b2 - BIAS * tl.sum(b_rate * b_G2, 0))
         b_W1 = dot(tl.trans(b_K), b_step1.to(dtype), b_W1)
         tl.debug_barrier()
-        b_K, b_Q = b_K_next, b_Q_next
-        b_K, b_Q = rotate(b_K, b_cos, b_sin, ROTATES), rotate(b_Q, b_cos, b_sin, ROTATES)
+        b_K, b_Q = rotate(b_K_next, b_cos, b_sin, ROTATES), rotate(b_Q_next, b_cos, b_sin, ROTATES)
     tl.store(W1_last + i_own * D * F + o_W1, b_W1)
     tl.store(W2_last + i_own * D * F + o_W2, b_W2)
