@@ -154,9 +154,9 @@ def test_the_share_of_the_tokens_is_the_largest_that_fits(call: Call, monkeypatc
     ("words", "rows"),
     [
         # Two runs and their probes take 11 s, of which the later part shares both.
-        (["time=1h"], ["two 2 6.14k 0m11s", "one 0 0m00s made", "sum 0m11s"]),
+        (["time=1h"], ["two 2 12.3k 0m11s", "one 0 0m00s made", "sum 0m11s"]),
         # A part that is left out leaves its runs to the later one.
-        (["time=6s"], ["two 2 6.14k 0m11s left out", "one 1 3.07k 0m05s", "sum 0m05s"]),
+        (["time=7s"], ["two 2 12.3k 0m11s left out", "one 1 6.14k 0m06s", "sum 0m06s"]),
     ],
 )
 def test_parts_that_share_a_run_pay_for_it_once(
@@ -166,7 +166,7 @@ def test_parts_that_share_a_run_pay_for_it_once(
     monkeypatch.setattr(pricing, "probed_tokens", lambda _: 1000)
     two, one = ROWS | {"what": "two", "longest": 512}, ROWS | {"what": "one", "longest": 512, "with": f"{ROW} seed=0"}
     Path("small.yaml").write_text(yaml.safe_dump({"minutes": 9, "first": [two], "then": [one]}))
-    code, out, _ = call("data.eval_tokens=1", *words)
+    code, out, _ = call("data.eval_tokens=1", "ctx.length=512", "recipe.tokens_per_step=512", *words)
     assert code == 0
     assert [" ".join(line.split()) for line in out.splitlines()[2:5]] == rows
     assert len(fakes.probed) == len(fakes.trained) == (2 if words == ["time=1h"] else 1)
@@ -231,6 +231,16 @@ def test_a_mistake_is_one_line(words: list[str], line: str, call: Call, monkeypa
     assert [text for text in err.splitlines() if not text.startswith("measuring")] == err.splitlines()[-1:]
     assert re.match(line, err.splitlines()[-1]), err
     assert not list(Path.cwd().glob("runs/*/record.json"))
+
+
+def test_a_context_too_short_for_a_probe_is_said_before_anything_is_trained(
+    call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fakes = Fakes(monkeypatch, 1e6)
+    Path("small.yaml").write_text(yaml.safe_dump({"minutes": 9, "first": [ROWS | {"longest": 1024}]}))
+    line = "error: ctx=64: a part that is probed (longest=1024) needs at least 512 tokens; give ctx=512\n"
+    assert call() == (2, "", line)
+    assert fakes.trained == []
 
 
 def test_a_budget_is_for_one_device(configure: Any) -> None:

@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
-from ttt.config.budget import read_budget, seconds_of
+from ttt.config.budget import SHORTEST_PROBED, read_budget, seconds_of
 from ttt.config.errors import UserError
+from ttt.evaluate.context_gain import NEAR
 
 GOOD: dict[str, Any] = {
     "minutes": 2,
@@ -34,6 +35,10 @@ def test_a_budget_has_its_parts_in_order() -> None:
         ({"first": [{"what": "a"}]}, "first[0]: must have one of sweep and bench"),
         ({"then": [{"bench": "latency"}]}, "then[0]: minutes=0: must be the estimated minutes"),
         ({"then": [{"bench": "latency", "minutes": 1, "longest": 512}]}, "then[0]: longest=512: must be"),
+        (
+            {"then": [{"sweep": "ablation", "longest": 700}]},
+            "then[0]: longest=700: must be a power of two, at least 512",
+        ),
         ({"then": "ablation"}, "then=ablation: must be a list of parts"),
     ],
 )
@@ -42,6 +47,10 @@ def test_a_mistake_is_named(change: dict[str, Any], line: str) -> None:
         read_budget("mine", GOOD | change)
     assert str(error.value).startswith("budget=mine: ")
     assert line in str(error.value)
+
+
+def test_the_shortest_probe_is_that_of_the_evaluation() -> None:
+    assert SHORTEST_PROBED == NEAR
 
 
 def test_times() -> None:

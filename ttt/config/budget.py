@@ -11,6 +11,9 @@ from ttt.config.errors import UserError, bad_value
 KEYS = ("minutes", "shares", "first", "then")
 KEYS_OF_A_PART = ("what", "sweep", "bench", "with", "longest", "minutes")
 
+SHORTEST_PROBED = 512
+"""``NEAR`` of ``ttt.evaluate.context_gain``, which imports torch: the shortest window of its probe."""
+
 UNITS = {"s": 1, "m": 60, "h": 3600}
 
 
@@ -100,10 +103,15 @@ def _part(where: str, plain: object) -> Part:
     minutes, longest = plain.get("minutes", 0), plain.get("longest")
     if bench is not None and not _is_positive(minutes):
         raise UserError(f"{where}: minutes={minutes}: must be the estimated minutes of the benchmark")
-    if longest is not None and (bench is not None or not _is_positive(longest)):
-        raise UserError(f"{where}: longest={longest}: must be a number of tokens, and belongs to a sweep")
+    if longest is not None and (bench is not None or not _is_width(longest)):
+        least = f"must be a power of two, at least {SHORTEST_PROBED}"
+        raise UserError(f"{where}: longest={longest}: {least}, and belongs to a sweep")
     words = tuple(shlex.split(str(plain.get("with", ""))))
     return Part(str(plain.get("what", sweep or bench)), sweep, bench, words, longest, float(minutes))
+
+
+def _is_width(value: object) -> bool:
+    return isinstance(value, int) and value >= SHORTEST_PROBED and value & (value - 1) == 0
 
 
 def _is_positive(value: object) -> bool:

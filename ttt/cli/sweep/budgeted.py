@@ -84,8 +84,8 @@ def choose(here: Budgeted, planned: list[PlannedPart]) -> tuple[list[PlannedPart
     speeds, first = speeds_of(here, planned), len(here.budget.first)
     share = here.state.share
     if share is None:
-        price = _pricing(here, planned, speeds, 1)
-        share = choose_parts(price, len(planned), first, here.budget.shares, here.left()).share
+        at_all = _pricing(here, planned, speeds, 1)
+        share = choose_parts(at_all, len(planned), first, here.budget.shares, here.left()).share
         free_memory()
     if share < 1:
         planned = at_share(planned, share, here.overrides, here.runs_folder)

@@ -9,8 +9,9 @@ from ttt.cli.cost import measured_here
 from ttt.cli.sweep.expand import expand, load_sweep
 from ttt.cli.sweep.overrides import with_overrides
 from ttt.cli.sweep.times import shape_of
-from ttt.config.budget import Part
-from ttt.config.errors import UserError
+from ttt.config.budget import SHORTEST_PROBED, Part
+from ttt.config.errors import UserError, bad_value
+from ttt.config.identity import context_name
 from ttt.config.schema import TrainConfig
 from ttt.launch.budget import Price
 from ttt.launch.cost import RunCost, run_costs
@@ -92,6 +93,10 @@ def _planned(part: Part, overrides: list[str], runs_folder: Path) -> PlannedPart
     plan = expand(sweep, runs_folder, labels=False)
     if any(run.parent for run in plan.runs):
         raise UserError(f"sweep={part.sweep}: a budget has no runs that start from others; leave out recipe=finetune")
+    shortest = min(config.ctx.length for config in plan.configs.values())
+    if part.longest and shortest < SHORTEST_PROBED:
+        needs = f"a part that is probed (longest={part.longest}) needs at least {SHORTEST_PROBED} tokens"
+        raise bad_value("ctx", context_name(shortest), f"{needs}; give ctx={SHORTEST_PROBED}")
     return still_to_do(PlannedPart(part, plan, tuple(run_costs(plan, GPU, 1.0)), {}, frozenset()))
 
 
