@@ -167,14 +167,15 @@ def rotation(given: Arguments, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.stack([angles(given).cos(), angles(given).sin()], dim=-1).flatten(1).to(DEVICE, dtype)
 
 
-def rotated_primal(given: Arguments) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Compute ``primal`` with q and k rotated by ``angles``, pair by pair."""
+def rotated_primal(given: Arguments, views: torch.dtype = torch.float64) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Compute ``primal`` with q and k rotated by ``angles``, pair by pair, and rounded to ``views``."""
     angle = angles(given).repeat(given.q.shape[2] // given.tau.numel(), 1).to(given.q.device)
 
     def rotated(x: Tensor) -> Tensor:
         even, odd = x[..., ::2], x[..., 1::2]
         pairs = [even * angle.cos() - odd * angle.sin(), even * angle.sin() + odd * angle.cos()]
-        return torch.stack(pairs, dim=-1).flatten(-2)
+        exactly = torch.stack(pairs, dim=-1).flatten(-2)
+        return exactly + (exactly.to(views) - exactly).detach()
 
     return primal(given._replace(q=rotated(given.q), k=rotated(given.k)))
 

@@ -209,9 +209,8 @@ SPILLED = {
 }
 """Largest number of bytes that a kernel may spill, bf16, D = 64, b = 16. Wide blocks of TTT-MLP spill more, wait less:
 by the latency model its backward pass takes 0.43 times as long with 128 columns as with 32. The same holds for the
-loads of its forward pass with W on chip, which are all at the beginning of a mini-batch: 0.7 times as long. The
-rotation of q and k, and their loads one mini-batch ahead, spill up to 64 bytes more, 12 and 180 on gfx942, and take
-no longer."""
+loads of its forward pass with W on chip, which are all at the beginning of a mini-batch: 0.7 times as long. Rotating q
+and k, and loading them one mini-batch ahead, spills up to 64 bytes more, 12 and 180 on gfx942, and takes no longer."""
 
 IN_LOOPS = {"linear_forward": 0, "linear_backward": 0, "mlp_forward": 0, "mlp_backward": 256}
 """Largest number of bytes that a kernel may spill within its innermost loops with products, on sm_80 and sm_90."""

@@ -85,11 +85,11 @@ def test_numbers_are_rounded_to_nearest_even() -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("repaired")
-@pytest.mark.parametrize("case", [Case(64, 0, 16, 32), Case(16, 0, 5, 15), Case(16, 32, 5, 15)], ids=str)
+@pytest.mark.parametrize("case", [Case(64, 0, 16, 32), Case(16, 0, 5, 15), Case(32, 64, 5, 15)], ids=str)
 def test_outputs_state_and_gradients_in_bfloat16(case: Case) -> None:
     given = rounded(arguments(case, torch.float64, 1, 1), torch.bfloat16)
     found = results(lambda a: op.inner_loop(*a, recompute_group=2, rotation=rotation(a)), given)
-    expected = results(rotated_primal, exact(given))
+    expected = results(lambda a: rotated_primal(a, torch.bfloat16), exact(given))
     assert_close(found, expected, TOLERANCE[torch.bfloat16])
     error = (found["z"].double() - expected["z"]).norm() / expected["z"].norm()
     assert error > 5e-4, "z has 8 significant bits, so the factors were rounded"
