@@ -71,7 +71,7 @@ SCHEMAS: dict[str, type[Any]] = {
 VALUES: dict[str, type[Any]] = {"ctx": ContextConfig, "size": SizeConfig, "backbone": BackboneConfig}
 """Group of ``train`` whose options set every key of the group, and nothing else -> its schema."""
 
-UNSET = {"size": {"match"}, "backbone": {"conv_init"}}
+UNSET = {"size": {"match", "match_flops"}, "backbone": {"conv_init"}}
 """Group of ``VALUES`` -> keys that no option sets: what they are set to does not depend on the option."""
 
 

@@ -15,6 +15,7 @@ from torch.func import grad, vmap
 from ttt.inner.layer_norm import LayerNormParams
 from ttt.inner.loop import InnerInputs, InnerLoop, InnerState
 from ttt.inner.models.base import Params
+from ttt.inner.rotation import rotated
 from ttt.inner.rule import update_rule
 from ttt.inner.scan import chunk_lengths
 
@@ -55,6 +56,7 @@ def observe(
     Returns:
         z [B, H, T, D], the state after the last token, and the observation.
     """
+    loop, inputs = rotated(loop, state.offset, inputs)
     outputs, observations = [], []
     per_token = replace(loop, norm=LayerNormParams(loop.norm.scale[:, None], loop.norm.shift[:, None]))
     W_0 = tuple(w[:, None] for w in W_init)

@@ -77,7 +77,8 @@ def _one_decay(q: Tensor, k: Tensor, v: Tensor, g: Tensor, S: Tensor) -> tuple[T
     starts, last = starts_of_chunks(decay, added, _side_by_side(S.unsqueeze(-3), keys).squeeze(-3))
     # In this order the sum has the layout of v: no copy brings the heads of a token together again.
     z = _apart(q @ starts, V) * sums.exp() + pairs @ v
-    return z, _apart(last.unsqueeze(-3), V).squeeze(-3)
+    # Files of states want contiguous tensors.
+    return z, _apart(last.unsqueeze(-3), V).squeeze(-3).contiguous()
 
 
 def _side_by_side(x: Tensor, keys: int) -> Tensor:
