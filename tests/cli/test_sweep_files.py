@@ -320,7 +320,9 @@ def test_associative_recall_searches_its_rates_alike() -> None:
         # The best of three was the highest.
         "linear_attention": {(5e-3, None), (1e-2, None), (2e-2, None), (4e-2, None)},
     }
-    settings = {(pairs, heads, seed) for pairs, heads in ((8, 4), (16, 1), (16, 2), (24, 4)) for seed in range(3)}
+    settings = {
+        (pairs, heads, seed) for pairs, heads in ((8, 4), (16, 1), (16, 2), (16, 8), (24, 4)) for seed in range(3)
+    }
     best = {"ttt_mlp": (1e-2, 1.0), "ttt_linear": (1e-2, 1.0), "linear_attention": (2e-2, None)}
     for model, rates in best.items():
         assert others[model] == {(*setting, *rates) for setting in settings | {(16, 4, 1), (16, 4, 2)}}
