@@ -53,18 +53,19 @@ class Candidate(NamedTuple):
 
 
 CANDIDATES: dict[str, tuple[Candidate, ...]] = {
-    "linear_forward": (Candidate(Choice(4), 3_422, 2), Candidate(Choice(2), 4_367, 4)),
-    "linear_backward": (Candidate(Choice(8), 7_444, 1), Candidate(Choice(4), 8_481, 2)),
+    "linear_forward": (Candidate(Choice(4), 3_136, 2), Candidate(Choice(2), 4_295, 4)),
+    "linear_backward": (Candidate(Choice(8), 6_526, 1), Candidate(Choice(4), 7_632, 2)),
     "mlp_forward_on_chip": (
-        Candidate(Choice(8), 11_364, 1),
-        Candidate(Choice(8, 128), 16_097, 1),
-        Candidate(Choice(4, 32), 38_945, 2),
+        Candidate(Choice(16), 6_786, 1),
+        Candidate(Choice(8), 7_846, 1),
+        Candidate(Choice(8, 128), 14_359, 1),
+        Candidate(Choice(4, 32), 34_242, 2),
     ),
-    "mlp_forward": (Candidate(Choice(8, 128), 16_097, 1), Candidate(Choice(4, 32), 38_945, 2)),
+    "mlp_forward": (Candidate(Choice(8, 128), 14_359, 1), Candidate(Choice(4, 32), 34_242, 2)),
     "mlp_backward": (
-        Candidate(Choice(8, 128), 61_751, 1),
-        Candidate(Choice(8, 32), 142_715, 1),
-        Candidate(Choice(4, 128), 91_045, 1),
+        Candidate(Choice(8, 128), 48_766, 1),
+        Candidate(Choice(8, 32), 124_160, 1),
+        Candidate(Choice(4, 128), 76_029, 1),
     ),
 }
 """Kernel -> candidates for half precision, 32 < D <= 64 and b <= 16, on NVIDIA's GPUs; the first is the default.
