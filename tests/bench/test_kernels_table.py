@@ -209,7 +209,7 @@ SPILLED = {
 }
 """Largest number of bytes that a kernel may spill, bf16, D = 64, b = 16. Wide blocks of TTT-MLP spill more, wait less:
 by the latency model its backward pass takes 0.39 times as long with 128 columns as with 32. The same holds for its
-forward pass with W on chip: with 16 warps on sm_80 a thread has 64 registers, and two programs share a multiprocessor."""
+forward pass with W on chip: with 16 warps a thread on sm_80 has 64 registers, and a multiprocessor two programs."""
 
 IN_LOOPS = {"linear_forward": 0, "linear_backward": 0, "mlp_forward": 0, "mlp_backward": 256}
 """Largest number of bytes that a kernel may spill within its innermost loops with products, on sm_80 and sm_90."""
@@ -280,7 +280,9 @@ def test_a_barrier_stands_between_accesses_of_different_threads(facts: Facts) ->
     assert {"linear_backward-sm_90-4", "linear_forward-sm_90-2"} <= checked.keys()
     for name, (found, without) in checked.items():
         assert set(map(tuple, found)) <= HARMLESS, name
-        if name.startswith("mlp_") or "decode" in name:
+        # Between its first and its last mini-batch W is in registers: nothing that it stores is loaded again.
+        reads_back = (name.startswith("mlp_") or "decode" in name) and "on_chip" not in name
+        if reads_back:
             assert without >= 3, f"{name}: missing barriers are seen"
 
 
