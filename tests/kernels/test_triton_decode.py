@@ -10,7 +10,7 @@ from ttt.kernels.triton.configurations import Layer
 from ttt.kernels.triton.decoding import decode_token
 from ttt.kernels.triton.op import inner_loop
 
-SMALL = [Case(16, 0, 3, 8), Case(16, 32, 3, 8)]
+SMALL = [Case(16, 0, 4, 8), Case(16, 32, 4, 8)]
 
 
 def functional(given: Arguments) -> dict[str, Tensor]:
