@@ -22,6 +22,7 @@ class Case:
     T: int = 19
     forgets: bool = False
     D: int = D
+    B: int = B
     leaves: dict[str, Tensor] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -30,7 +31,7 @@ class Case:
         def normal(*shape: int) -> Tensor:
             return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
-        D, T = self.D, self.T
+        B, D, T = self.B, self.D, self.T
         leaves = {name: normal(B, H, T, D) for name in ("q", "k", "v")}
         leaves["eta"] = torch.rand(B, H, T, generator=generator, dtype=torch.float64) / D
         if self.forgets:
@@ -56,7 +57,7 @@ class Case:
 
     def outputs(self, kernel: InnerKernel, cuts: list[int] | None = None) -> dict[str, Tensor]:
         """Compute z and the final state with a sequence kernel, in chunks of ``cuts`` tokens."""
-        loop, state, outputs = self.loop, self.spec.start(self.W_init, B), []
+        loop, state, outputs = self.loop, self.spec.start(self.W_init, self.B), []
         for chunk in self.inputs.split(cuts or [self.T]):
             z, state = kernel(loop, state, chunk)
             outputs.append(z)

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from ttt.bench.gpu import __main__ as program
-from ttt.bench.gpu import compare, kernel_times, mixers, run, training
+from ttt.bench.gpu import card as cards
+from ttt.bench.gpu import compare, kernel_times, mixers, probe, run, training
 from ttt.bench.gpu.compare import BOTH, DECODE, REPEAT, Case
 from ttt.bench.gpu.document import MARKERS, write_document
 from ttt.bench.gpu.machine import measure_rates
@@ -47,6 +48,18 @@ def test_a_driver_too_old_for_cuda_is_named(monkeypatch: pytest.MonkeyPatch, tmp
         "kernels: no card: torch finds no GPU; either there is none, or its driver is too old"
         in capsys.readouterr().out
     )
+
+
+def test_a_driver_too_old_for_triton_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any) -> None:
+    def load(*_: Any) -> None:
+        raise RuntimeError("Triton Error [CUDA]: device kernel image is invalid")
+
+    monkeypatch.setattr(cards, "any_card", lambda: CPU)
+    assert cards.card() == CPU, "the interpreter can run the probe"
+    monkeypatch.setattr(probe, "write_one", {(1,): load})
+    assert program.run_here("kernels", tmp_path, 10) == run.UNUSABLE
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert "(RuntimeError: Triton Error [CUDA]: device kernel image is invalid); if its driver is older" in last
 
 
 def test_an_unexpected_error_is_one_line_and_its_traceback_is_saved(

@@ -202,15 +202,14 @@ SPILLED = {
     "linear_forward": {"sm_90": 0, "sm_80": 0, "gfx942": 0},
     "linear_decode": {"sm_90": 0, "sm_80": 0, "gfx942": 0},
     "mlp_decode": {"sm_90": 0, "sm_80": 0, "gfx942": 0},
-    "linear_backward": {"sm_90": 0, "sm_80": 128, "gfx942": 16},
+    "linear_backward": {"sm_90": 0, "sm_80": 128, "gfx942": 24},
     "mlp_forward": {"sm_90": 128, "sm_80": 256, "gfx942": 0},
-    "mlp_forward_on_chip": {"sm_90": 704, "sm_80": 704},
-    "mlp_backward": {"sm_90": 640, "sm_80": 960, "gfx942": 192},
+    "mlp_forward_on_chip": {"sm_90": 704, "sm_80": 1920},
+    "mlp_backward": {"sm_90": 576, "sm_80": 896, "gfx942": 192},
 }
 """Largest number of bytes that a kernel may spill, bf16, D = 64, b = 16. Wide blocks of TTT-MLP spill more, wait less:
-by the latency model its backward pass takes 0.43 times as long with 128 columns as with 32. The same holds for the
-loads of its forward pass with W on chip, which are all at the beginning of a mini-batch: 0.7 times as long. Rotating q
-and k, and loading them one mini-batch ahead, spills up to 64 bytes more, 12 and 180 on gfx942, and takes no longer."""
+by the latency model its backward pass takes 0.42 times as long with 128 columns as with 32. The same holds for its
+forward pass with W on chip: with 16 warps a thread on sm_80 has 64 registers, and a multiprocessor two programs."""
 
 IN_LOOPS = {"linear_forward": 0, "linear_backward": 0, "mlp_forward": 0, "mlp_backward": 256}
 """Largest number of bytes that a kernel may spill within its innermost loops with products, on sm_80 and sm_90."""
@@ -281,7 +280,9 @@ def test_a_barrier_stands_between_accesses_of_different_threads(facts: Facts) ->
     assert {"linear_backward-sm_90-4", "linear_forward-sm_90-2"} <= checked.keys()
     for name, (found, without) in checked.items():
         assert set(map(tuple, found)) <= HARMLESS, name
-        if name.startswith("mlp_") or "decode" in name:
+        # Between its first and its last mini-batch W is in registers: nothing that it stores is loaded again.
+        reads_back = (name.startswith("mlp_") or "decode" in name) and "on_chip" not in name
+        if reads_back:
             assert without >= 3, f"{name}: missing barriers are seen"
 
 

@@ -28,7 +28,7 @@ B, H, MINI_BATCHES, GROUP = 1, 2, 4, 2
 WEIGHTS = {"W1_kept", "b1_kept", "W2_kept", "b2_kept"}
 WORK = {"W1_last", "b1_last", "W2_last", "b2_last"}
 SUMS = {"dW1", "db1", "dW2", "db2", "dscale", "dshift", "dtau"}
-ROOM = {"G1_kept", "G2_kept", "Z1_scratch", "Z1_bar_scratch", "X2_scratch", "X2_bar_scratch", "dZ1_part", "dH"}
+ROOM = {"G1_kept", "G2_kept", "Z1_scratch", "slope_bar", "X2_scratch", "X2_bar_scratch", "dZ1_part", "dH"}
 
 SCRATCH = {
     "linear_recompute": WEIGHTS | WORK,

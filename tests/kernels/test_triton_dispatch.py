@@ -80,7 +80,7 @@ IN_CHUNKS += [("mlp", *cut, TYPES[1 - i % 2]) for i, cut in enumerate(CUTS[:-1])
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "T", "cuts", "dtype"), IN_CHUNKS, ids=str)
 def test_any_length_in_any_chunks_is_the_primal_form(name: str, T: int, cuts: list[int], dtype: torch.dtype) -> None:
-    case = Case(LOOPS[name], 8, T=T, D=16)
+    case = Case(LOOPS[name], 8, T=T, D=16, B=1 if len(cuts) < len(CUTS[-1][1]) else 2)
     expected = case.run(rounded_definition(dtype))
     kernel = choose_kernel(KernelConfig("triton", 2), case.spec)
     assert_agree(case.run(narrowed(kernel, dtype, torch.float32), cuts), expected, TOLERANCE[dtype])
@@ -91,7 +91,7 @@ def test_any_length_in_any_chunks_is_the_primal_form(name: str, T: int, cuts: li
 def test_token_by_token_is_the_primal_form_and_calls_the_decode_kernel(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    case, calls = Case(LOOPS[name], 4, T=11, D=16), []
+    case, calls = Case(LOOPS[name], 4, T=11, D=16, B=1), []
     decode = decoding.decode_token
     monkeypatch.setattr(decoding, "decode_token", lambda *given: calls.append(given[-2]) or decode(*given))
     kernel = narrowed(choose_kernel(KernelConfig("triton"), case.spec), torch.float32, torch.float32)

@@ -2,6 +2,7 @@
 
 import torch
 
+from ttt.bench.gpu.probe import why_triton_fails
 from ttt.config.errors import UserError
 
 
@@ -10,6 +11,18 @@ def card() -> torch.device:
 
     Raises:
         UserError: this machine has none that this PyTorch and its Triton can use.
+    """
+    device = any_card()
+    if reason := why_triton_fails(device):
+        raise UserError(f"no card: {reason}")
+    return device
+
+
+def any_card() -> torch.device:
+    """Return the GPU, whether or not Triton can use it.
+
+    Raises:
+        UserError: this machine has none that this PyTorch can use.
     """
     if torch.cuda.is_available():
         return torch.device("cuda")

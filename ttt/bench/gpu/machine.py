@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from ttt.bench.gpu.card import card
+from ttt.bench.gpu.card import any_card
 from ttt.bench.gpu.tables import Table
 from ttt.bench.timing import clock_of, repeated
 
@@ -32,7 +32,7 @@ def machine(table: Table, folder: Path, seconds: float) -> None:  # noqa: ARG001
     for package in PACKAGES:
         table.add(what=package, value=_version(package))
     table.add(what="triton can be imported", value=_imported("triton"))
-    device = card()
+    device = any_card()
     properties = torch.cuda.get_device_properties(device)
     table.add(what="device", value=properties.name)
     table.add(what="multiprocessors", value=properties.multi_processor_count)

@@ -36,7 +36,7 @@ ARGUMENTS: dict[str, str] = {
     name: kind
     for kind, names in (
         (VIEW, "q k v z dz dq dk dv"),
-        (VIEW, "G1_kept G2_kept Z1_scratch Z1_bar_scratch X2_scratch X2_bar_scratch dZ1_part dH"),
+        (VIEW, "G1_kept G2_kept Z1_scratch slope_bar X2_scratch X2_bar_scratch dZ1_part dH"),
         (FLOAT, "eta tau scale shift rotation deta dtau dscale dshift"),
         (FLOAT, "W1_last W1_kept dW1 b1_last b1_kept db1 W2_last W2_kept dW2 b2_last b2_kept db2"),
         (STATE, "W1 W1_sum W1_next W1_sum_next b1 b1_sum b1_next b1_sum_next"),
@@ -200,7 +200,7 @@ class Layer:
     def _has_wide_blocks(self) -> bool:
         """True if blocks of 64 columns of the hidden width wait less than blocks of 32 and fit in ``SMALL_SHARED``.
 
-        By the latency model TTT-MLP at D = 96 takes 142,072 cycles a mini-batch backward instead of 236,546, and 39,494
+        By the latency model TTT-MLP at D = 96 takes 123,650 cycles a mini-batch backward instead of 236,546, and 34,370
         instead of 60,547 forward. Blocks of 128 would take 115,400, but need 161 KB of shared memory.
         """
         tiles = (padded(self.D), padded(self.b), self.dtype.itemsize)

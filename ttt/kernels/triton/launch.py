@@ -14,7 +14,7 @@ from ttt.kernels.triton.configurations import Layer
 
 PARAMETERS = ("W1", "b1", "W2", "b2")
 
-ACTIVATIONS = ("Z1_scratch", "Z1_bar_scratch", "X2_scratch", "X2_bar_scratch", "dZ1_part", "dH")
+ACTIVATIONS = ("Z1_scratch", "slope_bar", "X2_scratch", "X2_bar_scratch", "dZ1_part", "dH")
 """Arguments of ``mlp_backward`` for the activations of one mini-batch, [B, H, b, F]."""
 
 

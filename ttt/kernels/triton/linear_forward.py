@@ -85,6 +85,7 @@ def linear_forward(
     i_eta = i_program.to(tl.int64) * tokens + first * b
     b_K, b_V, b_Q, b_eta = mini_batch(q, k, v, eta, count > 0, i_view + o_td, i_eta + o_t, m_td, m_t, OUTPUTS)
     b_K, b_Q = rotate(b_K, b_cos, b_sin, ROTATES), rotate(b_Q, b_cos, b_sin, ROTATES)
+    i_next_kept, i_kept = 0, i_program.to(tl.int64)
     for i in range(count):
         o_view = i_view + o_td
         i_view += b * heads * D
@@ -93,10 +94,11 @@ def linear_forward(
             q, k, v, eta, i + 1 < count, i_view + o_td, i_eta + o_t, m_td, m_t, OUTPUTS
         )
         if KEEPS:
-            if i % group == 0:
-                i_kept = (i // group).to(tl.int64) * tl.num_programs(0) + i_program
+            if i == i_next_kept:
                 store(W1_kept + i_kept * D * D + o_W1, b_W1, m_W1, PADDED)
                 store(b1_kept + i_kept * D + o_d, b_b1, m_d, PADDED)
+                i_next_kept += group
+                i_kept += tl.num_programs(0)
         dtype = b_K.dtype
         b_W1_half = b_W1.to(dtype)
         b_target = b_V.to(tl.float32) - b_K.to(tl.float32)

@@ -31,7 +31,7 @@ from ttt.kernels.triton.rotation import load_rotation, rotate
 @triton.jit
 def restore(
     b_K, b_Q, b_A1, b_rate, b_back2,
-    p_W1_last, p_b1_last, p_W2_last, p_G1, p_Z1, p_Z1_bar, p_X2, p_X2_bar,
+    p_W1_last, p_b1_last, p_W2_last, p_G1, p_Z1, p_slope_bar, p_X2, p_X2_bar,
     m_W1, m_W2, m_tf, o_W1, o_W2, o_tf,
     F: tl.constexpr, D: tl.constexpr, P: tl.constexpr, R: tl.constexpr, BLOCK: tl.constexpr,
     BIAS: tl.constexpr, PADDED: tl.constexpr
@@ -59,9 +59,10 @@ def restore(
         store(p_W2, b_W2, m_W2, PADDED)
         b_W2_half = b_W2.to(dtype)
         b_Z1_bar = dot(b_A1, b_G1, dot(b_Q, b_W1_half) + b_b1[None, :])
-        b_X2_bar = gelu(b_Z1_bar).to(dtype)
+        b_X2_bar, b_slope_bar = gelu_and_slope(b_Z1_bar)
+        b_X2_bar = b_X2_bar.to(dtype)
         store(p_Z1 + o_block, b_Z1, m_tf, PADDED)
-        store(p_Z1_bar + o_block, b_Z1_bar, m_tf, PADDED)
+        store(p_slope_bar + o_block, b_slope_bar, m_tf, PADDED)
         store(p_X2 + o_block, b_X2, m_tf, PADDED)
         store(p_X2_bar + o_block, b_X2_bar, m_tf, PADDED)
         b_S2 = dot(b_X2_bar, tl.trans(b_X2), b_S2)
@@ -77,7 +78,8 @@ def backward_group(
     q, k, v, eta, tau, scale, shift, rotation,
     p_W1_last, p_b1_last, p_W2_last, b2_last, G1_kept, G2_kept,
     dz, dq, dk, dv, deta, dtau, dscale, dshift, p_dW1, p_db1, p_dW2, db2,
-    p_Z1, p_Z1_bar, p_X2, p_X2_bar, p_dZ1_part, p_dH, first, count, tokens, heads,
+    p_Z1, p_slope_bar, p_X2, p_X2_bar, p_dZ1_part, p_dH,
+    first, count, tokens, heads,
     D: tl.constexpr, P: tl.constexpr, F: tl.constexpr, BLOCK: tl.constexpr, b: tl.constexpr, R: tl.constexpr,
     BIAS: tl.constexpr, ROTATES: tl.constexpr
 ):  # fmt: skip
@@ -101,6 +103,9 @@ def backward_group(
     o_sum, o_dtau = i_own * D + o_d, i_own * b + o_t
     b_db2, b_dscale = load(db2 + o_sum, m_d, PADDED), load(dscale + o_sum, m_d, PADDED)
     b_dshift, b_dtau = load(dshift + o_sum, m_d, PADDED), load(dtau + o_dtau, m_t, PADDED)
+    b_scale = load(scale + i_head * D + o_d, m_d, PADDED)[None, :]
+    b_shift = load(shift + i_head * D + o_d, m_d, PADDED)[None, :]
+    b_tau, b_tau_b = load(tau + o_t, m_t, PADDED), tl.load(tau + b - 1)
     i_view = ((i_sequence.to(tl.int64) * tokens + (first + count - 1) * b) * heads + i_head) * D
     b_cos, b_sin = load_rotation(rotation, o_t[:, None] * D + o_d[None, :], m_td, PADDED, ROTATES)
     b_K, b_Q = load_views(q, k, i_view + o_td, m_td, True)
@@ -111,35 +116,36 @@ def backward_group(
         b_K_next, b_Q_next = load_views(q, k, i_view + o_td, m_td & (i + 1 < count), True)
         o_eta = i_own * tokens + (first + i_mini_batch) * b + o_t
         i_kept = i_mini_batch.to(tl.int64) * tl.num_programs(0) + i_program
+        # The other loads from device memory are here, too, so that they wait together.
+        b_V, b_dz_half = load(v + o_view, m_td, PADDED), load(dz + o_view, m_td, PADDED)
+        b_eta = load(eta + o_eta, m_t, PADDED)
+        b_G2_half = load(G2_kept + i_kept * b * D + o_t[:, None] * D + o_d[None, :], m_td, PADDED)
         dtype = b_K.dtype
-        b_scale = load(scale + i_head * D + o_d, m_d, PADDED)[None, :]
-        b_eta, b_tau = load(eta + o_eta, m_t, PADDED), load(tau + o_t, m_t, PADDED)
-        b_rate = (tl.load(tau + b - 1) * b_eta)[:, None]
+        b_rate = (b_tau_b * b_eta)[:, None]
         m_causal = o_t[:, None] >= o_t[None, :]
         b_M = tl.where(m_causal, b_tau[:, None] * b_eta[None, :], 0.0)
         b_S1 = dot(b_Q, tl.trans(b_K)) + BIAS
         b_A1 = (b_M * b_S1).to(dtype)
-        b_G2_half = load(G2_kept + i_kept * b * D + o_t[:, None] * D + o_d[None, :], m_td, PADDED)
         b_back2 = b_rate * b_G2_half.to(tl.float32)
         b_b2 += BIAS * tl.sum(b_back2, 0)
         b_back2_half = b_back2.to(dtype)
         b_Z2, b_Z2_bar, b_S2 = restore(
             b_K, b_Q, -b_A1, b_rate, b_back2_half,
-            p_W1_last, p_b1_last, p_W2_last, G1_kept + i_kept * b * F, p_Z1, p_Z1_bar, p_X2, p_X2_bar,
-            m_W1, m_W2, m_tf, o_W1, o_W2, o_tf, F, D, P, R, BLOCK, BIAS, PADDED
+            p_W1_last, p_b1_last, p_W2_last, G1_kept + i_kept * b * F, p_Z1, p_slope_bar, p_X2, p_X2_bar,
+            m_W1, m_W2, m_tf, o_W1, o_W2, o_tf,
+            F, D, P, R, BLOCK, BIAS, PADDED
         )  # fmt: skip
         b_S2 += BIAS
         # z = q + LN(Z2_bar)
         b_Z2_bar = dot(-(b_M * b_S2).to(dtype), b_G2_half, b_Z2_bar + b_b2[None, :])
         b_unit, b_r = standardise(b_Z2_bar, m_td, D, PADDED)
-        b_dz = load(dz + o_view, m_td, PADDED).to(tl.float32)
+        b_dz = b_dz_half.to(tl.float32)
         b_dscale += tl.sum(b_dz * b_unit, 0)
         b_dshift += tl.sum(b_dz, 0)
         b_dZ2_bar = standardise_backward(b_dz * b_scale, b_unit, b_r, m_td, D, PADDED)
         b_dZ2_bar_half = b_dZ2_bar.to(dtype)
         # Recompute G2.
-        b_shift = load(shift + i_head * D + o_d, m_d, PADDED)[None, :]
-        b_target = load(v + o_view, m_td, PADDED).to(tl.float32) - b_K.to(tl.float32)
+        b_target = b_V.to(tl.float32) - b_K.to(tl.float32)
         b_G2, b_unit, b_r, b_residual, b_E_unit = loss_gradient_kept(
             b_Z2 + b_b2[None, :], b_target, b_scale, b_shift, m_td, D, PADDED
         )
@@ -159,7 +165,7 @@ def backward_group(
             b_dW2 = load(p_dW2 + i_f * D + o_W2, m_W2, PADDED).to(dtype)
             b_X2, b_X2_bar = load(p_X2 + o_block, m_tf, PADDED), load(p_X2_bar + o_block, m_tf, PADDED)
             b_slope, b_curvature = gelu_slope_and_curvature(load(p_Z1 + o_block, m_tf, PADDED).to(tl.float32))
-            _, b_slope_bar = gelu_and_slope(load(p_Z1_bar + o_block, m_tf, PADDED).to(tl.float32))
+            b_slope_bar = load(p_slope_bar + o_block, m_tf, PADDED).to(tl.float32)
             b_H = dot(b_G2_half, tl.trans(b_W2))
             b_G1 = b_H * b_slope
             b_dX2_bar = dot(b_dS2, b_X2, dot(b_dZ2_bar_half, tl.trans(b_W2)))
@@ -172,22 +178,22 @@ def backward_group(
             b_dH = (b_dG1 * b_slope).to(dtype)
             store(p_dZ1_part + o_block, b_dG1 * b_H * b_curvature + b_dX2 * b_slope, m_tf, PADDED)
             store(p_dH + o_block, b_dH, m_tf, PADDED)
-            # dZ1_bar takes the memory of Z1_bar.
-            store(p_Z1_bar + o_block, b_dZ1_bar_half, m_tf, PADDED)
+            # dZ1_bar takes the memory of this slope.
+            store(p_slope_bar + o_block, b_dZ1_bar_half, m_tf, PADDED)
             b_dA1 = dot(b_dZ1_bar_half, tl.trans(b_G1.to(dtype)), b_dA1)
             b_dK = dot((-b_rate * b_G1).to(dtype), tl.trans(b_dW1), b_dK)
             b_dQ = dot(b_dZ1_bar_half, tl.trans(b_W1), b_dQ)
             b_Y2 = dot(b_X2, b_dW2, b_Y2)
             b_dG2 = dot(b_dH, b_W2, b_dG2)
         b_dS1 = (-b_M * b_dA1).to(dtype)
-        b_dQ = dot(b_dS1, b_K, b_dQ) + load(dz + o_view, m_td, PADDED).to(tl.float32)
+        b_dQ = dot(b_dS1, b_K, b_dQ) + b_dz_half.to(tl.float32)
         store(dq + o_view, rotate(b_dQ, b_cos, -b_sin, ROTATES), m_td, PADDED)
         b_dK = dot(tl.trans(b_dS1), b_Q, b_dK)
         b_Y2 += b_db2[None, :]
         b_d_rate -= tl.sum(b_Y2 * b_G2, 1)
         b_dM = tl.where(m_causal, b_S2 * b_dA2 - b_S1 * b_dA1, 0.0)
         b_dtau += tl.sum(b_dM * b_eta[None, :], 1) + tl.where(o_t == b - 1, tl.sum(b_d_rate * b_eta, 0), 0.0)
-        store(deta + o_eta, tl.sum(b_dM * b_tau[:, None], 0) + b_d_rate * tl.load(tau + b - 1), m_t, PADDED)
+        store(deta + o_eta, tl.sum(b_dM * b_tau[:, None], 0) + b_d_rate * b_tau_b, m_t, PADDED)
         b_dG2 = dot(tl.trans((-b_M * b_S2).to(dtype)), b_dZ2_bar_half, b_dG2) - b_rate * b_Y2
         b_dZ2, b_d_residual, b_dscale_G = loss_gradient_backward(
             b_dG2, b_G2, b_unit, b_r, b_residual, b_E_unit, b_scale, m_td, D, PADDED
@@ -205,7 +211,7 @@ def backward_group(
             b_W2 = load(p_W2_last + i_f * D + o_W2, m_W2, PADDED).to(dtype)
             b_X2, b_X2_bar = load(p_X2 + o_block, m_tf, PADDED), load(p_X2_bar + o_block, m_tf, PADDED)
             _, b_slope = gelu_and_slope(load(p_Z1 + o_block, m_tf, PADDED).to(tl.float32))
-            b_dZ1_bar = load(p_Z1_bar + o_block, m_tf, PADDED)
+            b_dZ1_bar = load(p_slope_bar + o_block, m_tf, PADDED)
             b_dZ1 = dot(b_dZ2_half, tl.trans(b_W2)) * b_slope + load(p_dZ1_part + o_block, m_tf, PADDED).to(tl.float32)
             b_dZ1_half = b_dZ1.to(dtype)
             b_dW1 = dot(tl.trans(b_Q), b_dZ1_bar, load(p_dW1 + i_f + o_W1, m_W1, PADDED))
@@ -230,7 +236,7 @@ def mlp_backward(
     q, k, v, eta, tau, scale, shift, rotation,
     W1_kept, b1_kept, W2_kept, b2_kept, W1_last, b1_last, W2_last, b2_last, G1_kept, G2_kept,
     dz, dq, dk, dv, deta, dtau, dscale, dshift, dW1, db1, dW2, db2,
-    Z1_scratch, Z1_bar_scratch, X2_scratch, X2_bar_scratch, dZ1_part, dH,
+    Z1_scratch, slope_bar, X2_scratch, X2_bar_scratch, dZ1_part, dH,
     mini_batches, tokens, heads, group,
     D: tl.constexpr, P: tl.constexpr, F: tl.constexpr, BLOCK: tl.constexpr, b: tl.constexpr, R: tl.constexpr,
     BIAS: tl.constexpr, ROTATES: tl.constexpr
@@ -246,7 +252,7 @@ def mlp_backward(
         dtau: [B, H, b] float32, added to, as dscale and dshift [B, H, D].
         dW1: [B, H, D, F] float32: on entry the gradient of W1 after the mini-batches, on return of W1 before them;
             likewise db1, dW2, db2.
-        Z1_scratch: Z1 of one mini-batch, [B, H, b, F] in the views' type, as Z1_bar_scratch to dH.
+        Z1_scratch: Z1 of one mini-batch, [B, H, b, F] in the views' type, as slope_bar to dH.
         mini_batches: number of mini-batches.
     """
     i_program = tl.program_id(0).to(tl.int64)
@@ -271,7 +277,7 @@ def mlp_backward(
             q, k, v, eta, tau, scale, shift, rotation,
             W1_last + o_W, b1_last + i_program * F, W2_last + o_W, b2_last, G1_kept, G2_kept,
             dz, dq, dk, dv, deta, dtau, dscale, dshift, dW1 + o_W, db1 + i_program * F, dW2 + o_W, db2,
-            Z1_scratch + o_bF, Z1_bar_scratch + o_bF, X2_scratch + o_bF, X2_bar_scratch + o_bF,
+            Z1_scratch + o_bF, slope_bar + o_bF, X2_scratch + o_bF, X2_bar_scratch + o_bF,
             dZ1_part + o_bF, dH + o_bF,
             first, count, tokens, heads,
             D, P, F, BLOCK, b, R,

@@ -71,6 +71,9 @@ def mlp_forward(
         m_W1, m_W2, o_W1, o_W2, F, D, BLOCK, PADDED
     )  # fmt: skip
     b_b2 = load(b2 + i_start * D + o_d, m_d, PADDED)
+    b_scale = load(scale + i_head * D + o_d, m_d, PADDED)[None, :]
+    b_shift = load(shift + i_head * D + o_d, m_d, PADDED)[None, :]
+    b_tau, b_tau_b = load(tau + o_t, m_t, PADDED), tl.load(tau + b - 1)
     tl.debug_barrier()
     i_view = ((i_sequence.to(tl.int64) * tokens + first * b) * heads + i_head) * D
     b_K, b_Q = load_views(q, k, i_view + o_td, m_td, OUTPUTS)
@@ -82,6 +85,9 @@ def mlp_forward(
         b_K_next, b_Q_next = load_views(q, k, i_view + o_td, m_td & (i + 1 < count), OUTPUTS)
         i_kept = ((i // group).to(tl.int64)) * tl.num_programs(0) + i_program
         starts_group = i % group == 0
+        # The other loads from device memory are here, too, so that they wait together.
+        b_V = load(v + o_view, m_td, PADDED)
+        b_eta = load(eta + i_own * tokens + (first + i) * b + o_t, m_t, PADDED)
         dtype = b_K.dtype
         b_Z2 = tl.zeros((R, P), tl.float32)
         for i_f in range(0, F, BLOCK):
@@ -99,12 +105,9 @@ def mlp_forward(
         if KEEPS:
             if starts_group:
                 store(b2_kept + i_kept * D + o_d, b_b2, m_d, PADDED)
-        b_scale = load(scale + i_head * D + o_d, m_d, PADDED)[None, :]
-        b_shift = load(shift + i_head * D + o_d, m_d, PADDED)[None, :]
-        b_target = load(v + o_view, m_td, PADDED).to(tl.float32) - b_K.to(tl.float32)
+        b_target = b_V.to(tl.float32) - b_K.to(tl.float32)
         b_G2 = loss_gradient(b_Z2, b_target, b_scale, b_shift, m_td, D, PADDED)
-        b_eta = load(eta + i_program.to(tl.int64) * tokens + (first + i) * b + o_t, m_t, PADDED)
-        b_rate = tl.load(tau + b - 1) * b_eta
+        b_rate = b_tau_b * b_eta
         # G1 and G2 are rounded before they are multiplied by the rate: the backward pass undoes exactly these steps.
         b_G2_half = b_G2.to(dtype)
         b_step2 = -b_rate[:, None] * b_G2_half.to(tl.float32)
@@ -112,7 +115,6 @@ def mlp_forward(
         b_b2 += BIAS * tl.sum(b_step2, 0)
         b_step2_half = b_step2.to(dtype)
         if OUTPUTS:
-            b_tau = load(tau + o_t, m_t, PADDED)
             b_M = tl.where(o_t[:, None] >= o_t[None, :], -b_tau[:, None] * b_eta[None, :], 0.0)
             b_A1 = (b_M * (dot(b_Q, tl.trans(b_K)) + BIAS)).to(dtype)
             b_Z2_bar, b_S2 = tl.zeros((R, P), tl.float32), tl.zeros((R, R), tl.float32)
@@ -142,8 +144,6 @@ def mlp_forward(
         if OUTPUTS:
             b_A2 = (b_M * (b_S2 + BIAS)).to(dtype)
             b_Z2_bar = dot(b_A2, b_G2_half, b_Z2_bar + b_b2_before[None, :])
-            b_scale = load(scale + i_head * D + o_d, m_d, PADDED)[None, :]
-            b_shift = load(shift + i_head * D + o_d, m_d, PADDED)[None, :]
             b_unit, _ = standardise(b_Z2_bar, m_td, D, PADDED)
             store(z + o_view, b_Q.to(tl.float32) + b_scale * b_unit + b_shift, m_td, PADDED)
         # All threads have written their part of W before any of them reads it.
