@@ -11,7 +11,7 @@ import torch
 
 from ttt.bench.gpu import __main__ as program
 from ttt.bench.gpu import card as cards
-from ttt.bench.gpu import compare, kernel_times, mixers, probe, run, training
+from ttt.bench.gpu import compare, kernel_times, mixers, run, training
 from ttt.bench.gpu.compare import BOTH, DECODE, REPEAT, Case
 from ttt.bench.gpu.document import MARKERS, write_document
 from ttt.bench.gpu.machine import measure_rates
@@ -21,6 +21,7 @@ from ttt.bench.gpu.tools import counted_errors, reported
 from ttt.config.bench import STAGES, GPUBenchConfig
 from ttt.config.errors import UserError
 from ttt.config.schema import SizeConfig
+from ttt.kernels import triton_probe as probe
 from ttt.kernels.triton import op
 from ttt.kernels.triton.choices import CANDIDATES, Choice, choose, forced_choice, read_measured, using
 from ttt.kernels.triton.sizes import DEFAULT_GROUP
@@ -191,7 +192,7 @@ def test_the_model_chooses_by_the_number_of_programs() -> None:
     assert [choose("linear_backward", programs, {}).warps for programs in (1, 132, 133, 264, 512)] == [8, 8, 4, 4, 4]
     assert [choose("linear_forward", programs, {}).warps for programs in (1, 264, 265, 528)] == [4, 4, 2, 2]
     assert {choose("mlp_backward", programs, {}) for programs in (1, 132, 264, 512)} == {Choice(8, 128)}
-    assert choose("mlp_forward_on_chip", 264, {}) == Choice(8)
+    assert choose("mlp_forward_on_chip", 264, {}) == Choice(16)
 
 
 def test_a_measurement_comes_before_the_model(tmp_path: Path) -> None:

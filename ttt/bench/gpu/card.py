@@ -2,8 +2,8 @@
 
 import torch
 
-from ttt.bench.gpu.probe import why_triton_fails
 from ttt.config.errors import UserError
+from ttt.kernels.triton_probe import why_triton_fails
 
 
 def card() -> torch.device:

@@ -75,11 +75,9 @@ def restore(
 
 @triton.jit
 def backward_group(
-    q, k, v, eta, tau, scale, shift, rotation,
-    p_W1_last, p_b1_last, p_W2_last, b2_last, G1_kept, G2_kept,
+    q, k, v, eta, tau, scale, shift, rotation, p_W1_last, p_b1_last, p_W2_last, b2_last, G1_kept, G2_kept,
     dz, dq, dk, dv, deta, dtau, dscale, dshift, p_dW1, p_db1, p_dW2, db2,
-    p_Z1, p_slope_bar, p_X2, p_X2_bar, p_dZ1_part, p_dH,
-    first, count, tokens, heads,
+    p_Z1, p_slope_bar, p_X2, p_X2_bar, p_dZ1_part, p_dH, first, count, tokens, heads,
     D: tl.constexpr, P: tl.constexpr, F: tl.constexpr, BLOCK: tl.constexpr, b: tl.constexpr, R: tl.constexpr,
     BIAS: tl.constexpr, ROTATES: tl.constexpr
 ):  # fmt: skip
@@ -92,7 +90,6 @@ def backward_group(
     i_sequence, i_head = i_program // heads, i_program % heads
     o_t, o_d, o_f = tl.arange(0, R), tl.arange(0, P), tl.arange(0, BLOCK)
     PADDED: tl.constexpr = P != D or R != b
-    # m_f is all true, because BLOCK divides F; it gives the other masks their shape.
     m_d, m_t, m_f = o_d < D, o_t < b, o_f < BLOCK
     m_td, m_tf = m_t[:, None] & m_d[None, :], m_t[:, None] & m_f[None, :]
     m_W1, m_W2 = m_d[:, None] & m_f[None, :], m_f[:, None] & m_d[None, :]
@@ -132,8 +129,7 @@ def backward_group(
         b_Z2, b_Z2_bar, b_S2 = restore(
             b_K, b_Q, -b_A1, b_rate, b_back2_half,
             p_W1_last, p_b1_last, p_W2_last, G1_kept + i_kept * b * F, p_Z1, p_slope_bar, p_X2, p_X2_bar,
-            m_W1, m_W2, m_tf, o_W1, o_W2, o_tf,
-            F, D, P, R, BLOCK, BIAS, PADDED
+            m_W1, m_W2, m_tf, o_W1, o_W2, o_tf, F, D, P, R, BLOCK, BIAS, PADDED
         )  # fmt: skip
         b_S2 += BIAS
         # z = q + LN(Z2_bar)
@@ -144,7 +140,6 @@ def backward_group(
         b_dshift += tl.sum(b_dz, 0)
         b_dZ2_bar = standardise_backward(b_dz * b_scale, b_unit, b_r, m_td, D, PADDED)
         b_dZ2_bar_half = b_dZ2_bar.to(dtype)
-        # Recompute G2.
         b_target = b_V.to(tl.float32) - b_K.to(tl.float32)
         b_G2, b_unit, b_r, b_residual, b_E_unit = loss_gradient_kept(
             b_Z2 + b_b2[None, :], b_target, b_scale, b_shift, m_td, D, PADDED
