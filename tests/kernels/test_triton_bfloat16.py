@@ -87,7 +87,7 @@ def test_numbers_are_rounded_to_nearest_even() -> None:
 @pytest.mark.usefixtures("repaired")
 @pytest.mark.parametrize("case", [Case(64, 0, 16, 32), Case(16, 0, 5, 15), Case(32, 64, 5, 15)], ids=str)
 # Not (16, 32, 5, 15): with this seed dtau, five sums that cancel, is off by 2.0e-2 of its norm. This is rounding: dtau
-# is the same with q and k rotated before the kernel; of 24 seeds one is above 1.6e-2, without a rotation two are.
+# is as far off with q and k rotated before the kernel; of 24 seeds one is above 1.6e-2, without a rotation two are.
 def test_outputs_state_and_gradients_in_bfloat16(case: Case) -> None:
     given = rounded(arguments(case, torch.float64, 1, 1), torch.bfloat16)
     found = results(lambda a: op.inner_loop(*a, recompute_group=2, rotation=rotation(a)), given)
