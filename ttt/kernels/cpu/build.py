@@ -56,6 +56,12 @@ def load() -> None:
         raise CompilerError(failure)
 
 
+def load_unless_compiling() -> None:
+    """Call ``load``; under torch.compile do nothing, because the fake operator runs first and loads."""
+    if not torch.compiler.is_compiling():
+        load()
+
+
 @functools.cache
 def _load_once() -> str:
     """Return the reason of a failure, or an empty string."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ttt.kernels.cpu.build import load
+from ttt.kernels.cpu.build import load, load_unless_compiling
 
 _INPUTS = "Tensor x, Tensor weight, Tensor bias, Tensor before"
 _LIBRARY = torch.library.Library("ttt_cpu", "FRAGMENT")
@@ -32,8 +32,7 @@ def causal_conv(x_BTC: Tensor, weight_CK: Tensor, bias_C: Tensor, before_BKC: Te
         CompilerError: the kernel cannot be compiled on this machine.
         RuntimeError: inconsistent sizes, or different dtypes.
     """
-    if not torch.compiler.is_compiling():  # when compiling, the fake operator runs first and loads
-        load()
+    load_unless_compiling()
     y_BTC: Tensor = torch.ops.ttt_cpu.causal_conv(x_BTC, weight_CK, bias_C, before_BKC)
     return y_BTC
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ttt.kernels.adapter import with_biases
-from ttt.kernels.cpu.build import load
+from ttt.kernels.cpu.build import load, load_unless_compiling
 
 Params = tuple[Tensor, ...]
 
@@ -85,8 +85,7 @@ def inner_loop(
         CompilerError: the kernel cannot be compiled on this machine.
         RuntimeError: sizes that are inconsistent or not supported, or different dtypes.
     """
-    if not torch.compiler.is_compiling():  # when compiling, the fake operator runs first and loads
-        load()
+    load_unless_compiling()
     W, bias = with_biases(W)
     keep = torch.is_grad_enabled() and any(x.requires_grad for x in (*W, scale, shift, q, k, v, eta, tau))
     group = recompute_group or DEFAULT_GROUP

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ttt.kernels.cpu.build import load
+from ttt.kernels.cpu.build import load, load_unless_compiling
 
 _LIBRARY = torch.library.Library("ttt_cpu", "FRAGMENT")
 _LIBRARY.define("rms_norm(Tensor x, Tensor weight, float eps) -> Tensor")
@@ -36,28 +36,28 @@ def rms_norm(x: Tensor, weight_C: Tensor, eps: float) -> Tensor:
         CompilerError: the kernel cannot be compiled on this machine.
         RuntimeError: inconsistent sizes, or different dtypes.
     """
-    _load()
+    load_unless_compiling()
     y: Tensor = torch.ops.ttt_cpu.rms_norm(x, weight_C, eps)
     return y
 
 
 def sum_rms_norm(h: Tensor, y: Tensor, weight_C: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """Return h + y and ``rms_norm`` of it, [..., C]; the errors are those of ``rms_norm``."""
-    _load()
+    load_unless_compiling()
     total, normed = torch.ops.ttt_cpu.sum_rms_norm(h, y, weight_C, eps)
     return total, normed
 
 
 def gated_norm(x: Tensor, gate: Tensor, weight_C: Tensor, bias_C: Tensor, eps: float) -> Tensor:
     """Return GELU(gate) * LN(x), [..., C], with GELU's tanh form; the errors are those of ``rms_norm``."""
-    _load()
+    load_unless_compiling()
     y: Tensor = torch.ops.ttt_cpu.gated_norm(x, gate, weight_C, bias_C, eps)
     return y
 
 
 def gated_product(gate: Tensor, up: Tensor) -> Tensor:
     """Return silu(gate) * up, [..., C], without gradients; the errors are those of ``rms_norm``."""
-    _load()
+    load_unless_compiling()
     product: Tensor = torch.ops.ttt_cpu.gated_product(gate, up)
     return product
 
@@ -66,11 +66,6 @@ def gated_product_backward(upstream: Tensor, gate: Tensor, up: Tensor) -> tuple[
     """Return the gradients of gate and up, and ``gated_product`` again."""
     d_gate, d_up, product = torch.ops.ttt_cpu.gated_product_backward(upstream, gate, up)
     return d_gate, d_up, product
-
-
-def _load() -> None:
-    if not torch.compiler.is_compiling():  # when compiling, the fake operator runs first and loads
-        load()
 
 
 def _like(*numbers: int) -> Callable[..., Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ttt.kernels.cpu.build import load
+from ttt.kernels.cpu.build import load, load_unless_compiling
 
 SEGMENT, KEPT_E, KEPT_N = 64, 16, 8
 """As in ``selective_scan.h``: tokens per kept state, and the multiples to which E and N of kept states are rounded."""
@@ -46,8 +46,7 @@ def selective_scan(
         CompilerError: the kernel cannot be compiled on this machine.
         RuntimeError: inconsistent sizes, or different dtypes.
     """
-    if not torch.compiler.is_compiling():  # when compiling, the fake operator runs first and loads
-        load()
+    load_unless_compiling()
     inputs = u_BTE, delta_BTE, A_EN, B_BTN, C_BTN, D_E, h_BEN
     keep = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
     y_BTE, h_BEN, _ = torch.ops.ttt_cpu.selective_scan(*inputs, keep)
