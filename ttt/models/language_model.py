@@ -15,7 +15,7 @@ from ttt.models.cross_entropy import cross_entropy, head_losses
 from ttt.models.likeliest import are_likeliest
 
 ALL_LOGITS = ("primal", "dual")
-"""Kernels with which the loss is computed from all logits at once."""
+"""Values of ``kernel.name`` for which the loss is computed from all logits at once."""
 
 
 class LanguageModel(nn.Module, ByKernel):

@@ -63,7 +63,7 @@ def gated_product(gate: Tensor, up: Tensor) -> Tensor:
 
 
 def gated_product_backward(upstream: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of gate and up, and ``gated_product`` again."""
+    """Return the gradients of gate and up, and silu(gate) * up, which the backward pass of a product needs too."""
     d_gate, d_up, product = torch.ops.ttt_cpu.gated_product_backward(upstream, gate, up)
     return d_gate, d_up, product
 
