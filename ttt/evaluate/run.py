@@ -195,11 +195,11 @@ def load_run(
     if not used:
         raise UserError(f"{folder.path}: has no checkpoint to evaluate; train it further with ckpt=last")
     chosen = kernel or kernel_here(config.kernel, device)
+    if device.type == "cpu":
+        keep_freed_memory()
     vocab_size = record.content["data"]["vocab_size"]
     model = build_model(config.model, config.size, config.backbone, chosen, vocab_size)
     load_mean_weights(model, [checkpoint.path for checkpoint in used])
-    if device.type == "cpu":
-        keep_freed_memory()
     tokens = config.data.eval_tokens if eval_tokens is None else eval_tokens
     reading = Reading(config.ctx.length, tokens, device, tokens_at_once(config.trainer), show_progress)
     find = partial(corpus_of, record, config.data, show_progress)
