@@ -18,6 +18,7 @@ from ttt.bench.turns import peak_bytes, take_turns
 from ttt.config.bench import BenchConfig, InnerBenchConfig, LatencyBenchConfig, Methods, ModelBenchConfig, recorded
 from ttt.config.text_table import print_headings, wrapped
 from ttt.models.device import choose_device
+from ttt.models.memory import keep_freed_memory
 from ttt.results.benchmarks import BenchmarkLog, Kind
 from ttt.results.machine import Machine
 
@@ -65,6 +66,8 @@ def bench_latency(config: LatencyBenchConfig, methods: Methods) -> Path:
 
 def _run(kind: Kind, config: BenchConfig, groups: Groups, table: Table, device: torch.device = CPU) -> Path:
     torch.set_num_threads(config.threads)
+    if device.type == "cpu":
+        keep_freed_memory()  # before the first tensors, as in training
     for _ in groups():
         # Invalid settings raise an error here, before anything is measured or written.
         pass
