@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 from ttt.kernels.cpu import pointwise
 from ttt.kernels.cpu.decode import NoTokenStepsError, TokenSteps
 from ttt.kernels.dispatch import computes_compiled
-from ttt.kernels.matmul import product
+from ttt.kernels.matmul import add_product, autocast, product, sum_of_products
 from ttt.layers.by_kernel import ByKernel
 from ttt.layers.state import SequenceLayer, State
 from ttt.layers.views import linear
@@ -73,9 +73,12 @@ class SwiGLU(nn.Module):
 
     def forward(self, x_BTC: Tensor) -> Tensor:
         """Gate and project back."""
-        gate, up, down = self.gate(x_BTC), self.up(x_BTC), self.down
-        compiled = computes_compiled(down.kernel, gate, up)
-        return _GatedDown.apply(gate, up, down.weight, down.kernel.matmul, compiled)
+        kernel, device = self.down.kernel, x_BTC.device.type
+        x_BTC, *weights = autocast(x_BTC, self.gate.weight, self.up.weight, self.down.weight)
+        compiled = computes_compiled(kernel, x_BTC, *weights)
+        with torch.autocast(device, enabled=False):
+            y_BTC: Tensor = _SwiGLU.apply(x_BTC, *weights, kernel.matmul, compiled)
+        return y_BTC
 
     def token_steps(self, steps: TokenSteps, x_C: Tensor) -> Tensor:
         """Add the gate and both projections of one token."""
@@ -84,34 +87,42 @@ class SwiGLU(nn.Module):
         return steps.linear(up, self.down.weight)
 
 
-class _GatedDown(torch.autograd.Function):
-    """down(silu(gate) * up), which recomputes its two wide products in the backward pass instead of keeping them.
+class _SwiGLU(torch.autograd.Function):
+    """down(silu(gate x) * up x), which keeps x and the two wide products, and computes the gated one again.
 
-    They are the largest tensors of a block: keeping them would take a quarter of the memory of a training step.
+    They are the largest tensors of a block: the gated product would take another eighth of the memory of a training
+    step. As one node, it adds the gradient of x in place, and has the gradients of the wide products for a few tokens
+    at a time.
     """
 
     @staticmethod
-    def forward(ctx: Any, gate: Tensor, up: Tensor, weight: Tensor, library: str, compiled: bool) -> Tensor:
-        ctx.save_for_backward(gate, up, weight)
+    def forward(
+        ctx: Any, x: Tensor, gate_weight: Tensor, up_weight: Tensor, down_weight: Tensor, library: str, compiled: bool
+    ) -> Tensor:
+        gate, up = product(x, gate_weight, library), product(x, up_weight, library)
+        ctx.save_for_backward(x, gate, up, gate_weight, up_weight, down_weight)
         ctx.library, ctx.compiled = library, compiled
         gated = pointwise.gated_product(gate, up) if compiled else F.silu(gate) * up
-        return product(gated, weight.to(gate.dtype), library)
+        return product(gated, down_weight, library)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        gate, up, weight = ctx.saved_tensors
+    def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
+        *by_token, gate_weight, up_weight, down_weight = ctx.saved_tensors
         backward = pointwise.gated_product_backward if ctx.compiled else gated_product_backward
-        d_gate, d_up = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (gate, up))
-        d_weight = torch.zeros_like(weight)
-        parts = (x.flatten(0, -2).split(LONGEST_PART) for x in (d_out, gate, up, d_gate, d_up))
-        for d_out_part, gate_part, up_part, d_gate_part, d_up_part in zip(*parts, strict=True):
-            d_gated = product(d_out_part, weight.to(d_out.dtype).mT, ctx.library)
-            of_gate, of_up, gated = backward(d_gated, gate_part, up_part)
-            d_gate_part.copy_(of_gate)
-            d_up_part.copy_(of_up)
-            d_weight += d_out_part.mT @ gated
-        return d_gate, d_up, d_weight, None, None
+        dx_parts: list[Tensor] = []
+        d_weights: list[Tensor | None] = [None] * 3
+        parts = (x.flatten(0, -2).split(LONGEST_PART) for x in (d_out, *by_token))
+        for d_out_part, x_part, gate, up in zip(*parts, strict=True):
+            d_gated = product(d_out_part, down_weight.mT, ctx.library)
+            d_gate, d_up, gated = backward(d_gated, gate, up)
+            dx_part = product(d_gate, gate_weight.mT, ctx.library)
+            add_product(dx_part, d_up, up_weight.mT, ctx.library)
+            dx_parts.append(dx_part)
+            pairs = (d_gate, x_part), (d_up, x_part), (d_out_part, gated)
+            d_weights = [sum_of_products(of, dz.mT, z) for of, (dz, z) in zip(d_weights, pairs, strict=True)]
+        dx = dx_parts[0] if len(dx_parts) == 1 else torch.cat(dx_parts)
+        return dx.view(d_out.shape), *(None if x is None else x.to(dx.dtype) for x in d_weights), None, None
 
 
 def gated_product_backward(upstream: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -54,12 +54,32 @@ def linear(x: Tensor, weight: Tensor, library: str) -> Tensor:
 
 def product(x: Tensor, weight: Tensor, library: str) -> Tensor:
     """Return what ``linear`` returns, without gradients, for the forward and backward passes of other functions."""
-    if library == "torch" or not _is_for_onednn(x, weight):
-        return F.linear(x, weight)
-    rows, (N, K) = x.numel() // x.shape[-1], weight.shape
-    if library == "auto" and not _is_onednn_faster(rows, K, N, weight.stride(1) == 1):
-        return F.linear(x, weight)
-    return _onednn(x, weight)
+    return _onednn(x, weight) if _takes_onednn(x, weight, library) else F.linear(x, weight)
+
+
+def add_product(total: Tensor, x: Tensor, weight: Tensor, library: str) -> None:
+    """Add ``product(x, weight, library)``, [M, N], to ``total`` in its memory."""
+    if _takes_onednn(x, weight, library):
+        total += _onednn(x, weight)
+    else:
+        torch.addmm(total, x, weight.mT, out=total)  # addmm_ is not counted by torch's counter of FLOPs
+
+
+def sum_of_products(total: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
+    """Return a @ b, or add it to an earlier sum in its memory. The sum is in at least float32."""
+    exact = torch.promote_types(a.dtype, torch.float32)
+    if total is None:
+        return (a @ b).to(exact)
+    return torch.addmm(total, a, b, out=total) if a.dtype == exact else total.add_(a @ b)
+
+
+def autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Return float tensors in the type that autocast, where it is on, gives the factors of a product."""
+    device = tensors[0].device.type
+    if not torch.is_autocast_enabled(device):
+        return tensors
+    half = torch.get_autocast_dtype(device)
+    return tuple(x if x.dtype == torch.float64 else x.to(half) for x in tensors)
 
 
 class _Linear(torch.autograd.Function):
@@ -77,6 +97,14 @@ class _Linear(torch.autograd.Function):
         # Both libraries take the same time for the gradient of the weights.
         d_weight = dy.flatten(0, -2).mT @ x.flatten(0, -2) if ctx.needs_input_grad[1] else None
         return dx, d_weight, None
+
+
+def _takes_onednn(x: Tensor, weight: Tensor, library: str) -> bool:
+    """Return whether oneDNN computes a product."""
+    if library == "torch" or not _is_for_onednn(x, weight):
+        return False
+    rows, (N, K) = x.numel() // x.shape[-1], weight.shape
+    return library == "onednn" or _is_onednn_faster(rows, K, N, weight.stride(1) == 1)
 
 
 def _is_for_onednn(x: Tensor, weight: Tensor) -> bool:
