@@ -7,8 +7,7 @@ from torch import Tensor
 
 from ttt.config.schema import KernelConfig
 from ttt.kernels.cpu import convolution
-from ttt.kernels.cpu.convolution import causal_conv
-from ttt.layers.convolution import CausalConv
+from ttt.layers.convolution import CausalConv, convolve
 
 NAMES = ["x", "weight", "bias", "before"]
 SIZES = [(2, 7, 5, 4), (1, 1, 3, 4), (3, 2, 130, 4), (2, 300, 257, 2), (1, 5, 6, 1), (2, 3, 4, 9)]
@@ -19,6 +18,11 @@ def given(batch: int, tokens: int, channels: int, taps: int, dtype: torch.dtype 
     torch.manual_seed(0)
     shapes = (batch, tokens, channels), (channels, taps), (channels,), (batch, taps - 1, channels)
     return [torch.randn(shape, dtype=dtype, requires_grad=True) for shape in shapes]
+
+
+def causal_conv(x: Tensor, weight: Tensor, bias: Tensor, before: Tensor) -> Tensor:
+    (y,) = convolution.causal_conv(x, [weight], [bias], [before])
+    return y
 
 
 def definition(x: Tensor, weight: Tensor, bias: Tensor, before: Tensor) -> Tensor:
@@ -42,6 +46,25 @@ def test_values_and_gradients_are_the_definitions(sizes: tuple[int, ...], dtype:
     inputs = given(*sizes, dtype=dtype)
     expected = results(definition, [x.detach().double().requires_grad_() for x in inputs])
     assert_close(results(causal_conv, inputs), expected, TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("used", [(0,), (1,), (0, 1)], ids=str)
+def test_filters_of_one_input_are_those_of_each_with_the_sum_of_their_gradients(used: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    filters, x = [CausalConv(20, 4).double() for _ in range(2)], torch.randn(2, 140, 20, dtype=torch.float64)
+    states = [{"inputs": torch.randn(2, 3, 20, dtype=torch.float64).requires_grad_()} for _ in filters]
+    inputs = [x.requires_grad_(), *(state["inputs"] for state in states), *(p for f in filters for p in f.parameters())]
+    upstream = torch.randn(2, *x.shape, dtype=torch.float64)
+    found = []
+    for kernel in ("auto", "dual"):
+        for each in filters:
+            each.kernel = KernelConfig(kernel)
+        y, after = convolve(x, filters, states)
+        loss = sum((y[f] * upstream[f]).sum() for f in used)
+        found.append(
+            (*y, *(each["inputs"] for each in after), *torch.autograd.grad(loss, inputs, materialize_grads=True))
+        )
+    torch.testing.assert_close(found[0], found[1], rtol=1e-12, atol=1e-12)
 
 
 def test_no_tokens_have_no_gradients() -> None:
@@ -90,7 +113,9 @@ def test_a_second_derivative_is_refused() -> None:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_torch_finds_nothing_wrong_with_the_operator() -> None:
-    torch.library.opcheck(torch.ops.ttt_cpu.causal_conv.default, given(2, 7, 5, 4))
+    x, *of_filter = given(2, 7, 5, 4)
+    filters = [[each, each.detach().flip(0).requires_grad_()] for each in of_filter]
+    torch.library.opcheck(torch.ops.ttt_cpu.causal_conv.default, (x, *filters))
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -102,9 +127,9 @@ def test_both_forms_of_the_module_agree_whole_and_in_chunks(
     module, x = CausalConv(6, 4, bias=bias).to(dtype), torch.randn(2, 12, 6, dtype=dtype)
     calls: list[Tensor] = []
 
-    def noted(*inputs: Tensor) -> Tensor:
-        calls.append(inputs[0])
-        return causal_conv(*inputs)
+    def noted(x: Tensor, *filters: list[Tensor]) -> list[Tensor]:
+        calls.append(x)
+        return convolution.causal_conv(x, *filters)
 
     monkeypatch.setattr("ttt.layers.convolution.causal_conv", noted)
     (whole, last), (chunks, state) = module(x), ([], None)

@@ -3,6 +3,8 @@
 Shapes: B batch, T tokens, C channels, K kernel width.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -40,20 +42,36 @@ class CausalConv(nn.Module, ByKernel):
 
     def forward(self, x_BTC: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Filter every channel, with zeros before the first token. The state has the last ``inputs`` [B, K - 1, C]."""
-        B, T, C = x_BTC.shape
-        before = state["inputs"] if state else x_BTC.new_zeros(B, self.weight.shape[-1] - 1, C)
-        kept = self.weight.shape[-1] - 1
-        last = x_BTC[:, T - kept :] if kept <= T else torch.cat((before, x_BTC), dim=1)[:, T:]
-        # A copy: a view would keep all inputs in memory and in saved files.
-        return self._filtered(x_BTC, before), {"inputs": last.clone()}
+        (y_BTC,), (after,) = convolve(x_BTC, [self], [state])
+        return y_BTC, after
 
     def token_steps(self, steps: TokenSteps, x_C: Tensor, state: State) -> Tensor:
         """Add the convolution of one token."""
         return steps.convolve(x_C, self.weight[:, 0], self.bias, state["inputs"])
 
-    def _filtered(self, x_BTC: Tensor, before: Tensor) -> Tensor:
-        if computes_compiled(self.kernel, x_BTC, before, self.weight):
-            bias = x_BTC.new_zeros(x_BTC.shape[-1]) if self.bias is None else self.bias
-            return causal_conv(x_BTC, self.weight[:, 0], bias, before)
-        inputs = torch.cat((before, x_BTC), dim=1).transpose(1, 2)
-        return F.conv1d(inputs, self.weight, self.bias, groups=x_BTC.shape[-1]).transpose(1, 2)
+    def before(self, x_BTC: Tensor, state: State | None) -> Tensor:
+        """Return the K - 1 inputs before the first, [B, K - 1, C]."""
+        return state["inputs"] if state else x_BTC.new_zeros(len(x_BTC), self.weight.shape[-1] - 1, x_BTC.shape[-1])
+
+    def bias_or_zeros(self) -> Tensor:
+        """Return the bias [C]."""
+        return self.weight.new_zeros(len(self.weight)) if self.bias is None else self.bias
+
+
+def convolve(
+    x_BTC: Tensor, filters: Sequence[CausalConv], states: Sequence[State | None]
+) -> tuple[list[Tensor], list[State]]:
+    """Apply filters of equally many taps to one input; the compiled kernel reads it once for all of them."""
+    before = [each.before(x_BTC, state) for each, state in zip(filters, states, strict=True)]
+    kernel, weights = filters[0].kernel, [each.weight[:, 0] for each in filters]
+    if computes_compiled(kernel, x_BTC, *before, *weights):
+        y_BTC = causal_conv(x_BTC, weights, [each.bias_or_zeros() for each in filters], before)
+    else:
+        y_BTC = [
+            F.conv1d(torch.cat((tokens, x_BTC), dim=1).mT, each.weight, each.bias, groups=x_BTC.shape[-1]).mT
+            for each, tokens in zip(filters, before, strict=True)
+        ]
+    T, kept = x_BTC.shape[1], before[0].shape[1]
+    last = [x_BTC[:, T - kept :] if kept <= T else torch.cat((tokens, x_BTC), dim=1)[:, T:] for tokens in before]
+    # A copy: a view would keep all inputs in memory and in saved files.
+    return y_BTC, [{"inputs": each.clone()} for each in last]

@@ -12,7 +12,7 @@ from ttt.kernels.cpu.decode import TokenSteps
 from ttt.kernels.cpu.pointwise import gated_norm
 from ttt.kernels.dispatch import computes_compiled
 from ttt.layers.by_kernel import ByKernel
-from ttt.layers.convolution import CausalConv
+from ttt.layers.convolution import CausalConv, convolve
 from ttt.layers.registry import LayerSpec
 from ttt.layers.state import State, named, part
 
@@ -63,9 +63,9 @@ class Views(nn.Module):
         assert self.conv_q is not None
         assert self.conv_k is not None
         shared_BTC = self.q(x_BTC)
-        q_BTC, q_state = self.conv_q(shared_BTC, part(state, "conv_q"))
-        k_BTC, k_state = self.conv_k(shared_BTC, part(state, "conv_k"))
-        return q_BTC, k_BTC, named("conv_q", q_state) | named("conv_k", k_state)
+        states = part(state, "conv_q"), part(state, "conv_k")
+        (q_BTC, k_BTC), after = convolve(shared_BTC, (self.conv_q, self.conv_k), states)
+        return q_BTC, k_BTC, named("conv_q", after[0]) | named("conv_k", after[1])
 
     def token_steps(self, steps: TokenSteps, x_C: Tensor, state: State) -> tuple[Tensor, Tensor, Tensor]:
         """Add the views of one token, each [H, D]."""

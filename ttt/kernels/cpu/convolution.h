@@ -1,15 +1,17 @@
-// Causal depthwise convolution, forward and backward: y_t = bias + sum over k of w_k x_{t-K+1+k}.
+// Causal depthwise convolutions of one input, forward and backward: y_t = bias + sum over k of w_k x_{t-K+1+k}.
 //
-// Shapes: B batch, T tokens, C channels, K taps. The loops over channels are left to the compiler's vectors: a token's
-// taps are K products of rows that the cache still holds. A task is one group of channels of one sequence. Groups do
-// not depend on the number of threads, nor do sums.
+// A task is a part of one sequence's tokens, so that memory is read and written in order, once for all filters: the K
+// rows that a token needs are in the first cache. Parts do not depend on the number of threads, nor do sums.
+// Shapes: F filters, B batch, T tokens, C channels, K taps.
 #pragma once
 
-#include <algorithm>
+#include <vector>
+
+#include "row.h"
 
 namespace ttt {
 
-constexpr long CONV_GROUP = 128;  // channels
+constexpr long CONV_PART = 128;  // tokens
 
 // A tensor [B, T, C] whose channels are adjacent.
 template <class T>
@@ -17,73 +19,105 @@ struct Rows {
     T* at = nullptr;
     long batch = 0, token = 0;
 
-    T* of(long b, long t, long c) const { return at + b * batch + t * token + c; }
+    T* of(long b, long t) const { return at + b * batch + t * token; }
 };
 
 struct ConvSizes {
     long B, T, C, K;
 
-    long groups() const { return (C + CONV_GROUP - 1) / CONV_GROUP; }
+    long parts() const { return std::max(1L, (T + CONV_PART - 1) / CONV_PART); }
 };
 
 template <class T>
-struct ConvInputs {
-    ConvSizes sizes;
-    Rows<const T> x, before;  // [B, T, C] and the K - 1 tokens before them
-    const T *w, *bias;        // [K, C]; [C]
+struct Filter {
+    const T *w, *bias;      // [K, C]; [C]
+    Rows<const T> before;   // the K - 1 tokens before the first
 };
 
-// One group of channels of one sequence. Tokens before the first have negative numbers.
+// What the backward pass reads and writes for one filter.
+template <class T>
+struct FilterGradients {
+    Rows<const T> dy;
+    Rows<T> dbefore;
+    T *dw, *dbias;  // [K, C]; [C]: sums, to which it adds
+};
+
+// y = bias + sum over k of w_k rows_k. TAPS is K, or 0 where the compiler need not know it.
+template <class T, int TAPS>
+void filter_row(const Filter<T>& filter, const T* const* rows, long taps, Row<T> y) {
+    const long K = TAPS ? TAPS : taps, C = y.C;
+    each_vector<T>(C, [&](long c) INLINE_LAMBDA {
+        Vector<T> sum = Read<T>{filter.bias, C}[c];
+        UNROLL for (long k = 0; k < K; k++) sum += Read<T>{filter.w + k * C, C}[c] * Read<T>{rows[k], C}[c];
+        y.set(c, sum);
+    });
+}
+
+// dx, to which it adds or not, is the sum over k of w_k dy_k, with dy_k the gradient of the output that x reaches by
+// tap k. Adds to dw.
+template <class T, int TAPS>
+void filter_row_backward(
+    const Filter<T>& filter, const T* const* dy, long taps, Read<T> x, bool adds, Row<T> dx, T* dw
+) {
+    const long K = TAPS ? TAPS : taps, C = x.C;
+    each_vector<T>(C, [&](long c) INLINE_LAMBDA {
+        const Vector<T> input = x[c];
+        Vector<T> sum = adds ? dx[c] : Vector<T>{};
+        UNROLL for (long k = 0; k < K; k++) {
+            const Vector<T> upstream = Read<T>{dy[k], C}[c];
+            sum += Read<T>{filter.w + k * C, C}[c] * upstream;
+            Row<T>{dw + k * C, C}.add(c, input * upstream);
+        }
+        dx.set(c, sum);
+    });
+}
+
+// Part of the tokens of one sequence. Tokens before the first have negative numbers.
 template <class T>
 class ConvTask {
   public:
-    ConvTask(const ConvInputs<T>& in, long task)
-        : in(in), sizes(in.sizes), b(task / sizes.groups()), first(task % sizes.groups() * CONV_GROUP),
-          channels(std::min(CONV_GROUP, sizes.C - first)) {}
+    ConvTask(const ConvSizes& sizes, Rows<const T> x, const std::vector<Filter<T>>& filters, long task)
+        : sizes(sizes), x(x), filters(filters), b(task / sizes.parts()), begin(task % sizes.parts() * CONV_PART),
+          end(std::min(sizes.T, begin + CONV_PART)), rows(sizes.K) {}
 
-    void forward(Rows<T> y) const {
-        for (long t = 0; t < sizes.T; t++) {
-            T* __restrict to = y.of(b, t, first);
-            for (long c = 0; c < channels; c++) to[c] = in.bias[first + c];
-            for (long k = 0; k < sizes.K; k++) add_product(to, tap(k), input(t - sizes.K + 1 + k));
+    void forward(const std::vector<Rows<T>>& y) {
+        const auto filter_row = sizes.K == 4 ? ttt::filter_row<T, 4> : ttt::filter_row<T, 0>;
+        for (long t = begin; t < end; t++) {
+            for (size_t f = 0; f < filters.size(); f++) {
+                for (long k = 0; k < sizes.K; k++) rows[k] = input(filters[f], t - sizes.K + 1 + k);
+                filter_row(filters[f], rows.data(), sizes.K, {y[f].of(b, t), sizes.C});
+            }
         }
     }
 
-    // Writes dx, dbefore and this sequence's dw [K, C] and dbias [C].
-    void backward(Rows<const T> dy, Rows<T> dx, Rows<T> dbefore, T* dw, T* dbias) const {
-        for (long t = 1 - sizes.K; t < sizes.T; t++) {
-            T* __restrict to = t < 0 ? dbefore.of(b, t + sizes.K - 1, first) : dx.of(b, t, first);
-            std::fill_n(to, channels, T(0));
-            for (long k = 0; k < sizes.K; k++) {
-                const long reached = t + sizes.K - 1 - k;
-                if (0 <= reached && reached < sizes.T) add_product(to, tap(k), dy.of(b, reached, first));
+    void backward(const std::vector<FilterGradients<T>>& gradients, Rows<T> dx) {
+        const auto row_backward = sizes.K == 4 ? filter_row_backward<T, 4> : filter_row_backward<T, 0>;
+        const std::vector<T> zeros(sizes.C);
+        for (long t = begin ? begin : 1 - sizes.K; t < end; t++) {
+            for (size_t f = 0; f < filters.size(); f++) {
+                const FilterGradients<T>& to = gradients[f];
+                for (long k = 0; k < sizes.K; k++) {
+                    const long reached = t + sizes.K - 1 - k;
+                    rows[k] = 0 <= reached && reached < sizes.T ? to.dy.of(b, reached) : zeros.data();
+                }
+                const Read<T> from{input(filters[f], t), sizes.C};
+                const Row<T> dfrom{t < 0 ? to.dbefore.of(b, t + sizes.K - 1) : dx.of(b, t), sizes.C};
+                row_backward(filters[f], rows.data(), sizes.K, from, f > 0 && t >= 0, dfrom, to.dw);
+                if (t >= 0) add<T>({to.dbias, sizes.C}, {to.dy.of(b, t), sizes.C}, {to.dbias, sizes.C});
             }
-        }
-        for (long k = 0; k < sizes.K; k++) std::fill_n(dw + k * sizes.C + first, channels, T(0));
-        std::fill_n(dbias + first, channels, T(0));
-        for (long t = 0; t < sizes.T; t++) {
-            const T* from = dy.of(b, t, first);
-            for (long k = 0; k < sizes.K; k++) {
-                add_product(dw + k * sizes.C + first, from, input(t - sizes.K + 1 + k));
-            }
-            for (long c = 0; c < channels; c++) dbias[first + c] += from[c];
         }
     }
 
   private:
-    const T* tap(long k) const { return in.w + k * sizes.C + first; }
-
-    const T* input(long t) const {
-        return t < 0 ? in.before.of(b, t + sizes.K - 1, first) : in.x.of(b, t, first);
+    const T* input(const Filter<T>& filter, long t) const {
+        return t < 0 ? filter.before.of(b, t + sizes.K - 1) : x.of(b, t);
     }
 
-    void add_product(T* __restrict to, const T* __restrict a, const T* __restrict x) const {
-        for (long c = 0; c < channels; c++) to[c] += a[c] * x[c];
-    }
-
-    const ConvInputs<T>& in;
     const ConvSizes sizes;
-    const long b, first, channels;
+    const Rows<const T> x;
+    const std::vector<Filter<T>>& filters;
+    const long b, begin, end;
+    std::vector<const T*> rows;  // those of one token
 };
 
 }  // namespace ttt

@@ -1,8 +1,9 @@
-"""The compiled causal convolution as a torch operator: a single node for autograd, torch.compile and DDP.
+"""The compiled causal convolutions as a torch operator: a single node for autograd, torch.compile and DDP.
 
-Shapes: B batch, T tokens, C channels, K taps.
+Shapes: F filters, B batch, T tokens, C channels, K taps.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,51 +11,58 @@ from torch import Tensor
 
 from ttt.kernels.cpu.build import load, load_unless_compiling
 
-_INPUTS = "Tensor x, Tensor weight, Tensor bias, Tensor before"
+_INPUTS = "Tensor x, Tensor[] weights, Tensor[] biases, Tensor[] before"
 _LIBRARY = torch.library.Library("ttt_cpu", "FRAGMENT")
-_LIBRARY.define(f"causal_conv({_INPUTS}) -> Tensor")
-_LIBRARY.define(f"causal_conv_backward(Tensor dy, {_INPUTS}) -> (Tensor, Tensor, Tensor, Tensor)")
+_LIBRARY.define(f"causal_conv({_INPUTS}) -> Tensor[]")
+_LIBRARY.define(f"causal_conv_backward(Tensor[] dy, {_INPUTS}) -> (Tensor, Tensor[], Tensor[], Tensor[])")
 
 
-def causal_conv(x_BTC: Tensor, weight_CK: Tensor, bias_C: Tensor, before_BKC: Tensor) -> Tensor:
-    """Compute y_t = bias + sum over k of weight_k x_{t-K+1+k} [B, T, C], all tensors on the CPU.
+def causal_conv(
+    x_BTC: Tensor, weights_CK: Sequence[Tensor], biases_C: Sequence[Tensor], before_BKC: Sequence[Tensor]
+) -> list[Tensor]:
+    """Compute y_t = bias + sum over k of weight_k x_{t-K+1+k} for F filters, each y [B, T, C], all tensors on the CPU.
 
-    torch's convolution wants tokens adjacent and returns them so; this one reads and writes channels adjacent, as
-    linear maps do. Differentiable once, in every tensor. Equal inputs give equal bytes for any number of threads.
+    It reads x once for all filters, and sums their gradients of x at once. torch's convolution wants tokens adjacent
+    and returns them so; this one reads and writes channels adjacent, as linear maps do. Differentiable once, in every
+    tensor. Equal inputs give equal bytes for any number of threads.
 
     Args:
         x_BTC: input, float32 or float64, the dtype of all tensors.
-        weight_CK: taps, the last for the current token.
-        bias_C: bias.
-        before_BKC: the K - 1 tokens before the first.
+        weights_CK: taps of each filter, the last for the current token.
+        biases_C: bias of each filter.
+        before_BKC: the K - 1 tokens before the first, for each filter.
 
     Raises:
         CompilerError: the kernel cannot be compiled on this machine.
         RuntimeError: inconsistent sizes, or different dtypes.
     """
     load_unless_compiling()
-    y_BTC: Tensor = torch.ops.ttt_cpu.causal_conv(x_BTC, weight_CK, bias_C, before_BKC)
+    y_BTC: list[Tensor] = torch.ops.ttt_cpu.causal_conv(x_BTC, list(weights_CK), list(biases_C), list(before_BKC))
     return y_BTC
 
 
 @torch.library.register_fake("ttt_cpu::causal_conv", lib=_LIBRARY)
-def _(x: Tensor, *_: Tensor) -> Tensor:
+def _(x: Tensor, weights: list[Tensor], *_: list[Tensor]) -> list[Tensor]:
     load()
-    return x.new_empty(x.shape)
+    return [x.new_empty(x.shape) for _ in weights]
 
 
 @torch.library.register_fake("ttt_cpu::causal_conv_backward", lib=_LIBRARY)
-def _(_: Tensor, x: Tensor, weight: Tensor, bias: Tensor, before: Tensor) -> tuple[Tensor, ...]:
-    d_weight = weight.new_empty(weight.shape[::-1]).mT
-    return x.new_empty(x.shape), d_weight, bias.new_empty(bias.shape), before.new_empty(before.shape)
+def _(_: list[Tensor], x: Tensor, *given: list[Tensor]) -> tuple[Tensor | list[Tensor], ...]:
+    return x.new_empty(x.shape), *([each.new_empty(each.shape) for each in tensors] for tensors in given)
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG001 (a name that torch passes)
-    ctx.save_for_backward(*inputs)
+def _save(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
+    x, *tensors = inputs
+    ctx.filters = len(output)
+    ctx.save_for_backward(x, *(each for one_kind in tensors for each in one_kind))
 
 
-def _backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
-    gradients: tuple[Tensor, ...] = torch.ops.ttt_cpu.causal_conv_backward(dy, *ctx.saved_tensors)
+def _backward(ctx: Any, dy: list[Tensor]) -> tuple[Any, ...]:
+    (x, *tensors), F = ctx.saved_tensors, ctx.filters
+    gradients: tuple[Any, ...] = torch.ops.ttt_cpu.causal_conv_backward(
+        dy, x, tensors[:F], tensors[F : 2 * F], tensors[2 * F :]
+    )
     return gradients
 
 

@@ -5,34 +5,9 @@
 #pragma once
 
 #include "gelu.h"
-#include "simd.h"
+#include "row.h"
 
 namespace ttt {
-
-// A row of C numbers as vectors; lanes beyond its end read 0 and are not written.
-template <class T>
-struct Row {
-    using Value = std::remove_const_t<T>;
-    T* at;
-    long C;
-
-    INLINE Vector<Value> operator[](long c) const {
-        if (c + LANES<Value> <= C) return load<Value>(at + c);
-        Vector<Value> x{};
-        std::memcpy(&x, at + c, (C - c) * sizeof(T));
-        return x;
-    }
-
-    INLINE void set(long c, Vector<Value> x) const {
-        if (c + LANES<Value> <= C) return store<Value>(at + c, x);
-        std::memcpy(at + c, &x, (C - c) * sizeof(T));
-    }
-
-    INLINE void add(long c, Vector<Value> x) const { set(c, (*this)[c] + x); }
-};
-
-template <class T>
-using Read = Row<const T>;
 
 // silu(z) = z s(z) with the logistic function s, and its derivative.
 template <class T>
@@ -45,11 +20,6 @@ struct Silu {
         first = (z < 0 ? small : large) + z * small * large;
     }
 };
-
-template <class T>
-void add(Read<T> x, Read<T> y, Row<T> sum) {
-    for (long c = 0; c < x.C; c += LANES<T>) sum.set(c, x[c] + y[c]);
-}
 
 template <class T>
 INLINE T root_mean_square_inverse(Read<T> x, T eps) {
