@@ -148,7 +148,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         total, normed = self.norm.of_sum(x, y)
-        return total + self.mlp(normed) + self.output(self.norm(y), x, self.layer_norm)
+        return total + self.mlp(normed) + self.output(self.norm(y), self.output.g(x), self.layer_norm)
 
 
 def names_of_calls(function: Callable[[], object]) -> set[str]:

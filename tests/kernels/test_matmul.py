@@ -61,6 +61,30 @@ def test_values_and_gradients_are_torchs(onednn: list, shape: tuple[int, ...]) -
     assert onednn == [(10, 24), (24, 10)]
 
 
+@pytest.mark.parametrize("library", ["auto", "onednn"])
+@pytest.mark.parametrize("frozen", [None, 0, 1, 2])
+def test_maps_of_one_input_add_its_gradient(
+    onednn: list, monkeypatch: pytest.MonkeyPatch, frozen: int | None, library: str
+) -> None:
+    monkeypatch.setattr(matmul, "_is_onednn_faster", lambda *_: False)
+    x, *weights = tensors((2, 7, 24), (10, 24), (24, 24), (3, 24))
+    inputs = [x, *(weight for number, weight in enumerate(weights) if number != frozen)]
+    if frozen is not None:
+        weights[frozen].requires_grad_(False)
+    results = []
+    for maps in (matmul.linears(x, weights, library), [F.linear(x.double(), weight.double()) for weight in weights]):
+        # One output is not used.
+        loss = maps[0].sin().sum() + maps[2].cos().sum()
+        results.append((*maps, *torch.autograd.grad(loss, inputs, allow_unused=True)))
+    for ours, exact in zip(*results, strict=True):
+        if exact is None:
+            assert ours is None
+        else:
+            torch.testing.assert_close(ours, exact.float(), rtol=1e-4, atol=1e-4)
+    assert matmul.linears(x, weights, library)[0].grad_fn.name() == "_LinearsBackward"
+    assert bool(onednn) == (library == "onednn")
+
+
 def test_a_gated_feed_forward_part_equals_torchs(onednn: list) -> None:
     (x,) = tensors((2, 9, 24))
     module = SwiGLU(24, 40, 0.2)

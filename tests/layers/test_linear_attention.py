@@ -34,13 +34,13 @@ def turned(x_BHTD: Tensor, base: float) -> Tensor:
 
 
 def by_all_pairs(layer: LinearAttention, x_BTC: Tensor) -> Tensor:
-    (q, k, v), _ = layer.views(x_BTC)
+    (q, k, v, *gate), _ = layer.views(x_BTC, None, layer.output.g)
     q, k = turned(q, layer.config.rope_base), turned(k, layer.config.rope_base)
     if layer.config.feature_map == "elu":
         q, k = F.elu(q) + 1, F.elu(k) + 1
     pairs_BHTT = (q @ k.mT).tril()
     weights = pairs_BHTT / pairs_BHTT.sum(-1, keepdim=True) if layer.config.normaliser else pairs_BHTT
-    return layer.output(layer.post_norm(merge_heads(weights @ v)), x_BTC)
+    return layer.output(layer.post_norm(merge_heads(weights @ v)), *gate)
 
 
 @pytest.mark.parametrize("conv_gate", [False, True])

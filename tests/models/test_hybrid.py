@@ -145,12 +145,12 @@ def attention(window: int | None) -> Attention:
 
 
 def by_definition(layer: Attention, x_BTC: Tensor, window: int) -> Tensor:
-    (q, k, v), _ = layer.views(x_BTC)
+    (q, k, v, *gate), _ = layer.views(x_BTC, None, layer.output.g)
     q, k = rotated(q, k, torch.arange(T), layer.rope_base)
     distance = torch.arange(T)[:, None] - torch.arange(T)
     seen = (distance >= 0) & (distance < window)
     weights = ((q @ k.mT) / q.shape[-1] ** 0.5).masked_fill(~seen, -torch.inf).softmax(dim=-1)
-    return layer.output(merge_heads(weights @ v), x_BTC)
+    return layer.output(merge_heads(weights @ v), *gate)
 
 
 @pytest.mark.parametrize("window", [1, 7, 16, T, T + 1])

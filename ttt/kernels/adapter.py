@@ -48,6 +48,10 @@ def for_any_length(kernel: WholeKernel, rest: InnerKernel) -> InnerKernel:
         whole = (inputs.length - before) // b * b
         if not whole:
             return rest(loop, state, inputs)
+        if whole == inputs.length:
+            # Splitting would copy the gradients of the views.
+            z, W = kernel(loop, state.W, with_halved_loss(loop, inputs))
+            return z, InnerState(W)
         lengths = [before, whole, inputs.length - before - whole]
         outputs = []
         for number, chunk in enumerate(inputs.split(lengths)):

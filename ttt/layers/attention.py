@@ -41,7 +41,7 @@ class Attention(nn.Module):
 
     def forward(self, x_BTC: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Attend from every token to itself and the tokens before it."""
-        (q_BHTD, k_BHTD, v_BHTD), views_state = self.views(x_BTC, part(state, "views"))
+        (q_BHTD, k_BHTD, v_BHTD, *gate), views_state = self.views(x_BTC, part(state, "views"), self.output.g)
         T = q_BHTD.shape[2]
         past = self._past(state)
         q_BHTD, k_BHTD = rotated(q_BHTD, k_BHTD, past + torch.arange(T, device=q_BHTD.device), self.rope_base)
@@ -56,7 +56,7 @@ class Attention(nn.Module):
         # safetensors writes only contiguous tensors; a view would keep the tokens before it in memory.
         last = {"keys": k_BHTD, "values": v_BHTD}
         own_state = {name: x[:, :, max(0, x.shape[2] - kept) :].contiguous() for name, x in last.items()} | position
-        return self.output(merge_heads(z_BHTD), x_BTC), named("views", views_state) | own_state
+        return self.output(merge_heads(z_BHTD), *gate), named("views", views_state) | own_state
 
     def _past(self, state: State | None) -> int | Tensor:
         """Return the number of tokens before this chunk."""

@@ -44,12 +44,12 @@ class LinearAttention(nn.Module):
 
     def forward(self, x_BTC: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Add every token to the sums and multiply them by its query."""
-        (q, k, v), views_state = self.views(x_BTC, part(state, "views"))
+        (q, k, v, *gate), views_state = self.views(x_BTC, part(state, "views"), self.output.g)
         # In at least float32: half precision would lose what one token adds to a long sum.
         with torch.autocast(x_BTC.device.type, enabled=False):
             dtype = torch.promote_types(q.dtype, torch.float32)
             z_BHTD, own_state = self._attend(q.to(dtype), k.to(dtype), v.to(dtype), state)
-        y_BTC = self.output(merge_heads(z_BHTD).to(x_BTC.dtype), x_BTC, self.post_norm)
+        y_BTC = self.output(merge_heads(z_BHTD).to(x_BTC.dtype), *gate, norm=self.post_norm)
         return y_BTC, named("views", views_state) | own_state
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, state: State | None) -> tuple[Tensor, State]:

@@ -97,7 +97,7 @@ class TTT(nn.Module):
 
         A state of ``ttt.layers.inner_state.in_place`` takes one token, is overwritten, and is returned.
         """
-        (q, k, v), views_state = self.views(x_BTC, part(state, "views"))
+        (q, k, v, *gate), views_state = self.views(x_BTC, part(state, "views"), self.output.g)
         # In at least float32: half precision would lose the small steps that W accumulates. The views may stay in half
         # precision if the kernel keeps the steps in float32.
         with torch.autocast(q.device.type, enabled=False):
@@ -116,7 +116,7 @@ class TTT(nn.Module):
                 inner = pack(self._names, end)
             else:
                 z_BHTD = decode_in_place(loop, *parameters_in_place(self._names, inner), inputs)
-        y_BTC = self.output(merge_heads(z_BHTD.to(x_BTC.dtype)), x_BTC, self.post_norm)
+        y_BTC = self.output(merge_heads(z_BHTD.to(x_BTC.dtype)), *gate, norm=self.post_norm)
         return y_BTC, named("views", views_state) | named("inner", inner)
 
     def token_steps(self, steps: TokenSteps, x_C: Tensor, state: State) -> Tensor:

@@ -52,17 +52,22 @@ class Views(nn.Module):
         self.conv_q = CausalConv(spec.width, conv_kernel) if spec.conv_gate else None
         self.conv_k = CausalConv(spec.width, conv_kernel) if spec.conv_gate else None
 
-    def forward(self, x_BTC: Tensor, state: State | None = None) -> tuple[tuple[Tensor, Tensor, Tensor], State]:
-        """Project, convolve with ``conv_gate``, and split the heads."""
-        q_BTC, k_BTC, after = self._query_and_key(x_BTC, state)
-        return (self._heads(q_BTC), self._heads(k_BTC), self._heads(self.v(x_BTC))), after
+    def forward(
+        self, x_BTC: Tensor, state: State | None = None, gate: Linear | None = None
+    ) -> tuple[tuple[Tensor, ...], State]:
+        """Project, convolve with ``conv_gate``, and split the heads; the fourth result is ``gate`` of x, [B, T, C]."""
+        maps = [each for each in (self.q, self.k, self.v, gate) if each is not None]
+        q_BTC, *rest = matmul.linears(x_BTC, [each.weight for each in maps], self.q.kernel.matmul)
+        after: State = {}
+        if self.k is None:
+            q_BTC, k_BTC, after = self._query_and_key(q_BTC, state)
+            rest = [k_BTC, *rest]
+        k_BTC, v_BTC, *gates = rest
+        return (self._heads(q_BTC), self._heads(k_BTC), self._heads(v_BTC), *gates), after
 
-    def _query_and_key(self, x_BTC: Tensor, state: State | None) -> tuple[Tensor, Tensor, State]:
-        if self.k is not None:
-            return self.q(x_BTC), self.k(x_BTC), {}
+    def _query_and_key(self, shared_BTC: Tensor, state: State | None) -> tuple[Tensor, Tensor, State]:
         assert self.conv_q is not None
         assert self.conv_k is not None
-        shared_BTC = self.q(x_BTC)
         states = part(state, "conv_q"), part(state, "conv_k")
         (q_BTC, k_BTC), after = convolve(shared_BTC, (self.conv_q, self.conv_k), states)
         return q_BTC, k_BTC, named("conv_q", after[0]) | named("conv_k", after[1])
@@ -87,7 +92,7 @@ class Views(nn.Module):
 class Output(nn.Module):
     """theta_O, after Mamba's gate GELU(x theta_G) with ``spec.conv_gate``.
 
-    Takes the layer's result z [B, T, C] and its input x [B, T, C].
+    Takes the layer's result z [B, T, C] and x theta_G [B, T, C], which ``Views`` computes with its own maps of x.
     """
 
     def __init__(self, spec: LayerSpec) -> None:
@@ -95,11 +100,11 @@ class Output(nn.Module):
         self.g = linear(spec.width, spec.width, spec.init_std) if spec.conv_gate else None
         self.o = linear(spec.width, spec.width, spec.init_std)
 
-    def forward(self, z_BTC: Tensor, x_BTC: Tensor, norm: nn.LayerNorm | None = None) -> Tensor:
+    def forward(self, z_BTC: Tensor, gate_BTC: Tensor | None = None, norm: nn.LayerNorm | None = None) -> Tensor:
         """Apply ``norm`` to z, gate and project. On CPUs the compiled kernel norms and gates at once."""
         if self.g is None:
             return self.o(z_BTC if norm is None else norm(z_BTC))
-        gate_BTC = self.g(x_BTC)
+        assert gate_BTC is not None
         if norm is not None and computes_compiled(self.o.kernel, z_BTC, gate_BTC, norm.weight):
             return self.o(gated_norm(z_BTC, gate_BTC, norm.weight, norm.bias, norm.eps))
         return self.o(F.gelu(gate_BTC, approximate="tanh") * (z_BTC if norm is None else norm(z_BTC)))
