@@ -50,10 +50,18 @@ def record(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "record.json").read_text())
 
 
+@pytest.fixture(scope="module")
+def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of the run that ``whole`` copies."""
+    return tmp_path_factory.mktemp("once") / "whole"
+
+
 @pytest.fixture
-def whole(configure: Configure, tmp_path: Path) -> bytes:
-    """Return the metrics of an undisturbed run."""
-    train(configure(f"run={tmp_path}/whole", "trainer.max_steps=2"), [])
+def whole(configure: Configure, tmp_path: Path, trained_once: Path) -> bytes:
+    """Put an undisturbed run into the folder ``whole`` and return its metrics; it is trained once for all tests."""
+    if not trained_once.exists():
+        train(configure(f"run={trained_once}", "trainer.max_steps=2"), [])
+    shutil.copytree(trained_once, tmp_path / "whole")
     return (tmp_path / "whole/metrics.parquet").read_bytes()
 
 

@@ -14,6 +14,7 @@ from ttt.models.build import build_model
 from ttt.models.language_model import LanguageModel
 from ttt.train.module import TrainingModule
 from ttt.train.optim import FSDP_PREFIX, clip_gradients, decayed_parameters, learning_rate, make_optimizer
+from ttt.train.optimizers.registry import build_optimizer
 from ttt.train.planning import plan_run
 
 Configure = Callable[..., TrainConfig]
@@ -70,6 +71,36 @@ def test_an_optimizer_is_part_of_a_runs_identity_off_its_default(configure: Conf
     usual, other = identity(configure()), identity(configure("recipe.optimizer=sgd"))
     assert "optimizer" not in usual["recipe"]
     assert other["recipe"] == usual["recipe"] | {"optimizer": "sgd"}
+
+
+def test_adamw_is_torchs(configure: Configure) -> None:
+    """Its methods are torch's without what hides them from torch.compile; its state can be saved and loaded."""
+    recipe = configure().recipe
+    ours, theirs = (torch.nn.Parameter(torch.ones(3)) for _ in range(2))
+    optimizers = (
+        build_optimizer([{"params": [ours]}], recipe),
+        torch.optim.AdamW([theirs], lr=recipe.learning_rate, betas=recipe.betas),
+    )
+    for step in range(3):
+        for optimizer, parameter in zip(optimizers, (ours, theirs), strict=True):
+            optimizer.zero_grad()
+            assert parameter.grad is None
+            (parameter**2 * torch.tensor([1.0, -2.0, 3.0 + step])).sum().backward()
+            optimizer.step()
+        optimizers[0].load_state_dict(optimizers[0].state_dict())
+    assert torch.equal(ours, theirs)
+    assert isinstance(optimizers[0], torch.optim.AdamW)
+    state, expected = (optimizer.state_dict()["state"][0] for optimizer in optimizers)
+    assert state.keys() == expected.keys()
+    assert all(torch.equal(state[key], expected[key]) for key in state)
+
+
+def test_a_sharded_model_clips_itself() -> None:
+    """FSDP needs a GPU; it has this method."""
+    sharded = torch.nn.Linear(2, 2)
+    sharded.clip_grad_norm_ = lambda limit: torch.tensor(limit)  # type: ignore[assignment]
+    assert clip_gradients(sharded, 0.5).item() == 0.5
+    assert clip_gradients(sharded, 0).item() == float("inf")
 
 
 def test_clipping_returns_the_norm_before_clipping(configure: Configure) -> None:

@@ -14,6 +14,9 @@ from ttt.data.windows import Windows
 from ttt.layers.diagnose import with_diagnosis
 from ttt.models.language_model import token_predictions
 
+CPU_TOKENS = 2**12
+"""Tokens that a CPU reads at once at most: it computes more no faster, and new memory for them costs it time."""
+
 
 def window_losses(
     model: nn.Module, windows: Windows, device: torch.device, device_tokens: int, show_progress: bool, what: str
@@ -36,15 +39,15 @@ def window_predictions(
         model: a language model on ``device``.
         windows: the windows to read.
         device: where to compute.
-        device_tokens: tokens on the device at once.
+        device_tokens: tokens on the device at once; on a CPU no more than ``CPU_TOKENS``.
         show_progress: show a progress bar.
         what: name of the measure, for progress bar and errors.
 
     Raises:
         DivergedError: a loss is not finite.
     """
-    length = windows.ctx
-    batch = max(1, device_tokens // length)
+    at_once = min(device_tokens, CPU_TOKENS) if device.type == "cpu" else device_tokens
+    batch = max(1, at_once // windows.ctx)
     model.eval()
     starts = range(0, len(windows), batch)
     for start in progress_bar(starts, desc=what, unit="batch", leave=False, show=show_progress):

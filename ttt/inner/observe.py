@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import grad, vmap
 
 from ttt.inner.layer_norm import LayerNormParams
 from ttt.inner.loop import InnerInputs, InnerLoop, InnerState
@@ -62,7 +61,7 @@ def observe(
     W_0 = tuple(w[:, None] for w in W_init)
     for chunk in inputs.split(chunk_lengths(inputs.length, loop.mini_batch_size, state.offset, MAX_CHUNK)):
         W_before = _weights(state, loop.tau)
-        W_i, state = _steps(loop, state, chunk)
+        W_i, state = _steps(per_token, state, chunk)
         W_previous = tuple(torch.cat((w[:, :, None], w_i[:, :, :-1]), 2) for w, w_i in zip(W_before, W_i, strict=True))
         initial, before, after = (_losses(per_token, W, chunk) for W in (W_0, W_previous, W_i))
         change = tuple(w - v for w, v in zip(W_i, W_previous, strict=True))
@@ -116,13 +115,13 @@ def _add(P: Params, factor: Tensor, Q: Params) -> Params:
 
 
 def _token_gradients(loop: InnerLoop, W: Params, inputs: InnerInputs) -> Params:
-    """Return the gradient of each token's loss at W, [B, H, n, ...] each."""
+    """Return the gradient of each token's loss at W, [B, H, n, ...] each.
 
-    def loss(W: Params, k: Tensor, v: Tensor) -> Tensor:
-        k, v = k[:, :, None], v[:, :, None]
-        return loop.losses(loop.model(W, k), k, v).sum()
-
-    return vmap(grad(loss), in_dims=(None, 2, 2), out_dims=2)(W, inputs.k, inputs.v)
+    ``torch.func.grad`` would import torch.compile's package, for which a whole run else has no need.
+    """
+    own = tuple(w[:, :, None].expand(*w.shape[:2], inputs.length, *w.shape[2:]).requires_grad_() for w in W)
+    with torch.enable_grad():
+        return torch.autograd.grad(_losses(loop, own, inputs).sum(), own)
 
 
 def _mixed(weight: Tensor, P: Params) -> Params:

@@ -2,6 +2,7 @@
 
 import platform
 import subprocess
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -30,13 +31,17 @@ DISTRIBUTIONS = (
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of installed packages that can change a result, without importing them."""
-    installed = {"python": platform.python_version()}
-    for name in DISTRIBUTIONS:
-        try:
-            installed[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return installed
+    found = ((name, _version(name)) for name in DISTRIBUTIONS)
+    return {"python": platform.python_version()} | {name: version for name, version in found if version is not None}
+
+
+@cache
+def _version(name: str) -> str | None:
+    """Return the version of a package, if it is installed; read once, for processes that train many runs."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def git_state(folder: Path = PACKAGE_FOLDER) -> GitState | None:

@@ -1,19 +1,24 @@
 """Imports of Lightning without packages that no run needs: half of the time that a short run took to start."""
 
 import gc
+import importlib
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 
 UNUSED = ("transformers", "matplotlib", "scipy")
 """Packages that torchmetrics, which Lightning imports, imports wherever they are installed. Only its plots and its
 metrics of text and sound need them, and no run has one of these."""
 
+COMPILER = "torch._dynamo"
+"""The package of ``torch.compile``, which takes a second to import."""
+
 
 @contextmanager
 def quick_imports() -> Iterator[None]:
-    """Import Lightning in this context without ``UNUSED`` and without garbage collections.
+    """Import Lightning, then what this context imports, without ``UNUSED`` and without garbage collections.
 
     The modules are exempt from later collections too, each of which would visit all their objects. Nothing is done if
     Lightning is imported already.
@@ -25,6 +30,7 @@ def quick_imports() -> Iterator[None]:
     gc.disable()
     try:
         with without_unused():
+            _import_lightning()
             yield
         gc.freeze()
     finally:
@@ -56,3 +62,33 @@ def without_unused() -> Iterator[None]:
         yield
     finally:
         cache.__bool__, imports.package_available = is_available, is_installed  # type: ignore[method-assign]
+
+
+def _import_lightning() -> None:
+    try:
+        with without_compiler():
+            importlib.import_module("lightning.pytorch")
+    except (ImportError, AttributeError):
+        # A version of Lightning that imports more of the compiler.
+        importlib.import_module("lightning.pytorch")
+
+
+@contextmanager
+def without_compiler() -> Iterator[None]:
+    """Import Lightning in this context without ``COMPILER``, unless that is imported already.
+
+    Lightning tells modules that are compiled as a whole by their class, and marks functions that must not be compiled.
+    Runs never compile Lightning's part: ``trainer.compile`` compiles a model's blocks, and then imports the package.
+    """
+    if COMPILER in sys.modules:
+        yield
+        return
+    importlib.import_module("torch")
+    stand_in: Any = ModuleType(COMPILER)
+    stand_in.OptimizedModule = type("OptimizedModule", (), {})
+    stand_in.disable = lambda function, *_, **__: function
+    sys.modules[COMPILER] = stand_in
+    try:
+        yield
+    finally:
+        del sys.modules[COMPILER]
