@@ -341,12 +341,13 @@ void check_inner_loop(const Case& c) {
 
 // Mamba's scan --------------------------------------------------------------------------------------------------------
 
-enum { U, DELTA, A, B, C, SKIP, START };  // the inputs; the outputs are y and the last state
+enum { U, DT, A, B, C, SKIP, GATE, STEP_BIAS, START };  // the inputs; the outputs are y and the last state
 
 Tensors inputs_of(const ttt::ScanSizes& s) {
     const long channels = s.B * s.T * s.E, states = s.B * s.T * s.N;
-    return {random(channels, -1, 1), random(channels, 0.01, 0.5), random(s.E * s.N, -2, -0.1), random(states, -1, 1),
-            random(states, -1, 1), random(s.E, -1, 1), random(s.B * s.E * s.N, -1, 1)};
+    return {random(channels, -1, 1), random(channels, -4, 1), random(s.E * s.N, -2, -0.1), random(states, -1, 1),
+            random(states, -1, 1), random(s.E, -1, 1), random(channels, -3, 3), random(s.E, -1, 1),
+            random(s.B * s.E * s.N, -1, 1)};
 }
 
 Tensors plain_scan(const ttt::ScanSizes& s, const Tensors& x) {
@@ -355,7 +356,8 @@ Tensors plain_scan(const ttt::ScanSizes& s, const Tensors& x) {
         for (long t = 0; t < s.T; t++) {
             const long token = batch * s.T + t;
             for (long e = 0; e < s.E; e++) {
-                const double u = x[U][token * s.E + e], delta = x[DELTA][token * s.E + e];
+                const double u = x[U][token * s.E + e], gate = x[GATE][token * s.E + e];
+                const double delta = std::log1p(std::exp(x[DT][token * s.E + e] + x[STEP_BIAS][e]));
                 double& y = out[0][token * s.E + e];
                 y = x[SKIP][e] * u;
                 for (long n = 0; n < s.N; n++) {
@@ -363,6 +365,7 @@ Tensors plain_scan(const ttt::ScanSizes& s, const Tensors& x) {
                     h = std::exp(delta * x[A][e * s.N + n]) * h + delta * u * x[B][token * s.N + n];
                     y += x[C][token * s.N + n] * h;
                 }
+                y *= gate / (1 + std::exp(-gate));
             }
         }
     }
@@ -375,20 +378,20 @@ std::pair<Tensors, Tensors> scan(const ttt::ScanSizes& s, const Tensors& x, cons
     for (const Numbers& each : x) in.push_back(as<T>(each));
     for (const Numbers& each : upstream) up.push_back(as<T>(each)), out.emplace_back(each.size());
     const long sizes[] = {s.B * s.T * s.E, s.B * s.T * s.E, s.B * s.E * s.N, s.groups() * s.B * s.T * s.N,
-                          s.groups() * s.B * s.T * s.N, s.B * s.E, s.B * s.E * s.N};
+                          s.groups() * s.B * s.T * s.N, s.B * s.E, s.B * s.T * s.E, s.B * s.E, s.B * s.E * s.N};
     for (long size : sizes) to.emplace_back(size);
     const auto tokens = [&](auto* at, long width) {
         return ttt::Tokens<std::remove_pointer_t<decltype(at)>>{at, s.T * width, width, 1};
     };
-    const auto read = [&](int i) { return tokens(static_cast<const T*>(in[i].data()), i < A ? s.E : s.N); };
-    const ttt::ScanInputs<T> inputs{s, read(U), read(DELTA), read(B), read(C),
-                                    in[A].data(), in[SKIP].data(), in[START].data()};
+    const auto read = [&](int i) { return tokens(static_cast<const T*>(in[i].data()), i == B || i == C ? s.N : s.E); };
+    const ttt::ScanInputs<T> inputs{s, read(U), read(DT), read(B), read(C), read(GATE),
+                                    in[A].data(), in[SKIP].data(), in[STEP_BIAS].data(), in[START].data()};
     std::vector<T> kept(s.B * s.segments() * s.kept_N() * s.kept_E());
     const ttt::ScanForward<T> forward{inputs, tokens(out[0].data(), s.E), out[1].data(), kept.data()};
     const ttt::ScanBackward<T> backward{
         inputs, kept.data(), tokens(static_cast<const T*>(up[0].data()), s.E), up[1].data(),
-        tokens(to[U].data(), s.E), tokens(to[DELTA].data(), s.E),
-        to[A].data(), to[B].data(), to[C].data(), to[SKIP].data(), to[START].data(),
+        tokens(to[U].data(), s.E), tokens(to[DT].data(), s.E), tokens(to[GATE].data(), s.E),
+        to[A].data(), to[B].data(), to[C].data(), to[SKIP].data(), to[STEP_BIAS].data(), to[START].data(),
     };
     ttt::ScanForwardPass<T> forward_pass(forward);
     ttt::ScanBackwardPass<T> backward_pass(backward);
@@ -400,22 +403,18 @@ std::pair<Tensors, Tensors> scan(const ttt::ScanSizes& s, const Tensors& x, cons
     return {outputs, gradients};
 }
 
-// Decodes token by token, with a delta that is divided among dt and its bias, and a constant gate.
+// Decodes token by token.
 template <class T>
 Tensors decode(const ttt::ScanSizes& s, const Tensors& x) {
     std::vector<std::vector<T>> in, out{std::vector<T>(x[U].size()), as<T>(x[START])};
     for (const Numbers& each : x) in.push_back(as<T>(each));
-    for (T& delta : in[DELTA]) delta = std::log(std::expm1(delta)) - 1;
-    const std::vector<T> bias(s.E, 1), gate(s.E, 2);
     std::vector<T> delta(s.E);
-    const T silu = 2 / (1 + std::exp(T(-2)));
     for (long token = 0; token < s.B * s.T; token++) {
         const long e = token * s.E, n = token * s.N;
-        const ttt::ScanToken<T> given{s.E, s.N, &in[U][e], &in[DELTA][e], bias.data(), in[A].data(), &in[B][n],
-                                      &in[C][n], in[SKIP].data(), gate.data(), &out[1][token / s.T * s.E * s.N],
+        const ttt::ScanToken<T> given{s.E, s.N, &in[U][e], &in[DT][e], in[STEP_BIAS].data(), in[A].data(), &in[B][n],
+                                      &in[C][n], in[SKIP].data(), &in[GATE][e], &out[1][token / s.T * s.E * s.N],
                                       delta.data(), &out[0][e]};
         given.run(0, s.E);
-        for (long i = 0; i < s.E; i++) out[0][e + i] /= silu;
     }
     return {{out[0].begin(), out[0].end()}, {out[1].begin(), out[1].end()}};
 }

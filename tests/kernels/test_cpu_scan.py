@@ -5,8 +5,10 @@ from typing import NamedTuple
 
 import pytest
 import torch
+import torch.nn.functional as F
 from kernel_cases import TOLERANCE, assert_close
-from scan_cases import make_inputs, token_by_token
+from scan_cases import make_inputs
+from scan_cases import token_by_token as ungated
 from torch import Tensor
 
 from ttt.config.errors import UserError
@@ -15,13 +17,12 @@ from ttt.config.schema import KernelConfig
 from ttt.kernels import dispatch
 from ttt.kernels.cpu import selective_scan as op
 from ttt.kernels.cpu.build import CompilerError, load
-from ttt.kernels.cpu.selective_scan import selective_scan
+from ttt.kernels.cpu.selective_scan import gated_scan
 from ttt.kernels.dispatch import is_compiled
-from ttt.layers.mamba import Mamba
+from ttt.layers.mamba import Mamba, plain_scan
 from ttt.layers.registry import LayerSpec, build_layer
-from ttt.layers.selective_scan import selective_scan as any_scan
 
-NAMES = ["u", "delta", "A", "B", "C", "D", "h"]
+NAMES = ["u", "dt", "A", "B", "C", "D", "z", "dt_bias", "h"]
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
@@ -47,7 +48,17 @@ SMALL = Case(67, 2, 70, 9)  # two segments and two groups of channels
 
 
 def given(case: Case, dtype: torch.dtype = torch.float64) -> list[Tensor]:
-    return make_inputs(*case, dtype=dtype)
+    """Return (u, dt, A, B, C, D, z, dt_bias, h) requiring gradients."""
+    u, _, *others, h = make_inputs(*case, dtype=dtype)
+    dt, z = torch.randn(2, *u.shape, dtype=dtype)
+    dt_bias = torch.randn(case.inner, dtype=dtype)
+    return leaves([u, dt - 2, *others, z, dt_bias, h], dtype)
+
+
+def token_by_token(*inputs: Tensor) -> tuple[Tensor, Tensor]:
+    u, dt, A, B, C, D, z, dt_bias, h = inputs
+    y, h = ungated(u, F.softplus(dt + dt_bias), A, B, C, D, h)
+    return y * F.silu(z), h
 
 
 def leaves(inputs: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
@@ -72,52 +83,52 @@ def assert_equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_float64_is_the_definition(case: Case) -> None:
     inputs = given(case)
-    assert_close(results(selective_scan, inputs), results(token_by_token, inputs), TOLERANCE[torch.float64])
+    assert_close(results(gated_scan, inputs), results(token_by_token, inputs), TOLERANCE[torch.float64])
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_float32_is_near_the_definition(case: Case) -> None:
     inputs = given(case, torch.float32)
     expected = results(token_by_token, leaves(inputs, torch.float64))
-    assert_close(results(selective_scan, inputs), expected, TOLERANCE[torch.float32])
+    assert_close(results(gated_scan, inputs), expected, TOLERANCE[torch.float32])
 
 
 def test_it_agrees_with_the_plain_form() -> None:
     inputs = given(SMALL)
-    assert_close(results(selective_scan, inputs), results(any_scan, inputs), 1e-12)
+    assert_close(results(gated_scan, inputs), results(plain_scan, inputs), 1e-12)
 
 
 @pytest.mark.parametrize("lengths", [[1, 66], [64, 3], [10, 30, 27]], ids=str)
 def test_chunks_read_one_after_another_equal_the_whole(lengths: list[int]) -> None:
     def in_chunks(*inputs: Tensor) -> tuple[Tensor, Tensor]:
-        u, delta, A, B, C, D, h = inputs
+        u, dt, A, B, C, D, z, dt_bias, h = inputs
         outputs = []
-        for chunk in zip(*(x.split(lengths, dim=1) for x in (u, delta, B, C)), strict=True):
-            u, delta, B, C = chunk
-            y, h = selective_scan(u, delta, A, B, C, D, h)
+        for chunk in zip(*(x.split(lengths, dim=1) for x in (u, dt, B, C, z)), strict=True):
+            u, dt, B, C, z = chunk
+            y, h = gated_scan(u, dt, A, B, C, D, z, dt_bias, h)
             outputs.append(y)
         return torch.cat(outputs, dim=1), h
 
     inputs = given(SMALL)
-    assert_close(results(in_chunks, inputs), results(selective_scan, inputs), 1e-13)
+    assert_close(results(in_chunks, inputs), results(gated_scan, inputs), 1e-13)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_decays_that_underflow_are_harmless(dtype: torch.dtype) -> None:
-    u, delta, A, *others = given(SMALL)
-    delta = delta.detach()
-    delta[:, ::3] = 0
-    inputs = leaves([u, delta, 1e6 * A, *others], dtype)
-    found, expected = results(selective_scan, inputs), results(token_by_token, leaves(inputs, torch.float64))
+    u, dt, A, *others = given(SMALL)
+    dt = dt.detach()
+    dt[:, ::3], dt[:, 1::3] = -1000, -14  # a step of 0, and decays between 0 and 1
+    inputs = leaves([u, dt, 1e6 * A, *others], dtype)
+    found, expected = results(gated_scan, inputs), results(token_by_token, leaves(inputs, torch.float64))
     assert_close(found, expected, TOLERANCE[dtype])
 
 
 def test_the_number_of_threads_changes_no_byte() -> None:
     inputs = given(SMALL, torch.float32)
-    one_thread = results(selective_scan, inputs)
+    one_thread = results(gated_scan, inputs)
     torch.set_num_threads(2)
     try:
-        two_threads = results(selective_scan, inputs)
+        two_threads = results(gated_scan, inputs)
     finally:
         torch.set_num_threads(1)
     assert_equal(two_threads, one_thread)
@@ -126,58 +137,59 @@ def test_the_number_of_threads_changes_no_byte() -> None:
 @pytest.mark.parametrize("tokens", [64, 67])
 def test_layouts_do_not_matter(tokens: int) -> None:
     inputs = given(SMALL._replace(tokens=tokens))
-    expected = results(selective_scan, inputs)
+    expected = results(gated_scan, inputs)
     tokens_adjacent = [x.detach().mT.contiguous().mT.requires_grad_() for x in inputs[:5]]
     batch_adjacent = [x.detach().transpose(0, -1).contiguous().transpose(0, -1).requires_grad_() for x in inputs]
-    assert_equal(results(selective_scan, [*tokens_adjacent, *inputs[5:]]), expected)
-    assert_equal(results(selective_scan, batch_adjacent), expected)
-    y, _ = selective_scan(*tokens_adjacent, *inputs[5:])
-    du, ddelta = torch.autograd.grad(y.sum(), tokens_adjacent[:2])
-    assert du.stride() == ddelta.stride() == tokens_adjacent[0].stride(), "the convolution's layout"
+    assert_equal(results(gated_scan, [*tokens_adjacent, *inputs[5:]]), expected)
+    assert_equal(results(gated_scan, batch_adjacent), expected)
+    y, _ = gated_scan(*tokens_adjacent, *inputs[5:])
+    du, ddt = torch.autograd.grad(y.sum(), tokens_adjacent[:2])
+    assert du.stride() == ddt.stride() == tokens_adjacent[0].stride(), "the convolution's layout"
 
 
 def test_one_row_for_all_is_read_by_its_strides() -> None:
     inputs = given(SMALL)
-    u, delta, A, B, C, D, h = inputs
+    u, dt, *others = inputs
 
     def expanded(*_: Tensor) -> tuple[Tensor, Tensor]:
-        return selective_scan(u[:1].expand_as(u), delta[:, :1].expand_as(delta), A, B, C, D, h)
+        return gated_scan(u[:1].expand_as(u), dt[:, :1].expand_as(dt), *others)
 
     def copied(*_: Tensor) -> tuple[Tensor, Tensor]:
-        return selective_scan(u[:1].repeat(2, 1, 1), delta[:, :1].repeat(1, 67, 1), A, B, C, D, h)
+        return gated_scan(u[:1].repeat(2, 1, 1), dt[:, :1].repeat(1, 67, 1), *others)
 
     assert_close(results(expanded, inputs), results(copied, inputs), 1e-14)
 
 
 def test_without_gradients_the_numbers_are_the_same_and_nothing_is_kept() -> None:
     inputs = given(SMALL)
-    y, h_last = selective_scan(*inputs)
+    y, h_last = gated_scan(*inputs)
     with torch.no_grad():
-        y_alone, h_alone = selective_scan(*inputs)
+        y_alone, h_alone = gated_scan(*inputs)
     assert y_alone.grad_fn is None
     assert torch.equal(y, y_alone)
     assert torch.equal(h_last, h_alone)
     assert torch.ops.ttt_cpu.selective_scan(*inputs, False)[2].numel() == 0
-    assert torch.ops.ttt_cpu.selective_scan(*inputs, True)[2].shape == (2, 2, 16, 80), "a state per 64 tokens"
+    assert torch.ops.ttt_cpu.selective_scan(*inputs, True)[2].shape == (2, 2, 12, 96), "a state per 64 tokens"
 
 
 def test_any_subset_of_gradients() -> None:
     inputs = given(SMALL)
     constant = [x.detach() for x in inputs]
     B = constant[3].clone().requires_grad_()
-    (alone,) = torch.autograd.grad(selective_scan(*constant[:3], B, *constant[4:])[0].sum(), B)
-    (of_all,) = torch.autograd.grad(selective_scan(*inputs)[0].sum(), inputs[3])
+    (alone,) = torch.autograd.grad(gated_scan(*constant[:3], B, *constant[4:])[0].sum(), B)
+    (of_all,) = torch.autograd.grad(gated_scan(*inputs)[0].sum(), inputs[3])
     assert torch.equal(alone, of_all)
-    (of_state,) = torch.autograd.grad(selective_scan(*inputs)[1].sum(), inputs[6])
-    assert_close({"h": of_state}, {"h": torch.autograd.grad(token_by_token(*inputs)[1].sum(), inputs[6])[0]}, 1e-10)
+    (of_state,) = torch.autograd.grad(gated_scan(*inputs)[1].sum(), inputs[-1])
+    assert_close({"h": of_state}, {"h": torch.autograd.grad(token_by_token(*inputs)[1].sum(), inputs[-1])[0]}, 1e-10)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("poison", [float("nan"), float("inf")])
-def test_numbers_that_are_not_finite_stay_visible(poison: float, dtype: torch.dtype) -> None:
-    u, *others = (x.detach() for x in given(SMALL, dtype))
-    u[0, 3, 20] = poison
-    y, h_last = selective_scan(u, *others)
+@pytest.mark.parametrize("poison", [float("nan"), -float("nan"), float("inf")])
+@pytest.mark.parametrize("number", [0, 1], ids=NAMES[:2])
+def test_numbers_that_are_not_finite_stay_visible(number: int, poison: float, dtype: torch.dtype) -> None:
+    inputs = [x.detach() for x in given(SMALL, dtype)]
+    inputs[number][0, 3, 20] = poison
+    y, h_last = gated_scan(*inputs)
     assert not y[0, 3:, 20].isfinite().any()
     assert not h_last[0, 20].isfinite().any()
     y[0, :, 20] = h_last[0, 20] = 0
@@ -187,11 +199,11 @@ def test_numbers_that_are_not_finite_stay_visible(poison: float, dtype: torch.dt
 
 def test_no_tokens_change_nothing() -> None:
     inputs = given(SMALL._replace(tokens=0))
-    y, h_last = selective_scan(*inputs)
+    y, h_last = gated_scan(*inputs)
     assert y.shape == (2, 0, 70)
-    assert torch.equal(h_last, inputs[6])
+    assert torch.equal(h_last, inputs[-1])
     gradients = torch.autograd.grad(h_last.sum(), inputs)
-    assert torch.equal(gradients[6], torch.ones_like(h_last))
+    assert torch.equal(gradients[-1], torch.ones_like(h_last))
     assert not gradients[2].any()
 
 
@@ -204,18 +216,18 @@ def test_torch_finds_nothing_wrong_with_the_operators() -> None:
     constant = [x.detach() for x in inputs]
     y, h_last, kept = torch.ops.ttt_cpu.selective_scan(*constant, True)
     backward = torch.ops.ttt_cpu.selective_scan_backward.default
-    torch.library.opcheck(backward, (torch.ones_like(y), h_last, kept, *constant[:6]))
+    torch.library.opcheck(backward, (torch.ones_like(y), h_last, kept, *constant[:8]))
 
 
 def test_a_compiled_function_calls_it_without_a_break() -> None:
     inputs = given(SMALL)
-    fused = torch.compile(lambda *x: selective_scan(*x), backend="aot_eager", fullgraph=True)
-    assert_close(results(fused, inputs), results(selective_scan, inputs), 1e-14)
+    fused = torch.compile(lambda *x: gated_scan(*x), backend="aot_eager", fullgraph=True)
+    assert_close(results(fused, inputs), results(gated_scan, inputs), 1e-14)
 
 
 def test_a_second_derivative_is_refused() -> None:
     inputs = given(SMALL)
-    (du,) = torch.autograd.grad(selective_scan(*inputs)[0].sum(), inputs[0], create_graph=True)
+    (du,) = torch.autograd.grad(gated_scan(*inputs)[0].sum(), inputs[0], create_graph=True)
     with pytest.raises(RuntimeError, match="no second derivatives"):
         du.sum().backward()
 
@@ -225,7 +237,7 @@ def test_wrong_sizes_and_types_do_not_reach_the_kernel(number: int) -> None:
     inputs = [x.detach() for x in given(SMALL)]
     for wrong in (inputs[number][..., :-1], inputs[number].float()):
         with pytest.raises(RuntimeError):
-            selective_scan(*inputs[:number], wrong, *inputs[number + 1 :])
+            gated_scan(*inputs[:number], wrong, *inputs[number + 1 :])
 
 
 def make_mamba(kernel: str) -> Mamba:
@@ -240,9 +252,9 @@ def calls_of_the_operator(kernel: str, monkeypatch: pytest.MonkeyPatch) -> int:
 
     def counted(*inputs: Tensor) -> tuple[Tensor, Tensor]:
         calls.append(True)
-        return selective_scan(*inputs)
+        return gated_scan(*inputs)
 
-    monkeypatch.setattr(op, "selective_scan", counted)
+    monkeypatch.setattr(op, "gated_scan", counted)
     make_mamba(kernel)(torch.randn(1, 5, 24))
     return len(calls)
 

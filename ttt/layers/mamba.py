@@ -4,7 +4,6 @@ Shapes: B batch, T tokens, C model width, E = expand C inner width, N state size
 """
 
 import math
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from ttt.config.errors import bad_value
 from ttt.config.layers import MambaConfig
 from ttt.config.schema import KernelConfig
+from ttt.kernels.cpu import selective_scan as compiled_op
 from ttt.kernels.cpu.decode import TokenSteps
 from ttt.kernels.dispatch import is_compiled
 from ttt.layers import mamba_kernels
@@ -137,7 +137,7 @@ def choose_scan(kernel: KernelConfig, device: torch.device, h_BEN: Tensor | None
     return (mamba_kernels.step() if decoding else None) or plain_scan
 
 
-def _gated_scan(
+def plain_scan(
     u_BTE: Tensor,
     dt_BTE: Tensor,
     A_EN: Tensor,
@@ -147,15 +147,28 @@ def _gated_scan(
     z_BTE: Tensor,
     dt_bias_E: Tensor,
     h_BEN: Tensor | None,
-    compiled: bool,
 ) -> tuple[Tensor, Tensor]:
+    """Scan in PyTorch, on any device; see ``GatedScan``."""
     delta_BTE = F.softplus(dt_BTE + dt_bias_E)
-    y_BTE, h_BEN = selective_scan(u_BTE, delta_BTE, A_EN, B_BTN, C_BTN, D_E, h_BEN, compiled)
+    y_BTE, h_BEN = selective_scan(u_BTE, delta_BTE, A_EN, B_BTN, C_BTN, D_E, h_BEN)
     return y_BTE * F.silu(z_BTE), h_BEN
 
 
-plain_scan: GatedScan = partial(_gated_scan, compiled=False)
-"""In PyTorch, on any device."""
-
-compiled_scan: GatedScan = partial(_gated_scan, compiled=True)
-"""With the compiled kernel, on CPUs."""
+def compiled_scan(
+    u_BTE: Tensor,
+    dt_BTE: Tensor,
+    A_EN: Tensor,
+    B_BTN: Tensor,
+    C_BTN: Tensor,
+    D_E: Tensor,
+    z_BTE: Tensor,
+    dt_bias_E: Tensor,
+    h_BEN: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Scan with the compiled kernel, on CPUs, in at least float32; see ``GatedScan``."""
+    dtype = torch.promote_types(u_BTE.dtype, torch.float32)
+    h_BEN = A_EN.new_zeros(u_BTE.shape[0], *A_EN.shape) if h_BEN is None else h_BEN
+    inputs = (u_BTE, dt_BTE, A_EN, B_BTN, C_BTN, D_E, z_BTE, dt_bias_E, h_BEN)
+    with torch.autocast("cpu", enabled=False):
+        y_BTE, h_BEN = compiled_op.gated_scan(*(x.to(dtype) for x in inputs))
+    return y_BTE.to(u_BTE.dtype), h_BEN

@@ -1,4 +1,4 @@
-"""Mamba's selective scan: compiled for CPUs, or in plain PyTorch; both take time linear in T and store few states.
+"""Mamba's selective scan in plain PyTorch, in time linear in T and with few stored states.
 
 Shapes: B batch, T tokens, E inner width, N state size; S tokens of a segment, K chunks of a segment, L tokens of a
 chunk. The names u, delta, A, B, C, D, h are the Mamba paper's (arXiv 2312.00752); the prefix d means the gradient.
@@ -17,8 +17,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ttt.kernels.cpu import selective_scan as compiled_op
-
 # A tensor [B, S, E, N] of a segment has at most this many entries, and rarely less than a quarter. Measured on two
 # CPU cores (E = 96 ... 512, N = 16, batch 1 ... 16): a quarter of it loses up to a third of the speed to the dispatch
 # of small operations, four times as many lose about half, because the tensors no longer fit in the caches.
@@ -34,7 +32,6 @@ def selective_scan(
     C_BTN: Tensor,
     D_E: Tensor,
     h_BEN: Tensor | None = None,
-    compiled: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Compute h_t = exp(delta_t A) h_{t-1} + delta_t B_t u_t, y_t = C_t h_t + D u_t.
 
@@ -49,19 +46,14 @@ def selective_scan(
         C_BTN: output matrices.
         D_E: the skip.
         h_BEN: the state before the first token; None means zero.
-        compiled: compute it with the compiled kernel for CPUs.
 
     Returns:
         y [B, T, E] in the dtype of ``u_BTE``, and the last state [B, E, N].
-
-    Raises:
-        CompilerError: ``compiled`` on a machine that cannot compile the kernel.
     """
     dtype = torch.promote_types(u_BTE.dtype, torch.float32)
     h_BEN = A_EN.new_zeros(u_BTE.shape[0], *A_EN.shape) if h_BEN is None else h_BEN
-    scan = compiled_op.selective_scan if compiled else _plain_scan
     with torch.autocast(u_BTE.device.type, enabled=False):
-        y_BTE, h_BEN = scan(*(x.to(dtype) for x in (u_BTE, delta_BTE, A_EN, B_BTN, C_BTN, D_E, h_BEN)))
+        y_BTE, h_BEN = _plain_scan(*(x.to(dtype) for x in (u_BTE, delta_BTE, A_EN, B_BTN, C_BTN, D_E, h_BEN)))
     return y_BTE.to(u_BTE.dtype), h_BEN
 
 

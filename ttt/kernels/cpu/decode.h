@@ -7,6 +7,7 @@
 #include <algorithm>
 
 #include "gelu.h"
+#include "softplus.h"
 
 namespace ttt {
 
@@ -34,24 +35,6 @@ template <class T>
 INLINE Vector<T> logistic(Vector<T> x) {
     const Vector<T> decay = exp_of_negative(x < 0 ? x : -x), large = 1 / (1 + decay);
     return x < 0 ? decay * large : large;
-}
-
-INLINE Vector<double> log_of_one_plus(Vector<double> x) {
-    return each_lane<double>(x, [](double lane) { return std::log1p(lane); });
-}
-
-// log(1 + x) for 0 <= x <= 1: 2 artanh(s) with s = x / (2 + x), whose series ends below the precision at s^17.
-INLINE Vector<float> log_of_one_plus(Vector<float> x) {
-    const Vector<float> s = x / (2 + x), square = s * s;
-    Vector<float> series = square * (1.0f / 17) + 1.0f / 15;
-    for (const float odd : {13.0f, 11.0f, 9.0f, 7.0f, 5.0f, 3.0f, 1.0f}) series = series * square + 1 / odd;
-    return 2 * s * series;
-}
-
-template <class T>
-INLINE Vector<T> softplus(Vector<T> x) {
-    const Vector<T> decay = exp_of_negative(x < 0 ? x : -x);
-    return (x < 0 ? x - x : x) + log_of_one_plus(decay);
 }
 
 template <class T>
@@ -149,7 +132,7 @@ struct ScanToken {
     void run(long begin, long end) const {
         each_vector<T>(end - begin, [&](long i, long left) {
             const long e = begin + i;
-            write(delta + e, left, softplus<T>(read(dt + e, left) + read(bias + e, left)));
+            write(delta + e, left, Softplus<T>(read(dt + e, left) + read(bias + e, left)).value());
         });
         for (long e = begin; e < end; e++) {
             Vector<T> sum{};

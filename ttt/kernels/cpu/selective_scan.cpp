@@ -1,4 +1,4 @@
-// Mamba's selective scan as the operators ttt_cpu::selective_scan and ttt_cpu::selective_scan_backward.
+// Mamba's selective scan with its gate as the operators ttt_cpu::selective_scan and ttt_cpu::selective_scan_backward.
 // selective_scan.py has their schemas, their fake versions and their registration with autograd.
 //
 // Shapes: B batch, T tokens, E channels, N state size.
@@ -13,17 +13,21 @@ Tensor readable(const Tensor& x) { return x.stride(2) == 1 || x.stride(1) == 1 ?
 
 // All inputs as the kernel can read them.
 struct Tensors {
-    Tensor u, delta, A, B, C, D;
+    Tensor u, dt, A, B, C, D, z, bias;
 
-    Tensors(const Tensor& u, const Tensor& delta, const Tensor& A, const Tensor& B, const Tensor& C, const Tensor& D)
-        : u(u), delta(delta), A(A.contiguous()), B(dense(B, 2)), C(dense(C, 2)), D(D.contiguous()) {
+    Tensors(
+        const Tensor& u, const Tensor& dt, const Tensor& A, const Tensor& B, const Tensor& C, const Tensor& D,
+        const Tensor& z, const Tensor& bias
+    )
+        : u(u), dt(dt), A(A.contiguous()), B(dense(B, 2)), C(dense(C, 2)), D(D.contiguous()), z(z),
+          bias(bias.contiguous()) {
         TORCH_CHECK(u.dim() == 3, "u is [B, T, E], not ", u.sizes());
         TORCH_CHECK(A.dim() == 2, "A is [E, N], not ", A.sizes());
-        expect_shape(delta, u.sizes());
+        for (const Tensor& x : {dt, z}) expect_shape(x, u.sizes());
         expect_shape(A, {u.size(2), A.size(1)});
         for (const Tensor& x : {B, C}) expect_shape(x, {u.size(0), u.size(1), A.size(1)});
-        expect_shape(D, {u.size(2)});
-        this->u = readable(u), this->delta = readable(delta);
+        for (const Tensor& x : {D, bias}) expect_shape(x, {u.size(2)});
+        for (Tensor* x : {&this->u, &this->dt, &this->z}) *x = readable(*x);
     }
 
     ScanSizes sizes() const { return {u.size(0), u.size(1), u.size(2), A.size(1)}; }
@@ -51,8 +55,8 @@ Tokens<const T> read_tokens(const Tensor& x) {
 template <class T>
 ScanInputs<T> inputs(const Tensors& x, const T* h) {
     return {
-        x.sizes(), read_tokens<T>(x.u), read_tokens<T>(x.delta), read_tokens<T>(x.B), read_tokens<T>(x.C),
-        x.A.const_data_ptr<T>(), x.D.const_data_ptr<T>(), h,
+        x.sizes(), read_tokens<T>(x.u), read_tokens<T>(x.dt), read_tokens<T>(x.B), read_tokens<T>(x.C),
+        read_tokens<T>(x.z), x.A.const_data_ptr<T>(), x.D.const_data_ptr<T>(), x.bias.const_data_ptr<T>(), h,
     };
 }
 
@@ -65,47 +69,47 @@ void run_tasks(const Call& call) {
     });
 }
 
-// Returns y, the last state, and the states that the backward pass needs.
+// Returns the output, the last state, and the states that the backward pass needs.
 std::tuple<Tensor, Tensor, Tensor> forward(
-    const Tensor& u, const Tensor& delta, const Tensor& A, const Tensor& B, const Tensor& C, const Tensor& D,
-    const Tensor& h_any, bool keep
+    const Tensor& u, const Tensor& dt, const Tensor& A, const Tensor& B, const Tensor& C, const Tensor& D,
+    const Tensor& z, const Tensor& bias, const Tensor& h_any, bool keep
 ) {
-    const Tensors x(u, delta, A, B, C, D);
+    const Tensors x(u, dt, A, B, C, D, z, bias);
     const ScanSizes sizes = x.sizes();
     expect_shape(h_any, x.states());
-    const Tensor h = h_any.contiguous(), y = x.empty(u.sizes()), h_last = x.empty(x.states());
+    const Tensor h = h_any.contiguous(), out = x.empty(u.sizes()), h_last = x.empty(x.states());
     const int64_t kept_sequences = keep ? sizes.B : 0;
     const Tensor kept = at::zeros({kept_sequences, sizes.segments(), sizes.kept_N(), sizes.kept_E()}, u.options());
     with_type(u, [&](auto zero) {
         using T = decltype(zero);
         T* const kept_here = keep ? kept.data_ptr<T>() : nullptr;
         const auto in = inputs<T>(x, h.const_data_ptr<T>());
-        run_tasks<ScanForwardPass<T>>(ScanForward<T>{in, tokens<T>(y), h_last.data_ptr<T>(), kept_here});
+        run_tasks<ScanForwardPass<T>>(ScanForward<T>{in, tokens<T>(out), h_last.data_ptr<T>(), kept_here});
     });
-    return {y, h_last, kept};
+    return {out, h_last, kept};
 }
 
-// Returns the gradients of u, delta, A, B, C, D and h.
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
-    const Tensor& dy_any, const Tensor& dh_last_any, const Tensor& kept, const Tensor& u, const Tensor& delta,
-    const Tensor& A, const Tensor& B, const Tensor& C, const Tensor& D
+// Returns the gradients of u, dt, A, B, C, D, z, bias and h.
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
+    const Tensor& dout_any, const Tensor& dh_last_any, const Tensor& kept, const Tensor& u, const Tensor& dt,
+    const Tensor& A, const Tensor& B, const Tensor& C, const Tensor& D, const Tensor& z, const Tensor& bias
 ) {
-    const Tensors x(u, delta, A, B, C, D);
+    const Tensors x(u, dt, A, B, C, D, z, bias);
     const ScanSizes sizes = x.sizes();
-    const Tensor dy = readable(dy_any), dh_last = dh_last_any.contiguous();
-    const Tensor du = x.empty_like(x.u), ddelta = x.empty_like(x.delta), dh = x.empty(x.states());
-    const Tensor dA = x.empty(x.states()), dD = x.empty({sizes.B, sizes.E});
+    const Tensor dout = readable(dout_any), dh_last = dh_last_any.contiguous();
+    const Tensor du = x.empty_like(x.u), ddt = x.empty_like(x.dt), dz = x.empty_like(x.z), dh = x.empty(x.states());
+    const Tensor dA = x.empty(x.states()), dD = x.empty({sizes.B, sizes.E}), dbias = x.empty({sizes.B, sizes.E});
     const Tensor dB = x.empty({sizes.groups(), sizes.B, sizes.T, sizes.N}), dC = x.empty(dB.sizes());
     with_type(u, [&](auto zero) {
         using T = decltype(zero);
         run_tasks<ScanBackwardPass<T>>(ScanBackward<T>{
-            inputs<T>(x, nullptr), kept.const_data_ptr<T>(), read_tokens<T>(dy), dh_last.const_data_ptr<T>(),
-            tokens<T>(du), tokens<T>(ddelta), dA.data_ptr<T>(), dB.data_ptr<T>(), dC.data_ptr<T>(),
-            dD.data_ptr<T>(), dh.data_ptr<T>(),
+            inputs<T>(x, nullptr), kept.const_data_ptr<T>(), read_tokens<T>(dout), dh_last.const_data_ptr<T>(),
+            tokens<T>(du), tokens<T>(ddt), tokens<T>(dz), dA.data_ptr<T>(), dB.data_ptr<T>(), dC.data_ptr<T>(),
+            dD.data_ptr<T>(), dbias.data_ptr<T>(), dh.data_ptr<T>(),
         });
     });
     const auto sum = [](const Tensor& parts) { return sum_first(parts, parts.sizes().slice(1)); };
-    return {du, ddelta, sum(dA), sum(dB), sum(dC), sum(dD), dh};
+    return {du, ddt, sum(dA), sum(dB), sum(dC), sum(dD), dz, sum(dbias), dh};
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-"""Mamba's compiled selective scan as a torch operator: a single node for autograd, torch.compile and DDP.
+"""Mamba's compiled selective scan with its gate as a torch operator: one node for autograd, torch.compile and DDP.
 
 Shapes: B batch, T tokens, E channels, N state size.
 """
@@ -10,44 +10,55 @@ from torch import Tensor
 
 from ttt.kernels.cpu.build import load, load_unless_compiling
 
-SEGMENT, KEPT_E, KEPT_N = 64, 16, 8
-"""As in ``selective_scan.h``: tokens per kept state, and the multiples to which E and N of kept states are rounded."""
+SEGMENT, KEPT_E, KEPT_N = 64, 32, 4
+"""As in ``channel_scan.h``: tokens per kept state, and the multiples to which E and N of kept states are rounded."""
 
-_INPUTS = "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor D"
+_INPUTS = "Tensor u, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor D, Tensor z, Tensor bias"
 _LIBRARY = torch.library.Library("ttt_cpu", "FRAGMENT")
 _LIBRARY.define(f"selective_scan({_INPUTS}, Tensor h, bool keep) -> (Tensor, Tensor, Tensor)")
 _LIBRARY.define(
-    f"selective_scan_backward(Tensor dy, Tensor dh_last, Tensor kept, {_INPUTS})"
-    " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+    f"selective_scan_backward(Tensor dout, Tensor dh_last, Tensor kept, {_INPUTS})"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
 
 
-def selective_scan(
-    u_BTE: Tensor, delta_BTE: Tensor, A_EN: Tensor, B_BTN: Tensor, C_BTN: Tensor, D_E: Tensor, h_BEN: Tensor
+def gated_scan(
+    u_BTE: Tensor,
+    dt_BTE: Tensor,
+    A_EN: Tensor,
+    B_BTN: Tensor,
+    C_BTN: Tensor,
+    D_E: Tensor,
+    z_BTE: Tensor,
+    dt_bias_E: Tensor,
+    h_BEN: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Compute h_t = exp(delta_t A) h_{t-1} + delta_t B_t u_t, y_t = C_t h_t + D u_t, all tensors on the CPU.
+    """Compute h_t = exp(delta_t A) h_{t-1} + delta_t B_t u_t and (C_t h_t + D u_t) silu(z_t), all tensors on the CPU.
 
-    Differentiable once, in every tensor. For the backward pass it keeps its inputs, and the state before every 64th
-    token: E N / 64 numbers per token. Equal inputs give equal bytes for any number of threads.
+    delta is softplus(dt + dt_bias). Differentiable once, in every tensor. For the backward pass it keeps its inputs,
+    and the state before every 64th token: E N / 64 numbers per token. Equal inputs give equal bytes for any number of
+    threads.
 
     Args:
         u_BTE: input, float32 or float64, the dtype of all tensors.
-        delta_BTE: step sizes, positive.
+        dt_BTE: step sizes before their bias and softplus.
         A_EN: diagonal of the state matrix, negative.
         B_BTN: input matrices.
         C_BTN: output matrices.
         D_E: the skip.
+        z_BTE: the gate before SiLU.
+        dt_bias_E: bias of the step sizes.
         h_BEN: the state before the first token.
 
     Returns:
-        y [B, T, E] and the last state [B, E, N].
+        The output [B, T, E] and the last state [B, E, N].
 
     Raises:
         CompilerError: the kernel cannot be compiled on this machine.
         RuntimeError: inconsistent sizes, or different dtypes.
     """
     load_unless_compiling()
-    inputs = u_BTE, delta_BTE, A_EN, B_BTN, C_BTN, D_E, h_BEN
+    inputs = u_BTE, dt_BTE, A_EN, B_BTN, C_BTN, D_E, z_BTE, dt_bias_E, h_BEN
     keep = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
     y_BTE, h_BEN, _ = torch.ops.ttt_cpu.selective_scan(*inputs, keep)
     return y_BTE, h_BEN
@@ -56,7 +67,7 @@ def selective_scan(
 @torch.library.register_fake("ttt_cpu::selective_scan", lib=_LIBRARY)
 def _(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     load()
-    u, _, A, _, _, _, h, keep = arguments
+    u, _, A, *_, h, keep = arguments
     (B, T, E), N = u.shape, A.shape[1]
     segments, kept_N, kept_E = -(-T // SEGMENT), -(-N // KEPT_N) * KEPT_N, -(-E // KEPT_E) * KEPT_E
     return u.new_empty(B, T, E), u.new_empty(h.shape), u.new_empty(B if keep else 0, segments, kept_N, kept_E)
@@ -64,8 +75,9 @@ def _(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
 
 @torch.library.register_fake("ttt_cpu::selective_scan_backward", lib=_LIBRARY)
 def _(*arguments: Any) -> tuple[Tensor, ...]:
-    _, dh_last, _, u, delta, *others = arguments
-    return *map(_empty_tokens, (u, delta)), *(x.new_empty(x.shape) for x in (*others, dh_last))
+    _, dh_last, _, u, dt, *others, z, bias = arguments
+    du, ddt, dz = map(_empty_tokens, (u, dt, z))
+    return du, ddt, *(x.new_empty(x.shape) for x in others), dz, *(x.new_empty(x.shape) for x in (bias, dh_last))
 
 
 def _empty_tokens(x_BTE: Tensor) -> Tensor:
@@ -82,11 +94,11 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
     ctx.shape_of_h = h.shape
 
 
-def _backward(ctx: Any, dy: Tensor | None, dh_last: Tensor | None, _: None) -> tuple[Any, ...]:
+def _backward(ctx: Any, dout: Tensor | None, dh_last: Tensor | None, _: None) -> tuple[Any, ...]:
     kept, u, *others = ctx.saved_tensors
-    dy = torch.zeros_like(u) if dy is None else dy
+    dout = torch.zeros_like(u) if dout is None else dout
     dh_last = u.new_zeros(ctx.shape_of_h) if dh_last is None else dh_last
-    return *torch.ops.ttt_cpu.selective_scan_backward(dy, dh_last, kept, u, *others), None
+    return *torch.ops.ttt_cpu.selective_scan_backward(dout, dh_last, kept, u, *others), None
 
 
 def _no_second(*_: Any) -> None:

@@ -99,23 +99,37 @@ struct Merge {
     static constexpr int lane(int i) { return (PARTNER ? i ^ DISTANCE : i) + (i & DISTANCE ? L : 0); }
 };
 
-// Returns the sum of the lanes of x[i] in lane i < COUNT; COUNT is a power of two, and at most L.
+// Adds lanes of each of COUNT vectors, so that one vector holds them all: the sum of its lanes i, i + COUNT, ... is the
+// sum of the lanes of x[i]. COUNT is a power of two, and at most L.
 template <class T, int COUNT, int DISTANCE = 1>
-INLINE Vector<T> sums_of_lanes(const Vector<T>* x) {
+INLINE Vector<T> merged_lanes(const Vector<T>* x) {
     constexpr int L = LANES<T>;
-    if constexpr (DISTANCE == L) {
+    if constexpr (COUNT == 1) {
         return x[0];
-    } else if constexpr (COUNT == 1) {
-        const Vector<T> sum = x[0] + shuffle<T, Swap<DISTANCE>>(x[0], x[0]);
-        return sums_of_lanes<T, 1, 2 * DISTANCE>(&sum);
     } else {
         Vector<T> merged[COUNT / 2];
         UNROLL for (int i = 0; i < COUNT / 2; i++) {
             const Vector<T> a = x[2 * i], b = x[2 * i + 1];
             merged[i] = shuffle<T, Merge<L, DISTANCE, false>>(a, b) + shuffle<T, Merge<L, DISTANCE, true>>(a, b);
         }
-        return sums_of_lanes<T, COUNT / 2, 2 * DISTANCE>(merged);
+        return merged_lanes<T, COUNT / 2, 2 * DISTANCE>(merged);
     }
+}
+
+// Adds every lane and the one that differs in the bit DISTANCE, and so on up to lanes L / 2 apart.
+template <class T, int DISTANCE>
+INLINE Vector<T> folded_lanes(Vector<T> x) {
+    if constexpr (DISTANCE == LANES<T>) {
+        return x;
+    } else {
+        return folded_lanes<T, 2 * DISTANCE>(x + shuffle<T, Swap<DISTANCE>>(x, x));
+    }
+}
+
+// Returns the sum of the lanes of x[i] in lane i < COUNT; COUNT is a power of two, and at most L.
+template <class T, int COUNT>
+INLINE Vector<T> sums_of_lanes(const Vector<T>* x) {
+    return folded_lanes<T, COUNT>(merged_lanes<T, COUNT>(x));
 }
 
 // Transposes one L x L block, with `rows` rows to read and space for `columns` rows to write. A separate function:
@@ -200,6 +214,31 @@ INLINE Vector<float> exp_of_negative(Vector<float> x) {
     bits += exponent << 23;
     std::memcpy(&series, &bits, sizeof bits);
     return series;
+}
+
+INLINE Vector<double> exp2_of_negative(Vector<double> x) {
+    return each_lane<double>(x, [](double lane) { return std::exp2(lane); });
+}
+
+// 2^x for x <= 0 with a relative error of 1e-7: 2^n 2^r with x = n + r and |r| <= 1 / 2. Below -125, where it would
+// soon be subnormal, n is -125. The polynomial has the least maximum of the relative error, 2e-9, of those that are 1
+// at 0. If x is a product, it is not rounded: compilers contract it.
+INLINE Vector<float> exp2_of_negative(Vector<float> x) {
+    constexpr float SHIFTER = 12582912.0f + 127;  // adding it rounds to n, and leaves n + 127 in the lowest bits
+    const Integers LEAST = Integers{} + (0x4B400000 + 127 - 125);  // the bits for n = -125
+    const Vector<float> shifted = x + SHIFTER, r = x - (shifted - SHIFTER);
+    Vector<float> series = r * 1.535686661e-4f + 1.339895932e-3f;
+    series = series * r + 9.618422722e-3f;
+    series = series * r + 5.550332253e-2f;
+    series = series * r + 2.402264806e-1f;
+    series = series * r + 6.931472029e-1f;
+    series = series * r + 1.0f;
+    Integers bits;
+    Vector<float> power;
+    std::memcpy(&bits, &shifted, sizeof bits);
+    bits = (bits > LEAST ? bits : LEAST) << 23;
+    std::memcpy(&power, &bits, sizeof bits);
+    return series * power;
 }
 
 }  // namespace ttt
