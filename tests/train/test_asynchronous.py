@@ -138,7 +138,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_before_a_checkpoint(
 def test_adamw_is_fused_on_gpus(
     configure: Configure, monkeypatch: pytest.MonkeyPatch, on_gpu: bool, fused: bool | None
 ) -> None:
-    monkeypatch.setattr(adamw, "AdamW", lambda _, **options: options["fused"])
+    monkeypatch.setattr(adamw, "uncompiled", lambda _: lambda _, **options: options["fused"])
     groups = [{"params": [SimpleNamespace(is_cuda=True)]}, {"params": [SimpleNamespace(is_cuda=on_gpu)]}]
     assert adamw.adamw(groups, configure().recipe) is fused
     # A checkpoint of another device does not decide.
