@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ttt.config.schema import KernelConfig
+from ttt.kernels.cpu.loss import cross_entropy_
 from ttt.layers.by_kernel import set_kernel
 from ttt.models import cross_entropy as module
 from ttt.models.cross_entropy import cross_entropy, head_losses
@@ -38,9 +39,9 @@ def test_infinite_logits_give_a_loss_that_is_not_finite() -> None:
 
 
 @pytest.mark.parametrize("weights", ["equal", "different", "one token"])
-@pytest.mark.parametrize("rows", [1, 4, 100])
+@pytest.mark.parametrize(("rows", "kernel"), [(1, "auto"), (4, "auto"), (100, "auto"), (4, "dual")])
 def test_losses_of_the_head_are_torchs_with_their_gradients(
-    weights: str, rows: int, monkeypatch: pytest.MonkeyPatch
+    weights: str, rows: int, kernel: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "LEAST_ROWS", rows)
     monkeypatch.setattr(module, "CACHED_ENTRIES", 1)
@@ -50,7 +51,7 @@ def test_losses_of_the_head_are_torchs_with_their_gradients(
     targets, upstream = torch.randint(30, (tokens,), generator=generator), torch.rand(tokens, generator=generator)
     results = []
     for losses in (
-        head_losses(2 * h, weight, targets, "auto"),
+        head_losses(2 * h, weight, targets, KernelConfig(kernel)),
         F.cross_entropy(2 * h @ weight.T, targets, reduction="none"),
     ):
         loss = losses.sum() / 7 if weights == "equal" else (losses * upstream).sum()
@@ -59,7 +60,36 @@ def test_losses_of_the_head_are_torchs_with_their_gradients(
         assert all(torch.equal(x, y) for x, y in zip(again, results[-1][1:], strict=True))
     torch.testing.assert_close(results[0], results[1], rtol=1e-12, atol=1e-12)
     with torch.no_grad():
-        assert torch.equal(head_losses(2 * h, weight, targets, "auto"), results[0][0])
+        assert torch.equal(head_losses(2 * h, weight, targets, KernelConfig(kernel)), results[0][0])
+
+
+@pytest.mark.parametrize(("V", "dtype"), [(1, torch.float64), (30, torch.float64), (4100, torch.float32)], ids=str)
+def test_the_compiled_loss_is_torchs_with_its_gradient_for_any_number_of_threads(V: int, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    x, targets = 5 * torch.randn(40, V, dtype=torch.float64), torch.randint(V, (40,))
+    x[3, V // 2] = 200
+    exact = x.to(dtype).double().clone().requires_grad_()
+    expected = F.cross_entropy(exact, targets, reduction="none")
+    (dx,) = torch.autograd.grad(expected.sum(), exact)
+    found = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        try:
+            logits = x.to(dtype, copy=True)
+            found.append((cross_entropy_(logits, targets), logits))
+        finally:
+            torch.set_num_threads(1)
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    tolerance = 1e-12 if dtype == torch.float64 else 1e-5
+    torch.testing.assert_close([y.double() for y in found[0]], [expected.detach(), dx], rtol=tolerance, atol=tolerance)
+
+
+def test_the_compiled_loss_of_infinite_logits_is_not_finite_and_wrong_targets_are_refused() -> None:
+    logits = torch.tensor([[float("inf"), 0.0], [float("nan"), 0.0], [0.0, float("nan")]])
+    assert not cross_entropy_(logits, torch.tensor([1, 1, 0])).isfinite().any()
+    for wrong in (-1, 2):
+        with pytest.raises(RuntimeError, match=f"target {wrong} of 2"):
+            cross_entropy_(torch.zeros(1, 2), torch.tensor([wrong]))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)

@@ -41,6 +41,7 @@ BY_OPERATOR = {
     "ttt_cpu::rms_norm": POINTWISE,
     "ttt_cpu::sum_rms_norm": POINTWISE,
     "ttt_cpu::gated_": POINTWISE,
+    "ttt_cpu::cross_entropy_": OTHER,
     "ttt_cpu::": INNER,
     "ttt_triton::": INNER,
     "scaled_dot_product": MIXER,

@@ -10,6 +10,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ttt.config.schema import KernelConfig
+from ttt.kernels.cpu.loss import cross_entropy_
+from ttt.kernels.dispatch import computes_compiled
 from ttt.kernels.matmul import product
 
 CACHED_ENTRIES, DEVICE_ENTRIES = 2**18, 2**26
@@ -19,7 +22,7 @@ LEAST_ROWS = 1024
 """Tokens whose logits ``head_losses`` computes at once, at least: fewer would make its products slow."""
 
 
-def head_losses(h_NC: Tensor, weight_VC: Tensor, targets_N: Tensor, library: str) -> Tensor:
+def head_losses(h_NC: Tensor, weight_VC: Tensor, targets_N: Tensor, kernel: KernelConfig) -> Tensor:
     """Return the cross entropy [N] in nats of the tokens ``targets_N`` under softmax(``h_NC @ weight_VC.T``).
 
     At a context of 32k all logits would be the largest tensor of a small model. Here those of a few tokens exist at a
@@ -31,35 +34,36 @@ def head_losses(h_NC: Tensor, weight_VC: Tensor, targets_N: Tensor, library: str
         h_NC: input of the head; in mixed precision the products are in half precision.
         weight_VC: the head's weight.
         targets_N: ids of the right tokens.
-        library: of the products, a value of ``kernel.matmul``.
+        kernel: its ``matmul`` names the library of the products; on CPUs the compiled kernel computes the losses where
+            its ``name`` allows it.
     """
     device = h_NC.device.type
     if torch.is_autocast_enabled(device):
         half = torch.get_autocast_dtype(device)
         h_NC, weight_VC = h_NC.to(half), weight_VC.to(half)
     with torch.autocast(device, enabled=False):
-        losses_N: Tensor = _HeadLosses.apply(h_NC, weight_VC, targets_N, library, torch.is_grad_enabled())
+        losses_N: Tensor = _HeadLosses.apply(h_NC, weight_VC, targets_N, kernel, torch.is_grad_enabled())
     return losses_N
 
 
 class _HeadLosses(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, h_NC: Tensor, weight_VC: Tensor, targets_N: Tensor, library: str, differentiated: bool
+        ctx: Any, h_NC: Tensor, weight_VC: Tensor, targets_N: Tensor, kernel: KernelConfig, differentiated: bool
     ) -> Tensor:
         exact = torch.promote_types(h_NC.dtype, torch.float32)
         losses_N = h_NC.new_empty(len(h_NC), dtype=exact)
         dh_NC = torch.empty_like(h_NC) if differentiated else None
-        d_weight_VC = torch.zeros_like(weight_VC, dtype=exact) if differentiated else None
+        d_weight_VC = torch.empty_like(weight_VC, dtype=exact) if differentiated else None
         for rows in _parts(h_NC, weight_VC):
-            h, targets = h_NC[rows], targets_N[rows, None]
-            log_p = product(h, weight_VC, library).to(exact).log_softmax(-1)
-            losses_N[rows] = -log_p.gather(-1, targets)[:, 0]
+            h = h_NC[rows]
+            logits = product(h, weight_VC, kernel.matmul).to(exact)
+            losses_N[rows], d_logits = _losses_and_gradient(logits, targets_N[rows], kernel)
             if dh_NC is not None and d_weight_VC is not None:
-                d_logits = _gradient_of_logits(log_p, targets).to(h.dtype)
-                dh_NC[rows] = product(d_logits, weight_VC.mT, library)
-                _add_product(d_weight_VC, d_logits.mT, h)
-        ctx.library = library
+                d_logits = d_logits.to(h.dtype)
+                dh_NC[rows] = product(d_logits, weight_VC.mT, kernel.matmul)
+                _add_product(d_weight_VC, d_logits.mT, h, rows.start)
+        ctx.kernel = kernel
         ctx.save_for_backward(h_NC, weight_VC, targets_N, dh_NC, d_weight_VC)
         return losses_N
 
@@ -71,11 +75,12 @@ class _HeadLosses(torch.autograd.Function):
         if upstream_N.stride(0) == 0:
             d_weight_VC = d_weight_VC * upstream_N[0]
         else:
-            d_weight_VC = torch.zeros_like(d_weight_VC)
+            d_weight_VC = torch.empty_like(d_weight_VC)
             for rows in _parts(h_NC, weight_VC):
-                log_p = product(h_NC[rows], weight_VC, ctx.library).to(d_weight_VC.dtype).log_softmax(-1)
-                d_logits = _gradient_of_logits(log_p, targets_N[rows, None]).mul_(upstream_N[rows, None])
-                _add_product(d_weight_VC, d_logits.to(h_NC.dtype).mT, h_NC[rows])
+                logits = product(h_NC[rows], weight_VC, ctx.kernel.matmul).to(d_weight_VC.dtype)
+                _, d_logits = _losses_and_gradient(logits, targets_N[rows], ctx.kernel)
+                d_logits = d_logits.mul_(upstream_N[rows, None]).to(h_NC.dtype)
+                _add_product(d_weight_VC, d_logits.mT, h_NC[rows], rows.start)
         dh_NC = (dh_NC * upstream_N[:, None]).to(h_NC.dtype)
         return dh_NC, d_weight_VC.to(weight_VC.dtype), None, None, None
 
@@ -83,19 +88,27 @@ class _HeadLosses(torch.autograd.Function):
 def _parts(h_NC: Tensor, weight_VC: Tensor) -> Iterator[slice]:
     entries = CACHED_ENTRIES if h_NC.device.type == "cpu" else DEVICE_ENTRIES
     size = max(LEAST_ROWS, entries // len(weight_VC))
-    return (slice(start, start + size) for start in range(0, len(h_NC), size))
+    # One part of no rows, if there are none.
+    return (slice(start, start + size) for start in range(0, max(1, len(h_NC)), size))
 
 
-def _gradient_of_logits(log_p: Tensor, targets: Tensor) -> Tensor:
-    """Turn log-probabilities into the gradient of the cross entropy, in the same memory."""
-    return log_p.exp_().scatter_add_(-1, targets, log_p.new_full((), -1).expand(targets.shape))
+def _losses_and_gradient(logits: Tensor, targets: Tensor, kernel: KernelConfig) -> tuple[Tensor, Tensor]:
+    """Return the cross entropy and its gradient in the memory of the logits, or in that of their log-probabilities."""
+    if computes_compiled(kernel, logits):
+        return cross_entropy_(logits, targets), logits
+    log_p, targets = logits.log_softmax(-1), targets[:, None]
+    losses = -log_p.gather(-1, targets)[:, 0]
+    return losses, log_p.exp_().scatter_add_(-1, targets, log_p.new_full((), -1).expand(targets.shape))
 
 
-def _add_product(to: Tensor, a: Tensor, b: Tensor) -> None:
+def _add_product(to: Tensor, a: Tensor, b: Tensor, added_before: int) -> None:
+    """Add a product, or write the first one."""
     if to.dtype == a.dtype:
-        to.addmm_(a, b)
-    else:
+        to.addmm_(a, b, beta=1 if added_before else 0)
+    elif added_before:
         to.add_(a @ b)
+    else:
+        to.copy_(a @ b)
 
 
 def cross_entropy(logits_NV: Tensor, targets_N: Tensor) -> Tensor:

@@ -85,7 +85,7 @@ class LanguageModel(nn.Module, ByKernel):
         if self.kernel.name in ALL_LOGITS:
             return _losses_of_logits(self._logits(h_BTC), targets_BT)
         h_NC, targets_N = self.norm(h_BTC).flatten(0, 1), targets_BT.flatten()
-        return head_losses(h_NC, self.embedding.weight, targets_N, self.kernel.matmul).view_as(targets_BT)
+        return head_losses(h_NC, self.embedding.weight, targets_N, self.kernel).view_as(targets_BT)
 
 
 def token_losses(model: nn.Module, ids_BS: Tensor, inputs_BT: Tensor | None = None) -> Tensor:

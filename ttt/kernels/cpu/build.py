@@ -22,6 +22,7 @@ SOURCES = (
     "selective_scan.cpp",
     "convolution.cpp",
     "pointwise.cpp",
+    "loss.cpp",
     "decode.cpp",
 )
 

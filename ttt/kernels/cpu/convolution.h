@@ -46,7 +46,7 @@ struct FilterGradients {
 template <class T, int TAPS>
 void filter_row(const Filter<T>& filter, const T* const* rows, long taps, Row<T> y) {
     const long K = TAPS ? TAPS : taps, C = y.C;
-    each_vector<T>(C, [&](long c) INLINE_LAMBDA {
+    along_row<T>(C, [&](long c) INLINE_LAMBDA {
         Vector<T> sum = Read<T>{filter.bias, C}[c];
         UNROLL for (long k = 0; k < K; k++) sum += Read<T>{filter.w + k * C, C}[c] * Read<T>{rows[k], C}[c];
         y.set(c, sum);
@@ -60,7 +60,7 @@ void filter_row_backward(
     const Filter<T>& filter, const T* const* dy, long taps, Read<T> x, bool adds, Row<T> dx, T* dw
 ) {
     const long K = TAPS ? TAPS : taps, C = x.C;
-    each_vector<T>(C, [&](long c) INLINE_LAMBDA {
+    along_row<T>(C, [&](long c) INLINE_LAMBDA {
         const Vector<T> input = x[c];
         Vector<T> sum = adds ? dx[c] : Vector<T>{};
         UNROLL for (long k = 0; k < K; k++) {

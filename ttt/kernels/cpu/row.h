@@ -32,15 +32,22 @@ using Read = Row<const T>;
 
 // Calls body(c) for the first channel c of each vector. Only the last call's vector can reach beyond the row's end.
 template <class T, class Body>
-INLINE void each_vector(long C, const Body& body) {
+INLINE void along_row(long C, const Body& body) {
     long c = 0;
     for (; c + LANES<T> <= C; c += LANES<T>) body(c);
     if (c < C) body(c);
 }
 
+// Returns the length of rows of equal length, so that the compiler knows that it needs to compare only one.
+template <class First, class... Others>
+INLINE long length_of(First& first, Others&... others) {
+    ((others.C = first.C), ...);
+    return first.C;
+}
+
 template <class T>
 void add(Read<T> x, Read<T> y, Row<T> sum) {
-    each_vector<T>(x.C, [&](long c) INLINE_LAMBDA { sum.set(c, x[c] + y[c]); });
+    along_row<T>(length_of(x, y, sum), [&](long c) INLINE_LAMBDA { sum.set(c, x[c] + y[c]); });
 }
 
 }  // namespace ttt
