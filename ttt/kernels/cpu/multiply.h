@@ -63,7 +63,7 @@ INLINE void tile(int m, int n, int K, const Product<T>* products, int count, T* 
         const long stride = product->A.stride;
         const long row_step = STRIDE == TRANSPOSED ? 1 : STRIDE == ANY_STRIDE ? stride : STRIDE;
         const T *A = product->A.at + m * row_step, *B = product->B + n;
-        for (int k = 0; k < K; k++) {
+        UNROLL_BY_4 for (int k = 0; k < K; k++) {
             Vector<T> b[VECTORS];
             UNROLL for (int c = 0; c < VECTORS; c++) b[c] = load(B + c * L);
             UNROLL for (int r = 0; r < ROWS; r++) {
@@ -79,15 +79,21 @@ INLINE void tile(int m, int n, int K, const Product<T>* products, int count, T* 
 }
 
 // Computes all tiles of out from column n on, with VECTORS vectors while they fit and with fewer for the rest. Half of
-// the machine's registers hold sums.
+// the machine's registers hold sums, or twelve of sixteen: with fewer, loads would take as long as the sums.
 template <class T, int VECTORS, int STRIDE>
 __attribute__((noinline)) void tiles(
     int M, int n, int N, int K, const Product<T>* products, int count, T* out, long out_stride, Base<T> base
 ) {
-    constexpr int ROWS = VECTOR_REGISTERS / 2 / VECTORS, WIDTH = VECTORS * LANES<T>;
+    constexpr int ROWS = VECTOR_REGISTERS == 16 && VECTORS == 2 ? 6 : VECTOR_REGISTERS / 2 / VECTORS;
+    constexpr int WIDTH = VECTORS * LANES<T>;
+    const int rest = ROWS == 6 ? M % 12 : 0;  // 0, 4 or 8 rows, because M is a multiple of 16
     for (; n + WIDTH <= N; n += WIDTH) {
-        for (int m = 0; m < M; m += ROWS) {
+        int m = 0;
+        for (; m < M - rest; m += ROWS) {
             tile<T, ROWS, VECTORS, STRIDE>(m, n, K, products, count, out, out_stride, base);
+        }
+        if constexpr (ROWS == 6) {
+            for (; m < M; m += 4) tile<T, 4, VECTORS, STRIDE>(m, n, K, products, count, out, out_stride, base);
         }
     }
     if constexpr (VECTORS > 1) {
