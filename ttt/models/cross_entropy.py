@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 from ttt.config.schema import KernelConfig
 from ttt.kernels.cpu.loss import cross_entropy_
 from ttt.kernels.dispatch import computes_compiled
-from ttt.kernels.matmul import product
+from ttt.kernels.matmul import product, sum_of_products
 
 CACHED_ENTRIES, DEVICE_ENTRIES = 2**18, 2**26
 """Number of logits processed at once: few enough for a CPU's cache; on other devices, enough to make few calls."""
@@ -54,15 +54,15 @@ class _HeadLosses(torch.autograd.Function):
         exact = torch.promote_types(h_NC.dtype, torch.float32)
         losses_N = h_NC.new_empty(len(h_NC), dtype=exact)
         dh_NC = torch.empty_like(h_NC) if differentiated else None
-        d_weight_VC = torch.empty_like(weight_VC, dtype=exact) if differentiated else None
+        d_weight_VC: Tensor | None = None
         for rows in _parts(h_NC, weight_VC):
             h = h_NC[rows]
             logits = product(h, weight_VC, kernel.matmul).to(exact)
             losses_N[rows], d_logits = _losses_and_gradient(logits, targets_N[rows], kernel)
-            if dh_NC is not None and d_weight_VC is not None:
+            if dh_NC is not None:
                 d_logits = d_logits.to(h.dtype)
                 dh_NC[rows] = product(d_logits, weight_VC.mT, kernel.matmul)
-                _add_product(d_weight_VC, d_logits.mT, h, rows.start)
+                d_weight_VC = sum_of_products(d_weight_VC, d_logits.mT, h)
         ctx.kernel = kernel
         ctx.save_for_backward(h_NC, weight_VC, targets_N, dh_NC, d_weight_VC)
         return losses_N
@@ -75,12 +75,12 @@ class _HeadLosses(torch.autograd.Function):
         if upstream_N.stride(0) == 0:
             d_weight_VC = d_weight_VC * upstream_N[0]
         else:
-            d_weight_VC = torch.empty_like(d_weight_VC)
+            exact, d_weight_VC = d_weight_VC.dtype, None
             for rows in _parts(h_NC, weight_VC):
-                logits = product(h_NC[rows], weight_VC, ctx.kernel.matmul).to(d_weight_VC.dtype)
+                logits = product(h_NC[rows], weight_VC, ctx.kernel.matmul).to(exact)
                 _, d_logits = _losses_and_gradient(logits, targets_N[rows], ctx.kernel)
                 d_logits = d_logits.mul_(upstream_N[rows, None]).to(h_NC.dtype)
-                _add_product(d_weight_VC, d_logits.mT, h_NC[rows], rows.start)
+                d_weight_VC = sum_of_products(d_weight_VC, d_logits.mT, h_NC[rows])
         dh_NC = (dh_NC * upstream_N[:, None]).to(h_NC.dtype)
         return dh_NC, d_weight_VC.to(weight_VC.dtype), None, None, None
 
@@ -99,16 +99,6 @@ def _losses_and_gradient(logits: Tensor, targets: Tensor, kernel: KernelConfig) 
     log_p, targets = logits.log_softmax(-1), targets[:, None]
     losses = -log_p.gather(-1, targets)[:, 0]
     return losses, log_p.exp_().scatter_add_(-1, targets, log_p.new_full((), -1).expand(targets.shape))
-
-
-def _add_product(to: Tensor, a: Tensor, b: Tensor, added_before: int) -> None:
-    """Add a product, or write the first one."""
-    if to.dtype == a.dtype:
-        to.addmm_(a, b, beta=1 if added_before else 0)
-    elif added_before:
-        to.add_(a @ b)
-    else:
-        to.copy_(a @ b)
 
 
 def cross_entropy(logits_NV: Tensor, targets_N: Tensor) -> Tensor:
